@@ -1,0 +1,52 @@
+# Each command sets up .venv by itself. Another interpreter: make PYTHON=python3.12 test
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format clean
+
+# The first interpreter that mpdiag runs on; a name alone is not enough, it must start.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$p && break; done)
+PYTHON_VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null)
+LOCK := $(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
+VENV := .venv
+MADE := $(VENV)/.made-with-$(PYTHON_VERSION)
+INSTALLED := $(VENV)/.installed-$(LOCK)
+BIN := $(VENV)/bin
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+
+demo: $(INSTALLED) ## train two tiny models on synthetic data, compare them layer by layer
+	$(BIN)/mpdiag demo
+
+test: $(INSTALLED) ## run the tests
+	$(BIN)/pytest
+
+check: $(INSTALLED) ## lint, formatting, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+install: $(INSTALLED) ## set up .venv with the tested versions
+	@echo "Ready: $(BIN)/mpdiag"
+
+format: $(INSTALLED) ## let ruff sort and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv and the caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info
+
+$(MADE):
+	@test -n "$(PYTHON_VERSION)" || { \
+		echo "mpdiag needs Python 3.11 or newer with the venv module; name one: make PYTHON=python3.12 ..." >&2; \
+		exit 2; }
+	@echo "Setting up $(VENV) with Python $(PYTHON_VERSION)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(INSTALLED): $(MADE)
+	@echo "Installing the tested versions of constraints.txt into $(VENV) (some minutes the first time)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@rm -f $(VENV)/.installed-* && touch $@

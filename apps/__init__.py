@@ -1,0 +1,5 @@
+"""The dashboard: a Streamlit page over run directories. Imports no torch."""
+
+from apps.server import launch
+
+__all__ = ["launch"]

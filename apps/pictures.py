@@ -1,0 +1,99 @@
+"""Masks drawn over a picture, as arrays of shape (height, width, 3), uint8 RGB."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from mpdiag.errors import RunError
+
+Picture = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+SIDE = 480
+RED = (225, 25, 35)
+GT_COLORS = (
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (86, 180, 233),
+    (213, 94, 0),
+    (240, 228, 66),
+)
+
+
+def load(path: Path) -> Picture:
+    """Read an image and bring its longer side to SIDE pixels; RunError where it can't be read."""
+    try:
+        with Image.open(path) as image:
+            scale = SIDE / max(image.size)
+            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+            return np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise RunError(f"{path} can't be read as an image: analyse it again.") from error
+
+
+def blank(height: int, width: int) -> Picture:
+    """A grey picture in the proportions of a (height, width) mask, for want of the image."""
+    scale = SIDE / max(height, width, 1)
+    shape = (max(1, round(height * scale)), max(1, round(width * scale)), 3)
+    return np.full(shape, 128, dtype=np.uint8)
+
+
+def red_over(picture: Picture, mask: Mask) -> Picture:
+    """The mask in red, as in the paper's Figure 1; `mask` has any size and is stretched."""
+    return _tint(picture, _stretch(mask, picture), RED)
+
+
+def numbered_over(picture: Picture, masks: Mask, marked: int = -1) -> Picture:
+    """All `masks` (count, height, width) in colours with their numbers; `marked` in red."""
+    stretched = [_stretch(mask, picture) for mask in masks]
+    for number, mask in enumerate(stretched):
+        color = RED if number == marked else GT_COLORS[number % len(GT_COLORS)]
+        picture = _tint(picture, mask, color)
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(SIDE / 18)
+    for number, mask in enumerate(stretched):
+        if mask.any():
+            draw.text(
+                _inner_point(mask),
+                str(number),
+                font=font,
+                anchor="mm",
+                fill="white",
+                stroke_width=3,
+                stroke_fill="black",
+            )
+    return np.asarray(canvas)
+
+
+def _stretch(mask: Mask, picture: Picture) -> Mask:
+    height, width = picture.shape[:2]
+    rows = np.arange(height) * mask.shape[0] // height
+    columns = np.arange(width) * mask.shape[1] // width
+    return mask[np.ix_(rows, columns)]
+
+
+def _tint(picture: Picture, mask: Mask, color: tuple[int, int, int]) -> Picture:
+    tinted = picture.astype(np.float32)
+    tinted[mask] = 0.45 * tinted[mask] + 0.55 * np.asarray(color, dtype=np.float32)
+    tinted[_edge(mask)] = color
+    return tinted.astype(np.uint8)
+
+
+def _edge(mask: Mask, width: int = 3) -> Mask:
+    inner = mask
+    for _ in range(width):
+        padded = np.pad(inner, 1, mode="edge")
+        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inner
+
+
+def _inner_point(mask: Mask) -> tuple[float, float]:
+    """The (x, y) of the mask's pixel nearest to its centre, which may itself lie outside."""
+    rows, columns = np.nonzero(mask)
+    nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
+    return float(columns[nearest]), float(rows[nearest])

@@ -1,0 +1,37 @@
+"""mpdiag: find out where a query-based segmenter goes wrong, layer by layer.
+
+The names below are the public interface; each is imported on first use, so that the
+dashboard and the reports open a run directory without importing torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "analyze": "mpdiag.analysis",
+    "load_model": "mpdiag.checkpoints",
+    "record": "mpdiag.recording",
+}
+_MODULES = {"metrics", "matching", "ops", "recording", "store", "data", "errors"}
+
+__all__ = ["__version__", *sorted(_PUBLIC), *sorted(_MODULES)]
+
+if TYPE_CHECKING:
+    from mpdiag import data, errors, matching, metrics, ops, recording, store
+    from mpdiag.analysis import analyze
+    from mpdiag.checkpoints import load_model
+    from mpdiag.recording import record
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    if name in _MODULES:
+        return import_module(f"mpdiag.{name}")
+    raise AttributeError(f"module 'mpdiag' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,204 @@
+"""Settings as pydantic models, read from YAML with dotted KEY=VALUE overrides."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mpdiag.errors import ConfigError
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """A group of settings: unknown keys are refused, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BackboneConfig(Strict):
+    """A timm `features_only` backbone; the narrow widths below are ResNets' alone."""
+
+    name: str = "resnet50"
+    channels: tuple[int, int, int, int] | None = Field(
+        None, description="ResNet: width of the 3x3 convolutions in each stage"
+    )
+    stem_channels: int = Field(64, description="ResNet: width of the stem")
+    norm: Literal["frozen", "batch"] = "frozen"
+    pretrained: bool = Field(False, description="start from timm's ImageNet weights")
+
+
+class ModelConfig(Strict):
+    """Architecture of a Mask2Former or MP-Former; defaults are the published R50 model's."""
+
+    num_classes: int = Field(80, ge=1)
+    backbone: BackboneConfig = BackboneConfig()
+    hidden_dim: int = 256
+    mask_dim: int = 256
+    heads: int = 8
+    encoder_layers: int = 6
+    encoder_feedforward_dim: int = 1024
+    encoder_points: int = 4
+    decoder_layers: int = Field(9, ge=1, description="L; predictions are M^0..M^L")
+    feedforward_dim: int = 2048
+    num_queries: int = Field(100, ge=1)
+    query_position: bool = Field(True, description="learnable query positions (Mask2Former)")
+    label_embedding: bool = Field(False, description="class embeddings for the MP part")
+    pixel_mean: tuple[float, float, float] = (123.675, 116.280, 103.530)
+    pixel_std: tuple[float, float, float] = (58.395, 57.120, 57.375)
+
+
+class LossConfig(Strict):
+    """Weights and points of matching and losses; Mask2Former's values."""
+
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    no_object_weight: float = 0.1
+    points: int | Literal["all"] = Field(
+        12544, description="points at which masks are compared, or 'all' cells of the predictions"
+    )
+    oversample: float = 3.0
+    importance: float = Field(0.75, ge=0, le=1)
+
+
+class PilotConfig(Strict):
+    """The MP part (MP-Former, sections 4.2 to 4.4 and appendix B)."""
+
+    queries: int = Field(100, ge=1, description="n_q, the number of MP queries of an image")
+    point_noise: float = Field(0.2, ge=0, le=1, description="lambda_p")
+    label_noise: float = Field(0.2, ge=0, le=1, description="lambda_l")
+    groups: Literal["image", "batch"] = Field(
+        "image",
+        description="n_g from each image's own number of objects (the paper), or from the largest "
+        "number in the batch (the released code)",
+    )
+
+
+class DataConfig(Strict):
+    """Where training and validation images come from, and how they are resized."""
+
+    dataset: str = "synthetic"
+    root: Path | None = None
+    task: Literal["instance", "panoptic"] = "instance"
+    train_split: str = "train"
+    val_split: str = "val"
+    batch_size: int = Field(16, ge=1)
+    workers: int = Field(0, ge=0)
+    short_side: int | None = Field(None, description="resize the shorter side to this; None: keep")
+    long_side: int = 1333
+    flip: bool = True
+
+
+class OptimizerConfig(Strict):
+    """AdamW with full-model gradient clipping."""
+
+    learning_rate: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    backbone_multiplier: float = Field(0.1, ge=0)
+    clip_norm: float = Field(0.01, gt=0)
+
+
+class ScheduleConfig(Strict):
+    """Linear warm-up, then steps down at fractions of the run."""
+
+    iterations: int = Field(368750, ge=1)
+    warmup: int = Field(10, ge=0)
+    drops: tuple[float, ...] = (0.889, 0.963)
+    factors: tuple[float, ...] = (0.1, 0.1)
+
+
+class TrainConfig(Strict):
+    """Everything that a training run depends on."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    method: str = "baseline"
+    pilot: PilotConfig = PilotConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    init: str | None = Field(
+        None, description="weights to start from: a checkpoint, or the name of a packaged one"
+    )
+    seed: int = 0
+    log_every: int = Field(20, ge=1)
+    checkpoint_every: int = Field(5000, ge=1)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        ConfigError: the file is missing, no YAML, or no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give a recipe's name or a YAML file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not a readable YAML file ({reason})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of settings, not {content!r:.40}")
+    return content
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` laid over it, mapping by mapping."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """Nested mapping of dotted `KEY=VALUE` words; values are read as YAML.
+
+    Raises:
+        ConfigError: a word has no `=`, or its value is no YAML.
+    """
+    nested: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{pair!r}: an override is written KEY=VALUE, as schedule.warmup=100")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"{pair!r}: the value is not readable YAML") from None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        nested = merge(nested, value)
+    return nested
+
+
+def parse(kind: type[Settings], values: Mapping[str, Any], source: str) -> Settings:
+    """Check `values` against the settings model `kind`.
+
+    Raises:
+        ConfigError: one sentence with `source`, the first wrong key and what is wrong with it.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "settings"
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(_known_keys(kind, first["loc"][:-1]))
+            raise ConfigError(f"{source}: unknown key {key!r}; known there: {known}") from None
+        given = first.get("input")
+        raise ConfigError(f"{source}: {key} = {given!r:.60}: {first['msg'].lower()}") from None
+
+
+def _known_keys(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    for part in path:
+        nested = kind.model_fields[str(part)].annotation
+        if not (isinstance(nested, type) and issubclass(nested, BaseModel)):
+            return []
+        kind = nested
+    return list(kind.model_fields)

@@ -1,0 +1,220 @@
+"""Draw one synthetic scene: textured shapes over a cluttered background, and its segments.
+
+Only the outline tells the classes apart: colour, texture, size, stretch and rotation are drawn
+from the same distributions for all. Masks are what stays visible; a shape that would hide too
+much of another, or be hidden itself, is not placed.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import cos, exp, log, sin
+
+import numpy as np
+import numpy.typing as npt
+
+from mpdiag.data.shapes import EXTENT, SHAPES, Field
+
+THINGS = tuple(shape.__name__ for shape in SHAPES)
+STUFF = ("smooth", "grainy")
+"""The two kinds of background."""
+
+MIN_VISIBLE_PIXELS = 20
+MIN_VISIBLE_SHARE = 0.25
+_OBJECTS = (2, 10)
+_RADIUS = (0.055, 0.26)  # share of the image's edge; drawn evenly in its logarithm
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A drawn scene.
+
+    image     uint8 (S, S, 3), RGB
+    segments  int16 (S, S): 0.. for the shapes, in `labels`; -1 and -2 for the background's kinds
+    labels    class of each shape, an index of THINGS
+    """
+
+    image: npt.NDArray[np.uint8]
+    segments: npt.NDArray[np.int16]
+    labels: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """A placed shape: its window in the image, and per pixel of the window its coordinates."""
+
+    label: int
+    rows: slice
+    columns: slice
+    u: Field
+    v: Field
+    coverage: Field  # share of the pixel inside the outline, 0..1
+    rim: Field  # 1 at the outline, 0 from a few pixels inwards
+
+
+def draw_scene(rng: np.random.Generator, size: int) -> Scene:
+    """Draw a scene of size x size pixels; the generator decides everything."""
+    segments, canvas = _background(rng, size)
+    noise = _smooth_noise(rng, size, size // 3)
+    shapes = _place_shapes(rng, size, segments)
+    for shape in shapes:
+        _paint(rng, canvas, shape, noise)
+    canvas += rng.uniform(-9, 9, canvas.shape).astype(np.float32)
+    image = np.clip(canvas, 0, 255).astype(np.uint8)
+    return Scene(image, segments, [shape.label for shape in shapes])
+
+
+def _background(
+    rng: np.random.Generator, size: int
+) -> tuple[npt.NDArray[np.int16], Field]:
+    """Two kinds of background parted by a wavy line, or one alone, with clutter on them."""
+    y, x = _grid(size)
+    kinds = []
+    for grain in (14.0, 60.0):
+        shade = _smooth_noise(rng, size, 4)[..., None] * rng.uniform(-70, 70, 3)
+        fine = (_smooth_noise(rng, size, size // 2) - 0.5) * grain
+        kinds.append(_color(rng) + shade.astype(np.float32) + fine[..., None])
+    angle, waves = rng.uniform(0, 2 * np.pi), rng.uniform(0.02, 0.12) * size
+    along = (x * cos(angle) + y * sin(angle)) - size / 2 * (cos(angle) + sin(angle))
+    across = x * -sin(angle) + y * cos(angle)
+    line = along + waves * np.sin(across * (rng.uniform(3, 9) / size))
+    line += rng.uniform(-0.75, 0.75) * size
+    segments = np.where(line < 0, -1, -2).astype(np.int16)
+    share = np.clip(line + 0.5, 0, 1)[..., None]
+    canvas = kinds[0] * (1 - share) + kinds[1] * share
+    _clutter(rng, canvas)
+    return segments, canvas.astype(np.float32)
+
+
+def _clutter(rng: np.random.Generator, canvas: Field) -> None:
+    """Soft blobs and thin lines, which belong to the background."""
+    size = len(canvas)
+    y, x = _grid(size)
+    for _ in range(rng.integers(1, 4)):
+        row, column = rng.uniform(0, size, 2)
+        widths = rng.uniform(0.04, 0.16, 2) * size
+        blob = np.exp(-(((x[:1] - column) / widths[0]) ** 2))
+        blob = np.exp(-(((y[:, :1] - row) / widths[1]) ** 2)) * blob
+        canvas += blob[..., None] * rng.uniform(-90, 90, 3).astype(np.float32)
+    for _ in range(rng.integers(2, 7)):
+        angle = rng.uniform(0, np.pi)
+        length, width = rng.uniform(0.1, 0.6) * size, rng.uniform(0.5, 1.3)
+        row, column = rng.uniform(0, size, 2)
+        steps = np.arange(0, length, 0.5)
+        bend = rng.uniform(-1, 1) * steps / size * 2
+        rows = (row + np.cumsum(np.sin(angle + bend)) * 0.5).astype(int)
+        columns = (column + np.cumsum(np.cos(angle + bend)) * 0.5).astype(int)
+        if width > 0.9:
+            rows, columns = np.append(rows, rows + 1), np.append(columns, columns)
+        inside = (rows >= 0) & (rows < size) & (columns >= 0) & (columns < size)
+        canvas[rows[inside], columns[inside]] = _color(rng)
+
+
+def _place_shapes(
+    rng: np.random.Generator, size: int, segments: npt.NDArray[np.int16]
+) -> list[_Shape]:
+    """Place 2 to 10 shapes from back to front and mark their visible pixels in `segments`."""
+    wanted = int(rng.integers(_OBJECTS[0], _OBJECTS[1] + 1))
+    shapes: list[_Shape] = []
+    whole: list[int] = []  # pixels of each shape, within and outside the image
+    visible = np.zeros(0, dtype=np.int64)
+    attempts = 0
+    while len(shapes) < wanted and (attempts < 5 * wanted or len(shapes) < _OBJECTS[0]):
+        attempts += 1
+        shape, pixels = _random_shape(rng, size)
+        inside = shape.coverage > 0.5
+        window = segments[shape.rows, shape.columns]
+        hidden = window[inside]
+        left = visible - np.bincount(hidden[hidden >= 0], minlength=len(visible))
+        left = np.append(left, np.count_nonzero(inside))
+        needed = np.maximum(MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE * np.array([*whole, pixels]))
+        if np.all(left >= needed):
+            window[inside] = len(shapes)
+            shapes.append(shape)
+            whole.append(pixels)
+            visible = left
+    return shapes
+
+
+def _random_shape(rng: np.random.Generator, size: int) -> tuple[_Shape, int]:
+    """A random shape, and the number of its pixels before the image's border cuts it."""
+    label = int(rng.integers(len(SHAPES)))
+    row, column, spread, stretch, angle = rng.random(5).tolist()
+    radius = size * exp(log(_RADIUS[0]) + spread * log(_RADIUS[1] / _RADIUS[0]))
+    row, column = (0.04 + 0.92 * row) * size, (0.04 + 0.92 * column) * size
+    stretch, angle = 0.8 + 0.45 * stretch, 2 * np.pi * angle
+    long, short = radius * stretch, radius / stretch
+    reach = int(EXTENT * max(long, short)) + 2
+    top, left = int(row) - reach, int(column) - reach
+    span = np.arange(2 * reach + 1, dtype=np.float32)
+    y, x = (span + np.float32(top + 0.5 - row))[:, None], span + np.float32(left + 0.5 - column)
+    u = (x * np.float32(cos(angle)) + y * np.float32(sin(angle))) / np.float32(long)
+    v = (y * np.float32(cos(angle)) - x * np.float32(sin(angle))) / np.float32(short)
+    distance = SHAPES[label](u, v) * np.float32(min(long, short))
+    pixels = int(np.count_nonzero(distance < 0))
+    rows = slice(max(top, 0), min(top + len(span), size))
+    columns = slice(max(left, 0), min(left + len(span), size))
+    cut = (
+        slice(rows.start - top, rows.stop - top),
+        slice(columns.start - left, columns.stop - left),
+    )
+    distance = distance[cut]
+    coverage = np.clip(np.float32(0.5) - distance, 0, 1)
+    rim = np.clip(1 + distance / np.float32(2.5), 0, 1)
+    return _Shape(label, rows, columns, u[cut], v[cut], coverage, rim), pixels
+
+
+def _paint(rng: np.random.Generator, canvas: Field, shape: _Shape, noise: Field) -> None:
+    """Blend the shape into the canvas, in two colours mixed by a random texture."""
+    first = _color(rng)
+    window = canvas[shape.rows, shape.columns]
+    around = window.mean(axis=(0, 1))
+    if np.abs(first - around).sum() < 90:  # hardly visible: mirror the colour in the middle grey
+        first = 255 - first
+    second = first + rng.choice((-1, 1)) * rng.uniform(35, 110, 3).astype(np.float32)
+    mix = _texture(rng, shape, noise)[..., None]
+    color = first + (second - first) * mix
+    color *= 1 - np.float32(rng.uniform(0, 0.5)) * shape.rim[..., None]
+    window += (color - window) * shape.coverage[..., None]
+
+
+def _texture(rng: np.random.Generator, shape: _Shape, noise: Field) -> Field:
+    """A field in 0..1 over the shape's window: stripes, dots, a gradient, noise, or nearly flat."""
+    kind = rng.integers(5)
+    if kind == 4:
+        return noise[shape.rows, shape.columns] * np.float32(0.3)
+    if kind == 3:
+        return noise[shape.rows, shape.columns]
+    angle = rng.uniform(0, np.pi)
+    along = shape.u * np.float32(cos(angle)) + shape.v * np.float32(sin(angle))
+    if kind == 2:
+        return np.clip(np.float32(0.5) + np.float32(0.5) * along, 0, 1)
+    pitch = np.float32(rng.uniform(4, 9))
+    wave = np.sin(along * pitch)
+    if kind == 1:
+        across = shape.v * np.float32(cos(angle)) - shape.u * np.float32(sin(angle))
+        wave = wave * np.sin(across * pitch)
+    return np.clip(np.float32(0.5) + np.float32(2) * wave, 0, 1)
+
+
+def _color(rng: np.random.Generator) -> Field:
+    return rng.uniform(20, 235, 3).astype(np.float32)
+
+
+def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> Field:
+    """(size, size) noise in 0..1 that varies over size / cells pixels."""
+    weights = _interpolation(size, cells)
+    return weights @ rng.random((cells + 1, cells + 1), dtype=np.float32) @ weights.T
+
+
+@lru_cache(maxsize=16)
+def _interpolation(size: int, cells: int) -> Field:
+    """(size, cells + 1) weights of linear interpolation between cells + 1 knots."""
+    at = (np.arange(size) + 0.5) * (cells / size)
+    return np.clip(1 - np.abs(at[:, None] - np.arange(cells + 1)), 0, 1).astype(np.float32)
+
+
+@lru_cache(maxsize=4)
+def _grid(size: int) -> tuple[Field, Field]:
+    """Row and column of every pixel's centre, each (size, size)."""
+    y, x = np.mgrid[:size, :size].astype(np.float32) + np.float32(0.5)
+    return y, x

@@ -1,0 +1,83 @@
+"""COCO's ways to write down a segment, decoded to masks: polygons, RLE, panoptic PNG."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+
+Masks = npt.NDArray[np.bool_]
+
+# Vertices this many image sizes away are no annotation, and rasterising them exhausts memory.
+_FAR_OUTSIDE = 10
+
+
+def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """Compressed RLE of polygons, of an uncompressed or of a compressed RLE.
+
+    Raises ValueError with the reason, a clause without a subject, where it is none of them.
+    """
+    if isinstance(segmentation, list):
+        return _rle_of_polygons(segmentation, height, width)
+    if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
+        return _checked_rle(segmentation, height, width)
+    raise ValueError("is neither a list of polygons nor an RLE with size and counts")
+
+
+def decode(rles: Sequence[dict[str, Any]], height: int, width: int) -> Masks:
+    """(G, H, W) masks of G compressed RLEs. ValueError where counts don't fit the size."""
+    if not rles:
+        return np.zeros((0, height, width), dtype=np.bool_)
+    columns = coco_mask.decode(list(rles))
+    return np.ascontiguousarray(columns.transpose(2, 0, 1)).view(np.bool_)
+
+
+def segment_ids(png: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+    """(H, W) segment ids of a panoptic PNG (H, W, 3): R + 256 G + 65536 B; 0 is unlabelled."""
+    red, green, blue = (png[..., channel].astype(np.int32) for channel in range(3))
+    return red + 256 * green + 65536 * blue
+
+
+def segment_colors(ids: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) picture of (H, W) segment ids, the inverse of `segment_ids`."""
+    return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
+
+
+def _rle_of_polygons(polygons: list[Any], height: int, width: int) -> dict[str, Any]:
+    if not polygons:
+        raise ValueError("is an empty list of polygons")
+    limit = _FAR_OUTSIDE * max(height, width)
+    for polygon in polygons:
+        try:
+            points = np.asarray(polygon, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ValueError("has a polygon that is not a list of numbers") from None
+        if points.ndim != 1 or len(points) < 6 or len(points) % 2:
+            raise ValueError("has a polygon without three x, y pairs")
+        if not np.all(np.abs(points) <= limit):
+            raise ValueError("has a polygon far outside the image")
+    rles = coco_mask.frPyObjects(polygons, height, width)
+    merged: dict[str, Any] = coco_mask.merge(rles)
+    return merged
+
+
+def _checked_rle(rle: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+    size, counts = list(rle["size"]), rle["counts"]
+    if size != [height, width]:
+        raise ValueError(f"has an RLE for {size} where the image is {[height, width]}")
+    if isinstance(counts, list):
+        whole = all(type(count) is int and count >= 0 for count in counts)
+        if not whole or sum(counts) != height * width:
+            raise ValueError("has RLE counts that don't add up to the image")
+        packed: dict[str, Any] = coco_mask.frPyObjects({"size": size, "counts": counts}, *size)
+        return packed
+    if isinstance(counts, str) and _is_counts_string(counts):
+        return {"size": size, "counts": counts.encode("ascii")}
+    raise ValueError("has RLE counts that are no compressed RLE")
+
+
+def _is_counts_string(counts: str) -> bool:
+    """Whether every character carries six bits and the last number is complete."""
+    codes = [ord(character) - 48 for character in counts]
+    return bool(codes) and all(0 <= code < 64 for code in codes) and codes[-1] < 32

@@ -1,0 +1,189 @@
+"""Write the synthetic data set: seeded scenes on disk, in COCO format, instances and panoptic."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from mpdiag.data.scenes import STUFF, THINGS, Scene, draw_scene
+from mpdiag.data.segmentation import segment_colors
+from mpdiag.errors import DataError
+
+DEFAULT_SETTINGS = {"train": 6000, "val": 300, "size": 96, "seed": 0}
+
+# Raise it when the same settings draw other pictures, so that old data is not taken for new.
+_GENERATOR_VERSION = 1
+_SPLITS = ("train", "val")
+_MIN_SIZE = 32
+_JPEG = {"quality": 92, "subsampling": 0}
+
+_CATEGORIES: list[dict[str, Any]] = [
+    {"id": number, "name": name, "supercategory": "shape", "isthing": 1}
+    for number, name in enumerate(THINGS, start=1)
+] + [
+    {"id": number, "name": name, "supercategory": "background", "isthing": 0}
+    for number, name in enumerate(STUFF, start=len(THINGS) + 1)
+]
+
+
+def generate(
+    directory: Path | str,
+    *,
+    train: int = DEFAULT_SETTINGS["train"],
+    val: int = DEFAULT_SETTINGS["val"],
+    size: int = DEFAULT_SETTINGS["size"],
+    seed: int = DEFAULT_SETTINGS["seed"],
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write train + val images of size x size pixels and return the directory.
+
+    A directory that already holds the data of the same settings is left as it is. The data
+    appears under its name only when it is complete. `progress` is called with (done, total).
+
+    Raises DataError for settings that can't be drawn, and for a directory that holds anything
+    else; nothing is then touched.
+    """
+    directory = Path(directory)
+    settings = {"generator": _GENERATOR_VERSION, "train": train, "val": val, "size": size,
+                "seed": seed}  # fmt: skip
+    if min(train, val) < 1 or size < _MIN_SIZE or seed < 0:
+        raise DataError(
+            f"synthetic data needs train and val of at least 1, size of at least {_MIN_SIZE} and"
+            f" a seed of at least 0, not train={train} val={val} size={size} seed={seed}"
+        )
+    if _is_complete(directory, settings):
+        return directory
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{directory.name}-"
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=directory.parent) as scratch:
+            draft = Path(scratch) / directory.name
+            _write(draft, settings, progress)
+            _move(draft, directory, settings)
+    except OSError as error:
+        raise DataError(
+            f"synthetic data can't be written to {directory} ({error.strerror}): choose a folder"
+            " that can be written to and has room"
+        ) from None
+    return directory
+
+
+def _is_complete(directory: Path, settings: dict[str, int]) -> bool:
+    """Whether the directory holds this very data; DataError where it holds anything else."""
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return False
+    try:
+        found = json.loads((directory / "synthetic.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise DataError(
+            f"{directory} holds something other than synthetic data: choose another directory"
+        ) from None
+    if found != settings:
+        raise DataError(
+            f"{directory} holds synthetic data of other settings ({_in_words(found)}, not"
+            f" {_in_words(settings)}): choose another directory or remove it"
+        )
+    return True
+
+
+def _in_words(settings: Any) -> str:
+    if not isinstance(settings, dict):
+        return "unreadable"
+    return " ".join(f"{key}={value}" for key, value in settings.items())
+
+
+def _move(draft: Path, directory: Path, settings: dict[str, int]) -> None:
+    try:
+        draft.rename(directory)
+    except OSError:
+        # Another process may have been first, as the ranks of one training are.
+        if not _is_complete(directory, settings):
+            raise
+
+
+def _write(
+    draft: Path, settings: dict[str, int], progress: Callable[[int, int], None] | None
+) -> None:
+    total, done = settings["train"] + settings["val"], 0
+    (draft / "annotations").mkdir(parents=True)
+    for number, split in enumerate(_SPLITS):
+        writer = _SplitWriter(draft, split, settings["size"])
+        for index in range(settings[split]):
+            rng = np.random.default_rng([settings["seed"], number, index])
+            writer.add(index + 1, draw_scene(rng, settings["size"]))
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        writer.finish()
+    _write_json(draft / "synthetic.json", settings)
+
+
+class _SplitWriter:
+    """Writes the images and panoptic PNGs of a split as they come, its two JSON files at last."""
+
+    def __init__(self, draft: Path, split: str, size: int) -> None:
+        self.images = draft / split
+        self.annotations = draft / "annotations"
+        self.split = split
+        self.size = size
+        self.listed: list[dict[str, Any]] = []
+        self.instances: list[dict[str, Any]] = []
+        self.panoptic: list[dict[str, Any]] = []
+        self.pngs = self.annotations / f"panoptic_{split}"
+        for folder in (self.images, self.pngs):
+            folder.mkdir()
+
+    def add(self, image_id: int, scene: Scene) -> None:
+        stem = f"{image_id:06d}"
+        Image.fromarray(scene.image).save(self.images / f"{stem}.jpg", **_JPEG)
+        self.listed.append({"id": image_id, "file_name": f"{stem}.jpg", "height": self.size,
+                            "width": self.size})  # fmt: skip
+        values = [*range(len(scene.labels)), *(v for v in (-1, -2) if np.any(scene.segments == v))]
+        masks = scene.segments[..., None] == np.array(values, dtype=np.int16)
+        rles = coco_mask.encode(np.asfortranarray(masks.view(np.uint8)))
+        areas, boxes = coco_mask.area(rles).tolist(), coco_mask.toBbox(rles).tolist()
+        segments = []
+        for value, rle, area, box in zip(values, rles, areas, boxes, strict=True):
+            label = scene.labels[value] if value >= 0 else len(THINGS) - 1 - value
+            entry = {"id": 0, "category_id": label + 1, "area": area, "iscrowd": 0,
+                     "bbox": [int(edge) for edge in box]}  # fmt: skip
+            segments.append(entry | {"id": _segment_id(value)})
+            if value >= 0:
+                counts = {"size": [self.size] * 2, "counts": rle["counts"].decode("ascii")}
+                number = len(self.instances) + 1
+                self.instances.append(
+                    entry | {"id": number, "image_id": image_id, "segmentation": counts}
+                )
+        self.panoptic.append({"image_id": image_id, "file_name": f"{stem}.png",
+                              "segments_info": segments})  # fmt: skip
+        ids = np.array([_segment_id(v) for v in range(-2, len(scene.labels))], dtype=np.int32)
+        colors = segment_colors(ids[scene.segments + 2])
+        Image.fromarray(colors).save(self.pngs / f"{stem}.png", compress_level=1)
+
+    def finish(self) -> None:
+        things = [category for category in _CATEGORIES if category["isthing"]]
+        for kind, annotations, categories in (
+            ("instances", self.instances, things),
+            ("panoptic", self.panoptic, _CATEGORIES),
+        ):
+            content = {"info": {"description": "mpdiag synthetic shapes"}, "images": self.listed,
+                       "annotations": annotations, "categories": categories}  # fmt: skip
+            _write_json(self.annotations / f"{kind}_{self.split}.json", content)
+
+
+def _segment_id(value: int) -> int:
+    """Ids whose three bytes differ widely, so that the PNG can be looked at."""
+    return (value + 3) * 1_234_567 % (1 << 24)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(content, file, separators=(",", ":"))
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,50 @@
+"""Every error that a user can meet, as one tree.
+
+    MpdiagError                 one sentence that names the file, key or image and the mend; exit 2
+    ├── ConfigError             a recipe, an override or a setting
+    ├── CheckpointError         a file that is no readable checkpoint of a known model
+    │   └── UnsafeCheckpointError   a checkpoint that would run code when loaded
+    ├── DataError               a data set, an annotation file or an image
+    ├── RunError                a run directory: unreadable, unfinished, or holding another run
+    ├── RecordingError          a module that the recorder can't read
+    ├── TrainingError           a training that can't go on: a non-finite loss or cost
+    └── DependencyError         an optional package that the request needs
+
+Anything else that reaches the user is a defect of mpdiag.
+"""
+
+
+class MpdiagError(Exception):
+    """Base of all errors that a user can mend; the command line prints it and exits with 2."""
+
+
+class ConfigError(MpdiagError):
+    """A recipe, an override or a setting is wrong."""
+
+
+class CheckpointError(MpdiagError):
+    """A file is no readable checkpoint of a known model."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A checkpoint would run code when loaded."""
+
+
+class DataError(MpdiagError):
+    """A data set, an annotation file or an image is missing or broken."""
+
+
+class RunError(MpdiagError):
+    """A run directory is unreadable, unfinished, or holds another run."""
+
+
+class RecordingError(MpdiagError):
+    """A module can't be recorded: unknown family or unexpected calls."""
+
+
+class TrainingError(MpdiagError):
+    """A training can't go on: a loss or a matching cost is not finite."""
+
+
+class DependencyError(MpdiagError):
+    """An optional package that the request needs is not installed."""

@@ -1,0 +1,130 @@
+"""Class, mask and dice losses of every layer of one part, matching or piloted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mpdiag.matching import Target
+from mpdiag.ops import cell_centers, sample_logits, sample_masks
+
+
+@dataclass(slots=True)
+class SetLosses:
+    """Unweighted losses of layers 0..L, each of shape (L + 1,)."""
+
+    class_: Tensor
+    mask: Tensor
+    dice: Tensor
+
+
+class PointPicker(Protocol):
+    """Chooses where the matched masks are compared with their GT."""
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """(R, h, w) logits of matched masks -> (R, P, 2) points."""
+
+
+@dataclass(frozen=True, slots=True)
+class UncertainPoints:
+    """PointRend's importance sampling, as Mask2Former trains with.
+
+    Of `oversample` x `count` random points, the `importance` x `count` with the logit nearest zero
+    are kept; fresh random points fill the rest.
+    """
+
+    generator: torch.Generator
+    count: int = 12544
+    oversample: float = 3.0
+    importance: float = 0.75
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        rows, device = len(logits), logits.device
+        kept = int(self.importance * self.count)
+        candidates = self._random(rows, int(self.oversample * self.count), device)
+        uncertainty = -sample_logits(logits[:, None], candidates)[:, 0].abs()
+        best = uncertainty.topk(kept, dim=1).indices
+        chosen = candidates.gather(1, best[..., None].expand(-1, -1, 2))
+        return torch.cat([chosen, self._random(rows, self.count - kept, device)], dim=1)
+
+    def _random(self, rows: int, count: int, device: torch.device) -> Tensor:
+        points = torch.rand(rows, count, 2, generator=self.generator, device=self.generator.device)
+        return points.to(device)
+
+
+def set_losses(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    targets: Sequence[Target],
+    assignment: Tensor,
+    pick: PointPicker | None,
+    *,
+    num_masks: float,
+    no_object_weight: float = 0.1,
+) -> SetLosses:
+    """Losses of Mask2Former (section 3.3), of all layers in one pass.
+
+    Args:
+        class_logits: (L + 1, B, N, K + 1).
+        mask_logits: (L + 1, B, N, h, w).
+        targets: ground truth of the B images, masks over the same padded extent.
+        assignment: (L + 1, B, N), GT index or -1, as `matching.match` gives.
+        pick: where masks are compared; on every cell of the predictions if None.
+        num_masks: normaliser of the mask and dice losses (the number of GT in the whole batch,
+            averaged over ranks; never below 1).
+        no_object_weight: weight of the no-object class in the class loss.
+    """
+    assignment = assignment.to(class_logits.device)
+    class_loss = _class_losses(class_logits, targets, assignment, no_object_weight)
+    layer, image, query = (assignment >= 0).nonzero(as_tuple=True)
+    if not len(layer):
+        nothing = mask_logits.flatten(1).sum(1) * 0  # keeps every rank's graph whole
+        return SetLosses(class_loss, nothing, nothing)
+    logits = mask_logits[layer, image, query].float()
+    counts = torch.tensor([len(target["labels"]) for target in targets], device=logits.device)
+    row = (counts.cumsum(0) - counts)[image] + assignment[layer, image, query]
+    masks = torch.cat([target["masks"] for target in targets])
+    with torch.no_grad():
+        points = pick(logits) if pick else None
+        truth = _truth(masks, row, points, logits.shape[-2:])
+    at_points = logits.flatten(1)
+    if points is not None:
+        at_points = sample_logits(logits[:, None], points)[:, 0]
+    mask = F.binary_cross_entropy_with_logits(at_points, truth, reduction="none").mean(1)
+    probability = at_points.sigmoid()
+    overlap = 2 * (probability * truth).sum(1) + 1
+    dice = 1 - overlap / (probability.sum(1) + truth.sum(1) + 1)
+    zero = logits.new_zeros(len(class_logits))
+    return SetLosses(
+        class_loss,
+        zero.index_add(0, layer, mask) / num_masks,
+        zero.index_add(0, layer, dice) / num_masks,
+    )
+
+
+def _truth(masks: Tensor, row: Tensor, points: Tensor | None, cells: Sequence[int]) -> Tensor:
+    """(R, P) values of GT `row` at its points; without points, at the cells' centres."""
+    if points is not None:
+        return sample_masks(masks, row, points)
+    every = torch.arange(len(masks), device=masks.device)
+    return sample_masks(masks, every, cell_centers(*cells, device=masks.device))[row]
+
+
+def _class_losses(
+    class_logits: Tensor, targets: Sequence[Target], assignment: Tensor, no_object_weight: float
+) -> Tensor:
+    """(L + 1,) weighted cross-entropy, averaged by weight over the batch's queries."""
+    no_object = class_logits.shape[-1] - 1
+    labels = torch.full_like(assignment, no_object)
+    for image, target in enumerate(targets):
+        if len(target["labels"]):
+            matched = assignment[:, image]
+            known = target["labels"][matched.clamp(min=0)]
+            labels[:, image] = torch.where(matched >= 0, known, no_object)
+    log_probability = class_logits.float().log_softmax(-1)
+    loss = -log_probability.gather(-1, labels[..., None])[..., 0]
+    weight = torch.where(labels == no_object, no_object_weight, 1.0)
+    return (loss * weight).sum((1, 2)) / weight.sum((1, 2))

@@ -1,0 +1,67 @@
+"""timm backbones that give features of strides 4, 8, 16 and 32."""
+
+import timm
+from timm.layers import freeze_batch_norm_2d
+from torch import nn
+
+from mpdiag.config import BackboneConfig
+from mpdiag.errors import ConfigError
+
+
+def build_backbone(config: BackboneConfig) -> tuple[nn.Module, list[int]]:
+    """A `features_only` backbone and its channels at strides 4, 8, 16, 32.
+
+    Raises:
+        ConfigError: timm has no such model, or its features lack one of the strides.
+    """
+    widths = {} if config.channels is None else {"channels": config.channels}
+    try:
+        backbone = timm.create_model(
+            config.name, pretrained=config.pretrained, features_only=True, **widths
+        )
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"model.backbone.name = {config.name}: {error}") from None
+    strides = backbone.feature_info.reduction()
+    if not {4, 8, 16, 32} <= set(strides):
+        raise ConfigError(
+            f"model.backbone.name = {config.name}: its features have strides {strides}, "
+            "but 4, 8, 16 and 32 are needed"
+        )
+    indices = tuple(strides.index(stride) for stride in (4, 8, 16, 32))
+    backbone = timm.create_model(
+        config.name,
+        pretrained=config.pretrained,
+        features_only=True,
+        out_indices=indices,
+        **widths,
+    )
+    if config.stem_channels != 64:
+        _narrow_stem(backbone, config)
+    if config.norm == "frozen":
+        backbone = freeze_batch_norm_2d(backbone)
+    return backbone, backbone.feature_info.channels()
+
+
+def _narrow_stem(backbone: nn.Module, config: BackboneConfig) -> None:
+    """Give a ResNet a stem of another width than timm's fixed 64 (STEM_OUT_CHANNELS)."""
+    if not (config.name.startswith("resnet") and hasattr(backbone, "conv1")):
+        raise ConfigError(
+            f"model.backbone.stem_channels = {config.stem_channels}: only ResNets have it, "
+            f"not {config.name}"
+        )
+    width = config.stem_channels
+    backbone.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+    backbone.bn1 = nn.BatchNorm2d(width)
+    block = backbone.layer1[0]
+    block.conv1 = nn.Conv2d(
+        width, block.conv1.out_channels, block.conv1.kernel_size, padding=block.conv1.padding,
+        bias=False,
+    )  # fmt: skip
+    outputs = block.conv3.out_channels if hasattr(block, "conv3") else block.conv2.out_channels
+    block.downsample = None
+    if width != outputs:
+        block.downsample = nn.Sequential(
+            nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+        )
+    for module in (backbone.conv1, block.conv1):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,151 @@
+"""The multi-scale deformable attention pixel decoder of Mask2Former."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpdiag.config import ModelConfig
+from mpdiag.models.attention import sine_position
+from mpdiag.ops import cell_centers, ms_deform_attn
+
+LEVELS = 3  # strides 32, 16, 8, in this order everywhere
+
+
+class DeformableSelfAttention(nn.Module):
+    """Each cell of the flattened levels attends to a few learnt offsets on every level."""
+
+    def __init__(self, dim: int, heads: int, points: int) -> None:
+        super().__init__()
+        self.heads, self.points = heads, points
+        self.sampling_offsets = nn.Linear(dim, heads * LEVELS * points * 2)
+        self.attention_weights = nn.Linear(dim, heads * LEVELS * points)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+        self._reset()
+
+    def _reset(self) -> None:
+        """Deformable DETR's start: head h looks along direction h, point p at distance p + 1."""
+        angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        direction = torch.stack([angle.cos(), angle.sin()], -1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)
+        distance = torch.arange(1, self.points + 1)
+        offsets = direction[:, None, None] * distance[:, None]
+        with torch.no_grad():
+            self.sampling_offsets.weight.zero_()
+            self.sampling_offsets.bias.copy_(offsets.expand(-1, LEVELS, -1, -1).flatten())
+            self.attention_weights.weight.zero_()
+            self.attention_weights.bias.zero_()
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(
+        self, query: Tensor, value: Tensor, reference: Tensor, shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        """(B, S, C) query and value, (S, 2) reference points -> (B, S, C)."""
+        values = self.value_proj(value).unflatten(-1, (self.heads, -1))
+        per_head = (self.heads, LEVELS, self.points)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*per_head, 2))
+        weights = self.attention_weights(query).unflatten(-1, (self.heads, -1)).softmax(-1)
+        sizes = query.new_tensor([(width, height) for height, width in shapes])
+        locations = reference[:, None, None, None] + offsets / sizes[:, None]
+        sampled = ms_deform_attn(values, shapes, locations, weights.unflatten(-1, per_head[1:]))
+        output: Tensor = self.output_proj(sampled)
+        return output
+
+
+class EncoderLayer(nn.Module):
+    """Deformable self-attention and feed-forward, each followed by a norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.hidden_dim
+        self.self_attn = DeformableSelfAttention(dim, config.heads, config.encoder_points)
+        self.norm1 = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, config.encoder_feedforward_dim)
+        self.linear2 = nn.Linear(config.encoder_feedforward_dim, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
+
+    def forward(
+        self, x: Tensor, position: Tensor, reference: Tensor, shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        x = self.norm1(x + self.self_attn(x + position, x, reference, shapes))
+        output: Tensor = self.norm2(x + self.linear2(self.linear1(x).relu()))
+        return output
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, then group norm."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+        self.norm = nn.GroupNorm(32, outputs)
+        nn.init.kaiming_uniform_(self.conv.weight, a=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.norm(self.conv(x))
+        return output
+
+
+class PixelDecoder(nn.Module):
+    """Backbone features -> three refined levels and the stride-4 mask features."""
+
+    def __init__(self, config: ModelConfig, channels: list[int]) -> None:
+        super().__init__()
+        dim = config.hidden_dim
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(inputs, dim, 1), nn.GroupNorm(32, dim))
+            for inputs in channels[:0:-1]
+        )
+        for projection in self.input_proj:
+            nn.init.xavier_uniform_(projection[0].weight)
+            nn.init.zeros_(projection[0].bias)
+        self.level_embed = nn.Parameter(torch.randn(LEVELS, dim))
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.lateral = ConvNorm(channels[0], dim, 1)
+        self.output = ConvNorm(dim, dim, 3)
+        self.mask_features = nn.Conv2d(dim, config.mask_dim, 1)
+        nn.init.kaiming_uniform_(self.mask_features.weight, a=1)
+        nn.init.zeros_(self.mask_features.bias)
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Features of strides 4, 8, 16, 32 -> (B, C, h, w) of strides 32, 16, 8, and mask features.
+
+        Deformable attention stays in float32 under autocast, as in the official implementation.
+        """
+        with torch.autocast(features[0].device.type, enabled=False):
+            stride4, *rest = [feature.float() for feature in features]
+            maps = [
+                projection(feature)
+                for projection, feature in zip(self.input_proj, rest[::-1], strict=True)
+            ]
+            levels = self._encode(maps)
+            top_down = F.interpolate(
+                levels[-1], size=stride4.shape[-2:], mode="bilinear", align_corners=False
+            )
+            finest = self.output(self.lateral(stride4) + top_down).relu()
+            return levels, self.mask_features(finest)
+
+    def _encode(self, maps: list[Tensor]) -> list[Tensor]:
+        shapes = [(x.shape[-2], x.shape[-1]) for x in maps]
+        device, dim = maps[0].device, maps[0].shape[1]
+        position = torch.cat(
+            [
+                sine_position(*shape, dim, device) + embed
+                for shape, embed in zip(shapes, self.level_embed, strict=True)
+            ]
+        )
+        reference = torch.cat([cell_centers(*shape, device) for shape in shapes])
+        x = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
+        for layer in self.layers:
+            x = layer(x, position, reference, shapes)
+        flat = x.split([height * width for height, width in shapes], dim=1)
+        return [
+            level.transpose(1, 2).unflatten(-1, shape)
+            for level, shape in zip(flat, shapes, strict=True)
+        ]

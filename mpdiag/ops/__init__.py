@@ -1,0 +1,6 @@
+"""Tensor operators that the model, the matching and the losses share."""
+
+from mpdiag.ops.deformable_attention import ms_deform_attn
+from mpdiag.ops.points import cell_centers, sample_logits, sample_masks, seeded_points
+
+__all__ = ["cell_centers", "ms_deform_attn", "sample_logits", "sample_masks", "seeded_points"]

@@ -1,0 +1,60 @@
+"""Bilinear reads of masks at points, the currency of matching and of the mask losses.
+
+A point is (x, y) in [0, 1] over the padded image, so that predictions and targets of different
+resolutions are read at the same place (PointRend; `point_sample` in detectron2).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def seeded_points(count: int, seed: int) -> Tensor:
+    """(count, 2) uniform points that depend on `seed` alone."""
+    return torch.rand(count, 2, generator=torch.Generator().manual_seed(seed))
+
+
+def cell_centers(height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """(height * width, 2) points at the centres of a grid's cells, row by row."""
+    y = (torch.arange(height, device=device) + 0.5) / height
+    x = (torch.arange(width, device=device) + 0.5) / width
+    return torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], -1).flatten(0, 1)
+
+
+def sample_logits(logits: Tensor, points: Tensor) -> Tensor:
+    """Read maps at points; differentiable in the maps.
+
+    Args:
+        logits: (R, C, h, w).
+        points: (R, P, 2), or (P, 2) shared by all rows.
+
+    Returns:
+        (R, C, P); outside of the outermost cell centres the map fades to zero.
+    """
+    grid = (2 * points - 1).expand(len(logits), -1, -1).unsqueeze(1)
+    return F.grid_sample(logits, grid.to(logits.dtype), align_corners=False).squeeze(2)
+
+
+def sample_masks(masks: Tensor, index: Tensor, points: Tensor) -> Tensor:
+    """Read binary masks at points without ever making a float copy of them.
+
+    Args:
+        masks: (T, H, W) bool or uint8.
+        index: (R,) which mask each row reads.
+        points: (R, P, 2), or (P, 2) shared by all rows.
+
+    Returns:
+        (R, P) float32, bilinear with zeros outside, as `sample_logits` reads.
+    """
+    height, width = masks.shape[-2:]
+    flat = masks.reshape(-1)
+    x, y = (points * points.new_tensor([width, height]) - 0.5).unbind(-1)
+    left, top = x.floor(), y.floor()
+    base = (index * (height * width))[:, None]
+    total = torch.zeros((), device=masks.device)
+    for column, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
+        for row, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            at = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
+            total = total + flat[base + at] * (weight_x * weight_y * inside)
+    return total

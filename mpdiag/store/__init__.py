@@ -1,0 +1,10 @@
+"""The run directory: written by one `RunWriter`, read by any number of `Run`s; no torch.
+
+docs/run-directory.md describes every file and column.
+"""
+
+from mpdiag.store.run import Run
+from mpdiag.store.schema import SCHEMA_VERSION
+from mpdiag.store.writer import RunWriter
+
+__all__ = ["SCHEMA_VERSION", "Run", "RunWriter"]

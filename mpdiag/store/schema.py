@@ -1,0 +1,68 @@
+"""Columns of the Parquet files in a run directory; docs/run-directory.md gives their meaning."""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+QUERIES = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("layer", pa.int16()),
+        ("query", pa.int16()),
+        ("iou_prev", pa.float64()),
+        ("intersection_prev", pa.int64()),
+        ("area", pa.int64()),
+        ("area_prev", pa.int64()),
+        ("matched_gt", pa.int32()),
+        ("best_gt", pa.int32()),
+        ("best_gt_iou", pa.float64()),
+        ("matched_gt_iou", pa.float64()),
+        ("label", pa.int32()),
+        ("score", pa.float64()),
+    ]
+)
+
+TARGETS = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("gt", pa.int32()),
+        ("category_id", pa.int64()),
+        ("label", pa.int32()),
+        ("area", pa.int64()),
+        ("bbox", pa.list_(pa.float64())),
+        ("matched_query", pa.list_(pa.int16())),
+    ]
+)
+
+IMAGES = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("file_name", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("input_height", pa.int32()),
+        ("input_width", pa.int32()),
+        ("num_gt", pa.int32()),
+        ("util", pa.list_(pa.float64())),
+    ]
+)
+
+MASKS = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("kind", pa.string()),
+        ("layer", pa.int16()),
+        ("index", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("counts", pa.binary()),
+        ("badness", pa.float64()),
+    ]
+)
+
+TABLES: dict[str, pa.Schema] = {
+    "queries": QUERIES,
+    "targets": TARGETS,
+    "images": IMAGES,
+    "masks": MASKS,
+}

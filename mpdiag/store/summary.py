@@ -1,0 +1,114 @@
+"""The aggregates of a run, as queries over its rows.
+
+Sums run over integers (values times 2^52, rounded), so that their order, and with it the layout
+of the parts and the number of threads, can't change a single bit of the result.
+"""
+
+from typing import Any
+
+import duckdb
+
+from mpdiag.errors import RunError
+from mpdiag.store.schema import SCHEMA_VERSION
+
+SUMMARY_COUNTS = ("num_images", "num_gt", "num_queries", "num_layers")
+LAYER_VALUES = (
+    "miou_l",
+    "miou_l_empty0",
+    "miou_l_empty1",
+    "miou_l_matched",
+    "empty_pairs",
+    "util",
+)
+
+SCALE = 2**52
+
+_COUNTS = """
+SELECT (SELECT count(*) FROM images),
+       (SELECT count(DISTINCT image_id) FROM images),
+       (SELECT coalesce(sum(num_gt), 0)::BIGINT FROM images),
+       (SELECT coalesce(max(layer), 0) FROM queries),
+       (SELECT coalesce(max(query) + 1, 0) FROM queries)
+"""
+
+_LAYERS = f"""
+WITH last AS (
+    SELECT image_id, query FROM queries
+    WHERE layer = (SELECT max(layer) FROM queries) AND matched_gt >= 0
+),
+pairs AS (
+    SELECT layer,
+           CAST(round(iou_prev * {SCALE}) AS BIGINT) AS iou,
+           (image_id, query) IN (SELECT (image_id, query) FROM last) AS matched
+    FROM queries WHERE layer >= 1
+)
+SELECT layer, count(*), count(iou), sum(iou),
+       count(iou) FILTER (WHERE matched), sum(iou) FILTER (WHERE matched)
+FROM pairs GROUP BY layer ORDER BY layer
+"""
+
+_UTIL = f"""
+SELECT layer, count(*), sum(CAST(round(util * {SCALE}) AS BIGINT))
+FROM (
+    SELECT unnest(util) AS util, generate_subscripts(util, 1) - 1 AS layer
+    FROM images WHERE num_gt > 0
+)
+GROUP BY layer
+"""
+
+
+def summarize(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """Compute the content of summary.json; docs/metrics.md gives the formulas.
+
+    Values are fractions, and None where there is nothing to average. Raises RunError where an
+    image stands in two parts, since it would count twice.
+    """
+    counts = connection.execute(_COUNTS).fetchone()
+    assert counts is not None
+    num_images, num_distinct, num_gt, num_layers, num_queries = counts
+    if num_images != num_distinct:
+        raise RunError(
+            f"{num_images - num_distinct} images stand in more than one part of the run: "
+            "analyse them again into a new directory."
+        )
+    util = {
+        layer: _mean(total, count) for layer, count, total in connection.execute(_UTIL).fetchall()
+    }
+    rows = connection.execute(_LAYERS).fetchall()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "num_images": num_images,
+        "num_gt": num_gt,
+        "num_queries": num_queries,
+        "num_layers": num_layers,
+        "layers": [_layer(*row, util=util.get(row[0])) for row in rows],
+        "util_m0": util.get(0),
+    }
+
+
+def _layer(
+    layer: int,
+    pairs: int,
+    filled: int,
+    total: int | None,
+    matched: int,
+    matched_total: int | None,
+    *,
+    util: float | None,
+) -> dict[str, Any]:
+    total = total or 0
+    empty = pairs - filled
+    return {
+        "layer": layer,
+        "miou_l": _mean(total, filled),
+        "miou_l_empty0": _mean(total, pairs),
+        "miou_l_empty1": _mean(total + empty * SCALE, pairs),
+        "miou_l_matched": _mean(matched_total or 0, matched),
+        "empty_pairs": empty / pairs,
+        "util": util,
+    }
+
+
+def _mean(total: int, count: int) -> float | None:
+    """Divide once; a quotient of two Python integers is correctly rounded."""
+    return int(total) / (count * SCALE) if count else None

@@ -1,0 +1,89 @@
+"""What a reader must know of a run beside its numbers."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import PurePath
+from typing import Any
+
+from mpdiag.store import Run
+from reports.cells import NO_VALUE, percents
+
+CONVENTIONS = (
+    ("miou_l", "mIoU-L, empty pairs left out"),
+    ("miou_l_empty0", "mIoU-L, empty pairs count 0"),
+    ("miou_l_empty1", "mIoU-L, empty pairs count 1"),
+    ("miou_l_matched", "mIoU-L, queries matched in the last layer"),
+    ("empty_pairs", "Share of empty pairs"),
+    ("util", "Util"),
+)
+"""Key in summary.json and label of each value of a layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """A run as its section of the report shows it: texts only."""
+
+    name: str
+    facts: tuple[tuple[str, str], ...]
+    layers: tuple[int, ...]
+    conventions: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def describe(run: Run, name: str) -> RunFacts:
+    """Facts of the run, and all conventions for layers 0..L (only Util is defined for 0)."""
+    layers = range(run.num_layers + 1)
+    rows = []
+    for key, label in CONVENTIONS:
+        values = [layer[key] for layer in run.summary["layers"]]
+        first = percents([run.summary.get("util_m0")], 1, NO_VALUE) if key == "util" else [""]
+        rows.append((label, (*first, *percents(values, run.num_layers, NO_VALUE))))
+    return RunFacts(name, tuple(_facts(run)), tuple(layers), tuple(rows))
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    header, summary = run.header, run.summary
+    checkpoint, dataset = _dict(header.get("checkpoint")), _dict(header.get("dataset"))
+    sha = str(checkpoint.get("sha256") or "")
+    dataset_name = " ".join(str(dataset[key]) for key in ("name", "split") if dataset.get(key))
+    annotations = PurePath(str(dataset.get("annotation_file") or "")).name
+    facts = [
+        ("Part", f"{header.get('part')} (task: {header.get('task')})"),
+        ("Checkpoint", f"{checkpoint.get('path')}" + (f" (sha256 {sha[:12]}…)" if sha else "")),
+        ("Architecture", _pairs(header.get("architecture"))),
+        ("Data set", dataset_name + (f" ({annotations})" if annotations else "")),
+        ("Images", f"{summary['num_images']:,} with {summary['num_gt']:,} objects"),
+        ("Queries", f"{summary['num_queries']:,} in {summary['num_layers']} layers"),
+        ("Settings", _pairs(header.get("settings"))),
+        ("Analysed", _analysed(header)),
+        ("Versions", _pairs(header.get("versions"))),
+    ]
+    return [(label, value) for label, value in facts if value]
+
+
+def _analysed(header: dict[str, Any]) -> str:
+    total = _dict(header.get("timings")).get("total")
+    took = f", {total:,.0f} s" if isinstance(total, int | float) else ""
+    return f"{_minute(str(header.get('created')))} on {header.get('device')}{took}"
+
+
+def _minute(created: str) -> str:
+    try:
+        moment = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return f"{moment:%Y-%m-%d %H:%M} {moment.tzname() or ''}".strip()
+
+
+def _pairs(value: Any) -> str:
+    return ", ".join(f"{key} {_short(item)}" for key, item in _dict(value).items())
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+

@@ -1,0 +1,111 @@
+"""The two curves of Table 1."""
+
+import io
+import textwrap
+import warnings
+from typing import Any, Literal
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from reports.table1 import Series, Table1, Values
+
+# Okabe and Ito's palette, which stays distinct under colour blindness; markers differ as well.
+RUN_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+RUN_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+PAPER_COLOR = "#8A8A8A"
+PAPER_MARKERS = ("x", "+", "1")
+
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "mpdiag",
+    "svg.fonttype": "path",
+}
+
+
+def draw_curves(table: Table1, kind: Literal["svg", "png"]) -> bytes:
+    """mIoU-L and Util against the layer, side by side; the same bytes for the same table."""
+    stream = io.BytesIO()
+    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # A run's name may hold letters that the font lacks; a box in the legend will do.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        _figure(table).savefig(stream, format=kind, dpi=160, metadata=metadata)
+    return stream.getvalue()
+
+
+def _figure(table: Table1) -> Figure:
+    entries = len(table.series)
+    rows = (entries + 1) // 2
+    figure = Figure(figsize=(8.6, 3.5 + 0.22 * rows), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    handles = []
+    for series, style in _styles(table):
+        _plot(left, series.miou_l, style)
+        _plot(right, series.util, style)
+        handles.append(Line2D([], [], **style, label=_label(series)))
+    _decorate(left, "mIoU-L$^i$: IoU of the masks of layers $i-1$ and $i$", table.num_layers)
+    _decorate(right, "Util$^i$: objects matched as in the last layer", table.num_layers)
+    left.set_ylabel("percent")
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def _styles(table: Table1) -> list[tuple[Series, dict[str, Any]]]:
+    runs = [
+        (
+            series,
+            {
+                "color": RUN_COLORS[k % len(RUN_COLORS)],
+                "marker": RUN_MARKERS[k % len(RUN_MARKERS)],
+                "linewidth": 1.8,
+                "markersize": 5,
+            },
+        )
+        for k, series in enumerate(table.of("run"))
+    ]
+    published = [
+        (
+            series,
+            {
+                "color": PAPER_COLOR,
+                "marker": PAPER_MARKERS[k % len(PAPER_MARKERS)],
+                "linewidth": 1.0,
+                "linestyle": "--",
+                "markersize": 6,
+            },
+        )
+        for k, series in enumerate(table.of("paper"))
+    ]
+    return runs + published
+
+
+def _plot(axes: Axes, values: Values, style: dict[str, Any]) -> None:
+    # NaN breaks the line, so that an unknown figure is not drawn as if it were known.
+    percent = [float("nan") if value is None else 100 * value for value in values]
+    axes.plot(range(1, len(values) + 1), percent, clip_on=False, **style)
+
+
+def _decorate(axes: Axes, title: str, num_layers: int) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("layer $i$")
+    axes.set_xticks(range(1, num_layers + 1))
+    axes.set_xlim(0.8, num_layers + 0.2)
+    axes.set_ylim(0, 100)
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _label(series: Series) -> str:
+    name = textwrap.shorten(series.name, 44, placeholder="…") or "…"
+    suffix = "paper" if series.source == "paper" else ""
+    part = "piloted part" if series.piloted else f"{series.part} part"
+    text = f"{name} ({', '.join(filter(None, (part, suffix)))})"
+    # Matplotlib reads $...$ as mathematics and drops labels that begin with an underscore.
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text

@@ -1,0 +1,57 @@
+"""Write the report of some runs into a directory."""
+
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mpdiag import __version__
+from mpdiag.errors import ConfigError, RunError
+from reports.facts import describe
+from reports.figures import draw_curves
+from reports.render import Report, html, latex, long_csv, markdown
+from reports.table1 import build_table, labels, open_runs
+
+FORMATS = ("md", "html", "tex", "csv")
+
+
+def write_report(
+    runs: Sequence[Path], output: Path, formats: Sequence[str] = FORMATS
+) -> list[Path]:
+    """Write report.md, report.html, table1.tex, table1.csv and curves.svg and .png to `output`.
+
+    Gives back what was written, the tables first. The content depends on the runs alone, but for
+    the date, which SOURCE_DATE_EPOCH fixes. Raises RunError for a run that can't be opened or an
+    `output` that is a file, and ConfigError for an unknown format, before anything is written.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        given = unknown[0] if unknown else "none"
+        raise ConfigError(f"Unknown report format {given!r}: choose from {', '.join(FORMATS)}.")
+    output = Path(output)
+    if output.exists() and not output.is_dir():
+        raise RunError(f"{output} is a file: give a directory for the report.")
+    opened = open_runs(runs)
+    table = build_table(opened)
+    facts = tuple(describe(run, name) for run, name in zip(opened, labels(opened), strict=True))
+    report = Report(_today(), __version__, table, facts)
+    svg = draw_curves(table, "svg")
+    contents = {
+        "report.md": lambda: markdown(report, "curves.png"),
+        "report.html": lambda: html(report, svg),
+        "table1.tex": lambda: latex(report),
+        "table1.csv": lambda: long_csv(opened, table),
+    }
+    chosen = [name for name in contents if name.rpartition(".")[2] in formats]
+    files = {name: contents[name]().encode() for name in chosen}
+    files |= {"curves.svg": svg, "curves.png": draw_curves(table, "png")}
+    output.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (output / name).write_bytes(data)
+    return [output / name for name in files]
+
+
+def _today() -> str:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    return f"{moment:%Y-%m-%d}"
