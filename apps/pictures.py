@@ -19,7 +19,6 @@ GT_COLORS = (
     (0, 158, 115),
     (204, 121, 167),
     (86, 180, 233),
-    (213, 94, 0),
     (240, 228, 66),
 )
 
@@ -43,8 +42,13 @@ def blank(height: int, width: int) -> Picture:
 
 
 def red_over(picture: Picture, mask: Mask) -> Picture:
-    """The mask in red, as in the paper's Figure 1; `mask` has any size and is stretched."""
-    return _tint(picture, _stretch(mask, picture), RED)
+    """The mask in red, as in the paper's Figure 1; `mask` has any size and is stretched.
+
+    The picture loses most of its colour, so that a red object can't be taken for a mask.
+    """
+    grey = picture.mean(axis=2, keepdims=True)
+    faded = (0.75 * grey + 0.25 * picture).astype(np.uint8)
+    return _tint(faded, _stretch(mask, picture), RED)
 
 
 def numbered_over(picture: Picture, masks: Mask, marked: int = -1) -> Picture:

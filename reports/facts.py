@@ -25,6 +25,7 @@ class RunFacts:
     """A run as its section of the report shows it: texts only."""
 
     name: str
+    part: str
     facts: tuple[tuple[str, str], ...]
     layers: tuple[int, ...]
     conventions: tuple[tuple[str, tuple[str, ...]], ...]
@@ -38,7 +39,8 @@ def describe(run: Run, name: str) -> RunFacts:
         values = [layer[key] for layer in run.summary["layers"]]
         first = percents([run.summary.get("util_m0")], 1, NO_VALUE) if key == "util" else [""]
         rows.append((label, (*first, *percents(values, run.num_layers, NO_VALUE))))
-    return RunFacts(name, tuple(_facts(run)), tuple(layers), tuple(rows))
+    part = str(run.header.get("part", "unknown"))
+    return RunFacts(name, part, tuple(_facts(run)), tuple(layers), tuple(rows))
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -48,10 +50,10 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     dataset_name = " ".join(str(dataset[key]) for key in ("name", "split") if dataset.get(key))
     annotations = PurePath(str(dataset.get("annotation_file") or "")).name
     facts = [
-        ("Part", f"{header.get('part')} (task: {header.get('task')})"),
         ("Checkpoint", f"{checkpoint.get('path')}" + (f" (sha256 {sha[:12]}…)" if sha else "")),
         ("Architecture", _pairs(header.get("architecture"))),
         ("Data set", dataset_name + (f" ({annotations})" if annotations else "")),
+        ("Task", str(header.get("task") or "")),
         ("Images", f"{summary['num_images']:,} with {summary['num_gt']:,} objects"),
         ("Queries", f"{summary['num_queries']:,} in {summary['num_layers']} layers"),
         ("Settings", _pairs(header.get("settings"))),
@@ -76,7 +78,8 @@ def _minute(created: str) -> str:
 
 
 def _pairs(value: Any) -> str:
-    return ", ".join(f"{key} {_short(item)}" for key, item in _dict(value).items())
+    items = _dict(value).items()
+    return ", ".join(f"{key} {_short(item)}" for key, item in items if item is not None)
 
 
 def _short(value: Any) -> str:
@@ -85,5 +88,3 @@ def _short(value: Any) -> str:
 
 def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-

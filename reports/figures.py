@@ -8,6 +8,7 @@ from typing import Any, Literal
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from reports.table1 import Series, Table1, Values
@@ -15,10 +16,11 @@ from reports.table1 import Series, Table1, Values
 # Okabe and Ito's palette, which stays distinct under colour blindness; markers differ as well.
 RUN_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 RUN_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-PAPER_COLOR = "#8A8A8A"
-PAPER_MARKERS = ("x", "+", "1")
+PAPER_COLORS = ("#A8A8A8", "#7C7C7C", "#505050")
+PAPER_MARKERS = ("o", "s", "^")
+PAPER_DASHES = ("--", "-.", ":")
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.spines.top": False,
@@ -42,7 +44,8 @@ def draw_curves(table: Table1, kind: Literal["svg", "png"]) -> bytes:
 def _figure(table: Table1) -> Figure:
     entries = len(table.series)
     rows = (entries + 1) // 2
-    figure = Figure(figsize=(8.6, 3.5 + 0.22 * rows), layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.12)
+    figure = Figure(figsize=(9, 3.5 + 0.22 * rows), layout=layout)
     left, right = figure.subplots(1, 2, sharey=True)
     handles = []
     for series, style in _styles(table):
@@ -51,7 +54,7 @@ def _figure(table: Table1) -> Figure:
         handles.append(Line2D([], [], **style, label=_label(series)))
     _decorate(left, "mIoU-L$^i$: IoU of the masks of layers $i-1$ and $i$", table.num_layers)
     _decorate(right, "Util$^i$: objects matched as in the last layer", table.num_layers)
-    left.set_ylabel("percent")
+    left.set_ylabel("Percent")
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -65,6 +68,7 @@ def _styles(table: Table1) -> list[tuple[Series, dict[str, Any]]]:
                 "marker": RUN_MARKERS[k % len(RUN_MARKERS)],
                 "linewidth": 1.8,
                 "markersize": 5,
+                "zorder": 3,
             },
         )
         for k, series in enumerate(table.of("run"))
@@ -73,11 +77,12 @@ def _styles(table: Table1) -> list[tuple[Series, dict[str, Any]]]:
         (
             series,
             {
-                "color": PAPER_COLOR,
+                "color": PAPER_COLORS[k % len(PAPER_COLORS)],
                 "marker": PAPER_MARKERS[k % len(PAPER_MARKERS)],
-                "linewidth": 1.0,
-                "linestyle": "--",
-                "markersize": 6,
+                "linestyle": PAPER_DASHES[k % len(PAPER_DASHES)],
+                "linewidth": 1.1,
+                "markersize": 4.5,
+                "markerfacecolor": "white",
             },
         )
         for k, series in enumerate(table.of("paper"))
@@ -92,10 +97,10 @@ def _plot(axes: Axes, values: Values, style: dict[str, Any]) -> None:
 
 
 def _decorate(axes: Axes, title: str, num_layers: int) -> None:
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel("layer $i$")
+    axes.set_title(title, fontsize=10, pad=9)
+    axes.set_xlabel("Layer $i$")
     axes.set_xticks(range(1, num_layers + 1))
-    axes.set_xlim(0.8, num_layers + 0.2)
+    axes.set_xlim(0.6, num_layers + 0.4)
     axes.set_ylim(0, 100)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -5,6 +5,7 @@ from mpdiag.data.loader import TrainingBatches
 from mpdiag.data.registry import KNOWN_DATASETS, load_dataset
 from mpdiag.data.sample import ClassInfo, Sample, SegmentationDataset
 from mpdiag.data.synthetic import generate
+from mpdiag.data.targets import padded_targets
 from mpdiag.data.transforms import (
     Compose,
     HorizontalFlip,
@@ -27,4 +28,5 @@ __all__ = [
     "drop_empty",
     "generate",
     "load_dataset",
+    "padded_targets",
 ]

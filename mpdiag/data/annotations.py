@@ -65,7 +65,7 @@ class PackedRecords:
         return len(self._ends) - 1
 
     def __getitem__(self, index: int) -> Any:
-        return pickle.loads(self._buffer[self._ends[index] : self._ends[index + 1]])
+        return pickle.loads(self._buffer[self._ends[index] : self._ends[index + 1]].data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ MIN_VISIBLE_PIXELS = 20
 MIN_VISIBLE_SHARE = 0.25
 _OBJECTS = (2, 10)
 _RADIUS = (0.055, 0.26)  # share of the image's edge; drawn evenly in its logarithm
+_TONES = (20, 235)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,55 +59,52 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
     shapes = _place_shapes(rng, size, segments)
     for shape in shapes:
         _paint(rng, canvas, shape, noise)
-    canvas += rng.uniform(-9, 9, canvas.shape).astype(np.float32)
-    image = np.clip(canvas, 0, 255).astype(np.uint8)
+    canvas += (rng.random(canvas.shape, dtype=np.float32) - np.float32(0.5)) * np.float32(18)
+    image = np.clip(canvas, 0, 255, out=canvas).astype(np.uint8).transpose(1, 2, 0)
     return Scene(image, segments, [shape.label for shape in shapes])
 
 
-def _background(
-    rng: np.random.Generator, size: int
-) -> tuple[npt.NDArray[np.int16], Field]:
+def _background(rng: np.random.Generator, size: int) -> tuple[npt.NDArray[np.int16], Field]:
     """Two kinds of background parted by a wavy line, or one alone, with clutter on them."""
     y, x = _grid(size)
     kinds = []
-    for grain in (14.0, 60.0):
-        shade = _smooth_noise(rng, size, 4)[..., None] * rng.uniform(-70, 70, 3)
-        fine = (_smooth_noise(rng, size, size // 2) - 0.5) * grain
-        kinds.append(_color(rng) + shade.astype(np.float32) + fine[..., None])
-    angle, waves = rng.uniform(0, 2 * np.pi), rng.uniform(0.02, 0.12) * size
-    along = (x * cos(angle) + y * sin(angle)) - size / 2 * (cos(angle) + sin(angle))
-    across = x * -sin(angle) + y * cos(angle)
-    line = along + waves * np.sin(across * (rng.uniform(3, 9) / size))
-    line += rng.uniform(-0.75, 0.75) * size
+    for grain in (14, 60):
+        kind = _smooth_noise(rng, size, 4) * _uniform(rng, -70, 70, (3, 1, 1))
+        kind += _smooth_noise(rng, size, size // 2) * np.float32(grain)
+        kinds.append(np.add(kind, _color(rng) - np.float32(grain / 2), out=kind))
+    angle, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.02, 0.12) * size
+    pitch, shift = rng.uniform(3, 9) / size, rng.uniform(-0.75, 0.75) * size
+    along = x * cos(angle) + (y * sin(angle) + (shift - size / 2 * (cos(angle) + sin(angle))))
+    across = x * (-sin(angle) * pitch) + y * (cos(angle) * pitch)
+    line = along + np.sin(across) * np.float32(height)
     segments = np.where(line < 0, -1, -2).astype(np.int16)
-    share = np.clip(line + 0.5, 0, 1)[..., None]
-    canvas = kinds[0] * (1 - share) + kinds[1] * share
+    share = np.clip(line + np.float32(0.5), 0, 1)
+    canvas = kinds[0]
+    canvas += (kinds[1] - canvas) * share
     _clutter(rng, canvas)
-    return segments, canvas.astype(np.float32)
+    return segments, canvas
 
 
 def _clutter(rng: np.random.Generator, canvas: Field) -> None:
     """Soft blobs and thin lines, which belong to the background."""
-    size = len(canvas)
+    size = canvas.shape[-1]
     y, x = _grid(size)
     for _ in range(rng.integers(1, 4)):
-        row, column = rng.uniform(0, size, 2)
-        widths = rng.uniform(0.04, 0.16, 2) * size
-        blob = np.exp(-(((x[:1] - column) / widths[0]) ** 2))
-        blob = np.exp(-(((y[:, :1] - row) / widths[1]) ** 2)) * blob
-        canvas += blob[..., None] * rng.uniform(-90, 90, 3).astype(np.float32)
-    for _ in range(rng.integers(2, 7)):
-        angle = rng.uniform(0, np.pi)
-        length, width = rng.uniform(0.1, 0.6) * size, rng.uniform(0.5, 1.3)
-        row, column = rng.uniform(0, size, 2)
-        steps = np.arange(0, length, 0.5)
-        bend = rng.uniform(-1, 1) * steps / size * 2
-        rows = (row + np.cumsum(np.sin(angle + bend)) * 0.5).astype(int)
-        columns = (column + np.cumsum(np.cos(angle + bend)) * 0.5).astype(int)
-        if width > 0.9:
-            rows, columns = np.append(rows, rows + 1), np.append(columns, columns)
-        inside = (rows >= 0) & (rows < size) & (columns >= 0) & (columns < size)
-        canvas[rows[inside], columns[inside]] = _color(rng)
+        row, column = _uniform(rng, 0, size, 2)
+        high, wide = _uniform(rng, 0.04 * size, 0.16 * size, 2)
+        blob = np.exp(-(((y - row) / high) ** 2)) * np.exp(-(((x - column) / wide) ** 2))
+        canvas += blob * _uniform(rng, -90, 90, (3, 1, 1))
+    lines = int(rng.integers(2, 7))
+    steps = np.arange(0, 0.6 * size, 0.5, dtype=np.float32)
+    angle, bend = _uniform(rng, 0, np.pi, (lines, 1)), _uniform(rng, -2, 2, (lines, 1)) / size
+    direction = angle + bend * steps
+    start = _uniform(rng, 0, size, (2, lines, 1))
+    rows = (start[0] + np.cumsum(np.sin(direction), axis=1) / 2).astype(np.int32)
+    columns = (start[1] + np.cumsum(np.cos(direction), axis=1) / 2).astype(np.int32)
+    drawn = steps < _uniform(rng, 0.1 * size, 0.6 * size, (lines, 1))
+    drawn &= (rows >= 0) & (rows < size) & (columns >= 0) & (columns < size)
+    colors = np.broadcast_to(_uniform(rng, *_TONES, (3, lines, 1)), (3, lines, len(steps)))
+    canvas[:, rows[drawn], columns[drawn]] = colors[:, drawn]
 
 
 def _place_shapes(
@@ -165,25 +163,24 @@ def _random_shape(rng: np.random.Generator, size: int) -> tuple[_Shape, int]:
 
 def _paint(rng: np.random.Generator, canvas: Field, shape: _Shape, noise: Field) -> None:
     """Blend the shape into the canvas, in two colours mixed by a random texture."""
-    first = _color(rng)
-    window = canvas[shape.rows, shape.columns]
-    around = window.mean(axis=(0, 1))
-    if np.abs(first - around).sum() < 90:  # hardly visible: mirror the colour in the middle grey
-        first = 255 - first
-    second = first + rng.choice((-1, 1)) * rng.uniform(35, 110, 3).astype(np.float32)
-    mix = _texture(rng, shape, noise)[..., None]
-    color = first + (second - first) * mix
-    color *= 1 - np.float32(rng.uniform(0, 0.5)) * shape.rim[..., None]
-    window += (color - window) * shape.coverage[..., None]
+    window = canvas[:, shape.rows, shape.columns]
+    around = window[:, ::4, ::4].mean(axis=(1, 2), keepdims=True)
+    choices = _uniform(rng, *_TONES, (3, 3, 1, 1))
+    first = choices[np.abs(choices - around).sum(axis=1).argmax()]  # seldom lost in what is behind
+    difference = _uniform(rng, 35, 110, (3, 1, 1)) * np.float32(rng.choice((-1, 1)))
+    color = _texture(rng, shape, noise) * difference
+    color += first
+    color *= 1 - np.float32(rng.uniform(0, 0.5)) * shape.rim
+    color -= window
+    color *= shape.coverage
+    window += color
 
 
 def _texture(rng: np.random.Generator, shape: _Shape, noise: Field) -> Field:
     """A field in 0..1 over the shape's window: stripes, dots, a gradient, noise, or nearly flat."""
     kind = rng.integers(5)
-    if kind == 4:
-        return noise[shape.rows, shape.columns] * np.float32(0.3)
-    if kind == 3:
-        return noise[shape.rows, shape.columns]
+    if kind >= 3:
+        return np.multiply(noise[shape.rows, shape.columns], np.float32(1 if kind == 3 else 0.3))
     angle = rng.uniform(0, np.pi)
     along = shape.u * np.float32(cos(angle)) + shape.v * np.float32(sin(angle))
     if kind == 2:
@@ -197,7 +194,13 @@ def _texture(rng: np.random.Generator, shape: _Shape, noise: Field) -> Field:
 
 
 def _color(rng: np.random.Generator) -> Field:
-    return rng.uniform(20, 235, 3).astype(np.float32)
+    return _uniform(rng, *_TONES, (3, 1, 1))
+
+
+def _uniform(
+    rng: np.random.Generator, low: float, high: float, form: int | tuple[int, ...]
+) -> Field:
+    return np.float32(low) + rng.random(form, dtype=np.float32) * np.float32(high - low)
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> Field:
@@ -215,6 +218,6 @@ def _interpolation(size: int, cells: int) -> Field:
 
 @lru_cache(maxsize=4)
 def _grid(size: int) -> tuple[Field, Field]:
-    """Row and column of every pixel's centre, each (size, size)."""
-    y, x = np.mgrid[:size, :size].astype(np.float32) + np.float32(0.5)
-    return y, x
+    """Rows (size, 1) and columns (size,) of the pixels' centres."""
+    x = np.arange(size, dtype=np.float32) + np.float32(0.5)
+    return x[:, None], x

@@ -5,12 +5,13 @@ the shape about as large as the unit disc, and returns the distance to its edge 
 """
 
 from collections.abc import Callable
-from math import cos, pi, sin
+from math import cos, hypot, pi, sin
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Field = npt.NDArray[np.float32]
+Field = npt.NDArray[np.floating[Any]]
 
 
 def disc(u: Field, v: Field) -> Field:
@@ -33,9 +34,9 @@ def star(u: Field, v: Field) -> Field:
     angle = np.abs((np.arctan2(v, u) + np.float32(pi / 5)) % np.float32(2 * pi / 5) - pi / 5)
     radius = np.hypot(u, v)
     along, across = inner * cos(pi / 5) - outer, inner * sin(pi / 5)
-    norm = np.hypot(along, across)
-    offset = (radius * np.cos(angle) - outer) * across - radius * np.sin(angle) * along
-    return (offset / norm).astype(np.float32)
+    length = hypot(along, across)
+    x, y = radius * np.cos(angle) - outer, radius * np.sin(angle)
+    return np.subtract(x * (across / length), y * (along / length))
 
 
 def ring(u: Field, v: Field) -> Field:
@@ -51,7 +52,7 @@ def cross(u: Field, v: Field) -> Field:
 
 def crescent(u: Field, v: Field) -> Field:
     """A disc out of which a smaller one was taken, off the centre."""
-    cut = np.float32(0.8) - np.hypot(u - np.float32(0.48), v)
+    cut: Field = np.float32(0.8) - np.hypot(u - np.float32(0.48), v)
     return np.maximum(np.hypot(u, v) - np.float32(1), cut)
 
 
@@ -59,5 +60,5 @@ SHAPES: tuple[Callable[[Field, Field], Field], ...] = (
     disc, square, triangle, star, ring, cross, crescent
 )  # fmt: skip
 
-EXTENT = 1.4
+EXTENT = 1.17
 """No shape reaches farther from its centre in its own frame."""

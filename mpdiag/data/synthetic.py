@@ -21,7 +21,6 @@ DEFAULT_SETTINGS = {"train": 6000, "val": 300, "size": 96, "seed": 0}
 _GENERATOR_VERSION = 1
 _SPLITS = ("train", "val")
 _MIN_SIZE = 32
-_JPEG = {"quality": 92, "subsampling": 0}
 
 _CATEGORIES: list[dict[str, Any]] = [
     {"id": number, "name": name, "supercategory": "shape", "isthing": 1}
@@ -141,12 +140,14 @@ class _SplitWriter:
 
     def add(self, image_id: int, scene: Scene) -> None:
         stem = f"{image_id:06d}"
-        Image.fromarray(scene.image).save(self.images / f"{stem}.jpg", **_JPEG)
+        picture = Image.fromarray(np.ascontiguousarray(scene.image))
+        picture.save(self.images / f"{stem}.jpg", quality=92, subsampling=0)
         self.listed.append({"id": image_id, "file_name": f"{stem}.jpg", "height": self.size,
                             "width": self.size})  # fmt: skip
         values = [*range(len(scene.labels)), *(v for v in (-1, -2) if np.any(scene.segments == v))]
-        masks = scene.segments[..., None] == np.array(values, dtype=np.int16)
-        rles = coco_mask.encode(np.asfortranarray(masks.view(np.uint8)))
+        columns = np.ascontiguousarray(scene.segments.T)  # column by column, as RLE counts
+        masks = columns == np.array(values, dtype=np.int16)[:, None, None]
+        rles = coco_mask.encode(masks.view(np.uint8).transpose(2, 1, 0))
         areas, boxes = coco_mask.area(rles).tolist(), coco_mask.toBbox(rles).tolist()
         segments = []
         for value, rle, area, box in zip(values, rles, areas, boxes, strict=True):
@@ -184,6 +185,6 @@ def _segment_id(value: int) -> int:
 
 def _write_json(path: Path, content: Any) -> None:
     with path.open("w", encoding="utf-8") as file:
-        json.dump(content, file, separators=(",", ":"))
+        file.write(json.dumps(content, separators=(",", ":")))
         file.flush()
         os.fsync(file.fileno())

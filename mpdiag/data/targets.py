@@ -1,0 +1,26 @@
+"""From samples to the ground truth that matching and losses take."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from mpdiag.data.sample import Sample
+from mpdiag.matching import Target
+
+
+def padded_targets(
+    samples: Sequence[Sample], size: tuple[int, int], device: torch.device | str = "cpu"
+) -> list[Target]:
+    """GT of a batch on `device`, masks padded at the right and the bottom to the batch's `size`."""
+    height, width = size
+    return [
+        Target(
+            labels=sample.labels.to(device),
+            masks=F.pad(
+                sample.masks.to(device),
+                (0, width - sample.masks.shape[-1], 0, height - sample.masks.shape[-2]),
+            ),
+        )
+        for sample in samples
+    ]

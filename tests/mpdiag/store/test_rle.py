@@ -1,0 +1,25 @@
+import numpy as np
+import pytest
+
+from mpdiag.store import rle
+
+
+def test_run_lengths_by_hand() -> None:
+    # Column by column 0 1 1 1: one 0, then three 1s; a small count is its digit.
+    mask = np.array([[False, True], [True, True]])
+    assert rle.encode(mask) == b"13"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (24, 32), (7, 3)])
+def test_round_trip(shape: tuple[int, int]) -> None:
+    generator = np.random.default_rng(0)
+    for mask in (generator.random(shape) > 0.5, np.zeros(shape, bool), np.ones(shape, bool)):
+        decoded = rle.decode(rle.encode(mask), *shape)
+        assert decoded.dtype == np.bool_
+        np.testing.assert_array_equal(decoded, mask)
+
+
+def test_counts_of_another_size_are_refused() -> None:
+    counts = rle.encode(np.ones((9, 9), dtype=np.bool_))
+    with pytest.raises(ValueError):
+        rle.decode(counts, 2, 2)

@@ -1,0 +1,1 @@
+"""Training: recipes, methods of the paper, and the loop that runs them."""

@@ -1,0 +1,45 @@
+"""Weights that a training starts from: packaged ones by name, or a checkpoint file."""
+
+import logging
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from mpdiag.checkpoints import read_weights
+from mpdiag.errors import ConfigError
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+_log = logging.getLogger(__name__)
+
+
+def load_initial(model: nn.Module, source: str) -> None:
+    """Fill the parameters that `source` holds; the others keep their random start, and are counted.
+
+    Args:
+        model: the model to fill in place.
+        source: name of a packaged file (`synthetic-tiny`) or path of a checkpoint.
+
+    Raises:
+        ConfigError: an entry does not exist in the model or has another shape.
+        CheckpointError: the file can't be read.
+    """
+    packaged = WEIGHTS / f"{source}.safetensors"
+    weights = read_weights(packaged if packaged.is_file() else Path(source)).weights
+    own = model.state_dict()
+    for name, tensor in weights.items():
+        _check(source, name, tensor, own.get(name))
+    model.load_state_dict(
+        {name: tensor.to(own[name].dtype) for name, tensor in weights.items()}, strict=False
+    )
+    _log.info("%s filled %d of %d entries", source, len(weights), len(own))
+
+
+def _check(source: str, name: str, tensor: Tensor, own: Tensor | None) -> None:
+    if own is None:
+        raise ConfigError(f"init = {source}: its {name} does not exist in the recipe's model")
+    if own.shape != tensor.shape:
+        raise ConfigError(
+            f"init = {source}: its {name} is {tuple(tensor.shape)}, "
+            f"the recipe's model has {tuple(own.shape)}"
+        )
