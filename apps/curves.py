@@ -7,7 +7,6 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mpdiag.errors import RunError
 from mpdiag.store import Run
 from reports import paper
 from reports.table1 import Series, Values
@@ -29,15 +28,10 @@ PAPER_MARKERS = ("circle-open", "square-open", "diamond-open")
 
 
 def of_run(run: Run, name: str, key: str) -> Series:
-    """The curves of a run; `key` is one of CONVENTIONS. RunError where its summary lacks them."""
-    try:
-        layers = run.summary["layers"]
-        miou_l = tuple(layer[key] for layer in layers)
-        util = tuple(layer["util"] for layer in layers)
-    except (KeyError, TypeError) as error:
-        raise RunError(
-            f"{run.path / 'summary.json'} lacks figures of its layers: analyse it again."
-        ) from error
+    """The curves of a run; `key` is one of CONVENTIONS."""
+    layers = run.summary["layers"]
+    miou_l = tuple(layer[key] for layer in layers)
+    util = tuple(layer["util"] for layer in layers)
     return Series(name, str(run.header.get("part")), "run", miou_l, util)
 
 

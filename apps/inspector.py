@@ -14,8 +14,12 @@ from mpdiag.errors import RunError
 from mpdiag.store import Run
 from reports.table1 import labels
 
-# Less margin than Streamlit leaves: ten masks stand side by side.
-STYLE = ".stMainBlockContainer { padding: 3rem 2.5rem; }"
+# Less margin than Streamlit leaves, since ten masks stand side by side; and a chart's texts in the
+# colour of the theme's text, where Streamlit has a pale grey.
+STYLE = """
+.stMainBlockContainer { padding: 3rem 2.5rem; }
+.stPlotlyChart :is(.infolayer, .xtick, .ytick) text { fill: currentColor !important; }
+"""
 
 
 def main(paths: Sequence[str]) -> None:
@@ -72,12 +76,8 @@ def _show_curves(names: Sequence[str], runs: Sequence[Run]) -> None:
         "the paper does not say what it does.",
     )
     with_paper = right.toggle("Show the paper's figures", value=True)
-    shown = []
-    for name, run in zip(names, runs, strict=True):
-        try:
-            shown.append(curves.of_run(run, name, curves.CONVENTIONS[convention]))
-        except RunError as error:
-            layers.show_error(error)
+    key = curves.CONVENTIONS[convention]
+    shown = [curves.of_run(run, name, key) for name, run in zip(names, runs, strict=True)]
     if with_paper:
         shown += curves.of_paper()
     st.plotly_chart(curves.figure(shown), config={"displayModeBar": False})

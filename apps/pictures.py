@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import distance_transform_edt
 
 from mpdiag.errors import RunError
 
@@ -31,7 +32,7 @@ def load(path: Path) -> Picture:
             size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
             return np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise RunError(f"{path} can't be read as an image: analyse it again.") from error
+        raise RunError(f"{path} can't be read as an image: analyse it again") from error
 
 
 def blank(height: int, width: int) -> Picture:
@@ -97,7 +98,7 @@ def _edge(mask: Mask, width: int = 3) -> Mask:
 
 
 def _inner_point(mask: Mask) -> tuple[float, float]:
-    """The (x, y) of the mask's pixel nearest to its centre, which may itself lie outside."""
-    rows, columns = np.nonzero(mask)
-    nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
-    return float(columns[nearest]), float(rows[nearest])
+    """The (x, y) of the mask's pixel that is farthest from its border, also for a ring."""
+    depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    y, x = np.unravel_index(np.argmax(depth), mask.shape)
+    return float(x), float(y)

@@ -65,7 +65,7 @@ def layers_of(run: Run, image_id: int, query: int) -> list[Layer]:
     """A query's layers 0..L. RunError where the run has no such query."""
     rows = run.query(_QUERY, [image_id, query]).astype(object)
     if len(rows) != run.num_layers + 1:
-        raise RunError(f"{run.path} has no rows of image {image_id}, query {query}: analyse again.")
+        raise RunError(f"{run.path} has no rows of image {image_id}, query {query}: analyse again")
     return [Layer(*row) for row in rows.where(rows.notna(), None).itertuples(index=False)]
 
 
@@ -78,5 +78,5 @@ def size_of(run: Run, image_id: int) -> tuple[int, int]:
     """Height and width of an image. RunError where the run has no such image."""
     rows = run.query("SELECT height, width FROM images WHERE image_id = ?", [image_id])
     if rows.empty:
-        raise RunError(f"{run.path} has no image {image_id}: analyse again.")
+        raise RunError(f"{run.path} has no image {image_id}: analyse again")
     return int(rows["height"][0]), int(rows["width"][0])

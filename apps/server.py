@@ -12,7 +12,8 @@ OPTIONS = {
     "server.showEmailPrompt": "false",
     "browser.gatherUsageStats": "false",
     "client.toolbarMode": "viewer",
-    "theme.primaryColor": "#3b82c4",
+    "theme.light.primaryColor": "#3b82c4",
+    "theme.dark.primaryColor": "#3b82c4",
 }
 
 

@@ -51,7 +51,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     annotations = PurePath(str(dataset.get("annotation_file") or "")).name
     facts = [
         ("Checkpoint", f"{checkpoint.get('path')}" + (f" (sha256 {sha[:12]}…)" if sha else "")),
-        ("Architecture", _pairs(header.get("architecture"))),
+        ("Method", str(header.get("method") or "")),
+        ("Architecture", _architecture(_dict(header.get("architecture")))),
         ("Data set", dataset_name + (f" ({annotations})" if annotations else "")),
         ("Task", str(header.get("task") or "")),
         ("Images", f"{summary['num_images']:,} with {summary['num_gt']:,} objects"),
@@ -63,9 +64,21 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     return [(label, value) for label, value in facts if value]
 
 
+def _architecture(config: dict[str, Any]) -> str:
+    backbone = config.get("backbone")
+    name = backbone.get("name") if isinstance(backbone, dict) else backbone
+    parts = (
+        (name, "{} backbone"),
+        (config.get("encoder_layers"), "{} encoder layers"),
+        (config.get("decoder_layers"), "{} decoder layers"),
+        (config.get("hidden_dim"), "{} channels"),
+    )
+    return ", ".join(text.format(value) for value, text in parts if value is not None)
+
+
 def _analysed(header: dict[str, Any]) -> str:
-    total = _dict(header.get("timings")).get("total")
-    took = f", {total:,.0f} s" if isinstance(total, int | float) else ""
+    seconds = _dict(header.get("timings")).get("seconds")
+    took = f" in {seconds:,.0f} s" if isinstance(seconds, int | float) else ""
     return f"{_minute(str(header.get('created')))} on {header.get('device')}{took}"
 
 

@@ -1,6 +1,7 @@
 """The two curves of Table 1."""
 
 import io
+import math
 import textwrap
 import warnings
 from typing import Any, Literal
@@ -43,7 +44,8 @@ def draw_curves(table: Table1, kind: Literal["svg", "png"]) -> bytes:
 
 def _figure(table: Table1) -> Figure:
     entries = len(table.series)
-    rows = (entries + 1) // 2
+    columns = 1 if any(len(_label(series)) > 48 for series in table.series) else 2
+    rows = math.ceil(entries / columns)
     layout = ConstrainedLayoutEngine(w_pad=0.12)
     figure = Figure(figsize=(9, 3.5 + 0.22 * rows), layout=layout)
     left, right = figure.subplots(1, 2, sharey=True)
@@ -55,7 +57,7 @@ def _figure(table: Table1) -> Figure:
     _decorate(left, "mIoU-L$^i$: IoU of the masks of layers $i-1$ and $i$", table.num_layers)
     _decorate(right, "Util$^i$: objects matched as in the last layer", table.num_layers)
     left.set_ylabel("Percent")
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
@@ -92,8 +94,10 @@ def _styles(table: Table1) -> list[tuple[Series, dict[str, Any]]]:
 
 def _plot(axes: Axes, values: Values, style: dict[str, Any]) -> None:
     # NaN breaks the line, so that an unknown figure is not drawn as if it were known.
-    percent = [float("nan") if value is None else 100 * value for value in values]
-    axes.plot(range(1, len(values) + 1), percent, clip_on=False, **style)
+    percent = [math.nan if value is None else 100 * value for value in values]
+    # A line without a single point would leave the layout without a size.
+    if not all(map(math.isnan, percent)):
+        axes.plot(range(1, len(values) + 1), percent, clip_on=False, **style)
 
 
 def _decorate(axes: Axes, title: str, num_layers: int) -> None:

@@ -27,10 +27,10 @@ def write_report(
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         given = unknown[0] if unknown else "none"
-        raise ConfigError(f"Unknown report format {given!r}: choose from {', '.join(FORMATS)}.")
+        raise ConfigError(f"Unknown report format {given!r}: choose from {', '.join(FORMATS)}")
     output = Path(output)
     if output.exists() and not output.is_dir():
-        raise RunError(f"{output} is a file: give a directory for the report.")
+        raise RunError(f"{output} is a file: give a directory for the report")
     opened = open_runs(runs)
     table = build_table(opened)
     facts = tuple(describe(run, name) for run, name in zip(opened, labels(opened), strict=True))

@@ -55,7 +55,7 @@ class Table1:
 def open_runs(paths: Sequence[Path]) -> list[Run]:
     """Open run directories; RunError where there is none or one can't be opened."""
     if not paths:
-        raise RunError("No run was given: name at least one run directory.")
+        raise RunError("No run was given: name at least one run directory")
     return [Run.open(path) for path in paths]
 
 

@@ -62,7 +62,7 @@ def _make_run(
     for image_id in range(1, images + 1):
         writer.save_thumbnail(image_id, _thumbnail(seed * 1000 + image_id))
     if finish:
-        writer.finish({"total": 1.5})
+        writer.finish({"seconds": 1.5})
     return path
 
 
@@ -70,7 +70,13 @@ def run_header(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "checkpoint": {"path": f"{name}/model_final.pth", "sha256": "0123456789abcdef" * 4},
-        "architecture": {"family": "mask2former", "backbone": "tiny"},
+        "architecture": {
+            "backbone": {"name": "resnet18", "pretrained": False},
+            "hidden_dim": 64,
+            "encoder_layers": 2,
+            "decoder_layers": 9,
+        },
+        "method": "baseline",
         "dataset": {
             "name": "synthetic",
             "annotation_file": "synthetic/annotations/instances_val.json",

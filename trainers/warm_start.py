@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mpdiag.checkpoints import read_weights
@@ -33,6 +34,20 @@ def load_initial(model: nn.Module, source: str) -> None:
         {name: tensor.to(own[name].dtype) for name, tensor in weights.items()}, strict=False
     )
     _log.info("%s filled %d of %d entries", source, len(weights), len(own))
+
+
+def export(checkpoint: Path, file: Path) -> None:
+    """Keep a pre-trained checkpoint's backbone and pixel decoder as a small half-precision file.
+
+    How the packaged file is made, after `mpdiag train synthetic-pretrain --output RUN`:
+    `python -c "from trainers.warm_start import *; export(Path('RUN'), WEIGHTS / 'NAME')"`.
+    """
+    kept = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in read_weights(checkpoint).weights.items()
+        if name.startswith(("backbone.", "pixel_decoder."))
+    }
+    save_file(kept, file.with_suffix(".safetensors"))
 
 
 def _check(source: str, name: str, tensor: Tensor, own: Tensor | None) -> None:

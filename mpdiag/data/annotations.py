@@ -65,6 +65,7 @@ class PackedRecords:
         return len(self._ends) - 1
 
     def __getitem__(self, index: int) -> Any:
+        index = range(len(self))[index]
         return pickle.loads(self._buffer[self._ends[index] : self._ends[index + 1]].data)
 
 
@@ -153,12 +154,7 @@ def _read_images(path: Path, entries: list[Any]) -> list[ImageRecord]:
         what = f"entry {position} of images"
         _check_entry(path, entry, what, _IMAGE_KEYS, integers=("id", "height", "width"))
         _check_new(path, "image", entry["id"], seen)
-        name = str(entry["file_name"])
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise DataError(
-                f"{path}: image {entry['id']} has the file name {name!r}, which leads out of the"
-                " image folder: name files relative to it"
-            )
+        name = _file_name(path, f"image {entry['id']}", entry)
         if min(entry["height"], entry["width"]) < 1:
             raise DataError(
                 f"{path}: image {entry['id']} has the size {entry['height']} x {entry['width']}:"
@@ -210,6 +206,8 @@ def _group_segments(
         _check_known(path, what, entry["image_id"], listed)
         _check_new(path, "annotation of image", entry["image_id"], seen)
         segments: dict[int, int] = {}
+        if not isinstance(entry["segments_info"], list):
+            raise DataError(f'{path}: {what} has no list "segments_info": correct it')
         for segment in entry["segments_info"]:
             _check_entry(path, segment, f"a segment in {what}", _SEGMENT_KEYS, _SEGMENT_KEYS)
             where = f"segment {segment['id']} in {what}"
@@ -217,7 +215,7 @@ def _group_segments(
                 raise DataError(f"{path}: {where} is listed twice: remove one of the two")
             label = _label_of(path, where, segment["category_id"], labels)
             segments[segment["id"]] = -1 if segment.get("iscrowd", 0) else label
-        grouped[entry["image_id"]] = PanopticRecord(str(entry["file_name"]), segments)
+        grouped[entry["image_id"]] = PanopticRecord(_file_name(path, what, entry), segments)
     for image in images:
         if image.image_id not in grouped:
             raise DataError(
@@ -241,6 +239,16 @@ def _check_entry(
                 f'{path}: {what} has {entry[key]!r} as its "{key}", where COCO has a whole'
                 " number: correct it"
             )
+
+
+def _file_name(path: Path, what: str, entry: dict[str, Any]) -> str:
+    name = str(entry["file_name"])
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DataError(
+            f"{path}: {what} has the file name {name!r}, which leads out of the folder of the"
+            " files: name them relative to it"
+        )
+    return name
 
 
 def _check_new(path: Path, kind: str, number: int, seen: set[int]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from mpdiag.data.annotations import (
     ImageRecord,
@@ -106,8 +106,7 @@ class CocoDataset:
         rles = []
         for instance in instances:
             try:
-                rle = to_rle(instance.segmentation, record.height, record.width)
-                rles.append(rle)
+                rles.append(to_rle(instance.segmentation, record.height, record.width))
             except ValueError as reason:
                 raise DataError(
                     f"{self.annotation_file}: the segmentation of annotation"
@@ -123,13 +122,15 @@ class CocoDataset:
         path = self.segment_root / panoptic.file_name
         ids = segment_ids(_read_rgb(path, (record.height, record.width), self.annotation_file))
         present = set(np.unique(ids).tolist()) - {0}
-        for segment, place, lacks in (
-            *((s, path, "segments_info") for s in sorted(present - panoptic.labels.keys())),
-            *((s, self.annotation_file, path) for s in sorted(panoptic.labels.keys() - present)),
-        ):
+        unpaired = present ^ panoptic.labels.keys()
+        if unpaired:
+            segment = min(unpaired)
+            holder, other = path, self.annotation_file
+            if segment not in present:
+                holder, other = other, holder
             raise DataError(
-                f"segment {segment} of image {record.image_id} stands in {place} but not in"
-                f" {lacks}: the PNG and the JSON don't belong together, so fetch both anew"
+                f"segment {segment} of image {record.image_id} stands in {holder} but not in"
+                f" {other}: the two don't belong together, so fetch both anew"
             )
         things = [(segment, label) for segment, label in panoptic.labels.items() if label >= 0]
         wanted = np.array([segment for segment, _ in things], dtype=np.int32)
@@ -141,7 +142,7 @@ def _read_rgb(path: Path, size: tuple[int, int], listed_in: Path) -> npt.NDArray
     try:
         with Image.open(path) as file:
             pixels = np.array(ImageOps.exif_transpose(file).convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error) or type(error).__name__
         raise DataError(f"image {path} can't be read ({reason}): fetch it anew") from None
     if pixels.shape[:2] != size:

@@ -75,6 +75,7 @@ class TrainingBatches:
             sampler=_CountFrom(self._start_step),
             num_workers=self._workers,
             collate_fn=_as_it_is,
+            generator=torch.Generator(),  # else the loader would draw from the global one
         )
         for batch in loader:
             if isinstance(batch, DataError):

@@ -7,7 +7,7 @@ from typing import get_args
 
 from mpdiag.data.annotations import Task
 from mpdiag.data.coco import CocoDataset
-from mpdiag.data.synthetic import generate
+from mpdiag.data.synthetic import SYNTHETIC_SPLITS, generate
 from mpdiag.errors import DataError
 
 KNOWN_DATASETS = ("synthetic", "coco")
@@ -61,14 +61,17 @@ def _coco(folder: Path, split: str, task: Task) -> CocoDataset:
 
 
 def _synthetic(folder: Path, split: str, task: Task) -> CocoDataset:
+    if split not in SYNTHETIC_SPLITS:
+        known = " or ".join(SYNTHETIC_SPLITS)
+        raise DataError(f"the synthetic data has no split {split}: choose {known}")
     if not folder.exists():
         _log.info("generating the synthetic data set in %s", folder)
         generate(folder)
     annotation_file = folder / "annotations" / f"{_FILE_PREFIX[task]}_{split}.json"
     if not annotation_file.is_file():
         raise DataError(
-            f"the synthetic data in {folder} has no {annotation_file.name}: choose split train or"
-            " val, or remove the folder to have it generated anew"
+            f"the synthetic data in {folder} has no {annotation_file.name}: remove the folder to"
+            " have it generated anew"
         )
     return CocoDataset(annotation_file, folder / split, task=task, name="synthetic", split=split)
 

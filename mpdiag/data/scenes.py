@@ -60,8 +60,9 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
     for shape in shapes:
         _paint(rng, canvas, shape, noise)
     canvas += (rng.random(canvas.shape, dtype=np.float32) - np.float32(0.5)) * np.float32(18)
-    image = np.clip(canvas, 0, 255, out=canvas).astype(np.uint8).transpose(1, 2, 0)
-    return Scene(image, segments, [shape.label for shape in shapes])
+    image = np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
+    pixels = np.ascontiguousarray(image.transpose(1, 2, 0))
+    return Scene(pixels, segments, [shape.label for shape in shapes])
 
 
 def _background(rng: np.random.Generator, size: int) -> tuple[npt.NDArray[np.int16], Field]:
@@ -179,18 +180,19 @@ def _paint(rng: np.random.Generator, canvas: Field, shape: _Shape, noise: Field)
 def _texture(rng: np.random.Generator, shape: _Shape, noise: Field) -> Field:
     """A field in 0..1 over the shape's window: stripes, dots, a gradient, noise, or nearly flat."""
     kind = rng.integers(5)
-    if kind >= 3:
-        return np.multiply(noise[shape.rows, shape.columns], np.float32(1 if kind == 3 else 0.3))
-    angle = rng.uniform(0, np.pi)
+    angle, pitch = rng.uniform(0, np.pi), np.float32(rng.uniform(4, 9))
     along = shape.u * np.float32(cos(angle)) + shape.v * np.float32(sin(angle))
-    if kind == 2:
-        return np.clip(np.float32(0.5) + np.float32(0.5) * along, 0, 1)
-    pitch = np.float32(rng.uniform(4, 9))
-    wave = np.sin(along * pitch)
-    if kind == 1:
+    texture: Field
+    if kind == 0:
+        texture = np.float32(0.5) + np.float32(2) * np.sin(along * pitch)
+    elif kind == 1:
         across = shape.v * np.float32(cos(angle)) - shape.u * np.float32(sin(angle))
-        wave = wave * np.sin(across * pitch)
-    return np.clip(np.float32(0.5) + np.float32(2) * wave, 0, 1)
+        texture = np.float32(0.5) + np.float32(2) * np.sin(along * pitch) * np.sin(across * pitch)
+    elif kind == 2:
+        texture = np.float32(0.5) + np.float32(0.5) * along
+    else:
+        texture = noise[shape.rows, shape.columns] * np.float32(1 if kind == 3 else 0.3)
+    return np.clip(texture, 0, 1)
 
 
 def _color(rng: np.random.Generator) -> Field:
@@ -213,11 +215,13 @@ def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> Field:
 def _interpolation(size: int, cells: int) -> Field:
     """(size, cells + 1) weights of linear interpolation between cells + 1 knots."""
     at = (np.arange(size) + 0.5) * (cells / size)
-    return np.clip(1 - np.abs(at[:, None] - np.arange(cells + 1)), 0, 1).astype(np.float32)
+    nearness: Field = 1 - np.abs(at[:, None] - np.arange(cells + 1))
+    return np.clip(nearness, 0, 1).astype(np.float32)
 
 
 @lru_cache(maxsize=4)
 def _grid(size: int) -> tuple[Field, Field]:
     """Rows (size, 1) and columns (size,) of the pixels' centres."""
-    x = np.arange(size, dtype=np.float32) + np.float32(0.5)
-    return x[:, None], x
+    x: Field = np.arange(size, dtype=np.float32) + np.float32(0.5)
+    y: Field = x[:, None]
+    return y, x

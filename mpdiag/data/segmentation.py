@@ -63,21 +63,39 @@ def _rle_of_polygons(polygons: list[Any], height: int, width: int) -> dict[str, 
 
 
 def _checked_rle(rle: dict[str, Any], height: int, width: int) -> dict[str, Any]:
-    size, counts = list(rle["size"]), rle["counts"]
+    size, counts = rle["size"], rle["counts"]
     if size != [height, width]:
-        raise ValueError(f"has an RLE for {size} where the image is {[height, width]}")
-    if isinstance(counts, list):
-        whole = all(type(count) is int and count >= 0 for count in counts)
-        if not whole or sum(counts) != height * width:
-            raise ValueError("has RLE counts that don't add up to the image")
-        packed: dict[str, Any] = coco_mask.frPyObjects({"size": size, "counts": counts}, *size)
-        return packed
-    if isinstance(counts, str) and _is_counts_string(counts):
+        raise ValueError(f"has an RLE of size {size} where the image is {[height, width]}")
+    # Checked here, since pycocotools leaves memory unset or reads beyond where runs don't fit.
+    runs = _run_lengths(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or any(type(run) is not int or run < 0 for run in runs):
+        raise ValueError("has RLE counts that are no run lengths")
+    if sum(runs) != height * width:
+        raise ValueError(f"has RLE counts for {sum(runs)} of the image's {height * width} pixels")
+    if isinstance(counts, str):
         return {"size": size, "counts": counts.encode("ascii")}
-    raise ValueError("has RLE counts that are no compressed RLE")
+    packed: dict[str, Any] = coco_mask.frPyObjects({"size": size, "counts": counts}, height, width)
+    return packed
 
 
-def _is_counts_string(counts: str) -> bool:
-    """Whether every character carries six bits and the last number is complete."""
-    codes = [ord(character) - 48 for character in counts]
-    return bool(codes) and all(0 <= code < 64 for code in codes) and codes[-1] < 32
+def _run_lengths(counts: str) -> list[int]:
+    """Run lengths of COCO's compressed RLE; an empty list where the string is none.
+
+    Each character holds five bits of a number, the lowest first, and whether more follow; from
+    the fourth number on, the difference to the last but one is stored.
+    """
+    runs: list[int] = []
+    number = shift = 0
+    for character in counts:
+        code = ord(character) - 48
+        if not 0 <= code < 64:
+            return []
+        number |= (code & 31) << shift
+        shift += 5
+        if code & 32:
+            continue
+        if code & 16:
+            number -= 1 << shift
+        runs.append(number + runs[-2] if len(runs) > 2 else number)
+        number = shift = 0
+    return runs if shift == 0 else []

@@ -36,7 +36,8 @@ def star(u: Field, v: Field) -> Field:
     along, across = inner * cos(pi / 5) - outer, inner * sin(pi / 5)
     length = hypot(along, across)
     x, y = radius * np.cos(angle) - outer, radius * np.sin(angle)
-    return np.subtract(x * (across / length), y * (along / length))
+    offset: Field = x * (across / length) - y * (along / length)
+    return offset
 
 
 def ring(u: Field, v: Field) -> Field:

@@ -16,10 +16,10 @@ from mpdiag.data.segmentation import segment_colors
 from mpdiag.errors import DataError
 
 DEFAULT_SETTINGS = {"train": 6000, "val": 300, "size": 96, "seed": 0}
+SYNTHETIC_SPLITS = ("train", "val")
 
 # Raise it when the same settings draw other pictures, so that old data is not taken for new.
 _GENERATOR_VERSION = 1
-_SPLITS = ("train", "val")
 _MIN_SIZE = 32
 
 _CATEGORIES: list[dict[str, Any]] = [
@@ -48,7 +48,7 @@ def generate(
     Raises DataError for settings that can't be drawn, and for a directory that holds anything
     else; nothing is then touched.
     """
-    directory = Path(directory)
+    directory = Path(directory).absolute()
     settings = {"generator": _GENERATOR_VERSION, "train": train, "val": val, "size": size,
                 "seed": seed}  # fmt: skip
     if min(train, val) < 1 or size < _MIN_SIZE or seed < 0:
@@ -56,9 +56,9 @@ def generate(
             f"synthetic data needs train and val of at least 1, size of at least {_MIN_SIZE} and"
             f" a seed of at least 0, not train={train} val={val} size={size} seed={seed}"
         )
-    if _is_complete(directory, settings):
-        return directory
     try:
+        if _is_complete(directory, settings):
+            return directory
         directory.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{directory.name}-"
         with tempfile.TemporaryDirectory(prefix=prefix, dir=directory.parent) as scratch:
@@ -111,7 +111,7 @@ def _write(
 ) -> None:
     total, done = settings["train"] + settings["val"], 0
     (draft / "annotations").mkdir(parents=True)
-    for number, split in enumerate(_SPLITS):
+    for number, split in enumerate(SYNTHETIC_SPLITS):
         writer = _SplitWriter(draft, split, settings["size"])
         for index in range(settings[split]):
             rng = np.random.default_rng([settings["seed"], number, index])
@@ -140,8 +140,7 @@ class _SplitWriter:
 
     def add(self, image_id: int, scene: Scene) -> None:
         stem = f"{image_id:06d}"
-        picture = Image.fromarray(np.ascontiguousarray(scene.image))
-        picture.save(self.images / f"{stem}.jpg", quality=92, subsampling=0)
+        Image.fromarray(scene.image).save(self.images / f"{stem}.jpg", quality=92, subsampling=0)
         self.listed.append({"id": image_id, "file_name": f"{stem}.jpg", "height": self.size,
                             "width": self.size})  # fmt: skip
         values = [*range(len(scene.labels)), *(v for v in (-1, -2) if np.any(scene.segments == v))]

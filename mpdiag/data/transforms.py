@@ -72,8 +72,8 @@ def resize(sample: Sample, size: tuple[int, int]) -> Sample:
     image = functional.resize(sample.image, list(size), antialias=True)
     if len(sample.masks):
         masks = functional.resize(
-            sample.masks.to(torch.uint8), list(size), interpolation=InterpolationMode.NEAREST_EXACT
-        ).bool()
+            sample.masks.view(torch.uint8), list(size), InterpolationMode.NEAREST_EXACT
+        ).view(torch.bool)
     else:
         masks = sample.masks.new_zeros((0, *size))
     return replace(sample, image=image, masks=masks)

@@ -31,23 +31,23 @@ class Run:
         """Open the run directory at `path`; RunError where it is none, unfinished or newer."""
         path = Path(path)
         if not (path / "run.json").is_file():
-            raise RunError(f"{path} is not a run directory: it has no run.json.")
+            raise RunError(f"{path} is not a run directory: it has no run.json")
         header = _read_json(path / "run.json")
         version = header.get("schema_version")
         if not isinstance(version, int):
-            raise RunError(f"{path / 'run.json'} has no schema_version: it is not a run of mpdiag.")
+            raise RunError(f"{path / 'run.json'} has no schema_version: it is not a run of mpdiag")
         if version > SCHEMA_VERSION:
             raise RunError(
                 f"{path} has schema_version {version}, and this mpdiag reads up to "
-                f"{SCHEMA_VERSION}: update mpdiag."
+                f"{SCHEMA_VERSION}: update mpdiag"
             )
         if not header.get("finished"):
-            raise RunError(f"{path} is unfinished: go on with mpdiag analyze ... --resume.")
+            raise RunError(f"{path} is unfinished: go on with mpdiag analyze ... --resume")
         if not (path / "summary.json").is_file():
-            raise RunError(f"{path} has no summary.json: analyse it again.")
+            raise RunError(f"{path} has no summary.json: analyse it again")
         summary = _read_json(path / "summary.json")
         if not _is_summary(summary):
-            raise RunError(f"{path / 'summary.json'} lacks values: analyse it again.")
+            raise RunError(f"{path / 'summary.json'} lacks values: analyse it again")
         return cls(path, header, summary)
 
     @property
@@ -66,7 +66,7 @@ class Run:
             # A cursor of its own for each call: a connection must not be shared by threads.
             return self._connection.cursor().execute(sql, list(params)).df()
         except duckdb.Error as error:
-            raise RunError(f"{self.path}: the query failed ({_first_line(error)}).") from error
+            raise RunError(f"{self.path}: the query failed ({_first_line(error)})") from error
 
     def masks(self, image_id: int, query: int) -> npt.NDArray[np.bool_]:
         """Masks M^0..M^L of a query, shape (L + 1, height, width), on the prediction grid.
@@ -77,7 +77,7 @@ class Run:
         if len(masks) != self.num_layers + 1:
             raise RunError(
                 f"{self.path} has not kept the masks of image {image_id}, query {query}: "
-                "analyse with --save-masks all."
+                "analyse with --save-masks all"
             )
         return masks
 
@@ -96,14 +96,14 @@ class Run:
             return thumbnail
         rows = self.query("SELECT file_name FROM images WHERE image_id = ?", [int(image_id)])
         if rows.empty:
-            raise RunError(f"{self.path} has no image {image_id}.")
+            raise RunError(f"{self.path} has no image {image_id}")
         dataset = self.header.get("dataset")
         root = dataset.get("image_root") if isinstance(dataset, dict) else None
         file = _inside(Path(root), str(rows["file_name"][0])) if isinstance(root, str) else None
         if file is None:
             raise RunError(
                 f"{self.path} has no picture of image {image_id}, and {rows['file_name'][0]} is "
-                f"not in {root}: analyse again where the data set is."
+                f"not in {root}: analyse again where the data set is"
             )
         return file
 
@@ -124,7 +124,7 @@ class Run:
             )
         except ValueError as error:
             raise RunError(
-                f"{self.path / 'masks'}: a mask of image {image_id} is broken: analyse it again."
+                f"{self.path / 'masks'}: a mask of image {image_id} is broken: analyse it again"
             ) from error
 
 
@@ -133,8 +133,7 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
         return connect(path)
     except duckdb.Error as error:
         raise RunError(
-            f"{path} has a Parquet file that can't be read ({_first_line(error)}): "
-            "analyse it again."
+            f"{path} has a Parquet file that can't be read ({_first_line(error)}): analyse it again"
         ) from error
 
 
@@ -142,9 +141,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} can't be read as JSON: analyse it again.") from error
+        raise RunError(f"{path} can't be read as JSON: analyse it again") from error
     if not isinstance(content, dict):
-        raise RunError(f"{path} is not a JSON object: analyse it again.")
+        raise RunError(f"{path} is not a JSON object: analyse it again")
     return content
 
 

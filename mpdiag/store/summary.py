@@ -69,7 +69,7 @@ def summarize(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
     if num_images != num_distinct:
         raise RunError(
             f"{num_images - num_distinct} images stand in more than one part of the run: "
-            "analyse them again into a new directory."
+            "analyse them again into a new directory"
         )
     util = {
         layer: _mean(total, count) for layer, count, total in connection.execute(_UTIL).fetchall()

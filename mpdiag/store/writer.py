@@ -111,29 +111,29 @@ class RunWriter:
 def _check_free(path: Path, header: dict[str, Any], resume: bool) -> bool:
     """Whether `path` is free for a new run; False where it holds this one, to be resumed."""
     if path.exists() and not path.is_dir():
-        raise RunError(f"{path} is a file: give a directory for the run.")
+        raise RunError(f"{path} is a file: give a directory for the run")
     names = {entry.name for entry in path.iterdir()} if path.exists() else set()
     names.discard(HEADER + TEMPORARY_SUFFIX)
     if not names:
         return True
     if HEADER not in names:
-        raise RunError(f"{path} holds other files ({min(names)}): give an empty directory.")
+        raise RunError(f"{path} holds other files ({min(names)}): give an empty directory")
     found = _read_header(path)
     for keys in _SAME_RUN:
         if _lookup(found, keys) != _lookup(header, keys):
             raise RunError(
-                f"{path} holds another run ({'.'.join(keys)} differs): give another directory."
+                f"{path} holds another run ({'.'.join(keys)} differs): give another directory"
             )
     if found.get("finished"):
-        raise RunError(f"{path} is already finished: give another directory to run it again.")
+        raise RunError(f"{path} is already finished: give another directory to run it again")
     temporary = SUMMARY + TEMPORARY_SUFFIX
     foreign = names - {HEADER, SUMMARY, temporary, *FOLDERS}
     if foreign:
         raise RunError(
-            f"{path} holds files that are not of the run ({min(foreign)}): move them away."
+            f"{path} holds files that are not of the run ({min(foreign)}): move them away"
         )
     if not resume:
-        raise RunError(f"{path} holds this run unfinished: go on with it with --resume.")
+        raise RunError(f"{path} holds this run unfinished: go on with it with --resume")
     return False
 
 
@@ -143,7 +143,7 @@ def _read_header(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         header = None
     if not isinstance(header, dict):
-        raise RunError(f"{path / HEADER} can't be read as JSON: give another directory.")
+        raise RunError(f"{path / HEADER} can't be read as JSON: give another directory")
     return header
 
 

@@ -32,41 +32,41 @@ def refused(path: Path, message: str) -> None:
 
 
 def test_refuses_what_is_no_run(tmp_path: Path) -> None:
-    refused(tmp_path / "nothing", " is not a run directory: it has no run.json.")
-    refused(tmp_path, " is not a run directory: it has no run.json.")
+    refused(tmp_path / "nothing", " is not a run directory: it has no run.json")
+    refused(tmp_path, " is not a run directory: it has no run.json")
     (tmp_path / "file").write_text("")
-    refused(tmp_path / "file", " is not a run directory: it has no run.json.")
+    refused(tmp_path / "file", " is not a run directory: it has no run.json")
 
 
 @pytest.mark.parametrize("text", ['{"schema_version": 1', "", "\x00"])
 def test_refuses_broken_json(tmp_path: Path, make_run: MakeRun, text: str) -> None:
     run = make_run(tmp_path / "run", images=1)
     (run / "summary.json").write_text(text)
-    refused(run, "/summary.json can't be read as JSON: analyse it again.")
+    refused(run, "/summary.json can't be read as JSON: analyse it again")
     (run / "run.json").write_text(text)
-    refused(run, "/run.json can't be read as JSON: analyse it again.")
+    refused(run, "/run.json can't be read as JSON: analyse it again")
     (run / "run.json").write_bytes(b"\xff\xfe")
-    refused(run, "/run.json can't be read as JSON: analyse it again.")
+    refused(run, "/run.json can't be read as JSON: analyse it again")
     (run / "run.json").write_text("[1]")
-    refused(run, "/run.json is not a JSON object: analyse it again.")
+    refused(run, "/run.json is not a JSON object: analyse it again")
 
 
 def test_refuses_a_newer_schema(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run", images=1)
     edit(run / "run.json", schema_version=2)
-    refused(run, " has schema_version 2, and this mpdiag reads up to 1: update mpdiag.")
+    refused(run, " has schema_version 2, and this mpdiag reads up to 1: update mpdiag")
     edit(run / "run.json", schema_version=None)
-    refused(run, "/run.json has no schema_version: it is not a run of mpdiag.")
+    refused(run, "/run.json has no schema_version: it is not a run of mpdiag")
 
 
 def test_refuses_an_unfinished_run(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run", finish=False)
-    refused(run, " is unfinished: go on with mpdiag analyze ... --resume.")
+    refused(run, " is unfinished: go on with mpdiag analyze ... --resume")
 
 
 def test_refuses_a_summary_that_lacks_values(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run", images=2, layers=2)
-    message = "/summary.json lacks values: analyse it again."
+    message = "/summary.json lacks values: analyse it again"
     layers = json.loads((run / "summary.json").read_text())["layers"]
     without_util = [{k: v for k, v in layer.items() if k != "util"} for layer in layers]
     as_text = [{**layer, "miou_l": "<b>"} for layer in layers]
@@ -81,7 +81,7 @@ def test_refuses_a_summary_that_lacks_values(tmp_path: Path, make_run: MakeRun) 
         edit(run / "summary.json", **changes)
         refused(run, message)
     (run / "summary.json").unlink()
-    refused(run, " has no summary.json: analyse it again.")
+    refused(run, " has no summary.json: analyse it again")
 
 
 def test_names_a_broken_parquet_file(tmp_path: Path, make_run: MakeRun) -> None:
@@ -138,7 +138,7 @@ def test_masks_are_those_that_were_measured(tmp_path: Path, make_run: MakeRun) -
 
 def test_masks_that_were_not_kept(tmp_path: Path, make_run: MakeRun) -> None:
     run = Run.open(make_run(tmp_path / "run"))
-    message = r"has not kept the masks of image 4, query 77: analyse with --save-masks all\."
+    message = r"has not kept the masks of image 4, query 77: analyse with --save-masks all"
     with pytest.raises(RunError, match=message):
         run.masks(4, 77)
 

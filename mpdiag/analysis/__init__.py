@@ -1,0 +1,5 @@
+"""What `mpdiag analyze` runs: a model under the recorder, over a data set, into a run directory."""
+
+from mpdiag.analysis.analyze import analyze
+
+__all__ = ["analyze"]

@@ -1,0 +1,168 @@
+"""Run a checkpoint over a data set and measure every layer of every query."""
+
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from mpdiag import __version__
+from mpdiag.analysis.kept_masks import KeepPolicy, MaskKeeper
+from mpdiag.analysis.measure import Measurer, Part
+from mpdiag.analysis.settings import Settings, settings_for
+from mpdiag.analysis.tables import images_table, queries_table, targets_table
+from mpdiag.checkpoints import LoadedCheckpoint, load_checkpoint
+from mpdiag.data import CocoDataset, ResizeShortestEdge, Sample, drop_empty, load_dataset
+from mpdiag.errors import CheckpointError, ConfigError
+from mpdiag.store import RunWriter
+
+IMAGES_IN_A_PART = 64
+
+
+def analyze(
+    checkpoint: str | Path | LoadedCheckpoint,
+    dataset: str | CocoDataset,
+    output: str | Path,
+    *,
+    root: Path | None = None,
+    split: str = "val",
+    task: str = "instance",
+    limit: int | None = None,
+    part: Part = "matching",
+    save_masks: str = "worst:50",
+    match_points: int | Literal["all"] | None = None,
+    resume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Record all layers over a data set, match each, and write a run directory.
+
+    Args:
+        checkpoint: file, training output directory, or what `load_checkpoint` gave.
+        dataset: name, path of a COCO-format JSON, or a data set.
+        output: the run directory.
+        root, split, task: where a named data set is, and which part of it.
+        limit: the first so many images.
+        part: the matching part, or the MP part (GT fed as in training: one group, no noise;
+            predictions matched again by bipartite matching, Table 1's starred rows).
+        save_masks: `worst:K`, `all` or `none`.
+        match_points: number of seeded points to match on, or "all" cells; by default what the
+            checkpoint was trained with, else 12,544.
+        resume: go on with an unfinished run in `output`.
+        progress: called with (images done, images in all).
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        MpdiagError: what is wrong with checkpoint, data set, settings or `output`, before
+            anything is written.
+    """
+    policy = KeepPolicy.parse(save_masks)
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit {limit}: give the number of images to analyse, at least 1")
+    loaded = (
+        checkpoint if isinstance(checkpoint, LoadedCheckpoint) else load_checkpoint(checkpoint)
+    )
+    data = (
+        dataset
+        if isinstance(dataset, CocoDataset)
+        else load_dataset(dataset, root=root, split=split, task=task)
+    )
+    _check_fit(loaded, data, part)
+    settings = settings_for(
+        loaded,
+        piloted=part == "piloted",
+        match_points=match_points,
+        limit=limit,
+        save_masks=save_masks,
+    )
+    measurer = Measurer(loaded.model, settings, part)
+    header = _header(loaded, data, part, settings, str(measurer.device))
+    header["name"] = Path(output).resolve().name
+    writer = RunWriter.create(Path(output), header, resume=resume)
+    started = time.perf_counter()
+    _write_parts(writer, data, measurer, MaskKeeper(writer, policy), settings, progress)
+    return writer.finish({"seconds": round(time.perf_counter() - started, 3)})
+
+
+def _write_parts(
+    writer: RunWriter,
+    data: CocoDataset,
+    measurer: Measurer,
+    keeper: MaskKeeper,
+    settings: Settings,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    total = min(settings.limit or len(data), len(data))
+    for start in range(0, total, IMAGES_IN_A_PART):
+        indices = range(start, min(start + IMAGES_IN_A_PART, total))
+        if data.image_ids[start] in writer.done:
+            continue
+        images, targets, queries = [], [], []
+        for image in measurer.measure(_samples(data, indices, settings)):
+            keeper.add(image)
+            images.append(images_table(image))
+            targets.append(targets_table(image, data.classes))
+            queries.append(queries_table(image))
+            if progress:
+                progress(start + len(images), total)
+        name = f"part-{start // IMAGES_IN_A_PART:05d}"
+        keeper.write(name)
+        writer.write(name, *map(pa.concat_tables, (images, targets, queries)))
+
+
+def _samples(data: CocoDataset, indices: range, settings: Settings) -> Iterator[Sample]:
+    """Samples at the size that the model is shown."""
+    resize = None
+    if settings.short_side is not None:
+        resize = ResizeShortestEdge(settings.short_side, settings.long_side)
+    for index in indices:
+        sample = data[index]
+        yield drop_empty(resize(sample) if resize else sample)
+
+
+def _check_fit(loaded: LoadedCheckpoint, data: CocoDataset, part: Part) -> None:
+    config = loaded.model.config
+    if config.num_classes != len(data.classes):
+        raise CheckpointError(
+            f"{loaded.path}: predicts {config.num_classes} classes, but "
+            f"{data.describe()['annotation_file']} has {len(data.classes)}; give the data set "
+            "that it was trained on"
+        )
+    if part == "piloted" and not config.label_embedding:
+        raise CheckpointError(
+            f"{loaded.path}: has no class embeddings (label_enc), so no MP part; only "
+            "mask-piloted checkpoints can be analysed with --part piloted"
+        )
+
+
+def _header(
+    loaded: LoadedCheckpoint, data: CocoDataset, part: Part, settings: Settings, device: str
+) -> dict[str, Any]:
+    described = data.describe()
+    packages = ("torch", "torchvision", "timm", "numpy", "scipy", "duckdb")
+    return {
+        "checkpoint": {"path": str(loaded.path), "sha256": loaded.sha256},
+        "architecture": loaded.model.config.model_dump(mode="json"),
+        "method": loaded.recipe.method if loaded.recipe else None,
+        "dataset": {
+            key: None if described[key] is None else str(described[key])
+            for key in ("name", "annotation_file", "image_root", "split")
+        },
+        "task": described["task"],
+        "part": part,
+        "classes": [asdict(info) for info in data.classes],
+        "settings": asdict(settings),
+        "versions": {
+            "mpdiag": __version__,
+            "python": platform.python_version(),
+            **{package: version(package) for package in packages},
+        },
+        "device": device,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

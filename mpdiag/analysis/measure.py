@@ -1,0 +1,103 @@
+"""From samples to measured images: the model under the recorder, matched in every layer."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mpdiag.analysis.settings import Settings
+from mpdiag.analysis.tables import MeasuredImage
+from mpdiag.config import PilotConfig
+from mpdiag.data import Sample, padded_targets
+from mpdiag.matching import MatchingCosts, Target, match
+from mpdiag.metrics import image_rows, valid_cells
+from mpdiag.models import Mask2Former, assemble_pilot
+from mpdiag.models.mask2former import padded_size
+from mpdiag.ops import seeded_points
+from mpdiag.recording import record
+
+Part = Literal["matching", "piloted"]
+MATCH_SEED = 0
+BATCH = 8
+
+
+class Measurer:
+    """Holds a model and the settings of a run; samples in, measured images out."""
+
+    def __init__(self, model: Mask2Former, settings: Settings, part: Part) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(self.device).eval()
+        self.part = part
+        self.pilot_layers = settings.pilot_layers
+        self.costs = MatchingCosts(settings.class_cost, settings.mask_cost, settings.dice_cost)
+        self.points: Tensor | None = None
+        if isinstance(settings.match_points, int):
+            self.points = seeded_points(settings.match_points, MATCH_SEED).to(self.device)
+        # The MP part of an image is as wide as its GT are many, so its images go one by one.
+        self.batch = 1 if part == "piloted" else BATCH
+
+    def measure(self, samples: Iterable[Sample]) -> Iterator[MeasuredImage]:
+        """Measure samples in order.
+
+        A batch pads its images to a common size, which changes predictions: so only images that
+        are padded to the same size alone share one.
+        """
+        for size, alike in groupby(samples, key=lambda sample: padded_size([_size(sample)])):
+            while batch := list(islice(alike, self.batch)):
+                yield from self._batch(batch, size)
+
+    @torch.inference_mode()
+    def _batch(self, samples: Sequence[Sample], size: tuple[int, int]) -> Iterator[MeasuredImage]:
+        targets = padded_targets(samples, size, self.device)
+        if self.part == "matching":
+            class_logits, mask_logits = self._matching_part(samples)
+        else:
+            class_logits, mask_logits = self._piloted_part(samples, targets, size)
+        assignment = match(
+            class_logits, mask_logits, targets, costs=self.costs, points=self.points
+        )
+        for index, sample in enumerate(samples):
+            yield MeasuredImage(
+                sample,
+                image_rows(
+                    class_logits[:, index],
+                    mask_logits[:, index],
+                    targets[index],
+                    assignment[:, index],
+                    valid_cells(*_size(sample)),
+                ),
+            )
+
+    def _matching_part(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+        with record(self.model, only=["class_logits", "mask_logits"]) as recording:
+            self.model([sample.image.to(self.device) for sample in samples])
+        return recording.class_logits, recording.mask_logits
+
+    def _piloted_part(
+        self, samples: Sequence[Sample], targets: Sequence[Target], size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """GT fed as in training, in one group and without noise; nothing where there is no GT."""
+        config = self.model.config
+        pilot = assemble_pilot(
+            targets,
+            PilotConfig(
+                queries=max(len(targets[0]["labels"]), 1), point_noise=0, label_noise=0
+            ),
+            layers=self.pilot_layers or config.decoder_layers,
+            num_classes=config.num_classes,
+            generator=torch.Generator(self.device),
+        )
+        if pilot is None:
+            shape = (config.decoder_layers + 1, 1, 0)
+            classes = torch.zeros(*shape, config.num_classes + 1, device=self.device)
+            return classes, torch.zeros(*shape, size[0] // 4, size[1] // 4, device=self.device)
+        names = ["piloted_class_logits", "piloted_mask_logits"]
+        with record(self.model, only=names) as recording:
+            self.model([sample.image.to(self.device) for sample in samples], pilot)
+        return recording.piloted_class_logits, recording.piloted_mask_logits
+
+
+def _size(sample: Sample) -> tuple[int, int]:
+    return sample.image.shape[-2], sample.image.shape[-1]

@@ -1,0 +1,180 @@
+"""The door: each command is a few lines over a function elsewhere, imported when it is used."""
+
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from mpdiag.errors import MpdiagError
+
+app = typer.Typer(
+    name="mpdiag",
+    help="Find out where a query-based segmenter goes wrong, layer by layer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Make and check data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+out, err = Console(), Console(stderr=True)
+
+
+class Part(StrEnum):
+    """Which predictions are measured."""
+
+    matching = "matching"
+    piloted = "piloted"
+
+
+class Task(StrEnum):
+    """What a model segments."""
+
+    instance = "instance"
+    panoptic = "panoptic"
+
+
+Runs = Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RUN...")]
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Settings of every command."""
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(message)s",
+        handlers=[RichHandler(console=err, show_path=False, show_time=False, show_level=False)],
+    )
+    logging.getLogger("PIL").setLevel(logging.INFO)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few steps of each, to see that all parts work.")
+    ] = False,
+) -> None:
+    """The main job on the embedded data: train two models, analyse, report; minutes on two cores."""
+    from mpdiag.demo import run_demo
+
+    run_demo(output, out, quick=quick)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a YAML file.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Directory of the run.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+) -> None:
+    """Train a recipe, as `mpdiag train synthetic-tiny method=piloted --output runs/piloted`."""
+    from trainers.loop import train as run
+    from trainers.recipe import load_recipe
+
+    config = load_recipe(recipe, changes or [])
+    path = run(config, output or Path("runs") / Path(recipe).stem, resume=resume, console=err)
+    out.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)
+
+
+@app.command()
+def analyze(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint or training directory.")],
+    dataset: Annotated[str, typer.Option(help="synthetic, coco, or a COCO-format FILE.json.")],
+    output: Annotated[Path, typer.Option(help="The run directory to write.")],
+    root: Annotated[Path | None, typer.Option(help="Folder that holds the data sets.")] = None,
+    split: Annotated[str, typer.Option(help="Part of the data set.")] = "val",
+    task: Annotated[Task, typer.Option(help="Which annotations.")] = Task.instance,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
+    part: Annotated[Part, typer.Option(help="Matching part or MP part.")] = Part.matching,
+    save_masks: Annotated[str, typer.Option(help="worst:K, all or none.")] = "worst:50",
+    match_points: Annotated[
+        str | None, typer.Option(help="Points to match on, or 'all' cells.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+) -> None:
+    """Record every layer of a model over a data set and write a run directory."""
+    from mpdiag.analysis import analyze as run
+    from mpdiag.analysis.settings import parse_match_points
+    from mpdiag.progress import progress_bar
+
+    with progress_bar(err, f"analysing {checkpoint.name}") as progress:
+        run(
+            checkpoint,
+            dataset,
+            output,
+            root=root,
+            split=split,
+            task=task.value,
+            limit=limit,
+            part=part.value,
+            save_masks=save_masks,
+            match_points=parse_match_points(match_points),
+            resume=resume,
+            progress=progress,
+        )
+    out.print(f"[bold]{escape(str(output))}[/]", soft_wrap=True)
+
+
+@app.command()
+def report(
+    runs: Runs,
+    output: Annotated[Path, typer.Option(help="Directory of the report.")],
+    formats: Annotated[str, typer.Option(help="Comma-separated.")] = "md,html,tex,csv",
+) -> None:
+    """Table 1 of one or several runs, beside the paper's figures."""
+    from reports import write_report
+
+    for path in write_report(runs, output, tuple(formats.split(","))):
+        out.print(escape(str(path)), soft_wrap=True)
+
+
+@app.command()
+def dashboard(
+    runs: Runs,
+    port: Annotated[int | None, typer.Option(help="Port on this machine.")] = None,
+    headless: Annotated[bool, typer.Option("--headless", help="Open no browser.")] = False,
+) -> None:
+    """Look at runs in the browser."""
+    from apps import launch
+
+    raise typer.Exit(launch(runs, port=port, headless=headless))
+
+
+@data_app.command()
+def synth(
+    directory: Annotated[Path, typer.Argument(help="Where the data set goes.")],
+    train: Annotated[int, typer.Option(help="Training images.", min=1)] = 6000,
+    val: Annotated[int, typer.Option(help="Validation images.", min=1)] = 300,
+    size: Annotated[int, typer.Option(help="Side of an image in pixels.", min=32)] = 96,
+    seed: Annotated[int, typer.Option(help="Another seed, another data set.")] = 0,
+) -> None:
+    """Make the synthetic data set: overlapping textured shapes, in COCO format."""
+    from mpdiag.data import generate
+    from mpdiag.progress import progress_bar
+
+    with progress_bar(err, "generating") as progress:
+        path = generate(directory, train=train, val=val, size=size, seed=seed, progress=progress)
+    out.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)
+
+
+def main() -> None:
+    """Run a command; what the user can mend is one sentence and exit status 2."""
+    try:
+        app()
+    except MpdiagError as error:
+        if "--debug" in sys.argv:
+            raise
+        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(2)

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from apps import pictures
+from mpdiag.errors import RunError
+
+
+def checkerboard(height, width):
+    """A mask of 2 x 2 cells, the first on."""
+    mask = np.zeros((2, 2), dtype=bool)
+    mask[0, 0] = True
+    picture = np.full((height, width, 3), (0, 90, 180), dtype=np.uint8)
+    return picture, mask
+
+
+def tint(below, color):
+    return tuple(int(0.45 * b + 0.55 * c) for b, c in zip(below, color, strict=True))
+
+
+def test_red_lies_where_the_mask_is_and_nowhere_else():
+    picture, mask = checkerboard(40, 60)
+    red, green, blue = pictures.red_over(picture, mask).astype(int).transpose(2, 0, 1)
+    reddish = red > np.maximum(green, blue) + 50
+    assert reddish[:20, :30].all()
+    assert reddish.sum() == 20 * 30
+
+
+def test_an_empty_mask_leaves_no_red_even_on_a_red_picture():
+    picture = np.full((20, 20, 3), (255, 0, 0), dtype=np.uint8)
+    red, green, _ = pictures.red_over(picture, np.zeros((5, 5), dtype=bool)).T.astype(int)
+    assert (red - green < 80).all()
+
+
+def test_the_picture_itself_is_not_painted():
+    picture, mask = checkerboard(20, 20)
+    before = picture.copy()
+    pictures.red_over(picture, mask)
+    pictures.numbered_over(picture, mask[None])
+    np.testing.assert_array_equal(picture, before)
+
+
+def test_the_marked_object_alone_is_red():
+    picture, mask = checkerboard(200, 200)
+    masks = np.stack([mask, mask[::-1, ::-1]])
+    shown = pictures.numbered_over(picture, masks, marked=1)
+    assert tuple(shown[-1, -1]) == tint((0, 90, 180), pictures.RED)
+    assert tuple(shown[0, 0]) == tint((0, 90, 180), pictures.GT_COLORS[0])
+    np.testing.assert_array_equal(shown[0, -1], picture[0, -1])
+
+
+def test_an_object_is_numbered_within_its_mask_even_if_it_is_a_ring():
+    rows, columns = np.mgrid[:200, :200]
+    radius = np.hypot(rows - 100, columns - 100)
+    ring = (radius > 60) & (radius < 95)
+    shown = pictures.numbered_over(np.zeros((200, 200, 3), dtype=np.uint8), ring[None])
+    white = (shown == 255).all(axis=2)
+    assert white.any()
+    assert ring[white].all()
+
+
+def test_objects_without_a_cell_and_images_without_objects_are_ordinary():
+    picture, mask = checkerboard(20, 20)
+    np.testing.assert_array_equal(
+        pictures.numbered_over(picture, np.zeros((0, 0, 0), bool)), picture
+    )
+    np.testing.assert_array_equal(pictures.numbered_over(picture, mask[None] & False), picture)
+
+
+@pytest.mark.parametrize("size", [(96, 96), (640, 480), (1000, 3)])
+def test_pictures_are_brought_to_one_size(tmp_path, size):
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    height, width, channels = pictures.load(tmp_path / "a.png").shape
+    assert (max(height, width), channels) == (pictures.SIDE, 3)
+    assert min(height, width) == max(1, round(pictures.SIDE * min(size) / max(size)))
+    assert pictures.blank(size[1], size[0]).shape == (height, width, channels)
+
+
+def test_a_broken_picture_is_named(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 no more")
+    with pytest.raises(RunError, match=r"a\.jpg"):
+        pictures.load(tmp_path / "a.jpg")

@@ -1,0 +1,126 @@
+"""Annotation files that can't be used: one sentence that names the file and the place."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpdiag.data.annotations import Task, read_annotations
+from mpdiag.errors import DataError
+
+Files = Callable[..., tuple[Path, Path]]
+
+
+def refusal(path: Path, task: Task = "instance") -> str:
+    with pytest.raises(DataError) as caught:
+        read_annotations(path, task)
+    text = str(caught.value)
+    assert str(path) in text and "\n" not in text
+    return text
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    assert "no annotation file" in refusal(tmp_path / "absent.json")
+
+
+def test_folder_in_place_of_a_file(tmp_path: Path) -> None:
+    assert "can't be read" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_truncated(coco: Files, share: float) -> None:
+    path, _ = coco()
+    text = path.read_text()
+    path.write_text(text[: int(len(text) * share)])
+    assert "not complete JSON" in refusal(path)
+
+
+def test_binary(tmp_path: Path) -> None:
+    path = tmp_path / "model.json"
+    path.write_bytes(b"\x80\x02}q\x00\xff")
+    assert "not complete JSON" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([{"image_id": 7, "category_id": 2, "score": 0.5}], "results"),
+        (3, "not a COCO annotation file"),
+        ({"schema_version": 1, "num_images": 4}, '"images"'),
+        ({"images": [], "categories": []}, '"annotations"'),
+        ({"images": {}, "annotations": [], "categories": []}, '"images"'),
+        ({"images": [], "annotations": [], "categories": []}, 'empty list "images"'),
+        ({"images": [1], "annotations": [], "categories": []}, 'empty list "categories"'),
+        ({"images": [1], "annotations": [], "categories": [1]}, "entry 0 of images"),
+    ],
+    ids=["results", "number", "summary", "test set", "mapping", "no images", "no classes", "odd"],
+)
+def test_json_that_is_not_coco(tmp_path: Path, content: Any, said: str) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps(content))
+    assert said in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "said"),
+    [
+        ("annotations", {"image_id": 99}, ["annotation 12", "image 99", "not listed"]),
+        ("annotations", {"category_id": 77}, ["annotation 12", "category 77", "not listed"]),
+        ("annotations", {"id": 11}, ["annotation 11", "twice"]),
+        ("annotations", {"id": "12"}, ["entry 1 of annotations", "'12'", '"id"']),
+        ("images", {"id": 7}, ["image 7", "twice"]),
+        ("images", {"height": 0}, ["image 3", "0 x 30"]),
+        ("images", {"width": None}, ["entry 1 of images", '"width"']),
+        ("images", {"file_name": "../secret.png"}, ["image 3", "../secret.png"]),
+        ("images", {"file_name": "/etc/secret.png"}, ["image 3", "/etc/secret.png"]),
+        ("categories", {"id": 40}, ["category 40", "twice"]),
+    ],
+)
+def test_inconsistent_entry(
+    coco: Files, kind: str, change: dict[str, Any], said: list[str]
+) -> None:
+    path, _ = coco(lambda content: content[kind][1].update(change))
+    text = refusal(path)
+    assert all(part in text for part in said), text
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [("images", "file_name"), ("images", "height"), ("annotations", "segmentation"),
+     ("annotations", "category_id"), ("categories", "name")],
+)  # fmt: skip
+def test_missing_key(coco: Files, kind: str, key: str) -> None:
+    path, _ = coco(lambda content: content[kind][1].pop(key))
+    text = refusal(path)
+    assert f"entry 1 of {kind}" in text and f'"{key}"' in text
+
+
+def test_file_of_the_other_task(coco: Files, panoptic: Files) -> None:
+    assert "holds instance annotations" in refusal(coco()[0], "panoptic")
+    assert "holds panoptic annotations" in refusal(panoptic()[0], "instance")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image_id": 5}, ["image 5", "not listed"]),
+        ({"segments_info": 3}, ["image 1", '"segments_info"']),
+        ({"segments_info": [{"id": 3}]}, ["image 1", '"category_id"']),
+        ({"segments_info": [{"id": 3, "category_id": 55}]}, ["segment 3", "category 55"]),
+        ({"segments_info": [{"id": 3, "category_id": 2}] * 2}, ["segment 3", "twice"]),
+        ({"file_name": "../1.png"}, ["image 1", "../1.png"]),
+    ],
+)
+def test_inconsistent_panoptic_entry(
+    panoptic: Files, change: dict[str, Any], said: list[str]
+) -> None:
+    path, _ = panoptic(lambda content: content["annotations"][0].update(change))
+    text = refusal(path, "panoptic")
+    assert all(part in text for part in said), text
+
+
+def test_image_without_panoptic_annotation(panoptic: Files) -> None:
+    path, _ = panoptic(lambda content: content["annotations"].clear())
+    assert "image 1 (1.jpg) has no panoptic annotation" in refusal(path, "panoptic")

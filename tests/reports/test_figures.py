@@ -1,0 +1,58 @@
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+
+from reports.figures import draw_curves
+from reports.table1 import Series, Table1
+
+
+def table(*names: str, layers: int = 9) -> Table1:
+    values = tuple(0.1 * (k % 10) for k in range(layers))
+    series = [Series(name, "matching", "run", values, values) for name in names]
+    unknown = (0.2, None, 0.4)
+    series.append(Series("published", "piloted", "paper", unknown, unknown))
+    return Table1(tuple(series), max(layers, 3))
+
+
+def test_svg_is_the_same_each_time() -> None:
+    assert draw_curves(table("a"), "svg") == draw_curves(table("a"), "svg")
+    assert draw_curves(table("a"), "svg") != draw_curves(table("b"), "svg")
+
+
+def test_png_is_a_picture(tmp_path: Path) -> None:
+    (tmp_path / "curves.png").write_bytes(draw_curves(table("a", "b"), "png"))
+    height, width, _ = matplotlib.image.imread(tmp_path / "curves.png").shape
+    assert width == 9 * 160
+    assert 500 < height < 900
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["$a_b^c$", "$", "_hidden", r"\frac{", "<script>&\"'", "空", "W" * 300, "", " ", "a\nb"],
+)
+def test_any_name_can_be_drawn(name: str) -> None:
+    ET.fromstring(draw_curves(table(name, name), "svg"))
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3, 24])
+def test_any_number_of_layers(layers: int) -> None:
+    ET.fromstring(draw_curves(table("a", layers=layers), "svg"))
+
+
+def test_many_runs() -> None:
+    ET.fromstring(draw_curves(table(*"abcdefghijkl"), "svg"))
+
+
+def test_unknown_figures_are_not_bridged() -> None:
+    gap = Series("published", "piloted", "paper", (0.2, None, 0.4), (0.2, None, 0.4))
+    known = Series("published", "piloted", "paper", (0.2, 0.3, 0.4), (0.2, 0.3, 0.4))
+    # One dashed line in the legend; one in each panel only where points follow each other.
+    assert dashed_lines(Table1((gap,), 3)) == 1
+    assert dashed_lines(Table1((known,), 3)) == 3
+
+
+def dashed_lines(shown: Table1) -> int:
+    paths = ET.fromstring(draw_curves(shown, "svg")).iter("{http://www.w3.org/2000/svg}path")
+    return sum("dasharray" in path.get("style", "") and "L" in path.get("d", "") for path in paths)

@@ -1,0 +1,13 @@
+from reports import paper
+
+
+def test_table1_as_published() -> None:
+    """Figures read off the paper's Table 1; None where our copy is not legible."""
+    baseline, first, every = paper.table1()
+    assert baseline.model == "Mask2Former"
+    assert baseline.miou_l == (0.23, 0.503, 0.595, 0.697, 0.701, None, 0.786, 0.763, 0.76)
+    assert baseline.util == (0.381, 0.655, 0.708, 0.735, 0.785, None, 0.832, 0.832, 1)
+    assert first.miou_l[2] is None and first.util[0] == 0.94
+    assert every.model == "Multi-layer MP"
+    assert every.miou_l == (0.513, 0.878, 0.888, 0.975, None, 0.962, 0.99, 0.988, 0.982)
+    assert [row.part for row in (first, every)] == ["piloted, bipartite matching"] * 2

@@ -1,0 +1,86 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mpdiag.errors import ConfigError, RunError
+from reports import FORMATS, write_report
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.mark.parametrize("formats", [FORMATS, ("csv", "md"), ("html",)])
+def test_writes_what_was_asked_for(
+    tmp_path: Path, make_run: MakeRun, formats: tuple[str, ...]
+) -> None:
+    run = make_run(tmp_path / "run")
+    written = write_report([run], tmp_path / "deep" / "report", formats)
+    names = {"md": "report.md", "html": "report.html", "tex": "table1.tex", "csv": "table1.csv"}
+    expected = {names[name] for name in formats} | {"curves.svg", "curves.png"}
+    assert {path.name for path in written} == expected
+    assert sorted(written) == sorted((tmp_path / "deep" / "report").iterdir())
+    assert all(path.stat().st_size > 500 for path in written)
+
+
+def test_same_runs_same_bytes(
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    run = make_run(tmp_path / "run")
+    first = {path.name: path.read_bytes() for path in write_report([run], tmp_path / "a")}
+    again = {path.name: path.read_bytes() for path in write_report([run], tmp_path / "b")}
+    assert first == again
+    assert "Written 1970-01-02 by mpdiag" in first["report.md"].decode()
+
+
+def test_states_facts_and_conventions(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path / "run", images=4, name="Baseline")
+    write_report([run], tmp_path, ("md",))
+    text = (tmp_path / "report.md").read_text()
+    for fact in (
+        "### Baseline (matching part)",
+        r"| Checkpoint | run/model\_final.pth (sha256 0123456789ab…) |",
+        r"| Data set | synthetic val (instances\_val.json) |",
+        "| Images | 4 with 6 objects |",
+        "| Analysed | 2025-01-02 03:04 UTC on cpu in 2 s |",
+        "| Method | baseline |",
+        "| Architecture | resnet18 backbone, 2 encoder layers, 9 decoder layers, 64 channels |",
+        "| Versions | mpdiag 0.1.0, torch 2.9.0 |",
+        "Table 1 leaves such pairs out",
+    ):
+        assert fact in text
+
+
+def test_header_with_little_in_it(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path / "run")
+    kept = {"schema_version": 1, "finished": True}
+    (run / "run.json").write_text(json.dumps(kept))
+    write_report([run], tmp_path / "out")
+    assert "### run (unknown part)" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_refuses_before_writing(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path / "run")
+    output = tmp_path / "out"
+    with pytest.raises(ConfigError) as error:
+        write_report([run], output, ("md", "docx"))
+    assert str(error.value) == "Unknown report format 'docx': choose from md, html, tex, csv."
+    with pytest.raises(ConfigError, match="Unknown report format 'none'"):
+        write_report([run], output, ())
+    with pytest.raises(RunError, match=r"missing is not a run directory: it has no run\.json"):
+        write_report([run, tmp_path / "missing"], output)
+    with pytest.raises(RunError, match="No run was given"):
+        write_report([], output)
+    assert not output.exists()
+    output.write_text("mine")
+    with pytest.raises(RunError, match="out is a file: give a directory for the report"):
+        write_report([run], output)
+    assert output.read_text() == "mine"
+
+
+def test_opens_without_torch() -> None:
+    code = "import sys, reports; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
