@@ -18,8 +18,9 @@ from reports.table1 import labels
 # colour of the theme's text, where Streamlit has a pale grey.
 STYLE = """
 .stMainBlockContainer { padding: 3rem 2.5rem; }
-.stPlotlyChart :is(.infolayer, .xtick, .ytick) text { fill: currentColor !important; }
+.stPlotlyChart :is(.infolayer, [class$="tick"]) text { fill: currentColor !important; }
 """
+LAYER_WIDTH = 52
 
 
 def main(paths: Sequence[str]) -> None:
@@ -81,16 +82,18 @@ def _show_curves(names: Sequence[str], runs: Sequence[Run]) -> None:
     if with_paper:
         shown += curves.of_paper()
     st.plotly_chart(curves.figure(shown), config={"displayModeBar": False})
+    table = curves.table(shown)
     st.dataframe(
-        curves.table(shown).style.format(precision=1),
+        table.style.format(precision=1),
         hide_index=True,
         height="content",
         row_height=30,
+        column_config={layer: {"width": LAYER_WIDTH} for layer in table.columns[2:]},
         placeholder="–",  # noqa: RUF001
     )
     st.caption(
-        "Percent. A dash (–) is a figure that our copy of the paper does not show legibly, "  # noqa: RUF001
-        "or an average over nothing. The paper measured a ResNet-50 on COCO."
+        "Percent. A dash (–) stands for a figure that our copy of the paper does not show "  # noqa: RUF001
+        "legibly, or that the run does not have."
     )
 
 

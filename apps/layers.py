@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
@@ -20,9 +20,8 @@ SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 def show(names: Sequence[str], runs: Sequence[Run]) -> None:
     """Let the user choose a run, an image and a query, and show the query's masks."""
     st.header("One query through the layers", anchor=False)
+    run = runs[st.selectbox("Run", range(len(runs)), format_func=lambda key: names[key])]
     choice, overview = st.columns([2, 3], gap="large")
-    with choice:
-        run = runs[st.selectbox("Run", range(len(runs)), format_func=lambda key: names[key])]
     try:
         with choice:
             chosen = _choose(run)
@@ -45,7 +44,7 @@ def show_error(error: RunError) -> None:
 
 def _choose(run: Run) -> tuple[int, int] | None:
     """The image and the query that the user chose; None where the run has kept no masks."""
-    kept = rows.kept_queries(run)
+    kept = _kept_queries(run)
     if kept.empty:
         st.info(
             "This run has kept no masks. Analyse again with `--save-masks worst:100` for the "
@@ -72,6 +71,14 @@ def _choose(run: Run) -> tuple[int, int] | None:
         help="Only the queries whose masks were kept.",
     )
     return int(image_id), int(query)
+
+
+# A run with all masks has many; its header says when it was made.
+@st.cache_resource(
+    show_spinner=False, max_entries=16, hash_funcs={Run: lambda run: (run.path, run.header)}
+)
+def _kept_queries(run: Run) -> pd.DataFrame:
+    return rows.kept_queries(run)
 
 
 def _picture(run: Run, image_id: int) -> pictures.Picture:
@@ -108,7 +115,8 @@ def _show_targets(run: Run, image_id: int, marked: int, picture: pictures.Pictur
         }
     )
     with listing:
-        st.dataframe(table, hide_index=True, row_height=ROW, height=ROW * min(len(table) + 1, 8))
+        height: int | Literal["content"] = "content" if len(table) <= 7 else 8 * ROW
+        st.dataframe(table, hide_index=True, row_height=ROW, height=height)
         st.caption("Since: the layer from which on the GT stays with its final query.")
 
 

@@ -11,6 +11,7 @@ OPTIONS = {
     "server.fileWatcherType": "none",
     "server.showEmailPrompt": "false",
     "browser.gatherUsageStats": "false",
+    "logger.level": "warning",
     "client.toolbarMode": "viewer",
     "theme.light.primaryColor": "#3b82c4",
     "theme.dark.primaryColor": "#3b82c4",

@@ -14,9 +14,20 @@ _PUBLIC = {
     "load_model": "mpdiag.checkpoints",
     "record": "mpdiag.recording",
 }
-_MODULES = {"metrics", "matching", "ops", "recording", "store", "data", "errors"}
 
-__all__ = ["__version__", *sorted(_PUBLIC), *sorted(_MODULES)]
+__all__ = [
+    "__version__",
+    "analyze",
+    "data",
+    "errors",
+    "load_model",
+    "matching",
+    "metrics",
+    "ops",
+    "record",
+    "recording",
+    "store",
+]
 
 if TYPE_CHECKING:
     from mpdiag import data, errors, matching, metrics, ops, recording, store
@@ -28,7 +39,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
-    if name in _MODULES:
+    if name in __all__:
         return import_module(f"mpdiag.{name}")
     raise AttributeError(f"module 'mpdiag' has no attribute {name!r}")
 

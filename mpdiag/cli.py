@@ -64,7 +64,7 @@ def demo(
         bool, typer.Option("--quick", help="A few steps of each, to see that all parts work.")
     ] = False,
 ) -> None:
-    """The main job on the embedded data: train two models, analyse, report; minutes on two cores."""
+    """The main job on the embedded data: train two models, analyse them, report."""
     from mpdiag.demo import run_demo
 
     run_demo(output, out, quick=quick)

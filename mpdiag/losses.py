@@ -89,7 +89,7 @@ def set_losses(
     masks = torch.cat([target["masks"] for target in targets])
     with torch.no_grad():
         points = pick(logits) if pick else None
-        truth = _truth(masks, row, points, logits.shape[-2:])
+        truth = _truth(masks, row, points, (logits.shape[-2], logits.shape[-1]))
     at_points = logits.flatten(1)
     if points is not None:
         at_points = sample_logits(logits[:, None], points)[:, 0]
@@ -105,12 +105,12 @@ def set_losses(
     )
 
 
-def _truth(masks: Tensor, row: Tensor, points: Tensor | None, cells: Sequence[int]) -> Tensor:
+def _truth(masks: Tensor, row: Tensor, points: Tensor | None, cells: tuple[int, int]) -> Tensor:
     """(R, P) values of GT `row` at its points; without points, at the cells' centres."""
     if points is not None:
         return sample_masks(masks, row, points)
     every = torch.arange(len(masks), device=masks.device)
-    return sample_masks(masks, every, cell_centers(*cells, device=masks.device))[row]
+    return sample_masks(masks, every, cell_centers(*cells, masks.device))[row]
 
 
 def _class_losses(

@@ -60,8 +60,9 @@ def train(
         task=config.data.task,
     )
     config = _fit_model(config, len(dataset.classes))
-    _claim(output, config, resume)
+    _check_free(output, config, resume)
     trainer = Trainer(config, dataset.classes, output)
+    _claim(output, config)
     if resume and (output / LAST).is_file():
         trainer.restore()
     batches = TrainingBatches(
@@ -134,7 +135,7 @@ class Trainer:
                 "optimizer.learning_rate or look at these images"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         norm = torch.nn.utils.clip_grad_norm_(
             self.method.parameters(), self.config.optimizer.clip_norm
         )
@@ -206,26 +207,32 @@ def _fit_model(config: TrainConfig, num_classes: int) -> TrainConfig:
     return config.model_copy(update={"model": config.model.model_copy(update=decided)})
 
 
-def _claim(output: Path, config: TrainConfig, resume: bool) -> None:
-    """Make `output` this run's directory, or refuse and leave it untouched."""
-    settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+def _check_free(output: Path, config: TrainConfig, resume: bool) -> None:
+    """Refuse a directory that holds anything but this run, unfinished and to be resumed."""
     path = output / SETTINGS
     if output.is_file():
         raise RunError(f"{output} is a file; give a directory for the run")
-    if path.is_file():
-        if path.read_text(encoding="utf-8") != settings:
-            raise RunError(f"{output} holds a run of other settings; give another directory")
-        if (output / FINAL).is_file():
-            raise RunError(f"{output} holds this run, finished; give another directory")
-        if not resume and (output / LAST).is_file():
-            raise RunError(f"{output} holds this run unfinished; go on with --resume")
+    if not path.is_file():
+        if output.is_dir() and any(output.iterdir()):
+            raise RunError(f"{output} holds other files; give an empty directory")
         return
-    if output.is_dir() and any(output.iterdir()):
-        raise RunError(f"{output} holds other files; give an empty directory")
+    if path.read_text(encoding="utf-8") != _settings(config):
+        raise RunError(f"{output} holds a run of other settings; give another directory")
+    if (output / FINAL).is_file():
+        raise RunError(f"{output} holds this run, finished; give another directory")
+    if not resume and (output / LAST).is_file():
+        raise RunError(f"{output} holds this run unfinished; go on with --resume")
+
+
+def _claim(output: Path, config: TrainConfig) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(settings, encoding="utf-8")
-    temporary.replace(path)
+    temporary = output / (SETTINGS + ".tmp")
+    temporary.write_text(_settings(config), encoding="utf-8")
+    temporary.replace(output / SETTINGS)
+
+
+def _settings(config: TrainConfig) -> str:
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def _augmentation(data: DataConfig) -> Compose:

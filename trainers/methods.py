@@ -45,9 +45,7 @@ class Baseline(nn.Module):
     ) -> Losses:
         points = None
         if self.loss.points != "all":
-            points = torch.rand(
-                self.loss.points, 2, generator=generator, device=generator.device
-            )
+            points = torch.rand(self.loss.points, 2, generator=generator, device=generator.device)
         assignment = match(
             predictions.class_logits,
             predictions.mask_logits,
@@ -169,7 +167,7 @@ def _per_pixel_truth(
         masks = target["masks"]
         if not len(masks):
             continue
-        fine = cell_centers(*masks.shape[-2:], masks.device)
+        fine = cell_centers(masks.shape[-2], masks.shape[-1], masks.device)
         weight = masks.flatten(1).to(fine.dtype)
         middle = (weight @ fine) / weight.sum(1, keepdim=True).clamp(min=1)
         read = sample_masks(masks, torch.arange(len(masks), device=masks.device), centers)

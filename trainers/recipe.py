@@ -1,4 +1,4 @@
-"""Recipes: one YAML file for each run of the paper; short, since `base` names another to build on."""
+"""Recipes: one YAML file for each run of the paper; `base` names another to build on."""
 
 from collections.abc import Sequence
 from pathlib import Path

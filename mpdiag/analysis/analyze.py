@@ -65,9 +65,7 @@ def analyze(
     policy = KeepPolicy.parse(save_masks)
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit {limit}: give the number of images to analyse, at least 1")
-    loaded = (
-        checkpoint if isinstance(checkpoint, LoadedCheckpoint) else load_checkpoint(checkpoint)
-    )
+    loaded = checkpoint if isinstance(checkpoint, LoadedCheckpoint) else load_checkpoint(checkpoint)
     data = (
         dataset
         if isinstance(dataset, CocoDataset)

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,7 +46,7 @@ class MaskKeeper:
     def __init__(self, writer: RunWriter, policy: KeepPolicy) -> None:
         self._writer = writer
         self._policy = policy
-        self._rows: list[dict[str, object]] = []
+        self._rows: list[dict[str, Any]] = []
         self._worst: list[tuple[float, int, int]] = []  # badness, image, query; worst first
         kept = writer.path / "masks" / f"{WORST}.parquet"
         if kept.is_file():
@@ -53,7 +54,7 @@ class MaskKeeper:
             self._rows = [row for row in rows if row["image_id"] in writer.done]
             self._worst = sorted(
                 {
-                    (float(row["badness"]), int(row["image_id"]), int(row["index"]))
+                    (row["badness"], row["image_id"], row["index"])
                     for row in self._rows
                     if row["kind"] == "query"
                 },
@@ -91,13 +92,13 @@ class MaskKeeper:
             if int(thumbnail.stem) not in images:
                 thumbnail.unlink()
 
-    def _still_worst(self) -> Iterator[dict[str, object]]:
+    def _still_worst(self) -> Iterator[dict[str, Any]]:
         queries = {(image, query) for _, image, query in self._worst}
         images = {image for image, _ in queries}
         for row in self._rows:
-            if row["kind"] == "gt" and row["image_id"] in images:
-                yield row
-            elif (row["image_id"], row["index"]) in queries and row["kind"] == "query":
+            if (row["kind"] == "gt" and row["image_id"] in images) or (
+                (row["image_id"], row["index"]) in queries and row["kind"] == "query"
+            ):
                 yield row
 
 
@@ -114,9 +115,7 @@ def _order(entry: tuple[float, int, int]) -> tuple[float, int, int]:
     return -entry[0], entry[1], entry[2]
 
 
-def _encode(
-    image: MeasuredImage, queries: list[int], bad: list[float]
-) -> Iterator[dict[str, object]]:
+def _encode(image: MeasuredImage, queries: list[int], bad: list[float]) -> Iterator[dict[str, Any]]:
     masks = image.rows.masks[:, queries].cpu().numpy()
     height, width = masks.shape[-2:]
     common = {"image_id": image.sample.image_id, "height": height, "width": width}

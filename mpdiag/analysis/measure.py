@@ -55,9 +55,7 @@ class Measurer:
             class_logits, mask_logits = self._matching_part(samples)
         else:
             class_logits, mask_logits = self._piloted_part(samples, targets, size)
-        assignment = match(
-            class_logits, mask_logits, targets, costs=self.costs, points=self.points
-        )
+        assignment = match(class_logits, mask_logits, targets, costs=self.costs, points=self.points)
         for index, sample in enumerate(samples):
             yield MeasuredImage(
                 sample,
@@ -82,9 +80,7 @@ class Measurer:
         config = self.model.config
         pilot = assemble_pilot(
             targets,
-            PilotConfig(
-                queries=max(len(targets[0]["labels"]), 1), point_noise=0, label_noise=0
-            ),
+            PilotConfig(queries=max(len(targets[0]["labels"]), 1), point_noise=0, label_noise=0),
             layers=self.pilot_layers or config.decoder_layers,
             num_classes=config.num_classes,
             generator=torch.Generator(self.device),

@@ -10,12 +10,12 @@ from mpdiag.models.pixel_decoder import LEVELS
 
 ENCODER_POINTS = 4  # of every published model; weights give only points x heads
 
-_RESNETS = {
-    ("basic", (2, 2, 2, 2)): "resnet18",
-    ("basic", (3, 4, 6, 3)): "resnet34",
-    ("bottleneck", (3, 4, 6, 3)): "resnet50",
-    ("bottleneck", (3, 4, 23, 3)): "resnet101",
-    ("bottleneck", (3, 8, 36, 3)): "resnet152",
+_RESNETS: dict[tuple[str | int, ...], str] = {
+    ("basic", 2, 2, 2, 2): "resnet18",
+    ("basic", 3, 4, 6, 3): "resnet34",
+    ("bottleneck", 3, 4, 6, 3): "resnet50",
+    ("bottleneck", 3, 4, 23, 3): "resnet101",
+    ("bottleneck", 3, 8, 36, 3): "resnet152",
 }
 
 
@@ -28,7 +28,11 @@ def architecture_of(weights: Mapping[str, Tensor], source: str) -> ModelConfig:
     Raises:
         CheckpointError: a part is missing, or the backbone is not known.
     """
-    needed = ("decoder.class_embed.weight", "decoder.query_feat.weight", "pixel_decoder.level_embed")
+    needed = (
+        "decoder.class_embed.weight",
+        "decoder.query_feat.weight",
+        "pixel_decoder.level_embed",
+    )
     for name in needed:
         if name not in weights:
             raise CheckpointError(f"{source}: no {name} in it, so it is no whole Mask2Former model")
@@ -52,13 +56,13 @@ def architecture_of(weights: Mapping[str, Tensor], source: str) -> ModelConfig:
 
 
 def _resnet(weights: Mapping[str, Tensor], source: str) -> BackboneConfig:
-    blocks = tuple(_count(weights, f"backbone.layer{stage}.") for stage in range(1, 5))
+    blocks = [_count(weights, f"backbone.layer{stage}.") for stage in range(1, 5)]
     kind = "bottleneck" if "backbone.layer1.0.conv3.weight" in weights else "basic"
-    name = _RESNETS.get((kind, blocks))
+    name = _RESNETS.get((kind, *blocks))
     if name is None:
         raise CheckpointError(
-            f"{source}: backbone not recognised ({kind} blocks {blocks}); ResNet-18 to 152 are read "
-            "from weights alone"
+            f"{source}: backbone not recognised ({kind} blocks {blocks}); ResNet-18 to 152 are "
+            "read from weights alone"
         )
     widths = [len(weights[f"backbone.layer{stage}.0.conv1.weight"]) for stage in range(1, 5)]
     return BackboneConfig(

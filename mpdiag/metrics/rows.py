@@ -82,18 +82,29 @@ def image_rows(
     else:
         best_iou, best = torch.zeros_like(score), torch.full_like(label, -1)
         own = torch.full_like(score, torch.nan)
-    measured = (intersection, area, assignment, best, best_iou, own, label, score, gt_area)
-    util = utilization(assignment, len(gt_area))
-    return ImageRows(*(x.cpu() for x in measured), util, masks, gt_masks)
+    return ImageRows(
+        intersection=intersection.cpu(),
+        area=area.cpu(),
+        matched_gt=assignment.cpu(),
+        best_gt=best.cpu(),
+        best_gt_iou=best_iou.cpu(),
+        matched_gt_iou=own.cpu(),
+        label=label.cpu(),
+        score=score.cpu(),
+        gt_area=gt_area.cpu(),
+        util=utilization(assignment, len(gt_area)),
+        masks=masks,
+        gt_masks=gt_masks,
+    )
 
 
 def gt_on_grid(masks: Tensor, height: int, width: int) -> Tensor:
-    """(G, H, W) GT masks on a coarser (G, height, width) grid: set where the centre reads >= 0.5."""
+    """(G, H, W) GT masks on a coarser grid; a cell is set where its centre reads >= 0.5."""
     if not len(masks):
         return masks.new_zeros(0, height, width)
     centers = cell_centers(height, width, masks.device)
     read = sample_masks(masks, torch.arange(len(masks), device=masks.device), centers)
-    return (read >= 0.5).unflatten(1, (height, width))
+    return (read >= 0.5).view(-1, height, width)
 
 
 def _top_class(class_logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,11 +43,11 @@ class Attention(nn.Module):
         """(B, N, C) queries over (B, S, C) keys; `visible` (B, N, S) bool, True may be attended."""
         weights = self.in_proj_weight.chunk(3)
         biases = self.in_proj_bias.chunk(3)
-        split = [
+        q, k, v = (
             F.linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
-        ]
+        )
         mask = None if visible is None else visible[:, None]
-        attended = F.scaled_dot_product_attention(*split, attn_mask=mask)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         output: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return output

@@ -1,7 +1,9 @@
 """timm backbones that give features of strides 4, 8, 16 and 32."""
 
+from typing import Any
+
 import timm
-from timm.layers import freeze_batch_norm_2d
+from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import nn
 
 from mpdiag.config import BackboneConfig
@@ -14,27 +16,14 @@ def build_backbone(config: BackboneConfig) -> tuple[nn.Module, list[int]]:
     Raises:
         ConfigError: timm has no such model, or its features lack one of the strides.
     """
-    widths = {} if config.channels is None else {"channels": config.channels}
-    try:
-        backbone = timm.create_model(
-            config.name, pretrained=config.pretrained, features_only=True, **widths
-        )
-    except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"model.backbone.name = {config.name}: {error}") from None
+    backbone = _create(config, None)
     strides = backbone.feature_info.reduction()
     if not {4, 8, 16, 32} <= set(strides):
         raise ConfigError(
             f"model.backbone.name = {config.name}: its features have strides {strides}, "
             "but 4, 8, 16 and 32 are needed"
         )
-    indices = tuple(strides.index(stride) for stride in (4, 8, 16, 32))
-    backbone = timm.create_model(
-        config.name,
-        pretrained=config.pretrained,
-        features_only=True,
-        out_indices=indices,
-        **widths,
-    )
+    backbone = _create(config, tuple(strides.index(stride) for stride in (4, 8, 16, 32)))
     if config.stem_channels != 64:
         _narrow_stem(backbone, config)
     if config.norm == "frozen":
@@ -42,7 +31,20 @@ def build_backbone(config: BackboneConfig) -> tuple[nn.Module, list[int]]:
     return backbone, backbone.feature_info.channels()
 
 
-def _narrow_stem(backbone: nn.Module, config: BackboneConfig) -> None:
+def _create(config: BackboneConfig, indices: tuple[int, ...] | None) -> Any:
+    """timm's model; its own annotations know nothing of `features_only`."""
+    options: dict[str, Any] = {"features_only": True}
+    if config.channels is not None:
+        options["channels"] = config.channels
+    if indices is not None:
+        options |= {"out_indices": indices, "pretrained": config.pretrained}
+    try:
+        return timm.create_model(config.name, **options)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"model.backbone.name = {config.name}: {error}") from None
+
+
+def _narrow_stem(backbone: Any, config: BackboneConfig) -> None:
     """Give a ResNet a stem of another width than timm's fixed 64 (STEM_OUT_CHANNELS)."""
     if not (config.name.startswith("resnet") and hasattr(backbone, "conv1")):
         raise ConfigError(

@@ -62,9 +62,7 @@ class DecoderLayer(nn.Module):
         query = self.cross_norm(query + attended)
         at = query + query_position
         query = self.self_norm(query + self.self_attn(at, at, query, self_visible))
-        output: Tensor = self.feedforward_norm(
-            query + self.linear2(self.linear1(query).relu())
-        )
+        output: Tensor = self.feedforward_norm(query + self.linear2(self.linear1(query).relu()))
         return output
 
 
@@ -112,9 +110,7 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.query_feat = nn.Embedding(config.num_queries, dim)
         self.query_embed = nn.Embedding(config.num_queries, dim) if config.query_position else None
-        self.label_embed = (
-            nn.Embedding(config.num_classes, dim) if config.label_embedding else None
-        )
+        self.label_embed = nn.Embedding(config.num_classes, dim) if config.label_embedding else None
         self.level_embed = nn.Embedding(LEVELS, dim)
         self.class_embed = nn.Linear(dim, config.num_classes + 1)
         self.mask_embed = MaskEmbed(config)
@@ -166,9 +162,7 @@ class Decoder(nn.Module):
             x.flatten(2).transpose(1, 2) + embed
             for x, embed in zip(levels, self.level_embed.weight, strict=True)
         ]
-        position = [
-            sine_position(*x.shape[-2:], channels=x.shape[1], device=x.device) for x in levels
-        ]
+        position = [sine_position(x.shape[-2], x.shape[-1], x.shape[1], x.device) for x in levels]
         return memory, position
 
     def _pilot_content(self, pilot: Pilot) -> Tensor:

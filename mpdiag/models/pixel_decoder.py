@@ -38,8 +38,7 @@ class DeformableSelfAttention(nn.Module):
             self.attention_weights.weight.zero_()
             self.attention_weights.bias.zero_()
         for projection in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)
+            _xavier(projection)
 
     def forward(
         self, query: Tensor, value: Tensor, reference: Tensor, shapes: list[tuple[int, int]]
@@ -98,20 +97,19 @@ class PixelDecoder(nn.Module):
     def __init__(self, config: ModelConfig, channels: list[int]) -> None:
         super().__init__()
         dim = config.hidden_dim
+        projections = [nn.Conv2d(inputs, dim, 1) for inputs in channels[:0:-1]]
+        for projection in projections:
+            _xavier(projection)
         self.input_proj = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(inputs, dim, 1), nn.GroupNorm(32, dim))
-            for inputs in channels[:0:-1]
+            nn.Sequential(projection, nn.GroupNorm(32, dim)) for projection in projections
         )
-        for projection in self.input_proj:
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
         self.level_embed = nn.Parameter(torch.randn(LEVELS, dim))
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.lateral = ConvNorm(channels[0], dim, 1)
         self.output = ConvNorm(dim, dim, 3)
         self.mask_features = nn.Conv2d(dim, config.mask_dim, 1)
         nn.init.kaiming_uniform_(self.mask_features.weight, a=1)
-        nn.init.zeros_(self.mask_features.bias)
+        nn.init.zeros_(self.mask_features.get_parameter("bias"))
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Features of strides 4, 8, 16, 32 -> (B, C, h, w) of strides 32, 16, 8, and mask features.
@@ -149,3 +147,8 @@ class PixelDecoder(nn.Module):
             level.transpose(1, 2).unflatten(-1, shape)
             for level, shape in zip(flat, shapes, strict=True)
         ]
+
+
+def _xavier(layer: nn.Conv2d | nn.Linear) -> None:
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.get_parameter("bias"))

@@ -35,8 +35,6 @@ def ms_deform_attn(
         level = maps[..., start : start + height * width].unflatten(-1, (height, width))
         start += height * width
         sampled.append(F.grid_sample(level, grid, align_corners=False))
-    weights = attention_weights.transpose(1, 2).reshape(
-        batch * heads, 1, queries, levels * points
-    )
+    weights = attention_weights.transpose(1, 2).reshape(batch * heads, 1, queries, levels * points)
     output = (torch.cat(sampled, dim=-1) * weights).sum(-1)  # (B * heads, D, Q)
     return output.view(batch, heads * channels, queries).transpose(1, 2)

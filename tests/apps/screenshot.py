@@ -18,6 +18,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from apps.server import command
 
+# The page is our own and local: no sandbox, so that it also runs as root in a container.
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",

@@ -67,7 +67,7 @@ def test_refuses_before_writing(tmp_path: Path, make_run: MakeRun) -> None:
     output = tmp_path / "out"
     with pytest.raises(ConfigError) as error:
         write_report([run], output, ("md", "docx"))
-    assert str(error.value) == "Unknown report format 'docx': choose from md, html, tex, csv."
+    assert str(error.value) == "Unknown report format 'docx': choose from md, html, tex, csv"
     with pytest.raises(ConfigError, match="Unknown report format 'none'"):
         write_report([run], output, ())
     with pytest.raises(RunError, match=r"missing is not a run directory: it has no run\.json"):

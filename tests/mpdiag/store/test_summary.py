@@ -143,7 +143,7 @@ def test_an_image_in_two_parts_is_refused() -> None:
     images = [{"image_id": 5, "num_gt": 0, "util": []}] * 2
     with (
         database({"images": images}) as connection,
-        pytest.raises(RunError, match=r"^1 images stand in more than one part of the run: "),
+        pytest.raises(RunError, match=r"^image 5 stands in more than one part of the run: "),
     ):
         summarize(connection)
 

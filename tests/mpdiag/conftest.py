@@ -1,0 +1,60 @@
+"""A model small enough to run many times."""
+
+import pytest
+import torch
+
+from mpdiag.config import BackboneConfig, ModelConfig
+from mpdiag.matching import Target
+from mpdiag.models import Mask2Former
+
+
+@pytest.fixture(scope="session")
+def small_config() -> ModelConfig:
+    return ModelConfig(
+        num_classes=3,
+        backbone=BackboneConfig(
+            name="resnet18", channels=(8, 8, 16, 16), stem_channels=8, norm="frozen"
+        ),
+        hidden_dim=32,
+        mask_dim=16,
+        heads=4,
+        encoder_layers=1,
+        encoder_feedforward_dim=32,
+        decoder_layers=4,
+        feedforward_dim=32,
+        num_queries=6,
+        label_embedding=True,
+    )
+
+
+@pytest.fixture
+def small_model(small_config: ModelConfig) -> Mask2Former:
+    torch.manual_seed(0)
+    model = Mask2Former(small_config)
+    with torch.no_grad():  # masks of all sizes, not the near-empty ones of a fresh model
+        model.pixel_decoder.mask_features.weight.mul_(4)
+    return model
+
+
+@pytest.fixture
+def images() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    sizes = [(64, 64), (50, 60)]
+    return [
+        torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8) for size in sizes
+    ]
+
+
+@pytest.fixture
+def targets() -> list[Target]:
+    """Two objects in the first image, three in the second; 64 x 64 padded extent."""
+    masks = torch.zeros(5, 64, 64, dtype=torch.bool)
+    masks[0, 4:30, 4:30] = True
+    masks[1, 40:60, 20:60] = True
+    masks[2, 0:10, 0:10] = True
+    masks[3, 20:50, 30:58] = True
+    masks[4, 45, 7] = True  # one pixel
+    return [
+        Target(labels=torch.tensor([0, 2]), masks=masks[:2]),
+        Target(labels=torch.tensor([1, 1, 0]), masks=masks[2:]),
+    ]

@@ -1,0 +1,186 @@
+"""The MP part against the paper's statements (sections 4.2 to 4.4, appendix B)."""
+
+import pytest
+import torch
+
+from mpdiag.config import PilotConfig
+from mpdiag.matching import Target, match
+from mpdiag.metrics import query_utilization
+from mpdiag.models import Mask2Former, Pilot, assemble_pilot
+from mpdiag.models.mask_piloting import add_label_noise, add_point_noise, lay_out
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def pilot_of(targets: list[Target], layers: int = 4, **settings: object) -> Pilot:
+    config = PilotConfig.model_validate(
+        {"queries": 7, "point_noise": 0, "label_noise": 0, **settings}
+    )
+    pilot = assemble_pilot(targets, config, layers=layers, num_classes=3, generator=generator())
+    assert pilot is not None
+    return pilot
+
+
+def test_groups_fill_the_queries_of_each_image() -> None:
+    gt, group = lay_out([2, 0, 3], queries=7, by="image", generator=generator())
+    assert gt.tolist() == [[0, 1, 0, 1, 0, 1], [-1] * 6, [0, 1, 2, 0, 1, 2]]
+    assert group.tolist() == [[0, 0, 1, 1, 2, 2], [-1] * 6, [0, 0, 0, 1, 1, 1]]
+
+
+def test_released_layout_pads_every_group_to_the_largest_image() -> None:
+    gt, group = lay_out([2, 3], queries=7, by="batch", generator=generator())
+    assert gt.tolist() == [[0, 1, -1, 0, 1, -1], [0, 1, 2, 0, 1, 2]]
+    assert group.tolist() == [[0, 0, 0, 1, 1, 1]] * 2
+
+
+@pytest.mark.parametrize("by", ["image", "batch"])
+def test_more_objects_than_queries_pilot_a_random_subset(by: str) -> None:
+    gt, group = lay_out([9, 2], queries=4, by=by, generator=generator())
+    assert gt.shape[1] == 4
+    assert len(set(gt[0].tolist())) == 4 and gt[0].min() >= 0 and gt[0].max() < 9
+    assert (group[0] == 0).all()
+
+
+def test_a_batch_without_gt_has_no_mp_part() -> None:
+    empty = Target(labels=torch.empty(0, dtype=torch.int64), masks=torch.empty(0, 64, 64).bool())
+    config = PilotConfig()
+    assert assemble_pilot([empty], config, layers=1, num_classes=3, generator=generator()) is None
+
+
+def test_every_cell_that_an_object_touches_is_visible(targets: list[Target]) -> None:
+    pilot = pilot_of(targets)
+    for size in ((2, 2), (4, 4), (8, 8)):
+        cell = 64 // size[0]
+        visible = pilot.visible(0, size)
+        assert visible is not None
+        for image, target in enumerate(targets):
+            for gt, mask in enumerate(target["masks"]):
+                blocks = mask.view(size[0], cell, size[1], cell).any(3).any(1).flatten()
+                for slot in (pilot.gt[image] == gt).nonzero().flatten().tolist():
+                    assert torch.equal(visible[image, slot], blocks)
+
+
+def test_gt_masks_are_fed_in_the_first_layers_alone(targets: list[Target]) -> None:
+    pilot = pilot_of(targets, layers=2)
+    assert [pilot.visible(layer, (8, 8)) is not None for layer in range(4)] == [1, 1, 0, 0]
+
+
+def test_point_noise_flips_up_to_its_share_of_the_area_anew_each_time() -> None:
+    masks = torch.zeros(1, 300, 400, dtype=torch.bool)
+    masks[..., :100] = True
+    source = generator()
+    noised = add_point_noise(masks, 0.2, source)
+    flips = (noised ^ masks)[0].sum(-1)
+    assert flips.max() <= 20
+    assert flips.min() == 0
+    # Uniform over 0..20, less the places drawn twice.
+    assert flips.float().mean().item() == pytest.approx(10, abs=1)
+    inside = (noised ^ masks)[..., :100].sum() / (noised ^ masks).sum()
+    assert inside.item() == pytest.approx(0.25, abs=0.05)
+    assert not torch.equal(noised, add_point_noise(masks, 0.2, source))
+
+
+def test_each_layer_draws_its_own_noise(targets: list[Target]) -> None:
+    pilot = pilot_of(targets, point_noise=1.0)
+    first, second = pilot.visible(0, (8, 8)), pilot.visible(1, (8, 8))
+    assert first is not None and second is not None and not torch.equal(first, second)
+
+
+def test_label_noise_flips_its_share_to_other_classes() -> None:
+    labels = torch.randint(0, 4, (2, 5000), generator=generator(1))
+    noised = add_label_noise(labels, 0.2, 4, generator(2))
+    changed = noised != labels
+    assert changed.float().mean().item() == pytest.approx(0.2, abs=0.02)
+    assert noised.min() >= 0 and noised.max() < 4
+    counts = torch.bincount((noised - labels)[changed] % 4, minlength=4)
+    assert counts[0] == 0 and counts[1:].min() > 0.28 * counts.sum()
+    padding = torch.full((1, 50), -1)
+    assert torch.equal(add_label_noise(padding, 1.0, 4, generator()), padding)
+    assert torch.equal(add_label_noise(labels, 1.0, 1, generator()), labels)
+
+
+def test_self_attention_lets_nothing_leak(targets: list[Target]) -> None:
+    pilot = pilot_of(targets)
+    visible = pilot.self_visible(6)
+    slots = pilot.gt.shape[1]
+    assert not visible[:, slots:, :slots].any()
+    assert visible[:, slots:, slots:].all()
+    assert visible[:, :slots, slots:].all()
+    for image in range(2):
+        group = pilot.group[image]
+        assert torch.equal(visible[image, :slots, :slots], group[:, None] == group[None])
+
+
+def test_matching_part_is_the_same_without_the_mp_part(
+    small_model: Mask2Former, images: list[torch.Tensor], targets: list[Target]
+) -> None:
+    with torch.no_grad():
+        alone = small_model(images).matching
+        beside = small_model(images, pilot_of(targets)).matching
+    torch.testing.assert_close(alone.mask_logits, beside.mask_logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(alone.class_logits, beside.class_logits, rtol=1e-4, atol=1e-4)
+
+
+def test_no_gradient_flows_from_the_matching_part_to_the_mp_part(
+    small_model: Mask2Former, images: list[torch.Tensor], targets: list[Target]
+) -> None:
+    embedding = small_model.decoder.label_embed
+    assert embedding is not None
+    output = small_model(images, pilot_of(targets))
+    (output.matching.mask_logits.square().sum() + output.matching.class_logits.sum()).backward()
+    assert embedding.weight.grad is not None
+    assert not embedding.weight.grad.any()
+    output = small_model(images, pilot_of(targets))
+    assert output.piloted is not None
+    output.piloted.mask_logits.square().sum().backward()
+    assert embedding.weight.grad.any()
+
+
+def test_matching_part_does_not_depend_on_the_mp_inputs(
+    small_model: Mask2Former, images: list[torch.Tensor], targets: list[Target]
+) -> None:
+    other = [Target(labels=(t["labels"] + 1) % 3, masks=~t["masks"]) for t in targets]
+    with torch.no_grad():
+        first = small_model(images, pilot_of(targets)).matching
+        second = small_model(images, pilot_of(other)).matching
+    assert torch.equal(first.mask_logits, second.mask_logits)
+    assert torch.equal(first.class_logits, second.class_logits)
+
+
+def test_groups_are_equal_without_noise_and_differ_with_it(
+    small_model: Mask2Former, images: list[torch.Tensor], targets: list[Target]
+) -> None:
+    with torch.no_grad():
+        quiet = small_model(images, pilot_of(targets)).piloted
+        noisy = small_model(images, pilot_of(targets, label_noise=0.5)).piloted
+    first, second = quiet.mask_logits[:, 0, :2], quiet.mask_logits[:, 0, 2:4]
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
+    first, second = noisy.mask_logits[:, 0, :2], noisy.mask_logits[:, 0, 2:4]
+    assert (first - second).abs().max() > 0.1
+
+
+def test_hard_assignment_has_full_utilization(targets: list[Target]) -> None:
+    pilot = pilot_of(targets, queries=3)
+    for image in range(2):
+        hard = pilot.gt[image].expand(5, -1)
+        assert query_utilization(hard).tolist() == [1.0] * 4
+
+
+def test_bipartite_matching_can_disagree_with_hard_assignment(
+    small_model: Mask2Former, images: list[torch.Tensor], targets: list[Target]
+) -> None:
+    pilot = pilot_of(targets, queries=3)
+    with torch.no_grad():
+        output = small_model(images, pilot).piloted
+    found = match(output.class_logits, output.mask_logits, targets)
+    assert ((found >= 0).sum(-1) == torch.tensor([2, 3])).all()
+
+
+def test_a_model_without_class_embeddings_refuses(
+    small_model: Mask2Former, images: list[torch.Tensor], targets: list[Target]
+) -> None:
+    small_model.decoder.label_embed = None
+    with pytest.raises(ValueError, match="label_embedding"):
+        small_model(images, pilot_of(targets))

@@ -1,0 +1,109 @@
+"""The recorder sees everything, changes nothing and leaves nothing behind."""
+
+import pytest
+import torch
+
+from mpdiag.config import PilotConfig
+from mpdiag.errors import RecordingError
+from mpdiag.matching import Target
+from mpdiag.models import Mask2Former, assemble_pilot
+from mpdiag.recording import HookPoint, names, record
+
+
+def hooks(model: torch.nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def test_outputs_are_bit_equal_and_recorded(
+    small_model: Mask2Former, images: list[torch.Tensor]
+) -> None:
+    with torch.no_grad():
+        plain = small_model(images).matching
+        with record(small_model) as recording:
+            hooked = small_model(images).matching
+    assert torch.equal(plain.mask_logits, hooked.mask_logits)
+    assert torch.equal(recording.mask_logits, plain.mask_logits)
+    assert torch.equal(recording.class_logits, plain.class_logits)
+    assert recording.query.shape == (5, 2, 6, 32)
+    assert [tuple(x.shape) for x in recording.attention_mask] == [
+        (2, 6, 4), (2, 6, 16), (2, 6, 64), (2, 6, 4)
+    ]  # fmt: skip
+    assert "mask_logits" in repr(recording)
+    assert hooks(small_model) == 0
+
+
+def test_the_mp_part_has_names_of_its_own(
+    small_model: Mask2Former, images: list[torch.Tensor], targets: list[Target]
+) -> None:
+    pilot = assemble_pilot(
+        targets, PilotConfig(queries=6), layers=4, num_classes=3, generator=torch.Generator()
+    )
+    with torch.no_grad(), record(small_model, only=["*_logits"]) as recording:
+        output = small_model(images, pilot)
+    assert torch.equal(recording.piloted_mask_logits, output.piloted.mask_logits)
+    assert torch.equal(recording.mask_logits, output.matching.mask_logits)
+    assert "query" not in recording
+    with pytest.raises(RecordingError, match="not asked for"):
+        _ = recording.query
+
+
+def test_hooks_go_also_after_an_exception(small_model: Mask2Former) -> None:
+    with pytest.raises(ZeroDivisionError), record(small_model):
+        assert hooks(small_model) > 0
+        raise ZeroDivisionError
+    assert hooks(small_model) == 0
+
+
+def test_the_last_pass_is_what_stays(small_model: Mask2Former, images: list[torch.Tensor]) -> None:
+    with torch.no_grad(), record(small_model, only=["mask_logits"]) as recording:
+        small_model(images)
+        last = small_model(images[:1]).matching.mask_logits
+    assert torch.equal(recording.mask_logits, last)
+
+
+def test_what_a_hook_returns_is_what_the_model_goes_on_with(
+    small_model: Mask2Former, images: list[torch.Tensor]
+) -> None:
+    point = small_model.decoder.points.mask_logits
+    handle = point.register_forward_hook(lambda *_: torch.zeros(2, 6, 16, 16))
+    assert not small_model(images).matching.mask_logits.any()
+    handle.remove()
+    assert small_model(images).matching.mask_logits.any()
+
+
+def test_mistakes_are_named(small_model: Mask2Former) -> None:
+    with (
+        pytest.raises(RecordingError, match="Linear has no hook points"),
+        record(torch.nn.Linear(1, 1)),
+    ):
+        pass
+    with (
+        pytest.raises(RecordingError, match="nothing is called 'masks'"),
+        record(small_model, only=["masks"]),
+    ):
+        pass
+    with record(small_model) as recording, pytest.raises(RecordingError, match="no forward pass"):
+        _ = recording.mask_logits
+    with pytest.raises(AttributeError, match="it has query"):
+        _ = recording.masks
+
+
+def test_a_model_of_ones_own_needs_only_hook_points() -> None:
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mask_logits = HookPoint()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(3):
+                x = self.mask_logits(x + 1)
+            return x
+
+    model = Own()
+    with record(model) as recording:
+        model(torch.zeros(1, 2, 4, 4))
+    assert recording.mask_logits[:, 0, 0, 0, 0].tolist() == [1, 2, 3]
+
+
+def test_names_by_pattern() -> None:
+    assert names(["piloted_*"]) == [name for name in names() if name.startswith("piloted_")]

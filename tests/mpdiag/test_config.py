@@ -1,0 +1,57 @@
+"""Settings: overrides, merging, and what a user's mistake says."""
+
+from pathlib import Path
+
+import pytest
+
+from mpdiag.config import TrainConfig, merge, overrides, parse, read_yaml
+from mpdiag.errors import ConfigError
+
+
+def test_overrides_nest_and_read_values() -> None:
+    found = overrides(["a.b=1", "a.c=[1, 2]", "d=null", "e=x=y"])
+    assert found == {"a": {"b": 1, "c": [1, 2]}, "d": None, "e": "x=y"}
+
+
+def test_merge_keeps_what_is_not_named() -> None:
+    assert merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 5}}) == {
+        "a": {"b": 5, "c": 2},
+        "d": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"model": {"quries": 3}}, "recipe: unknown key 'model.quries'; known there: num_classes"),
+        ({"sead": 3}, "unknown key 'sead'; known there: model, data"),
+        ({"schedule": {"iterations": "many"}}, "schedule.iterations = 'many'"),
+        ({"pilot": {"point_noise": 2}}, "pilot.point_noise = 2"),
+        ({"data": {"task": "boxes"}}, "data.task = 'boxes'"),
+    ],
+)
+def test_a_wrong_key_is_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(TrainConfig, values, "recipe")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_words_without_value_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        overrides(["warmup"])
+    with pytest.raises(ConfigError, match="no such file"):
+        read_yaml(tmp_path / "none.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1")
+    with pytest.raises(ConfigError, match="not a readable YAML"):
+        read_yaml(broken)
+    broken.write_text("- a")
+    with pytest.raises(ConfigError, match="mapping"):
+        read_yaml(broken)
+
+
+def test_settings_round_trip() -> None:
+    config = parse(TrainConfig, {"model": {"num_queries": 7}, "seed": 3}, "here")
+    again = parse(TrainConfig, config.model_dump(mode="json"), "there")
+    assert again == config

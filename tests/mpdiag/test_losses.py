@@ -1,0 +1,87 @@
+"""Set losses against loops over the published formulas."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mpdiag.losses import UncertainPoints, set_losses
+from mpdiag.matching import Target
+
+
+@pytest.fixture
+def problem() -> tuple[torch.Tensor, torch.Tensor, list[Target], torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    class_logits = torch.randn(2, 3, 4, 6, generator=generator)
+    mask_logits = torch.randn(2, 3, 4, 5, 7, generator=generator)
+    targets = [
+        Target(
+            labels=torch.randint(0, 5, (count,), generator=generator),
+            masks=torch.rand(count, 5, 7, generator=generator) > 0.5,
+        )
+        for count in (2, 0, 3)
+    ]
+    assignment = torch.full((2, 3, 4), -1)
+    assignment[0, 0] = torch.tensor([1, -1, 0, -1])
+    assignment[1, 0] = torch.tensor([-1, -1, 1, 0])
+    assignment[0, 2] = torch.tensor([0, 2, -1, 1])
+    assignment[1, 2] = torch.tensor([2, 1, 0, -1])
+    return class_logits, mask_logits, targets, assignment
+
+
+def test_equals_the_formulas_on_every_cell(
+    problem: tuple[torch.Tensor, torch.Tensor, list[Target], torch.Tensor],
+) -> None:
+    class_logits, mask_logits, targets, assignment = problem
+    found = set_losses(class_logits, mask_logits, targets, assignment, None, num_masks=5)
+    for layer in range(2):
+        labels = torch.full((3, 4), 5)
+        mask = dice = 0.0
+        for image, query in torch.cartesian_prod(torch.arange(3), torch.arange(4)).tolist():
+            gt = int(assignment[layer, image, query])
+            if gt < 0:
+                continue
+            labels[image, query] = targets[image]["labels"][gt]
+            logits = mask_logits[layer, image, query].flatten()
+            truth = targets[image]["masks"][gt].flatten().float()
+            mask += F.binary_cross_entropy_with_logits(logits, truth).item() / 5
+            p = logits.sigmoid()
+            dice += (1 - (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1)).item() / 5
+        weight = torch.tensor([1.0] * 5 + [0.1])
+        expected = F.cross_entropy(class_logits[layer].flatten(0, 1), labels.flatten(), weight)
+        torch.testing.assert_close(found.class_[layer], expected)
+        assert found.mask[layer].item() == pytest.approx(mask, rel=1e-5)
+        assert found.dice[layer].item() == pytest.approx(dice, rel=1e-5)
+
+
+def test_without_any_gt_only_the_class_loss_is_left() -> None:
+    class_logits = torch.randn(2, 1, 4, 6, requires_grad=True)
+    mask_logits = torch.randn(2, 1, 4, 5, 7, requires_grad=True)
+    empty = Target(labels=torch.empty(0, dtype=torch.int64), masks=torch.empty(0, 5, 7).bool())
+    assignment = torch.full((2, 1, 4), -1)
+    losses = set_losses(class_logits, mask_logits, [empty], assignment, None, num_masks=1)
+    assert losses.mask.tolist() == losses.dice.tolist() == [0, 0]
+    (losses.class_ + losses.mask + losses.dice).sum().backward()
+    assert mask_logits.grad is not None and not mask_logits.grad.any()
+    assert class_logits.grad is not None and class_logits.grad.any()
+
+
+def test_uncertain_points_seek_the_boundary() -> None:
+    ramp = torch.linspace(-10, 10, 40).expand(1, 40, 40)
+    pick = UncertainPoints(torch.Generator().manual_seed(0), count=400)
+    points = pick(ramp)
+    assert points.shape == (1, 400, 2)
+    near = ((points[0, :, 0] - 0.5).abs() < 0.15).float().mean().item()
+    # A third of the candidates' 0.75 / 3 nearest zero lie within 0.125, the other 100 anywhere.
+    assert near == pytest.approx(0.75 + 0.25 * 0.3, abs=0.05)
+
+
+def test_sampled_and_full_losses_agree_in_the_mean(
+    problem: tuple[torch.Tensor, torch.Tensor, list[Target], torch.Tensor],
+) -> None:
+    class_logits, _, targets, assignment = problem
+    smooth = torch.full((2, 3, 4, 5, 7), 0.3)
+    pick = UncertainPoints(torch.Generator().manual_seed(0), 20000, importance=0.0)
+    sampled = set_losses(class_logits, smooth, targets, assignment, pick, num_masks=5)
+    full = set_losses(class_logits, smooth, targets, assignment, None, num_masks=5)
+    # Masks differ at most by the fade at the image's border, which both sides share.
+    torch.testing.assert_close(sampled.mask, full.mask, rtol=0.05, atol=0.01)

@@ -1,0 +1,114 @@
+"""Our model against figures that the official Mask2Former and MP-Former computed.
+
+The cases hold no weights for the pixel decoder (neither in `param_shapes` nor by a rule that gives
+the figures), so the decoder is run on the features that they hold.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mpdiag.checkpoints.official_keys import to_official
+from mpdiag.config import PilotConfig
+from mpdiag.losses import SetLosses, set_losses
+from mpdiag.matching import match
+from mpdiag.models import Output, Pilot, assemble_pilot
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_backbone(case) -> None:
+    with torch.no_grad():
+        maps = case.model.backbone(case.model.batch(case.images))
+    for stage, found in zip(range(2, 6), maps, strict=True):
+        close(found, case.tensors[f"eval.backbone.res{stage}"])
+
+
+def test_official_names_are_all_known(case) -> None:
+    ours = {to_official(name) for name in case.model.state_dict()}
+    assert set(case.figures["param_shapes"]) <= ours
+    assert set(case.figures["grad_norms"]) <= ours
+    assert {x for x in ours if "pixel_decoder" not in x} == set(case.figures["param_shapes"])
+
+
+def test_all_layers_at_inference(case) -> None:
+    with torch.no_grad():
+        found = case.model.decoder(case.levels, case.tensors["eval.mask_features"]).matching
+    close(found.class_logits, case.tensors["eval.pred_logits"])
+    close(found.mask_logits, case.tensors["eval.pred_masks"])
+
+
+def pilot_of(case) -> Pilot | None:
+    """Two groups of three, padded to the larger image's count, without noise; as released."""
+    if "mp" not in case.figures:
+        return None
+    return assemble_pilot(
+        case.targets,
+        PilotConfig(
+            queries=case.figures["mp"]["pad_size"], groups="batch", point_noise=0, label_noise=0
+        ),
+        layers=9,
+        num_classes=7,
+        generator=torch.Generator(),
+    )
+
+
+class GivenPoints:
+    """The points that the official run drew: the same rows for each layer."""
+
+    def __init__(self, points: Tensor) -> None:
+        self.points = points
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        rows = len(logits) // 10
+        return self.points[:rows].repeat(10, 1, 1)
+
+
+def losses_of(case, output: Output, pilot: Pilot | None) -> dict[str, SetLosses]:
+    pick = GivenPoints(case.tensors["train.loss.point_coords"])
+    points = case.tensors["train.matcher.point_coords"][0]
+    matching = output.matching
+    assignment = match(matching.class_logits, matching.mask_logits, case.targets, points=points)
+    assert torch.equal(assignment, case.tensors["train.matched_gt"])
+    count = sum(len(target["labels"]) for target in case.targets)
+    parts = {"": (matching, assignment, count)}
+    if pilot is not None and output.piloted is not None:
+        parts["_dn"] = (output.piloted, pilot.gt.expand(10, -1, -1), int((pilot.gt >= 0).sum()))
+    return {
+        suffix: set_losses(
+            part.class_logits, part.mask_logits, case.targets, found, pick, num_masks=number
+        )
+        for suffix, (part, found, number) in parts.items()
+    }
+
+
+def test_training_losses_and_gradients(case) -> None:
+    pilot = pilot_of(case)
+    decoder = case.model.decoder
+    decoder.zero_grad()
+    output = decoder(case.levels, case.tensors["eval.mask_features"], pilot)
+    close(output.matching.mask_logits, case.tensors["train.pred_masks"])
+    close(output.matching.class_logits, case.tensors["train.pred_logits"])
+    if pilot is not None:
+        close(output.piloted.mask_logits, case.tensors["train.mp.pred_masks"])
+        close(output.piloted.class_logits, case.tensors["train.mp.pred_logits"])
+
+    total = torch.zeros(())
+    losses = losses_of(case, output, pilot)
+    for suffix, part in losses.items():
+        terms = {"ce": 2 * part.class_, "mask": 5 * part.mask, "dice": 5 * part.dice}
+        for term, values in terms.items():
+            for layer, value in enumerate(values):
+                name = f"loss_{term}{suffix}" + ("" if layer == 9 else f"_{layer}")
+                assert value.item() == pytest.approx(case.figures["losses"][name], rel=1e-4), name
+            total = total + values.sum()
+    assert len(losses) * 30 == len(case.figures["losses"])
+    assert total.item() == pytest.approx(case.figures["total"], rel=1e-4)
+
+    total.backward()
+    for name, weights in decoder.named_parameters():
+        norm = 0.0 if weights.grad is None else weights.grad.norm().item()
+        expected = case.figures["grad_norms"][to_official(f"decoder.{name}")]
+        assert norm == pytest.approx(expected, rel=1e-4, abs=1e-4), name

@@ -1,0 +1,38 @@
+"""A recipe that trains in seconds."""
+
+from pathlib import Path
+
+import pytest
+
+from mpdiag.config import TrainConfig
+from mpdiag.data import generate
+from trainers.recipe import load_recipe
+
+SMALL = (
+    "model.hidden_dim=32",
+    "model.mask_dim=32",
+    "model.encoder_layers=1",
+    "model.decoder_layers=3",
+    "model.num_queries=12",
+    "model.backbone={name: resnet18, channels: [8, 8, 16, 16], stem_channels: 8, norm: batch}",
+    "init=null",
+    "data.batch_size=4",
+    "pilot.queries=12",
+    "schedule.warmup=2",
+    "log_every=1",
+)
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    generate(root / "synthetic", train=24, val=6, size=64)
+    return root
+
+
+@pytest.fixture
+def small_recipe(data_root: Path):  # type: ignore[no-untyped-def]
+    def build(*changes: str) -> TrainConfig:
+        return load_recipe("synthetic-tiny", [*SMALL, f"data.root={data_root}", *changes])
+
+    return build
