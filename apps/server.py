@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mpdiag.errors import RunError
+
 PAGE = Path(__file__).parent / "inspector.py"
 OPTIONS = {
     "server.address": "localhost",
@@ -22,8 +24,12 @@ def launch(runs: Sequence[Path], port: int | None = None, headless: bool = False
     """Serve the dashboard over `runs` on localhost until it is interrupted.
 
     Without `port`, the first free one from 8501; `headless` opens no browser. Gives back the
-    server's exit status. A run directory that can't be read is shown as an error on the page.
+    server's exit status. Raises RunError where a path is no run directory; one that can't be
+    read shows that on the page.
     """
+    for run in runs:
+        if not (run / "run.json").is_file():
+            raise RunError(f"{run} is not a run directory: give what mpdiag analyze wrote")
     try:
         return subprocess.run(command(runs, port, headless), check=False).returncode
     except KeyboardInterrupt:

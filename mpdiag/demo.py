@@ -38,7 +38,7 @@ def run_demo(output: Path, console: Console, *, quick: bool = False) -> None:
     if output.exists() and (output.is_file() or any(output.iterdir())):
         raise RunError(f"{output} holds files already; give an empty directory with --output")
     images = {"train": 64, "val": 8} if quick else {"train": 6000, "val": 300}
-    steps = ["schedule.iterations=6", "schedule.warmup=2"] if quick else ["schedule.iterations=600"]
+    steps = ["schedule.iterations=6", "schedule.warmup=2"] if quick else ["schedule.iterations=450"]
     since = time.perf_counter()
 
     def say(text: str) -> None:

@@ -4,7 +4,7 @@ MP-Former, sections 4.2 to 4.4 and appendix B. Nothing of it runs at inference.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ class Pilot:
     layers: int
     point_noise: float
     generator: torch.Generator
+    _touched: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
 
     def self_visible(self, num_queries: int) -> Tensor:
         """(B, P + N, P + N) bool: who may attend to whom in self-attention.
@@ -55,9 +56,11 @@ class Pilot:
         """
         if layer >= self.layers:
             return None
-        touched = F.adaptive_max_pool2d(self.masks.to(torch.float32), size) > 0
-        slots = self.gt.clamp(min=0)[..., None].expand(-1, -1, size[0] * size[1])
-        visible = touched.flatten(2).gather(1, slots) & (self.gt >= 0)[..., None]
+        if size not in self._touched:
+            touched = F.adaptive_max_pool2d(self.masks.to(torch.float32), size) > 0
+            slots = self.gt.clamp(min=0)[..., None].expand(-1, -1, size[0] * size[1])
+            self._touched[size] = touched.flatten(2).gather(1, slots) & (self.gt >= 0)[..., None]
+        visible = self._touched[size]
         if self.point_noise:
             visible = add_point_noise(visible, self.point_noise, self.generator)
         return visible

@@ -1,0 +1,225 @@
+"""The command line as a user meets it: the main job in short form, and every mistake."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mpdiag.cli import main
+from mpdiag.data import generate
+from mpdiag.store import Run
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def mpdiag(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process; gives exit status, output and error output."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mpdiag", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    generate(root / "synthetic", train=8, val=4, size=64)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+    """A training directory of one step."""
+    from rich.console import Console
+
+    from trainers.loop import train
+    from trainers.recipe import load_recipe
+
+    output = tmp_path_factory.mktemp("train") / "baseline"
+    changes = [f"data.root={root}", "schedule.iterations=1", "data.batch_size=2"]
+    train(load_recipe("synthetic-tiny", changes), output, console=Console(quiet=True))
+    return output
+
+
+def test_the_demo_in_short(tmp_path: Path, mpdiag: Command) -> None:
+    output = tmp_path / "demo"
+    status, out, _ = mpdiag("demo", "--quick", "--output", output)
+    assert status == 0
+    assert f"mpdiag dashboard {output}" in out
+    assert "Mask2Former" in out and "multi-layer-mp" in out
+    for name in ("report.md", "report.html", "table1.tex", "table1.csv", "curves.png"):
+        assert (output / "report" / name).is_file()
+    parts = {
+        name: Run.open(output / "runs" / name).header["part"]
+        for name in ("baseline", "multi-layer-mp", "multi-layer-mp-piloted-part")
+    }
+    assert list(parts.values()) == ["matching", "matching", "piloted"]
+    status, _, err = mpdiag("demo", "--quick", "--output", output)
+    assert status == 2 and "holds files already" in err
+
+
+def test_train_analyze_report(tmp_path: Path, mpdiag: Command, root: Path) -> None:
+    changes = ["method=piloted", f"data.root={root}", "schedule.iterations=2", "data.batch_size=2"]
+    status, out, _ = mpdiag("train", "synthetic-tiny", *changes, "--output", tmp_path / "train")
+    assert status == 0 and "model_final.pth" in out
+    for part in ("matching", "piloted"):
+        status, out, _ = mpdiag(
+            "analyze", tmp_path / "train", "--dataset", "synthetic", "--root", root,
+            "--part", part, "--output", tmp_path / part, "--save-masks", "worst:2",
+        )  # fmt: skip
+        assert status == 0 and str(tmp_path / part) in out
+        assert Run.open(tmp_path / part).summary["num_images"] == 4
+    status, out, _ = mpdiag(
+        "report", tmp_path / "matching", tmp_path / "piloted", "--output", tmp_path / "report",
+        "--formats", "md,csv",
+    )  # fmt: skip
+    assert status == 0 and "report.md" in out
+    assert not (tmp_path / "report" / "report.html").exists()
+
+
+def test_synth_makes_a_data_set_once(tmp_path: Path, mpdiag: Command) -> None:
+    words = ("data", "synth", tmp_path / "set", "--train", 2, "--val", 1, "--size", 48)
+    assert mpdiag(*words)[0] == 0
+    before = (tmp_path / "set" / "annotations" / "instances_train.json").read_bytes()
+    assert mpdiag(*words)[0] == 0
+    status, _, err = mpdiag(*words, "--seed", 1)
+    assert status == 2 and str(tmp_path / "set") in err
+    assert (tmp_path / "set" / "annotations" / "instances_train.json").read_bytes() == before
+
+
+def coco_file(path: Path, **changes: object) -> Path:
+    content: dict[str, object] = {
+        "images": [{"id": 7, "file_name": "seven.jpg", "height": 40, "width": 50}],
+        "categories": [{"id": k, "name": f"class {k}"} for k in range(1, 8)],
+        "annotations": [
+            {
+                "id": 1, "image_id": 7, "category_id": 3, "iscrowd": 0, "area": 100,
+                "bbox": [5, 5, 10, 10], "segmentation": [[5, 5, 15, 5, 15, 15, 5, 15]],
+            }
+        ],
+    }  # fmt: skip
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({**content, **changes}))
+    Image.new("RGB", (50, 40), (90, 120, 30)).save(path.parent / "seven.jpg")
+    return path
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "missing checkpoint",
+        "truncated checkpoint",
+        "checkpoint of something else",
+        "results file",
+        "summary file",
+        "truncated json",
+        "missing image",
+        "other classes",
+        "unknown data set",
+        "no mp part",
+        "unwritten annotation",
+    ],
+)
+def test_bad_input_to_analyze(
+    tmp_path: Path, mpdiag: Command, trained: Path, root: Path, case: str
+) -> None:
+    checkpoint, dataset = trained, str(coco_file(tmp_path / "data" / "own.json"))
+    extra: list[object] = []
+    named = "own.json"
+    if case == "missing checkpoint":
+        checkpoint, named = tmp_path / "none.pth", "none.pth"
+    elif case == "truncated checkpoint":
+        checkpoint, named = tmp_path / "cut.pth", "cut.pth"
+        checkpoint.write_bytes((trained / "model_final.pth").read_bytes()[:9999])
+    elif case == "checkpoint of something else":
+        checkpoint, named = tmp_path / "resnet.pth", "resnet.pth"
+        torch.save({"fc.weight": torch.zeros(3)}, checkpoint)
+    elif case == "results file":
+        Path(dataset).write_text('[{"image_id": 7, "category_id": 1, "score": 0.5}]')
+    elif case == "summary file":
+        Path(dataset).write_text('{"schema_version": 1, "num_images": 3}')
+    elif case == "truncated json":
+        Path(dataset).write_text(Path(dataset).read_text()[:100])
+    elif case == "missing image":
+        (tmp_path / "data" / "seven.jpg").unlink()
+        named = "seven.jpg"
+    elif case == "other classes":
+        coco_file(Path(dataset), categories=[{"id": 3, "name": "one"}])
+        named = "7 classes"
+    elif case == "unknown data set":
+        dataset, named = "imagenet", "imagenet"
+    elif case == "no mp part":
+        extra, named = ["--part", "piloted"], "model_final.pth"
+    elif case == "unwritten annotation":
+        coco_file(
+            Path(dataset),
+            annotations=[{"id": 1, "image_id": 8, "category_id": 3, "segmentation": []}],
+        )
+    output = tmp_path / "run"
+    status, _, err = mpdiag(
+        "analyze", checkpoint, "--dataset", dataset, "--output", output, *extra
+    )
+    assert status == 2
+    sentence = err.strip().removeprefix("error: ")
+    assert named in sentence and "\n" not in sentence and "Traceback" not in err
+    assert not output.exists()
+
+
+def test_an_output_that_holds_another_run_stays_as_it_is(
+    tmp_path: Path, mpdiag: Command, trained: Path, root: Path
+) -> None:
+    words = ("analyze", trained, "--dataset", "synthetic", "--root", root, "--output")
+    assert mpdiag(*words, tmp_path / "run", "--limit", 2)[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    for extra in (["--limit", 3], ["--limit", 2], ["--limit", 3, "--resume"]):
+        status, _, err = mpdiag(*words, tmp_path / "run", *extra)
+        assert status == 2 and str(tmp_path / "run") in err
+    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_bad_input_to_train(tmp_path: Path, mpdiag: Command, root: Path) -> None:
+    output = tmp_path / "run"
+    for words, named in [
+        (["synthetic-tiny", "schedule.iteration=3"], "schedule.iteration"),
+        (["synthetic-tiny", "method=pilot"], "method = pilot"),
+        (["synthetic-tinny"], "synthetic-tinny"),
+        (["synthetic-tiny", "data.dataset=none.json"], "none.json"),
+        (["synthetic-tiny", f"data.root={root}", "init=none.pth"], "none.pth"),
+        ([tmp_path / "none.yaml"], "none.yaml"),
+    ]:
+        status, _, err = mpdiag("train", *words, "--output", output)
+        assert status == 2 and named in err and "Traceback" not in err
+        assert not output.exists()
+
+
+def test_bad_input_to_report_and_dashboard(tmp_path: Path, mpdiag: Command) -> None:
+    for words in (
+        ["report", tmp_path / "none", "--output", tmp_path / "report"],
+        ["dashboard", tmp_path / "none"],
+    ):
+        status, _, err = mpdiag(*words)
+        assert status == 2 and str(tmp_path / "none") in err.replace("\n", "")
+    assert not (tmp_path / "report").exists()
+
+
+def test_debug_shows_where_an_error_came_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from mpdiag.errors import CheckpointError
+
+    words = ["--debug", "analyze", tmp_path / "no.pth", "--dataset", "coco", "--output", "x"]
+    monkeypatch.setattr(sys, "argv", ["mpdiag", *map(str, words)])
+    with pytest.raises(CheckpointError):
+        main()

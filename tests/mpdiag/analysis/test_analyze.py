@@ -1,0 +1,252 @@
+"""A run directory against its own model, part by part, stopped and resumed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mpdiag.analysis import analyze
+from mpdiag.analysis.kept_masks import KeepPolicy
+from mpdiag.analysis.settings import parse_match_points
+from mpdiag.analysis.tables import query_of_gt
+from mpdiag.checkpoints import LoadedCheckpoint, load_checkpoint, save_checkpoint
+from mpdiag.config import BackboneConfig, ModelConfig
+from mpdiag.data import CocoDataset, generate, load_dataset, padded_targets
+from mpdiag.errors import CheckpointError, ConfigError, MpdiagError, RunError
+from mpdiag.matching import match
+from mpdiag.metrics import layer_miou, utilization
+from mpdiag.models import Mask2Former
+from mpdiag.ops import seeded_points
+from mpdiag.store import Run
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    generate(root / "synthetic", train=1, val=9, size=64)
+    return root
+
+
+@pytest.fixture(scope="module")
+def dataset(root: Path) -> CocoDataset:
+    return load_dataset("synthetic", root=root)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, small_config: ModelConfig, dataset: CocoDataset
+) -> Path:
+    torch.manual_seed(0)
+    config = small_config.model_copy(
+        update={"num_classes": len(dataset.classes), "num_queries": 12}
+    )
+    model = Mask2Former(config)
+    with torch.no_grad():  # a fresh model's masks are near empty and all alike
+        model.decoder.query_feat.weight.mul_(3)
+        model.pixel_decoder.mask_features.weight.mul_(8)
+    path = tmp_path_factory.mktemp("checkpoint") / "model.pth"
+    save_checkpoint(path, model)
+    return path
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint: Path) -> LoadedCheckpoint:
+    found = load_checkpoint(checkpoint)
+    # No recipe in the file: images would be brought to 800 pixels, too slow for a test.
+    from mpdiag.config import DataConfig, TrainConfig
+
+    found.recipe = TrainConfig(model=found.model.config, data=DataConfig())
+    return found
+
+
+def test_the_summary_is_what_the_kernels_say(
+    tmp_path: Path, loaded: LoadedCheckpoint, dataset: CocoDataset
+) -> None:
+    summary = analyze(loaded, dataset, tmp_path / "run")
+    masks, assignments, utils = [], [], []
+    with torch.inference_mode():
+        for index in range(len(dataset)):
+            sample = dataset[index]
+            output = loaded.model([sample.image]).matching
+            found = match(
+                output.class_logits,
+                output.mask_logits,
+                padded_targets([sample], (64, 64)),
+                points=seeded_points(12544, 0),
+            )
+            masks.append(output.mask_logits)
+            assignments.append(found)
+            utils.append(utilization(found[:, 0], len(sample.labels)))
+    expected = layer_miou(torch.cat(masks, 1), assignment=torch.cat(assignments, 1))
+    util = torch.stack(utils).mean(0)
+    assert summary["util_m0"] == pytest.approx(util[0].item())
+    for layer, row in enumerate(summary["layers"]):
+        for name in ("miou_l", "miou_l_empty0", "miou_l_empty1", "miou_l_matched", "empty_pairs"):
+            assert row[name] == pytest.approx(getattr(expected, name)[layer].item(), abs=1e-3), name
+        assert row["util"] == pytest.approx(util[layer + 1].item())
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+
+
+def test_rows_and_kept_masks_belong_together(
+    tmp_path: Path, loaded: LoadedCheckpoint, dataset: CocoDataset
+) -> None:
+    analyze(loaded, dataset, tmp_path / "run", save_masks="worst:5", limit=6)
+    run = Run.open(tmp_path / "run")
+    assert run.query("SELECT count(*) n FROM images")["n"][0] == 6
+    assert run.query("SELECT count(*) n FROM queries")["n"][0] == 6 * 5 * 12
+    kept = run.query(
+        "SELECT image_id, index, max(badness) badness FROM masks WHERE kind = 'query' "
+        "GROUP BY ALL ORDER BY badness DESC"
+    )
+    assert len(kept) == 5
+    rows = run.query(
+        "SELECT q.image_id, q.query, sum(1 - coalesce(q.iou_prev, 1)) badness "
+        "FROM queries q JOIN queries f USING (image_id, query) "
+        "WHERE q.layer > 0 AND f.layer = 4 AND f.matched_gt >= 0 "
+        "GROUP BY ALL ORDER BY badness DESC LIMIT 5"
+    )
+    assert kept["badness"].tolist() == pytest.approx(rows["badness"].tolist())
+    for image_id, query in zip(kept["image_id"], kept["index"], strict=True):
+        masks = run.masks(image_id, query)
+        areas = run.query(
+            "SELECT area, iou_prev FROM queries WHERE image_id = ? AND query = ? ORDER BY layer",
+            [int(image_id), int(query)],
+        )
+        assert masks.sum((1, 2)).tolist() == areas["area"].tolist()
+        both = masks[:-1] & masks[1:]
+        either = masks[:-1] | masks[1:]
+        iou = both.sum((1, 2)) / np.maximum(either.sum((1, 2)), 1)
+        expected = areas["iou_prev"].iloc[1:].fillna(0).tolist()
+        assert iou.tolist() == pytest.approx(expected)
+        assert run.image(image_id).is_file()
+        assert len(run.gt_masks(image_id)) == len(dataset[dataset.image_ids.index(image_id)].labels)
+    thumbnails = {int(path.stem) for path in (tmp_path / "run" / "thumbnails").iterdir()}
+    assert thumbnails == set(kept["image_id"])
+
+
+def test_targets_name_the_query_of_every_layer(
+    tmp_path: Path, loaded: LoadedCheckpoint, dataset: CocoDataset
+) -> None:
+    analyze(loaded, dataset, tmp_path / "run", save_masks="none", limit=3)
+    run = Run.open(tmp_path / "run")
+    targets = run.query("SELECT * FROM targets")
+    for target in targets.itertuples():
+        for layer, query in enumerate(target.matched_query):
+            row = run.query(
+                "SELECT matched_gt FROM queries WHERE image_id = ? AND layer = ? AND query = ?",
+                [int(target.image_id), layer, int(query)],
+            )
+            assert row["matched_gt"][0] == target.gt
+    assert not list((tmp_path / "run" / "masks").iterdir())
+
+
+def test_query_of_gt_by_hand() -> None:
+    matched = np.array([[1, -1, 0], [-1, 0, -1]])
+    assert query_of_gt(matched, 3).tolist() == [[2, 0, -1], [1, -1, -1]]
+
+
+def test_the_piloted_part_has_a_query_for_each_gt(
+    tmp_path: Path, loaded: LoadedCheckpoint, dataset: CocoDataset
+) -> None:
+    summary = analyze(loaded, dataset, tmp_path / "run", part="piloted")
+    assert summary["num_queries"] == max(dataset.num_objects(i) for i in range(len(dataset)))
+    run = Run.open(tmp_path / "run")
+    assert run.header["part"] == "piloted" and run.header["settings"]["pilot_layers"] == 4
+    rows = run.query(
+        "SELECT i.num_gt, count(*) n FROM queries q JOIN images i USING (image_id) "
+        "WHERE layer = 4 GROUP BY q.image_id, i.num_gt"
+    )
+    assert (rows["num_gt"] == rows["n"]).all()
+
+
+@pytest.mark.parametrize("save_masks", ["worst:4", "all"])
+def test_a_stopped_run_goes_on_to_the_same_result(
+    tmp_path: Path,
+    loaded: LoadedCheckpoint,
+    dataset: CocoDataset,
+    monkeypatch: pytest.MonkeyPatch,
+    save_masks: str,
+) -> None:
+    monkeypatch.setattr("mpdiag.analysis.analyze.IMAGES_IN_A_PART", 2)
+
+    def stop_after(images: int) -> Callable[[int, int], None]:
+        def progress(done: int, total: int) -> None:
+            if done == images:
+                raise KeyboardInterrupt
+
+        return progress
+
+    whole = analyze(loaded, dataset, tmp_path / "whole", save_masks=save_masks)
+    with pytest.raises(KeyboardInterrupt):
+        analyze(loaded, dataset, tmp_path / "run", save_masks=save_masks, progress=stop_after(5))
+    with pytest.raises(RunError, match="unfinished"):
+        Run.open(tmp_path / "run")
+    with pytest.raises(RunError, match="--resume"):
+        analyze(loaded, dataset, tmp_path / "run", save_masks=save_masks)
+    resumed = analyze(loaded, dataset, tmp_path / "run", save_masks=save_masks, resume=True)
+    assert resumed == whole
+    kept = [
+        Run.open(tmp_path / name).query(
+            "SELECT image_id, kind, layer, index, counts FROM masks ORDER BY ALL"
+        )
+        for name in ("whole", "run")
+    ]
+    assert len(kept[0]) and kept[0].equals(kept[1])
+
+
+def test_mistakes_leave_the_output_alone(
+    tmp_path: Path, loaded: LoadedCheckpoint, dataset: CocoDataset, root: Path, checkpoint: Path
+) -> None:
+    def refuses(kind: type[MpdiagError], message: str, **changes: object) -> None:
+        arguments = {"checkpoint": loaded, "dataset": dataset, "output": tmp_path / "run", **changes}
+        with pytest.raises(kind, match=message):
+            analyze(**arguments)  # type: ignore[arg-type]
+        assert not (tmp_path / "run").exists()
+
+    refuses(ConfigError, "worst:K", save_masks="some")
+    refuses(ConfigError, "--limit 0", limit=0)
+    refuses(CheckpointError, "no such checkpoint", checkpoint=tmp_path / "none.pth")
+    with torch.device("cpu"):
+        other = Mask2Former(
+            ModelConfig(
+                num_classes=2,
+                backbone=BackboneConfig(name="resnet18", channels=(8, 8, 16, 16)),
+                hidden_dim=32,
+                mask_dim=32,
+                encoder_layers=1,
+                decoder_layers=1,
+            )
+        )
+    path = tmp_path / "other.pth"
+    save_checkpoint(path, other)
+    refuses(CheckpointError, r"other\.pth: predicts 2 classes, but .*instances_val", checkpoint=path)
+    analyze(loaded, dataset, tmp_path / "taken", limit=1)
+    with pytest.raises(RunError, match="finished"):
+        analyze(loaded, dataset, tmp_path / "taken", limit=1, resume=True)
+    with pytest.raises(RunError, match="another run"):
+        analyze(loaded, dataset, tmp_path / "taken", limit=2, resume=True)
+
+
+def test_a_checkpoint_without_class_embeddings_has_no_piloted_part(
+    tmp_path: Path, loaded: LoadedCheckpoint, dataset: CocoDataset
+) -> None:
+    config = loaded.model.config.model_copy(update={"label_embedding": False})
+    path = tmp_path / "plain.pth"
+    save_checkpoint(path, Mask2Former(config))
+    with pytest.raises(CheckpointError, match="no class embeddings"):
+        analyze(path, dataset, tmp_path / "run", part="piloted")
+
+
+def test_options_of_the_command_line() -> None:
+    assert KeepPolicy.parse("worst:7").count == 7
+    assert KeepPolicy.parse("all").count is None
+    assert KeepPolicy.parse("none").count == 0
+    assert parse_match_points(None) is None
+    assert parse_match_points("all") == "all"
+    assert parse_match_points("300") == 300
+    for text in ("few", "0", "-3"):
+        with pytest.raises(ConfigError, match="--match-points"):
+            parse_match_points(text)
