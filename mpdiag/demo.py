@@ -6,10 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from mpdiag.analysis import analyze
-from mpdiag.checkpoints import load_checkpoint
+from mpdiag.analysis import Part, analyze
 from mpdiag.data import generate
-from mpdiag.errors import RunError
 from mpdiag.progress import progress_bar
 from reports import write_report
 from reports.table1 import print_table
@@ -17,7 +15,7 @@ from trainers.loop import train
 from trainers.recipe import load_recipe
 
 TRAINED = {"baseline": "baseline", "multi-layer-mp": "piloted-all-layers"}
-ANALYSED = (
+ANALYSED: tuple[tuple[str, Part, str], ...] = (
     ("baseline", "matching", "baseline"),
     ("multi-layer-mp", "matching", "multi-layer-mp"),
     ("multi-layer-mp", "piloted", "multi-layer-mp-piloted-part"),
@@ -27,16 +25,16 @@ ANALYSED = (
 def run_demo(output: Path, console: Console, *, quick: bool = False) -> None:
     """Generate data, train baseline and multi-layer MP, analyse, report, and print Table 1.
 
+    What is finished in `output` already is not done again, so a stopped demo goes on.
+
     Args:
-        output: where data, training directories, runs and report go; must not exist or be empty.
+        output: where data, training directories, runs and report go.
         console: where it says what it does.
         quick: a few steps of each on a small data set, to see that all parts work together.
 
     Raises:
-        RunError: `output` holds files already.
+        MpdiagError: `output` holds something else.
     """
-    if output.exists() and (output.is_file() or any(output.iterdir())):
-        raise RunError(f"{output} holds files already; give an empty directory with --output")
     images = {"train": 64, "val": 8} if quick else {"train": 6000, "val": 300}
     steps = ["schedule.iterations=6", "schedule.warmup=2"] if quick else ["schedule.iterations=450"]
     since = time.perf_counter()
@@ -49,21 +47,27 @@ def run_demo(output: Path, console: Console, *, quick: bool = False) -> None:
     with progress_bar(console, "generating") as progress:
         generate(output / "data" / "synthetic", progress=progress, **images)
     for name, method in TRAINED.items():
+        directory = output / "train" / name
+        if (directory / "model_final.pth").is_file():
+            say(f"{name} is trained already")
+            continue
         say(f"Training {name}: recipe synthetic-tiny, method={method}")
         changes = [f"method={method}", f"data.root={output / 'data'}", *steps]
-        train(load_recipe("synthetic-tiny", changes), output / "train" / name, console=console)
-    runs = []
-    for trained, part, name in ANALYSED:
+        train(load_recipe("synthetic-tiny", changes), directory, resume=True, console=console)
+    runs = [output / "runs" / name for _, _, name in ANALYSED]
+    for run, (trained, part, name) in zip(runs, ANALYSED, strict=True):
+        if (run / "summary.json").is_file():
+            say(f"{name} is analysed already")
+            continue
         say(f"Analysing {trained}, {part} part, on the validation images")
-        runs.append(output / "runs" / name)
-        loaded = load_checkpoint(output / "train" / trained)
         with progress_bar(console, name) as progress:
             analyze(
-                loaded,
+                output / "train" / trained,
                 "synthetic",
-                runs[-1],
+                run,
                 root=output / "data",
-                part="piloted" if part == "piloted" else "matching",
+                part=part,
+                resume=True,
                 progress=progress,
             )
     say("Writing the report")

@@ -21,7 +21,7 @@ STUFF = ("smooth", "grainy")
 MIN_VISIBLE_PIXELS = 20
 MIN_VISIBLE_SHARE = 0.25
 _OBJECTS = (2, 10)
-_RADIUS = (0.055, 0.26)  # share of the image's edge; drawn evenly in its logarithm
+_RADIUS = (0.085, 0.28)  # share of the image's edge; drawn evenly in its logarithm
 _TONES = (20, 235)
 
 

@@ -1,12 +1,22 @@
-"""Pure tensor kernels behind the rows of a run, and the paper's metrics for use in Python."""
+"""Pure tensor kernels behind the rows of a run, and published metrics for use in Python."""
 
+from mpdiag.metrics.average_precision import AveragePrecision, CocoAP
 from mpdiag.metrics.layer_iou import LayerMiou, adjacent_overlap, layer_miou, valid_cells
+from mpdiag.metrics.panoptic_quality import PanopticQuality, PanopticScores, Quality
 from mpdiag.metrics.rows import ImageRows, image_rows
+from mpdiag.metrics.semantic_iou import SemanticIoU, SemanticScores
 from mpdiag.metrics.utilization import query_utilization, utilization
 
 __all__ = [
+    "AveragePrecision",
+    "CocoAP",
     "ImageRows",
     "LayerMiou",
+    "PanopticQuality",
+    "PanopticScores",
+    "Quality",
+    "SemanticIoU",
+    "SemanticScores",
     "adjacent_overlap",
     "image_rows",
     "layer_miou",

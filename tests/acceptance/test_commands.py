@@ -65,8 +65,10 @@ def test_the_demo_in_short(tmp_path: Path, mpdiag: Command) -> None:
         for name in ("baseline", "multi-layer-mp", "multi-layer-mp-piloted-part")
     }
     assert list(parts.values()) == ["matching", "matching", "piloted"]
-    status, _, err = mpdiag("demo", "--quick", "--output", output)
-    assert status == 2 and "holds files already" in err
+    before = (output / "train" / "baseline" / "model_final.pth").stat().st_mtime_ns
+    status, out, _ = mpdiag("demo", "--quick", "--output", output)
+    assert status == 0 and "baseline is trained already" in out
+    assert (output / "train" / "baseline" / "model_final.pth").stat().st_mtime_ns == before
 
 
 def test_train_analyze_report(tmp_path: Path, mpdiag: Command, root: Path) -> None:

@@ -1,4 +1,8 @@
-"""The reference cases: what the official implementations compute on small random models."""
+"""The reference cases: what the official implementations compute on small random models.
+
+A case gives its weights by a rule (`parameter`), but for the pixel decoder, which kept the official
+code's own initialisation under torch.manual_seed(0); those weights are in `pixel_decoder_*`.
+"""
 
 import json
 import zlib
@@ -85,10 +89,8 @@ def case(request: pytest.FixtureRequest) -> Case:
         label_embedding=piloted,
     )
     model = Mask2Former(config)
-    model.load_state_dict(
-        {
-            name: parameter(to_official(name), tuple(tensor.shape), figures["seed"])
-            for name, tensor in model.state_dict().items()
-        }
-    )
+    weights = load_file(CASES / "pixel_decoder_r50.safetensors")
+    shapes = figures["param_shapes"]
+    weights |= {name: parameter(name, tuple(shapes[name]), figures["seed"]) for name in shapes}
+    model.load_state_dict({name: weights[to_official(name)] for name in model.state_dict()})
     return Case(figures, load_file(CASES / f"{request.param}.safetensors"), model)

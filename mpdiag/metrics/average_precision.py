@@ -1,0 +1,191 @@
+"""AP of instances, COCO's: evaluated by pycocotools, fed from memory, silent."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+
+Annotation = dict[str, Any]
+
+
+class ScoredMasks(Protocol):
+    """Detections of one image: (D,) scores and class indices, (D, H, W) bool masks."""
+
+    @property
+    def scores(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor: ...
+    @property
+    def masks(self) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CocoAP:
+    """COCO's averages as fractions; NaN where no GT counts.
+
+    Attributes:
+        ap: over IoU thresholds 0.50, 0.55 .. 0.95, and over classes that have GT.
+        ap50, ap75: at one threshold.
+        ap_small, ap_medium, ap_large: of GT with an area below 32^2, up to 96^2, and above.
+        per_class: `ap` of each class.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    per_class: dict[int, float]
+
+
+class AveragePrecision:
+    """Gathers images in any order; `a + b` unites what two shards gathered.
+
+    `classes` are the class indices that count; GT and detections of others are left out. The
+    AP^Th_pan of a panoptic model is that of its things, measured as Mask2Former does against the
+    instance annotations (which overlap), not against the panoptic ones.
+
+    At most 100 detections of an image and class count, the highest scores first; the GT of
+    crowds is neither found nor missed, and what lies in it is no false positive.
+    """
+
+    def __init__(self, classes: Iterable[int]) -> None:
+        self.classes = sorted(set(classes))
+        self._truth: dict[int, list[Annotation]] = {}
+        self._found: dict[int, list[Annotation]] = {}
+
+    def update(
+        self,
+        image_id: int,
+        found: ScoredMasks,
+        masks: Tensor,
+        labels: Tensor,
+        crowd: Tensor | None = None,
+        areas: Tensor | None = None,
+    ) -> None:
+        """Add an image with its G ground truths, all at the size of the image file.
+
+        Args:
+            image_id: the image; each may be added once.
+            found: its detections.
+            masks: (G, H, W) bool GT; one without a pixel counts as missed.
+            labels: (G,) class index.
+            crowd: (G,) bool, which are crowds; none if None.
+            areas: (G,) pixels, by which GT are small, medium or large: the annotations' "area",
+                which COCO took from polygons; the masks' own if None.
+
+        Raises:
+            ValueError: the image was added before.
+        """
+        if image_id in self._truth:
+            raise ValueError(f"image {image_id} was added twice")
+        truth = _annotations(image_id, masks, labels, self.classes)
+        for annotation in truth:
+            row = annotation.pop("row")
+            annotation["iscrowd"] = 0 if crowd is None else int(crowd[row])
+            if areas is not None:
+                annotation["area"] = float(areas[row])
+        detections = _annotations(image_id, found.masks, found.labels, self.classes)
+        scores = found.scores.tolist()
+        for annotation in detections:
+            annotation["score"] = scores[annotation.pop("row")]
+        self._truth[image_id], self._found[image_id] = truth, detections
+
+    def __add__(self, other: "AveragePrecision") -> "AveragePrecision":
+        """What both gathered. ValueError where classes differ or an image is in both."""
+        if self.classes != other.classes:
+            raise ValueError("shards of different classes can't be united")
+        twice = self._truth.keys() & other._truth.keys()
+        if twice:
+            raise ValueError(f"image {min(twice)} was added twice")
+        united = AveragePrecision(self.classes)
+        united._truth = self._truth | other._truth
+        united._found = self._found | other._found
+        return united
+
+    def compute(self) -> CocoAP:
+        """The averages of all images so far."""
+        return coco_ap(self._truth, self._found, self.classes)
+
+
+def coco_ap(
+    truth: Mapping[int, Sequence[Annotation]],
+    found: Mapping[int, Sequence[Annotation]],
+    classes: Sequence[int],
+) -> CocoAP:
+    """COCO's averages of annotations and results by image, both in the form of COCO's files.
+
+    COCOeval adds 2^-52 to the denominator of each precision; rounding to 12 digits takes it out
+    again, so that detections equal to the GT have an AP of exactly 1.
+    """
+    with redirect_stdout(StringIO()):
+        evaluation = COCOeval(_index(truth, classes), _index(found, classes), "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    # (thresholds, recalls, classes, area ranges, detections at most), -1 for no GT
+    precision = np.round(evaluation.eval["precision"][..., -1], 12)
+    everything = precision[..., 0]
+    return CocoAP(
+        ap=_mean(everything),
+        ap50=_mean(everything[0]),
+        ap75=_mean(everything[5]),
+        ap_small=_mean(precision[..., 1]),
+        ap_medium=_mean(precision[..., 2]),
+        ap_large=_mean(precision[..., 3]),
+        per_class={label: _mean(everything[..., at]) for at, label in enumerate(classes)},
+    )
+
+
+def _mean(precision: npt.NDArray[np.float64]) -> float:
+    valid = precision[precision > -1]
+    return float(valid.mean()) if valid.size else math.nan
+
+
+def _annotations(
+    image_id: int, masks: Tensor, labels: Tensor, classes: Sequence[int]
+) -> list[Annotation]:
+    """The masks whose class counts as COCO annotations; "row" is their place among the masks."""
+    counted = set(classes)
+    rows = [row for row, label in enumerate(labels.tolist()) if label in counted]
+    if not rows:
+        return []
+    # pycocotools reads masks column by column, one behind the other.
+    columns = masks[rows].permute(0, 2, 1).contiguous().cpu().numpy().view(np.uint8)
+    rles = coco_mask.encode(columns.transpose(2, 1, 0))
+    return [
+        {
+            "image_id": image_id,
+            "category_id": int(labels[row]),
+            "segmentation": rle,
+            "area": float(coco_mask.area(rle)),
+            "iscrowd": 0,
+            "row": row,
+        }
+        for row, rle in zip(rows, rles, strict=True)
+    ]
+
+
+def _index(by_image: Mapping[int, Sequence[Annotation]], classes: Sequence[int]) -> COCO:
+    """A COCO object as if read from a file; images in the order of their ids, ids from 1."""
+    images = sorted(by_image)
+    annotations = [dict(annotation) for image in images for annotation in by_image[image]]
+    for number, annotation in enumerate(annotations, start=1):
+        annotation["id"] = number
+    index = COCO()
+    index.dataset = {
+        "images": [{"id": image} for image in images],
+        "categories": [{"id": label} for label in classes],
+        "annotations": annotations,
+    }
+    index.createIndex()
+    return index
