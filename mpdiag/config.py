@@ -19,7 +19,11 @@ class Strict(BaseModel):
 
 
 class BackboneConfig(Strict):
-    """A timm `features_only` backbone; the narrow widths below are ResNets' alone."""
+    """A timm `features_only` model, or the official repositories' Swin under a name of its own.
+
+    `swin_tiny`, `swin_small`, `swin_base` and `swin_large` are the published variants, of which
+    the fields below change single values; `swin` is any other and needs the first four of them.
+    """
 
     name: str = "resnet50"
     channels: tuple[int, int, int, int] | None = Field(
@@ -27,6 +31,15 @@ class BackboneConfig(Strict):
     )
     stem_channels: int = Field(64, description="ResNet: width of the stem")
     norm: Literal["frozen", "batch"] = "frozen"
+    embed_dim: int | None = Field(None, ge=1, description="Swin: channels at stride 4")
+    depths: tuple[int, int, int, int] | None = Field(None, description="Swin: blocks of each stage")
+    num_heads: tuple[int, int, int, int] | None = Field(
+        None, description="Swin: attention heads of each stage"
+    )
+    window: int | None = Field(None, ge=1, description="Swin: side of an attention window")
+    drop_path: float = Field(
+        0.3, ge=0, lt=1, description="Swin: rate at which the last block is skipped in training"
+    )
     pretrained: bool = Field(False, description="start from timm's ImageNet weights")
 
 

@@ -1,12 +1,6 @@
-"""A directory of transformers' Mask2FormerForUniversalSegmentation -> our model, and back.
-
-The settings are those of transformers' `Mask2FormerConfig`, `ResNetConfig`, `SwinConfig` and
-`Mask2FormerImageProcessor`; the library itself is not needed. Its pixel decoder samples 4 points,
-has as many heads as the decoder, and knows no model without query positions.
-"""
+"""Directories of transformers' Mask2FormerForUniversalSegmentation, read and written without it."""
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,27 +9,25 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mpdiag.checkpoints.architecture import ENCODER_POINTS, architecture_of
+from mpdiag.checkpoints.architecture import architecture_of
+from mpdiag.checkpoints.transformers_config import (
+    Classes,
+    architecture_settings,
+    check_settings,
+    labels_of,
+    loss_of,
+    model_settings,
+    pixel_statistics,
+    preprocessor_settings,
+)
 from mpdiag.checkpoints.transformers_keys import from_transformers, to_transformers
-from mpdiag.config import BackboneConfig, LossConfig, ModelConfig, parse
+from mpdiag.config import LossConfig, ModelConfig
 from mpdiag.errors import CheckpointError
 from mpdiag.models import Mask2Former
 
-CONFIG = "config.json"
-PREPROCESSOR = "preprocessor_config.json"
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-EMPTY_WEIGHT = "criterion.empty_weight"
-
-# Our LossConfig's fields by transformers' names.
-_LOSS = {
-    "class_weight": "class_weight",
-    "mask_weight": "mask_weight",
-    "dice_weight": "dice_weight",
-    "no_object_weight": "no_object_weight",
-    "train_num_points": "points",
-    "oversample_ratio": "oversample",
-    "importance_sample_ratio": "importance",
-}
+_EMPTY_WEIGHT = "criterion.empty_weight"  # the loss's class weights; not the network's
 
 
 @dataclass(slots=True)
@@ -43,13 +35,13 @@ class TransformersModel:
     """What a transformers directory holds.
 
     Attributes:
-        path: the weights file.
-        config: architecture, heads and pixel statistics included.
+        path: the file of weights.
+        config: architecture and pixel statistics.
         loss: the costs and weights that the model was trained with.
         weights: our parameter name -> tensor on the CPU.
         unknown: transformers' names that our model has no place for.
-        labels: name of each class in the order of the logits, or None if config.json has none.
-        classes: category_id, name and isthing of each class, if we wrote the directory.
+        labels: name of each class in the order of the logits, if config.json has them.
+        classes: category_id, name and isthing of each class, if the directory is ours.
     """
 
     path: Path
@@ -62,118 +54,91 @@ class TransformersModel:
 
 
 def is_transformers(directory: Path) -> bool:
-    """Whether `directory` looks like one that transformers' `save_pretrained` wrote."""
+    """Whether `directory` holds a model as transformers' `save_pretrained` writes it."""
     return any((directory / name).is_file() for name in WEIGHTS)
 
 
 def read_transformers(directory: Path) -> TransformersModel:
-    """Read config.json, the weights, and the image statistics if the directory has them.
+    """Read the weights, config.json, and preprocessor_config.json where there is one.
 
     Raises:
-        CheckpointError: a file is missing or unreadable, another model's, or config.json asks for
-            something that the weights are not, or that our model can't do.
+        CheckpointError: a file is missing, unreadable or another model's; config.json contradicts
+            the weights, or asks for what our model can't do.
         UnsafeCheckpointError: reading the weights would run code.
     """
-    settings = _read_json(directory / CONFIG)
-    kind = settings.get("model_type")
-    if kind != "mask2former":
-        raise CheckpointError(
-            f"{directory / CONFIG}: model_type = {kind!r}; only mask2former can be read"
-        )
     file = next((directory / name for name in WEIGHTS if (directory / name).is_file()), None)
     if file is None:
         raise CheckpointError(f"{directory}: no {' or '.join(WEIGHTS)} in this directory")
+    source = str(directory / CONFIG)
+    settings = _read_json(directory / CONFIG)
+    if settings.get("model_type") != "mask2former":
+        raise CheckpointError(
+            f"{source}: model_type = {settings.get('model_type')!r}; only mask2former is read"
+        )
     state = read_state(file)
-    state.pop(EMPTY_WEIGHT, None)
-    weights, unknown = from_transformers(state)
+    weights, unknown = from_transformers(
+        {name: tensor for name, tensor in state.items() if name != _EMPTY_WEIGHT}
+    )
     config = architecture_of(weights, str(file))
-    config = config.model_copy(update=_statistics(directory / PREPROCESSOR))
-    _check(settings, _architecture(config), str(directory / CONFIG))
-    loss = {ours: settings[theirs] for theirs, ours in _LOSS.items() if theirs in settings}
+    check_settings(settings, architecture_settings(config, weights), source)
+    if (directory / PREPROCESSOR).is_file():
+        found = pixel_statistics(
+            _read_json(directory / PREPROCESSOR), str(directory / PREPROCESSOR)
+        )
+        config = config.model_copy(update=found)
     return TransformersModel(
         path=file,
         config=config,
-        loss=parse(LossConfig, loss, str(directory / CONFIG)),
+        loss=loss_of(settings, source),
         weights=weights,
         unknown=unknown,
-        labels=_labels(settings, config.num_classes, str(directory / CONFIG)),
+        labels=labels_of(settings, config.num_classes, source),
         classes=settings.get("mpdiag", {}).get("classes"),
     )
 
 
 def write_transformers(
-    directory: Path,
-    model: Mask2Former,
-    loss: LossConfig,
-    classes: Sequence[Mapping[str, Any]] | None = None,
-) -> list[str]:
-    """Write config.json, model.safetensors and preprocessor_config.json into `directory`.
+    directory: Path, model: Mask2Former, loss: LossConfig, classes: Classes | None = None
+) -> None:
+    """Write config.json, preprocessor_config.json and model.safetensors into `directory`.
 
-    A model without query positions gets zeros for them, which changes nothing at inference.
-
-    Returns:
-        Our parameters that transformers has no place for, and that are not in the directory.
+    A model without query positions (MP-Former) gets zeros for them, which is the same at
+    inference. Its class embeddings, used in training alone, have no place there.
 
     Raises:
         CheckpointError: transformers' Mask2Former has no such backbone or pixel decoder.
     """
     config = model.config
-    if config.encoder_points != ENCODER_POINTS:
-        raise CheckpointError(
-            f"model.encoder_points = {config.encoder_points}: transformers' Mask2Former has "
-            f"{ENCODER_POINTS}"
-        )
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    weights.pop("decoder.label_embed.weight", None)
     if not config.query_position:
-        weights["decoder.query_embed.weight"] = torch.zeros_like(weights["decoder.query_feat.weight"])
+        zeros = torch.zeros_like(weights["decoder.query_feat.weight"])
+        weights["decoder.query_embed.weight"] = zeros
+    architecture = architecture_settings(config, weights)
     state, left = to_transformers(weights)
-    state[EMPTY_WEIGHT] = torch.ones(config.num_classes + 1)
-    state[EMPTY_WEIGHT][-1] = loss.no_object_weight
-    names = [str(c["name"]) for c in classes] if classes else None
-    _write_json(directory / CONFIG, _settings(config, loss, names, classes))
-    _write_json(directory / PREPROCESSOR, _preprocessor(config))
+    if left:
+        raise CheckpointError(f"{left[0]}: transformers' Mask2Former has no such parameter")
+    state[_EMPTY_WEIGHT] = torch.ones(config.num_classes + 1)
+    state[_EMPTY_WEIGHT][-1] = loss.no_object_weight
+    settings = model_settings(architecture, config.num_classes, loss, classes)
+    _write_json(directory / CONFIG, settings)
+    _write_json(directory / PREPROCESSOR, preprocessor_settings(config))
     save_file(state, directory / WEIGHTS[0], metadata={"format": "pt"})
-    return left
 
 
-def _architecture(config: ModelConfig) -> dict[str, Any]:
-    """What config.json says of the architecture, its fixed parts included."""
-    return {
-        "model_type": "mask2former",
-        "backbone_config": _backbone(config.backbone),
-        "hidden_dim": config.hidden_dim,
-        "feature_size": config.hidden_dim,
-        "mask_feature_size": config.mask_dim,
-        "num_attention_heads": config.heads,
-        "encoder_layers": config.encoder_layers,
-        "encoder_feedforward_dim": config.encoder_feedforward_dim,
-        "decoder_layers": config.decoder_layers + 1,  # M^0 counts as one there
-        "dim_feedforward": config.feedforward_dim,
-        "num_queries": config.num_queries,
-        "activation_function": "relu",
-        "pre_norm": False,
-        "enforce_input_projection": False,
-        "common_stride": 4,
-        "feature_strides": [4, 8, 16, 32],
-    }
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path}: no such file; a transformers directory has it beside its weights"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable JSON file ({error})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not settings")
+    return content
 
 
-def _settings(
-    config: ModelConfig,
-    loss: LossConfig,
-    names: list[str] | None,
-    classes: Sequence[Mapping[str, Any]] | None,
-) -> dict[str, Any]:
-    names = names or [f"LABEL_{index}" for index in range(config.num_classes)]
-    values = loss.model_dump()
-    weights = {theirs: values[ours] for theirs, ours in _LOSS.items() if values[ours] != "all"}
-    return {
-        "architectures": ["Mask2FormerForUniversalSegmentation"],
-        **_architecture(config),
-        **weights,
-        "dropout": 0.0,
-        "use_auxiliary_loss": True,
-        "id2label": {str(index): name for index, name in enumerate(names)},
-        "label2id": {name: index for index, name in enumerate(names)},
-        **({"mpdiag": {"classes": [dict(c) for c in classes]}} if classes else {}),
-    }
+def _write_json(path: Path, settings: dict[str, Any]) -> None:
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -48,6 +48,16 @@ class CocoAP:
     per_class: dict[int, float]
 
 
+@dataclass(frozen=True, slots=True)
+class ImageResults:
+    """GT and detections of one image, in the words of COCO's files."""
+
+    height: int
+    width: int
+    truth: list[Annotation]
+    found: list[Annotation]
+
+
 class AveragePrecision:
     """Gathers images in any order; `a + b` unites what two shards gathered.
 
@@ -61,8 +71,7 @@ class AveragePrecision:
 
     def __init__(self, classes: Iterable[int]) -> None:
         self.classes = sorted(set(classes))
-        self._truth: dict[int, list[Annotation]] = {}
-        self._found: dict[int, list[Annotation]] = {}
+        self._images: dict[int, ImageResults] = {}
 
     def update(
         self,
@@ -85,51 +94,76 @@ class AveragePrecision:
                 which COCO took from polygons; the masks' own if None.
 
         Raises:
-            ValueError: the image was added before.
+            ValueError: the image was added before, or its detections have another size.
         """
-        if image_id in self._truth:
+        if image_id in self._images:
             raise ValueError(f"image {image_id} was added twice")
-        truth = _annotations(image_id, masks, labels, self.classes)
-        for annotation in truth:
-            row = annotation.pop("row")
-            annotation["iscrowd"] = 0 if crowd is None else int(crowd[row])
-            if areas is not None:
-                annotation["area"] = float(areas[row])
-        detections = _annotations(image_id, found.masks, found.labels, self.classes)
-        scores = found.scores.tolist()
-        for annotation in detections:
-            annotation["score"] = scores[annotation.pop("row")]
-        self._truth[image_id], self._found[image_id] = truth, detections
+        if masks.shape[1:] != found.masks.shape[1:]:
+            raise ValueError(
+                f"image {image_id} has detections of size {tuple(found.masks.shape[1:])} and GT of"
+                f" size {tuple(masks.shape[1:])}"
+            )
+        given = {"iscrowd": crowd, "area": areas}
+        extra = {key: values for key, values in given.items() if values is not None}
+        height, width = masks.shape[1:]
+        self._images[image_id] = ImageResults(
+            height,
+            width,
+            self._annotations(image_id, masks, labels, extra),
+            self._annotations(image_id, found.masks, found.labels, {"score": found.scores}),
+        )
 
     def __add__(self, other: "AveragePrecision") -> "AveragePrecision":
         """What both gathered. ValueError where classes differ or an image is in both."""
         if self.classes != other.classes:
             raise ValueError("shards of different classes can't be united")
-        twice = self._truth.keys() & other._truth.keys()
+        twice = self._images.keys() & other._images.keys()
         if twice:
             raise ValueError(f"image {min(twice)} was added twice")
         united = AveragePrecision(self.classes)
-        united._truth = self._truth | other._truth
-        united._found = self._found | other._found
+        united._images = self._images | other._images
         return united
 
     def compute(self) -> CocoAP:
         """The averages of all images so far."""
-        return coco_ap(self._truth, self._found, self.classes)
+        return coco_ap(self._images, self.classes)
+
+    def _annotations(
+        self, image_id: int, masks: Tensor, labels: Tensor, extra: Mapping[str, Tensor]
+    ) -> list[Annotation]:
+        """The masks whose class counts as COCO annotations, with the `extra` values of each."""
+        rows = [row for row, label in enumerate(labels.tolist()) if label in self.classes]
+        return [
+            {
+                "image_id": image_id,
+                "category_id": int(labels[row]),
+                "segmentation": rle,
+                "area": float(coco_mask.area(rle)),
+                "iscrowd": 0,
+                **{key: values[row].item() for key, values in extra.items()},
+            }
+            for row, rle in zip(rows, _encode(masks[rows]), strict=True)
+        ]
 
 
-def coco_ap(
-    truth: Mapping[int, Sequence[Annotation]],
-    found: Mapping[int, Sequence[Annotation]],
-    classes: Sequence[int],
-) -> CocoAP:
-    """COCO's averages of annotations and results by image, both in the form of COCO's files.
+def coco_ap(images: Mapping[int, ImageResults], classes: Sequence[int]) -> CocoAP:
+    """COCO's averages of images by their ids.
 
     COCOeval adds 2^-52 to the denominator of each precision; rounding to 12 digits takes it out
     again, so that detections equal to the GT have an AP of exactly 1.
     """
+    ordered = sorted(images.items())
+    truth = [annotation for _, image in ordered for annotation in image.truth]
+    found = [annotation for _, image in ordered for annotation in image.found]
+    dataset = {
+        "images": [
+            {"id": image_id, "height": image.height, "width": image.width}
+            for image_id, image in ordered
+        ],
+        "categories": [{"id": label} for label in classes],
+    }
     with redirect_stdout(StringIO()):
-        evaluation = COCOeval(_index(truth, classes), _index(found, classes), "segm")
+        evaluation = COCOeval(_coco(dataset, truth), _coco(dataset, found), "segm")
         evaluation.evaluate()
         evaluation.accumulate()
     # (thresholds, recalls, classes, area ranges, detections at most), -1 for no GT
@@ -151,41 +185,20 @@ def _mean(precision: npt.NDArray[np.float64]) -> float:
     return float(valid.mean()) if valid.size else math.nan
 
 
-def _annotations(
-    image_id: int, masks: Tensor, labels: Tensor, classes: Sequence[int]
-) -> list[Annotation]:
-    """The masks whose class counts as COCO annotations; "row" is their place among the masks."""
-    counted = set(classes)
-    rows = [row for row, label in enumerate(labels.tolist()) if label in counted]
-    if not rows:
+def _encode(masks: Tensor) -> list[Annotation]:
+    """COCO RLEs of (M, H, W) bool masks."""
+    if not len(masks):
         return []
     # pycocotools reads masks column by column, one behind the other.
-    columns = masks[rows].permute(0, 2, 1).contiguous().cpu().numpy().view(np.uint8)
-    rles = coco_mask.encode(columns.transpose(2, 1, 0))
-    return [
-        {
-            "image_id": image_id,
-            "category_id": int(labels[row]),
-            "segmentation": rle,
-            "area": float(coco_mask.area(rle)),
-            "iscrowd": 0,
-            "row": row,
-        }
-        for row, rle in zip(rows, rles, strict=True)
-    ]
+    columns = masks.transpose(1, 2).contiguous().cpu().numpy().view(np.uint8)
+    rles: list[Annotation] = coco_mask.encode(columns.transpose(2, 1, 0))
+    return rles
 
 
-def _index(by_image: Mapping[int, Sequence[Annotation]], classes: Sequence[int]) -> COCO:
-    """A COCO object as if read from a file; images in the order of their ids, ids from 1."""
-    images = sorted(by_image)
-    annotations = [dict(annotation) for image in images for annotation in by_image[image]]
-    for number, annotation in enumerate(annotations, start=1):
-        annotation["id"] = number
-    index = COCO()
-    index.dataset = {
-        "images": [{"id": image} for image in images],
-        "categories": [{"id": label} for label in classes],
-        "annotations": annotations,
-    }
-    index.createIndex()
-    return index
+def _coco(dataset: Mapping[str, Any], annotations: Sequence[Annotation]) -> COCO:
+    """A COCO object as if read from a file; annotations are numbered from 1, as 0 means none."""
+    coco = COCO()
+    numbered = [{**annotation, "id": number} for number, annotation in enumerate(annotations, 1)]
+    coco.dataset = {**dataset, "annotations": numbered}
+    coco.createIndex()
+    return coco

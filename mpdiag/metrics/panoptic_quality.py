@@ -169,7 +169,7 @@ def _shared_pixels(found: Segments, truth: Segments) -> Tensor:
         )
     rows, columns = len(truth.labels) + 1, len(found.labels) + 1
     for name, segments, count in (("GT", truth, rows), ("prediction", found, columns)):
-        if segments.ids.numel() and not 0 <= int(segments.ids.max()) < count:
+        if segments.ids.numel() and int(segments.ids.max()) >= count:
             raise ValueError(f"segment {int(segments.ids.max())} of the {name} has no label")
     pair = truth.ids.long().to(found.ids.device) * columns + found.ids
     return pair.flatten().bincount(minlength=rows * columns).view(rows, columns).cpu()

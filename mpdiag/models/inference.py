@@ -123,7 +123,8 @@ def panoptic_inference(
         overlap_threshold: the share of its mask that a query has to win.
     """
     scores, labels = class_logits.float().softmax(-1).max(-1)
-    kept = ((labels < len(things)) & (scores > object_mask_threshold)).nonzero()[:, 0]
+    is_object = labels < class_logits.shape[1] - 1
+    kept = (is_object & (scores > object_mask_threshold)).nonzero()[:, 0]
     device = mask_logits.device
     highest = torch.full(sizes.output, -1.0, device=device)
     winner = torch.zeros(sizes.output, dtype=torch.int64, device=device)
@@ -139,11 +140,12 @@ def panoptic_inference(
         inside = torch.where(better, masks.gather(0, index[None])[0] >= 0.5, inside)
     won = winner.flatten().bincount(minlength=len(kept))
     seen = winner[inside].bincount(minlength=len(kept))
-    enough = (seen > 0) & (won / areas >= overlap_threshold)
+    enough = (seen > 0) & (won.double() / areas >= overlap_threshold)
     ids, segments = _number(labels[kept].tolist(), enough.tolist(), things)
     table = torch.tensor([*ids, 0], dtype=torch.int32, device=device)
     return PanopticSegments(
-        torch.where(inside, table[winner], 0), torch.tensor(segments, dtype=torch.int64)
+        torch.where(inside, table[winner], 0),
+        torch.tensor(segments, dtype=torch.int64, device=device),
     )
 
 

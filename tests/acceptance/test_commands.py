@@ -102,7 +102,10 @@ def test_synth_makes_a_data_set_once(tmp_path: Path, mpdiag: Command) -> None:
 
 def coco_file(path: Path, **changes: object) -> Path:
     content: dict[str, object] = {
-        "images": [{"id": 7, "file_name": "seven.jpg", "height": 40, "width": 50}],
+        "images": [
+            {"id": number, "file_name": f"{name}.jpg", "height": 40, "width": 50}
+            for number, name in ((7, "seven"), (8, "eight"))
+        ],
         "categories": [{"id": k, "name": f"class {k}"} for k in range(1, 8)],
         "annotations": [
             {
@@ -113,7 +116,8 @@ def coco_file(path: Path, **changes: object) -> Path:
     }  # fmt: skip
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({**content, **changes}))
-    Image.new("RGB", (50, 40), (90, 120, 30)).save(path.parent / "seven.jpg")
+    for name in ("seven", "eight"):
+        Image.new("RGB", (50, 40), (90, 120, 30)).save(path.parent / f"{name}.jpg")
     return path
 
 
@@ -166,7 +170,7 @@ def test_bad_input_to_analyze(
     elif case == "unwritten annotation":
         coco_file(
             Path(dataset),
-            annotations=[{"id": 1, "image_id": 8, "category_id": 3, "segmentation": []}],
+            annotations=[{"id": 1, "image_id": 9, "category_id": 3, "segmentation": []}],
         )
     output = tmp_path / "run"
     status, _, err = mpdiag(

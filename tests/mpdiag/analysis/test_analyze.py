@@ -170,7 +170,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(
     monkeypatch: pytest.MonkeyPatch,
     save_masks: str,
 ) -> None:
-    monkeypatch.setattr("mpdiag.analysis.analyze.IMAGES_IN_A_PART", 2)
+    monkeypatch.setattr("mpdiag.analysis.pipeline.IMAGES_IN_A_PART", 2)
 
     def stop_after(images: int) -> Callable[[int, int], None]:
         def progress(done: int, total: int) -> None:

@@ -1,0 +1,286 @@
+"""The transformers form without transformers: round trips, config.json, refusals."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mpdiag.checkpoints import load_checkpoint, load_model, save_checkpoint
+from mpdiag.checkpoints.convert import convert
+from mpdiag.checkpoints.transformers_form import read_transformers, write_transformers
+from mpdiag.config import BackboneConfig, LossConfig, ModelConfig, TrainConfig
+from mpdiag.errors import CheckpointError, UnsafeCheckpointError
+from mpdiag.models import Mask2Former
+
+CLASSES = [
+    {"category_id": 3, "name": "cat", "isthing": True},
+    {"category_id": 7, "name": "dog", "isthing": True},
+    {"category_id": 8, "name": "sky", "isthing": False},
+]
+
+
+def model_with(config: ModelConfig, **changes: Any) -> Mask2Former:
+    torch.manual_seed(0)
+    return Mask2Former(config.model_copy(update=changes)).eval()
+
+
+@pytest.fixture
+def model(small_config: ModelConfig) -> Mask2Former:
+    """A ResNet-50's shape, with a narrow stem and other pixel statistics than the published."""
+    backbone = BackboneConfig(name="resnet50", channels=(8, 8, 16, 16), stem_channels=16)
+    return model_with(
+        small_config,
+        backbone=backbone,
+        label_embedding=False,
+        pixel_mean=(100.0, 110.5, 120.25),
+        pixel_std=(58.0, 57.0, 56.0),
+    )
+
+
+@pytest.fixture
+def directory(tmp_path: Path, model: Mask2Former) -> Path:
+    (tmp_path / "there").mkdir()
+    write_transformers(tmp_path / "there", model, LossConfig(), CLASSES)
+    return tmp_path / "there"
+
+
+def settings_of(directory: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((directory / "config.json").read_text())
+    return content
+
+
+def rewrite(directory: Path, **changes: Any) -> None:
+    settings = settings_of(directory) | changes
+    (directory / "config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        BackboneConfig(name="resnet50", channels=(8, 8, 16, 16)),
+        BackboneConfig(name="resnet50", channels=(8, 8, 16, 16), norm="batch"),
+        BackboneConfig(name="resnet18", channels=(8, 8, 16, 16), stem_channels=8),
+    ],
+    ids=["frozen", "batch", "basic"],
+)
+def test_a_round_trip_is_bit_equal(
+    tmp_path: Path, small_config: ModelConfig, backbone: BackboneConfig
+) -> None:
+    model = model_with(small_config, backbone=backbone, label_embedding=False)
+    save_checkpoint(tmp_path / "a.pth", model)
+    convert(tmp_path / "a.pth", tmp_path / "there", "transformers")
+    convert(tmp_path / "there", tmp_path / "b.pth", "detectron2")
+    first, last = (
+        torch.load(tmp_path / name, weights_only=True)["model"] for name in ("a.pth", "b.pth")
+    )
+    assert first.keys() == last.keys()
+    for name, tensor in first.items():
+        assert torch.equal(last[name], tensor), name
+    found = sorted(path.name for path in (tmp_path / "there").iterdir())
+    assert found == ["config.json", "model.safetensors", "preprocessor_config.json"]
+
+
+def test_names_and_settings_are_those_of_the_hub(directory: Path, model: Mask2Former) -> None:
+    """A few entries of the published checkpoints and of microsoft/resnet-50."""
+    state = load_file(directory / "model.safetensors")
+    own = model.state_dict()
+    encoder, pixel = "model.pixel_level_module.encoder", "model.pixel_level_module.decoder"
+    decoder = "model.transformer_module.decoder"
+    for theirs, ours in {
+        f"{encoder}.embedder.embedder.convolution.weight": "backbone.conv1.weight",
+        f"{encoder}.encoder.stages.2.layers.5.layer.1.convolution.weight": (
+            "backbone.layer3.5.conv2.weight"
+        ),
+        f"{encoder}.encoder.stages.0.layers.0.shortcut.normalization.running_var": (
+            "backbone.layer1.0.downsample.1.running_var"
+        ),
+        f"{pixel}.encoder.layers.0.fc1.bias": "pixel_decoder.layers.0.linear1.bias",
+        f"{pixel}.adapter_1.0.weight": "pixel_decoder.lateral.conv.weight",
+        f"{decoder}.layers.3.cross_attn.in_proj_weight": (
+            "decoder.layers.3.cross_attn.in_proj_weight"
+        ),
+        f"{decoder}.mask_predictor.mask_embedder.2.0.weight": "decoder.mask_embed.layers.2.weight",
+        "class_predictor.bias": "decoder.class_embed.bias",
+    }.items():
+        assert torch.equal(state[theirs], own[ours]), theirs
+    stacked = own["decoder.layers.1.self_attn.in_proj_weight"]
+    for row, part in enumerate("qkv"):
+        values = state[f"{decoder}.layers.1.self_attn.{part}_proj.weight"]
+        assert torch.equal(values, stacked[32 * row : 32 * (row + 1)])
+    settings = settings_of(directory)
+    assert settings["backbone_config"]["hidden_sizes"] == [32, 32, 64, 64]
+    assert settings["backbone_config"]["depths"] == [3, 4, 6, 3]
+    assert settings["backbone_config"]["embedding_size"] == 16
+    assert settings["decoder_layers"] == 5  # the four layers and M^0
+    assert settings["id2label"] == {"0": "cat", "1": "dog", "2": "sky"}
+
+
+def test_a_directory_says_what_its_weights_cannot(tmp_path: Path, model: Mask2Former) -> None:
+    loss = LossConfig(class_weight=1, mask_weight=20, no_object_weight=0.2, points=64)
+    write_transformers(tmp_path, model, loss, CLASSES)
+    found = read_transformers(tmp_path)
+    assert found.config == model.config
+    assert found.loss == loss
+    assert found.classes == CLASSES
+    assert found.labels == ["cat", "dog", "sky"]
+    assert found.unknown == []
+    # transformers writes only what differs from its defaults, and nothing of ours
+    rewrite(tmp_path, mpdiag={}, id2label={f"{k}": f"LABEL_{k}" for k in range(3)})
+    (tmp_path / "preprocessor_config.json").unlink()
+    found = read_transformers(tmp_path)
+    assert (found.labels, found.classes) == (None, None)
+    assert found.config.pixel_mean == ModelConfig().pixel_mean
+
+
+def test_a_directory_is_a_checkpoint(
+    tmp_path: Path, directory: Path, model: Mask2Former, images: list[torch.Tensor]
+) -> None:
+    loaded = load_model(directory)
+    state = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    torch.save(state, directory / "pytorch_model.bin")
+    with torch.no_grad():
+        expected = model(images).matching.mask_logits
+        assert torch.equal(loaded(images).matching.mask_logits, expected)
+        assert torch.equal(load_model(directory)(images).matching.mask_logits, expected)
+
+
+def test_an_mp_former_gets_query_positions_of_zero(
+    tmp_path: Path,
+    small_config: ModelConfig,
+    images: list[torch.Tensor],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = model_with(small_config, query_position=False, label_embedding=True)
+    save_checkpoint(tmp_path / "mp.pth", model)
+    with caplog.at_level("INFO"):
+        convert(tmp_path / "mp.pth", tmp_path / "there", "transformers")
+    assert "written as zeros" in caplog.text
+    assert "label_enc" in caplog.text
+    found = load_model(tmp_path / "there")
+    assert found.config.query_position
+    assert not found.config.label_embedding
+    with torch.no_grad():
+        expected, logits = (m(images).matching.mask_logits for m in (model, found))
+    assert torch.equal(logits, expected)
+
+
+def test_a_trained_checkpoint_keeps_its_recipe_and_classes(
+    tmp_path: Path, model: Mask2Former
+) -> None:
+    recipe = TrainConfig(model=model.config, loss=LossConfig(mask_weight=7))
+    own = {"recipe": recipe.model_dump(mode="json"), "classes": CLASSES}
+    save_checkpoint(tmp_path / "a.pth", model, mpdiag=own, optimizer={"lr": 1.0})
+    convert(tmp_path / "a.pth", tmp_path / "b.pth", "detectron2")
+    content = torch.load(tmp_path / "b.pth", weights_only=True)
+    assert content.keys() == {"model", "mpdiag"}
+    assert load_checkpoint(tmp_path / "b.pth").recipe == recipe
+    convert(tmp_path / "a.pth", tmp_path / "there", "transformers")
+    assert read_transformers(tmp_path / "there").loss == recipe.loss
+    assert read_transformers(tmp_path / "there").classes == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "maskformer"}, "model_type = 'maskformer'; only mask2former"),
+        ({"pre_norm": True}, "pre_norm = True, but the weights"),
+        ({"num_queries": 100}, "num_queries = 100, but the weights.*with 6"),
+        (
+            {"backbone_config": {"downsample_in_bottleneck": True}},
+            "backbone_config: downsample_in_bottleneck = True",
+        ),
+        ({"id2label": {"0": "cat"}}, "id2label names 1 classes, but the weights have 3"),
+        ({"mask_weight": "much"}, "mask_weight = 'much'"),
+    ],
+)
+def test_settings_that_the_weights_contradict_are_named(
+    directory: Path, change: dict[str, Any], message: str
+) -> None:
+    rewrite(directory, **change)
+    with pytest.raises(Exception, match=rf"config\.json: {message}") as caught:
+        read_transformers(directory)
+    assert type(caught.value).__module__ == "mpdiag.errors"
+
+
+def test_broken_directories_are_named(directory: Path) -> None:
+    (directory / "preprocessor_config.json").write_text('{"image_mean": [0.5]}')
+    with pytest.raises(CheckpointError, match=r"image_mean = \[0.5\]: give 3 numbers"):
+        read_transformers(directory)
+    (directory / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json: not a readable JSON file"):
+        read_transformers(directory)
+    (directory / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json: no such file"):
+        read_transformers(directory)
+    (directory / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors or pytorch_model\.bin"):
+        read_transformers(directory)
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("this must not be seen",)
+
+
+def test_weights_that_would_run_code_are_refused(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (directory / "model.safetensors").unlink()
+    torch.save({"weight": Harmful()}, directory / "pytorch_model.bin")
+    with pytest.raises(UnsafeCheckpointError, match=r"pytorch_model\.bin: refused.*print"):
+        read_transformers(directory)
+    (directory / "pytorch_model.bin").write_bytes(pickle.dumps(Harmful()))
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
+        read_transformers(directory)
+    assert "must not be seen" not in capsys.readouterr().out
+
+
+def test_missing_and_left_over_parameters_are_named(directory: Path) -> None:
+    path = directory / "model.safetensors"
+    state = load_file(path)
+    del state["model.transformer_module.decoder.layers.1.self_attn.k_proj.weight"]
+    save_file(state | {"text_encoder.weight": torch.zeros(1)}, path)
+    found = read_transformers(directory)
+    assert found.unknown == ["text_encoder.weight"]
+    with pytest.raises(
+        CheckpointError,
+        match=r"1 \(decoder\.layers\.1\.self_attn\.in_proj_weight\) missing, "
+        r"1 \(text_encoder\.weight\) left over",
+    ):
+        load_model(directory)
+
+
+def test_a_destination_is_never_overwritten(tmp_path: Path, model: Mask2Former) -> None:
+    source = tmp_path / "a.pth"
+    save_checkpoint(source, model)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    for destination, to in (("full", "transformers"), ("a.pth", "detectron2")):
+        with pytest.raises(CheckpointError, match="there already, and not overwritten"):
+            convert(source, tmp_path / destination, to)
+    with pytest.raises(CheckpointError, match=r"a name ending in \.pth"):
+        convert(source, tmp_path / "b.safetensors", "detectron2")
+    (tmp_path / "empty").mkdir()
+    convert(source, tmp_path / "empty", "transformers")
+    assert (tmp_path / "empty" / "config.json").is_file()
+
+
+def test_what_has_no_transformers_form_leaves_nothing_behind(
+    tmp_path: Path, small_config: ModelConfig
+) -> None:
+    backbone = BackboneConfig(name="resnet26", channels=(8, 8, 16, 16))
+    for change, message in (
+        ({"encoder_points": 2}, "encoder_points = 2: transformers' Mask2Former has 4"),
+        ({"backbone": backbone}, "name = resnet26: has no transformers form"),
+    ):
+        model = model_with(small_config, **change)
+        recipe = TrainConfig(model=model.config).model_dump(mode="json")
+        save_checkpoint(tmp_path / "a.pth", model, mpdiag={"recipe": recipe})
+        with pytest.raises(CheckpointError, match=message):
+            convert(tmp_path / "a.pth", tmp_path / "there", "transformers")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
