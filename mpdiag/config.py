@@ -81,6 +81,9 @@ class PilotConfig(Strict):
     """The MP part (MP-Former, sections 4.2 to 4.4 and appendix B)."""
 
     queries: int = Field(100, ge=1, description="n_q, the number of MP queries of an image")
+    layers: int = Field(
+        1, ge=1, description="decoder layers that attend within GT masks under method=piloted"
+    )
     point_noise: float = Field(0.2, ge=0, le=1, description="lambda_p")
     label_noise: float = Field(0.2, ge=0, le=1, description="lambda_l")
     groups: Literal["image", "batch"] = Field(

@@ -183,7 +183,7 @@ Method = Baseline | Piloted | PerPixel
 
 METHODS: dict[str, Callable[[Mask2Former, TrainConfig], Method]] = {
     "baseline": Baseline,
-    "piloted": lambda model, config: Piloted(model, config, layers=1),
+    "piloted": lambda model, config: Piloted(model, config, layers=config.pilot.layers),
     "piloted-all-layers": lambda model, config: Piloted(
         model, config, layers=model.config.decoder_layers
     ),

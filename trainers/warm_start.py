@@ -19,15 +19,25 @@ def load_initial(model: nn.Module, source: str) -> None:
 
     Args:
         model: the model to fill in place.
-        source: name of a packaged file (`synthetic-tiny`) or path of a checkpoint.
+        source: name of a packaged file (`synthetic-tiny`), or path of a checkpoint: a model, whole
+            or in part, or an ImageNet backbone (R-50.pkl, torchvision, timm, Swin).
 
     Raises:
         ConfigError: an entry does not exist in the model or has another shape.
-        CheckpointError: the file can't be read.
+        CheckpointError: the file can't be read, or has entries of another model.
     """
     packaged = WEIGHTS / f"{source}.safetensors"
-    weights = read_weights(packaged if packaged.is_file() else Path(source)).weights
     own = model.state_dict()
+    backbone = {name for name in own if name.startswith("backbone.")}
+    found = read_weights(packaged if packaged.is_file() else Path(source), backbone)
+    if found.unknown:
+        raise ConfigError(f"init = {source}: its {found.unknown[0]} belongs to another model")
+    # A count for running averages that a frozen norm does not make.
+    weights = {
+        name: tensor
+        for name, tensor in found.weights.items()
+        if name in own or not name.endswith(".num_batches_tracked")
+    }
     for name, tensor in weights.items():
         _check(source, name, tensor, own.get(name))
     model.load_state_dict(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mpdiag.checkpoints import LoadedCheckpoint
-from mpdiag.config import DataConfig, LossConfig, ModelConfig
+from mpdiag.config import DataConfig, LossConfig, ModelConfig, TrainConfig
 from mpdiag.errors import ConfigError
 
 SHORT_SIDE, LONG_SIDE = 800, 1333  # of the published models at inference
@@ -44,7 +44,6 @@ def settings_for(
     data = recipe.data if recipe else DataConfig(short_side=SHORT_SIDE, long_side=LONG_SIDE)
     if match_points is None:
         match_points = loss.points if recipe else MATCH_POINTS
-    method = recipe.method if recipe else "piloted-all-layers"
     return Settings(
         class_cost=loss.class_weight,
         mask_cost=loss.mask_weight,
@@ -53,14 +52,16 @@ def settings_for(
         short_side=data.short_side,
         long_side=data.long_side,
         limit=limit,
-        pilot_layers=_pilot_layers(method, loaded.model.config) if piloted else None,
+        pilot_layers=_pilot_layers(recipe, loaded.model.config) if piloted else None,
         save_masks=save_masks,
     )
 
 
-def _pilot_layers(method: str, model: ModelConfig) -> int:
-    """GT masks are fed in as many layers as in training; all where training is not known."""
-    return 1 if method == "piloted" else model.decoder_layers
+def _pilot_layers(recipe: TrainConfig | None, model: ModelConfig) -> int:
+    """GT masks are fed in as many layers as in training; in all where training is not known."""
+    if recipe is not None and recipe.method == "piloted":
+        return min(recipe.pilot.layers, model.decoder_layers)
+    return model.decoder_layers
 
 
 def parse_match_points(text: str | None) -> int | Literal["all"] | None:

@@ -1,74 +1,142 @@
-"""From a checkpoint file to a model that is ready to run."""
+"""From a checkpoint of any form to a model that is ready to run."""
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpdiag.checkpoints.architecture import architecture_of
-from mpdiag.checkpoints.reading import read_weights
-from mpdiag.config import ModelConfig, TrainConfig, parse
-from mpdiag.errors import CheckpointError
+import torch
+
+from mpdiag.checkpoints.architecture import architecture_of, sampled_points
+from mpdiag.checkpoints.detectron2_config import (
+    Setup,
+    apply_to_model,
+    find_config,
+    read_detectron2_config,
+    setup_of,
+)
+from mpdiag.checkpoints.official_keys import EMPTY_WEIGHT, PIXEL_MEAN, PIXEL_STD
+from mpdiag.checkpoints.reading import Weights, read_weights
+from mpdiag.checkpoints.transformers_form import is_transformers, read_transformers
+from mpdiag.config import LossConfig, ModelConfig, TrainConfig, parse
+from mpdiag.errors import CheckpointError, ConfigError
 from mpdiag.models import Mask2Former
+
+NAMES_SHOWN = 12  # of missing and left-over entries in an error
 
 
 @dataclass(slots=True)
 class LoadedCheckpoint:
-    """A model in evaluation mode and what its file says of it.
+    """A model in evaluation mode and what its files say of it.
 
     Attributes:
-        sha256: of the file.
+        path: the file of weights.
+        form: the kind of file and whose names it uses, in words.
+        sha256: of the file of weights.
         recipe: the settings it was trained with, if the file is ours.
         classes: category_id, name and isthing of each class, if the file is ours.
+        labels: name of each class in the order of the logits, where a transformers directory has
+            them.
+        config_path: the config that was read beside the weights, or as given.
+        setup: losses, image size and data set, where recipe or config tell.
     """
 
     path: Path
+    form: str
     sha256: str
     model: Mask2Former
-    recipe: TrainConfig | None
-    classes: list[dict[str, Any]] | None
+    recipe: TrainConfig | None = None
+    classes: list[dict[str, Any]] | None = None
+    labels: list[str] | None = None
+    config_path: Path | None = None
+    setup: Setup | None = None
 
 
-def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
+@dataclass(slots=True)
+class Opened:
+    """A checkpoint before its model is built: weights that belong to an architecture."""
+
+    weights: Weights
+    config: ModelConfig
+    recipe: TrainConfig | None = None
+    classes: list[dict[str, Any]] | None = None
+    labels: list[str] | None = None
+    config_path: Path | None = None
+    setup: Setup | None = None
+
+
+def load_checkpoint(path: str | Path, config: str | Path | None = None) -> LoadedCheckpoint:
     """Read a checkpoint strictly: every entry used, every parameter filled.
+
+    Args:
+        path: a file, a training output directory, or a transformers directory.
+        config: a detectron2 YAML for what the weights do not tell; by default the one beside the
+            file, where there is one.
 
     Raises:
         CheckpointError: unreadable, of another model, or entries missing or left over.
+        ConfigError: the YAML can't be read or contradicts the weights.
     """
-    found = read_weights(Path(path))
-    own = found.extra.get("mpdiag", {})
-    source = str(found.path)
-    if not isinstance(own, dict):
-        raise CheckpointError(f"{source}: its 'mpdiag' entry is damaged; save the checkpoint again")
-    recipe = parse(TrainConfig, own["recipe"], source) if "recipe" in own else None
-    config = recipe.model if recipe else architecture_of(found.weights, source)
-    model = build_for_weights(config)
-    expected = model.state_dict()
-    missing = sorted(expected.keys() - found.weights.keys())
-    left = sorted(found.weights.keys() - expected.keys()) + found.unknown
-    if missing or left:
-        raise CheckpointError(
-            f"{source}: does not fit its architecture: {_some(missing)} missing, "
-            f"{_some(left)} left over"
-        )
-    for name, tensor in found.weights.items():
-        if tensor.shape != expected[name].shape:
-            raise CheckpointError(
-                f"{source}: {name} is {tuple(tensor.shape)}, its architecture has "
-                f"{tuple(expected[name].shape)}"
-            )
-    model.load_state_dict(found.weights)
+    opened = open_checkpoint(Path(path), None if config is None else Path(config))
+    model = build_for_weights(opened.config)
+    check_fit(opened.weights, model)
+    model.load_state_dict(opened.weights.weights)
     model.eval()
-    return LoadedCheckpoint(found.path, _sha256(found.path), model, recipe, own.get("classes"))
+    return LoadedCheckpoint(
+        path=opened.weights.path,
+        form=opened.weights.form,
+        sha256=_sha256(opened.weights.path),
+        model=model,
+        recipe=opened.recipe,
+        classes=opened.classes,
+        labels=opened.labels,
+        config_path=opened.config_path,
+        setup=opened.setup,
+    )
 
 
-def load_model(path: str | Path) -> Mask2Former:
-    """The model of a checkpoint file or training output directory, in evaluation mode.
+def load_model(path: str | Path, config: str | Path | None = None) -> Mask2Former:
+    """The model of a checkpoint, in evaluation mode.
 
     Raises:
-        CheckpointError: see `load_checkpoint`.
+        CheckpointError, ConfigError: see `load_checkpoint`.
     """
-    return load_checkpoint(path).model
+    return load_checkpoint(path, config).model
+
+
+def open_checkpoint(path: Path, config: Path | None = None) -> Opened:
+    """Weights and architecture of a checkpoint, without building the model.
+
+    Raises:
+        CheckpointError, ConfigError: see `load_checkpoint`.
+    """
+    if path.is_dir() and is_transformers(path):
+        return _open_transformers(path, config)
+    return open_weights(read_weights(path), config)
+
+
+def open_weights(found: Weights, config: Path | None = None) -> Opened:
+    """The same for what `read_weights` gave."""
+    own = found.extra.get("mpdiag", {})
+    source = str(found.path)
+    if not isinstance(own, Mapping):
+        raise CheckpointError(f"{source}: its 'mpdiag' entry is damaged; save the checkpoint again")
+    if "recipe" in own:
+        recipe = parse(TrainConfig, own["recipe"], source)
+        if config is not None:
+            raise ConfigError(f"{config}: {source} has the settings it was trained with; leave out")
+        setup = Setup(recipe.loss, recipe.data.short_side, recipe.data.long_side)
+        return Opened(found, recipe.model, recipe, own.get("classes"), setup=setup)
+    architecture = _with_statistics(architecture_of(found.weights, source), found)
+    setup = _weights_setup(found)
+    config = config or find_config(found.path)
+    if config is not None:
+        values = read_detectron2_config(config)
+        points = sampled_points(found.weights)
+        architecture = apply_to_model(values, architecture, points, str(config))
+        setup = setup_of(values, str(config))
+    return Opened(found, architecture, classes=own.get("classes"), config_path=config, setup=setup)
 
 
 def build_for_weights(config: ModelConfig) -> Mask2Former:
@@ -77,10 +145,73 @@ def build_for_weights(config: ModelConfig) -> Mask2Former:
     return Mask2Former(config.model_copy(update={"backbone": backbone}))
 
 
-def _some(names: list[str]) -> str:
+def check_fit(found: Weights, model: Mask2Former) -> None:
+    """Refuse weights that `model` does not take one for one.
+
+    Raises:
+        CheckpointError: lists what is missing and left over, or names the entry that differs.
+    """
+    expected = model.state_dict()
+    implied = {name: x for name, x in model.named_buffers() if name not in expected}
+    missing = sorted(expected.keys() - found.weights.keys())
+    left = sorted(found.weights.keys() - expected.keys())
+    left += sorted(found.implied.keys() - implied.keys()) + found.unknown
+    if missing or left:
+        raise CheckpointError(
+            f"{found.path}: does not fit its architecture: {_some(missing)} missing, "
+            f"{_some(left)} left over"
+        )
+    for name, tensor in (found.weights | found.implied).items():
+        here = (expected | implied)[name]
+        if tensor.shape != here.shape:
+            raise CheckpointError(
+                f"{found.path}: {name} is {tuple(tensor.shape)}, its architecture has "
+                f"{tuple(here.shape)}"
+            )
+    for name, tensor in found.implied.items():
+        if not implied[name].is_meta and not torch.equal(tensor, implied[name]):
+            raise CheckpointError(f"{found.path}: {name} is not that of a Swin; it was changed")
+
+
+def _open_transformers(path: Path, config: Path | None) -> Opened:
+    found = read_transformers(path)
+    if config is not None:
+        raise ConfigError(f"{config}: {path} has a config.json of its own; leave it out")
+    weights = Weights(found.path, "transformers directory", found.weights, unknown=found.unknown)
+    return Opened(
+        weights,
+        found.config,
+        classes=found.classes,
+        labels=found.labels,
+        config_path=path / "config.json",
+        setup=Setup(found.loss),
+    )
+
+
+def _with_statistics(config: ModelConfig, found: Weights) -> ModelConfig:
+    """Pixel mean and deviation are in the state dicts of early versions."""
+    changes = {
+        name: tuple(found.settings[key].flatten().tolist())
+        for key, name in ((PIXEL_MEAN, "pixel_mean"), (PIXEL_STD, "pixel_std"))
+        if key in found.settings
+    }
+    return parse(ModelConfig, config.model_dump() | changes, str(found.path))
+
+
+def _weights_setup(found: Weights) -> Setup | None:
+    """The one loss weight that a state dict has: that of no-object, the last class."""
+    if EMPTY_WEIGHT not in found.settings:
+        return None
+    weight = found.settings[EMPTY_WEIGHT].flatten()[-1].item()
+    return Setup(LossConfig(no_object_weight=round(weight, 6)))
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
     if not names:
         return "none"
-    return f"{len(names)} ({names[0]}{', ...' if len(names) > 1 else ''})"
+    more = f", and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return f"{len(names)} ({', '.join(names[:NAMES_SHOWN])}{more})"
 
 
 def _sha256(path: Path) -> str:

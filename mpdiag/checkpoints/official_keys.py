@@ -1,14 +1,19 @@
 """Two-way table between our parameter names and the official (detectron2) ones.
 
 Official names: facebookresearch/Mask2Former (`mask_former_head.py`, `msdeformattn.py`,
-`mask2former_transformer_decoder.py`), IDEA-Research/MP-Former (`label_enc`), and detectron2's
-`resnet.py` for the backbone.
+`mask2former_transformer_decoder.py`), IDEA-Research/MP-Former (`label_enc`), and for
+the backbones detectron2's `resnet.py` and Mask2Former's `swin.py`.
 """
 
-import re
 from collections.abc import Iterable
 
-# In a pattern, # stands for a number and * for the rest of the name.
+from mpdiag.checkpoints.key_table import KeyTable
+
+# Entries of official state dicts that are no parameters of the network: the loss's class weights
+# and, in early versions, the pixel statistics.
+EMPTY_WEIGHT, PIXEL_MEAN, PIXEL_STD = "criterion.empty_weight", "pixel_mean", "pixel_std"
+IMPLIED = ".attn.relative_position_index"  # ends what the official Swin keeps, and a window implies
+
 _RESNET = (
     ("backbone.conv1.weight", "backbone.stem.conv1.weight"),
     ("backbone.bn1.*", "backbone.stem.conv1.norm.*"),
@@ -16,6 +21,15 @@ _RESNET = (
     ("backbone.layer1.#.bn#.*", "backbone.res2.#.conv#.norm.*"),
     ("backbone.layer1.#.downsample.0.weight", "backbone.res2.#.shortcut.weight"),
     ("backbone.layer1.#.downsample.1.*", "backbone.res2.#.shortcut.norm.*"),
+)
+# The official Swin merges patches at the end of a stage, ours (as timm) at the start of the next.
+_SWIN = (
+    ("backbone.stages.#.blocks.#.*", "backbone.layers.#.blocks.#.*"),
+    *(
+        (f"backbone.stages.{stage + 1}.downsample.*", f"backbone.layers.{stage}.downsample.*")
+        for stage in range(3)
+    ),
+    ("backbone.norms.#.*", "backbone.norm#.*"),
 )
 _PIXEL, _THEIR_PIXEL = "pixel_decoder", "sem_seg_head.pixel_decoder"
 _HEAD = "sem_seg_head.predictor"
@@ -59,36 +73,25 @@ def _stages() -> Iterable[tuple[str, str]]:
             )
 
 
-# Another timm backbone has no official form and keeps its own names.
-_TABLE = (*_stages(), *_MODEL, ("backbone.*", "backbone.*"))
-
-
-def _compiled(source: str, target: str) -> tuple[re.Pattern[str], str]:
-    pattern = re.escape(source).replace(r"\#", r"(\d+)").replace(r"\*", "(.+)")
-    groups = iter(range(1, 10))
-    return re.compile(pattern), re.sub(r"[#*]", lambda _: rf"\{next(groups)}", target)
-
-
-_TO_OFFICIAL = [_compiled(ours, theirs) for ours, theirs in _TABLE]
-_FROM_OFFICIAL = [_compiled(theirs, ours) for ours, theirs in _TABLE]
+# A Swin's patch_embed has the same name there; another timm backbone keeps its own names.
+_TABLE = KeyTable((*_stages(), *_SWIN, *_MODEL, ("backbone.*", "backbone.*")))
 
 
 def to_official(name: str) -> str:
-    """Official name of our parameter or buffer `name`."""
-    return _translate(name, _TO_OFFICIAL)
+    """Official name of our parameter or buffer `name`; KeyError if it has none."""
+    official = _TABLE.there(name)
+    if official is None:
+        raise KeyError(name)
+    return official
 
 
 def from_official(name: str) -> str | None:
-    """Our name of an official entry, or None if the model has none for it."""
-    try:
-        return _translate(name, _FROM_OFFICIAL)
-    except KeyError:
-        return None
+    """Our name of an official entry, of today's or the first version; None if the model has none.
 
-
-def _translate(name: str, table: list[tuple[re.Pattern[str], str]]) -> str:
-    for pattern, replacement in table:
-        found = pattern.fullmatch(name)
-        if found:
-            return found.expand(replacement)
-    raise KeyError(name)
+    Before version 2 the pixel decoder's entries were the head's own, and `query_feat` was
+    `static_query` (`_load_from_state_dict` of the official head and of its decoder).
+    """
+    head, dot, rest = name.partition(".")
+    if head == "sem_seg_head" and not rest.startswith(("predictor.", "pixel_decoder.")):
+        name = f"{_THEIR_PIXEL}{dot}{rest}"
+    return _TABLE.back(name.replace(f"{_HEAD}.static_query.", f"{_HEAD}.query_feat."))

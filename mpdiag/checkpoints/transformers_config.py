@@ -84,7 +84,9 @@ def _resnet(weights: Mapping[str, Tensor]) -> Settings:
     return {
         "model_type": "resnet",
         "embedding_size": len(weights["backbone.conv1.weight"]),
-        "hidden_sizes": [len(weights[f"backbone.layer{stage}.0.{last}.weight"]) for stage in stages],
+        "hidden_sizes": [
+            len(weights[f"backbone.layer{stage}.0.{last}.weight"]) for stage in stages
+        ],
         "depths": [
             sum(
                 name.startswith(f"backbone.layer{stage}.") and name.endswith(".conv1.weight")

@@ -60,7 +60,10 @@ def _resnet() -> Iterable[tuple[str, str]]:
     yield "backbone.conv1.weight", f"{stem}.convolution.weight"
     yield "backbone.bn1.*", f"{stem}.normalization.*"
     for stage in range(4):
-        ours, theirs = f"backbone.layer{stage + 1}.#", f"{_BACKBONE}.encoder.stages.{stage}.layers.#"
+        ours, theirs = (
+            f"backbone.layer{stage + 1}.#",
+            f"{_BACKBONE}.encoder.stages.{stage}.layers.#",
+        )
         yield f"{ours}.downsample.0.weight", f"{theirs}.shortcut.convolution.weight"
         yield f"{ours}.downsample.1.*", f"{theirs}.shortcut.normalization.*"
         for number in range(3):

@@ -35,7 +35,7 @@ class CocoAP:
     Attributes:
         ap: over IoU thresholds 0.50, 0.55 .. 0.95, and over classes that have GT.
         ap50, ap75: at one threshold.
-        ap_small, ap_medium, ap_large: of GT with an area below 32^2, up to 96^2, and above.
+        ap_small, ap_medium, ap_large: of GT with an area up to 32^2, from there to 96^2, and above.
         per_class: `ap` of each class.
     """
 

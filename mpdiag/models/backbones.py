@@ -1,4 +1,4 @@
-"""timm backbones that give features of strides 4, 8, 16 and 32."""
+"""Backbones that give features of strides 4, 8, 16 and 32: any of timm's, and the official Swin."""
 
 from typing import Any
 
@@ -8,14 +8,23 @@ from torch import nn
 
 from mpdiag.config import BackboneConfig
 from mpdiag.errors import ConfigError
+from mpdiag.models.swin import PUBLISHED, build_swin, is_swin
 
 
 def build_backbone(config: BackboneConfig) -> tuple[nn.Module, list[int]]:
-    """A `features_only` backbone and its channels at strides 4, 8, 16, 32.
+    """A module (B, 3, H, W) -> list of four maps, and its channels at strides 4, 8, 16, 32.
 
     Raises:
-        ConfigError: timm has no such model, or its features lack one of the strides.
+        ConfigError: timm has no such model, its features lack one of the strides, or a setting
+            belongs to another kind of backbone.
     """
+    if is_swin(config):
+        _refuse(config, ("channels", "stem_channels"), "ResNets")
+        swin = build_swin(config)
+        return swin, swin.channels
+    _refuse(
+        config, ("embed_dim", "depths", "num_heads", "window"), f"swin and {', '.join(PUBLISHED)}"
+    )
     backbone = _create(config, None)
     strides = backbone.feature_info.reduction()
     if not {4, 8, 16, 32} <= set(strides):
@@ -47,10 +56,7 @@ def _create(config: BackboneConfig, indices: tuple[int, ...] | None) -> Any:
 def _narrow_stem(backbone: Any, config: BackboneConfig) -> None:
     """Give a ResNet a stem of another width than timm's fixed 64 (STEM_OUT_CHANNELS)."""
     if not (config.name.startswith("resnet") and hasattr(backbone, "conv1")):
-        raise ConfigError(
-            f"model.backbone.stem_channels = {config.stem_channels}: only ResNets have it, "
-            f"not {config.name}"
-        )
+        _refuse(config, ("stem_channels",), "ResNets")
     width = config.stem_channels
     backbone.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
     backbone.bn1 = nn.BatchNorm2d(width)
@@ -67,3 +73,13 @@ def _narrow_stem(backbone: Any, config: BackboneConfig) -> None:
         )
     for module in (backbone.conv1, block.conv1):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _refuse(config: BackboneConfig, names: tuple[str, ...], owners: str) -> None:
+    """ConfigError if one of these settings is given, since only `owners` have them."""
+    for name in names:
+        value = getattr(config, name)
+        if value != BackboneConfig.model_fields[name].default:
+            raise ConfigError(
+                f"model.backbone.{name} = {value}: only {owners} have it, not {config.name}"
+            )

@@ -1,10 +1,9 @@
 """The Swin backbone of the official repositories, built from timm's blocks."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import timm
-import torch
 import torch.nn.functional as F
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
@@ -142,7 +141,7 @@ def build_swin(config: BackboneConfig) -> Swin:
     Raises:
         ConfigError: `name = swin` lacks one of its values, or the values do not fit each other.
     """
-    shape = _shape(config)
+    shape = swin_shape(config)
     for stage, heads in enumerate(shape.num_heads):
         width = shape.embed_dim * 2**stage
         if heads < 1 or width % heads:
@@ -161,24 +160,28 @@ def build_swin(config: BackboneConfig) -> Swin:
     return model
 
 
-def _shape(config: BackboneConfig) -> SwinShape:
-    published = PUBLISHED[config.name][0] if config.name in PUBLISHED else None
+def is_swin(config: BackboneConfig) -> bool:
+    """Whether `config` names the official Swin, rather than one of timm's models."""
+    return config.name == "swin" or config.name in PUBLISHED
 
-    def value[T](name: str, given: T | None) -> T:
-        chosen = getattr(published, name, None) if given is None else given
-        if chosen is None:
-            raise ConfigError(
-                f"model.backbone.{name}: needed with name = {config.name}; or choose one of "
-                f"{', '.join(PUBLISHED)}"
-            )
-        return chosen
 
-    return SwinShape(
-        value("embed_dim", config.embed_dim),
-        value("depths", config.depths),
-        value("num_heads", config.num_heads),
-        value("window", config.window),
-    )
+def swin_shape(config: BackboneConfig) -> SwinShape:
+    """The published shape with the changes that `config` makes, or the one that it spells out.
+
+    Raises:
+        ConfigError: `name = swin` lacks one of its values.
+    """
+    given = {field.name: getattr(config, field.name) for field in fields(SwinShape)}
+    if config.name in PUBLISHED:
+        changes = {name: value for name, value in given.items() if value is not None}
+        return replace(PUBLISHED[config.name][0], **changes)
+    missing = [name for name, value in given.items() if value is None]
+    if missing:
+        raise ConfigError(
+            f"model.backbone.{missing[0]}: needed with name = {config.name}; or choose one of "
+            f"{', '.join(PUBLISHED)}"
+        )
+    return SwinShape(**given)
 
 
 def _timm_weights(name: str) -> dict[str, Tensor]:

@@ -69,14 +69,23 @@ def parameter(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
     return torch.from_numpy(values)
 
 
-@pytest.fixture(params=["mask2former_r50", "mpformer_r50"], scope="module")
+BACKBONES = {
+    "r50": BackboneConfig(name="resnet50", channels=(8, 16, 32, 64)),
+    "swin": BackboneConfig(
+        name="swin", embed_dim=16, depths=(2, 2, 2, 2), num_heads=(2, 2, 4, 8), window=4
+    ),
+}
+
+
+@pytest.fixture(params=["mask2former_r50", "mpformer_r50", "mask2former_swin"], scope="module")
 def case(request: pytest.FixtureRequest) -> Case:
     figures = json.loads((CASES / f"{request.param}.json").read_text())
     settings = figures["config"]
-    piloted = request.param.startswith("mpformer")
+    family, backbone = request.param.split("_")
+    piloted = family == "mpformer"
     config = ModelConfig(
         num_classes=settings["num_classes"],
-        backbone=BackboneConfig(name="resnet50", channels=(8, 16, 32, 64)),
+        backbone=BACKBONES[backbone],
         hidden_dim=settings["hidden_dim"],
         mask_dim=settings["mask_dim"],
         heads=settings["nheads"],
@@ -89,7 +98,7 @@ def case(request: pytest.FixtureRequest) -> Case:
         label_embedding=piloted,
     )
     model = Mask2Former(config)
-    weights = load_file(CASES / "pixel_decoder_r50.safetensors")
+    weights = load_file(CASES / f"pixel_decoder_{backbone}.safetensors")
     shapes = figures["param_shapes"]
     weights |= {name: parameter(name, tuple(shapes[name]), figures["seed"]) for name in shapes}
     model.load_state_dict({name: weights[to_official(name)] for name in model.state_dict()})

@@ -1,4 +1,7 @@
-"""transformers' own Mask2Former with our converted weights gives our outputs, layer for layer."""
+"""transformers' own Mask2Former with our converted weights: the official figures, layer for layer.
+
+It is also another implementation to hold our pixel decoder and ResNet against.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +10,98 @@ import pytest
 import torch
 from torch import Tensor
 
+from mpdiag.checkpoints import load_model, save_checkpoint
+from mpdiag.checkpoints.convert import convert
+from mpdiag.checkpoints.transformers_form import write_transformers
+from mpdiag.config import BackboneConfig, LossConfig, ModelConfig
+from mpdiag.models import Mask2Former
+
 transformers = pytest.importorskip("transformers")
 
-from mpdiag.checkpoints import load_model, save_checkpoint  # noqa: E402
-from mpdiag.checkpoints.convert import convert  # noqa: E402
-from mpdiag.config import BackboneConfig, ModelConfig  # noqa: E402
-from mpdiag.models import Mask2Former  # noqa: E402
+
+def close(found: Tensor, expected: Tensor) -> None:
+    """To 1e-4 of the tensor's own size."""
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.std().item())
+
+
+def theirs(directory: Path) -> Any:
+    """The library's model, with every parameter loaded and none left over."""
+    model, report = transformers.Mask2FormerForUniversalSegmentation.from_pretrained(
+        directory, output_loading_info=True
+    )
+    assert not any(report.values()), report
+    return model.eval()
+
+
+@torch.no_grad()
+def outputs_of(model: Any, pixels: Tensor) -> dict[str, Tensor]:
+    output = model(pixels, output_hidden_states=True, output_auxiliary_logits=True)
+    layers = [*output.auxiliary_logits, output]
+    return {
+        **{f"backbone.res{k + 2}": x for k, x in enumerate(output.encoder_hidden_states)},
+        **{f"multi_scale.{k}": x for k, x in enumerate(output.pixel_decoder_hidden_states)},
+        "mask_features": output.pixel_decoder_last_hidden_state,
+        "pred_logits": torch.stack([layer["class_queries_logits"] for layer in layers]),
+        "pred_masks": torch.stack([layer["masks_queries_logits"] for layer in layers]),
+    }
+
+
+@torch.no_grad()
+def our_outputs(model: Mask2Former, pixels: Tensor) -> dict[str, Tensor]:
+    maps = model.backbone(pixels)
+    levels, mask_features = model.pixel_decoder(maps)
+    found = model.decoder(levels, mask_features).matching
+    return {
+        **{f"backbone.res{k + 2}": x for k, x in enumerate(maps)},
+        **{f"multi_scale.{k}": x for k, x in enumerate(levels)},
+        "mask_features": mask_features,
+        "pred_logits": found.class_logits,
+        "pred_masks": found.mask_logits,
+    }
+
+
+def test_the_official_figures(case, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "model.pth", case.model)
+    convert(tmp_path / "model.pth", tmp_path / "there", "transformers")
+    found = outputs_of(theirs(tmp_path / "there"), case.model.batch(case.images))
+    for name, tensor in our_outputs(case.model, case.model.batch(case.images)).items():
+        close(found[name], tensor)
+        close(found[name], case.tensors[f"eval.{name}"])
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+def test_a_network_of_basic_blocks(tmp_path: Path, norm: Any) -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        num_classes=5,
+        backbone=BackboneConfig(name="resnet18", channels=(8, 16, 32, 64), norm=norm),
+        hidden_dim=64,
+        mask_dim=32,
+        heads=4,
+        encoder_layers=2,
+        decoder_layers=4,
+        num_queries=9,
+    )
+    model = Mask2Former(config).eval()
+    write_transformers(tmp_path, model, LossConfig())
+    pixels = torch.randn(2, 3, 96, 64)
+    found = outputs_of(theirs(tmp_path), pixels)
+    for name, tensor in our_outputs(model, pixels).items():
+        close(found[name], tensor)
+
+
+def test_what_the_library_saves_is_read(case, tmp_path: Path) -> None:
+    write_transformers(tmp_path, case.model, LossConfig())
+    theirs(tmp_path).save_pretrained(tmp_path / "saved")
+    expected = load_model(tmp_path).state_dict()
+    found = load_model(tmp_path / "saved").state_dict()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def test_its_image_processor_feeds_what_we_feed(case, tmp_path: Path) -> None:
+    write_transformers(tmp_path, case.model, LossConfig())
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(processor).__name__.startswith("Mask2FormerImageProcessor")
+    found = processor(case.images, do_resize=False, return_tensors="pt")["pixel_values"]
+    close(found, case.model.batch(case.images))

@@ -1,15 +1,10 @@
 """The model's shapes and the attention rules that hold at every size."""
 
-import pytest
-import timm
 import torch
 from torch import cos, sin
 
-from mpdiag.config import BackboneConfig, ModelConfig
-from mpdiag.errors import ConfigError
 from mpdiag.models import Mask2Former
 from mpdiag.models.attention import sine_position
-from mpdiag.models.backbones import build_backbone
 from mpdiag.models.mask2former import padded_size
 from mpdiag.recording import record
 
@@ -59,33 +54,3 @@ def test_sine_position_is_detr_s() -> None:
     x = 3 / (3 + 1e-6) * 2 * torch.pi
     expected = [f(torch.tensor(a / s)) for a in (y, x) for s in (1, 100) for f in (sin, cos)]
     torch.testing.assert_close(found[1, 2], torch.stack(expected), atol=1e-5, rtol=1e-4)
-
-
-def test_timm_backbones_of_other_families_serve() -> None:
-    backbone, channels = build_backbone(BackboneConfig(name="convnext_atto", norm="batch"))
-    maps = backbone(torch.rand(1, 3, 64, 64))
-    assert [x.shape[1] for x in maps] == channels
-    assert [x.shape[-1] for x in maps] == [16, 8, 4, 2]
-
-
-def test_a_narrow_stem_keeps_the_rest_of_the_resnet() -> None:
-    config = BackboneConfig(name="resnet50", channels=(8, 16, 32, 64), stem_channels=16)
-    backbone, channels = build_backbone(config)
-    assert channels == [32, 64, 128, 256]
-    assert [x.shape[1] for x in backbone(torch.rand(1, 3, 64, 64))] == channels
-    full, _ = build_backbone(BackboneConfig(name="resnet18", norm="batch"))
-    reference = timm.create_model("resnet18", features_only=True, out_indices=(1, 2, 3, 4))
-    assert full.state_dict().keys() == reference.state_dict().keys()
-
-
-@pytest.mark.parametrize(
-    "config, message",
-    [
-        (BackboneConfig(name="resnet999"), "model.backbone.name = resnet999"),
-        (BackboneConfig(name="vit_tiny_patch16_224"), "4, 8, 16 and 32 are needed"),
-        (BackboneConfig(name="convnext_atto", stem_channels=8), "only ResNets"),
-    ],
-)
-def test_unusable_backbones_are_named(config: BackboneConfig, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Mask2Former(ModelConfig(backbone=config))

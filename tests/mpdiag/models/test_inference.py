@@ -1,0 +1,162 @@
+"""Post-processing on all masks at once, by hand, and in bounded memory."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mpdiag.models.inference import (
+    MASKS_AT_ONCE,
+    Sizes,
+    instance_inference,
+    panoptic_inference,
+    semantic_inference,
+)
+
+SIZES = Sizes((64, 96), (50, 90), (77, 120))
+THINGS = [True, True, False, False, True]
+
+
+@pytest.fixture(params=[0, 1, 2])
+def logits(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor]:
+    """Forty queries (more than are resized at once) of five classes, with smooth masks."""
+    generator = torch.Generator().manual_seed(request.param)
+    classes = 3 * torch.randn(40, 6, generator=generator)
+    coarse = 4 * torch.randn(40, 1, 4, 5, generator=generator)
+    return classes, F.interpolate(coarse, size=(16, 24), mode="bicubic")[:, 0]
+
+
+def at_output(masks: Tensor, sizes: Sizes = SIZES) -> Tensor:
+    padded = F.interpolate(masks[None], sizes.padded, mode="bilinear", align_corners=False)
+    cut = padded[:, :, : sizes.image[0], : sizes.image[1]]
+    return F.interpolate(cut, sizes.output, mode="bilinear", align_corners=False)[0]
+
+
+def test_instances_equal_all_pairs(logits) -> None:
+    classes, masks = logits
+    probability, resized = classes.softmax(-1)[:, :5], at_output(masks)
+    found = instance_inference(classes, masks, SIZES, detections=60)
+    pairs = sorted(((float(p), n) for n, p in enumerate(probability.flatten())), reverse=True)[:60]
+    expected = []
+    for score, number in pairs:
+        query, label = divmod(number, 5)
+        inside = resized[query] > 0
+        quality = float(resized[query][inside].sigmoid().mean()) if inside.any() else 0.0
+        expected.append((score * quality, query, label, inside))
+    expected.sort(key=lambda row: -row[0])
+    assert found.scores.tolist() == pytest.approx([row[0] for row in expected], rel=1e-4)
+    assert found.queries.tolist() == [row[1] for row in expected]
+    assert found.labels.tolist() == [row[2] for row in expected]
+    assert torch.equal(found.masks, torch.stack([row[3] for row in expected]))
+    assert len(found.queries.unique()) < 60  # a query may give two detections
+
+
+def test_instances_of_things_are_chosen_after_the_top_k(logits) -> None:
+    everything = instance_inference(*logits, SIZES, detections=30)
+    found = instance_inference(*logits, SIZES, detections=30, things=THINGS)
+    countable = torch.tensor(THINGS)[everything.labels]
+    assert 0 < len(found.scores) < 30
+    assert torch.equal(found.masks, everything.masks[countable])
+    assert torch.equal(found.labels, everything.labels[countable])
+
+
+def test_an_empty_mask_scores_zero() -> None:
+    found = instance_inference(torch.zeros(1, 3), torch.full((1, 16, 24), -1.0), SIZES)
+    assert found.scores.tolist() == [0.0, 0.0] and not found.masks.any()
+
+
+def test_panoptic_equals_all_masks_at_once(logits) -> None:
+    classes, masks = logits
+    probability, label = classes.softmax(-1).max(-1)
+    kept = [n for n in range(40) if label[n] < 5 and probability[n] > 0.6]
+    resized = at_output(masks[kept]).sigmoid()
+    winner = (probability[kept][:, None, None] * resized).argmax(0)
+    ids = torch.zeros(SIZES.output, dtype=torch.int32)
+    segments: list[int] = []
+    for place, query in enumerate(kept):
+        own = resized[place] >= 0.5
+        seen, kind = (winner == place) & own, int(label[query])
+        if not seen.any() or (winner == place).sum().item() / own.sum().item() < 0.5:
+            continue
+        if THINGS[kind] or kind not in segments:
+            segments.append(kind)
+            ids[seen] = len(segments)
+        else:
+            ids[seen] = segments.index(kind) + 1
+    found = panoptic_inference(
+        classes, masks, SIZES, things=THINGS, object_mask_threshold=0.6, overlap_threshold=0.5
+    )
+    assert len(kept) > MASKS_AT_ONCE and 1 < len(segments) < len(kept)
+    assert found.labels.tolist() == segments
+    assert torch.equal(found.ids, ids)
+
+
+def test_panoptic_by_hand() -> None:
+    def row(text: str) -> list[float]:
+        return [{"#": 4.0, "+": 1.0, ".": -4.0}[cell] for cell in text]
+
+    masks = torch.tensor(
+        [
+            row("###....."),  # thing 0
+            row("++++...."),  # thing 0 too, wins one cell of its four: dropped
+            row("....##.."),  # stuff 1
+            row(".......#"),  # stuff 1 too: the same segment
+            row("......#."),  # no-object
+        ]
+    )[:, None]
+    classes = torch.tensor([[9.0, 0, 0], [9, 0, 0], [0, 9, 0], [0, 9, 0], [0, 0, 9]])
+    sizes = Sizes((1, 8), (1, 8), (1, 8))
+    found = panoptic_inference(classes, masks, sizes, things=[True, False])
+    assert found.ids.tolist() == [[1, 1, 1, 0, 2, 2, 0, 2]]
+    assert found.labels.tolist() == [0, 1]
+
+
+def test_panoptic_of_no_object_is_void(logits) -> None:
+    classes = torch.zeros(40, 6)
+    classes[:, 5] = 9
+    found = panoptic_inference(classes, logits[1], SIZES, things=THINGS)
+    assert found.ids.shape == SIZES.output and not found.ids.any() and not len(found.labels)
+
+
+def test_semantic_in_both_orders(logits) -> None:
+    classes, masks = logits
+    probability = classes.softmax(-1)[:, :5]
+    early = torch.einsum("nk,nhw->khw", probability, at_output(masks).sigmoid())
+    assert torch.equal(semantic_inference(classes, masks, SIZES), early.argmax(0))
+
+    padded = F.interpolate(masks[None], SIZES.padded, mode="bilinear", align_corners=False)[0]
+    scores = torch.einsum("nk,nhw->khw", probability, padded.sigmoid())
+    late = at_output(scores).argmax(0)
+    assert torch.equal(semantic_inference(classes, masks, SIZES, resize_scores=True), late)
+    assert not torch.equal(early.argmax(0), late)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the largest floating-point tensor that any operator gives."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                self.elements = max(self.elements, leaf.numel())
+        return result
+
+
+def tasks() -> Iterator:
+    yield lambda *inputs: instance_inference(*inputs, detections=200)
+    yield lambda *inputs: panoptic_inference(*inputs, things=THINGS, object_mask_threshold=0.0)
+    yield semantic_inference
+
+
+@pytest.mark.parametrize("task", tasks())
+def test_no_float_copy_of_all_masks(task, logits) -> None:
+    sizes = Sizes((64, 96), (64, 96), (256, 384))
+    with LargestTensor() as largest:
+        task(*logits, sizes)
+    assert 0 < largest.elements <= MASKS_AT_ONCE * 256 * 384 < 40 * 256 * 384

@@ -1,0 +1,49 @@
+"""Post-processing against what the official implementation gives for its own predictions."""
+
+import pytest
+import torch
+
+from mpdiag.models.inference import (
+    Sizes,
+    instance_inference,
+    panoptic_inference,
+    semantic_inference,
+)
+
+THINGS = [True] * 4 + [False] * 3
+
+
+@pytest.fixture(params=[0, 1])
+def image(case, request: pytest.FixtureRequest):
+    """One image's last class logits, mask logits and sizes, and its number."""
+    height, width = case.figures["sizes"][request.param]
+    scale = 2 if request.param == 0 else 1  # image 0 is asked for at twice its size
+    sizes = Sizes((96, 96), (height, width), (scale * height, scale * width))
+    logits = [case.tensors[f"eval.pred_{kind}"][-1, request.param] for kind in ("logits", "masks")]
+    return logits[0], logits[1], sizes, request.param
+
+
+def test_semantic(case, image) -> None:
+    *arguments, number = image
+    assert torch.equal(semantic_inference(*arguments), case.tensors[f"eval.sem_seg.{number}"])
+
+
+def test_instances(case, image) -> None:
+    *arguments, number = image
+    found = instance_inference(*arguments, detections=10, things=THINGS)
+    scores, order = case.tensors[f"eval.instances.scores.{number}"].sort(descending=True)
+    torch.testing.assert_close(found.scores, scores, rtol=1e-5, atol=0)
+    assert torch.equal(found.labels, case.tensors[f"eval.instances.classes.{number}"][order])
+    areas = case.tensors[f"eval.instances.mask_area.{number}"][order]
+    assert torch.equal(found.masks.sum((1, 2)), areas.long())
+
+
+def test_panoptic(case, image) -> None:
+    *arguments, number = image
+    found = panoptic_inference(
+        *arguments, things=THINGS, object_mask_threshold=0.12, overlap_threshold=0.2
+    )
+    assert torch.equal(found.ids, case.tensors[f"eval.panoptic.{number}"].int())
+    expected = case.figures["panoptic"][number]
+    assert [segment["id"] for segment in expected] == list(range(1, len(found.labels) + 1))
+    assert found.labels.tolist() == [segment["category_id"] for segment in expected]
