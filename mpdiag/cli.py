@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
+from rich.table import Table
 
 from mpdiag.errors import MpdiagError
 
@@ -38,6 +39,13 @@ class Task(StrEnum):
 
     instance = "instance"
     panoptic = "panoptic"
+
+
+class Form(StrEnum):
+    """Forms of a checkpoint that can be written."""
+
+    detectron2 = "detectron2"
+    transformers = "transformers"
 
 
 Runs = Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RUN...")]
@@ -93,6 +101,9 @@ def analyze(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint or training directory.")],
     dataset: Annotated[str, typer.Option(help="synthetic, coco, or a COCO-format FILE.json.")],
     output: Annotated[Path, typer.Option(help="The run directory to write.")],
+    config: Annotated[
+        Path | None, typer.Option(help="A detectron2 YAML for what the weights do not tell.")
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="Folder that holds the data sets.")] = None,
     split: Annotated[str, typer.Option(help="Part of the data set.")] = "val",
     task: Annotated[Task, typer.Option(help="Which annotations.")] = Task.instance,
@@ -102,6 +113,7 @@ def analyze(
     match_points: Annotated[
         str | None, typer.Option(help="Points to match on, or 'all' cells.")
     ] = None,
+    evaluate: Annotated[bool, typer.Option(help="AP of the last layer, too.")] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
 ) -> None:
     """Record every layer of a model over a data set and write a run directory."""
@@ -114,6 +126,7 @@ def analyze(
             checkpoint,
             dataset,
             output,
+            config=config,
             root=root,
             split=split,
             task=task.value,
@@ -121,6 +134,7 @@ def analyze(
             part=part.value,
             save_masks=save_masks,
             match_points=parse_match_points(match_points),
+            evaluate=evaluate,
             resume=resume,
             progress=progress,
         )
@@ -150,6 +164,45 @@ def dashboard(
     from apps import launch
 
     raise typer.Exit(launch(runs, port=port, headless=headless))
+
+
+@app.command()
+def info(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of any known form.")],
+    config: Annotated[
+        Path | None, typer.Option(help="A detectron2 YAML for what the weights do not tell.")
+    ] = None,
+    flops: Annotated[bool, typer.Option("--flops", help="Count and time the model too.")] = False,
+    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH for --flops.")] = "800x1333",
+) -> None:
+    """Format, architecture and part sizes of a checkpoint; loads no code."""
+    from mpdiag.checkpoints import load_model
+    from mpdiag.checkpoints.describe import describe
+    from mpdiag.models.complexity import cost_rows, parse_size
+
+    height, width = parse_size(size)
+    rows = describe(checkpoint, config).rows()
+    if flops:
+        rows += cost_rows(load_model(checkpoint, config), height, width)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in rows:
+        table.add_row(f"[bold]{escape(name)}[/]", escape(value))
+    out.print(table)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A checkpoint of any known form.")],
+    destination: Annotated[Path, typer.Argument(help="A new file, or a new directory.")],
+    to: Annotated[Form, typer.Option(help="The form to write.")],
+    config: Annotated[
+        Path | None, typer.Option(help="A detectron2 YAML for what the weights do not tell.")
+    ] = None,
+) -> None:
+    """Write a checkpoint in the official (detectron2) form or as a transformers directory."""
+    from mpdiag.checkpoints.convert import convert as run
+
+    out.print(f"[bold]{escape(str(run(source, destination, to.value, config)))}[/]", soft_wrap=True)
 
 
 @data_app.command()

@@ -56,12 +56,24 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Data set", dataset_name + (f" ({annotations})" if annotations else "")),
         ("Task", str(header.get("task") or "")),
         ("Images", f"{summary['num_images']:,} with {summary['num_gt']:,} objects"),
+        ("AP of the last layer", _ap(_dict(summary.get("ap")))),
         ("Queries", f"{summary['num_queries']:,} in {summary['num_layers']} layers"),
         ("Settings", _pairs(header.get("settings"))),
         ("Analysed", _analysed(header)),
         ("Versions", _pairs(header.get("versions"))),
     ]
     return [(label, value) for label, value in facts if value]
+
+
+def _ap(averages: dict[str, Any]) -> str:
+    """COCO's averages in percent."""
+    words = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}
+    words |= {"ap_small": "AP_S", "ap_medium": "AP_M", "ap_large": "AP_L"}
+    return ", ".join(
+        f"{word} {100 * averages[key]:.1f}"
+        for key, word in words.items()
+        if isinstance(averages.get(key), int | float)
+    )
 
 
 def _architecture(config: dict[str, Any]) -> str:

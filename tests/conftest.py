@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mpdiag.store import RunWriter, rle
-from mpdiag.store.schema import IMAGES, MASKS, QUERIES, TARGETS
+from mpdiag.store.schema import DETECTIONS, IMAGES, MASKS, QUERIES, TARGETS
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -26,6 +26,21 @@ STRIDE = 4
 def make_run() -> Callable[..., Path]:
     """A factory of small run directories with random, seeded and consistent rows; see below."""
     return _make_run
+
+
+def _detections(table: dict[str, Rows], layers: int) -> Rows:
+    """The masks of the last layer, as detections of class 0."""
+    return [
+        {
+            "image_id": row["image_id"],
+            "query": row["index"],
+            "label": 0,
+            "score": 1 / (1 + row["index"]),
+            **{key: row[key] for key in ("height", "width", "counts")},
+        }
+        for row in table["masks"]
+        if row["kind"] == "query" and row["layer"] == layers
+    ]
 
 
 def _make_run(
@@ -56,6 +71,9 @@ def _make_run(
             pa.Table.from_pylist([row for table in chosen for row in table["images"]], IMAGES),
             pa.Table.from_pylist([row for table in chosen for row in table["targets"]], TARGETS),
             pa.Table.from_pylist([row for table in chosen for row in table["queries"]], QUERIES),
+            pa.Table.from_pylist(
+                [row for t in chosen for row in _detections(t, layers)], DETECTIONS
+            ),
         )
         masks = [row for table in chosen for row in table["masks"]]
         writer.write_masks(f"part-{shard:03d}", pa.Table.from_pylist(masks, MASKS))

@@ -21,7 +21,9 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.A
                 continue
             inside = "backbone" in path.split(".")
             rate = config.learning_rate * (config.backbone_multiplier if inside else 1.0)
-            free = isinstance(owner, (*_NORMS, nn.Embedding)) or name == "relative_position_bias"
+            free = (
+                isinstance(owner, (*_NORMS, nn.Embedding)) or name == "relative_position_bias_table"
+            )
             decay = 0.0 if free else config.weight_decay
             groups.setdefault((rate, decay), []).append(parameter)
     return torch.optim.AdamW(

@@ -13,7 +13,13 @@ from mpdiag.config import PilotConfig
 from mpdiag.data import Sample, padded_targets
 from mpdiag.matching import MatchingCosts, Target, match
 from mpdiag.metrics import image_rows, valid_cells
-from mpdiag.models import Mask2Former, assemble_pilot
+from mpdiag.models import (
+    Instances,
+    Mask2Former,
+    Sizes,
+    assemble_pilot,
+    instance_inference,
+)
 from mpdiag.models.mask2former import padded_size
 from mpdiag.ops import seeded_points
 from mpdiag.recording import record
@@ -31,6 +37,7 @@ class Measurer:
         self.model = model.to(self.device).eval()
         self.part = part
         self.pilot_layers = settings.pilot_layers
+        self.evaluate = settings.evaluate
         self.costs = MatchingCosts(settings.class_cost, settings.mask_cost, settings.dice_cost)
         self.points: Tensor | None = None
         if isinstance(settings.match_points, int):
@@ -66,7 +73,16 @@ class Measurer:
                     assignment[:, index],
                     valid_cells(*_size(sample)),
                 ),
+                self._detect(class_logits[-1, index], mask_logits[-1, index], sample, size),
             )
+
+    def _detect(
+        self, class_logits: Tensor, mask_logits: Tensor, sample: Sample, padded: tuple[int, int]
+    ) -> Instances | None:
+        if not self.evaluate:
+            return None
+        sizes = Sizes(padded, _size(sample), sample.original_size)
+        return instance_inference(class_logits, mask_logits, sizes)
 
     def _matching_part(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         with record(self.model, only=["class_logits", "mask_logits"]) as recording:

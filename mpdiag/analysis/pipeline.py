@@ -12,10 +12,16 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from mpdiag import __version__
+from mpdiag.analysis.evaluation import average_precision
 from mpdiag.analysis.kept_masks import KeepPolicy, MaskKeeper
 from mpdiag.analysis.measure import Measurer, Part
 from mpdiag.analysis.settings import Settings, settings_for
-from mpdiag.analysis.tables import images_table, queries_table, targets_table
+from mpdiag.analysis.tables import (
+    detections_table,
+    images_table,
+    queries_table,
+    targets_table,
+)
 from mpdiag.checkpoints import LoadedCheckpoint, load_checkpoint
 from mpdiag.data import CocoDataset, ResizeShortestEdge, Sample, drop_empty, load_dataset
 from mpdiag.errors import CheckpointError, ConfigError
@@ -29,6 +35,7 @@ def analyze(
     dataset: str | CocoDataset,
     output: str | Path,
     *,
+    config: str | Path | None = None,
     root: Path | None = None,
     split: str = "val",
     task: str = "instance",
@@ -36,6 +43,7 @@ def analyze(
     part: Part = "matching",
     save_masks: str = "worst:50",
     match_points: int | Literal["all"] | None = None,
+    evaluate: bool = True,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -45,6 +53,7 @@ def analyze(
         checkpoint: file, training output directory, or what `load_checkpoint` gave.
         dataset: name, path of a COCO-format JSON, or a data set.
         output: the run directory.
+        config: a detectron2 YAML for what the checkpoint's weights do not tell.
         root, split, task: where a named data set is, and which part of it.
         limit: the first so many images.
         part: the matching part, or the MP part (GT fed as in training: one group, no noise;
@@ -52,6 +61,8 @@ def analyze(
         save_masks: `worst:K`, `all` or `none`.
         match_points: number of seeded points to match on, or "all" cells; by default what the
             checkpoint was trained with, else 12,544.
+        evaluate: also keep the last layer's detections at the images' own size and compute their
+            AP; of the matching part on instances alone.
         resume: go on with an unfinished run in `output`.
         progress: called with (images done, images in all).
 
@@ -65,7 +76,11 @@ def analyze(
     policy = KeepPolicy.parse(save_masks)
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit {limit}: give the number of images to analyse, at least 1")
-    loaded = checkpoint if isinstance(checkpoint, LoadedCheckpoint) else load_checkpoint(checkpoint)
+    loaded = (
+        checkpoint
+        if isinstance(checkpoint, LoadedCheckpoint)
+        else load_checkpoint(checkpoint, config)
+    )
     data = (
         dataset
         if isinstance(dataset, CocoDataset)
@@ -75,6 +90,7 @@ def analyze(
     settings = settings_for(
         loaded,
         piloted=part == "piloted",
+        evaluate=evaluate and part == "matching" and data.task == "instance",
         match_points=match_points,
         limit=limit,
         save_masks=save_masks,
@@ -85,7 +101,8 @@ def analyze(
     writer = RunWriter.create(Path(output), header, resume=resume)
     started = time.perf_counter()
     _write_parts(writer, data, measurer, MaskKeeper(writer, policy), settings, progress)
-    return writer.finish({"seconds": round(time.perf_counter() - started, 3)})
+    extra = {"ap": average_precision(writer, data)} if settings.evaluate else {}
+    return writer.finish({"seconds": round(time.perf_counter() - started, 3)}, extra)
 
 
 def _write_parts(
@@ -101,17 +118,18 @@ def _write_parts(
         indices = range(start, min(start + IMAGES_IN_A_PART, total))
         if data.image_ids[start] in writer.done:
             continue
-        images, targets, queries = [], [], []
+        images, targets, queries, detections = [], [], [], []
         for image in measurer.measure(_samples(data, indices, settings)):
             keeper.add(image)
             images.append(images_table(image))
             targets.append(targets_table(image, data.classes))
             queries.append(queries_table(image))
+            detections.append(detections_table(image))
             if progress:
                 progress(start + len(images), total)
         name = f"part-{start // IMAGES_IN_A_PART:05d}"
         keeper.write(name)
-        writer.write(name, *map(pa.concat_tables, (images, targets, queries)))
+        writer.write(name, *map(pa.concat_tables, (images, targets, queries, detections)))
 
 
 def _samples(data: CocoDataset, indices: range, settings: Settings) -> Iterator[Sample]:

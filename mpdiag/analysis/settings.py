@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mpdiag.checkpoints import LoadedCheckpoint
-from mpdiag.config import DataConfig, LossConfig, ModelConfig, TrainConfig
+from mpdiag.config import LossConfig
 from mpdiag.errors import ConfigError
 
 SHORT_SIDE, LONG_SIDE = 800, 1333  # of the published models at inference
-MATCH_POINTS = 12544
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +15,8 @@ class Settings:
     """Kept in run.json; a run is only resumed under equal settings.
 
     `pilot_layers` is the number of decoder layers that attend within GT masks in the MP part,
-    None for the matching part. `short_side` None keeps images at their own size.
+    None for the matching part. `short_side` None keeps images at their own size. `evaluate` says
+    whether the last layer's detections are kept and their AP computed.
     """
 
     class_cost: float
@@ -28,6 +28,7 @@ class Settings:
     limit: int | None
     pilot_layers: int | None
     save_masks: str
+    evaluate: bool
 
 
 def settings_for(
@@ -37,31 +38,41 @@ def settings_for(
     match_points: int | Literal["all"] | None,
     limit: int | None,
     save_masks: str,
+    evaluate: bool,
 ) -> Settings:
-    """The settings of a run: the checkpoint's own recipe where it has one, else as published."""
-    recipe = loaded.recipe
-    loss = recipe.loss if recipe else LossConfig()
-    data = recipe.data if recipe else DataConfig(short_side=SHORT_SIDE, long_side=LONG_SIDE)
+    """The settings of a run: as the checkpoint's recipe or config says, else as published."""
+    loss = loaded.setup.loss if loaded.setup else LossConfig()
+    short_side, long_side = _image_size(loaded)
     if match_points is None:
-        match_points = loss.points if recipe else MATCH_POINTS
+        match_points = loss.points
     return Settings(
         class_cost=loss.class_weight,
         mask_cost=loss.mask_weight,
         dice_cost=loss.dice_weight,
         match_points=match_points,
-        short_side=data.short_side,
-        long_side=data.long_side,
+        short_side=short_side,
+        long_side=long_side,
         limit=limit,
-        pilot_layers=_pilot_layers(recipe, loaded.model.config) if piloted else None,
+        pilot_layers=_pilot_layers(loaded) if piloted else None,
         save_masks=save_masks,
+        evaluate=evaluate,
     )
 
 
-def _pilot_layers(recipe: TrainConfig | None, model: ModelConfig) -> int:
+def _image_size(loaded: LoadedCheckpoint) -> tuple[int | None, int]:
+    """Shorter and longer side of images at inference; a recipe's None keeps their own size."""
+    if loaded.recipe is not None:
+        return loaded.recipe.data.short_side, loaded.recipe.data.long_side
+    setup = loaded.setup
+    return (setup and setup.short_side) or SHORT_SIDE, (setup and setup.long_side) or LONG_SIDE
+
+
+def _pilot_layers(loaded: LoadedCheckpoint) -> int:
     """GT masks are fed in as many layers as in training; in all where training is not known."""
+    recipe, layers = loaded.recipe, loaded.model.config.decoder_layers
     if recipe is not None and recipe.method == "piloted":
-        return min(recipe.pilot.layers, model.decoder_layers)
-    return model.decoder_layers
+        return min(recipe.pilot.layers, layers)
+    return layers
 
 
 def parse_match_points(text: str | None) -> int | Literal["all"] | None:

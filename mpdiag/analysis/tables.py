@@ -9,15 +9,21 @@ import torch
 
 from mpdiag.data import ClassInfo, Sample
 from mpdiag.metrics import ImageRows
-from mpdiag.store.schema import IMAGES, QUERIES, TARGETS
+from mpdiag.models import Instances
+from mpdiag.store import rle
+from mpdiag.store.schema import DETECTIONS, IMAGES, QUERIES, TARGETS
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredImage:
-    """One image, its numbers, and the sample it was measured on (at the model's input size)."""
+    """One image, its numbers, and the sample it was measured on (at the model's input size).
+
+    `detections` are the last layer's instances at the size of the image file, if asked for.
+    """
 
     sample: Sample
     rows: ImageRows
+    detections: Instances | None = None
 
 
 def queries_table(image: MeasuredImage) -> pa.Table:
@@ -116,3 +122,27 @@ def images_table(image: MeasuredImage) -> pa.Table:
         "util": image.rows.util.tolist() if count else [],
     }
     return pa.Table.from_pylist([row], schema=IMAGES)
+
+
+def detections_table(image: MeasuredImage) -> pa.Table:
+    """One row for each detection of an image, if they were asked for."""
+    found = image.detections
+    if found is None:
+        return DETECTIONS.empty_table()
+    height, width = image.sample.original_size
+    columns = (found.queries, found.labels, found.scores)
+    rows = [
+        {
+            "image_id": image.sample.image_id,
+            "query": query,
+            "label": label,
+            "score": score,
+            "height": height,
+            "width": width,
+            "counts": rle.encode(mask),
+        }
+        for query, label, score, mask in zip(
+            *(column.tolist() for column in columns), found.masks.cpu().numpy(), strict=True
+        )
+    ]
+    return pa.Table.from_pylist(rows, schema=DETECTIONS)

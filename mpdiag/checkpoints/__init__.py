@@ -1,15 +1,12 @@
 """Checkpoint files of several origins -> architecture and weights, and back; runs no code."""
 
-from mpdiag.checkpoints.describe import Description, describe
 from mpdiag.checkpoints.loading import LoadedCheckpoint, load_checkpoint, load_model
 from mpdiag.checkpoints.reading import Weights, read_weights
 from mpdiag.checkpoints.saving import save_checkpoint
 
 __all__ = [
-    "Description",
     "LoadedCheckpoint",
     "Weights",
-    "describe",
     "load_checkpoint",
     "load_model",
     "read_weights",

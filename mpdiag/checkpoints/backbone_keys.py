@@ -62,7 +62,8 @@ def timm_backbone(state: Mapping[str, Tensor], wanted: Collection[str]) -> Backb
         for candidate in (name, re.sub(r"\.(\d+)\.", r"_\1.", name, count=1)):
             if f"backbone.{candidate}" in wanted:
                 weights[f"backbone.{candidate}"] = tensor
-    return Backbone("named as timm does", weights) if weights.keys() == set(wanted) else None
+    whole = bool(weights) and weights.keys() == set(wanted)
+    return Backbone("named as timm does", weights) if whole else None
 
 
 def _form(state: Mapping[str, Tensor]) -> str | None:

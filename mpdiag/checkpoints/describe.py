@@ -142,9 +142,10 @@ def _training_words(opened: Opened) -> dict[str, str]:
     setup = opened.setup
     if setup is not None:
         loss = setup.loss
-        words["costs"] = (
-            f"class {loss.class_weight:g}, mask {loss.mask_weight:g}, dice {loss.dice_weight:g}"
-        )
+        if opened.recipe is not None or opened.config_path is not None:
+            words["costs"] = (
+                f"class {loss.class_weight:g}, mask {loss.mask_weight:g}, dice {loss.dice_weight:g}"
+            )
         words["no-object weight"] = f"{loss.no_object_weight:g}"
         words["image size"] = (
             f"{setup.short_side}, at most {setup.long_side}" if setup.short_side else None

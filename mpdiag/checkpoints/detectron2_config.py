@@ -110,12 +110,7 @@ def apply_to_model(
         ConfigError: names the first key that contradicts the weights, or that our model can't do.
     """
     for key, found in _told_by_weights(values, config):
-        given = _get(values, key)
-        if given is not _MISSING and given != found:
-            raise ConfigError(
-                f"{source}: {key} is {_short(given)}, but the weights are those of a model with "
-                f"{_short(found)}; give the config that the checkpoint was trained with"
-            )
+        _check_told(_get(values, key), key, found, source)
     for key, needed in _fixed(values):
         given = _get(values, key)
         if given is not _MISSING and given != needed:
@@ -135,14 +130,24 @@ def apply_to_model(
     return parse(ModelConfig, config.model_dump() | changes, source)
 
 
-def setup_of(values: Values, source: str) -> Setup:
+def setup_of(values: Values, source: str, no_object_weight: float | None = None) -> Setup:
     """Losses, image size and classes.
 
+    Args:
+        values: of the YAML.
+        source: the YAML's name for errors.
+        no_object_weight: as the checkpoint has it among its weights, if it does.
+
     Raises:
-        ConfigError: a value of the wrong kind.
+        ConfigError: a value of the wrong kind, or another weight of no-object.
     """
     given = {name: _get(values, key) for key, name in _LOSS.items()}
-    loss = parse(LossConfig, {k: v for k, v in given.items() if v is not _MISSING}, source)
+    given = {name: value for name, value in given.items() if value is not _MISSING}
+    if no_object_weight is not None:
+        key = "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT"
+        _check_told(given.get("no_object_weight", _MISSING), key, no_object_weight, source)
+        given["no_object_weight"] = no_object_weight
+    loss = parse(LossConfig, given, source)
     sizes = [
         _positive(_get(values, key), key, source)
         for key in ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
@@ -177,6 +182,14 @@ def _told_by_weights(values: Values, config: ModelConfig) -> Iterator[tuple[str,
         yield "MODEL.RESNETS.STEM_OUT_CHANNELS", backbone.stem_channels
         if backbone.channels is not None and backbone.name not in ("resnet18", "resnet34"):
             yield "MODEL.RESNETS.WIDTH_PER_GROUP", backbone.channels[0]
+
+
+def _check_told(given: Any, key: str, found: Any, source: str) -> None:
+    if given is not _MISSING and given != found:
+        raise ConfigError(
+            f"{source}: {key} is {_short(given)}, but the weights are those of a model with "
+            f"{_short(found)}; give the config that the checkpoint was trained with"
+        )
 
 
 def _fixed(values: Values) -> Iterator[tuple[str, Any]]:
@@ -254,7 +267,7 @@ def _note_tag(loader: yaml.SafeLoader, node: yaml.Node) -> _Tagged:
     return _Tagged(node.tag)
 
 
-_Loader.add_constructor(None, _note_tag)  # type: ignore[type-var]
+_Loader.add_constructor(None, _note_tag)
 
 
 def _tagged(value: Any, key: str) -> Iterator[tuple[str, _Tagged]]:

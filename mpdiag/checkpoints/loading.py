@@ -128,15 +128,23 @@ def open_weights(found: Weights, config: Path | None = None) -> Opened:
             raise ConfigError(f"{config}: {source} has the settings it was trained with; leave out")
         setup = Setup(recipe.loss, recipe.data.short_side, recipe.data.long_side)
         return Opened(found, recipe.model, recipe, own.get("classes"), setup=setup)
+    if "model" in own and config is None:
+        return _open_converted(found, own)
     architecture = _with_statistics(architecture_of(found.weights, source), found)
-    setup = _weights_setup(found)
+    no_object = _no_object_weight(found)
     config = config or find_config(found.path)
-    if config is not None:
-        values = read_detectron2_config(config)
-        points = sampled_points(found.weights)
-        architecture = apply_to_model(values, architecture, points, str(config))
-        setup = setup_of(values, str(config))
-    return Opened(found, architecture, classes=own.get("classes"), config_path=config, setup=setup)
+    if config is None:
+        told = None if no_object is None else Setup(LossConfig(no_object_weight=no_object))
+        return Opened(found, architecture, classes=own.get("classes"), setup=told)
+    values = read_detectron2_config(config)
+    points = sampled_points(found.weights)
+    return Opened(
+        found,
+        apply_to_model(values, architecture, points, str(config)),
+        classes=own.get("classes"),
+        config_path=config,
+        setup=setup_of(values, str(config), no_object),
+    )
 
 
 def build_for_weights(config: ModelConfig) -> Mask2Former:
@@ -181,10 +189,24 @@ def _open_transformers(path: Path, config: Path | None) -> Opened:
     return Opened(
         weights,
         found.config,
+        recipe=found.recipe,
         classes=found.classes,
         labels=found.labels,
         config_path=path / "config.json",
-        setup=Setup(found.loss),
+        setup=Setup(found.loss, found.short_side, found.long_side),
+    )
+
+
+def _open_converted(found: Weights, own: Mapping[str, Any]) -> Opened:
+    """A file that `convert` wrote from a form without a recipe; it keeps what that form told."""
+    source = str(found.path)
+    loss = parse(LossConfig, own.get("loss", {}), source)
+    return Opened(
+        found,
+        parse(ModelConfig, own["model"], source),
+        classes=own.get("classes"),
+        labels=own.get("labels"),
+        setup=Setup(loss, own.get("short_side"), own.get("long_side")),
     )
 
 
@@ -198,12 +220,11 @@ def _with_statistics(config: ModelConfig, found: Weights) -> ModelConfig:
     return parse(ModelConfig, config.model_dump() | changes, str(found.path))
 
 
-def _weights_setup(found: Weights) -> Setup | None:
-    """The one loss weight that a state dict has: that of no-object, the last class."""
+def _no_object_weight(found: Weights) -> float | None:
+    """The one loss weight that state dicts have: that of the last class, no-object."""
     if EMPTY_WEIGHT not in found.settings:
         return None
-    weight = found.settings[EMPTY_WEIGHT].flatten()[-1].item()
-    return Setup(LossConfig(no_object_weight=round(weight, 6)))
+    return round(float(found.settings[EMPTY_WEIGHT].flatten()[-1]), 6)
 
 
 def _some(names: Iterable[str]) -> str:

@@ -13,9 +13,9 @@ from torch import Tensor
 from mpdiag.checkpoints.architecture import ENCODER_POINTS
 from mpdiag.config import LossConfig, ModelConfig, parse
 from mpdiag.errors import CheckpointError
+from mpdiag.models.swin import SwinShape, is_swin, swin_shape
 
 Settings = dict[str, Any]
-Classes = Sequence[Mapping[str, Any]]
 
 # Fields of our LossConfig by transformers' names.
 _LOSS = {
@@ -28,7 +28,7 @@ _LOSS = {
     "importance_sample_ratio": "importance",
 }
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
-_SHORT_SIDE, _LONG_SIDE = 800, 1333  # of the published COCO models at inference
+PUBLISHED_SIZE = (800, 1333)  # shorter and longer side of the COCO models at inference
 
 
 def architecture_settings(config: ModelConfig, weights: Mapping[str, Tensor]) -> Settings:
@@ -67,13 +67,32 @@ def architecture_settings(config: ModelConfig, weights: Mapping[str, Tensor]) ->
 
 
 def _backbone(config: ModelConfig, weights: Mapping[str, Tensor]) -> Settings:
-    name = config.backbone.name.split(".")[0]
-    if re.fullmatch(r"resnet(18|34|50|101|152)", name):
+    if is_swin(config.backbone):
+        return _swin(swin_shape(config.backbone), config.backbone.drop_path)
+    if re.fullmatch(r"resnet(18|34|50|101|152)(\..*)?", config.backbone.name):
         return _resnet(weights)
     raise CheckpointError(
-        f"model.backbone.name = {config.backbone.name}: has no transformers form here; ResNets "
-        "have one"
+        f"model.backbone.name = {config.backbone.name}: has no transformers form here; ResNet-18 "
+        "to 152 and Swin have one"
     )
+
+
+def _swin(shape: SwinShape, drop_path: float) -> Settings:
+    return {
+        "model_type": "swin",
+        "embed_dim": shape.embed_dim,
+        "depths": list(shape.depths),
+        "num_heads": list(shape.num_heads),
+        "window_size": shape.window,
+        "patch_size": 4,
+        "mlp_ratio": 4.0,
+        "qkv_bias": True,
+        "drop_path_rate": drop_path,
+        "use_absolute_embeddings": False,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "out_features": _STAGES,
+    }
 
 
 def _resnet(weights: Mapping[str, Tensor]) -> Settings:
@@ -121,32 +140,33 @@ def check_settings(settings: Mapping[str, Any], expected: Mapping[str, Any], sou
             )
 
 
-def model_settings(
-    architecture: Mapping[str, Any], num_classes: int, loss: LossConfig, classes: Classes | None
-) -> Settings:
-    """A whole config.json; `classes` (category_id, name, isthing) also go into an entry of ours."""
-    names = [f"LABEL_{index}" for index in range(num_classes)]
-    own: Settings = {}
-    if classes:
-        names = [str(info["name"]) for info in classes]
-        own = {"mpdiag": {"classes": [dict(info) for info in classes]}}
+def with_drop_path(config: ModelConfig, settings: Mapping[str, Any], source: str) -> ModelConfig:
+    """`config`, read from weights, with the one thing of it that config.json alone tells."""
+    backbone = settings.get("backbone_config")
+    if not isinstance(backbone, Mapping) or "drop_path_rate" not in backbone:
+        return config
+    changed = config.backbone.model_dump() | {"drop_path": backbone["drop_path_rate"]}
+    return parse(ModelConfig, config.model_dump() | {"backbone": changed}, source)
+
+
+def loss_settings(loss: LossConfig) -> Settings:
+    """Costs and loss weights; the number of points is left out where all cells are compared."""
     values = loss.model_dump()
+    return {theirs: values[ours] for theirs, ours in _LOSS.items() if values[ours] != "all"}
+
+
+def loss_of(settings: Mapping[str, Any], default: LossConfig, source: str) -> LossConfig:
+    """Costs and loss weights of a config.json, `default` where it leaves something out."""
+    given = {ours: settings[theirs] for theirs, ours in _LOSS.items() if theirs in settings}
+    return parse(LossConfig, default.model_dump() | given, source)
+
+
+def label_settings(labels: Sequence[str]) -> Settings:
+    """Names of the classes in the order of the logits."""
     return {
-        "architectures": ["Mask2FormerForUniversalSegmentation"],
-        **architecture,
-        **{theirs: values[ours] for theirs, ours in _LOSS.items() if values[ours] != "all"},
-        "dropout": 0.0,
-        "use_auxiliary_loss": True,
-        "id2label": {str(index): name for index, name in enumerate(names)},
-        "label2id": {name: index for index, name in enumerate(names)},
-        **own,
+        "id2label": {str(index): name for index, name in enumerate(labels)},
+        "label2id": {name: index for index, name in enumerate(labels)},
     }
-
-
-def loss_of(settings: Mapping[str, Any], source: str) -> LossConfig:
-    """Costs and loss weights of a config.json; what it leaves out has our (and its) default."""
-    values = {ours: settings[theirs] for theirs, ours in _LOSS.items() if theirs in settings}
-    return parse(LossConfig, values, source)
 
 
 def labels_of(settings: Mapping[str, Any], num_classes: int, source: str) -> list[str] | None:
@@ -158,21 +178,28 @@ def labels_of(settings: Mapping[str, Any], num_classes: int, source: str) -> lis
     names = settings.get("id2label")
     if not names:
         return None
-    labels = [str(names.get(str(index))) for index in range(len(names))]
-    if len(labels) != num_classes:
+    indices = [str(index) for index in range(num_classes)]
+    if not isinstance(names, Mapping) or set(names) != set(indices):
         raise CheckpointError(
-            f"{source}: id2label names {len(labels)} classes, but the weights have {num_classes}"
+            f"{source}: id2label must name the classes 0 to {num_classes - 1} that the weights have"
         )
+    labels = [str(names[index]) for index in indices]
     unnamed = [f"LABEL_{index}" for index in range(num_classes)]  # transformers' placeholders
     return None if labels == unnamed else labels
 
 
-def preprocessor_settings(config: ModelConfig) -> Settings:
-    """A whole preprocessor_config.json: the published test size, this model's statistics."""
+def preprocessor_settings(config: ModelConfig, size: tuple[int, int] | None) -> Settings:
+    """A whole preprocessor_config.json.
+
+    Args:
+        config: for its pixel statistics.
+        size: shorter and longer side at inference, in pixels; None keeps each image's own.
+    """
+    short, long = size or PUBLISHED_SIZE
     return {
         "image_processor_type": "Mask2FormerImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": _SHORT_SIDE, "longest_edge": _LONG_SIDE},
+        "do_resize": size is not None,
+        "size": {"shortest_edge": short, "longest_edge": long},
         "size_divisor": 32,
         "resample": 2,
         "do_rescale": True,
@@ -185,16 +212,28 @@ def preprocessor_settings(config: ModelConfig) -> Settings:
     }
 
 
-def pixel_statistics(settings: Mapping[str, Any], source: str) -> Settings:
-    """Our `pixel_mean` and `pixel_std` (of values 0..255) of a preprocessor_config.json.
+def size_of(preprocessor: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Shorter and longer side at inference, None where they are not given in these terms."""
+    size = preprocessor.get("size") if preprocessor.get("do_resize", True) else None
+    if not isinstance(size, Mapping):
+        return None, None
+    short, long = size.get("shortest_edge"), size.get("longest_edge")
+    return short if isinstance(short, int) else None, long if isinstance(long, int) else None
+
+
+def with_statistics(
+    config: ModelConfig, preprocessor: Mapping[str, Any], source: str
+) -> ModelConfig:
+    """`config` with the pixel statistics (of values 0..255) of a preprocessor_config.json.
 
     Raises:
         CheckpointError: not three numbers each.
     """
-    factor = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0
+    rescaled = preprocessor.get("do_rescale", True)
+    factor = preprocessor.get("rescale_factor", 1 / 255) if rescaled else 1.0
     found: Settings = {}
     for ours, theirs in (("pixel_mean", "image_mean"), ("pixel_std", "image_std")):
-        values = settings.get(theirs)
+        values = preprocessor.get(theirs)
         if values is None:
             continue
         try:
@@ -202,4 +241,4 @@ def pixel_statistics(settings: Mapping[str, Any], source: str) -> Settings:
         except (TypeError, ValueError, ZeroDivisionError):
             raise CheckpointError(f"{source}: {theirs} = {values!r:.60}: give 3 numbers") from None
         found[ours] = (red, green, blue)
-    return found
+    return config.model_copy(update=found)

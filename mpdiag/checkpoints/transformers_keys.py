@@ -1,7 +1,7 @@
 """Two-way table between our parameters and those of transformers' Mask2Former.
 
 Names: transformers' `modeling_mask2former.py`, `modeling_resnet.py` and `modeling_swin.py`, in the
-form of the checkpoints on the hub, which every version since 4.27 reads.
+form of the checkpoints on the hub, which versions 4.57 and 5.23 were seen to read.
 """
 
 import re
@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from mpdiag.checkpoints.key_table import KeyTable
+from mpdiag.checkpoints.official_keys import EMPTY_WEIGHT
 
 _BACKBONE = "model.pixel_level_module.encoder"
 _PIXEL = "model.pixel_level_module.decoder"
 _DECODER = "model.transformer_module"
+BATCH_COUNT = "num_batches_tracked"
 _PARTS = ("query", "key", "value")
 _MODEL = (
     ("pixel_decoder.level_embed", f"{_PIXEL}.level_embed"),
@@ -71,14 +73,46 @@ def _resnet() -> Iterable[tuple[str, str]]:
             yield f"{ours}.bn{number + 1}.*", f"{theirs}.layer.{number}.normalization.*"
 
 
-_TABLE = KeyTable((*_resnet(), *_MODEL))
+def _swin() -> Iterable[tuple[str, str]]:
+    """Patches are merged at the start of a stage here, at the end of the one before there."""
+    yield "backbone.patch_embed.proj.*", f"{_BACKBONE}.embeddings.patch_embeddings.projection.*"
+    yield "backbone.patch_embed.norm.*", f"{_BACKBONE}.embeddings.norm.*"
+    for stage in range(4):
+        after = f"{_BACKBONE}.encoder.layers.{stage}.downsample.*"
+        yield f"backbone.stages.{stage + 1}.downsample.*", after
+        norm = f"{_BACKBONE}.hidden_states_norms.stage{stage + 1}.*"
+        yield f"backbone.norms.{stage}.*", norm
+    ours, theirs = "backbone.stages.#.blocks.#", f"{_BACKBONE}.encoder.layers.#.blocks.#"
+    for kind in ("weight", "bias"):
+        for part in _PARTS:
+            yield f"{ours}.attn.qkv.{kind}.{part}", f"{theirs}.attention.self.{part}.{kind}"
+    yield f"{ours}.attn.proj.*", f"{theirs}.attention.output.dense.*"
+    yield f"{ours}.attn.*", f"{theirs}.attention.self.*"
+    yield f"{ours}.norm1.*", f"{theirs}.layernorm_before.*"
+    yield f"{ours}.norm2.*", f"{theirs}.layernorm_after.*"
+    yield f"{ours}.mlp.fc1.*", f"{theirs}.intermediate.dense.*"
+    yield f"{ours}.mlp.fc2.*", f"{theirs}.output.dense.*"
+
+
+_TABLE = KeyTable((*_resnet(), *_swin(), *_MODEL))
 
 # One stacked parameter here (as in the official model), three there.
-_PACKED = re.compile(r"decoder\.layers\.\d+\.self_attn\.in_proj_\w+")
+_PACKED = re.compile(
+    r"decoder\.layers\.\d+\.self_attn\.in_proj_\w+|backbone\.stages\..*\.attn\.qkv\.\w+"
+)
+# The loss's class weights, what Swin computes from its window, and the norm that its backbone
+# form leaves unused.
+_NO_PARAMETER = re.compile(
+    rf"{re.escape(EMPTY_WEIGHT)}|.*\.relative_position_index"
+    rf"|{re.escape(_BACKBONE)}\.(swin\.)?layernorm\.(weight|bias)"
+)
 
 
 def to_transformers(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Our parameters under transformers' names, and our names that it has no place for."""
+    """Our parameters under transformers' names, and our names that it has no place for.
+
+    The first also have what transformers' modules keep besides: see `_unused`.
+    """
     state, left = {}, []
     for name, tensor in weights.items():
         for part, values in _split(name, tensor):
@@ -87,7 +121,7 @@ def to_transformers(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], l
                 left.append(part)
             else:
                 state[theirs] = values.contiguous()
-    return state, left
+    return _unused(state) | state, left
 
 
 def from_transformers(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -98,12 +132,29 @@ def from_transformers(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], l
     parts: dict[str, Tensor] = {}
     left = []
     for name, tensor in state.items():
+        if _NO_PARAMETER.fullmatch(name):
+            continue
         ours = _TABLE.back(name)
         if ours is None:
             left.append(name)
         else:
             parts[ours] = tensor
     return _join(parts), left
+
+
+def _unused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Entries without effect at inference, whose absence transformers reports: batch counts of
+    frozen norms, and the last norm of a Swin, which its backbone form passes by."""
+    unused = {}
+    for name in state:
+        if name.endswith(".running_mean"):
+            counter = name.replace("running_mean", BATCH_COUNT)
+            unused[counter] = torch.zeros((), dtype=torch.int64)
+    last = state.get(f"{_BACKBONE}.hidden_states_norms.stage4.weight")
+    if last is not None:
+        unused[f"{_BACKBONE}.swin.layernorm.weight"] = torch.ones_like(last)
+        unused[f"{_BACKBONE}.swin.layernorm.bias"] = torch.zeros_like(last)
+    return unused
 
 
 def _split(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:

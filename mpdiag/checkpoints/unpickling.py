@@ -81,6 +81,7 @@ class _Admitted:
     """A global that a pickle may call; it has no attributes that a pickle could set."""
 
     __slots__ = ("_build",)
+    _build: Callable[..., Any]
 
     def __init__(self, build: Callable[..., Any]) -> None:
         object.__setattr__(self, "_build", build)
@@ -154,6 +155,10 @@ def _scalar(dtype: Any, raw: Any) -> Any:
     return dtype.numbers(raw)[0].item()
 
 
+def _no_bytes() -> bytes:
+    return b""
+
+
 def _encode(text: str, encoding: str) -> bytes:
     if encoding not in ("latin1", "latin-1"):
         raise _Refused(f"_codecs.encode to {encoding}")
@@ -173,6 +178,7 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _Dict,
     "collections.Counter": _Dict,
     "builtins.set": set,
+    "builtins.bytes": _no_bytes,  # how old protocols write empty ones; others as _codecs.encode
     "builtins.complex": complex,
     "_codecs.encode": _encode,
     "numpy.dtype": _DType,

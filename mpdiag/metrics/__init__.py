@@ -2,9 +2,9 @@
 
 from mpdiag.metrics.average_precision import AveragePrecision, CocoAP
 from mpdiag.metrics.layer_iou import LayerMiou, adjacent_overlap, layer_miou, valid_cells
-from mpdiag.metrics.panoptic_quality import PanopticQuality, PanopticScores, Quality
+from mpdiag.metrics.panoptic_quality import PanopticQuality, PanopticScores, Quality, segment_map
 from mpdiag.metrics.rows import ImageRows, image_rows
-from mpdiag.metrics.semantic_iou import SemanticIoU, SemanticScores
+from mpdiag.metrics.semantic_iou import SemanticIoU, SemanticScores, class_map
 from mpdiag.metrics.utilization import query_utilization, utilization
 
 __all__ = [
@@ -18,9 +18,11 @@ __all__ = [
     "SemanticIoU",
     "SemanticScores",
     "adjacent_overlap",
+    "class_map",
     "image_rows",
     "layer_miou",
     "query_utilization",
+    "segment_map",
     "utilization",
     "valid_cells",
 ]

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -147,23 +148,46 @@ class AveragePrecision:
 
 
 def coco_ap(images: Mapping[int, ImageResults], classes: Sequence[int]) -> CocoAP:
-    """COCO's averages of images by their ids.
-
-    COCOeval adds 2^-52 to the denominator of each precision; rounding to 12 digits takes it out
-    again, so that detections equal to the GT have an AP of exactly 1.
-    """
-    ordered = sorted(images.items())
-    truth = [annotation for _, image in ordered for annotation in image.truth]
-    found = [annotation for _, image in ordered for annotation in image.found]
+    """COCO's averages of images by their ids."""
+    truth = [annotation for image in images.values() for annotation in image.truth]
+    found = [annotation for image in images.values() for annotation in image.found]
     dataset = {
         "images": [
             {"id": image_id, "height": image.height, "width": image.width}
-            for image_id, image in ordered
+            for image_id, image in images.items()
         ],
         "categories": [{"id": label} for label in classes],
     }
+    return _averages(_coco(dataset, truth), _coco(dataset, found), sorted(images), classes)
+
+
+def file_ap(annotation_file: Path, image_ids: Sequence[int], found: Sequence[Annotation]) -> CocoAP:
+    """COCO's averages of detections against an instance annotation file, crowds and all.
+
+    Args:
+        annotation_file: COCO instances.
+        image_ids: the images that count, all or some of the file's.
+        found: image_id, category_id (the file's), score and segmentation (RLE) of each.
+
+    Returns:
+        The averages; `per_class` by category id.
+    """
     with redirect_stdout(StringIO()):
-        evaluation = COCOeval(_coco(dataset, truth), _coco(dataset, found), "segm")
+        truth = COCO(str(annotation_file))
+    frame = {"images": truth.dataset["images"], "categories": truth.dataset["categories"]}
+    measured = [{**one, "area": float(coco_mask.area(one["segmentation"]))} for one in found]
+    return _averages(truth, _coco(frame, measured), sorted(image_ids), sorted(truth.cats))
+
+
+def _averages(truth: COCO, found: COCO, image_ids: Sequence[int], classes: Sequence[int]) -> CocoAP:
+    """What COCOeval says; it takes images in the order of their ids.
+
+    It adds 2^-52 to the denominator of each precision; rounding to 12 digits takes it out
+    again, so that detections equal to the GT have an AP of exactly 1.
+    """
+    with redirect_stdout(StringIO()):
+        evaluation = COCOeval(truth, found, "segm")
+        evaluation.params.imgIds = list(image_ids)
         evaluation.evaluate()
         evaluation.accumulate()
     # (thresholds, recalls, classes, area ranges, detections at most), -1 for no GT
@@ -200,5 +224,6 @@ def _coco(dataset: Mapping[str, Any], annotations: Sequence[Annotation]) -> COCO
     coco = COCO()
     numbered = [{**annotation, "id": number} for number, annotation in enumerate(annotations, 1)]
     coco.dataset = {**dataset, "annotations": numbered}
-    coco.createIndex()
+    with redirect_stdout(StringIO()):
+        coco.createIndex()
     return coco

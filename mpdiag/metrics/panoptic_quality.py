@@ -123,7 +123,8 @@ def compare_segments(
 
     Two segments of a class match where their IoU is above one half, with the pixels left out of
     the union that are void in the GT. GT crowds never match nor are they missed. An unmatched
-    prediction is no false positive where more than half of it is void or crowd of its class.
+    prediction is no false positive where more than half of it is void or crowd of its class (all
+    its crowds; COCO has one a class at most, and panopticapi takes one).
 
     Returns:
         The counts of each class.
@@ -152,7 +153,7 @@ def compare_segments(
     return counts
 
 
-def segment_ids(masks: Tensor) -> Tensor:
+def segment_map(masks: Tensor) -> Tensor:
     """int32 (H, W) ids 1..G of disjoint masks (G, H, W), 0 where there is none."""
     ids = masks.new_zeros(masks.shape[1:], dtype=torch.int32)
     for number, mask in enumerate(masks, start=1):

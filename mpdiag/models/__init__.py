@@ -1,7 +1,27 @@
 """Mask2Former and MP-Former: backbone, pixel decoder, masked-attention decoder, MP part."""
 
 from mpdiag.models.decoder import Output, Predictions
+from mpdiag.models.inference import (
+    Instances,
+    PanopticSegments,
+    Sizes,
+    instance_inference,
+    panoptic_inference,
+    semantic_inference,
+)
 from mpdiag.models.mask2former import Mask2Former
 from mpdiag.models.mask_piloting import Pilot, assemble_pilot
 
-__all__ = ["Mask2Former", "Output", "Pilot", "Predictions", "assemble_pilot"]
+__all__ = [
+    "Instances",
+    "Mask2Former",
+    "Output",
+    "PanopticSegments",
+    "Pilot",
+    "Predictions",
+    "Sizes",
+    "assemble_pilot",
+    "instance_inference",
+    "panoptic_inference",
+    "semantic_inference",
+]

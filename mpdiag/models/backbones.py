@@ -22,9 +22,7 @@ def build_backbone(config: BackboneConfig) -> tuple[nn.Module, list[int]]:
         _refuse(config, ("channels", "stem_channels"), "ResNets")
         swin = build_swin(config)
         return swin, swin.channels
-    _refuse(
-        config, ("embed_dim", "depths", "num_heads", "window"), f"swin and {', '.join(PUBLISHED)}"
-    )
+    _refuse(config, ("embed_dim", "depths", "num_heads", "window"), ", ".join(("swin", *PUBLISHED)))
     backbone = _create(config, None)
     strides = backbone.feature_info.reduction()
     if not {4, 8, 16, 32} <= set(strides):

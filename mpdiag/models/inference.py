@@ -155,6 +155,8 @@ def semantic_inference(
 ) -> Tensor:
     """int64 (H, W): the class with the highest sum over queries of class x mask probability.
 
+    All K scores of each pixel are held at once, as float32.
+
     Args:
         class_logits: (N, K + 1), no-object last.
         mask_logits: (N, h, w) over the padded size.

@@ -70,7 +70,7 @@ class PaddedBlock(SwinTransformerBlock):
         height, width = x.shape[1:3]
         rows, columns = self.window_size
         padded = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
-        attended: Tensor = super()._attn(padded)
+        attended: Tensor = super()._attn(padded)  # type: ignore[no-untyped-call]
         return attended[:, :height, :width]
 
 

@@ -60,9 +60,22 @@ MASKS = pa.schema(
     ]
 )
 
+DETECTIONS = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("query", pa.int16()),
+        ("label", pa.int32()),
+        ("score", pa.float64()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("counts", pa.binary()),
+    ]
+)
+
 TABLES: dict[str, pa.Schema] = {
     "queries": QUERIES,
     "targets": TARGETS,
     "images": IMAGES,
     "masks": MASKS,
+    "detections": DETECTIONS,
 }

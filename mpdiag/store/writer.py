@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 from mpdiag.errors import RunError
 from mpdiag.store.database import connect
 from mpdiag.store.files import TEMPORARY_SUFFIX, replace_file, replace_json, replace_parquet
-from mpdiag.store.schema import IMAGES, MASKS, QUERIES, SCHEMA_VERSION, TARGETS
+from mpdiag.store.schema import DETECTIONS, IMAGES, MASKS, QUERIES, SCHEMA_VERSION, TARGETS
 from mpdiag.store.summary import summarize
 
 HEADER = "run.json"
 SUMMARY = "summary.json"
-FOLDERS = ("queries", "targets", "images", "masks", "thumbnails")
+FOLDERS = ("queries", "targets", "detections", "images", "masks", "thumbnails")
 
 _SAME_RUN = (
     ("schema_version",),
@@ -63,7 +63,14 @@ class RunWriter:
         _drop_uncommitted(path)
         return cls(path)
 
-    def write(self, part_name: str, images: pa.Table, targets: pa.Table, queries: pa.Table) -> None:
+    def write(
+        self,
+        part_name: str,
+        images: pa.Table,
+        targets: pa.Table,
+        queries: pa.Table,
+        detections: pa.Table | None = None,
+    ) -> None:
         """Add a part: all rows of some images, in the columns of mpdiag.store.schema.
 
         The images file comes last: it is the commit mark, without which the part does not count.
@@ -80,6 +87,8 @@ class RunWriter:
             ("targets", _conform(targets, TARGETS)),
             ("images", _conform(images, IMAGES)),
         ]
+        if detections is not None:
+            parts.insert(0, ("detections", _conform(detections, DETECTIONS)))
         for folder, table in parts:
             replace_parquet(self.path / folder / f"{part_name}.parquet", table)
         self.done.update(ids)
@@ -158,7 +167,7 @@ def _drop_uncommitted(path: Path) -> None:
     for folder in FOLDERS:
         for leftover in (path / folder).glob(f"*{TEMPORARY_SUFFIX}"):
             leftover.unlink()
-    for folder in ("queries", "targets"):
+    for folder in ("queries", "targets", "detections"):
         for part in (path / folder).glob("*.parquet"):
             if not (path / "images" / part.name).exists():
                 part.unlink()

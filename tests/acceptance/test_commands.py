@@ -173,9 +173,7 @@ def test_bad_input_to_analyze(
             annotations=[{"id": 1, "image_id": 9, "category_id": 3, "segmentation": []}],
         )
     output = tmp_path / "run"
-    status, _, err = mpdiag(
-        "analyze", checkpoint, "--dataset", dataset, "--output", output, *extra
-    )
+    status, _, err = mpdiag("analyze", checkpoint, "--dataset", dataset, "--output", output, *extra)
     assert status == 2
     sentence = err.strip().removeprefix("error: ")
     assert named in sentence and "\n" not in sentence and "Traceback" not in err

@@ -72,7 +72,12 @@ def parameter(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
 BACKBONES = {
     "r50": BackboneConfig(name="resnet50", channels=(8, 16, 32, 64)),
     "swin": BackboneConfig(
-        name="swin", embed_dim=16, depths=(2, 2, 2, 2), num_heads=(2, 2, 4, 8), window=4
+        name="swin",
+        embed_dim=16,
+        depths=(2, 2, 2, 2),
+        num_heads=(2, 2, 4, 8),
+        window=4,
+        drop_path=0,
     ),
 }
 

@@ -52,6 +52,9 @@ def test_groups_of_the_optimizer() -> None:
             "norm": nn.LayerNorm(1),
         }
     )
+    module["backbone"].register_parameter(
+        "relative_position_bias_table", nn.Parameter(torch.zeros(2))
+    )
     config = OptimizerConfig(learning_rate=1.0, weight_decay=0.5, backbone_multiplier=0.1)
     optimizer = build_optimizer(module, config)
     where = {
@@ -61,6 +64,7 @@ def test_groups_of_the_optimizer() -> None:
     }
     found = {name: where[id(parameter)] for name, parameter in module.named_parameters()}
     assert found == {
+        "backbone.relative_position_bias_table": (0.1, 0.0),
         "backbone.conv.weight": (0.1, 0.5),
         "backbone.conv.bias": (0.1, 0.5),
         "backbone.norm.weight": (0.1, 0.0),

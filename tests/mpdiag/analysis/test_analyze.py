@@ -1,6 +1,7 @@
 """A run directory against its own model, part by part, stopped and resumed."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.data import CocoDataset, generate, load_dataset, padded_targets
 from mpdiag.errors import CheckpointError, ConfigError, MpdiagError, RunError
 from mpdiag.matching import match
-from mpdiag.metrics import layer_miou, utilization
-from mpdiag.models import Mask2Former
+from mpdiag.metrics import AveragePrecision, layer_miou, utilization
+from mpdiag.models import Mask2Former, Sizes, instance_inference
 from mpdiag.ops import seeded_points
 from mpdiag.store import Run
 
@@ -127,6 +128,30 @@ def test_rows_and_kept_masks_belong_together(
     assert thumbnails == set(kept["image_id"])
 
 
+def test_ap_is_that_of_the_kept_detections(
+    tmp_path: Path, loaded: LoadedCheckpoint, dataset: CocoDataset
+) -> None:
+    summary = analyze(loaded, dataset, tmp_path / "run", limit=5)
+    expected = AveragePrecision(range(len(dataset.classes)))
+    with torch.inference_mode():
+        for index in range(5):
+            sample = dataset[index]
+            found = loaded.model([sample.image]).matching
+            sizes = Sizes((64, 64), (64, 64), (64, 64))
+            instances = instance_inference(
+                found.class_logits[-1, 0], found.mask_logits[-1, 0], sizes
+            )
+            expected.update(sample.image_id, instances, sample.masks, sample.labels)
+    averages = expected.compute()
+    for name, value in summary["ap"].items():
+        wanted = getattr(averages, name)
+        assert value == (None if math.isnan(wanted) else pytest.approx(wanted, abs=1e-6)), name
+    assert summary["ap"]["ap"] is not None
+    without = analyze(loaded, dataset, tmp_path / "plain", limit=5, evaluate=False)
+    assert "ap" not in without
+    assert without["layers"] == summary["layers"]
+
+
 def test_targets_name_the_query_of_every_layer(
     tmp_path: Path, loaded: LoadedCheckpoint, dataset: CocoDataset
 ) -> None:
@@ -201,7 +226,12 @@ def test_mistakes_leave_the_output_alone(
     tmp_path: Path, loaded: LoadedCheckpoint, dataset: CocoDataset, root: Path, checkpoint: Path
 ) -> None:
     def refuses(kind: type[MpdiagError], message: str, **changes: object) -> None:
-        arguments = {"checkpoint": loaded, "dataset": dataset, "output": tmp_path / "run", **changes}
+        arguments = {
+            "checkpoint": loaded,
+            "dataset": dataset,
+            "output": tmp_path / "run",
+            **changes,
+        }
         with pytest.raises(kind, match=message):
             analyze(**arguments)  # type: ignore[arg-type]
         assert not (tmp_path / "run").exists()
@@ -222,7 +252,9 @@ def test_mistakes_leave_the_output_alone(
         )
     path = tmp_path / "other.pth"
     save_checkpoint(path, other)
-    refuses(CheckpointError, r"other\.pth: predicts 2 classes, but .*instances_val", checkpoint=path)
+    refuses(
+        CheckpointError, r"other\.pth: predicts 2 classes, but .*instances_val", checkpoint=path
+    )
     analyze(loaded, dataset, tmp_path / "taken", limit=1)
     with pytest.raises(RunError, match="finished"):
         analyze(loaded, dataset, tmp_path / "taken", limit=1, resume=True)

@@ -3,16 +3,20 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 
 from mpdiag.checkpoints import load_checkpoint, load_model, read_weights, save_checkpoint
-from mpdiag.checkpoints.architecture import architecture_of
+from mpdiag.checkpoints.architecture import architecture_of, backbone_of
 from mpdiag.checkpoints.official_keys import from_official, to_official
 from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.errors import CheckpointError, UnsafeCheckpointError
 from mpdiag.models import Mask2Former
+from mpdiag.models.backbones import build_backbone
+from mpdiag.models.swin import PUBLISHED, swin_shape
 
 
 def test_keys_translate_both_ways(small_model: Mask2Former) -> None:
@@ -22,15 +26,36 @@ def test_keys_translate_both_ways(small_model: Mask2Former) -> None:
     assert from_official("roi_heads.box_head.fc1.weight") is None
 
 
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_swin_merges_patches_a_stage_earlier_there() -> None:
+    pairs = {
+        "backbone.patch_embed.norm.bias": "backbone.patch_embed.norm.bias",
+        "backbone.stages.1.downsample.norm.weight": "backbone.layers.0.downsample.norm.weight",
+        "backbone.stages.2.blocks.17.attn.qkv.bias": "backbone.layers.2.blocks.17.attn.qkv.bias",
+        "backbone.norms.3.bias": "backbone.norm3.bias",
+    }
+    assert {ours: to_official(ours) for ours in pairs} == pairs
+    assert {from_official(theirs): theirs for theirs in pairs.values()} == pairs
+
+
+def write(path: Path, model: Mask2Former) -> None:
+    """In the form of the path's suffix: .pth, .safetensors, or detectron2's model zoo's .pkl."""
+    state = {to_official(name): tensor for name, tensor in model.state_dict().items()}
+    if path.suffix == ".pth":
+        save_checkpoint(path, model)
+    elif path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        arrays = {name: tensor.numpy() for name, tensor in state.items()}
+        content = {"model": arrays, "__author__": "Ours", "matching_heuristics": True}
+        path.write_bytes(pickle.dumps(content, protocol=2))
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors", "pkl"])
 def test_a_checkpoint_needs_no_config(
     tmp_path: Path, small_model: Mask2Former, suffix: str
 ) -> None:
     path = tmp_path / f"model.{suffix}"
-    if suffix == "pth":
-        save_checkpoint(path, small_model)
-    else:
-        save_file({to_official(k): v for k, v in small_model.state_dict().items()}, path)
+    write(path, small_model)
     loaded = load_model(path)
     # Decoder heads can't be read from weights: they are taken from the pixel decoder.
     assert loaded.config == small_model.config
@@ -50,6 +75,89 @@ def test_published_resnets_are_recognised(name: str) -> None:
     assert found == config.model_copy(
         update={"backbone": BackboneConfig(name=name, channels=widths)}
     )
+
+
+SWIN = BackboneConfig(
+    name="swin", embed_dim=6, depths=(1, 2, 3, 1), num_heads=(1, 2, 3, 6), window=5
+)
+
+
+def test_any_swin_is_recognised_and_saved_as_the_official_code_loads_it(
+    tmp_path: Path, small_config: ModelConfig
+) -> None:
+    model = Mask2Former(small_config.model_copy(update={"backbone": SWIN}))
+    path = tmp_path / "model.pth"
+    save_checkpoint(path, model)
+    loaded = load_model(path)
+    assert loaded.config == model.config
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+    saved = torch.load(path, weights_only=True)
+    key = "backbone.layers.2.blocks.1.attn.relative_position_index"
+    assert saved["model"][key][0, :6].tolist() == [40, 39, 38, 37, 36, 31]  # by hand: 9 x 9 offsets
+    saved["model"][key][0, 0] = 0
+    torch.save(saved, path)
+    with pytest.raises(CheckpointError, match=r"blocks\.1\.attn\.relative_position_index is not"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_swins_are_recognised(name: str) -> None:
+    with torch.device("meta"):
+        backbone, _ = build_backbone(BackboneConfig(name=name))
+    weights = {f"backbone.{key}": tensor for key, tensor in backbone.state_dict().items()}
+    found = backbone_of(weights, "here")
+    assert found.name == name
+    assert swin_shape(found) == PUBLISHED[name][0]
+
+
+def test_the_first_version_of_the_official_names(tmp_path: Path, small_model: Mask2Former) -> None:
+    """Before version 2: no `pixel_decoder`, `static_query`; the pixel statistics were saved."""
+    state = {to_official(name): tensor for name, tensor in small_model.state_dict().items()}
+    old = {
+        name.replace("sem_seg_head.pixel_decoder.", "sem_seg_head.").replace(
+            "query_feat", "static_query"
+        ): tensor
+        for name, tensor in state.items()
+    }
+    assert len(old.keys() - state.keys()) > 20
+    old["pixel_mean"] = torch.tensor([1.0, 2.0, 3.0])[:, None, None]
+    old["pixel_std"] = torch.ones(3, 1, 1)
+    old["criterion.empty_weight"] = torch.tensor([1.0, 1.0, 1.0, 0.25])
+    path = tmp_path / "old.pth"
+    torch.save({"model": {f"module.{name}": tensor for name, tensor in old.items()}}, path)
+    loaded = load_checkpoint(path)
+    assert loaded.model.config.pixel_mean == (1.0, 2.0, 3.0)
+    assert loaded.setup.loss.no_object_weight == 0.25
+    for name, tensor in small_model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor)
+    name = "sem_seg_head.pixel_decoder.mask_features.bias"
+    torch.save({"model": old | {name: state[name]}}, path)
+    with pytest.raises(CheckpointError, match=rf"none missing, 1 \({name}\) left over"):
+        load_model(path)
+
+
+def test_a_training_of_detectron2(tmp_path: Path, small_model: Mask2Former) -> None:
+    """With the state of its optimizer, and its hooks' metrics as numpy numbers."""
+    optimizer = torch.optim.AdamW(small_model.parameters())
+    path = tmp_path / "model_0004999.pth"
+    save_checkpoint(
+        path,
+        small_model,
+        optimizer=optimizer.state_dict(),
+        scheduler={"base_lrs": [1e-4], "last_epoch": 4999},
+        iteration=4999,
+        trainer={"hooks": {"best": np.float64(43.7)}},
+    )
+    found = read_weights(path)
+    assert found.extra["trainer"] == {"hooks": {"best": 43.7}}
+    assert load_model(path).config == small_model.config
+
+
+def test_a_backbone_alone_is_no_model(tmp_path: Path) -> None:
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "R-18.pth")
+    with pytest.raises(CheckpointError, match=r"R-18\.pth: .*no whole Mask2Former model"):
+        load_model(tmp_path / "R-18.pth")
 
 
 def test_a_saved_file_holds_tensors_and_plain_containers(
@@ -124,12 +232,17 @@ def test_missing_and_left_over_entries_are_counted(
     tmp_path: Path, small_model: Mask2Former
 ) -> None:
     state = {to_official(k): v for k, v in small_model.state_dict().items()}
+    path = tmp_path / "model.pth"
     del state["sem_seg_head.predictor.decoder_norm.weight"]
     state["proposal_generator.weight"] = torch.zeros(1)
-    path = tmp_path / "model.pth"
     torch.save({"model": state}, path)
     with pytest.raises(
         CheckpointError,
         match=r"1 \(decoder.norm.weight\) missing, 1 \(proposal_generator.weight\) left over",
     ):
+        load_model(path)
+    for kind in ("weight", "bias"):
+        state.pop(f"sem_seg_head.predictor.decoder_norm.{kind}", None)
+    torch.save({"model": state}, path)
+    with pytest.raises(CheckpointError, match=r"2 \(decoder.norm.bias, decoder.norm.weight\) m"):
         load_model(path)

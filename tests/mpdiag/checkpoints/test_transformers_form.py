@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from mpdiag.checkpoints import load_checkpoint, load_model, save_checkpoint
 from mpdiag.checkpoints.convert import convert
+from mpdiag.checkpoints.detectron2_config import Setup
 from mpdiag.checkpoints.transformers_form import read_transformers, write_transformers
 from mpdiag.config import BackboneConfig, LossConfig, ModelConfig, TrainConfig
 from mpdiag.errors import CheckpointError, UnsafeCheckpointError
@@ -44,7 +45,7 @@ def model(small_config: ModelConfig) -> Mask2Former:
 @pytest.fixture
 def directory(tmp_path: Path, model: Mask2Former) -> Path:
     (tmp_path / "there").mkdir()
-    write_transformers(tmp_path / "there", model, LossConfig(), CLASSES)
+    write_transformers(tmp_path / "there", model, classes=CLASSES)
     return tmp_path / "there"
 
 
@@ -64,8 +65,11 @@ def rewrite(directory: Path, **changes: Any) -> None:
         BackboneConfig(name="resnet50", channels=(8, 8, 16, 16)),
         BackboneConfig(name="resnet50", channels=(8, 8, 16, 16), norm="batch"),
         BackboneConfig(name="resnet18", channels=(8, 8, 16, 16), stem_channels=8),
+        BackboneConfig(
+            name="swin", embed_dim=8, depths=(2, 1, 1, 1), num_heads=(1, 2, 2, 4), window=3
+        ),
     ],
-    ids=["frozen", "batch", "basic"],
+    ids=["frozen", "batch", "basic", "swin"],
 )
 def test_a_round_trip_is_bit_equal(
     tmp_path: Path, small_config: ModelConfig, backbone: BackboneConfig
@@ -80,6 +84,7 @@ def test_a_round_trip_is_bit_equal(
     assert first.keys() == last.keys()
     for name, tensor in first.items():
         assert torch.equal(last[name], tensor), name
+    assert load_model(tmp_path / "there").config.backbone.norm == backbone.norm
     found = sorted(path.name for path in (tmp_path / "there").iterdir())
     assert found == ["config.json", "model.safetensors", "preprocessor_config.json"]
 
@@ -119,21 +124,61 @@ def test_names_and_settings_are_those_of_the_hub(directory: Path, model: Mask2Fo
     assert settings["id2label"] == {"0": "cat", "1": "dog", "2": "sky"}
 
 
+def test_a_swin_has_its_names_and_what_it_computes_is_passed_over(
+    tmp_path: Path, small_config: ModelConfig
+) -> None:
+    """Entries as in facebook/mask2former-swin-tiny-coco-instance, and its settings."""
+    swin = BackboneConfig(
+        name="swin", embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4), window=3
+    )
+    model = model_with(small_config, backbone=swin, label_embedding=False)
+    write_transformers(tmp_path, model)
+    state = load_file(tmp_path / "model.safetensors")
+    own = model.state_dict()
+    encoder = "model.pixel_level_module.encoder"
+    block = f"{encoder}.encoder.layers.2.blocks.0"
+    for theirs, ours in {
+        f"{encoder}.embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
+        f"{encoder}.hidden_states_norms.stage1.bias": "norms.0.bias",
+        f"{encoder}.encoder.layers.2.downsample.reduction.weight": (
+            "stages.3.downsample.reduction.weight"
+        ),
+        f"{block}.attention.self.relative_position_bias_table": (
+            "stages.2.blocks.0.attn.relative_position_bias_table"
+        ),
+        f"{block}.attention.output.dense.weight": "stages.2.blocks.0.attn.proj.weight",
+        f"{block}.intermediate.dense.bias": "stages.2.blocks.0.mlp.fc1.bias",
+    }.items():
+        assert torch.equal(state[theirs], own[f"backbone.{ours}"]), theirs
+    stacked = own["backbone.stages.2.blocks.0.attn.qkv.weight"]
+    assert torch.equal(state[f"{block}.attention.self.key.weight"], stacked[32:64])
+    settings = settings_of(tmp_path)["backbone_config"]
+    assert (settings["window_size"], settings["num_heads"]) == (3, [1, 2, 2, 4])
+    state[f"{block}.attention.self.relative_position_index"] = torch.zeros(9, 9).long()
+    save_file(state, tmp_path / "model.safetensors")
+    rewrite(tmp_path, backbone_config=settings | {"drop_path_rate": 0.1})
+    assert load_model(tmp_path).config.backbone == swin.model_copy(update={"drop_path": 0.1})
+
+
 def test_a_directory_says_what_its_weights_cannot(tmp_path: Path, model: Mask2Former) -> None:
     loss = LossConfig(class_weight=1, mask_weight=20, no_object_weight=0.2, points=64)
-    write_transformers(tmp_path, model, loss, CLASSES)
+    write_transformers(tmp_path, model, Setup(loss, 640, 1000), classes=CLASSES)
     found = read_transformers(tmp_path)
     assert found.config == model.config
     assert found.loss == loss
+    assert (found.short_side, found.long_side) == (640, 1000)
     assert found.classes == CLASSES
     assert found.labels == ["cat", "dog", "sky"]
     assert found.unknown == []
-    # transformers writes only what differs from its defaults, and nothing of ours
-    rewrite(tmp_path, mpdiag={}, id2label={f"{k}": f"LABEL_{k}" for k in range(3)})
+    write_transformers(tmp_path, model, Setup(loss, 640, 1000), labels=["a", "b", "c"])
+    assert read_transformers(tmp_path).labels == ["a", "b", "c"]
+    # nothing but what transformers itself writes
+    rewrite(tmp_path, mpdiag=None, id2label={f"{k}": f"LABEL_{k}" for k in range(3)})
     (tmp_path / "preprocessor_config.json").unlink()
     found = read_transformers(tmp_path)
-    assert (found.labels, found.classes) == (None, None)
+    assert (found.labels, found.classes, found.short_side) == (None, None, None)
     assert found.config.pixel_mean == ModelConfig().pixel_mean
+    assert found.config.backbone.norm == "batch"  # the only kind that transformers has
 
 
 def test_a_directory_is_a_checkpoint(
@@ -172,16 +217,27 @@ def test_an_mp_former_gets_query_positions_of_zero(
 def test_a_trained_checkpoint_keeps_its_recipe_and_classes(
     tmp_path: Path, model: Mask2Former
 ) -> None:
-    recipe = TrainConfig(model=model.config, loss=LossConfig(mask_weight=7))
+    recipe = TrainConfig(model=model.config, loss=LossConfig(mask_weight=7, points="all"))
     own = {"recipe": recipe.model_dump(mode="json"), "classes": CLASSES}
     save_checkpoint(tmp_path / "a.pth", model, mpdiag=own, optimizer={"lr": 1.0})
     convert(tmp_path / "a.pth", tmp_path / "b.pth", "detectron2")
     content = torch.load(tmp_path / "b.pth", weights_only=True)
     assert content.keys() == {"model", "mpdiag"}
+    assert content["mpdiag"] == own
     assert load_checkpoint(tmp_path / "b.pth").recipe == recipe
     convert(tmp_path / "a.pth", tmp_path / "there", "transformers")
-    assert read_transformers(tmp_path / "there").loss == recipe.loss
-    assert read_transformers(tmp_path / "there").classes == CLASSES
+    found = read_transformers(tmp_path / "there")
+    assert (found.recipe, found.loss, found.classes) == (recipe, recipe.loss, CLASSES)
+    preprocessor = json.loads((tmp_path / "there" / "preprocessor_config.json").read_text())
+    assert not preprocessor["do_resize"]  # the recipe's short_side is None
+    # As if transformers had trained a model of other classes from it.
+    state = load_file(tmp_path / "there" / "model.safetensors")
+    for name in ("class_predictor.weight", "class_predictor.bias"):
+        state[name] = state[name][:3]
+    save_file(state, tmp_path / "there" / "model.safetensors")
+    rewrite(tmp_path / "there", id2label={"0": "a", "1": "b"})
+    found = read_transformers(tmp_path / "there")
+    assert (found.recipe, found.classes, found.labels) == (None, None, ["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -194,7 +250,8 @@ def test_a_trained_checkpoint_keeps_its_recipe_and_classes(
             {"backbone_config": {"downsample_in_bottleneck": True}},
             "backbone_config: downsample_in_bottleneck = True",
         ),
-        ({"id2label": {"0": "cat"}}, "id2label names 1 classes, but the weights have 3"),
+        ({"id2label": {"0": "cat"}}, "id2label must name the classes 0 to 2 that the weights have"),
+        ({"id2label": 3}, "id2label must name"),
         ({"mask_weight": "much"}, "mask_weight = 'much'"),
     ],
 )
@@ -265,6 +322,8 @@ def test_a_destination_is_never_overwritten(tmp_path: Path, model: Mask2Former) 
             convert(source, tmp_path / destination, to)
     with pytest.raises(CheckpointError, match=r"a name ending in \.pth"):
         convert(source, tmp_path / "b.safetensors", "detectron2")
+    with pytest.raises(CheckpointError, match=r"a\.pth.x: can't be written"):
+        convert(source, source / "x", "transformers")
     (tmp_path / "empty").mkdir()
     convert(source, tmp_path / "empty", "transformers")
     assert (tmp_path / "empty" / "config.json").is_file()
@@ -284,3 +343,19 @@ def test_what_has_no_transformers_form_leaves_nothing_behind(
         with pytest.raises(CheckpointError, match=message):
             convert(tmp_path / "a.pth", tmp_path / "there", "transformers")
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_what_a_directory_tells_survives_both_forms(
+    tmp_path: Path, small_config: ModelConfig
+) -> None:
+    statistics = {"pixel_mean": (1.0, 2.0, 3.0), "label_embedding": False}
+    model = model_with(small_config, **statistics)
+    setup = Setup(LossConfig(mask_weight=9), 640, 1000)
+    (tmp_path / "there").mkdir()
+    write_transformers(tmp_path / "there", model, setup, labels=["a", "b", "c"])
+    convert(tmp_path / "there", tmp_path / "a.pth", "detectron2")
+    convert(tmp_path / "a.pth", tmp_path / "again", "transformers")
+    for name in ("there", "a.pth", "again"):
+        found = load_checkpoint(tmp_path / name)
+        assert found.model.config == model.config
+        assert (found.setup, found.labels) == (setup, ["a", "b", "c"])

@@ -54,7 +54,9 @@ def test_arrays_and_numbers(tmp_path: Path, writer: str) -> None:
     content = {**NUMBERS, "loss": np.float64(0.25), "step": np.int64(3), "ok": np.bool_(True)}
     found = read_pickle(write(tmp_path / "x", content, writer))
     for name, array in NUMBERS.items():
-        assert torch.equal(found[name], torch.from_numpy(array.astype(array.dtype.newbyteorder())))
+        assert str(found[name].dtype) == f"torch.{array.dtype.newbyteorder('=').name}"
+        assert found[name].shape == array.shape
+        assert found[name].tolist() == array.tolist()
     assert [found[key] for key in ("loss", "step", "ok")] == [0.25, 3, True]
 
 
@@ -109,12 +111,12 @@ def test_optimizer_and_scheduler_of_a_training(tmp_path: Path) -> None:
         (Call(os.system, "touch ran"), r"(posix|nt)\.system"),
         (Call(eval, "open('ran', 'w')"), "eval"),
         (Call(exec, "open('ran', 'w')"), "exec"),
-        (Call(getattr, os, "system") if False else Call(__import__, "os"), "__import__"),
+        (Call(__import__, "os"), "__import__"),
         (Call(open, "ran", "w"), r"(io|_io)\.open"),
         (Call(torch.load, "ran"), r"torch\.serialization\.load"),
         (Call(torch.hub.load, "ran", "x"), r"torch\.hub\.load"),
         (Path("here"), "pathlib"),
-        (torch.nn.Linear(1, 1), r"torch\.nn\.modules"),
+        (torch.nn.Linear(1, 1), r"torch\.nn\.modules|copy_reg"),
         (collections.defaultdict(list), "defaultdict"),
         (np.array([{}, "text"], dtype=object), "object"),
         (np.array(["text"]), "U4"),
@@ -157,7 +159,7 @@ def test_what_may_be_called_can_not_be_changed(tmp_path: Path, target: str) -> N
 
 def test_programs_in_other_archives_are_refused(tmp_path: Path) -> None:
     scripted = tmp_path / "scripted.pth"
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(FutureWarning):
         torch.jit.script(torch.nn.Linear(1, 1)).save(scripted)
     with pytest.raises(UnsafeCheckpointError, match="TorchScript"):
         read_pickle(scripted)

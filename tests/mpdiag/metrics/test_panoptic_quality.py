@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mpdiag.metrics import PanopticQuality
-from mpdiag.metrics.panoptic_quality import segment_ids
+from mpdiag.metrics.panoptic_quality import segment_map
 
 THINGS = [True, True, True, False, False, False]  # class 5 never occurs
 
@@ -154,13 +154,13 @@ def test_void_and_crowd_rules_by_hand() -> None:
 
 
 def test_no_predictions_and_no_gt() -> None:
-    _, truth, _ = scene(3)
+    found, truth, _ = scene(3)
     nothing = Drawn(torch.zeros_like(truth.ids), torch.empty(0, dtype=torch.int64))
     missed = PanopticQuality(THINGS)
     missed.update(nothing, truth)
     assert missed.compute().all.pq == 0 and missed.compute().all.classes > 0
     unlabelled = PanopticQuality(THINGS)
-    unlabelled.update(truth, nothing)  # all void: nothing counts
+    unlabelled.update(found, nothing)  # all void: nothing counts
     assert math.isnan(unlabelled.compute().all.pq)
     neither = PanopticQuality(THINGS)
     neither.update(nothing, nothing)
@@ -175,6 +175,6 @@ def test_wrong_segments_are_refused() -> None:
         PanopticQuality(THINGS).update(drawn(["1122"], [0, 1]), good)
 
 
-def test_segment_ids_of_masks() -> None:
+def test_segment_map_of_masks() -> None:
     masks = torch.tensor([[[1, 1, 0, 0]], [[0, 0, 1, 0]]], dtype=torch.bool)
-    assert segment_ids(masks).tolist() == [[1, 1, 2, 0]]
+    assert segment_map(masks).tolist() == [[1, 1, 2, 0]]

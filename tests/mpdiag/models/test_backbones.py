@@ -118,6 +118,8 @@ def test_published_swins_have_the_parameters_of_timms(name: str) -> None:
 def test_blocks_are_skipped_more_often_the_deeper_they_are() -> None:
     swin, _ = build_backbone(BackboneConfig(name="swin_tiny", drop_path=0.22))
     rates = [
-        getattr(block.drop_path1, "drop_prob", 0.0) for stage in swin.stages for block in stage.blocks
+        getattr(block.drop_path1, "drop_prob", 0.0)
+        for stage in swin.stages
+        for block in stage.blocks
     ]
     assert rates == pytest.approx([0.02 * i for i in range(12)])

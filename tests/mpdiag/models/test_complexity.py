@@ -6,8 +6,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mpdiag.config import ModelConfig
+from mpdiag.errors import ConfigError
 from mpdiag.models import Mask2Former
-from mpdiag.models.complexity import frames_per_second, multiply_adds, parameters
+from mpdiag.models.complexity import (
+    cost_rows,
+    frames_per_second,
+    multiply_adds,
+    parameters,
+    parse_size,
+)
 
 
 class Two(nn.Module):
@@ -33,7 +40,7 @@ def test_by_hand() -> None:
 
 def test_shapes_alone_give_what_a_real_pass_gives(small_model) -> None:
     image = torch.zeros(3, 50, 90, dtype=torch.uint8)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         small_model([image])
     found = multiply_adds(small_model, 50, 90)
     assert 2 * found["total"] == counter.get_total_flops()
@@ -43,11 +50,39 @@ def test_shapes_alone_give_what_a_real_pass_gives(small_model) -> None:
 
 
 def test_published_model() -> None:
-    """44 M parameters and 226 G multiply-adds in the papers; README of the difference: docs."""
+    """The official model's own parameters, and fvcore's count of it for 800 x 1066."""
     with torch.device("meta"):
         model = Mask2Former(ModelConfig())
-    assert parameters(model)["total"] / 1e6 == pytest.approx(44, abs=0.5)
+    assert parameters(model) == {
+        "backbone": 23_454_912,
+        "pixel_decoder": 6_035_904,
+        "decoder": 14_479_441,
+        "total": 43_970_257,
+    }
+    assert multiply_adds(model, 800, 1066)["total"] == pytest.approx(217.869e9, rel=1e-3)
 
 
 def test_frames_per_second(small_model) -> None:
-    assert 0 < frames_per_second(small_model.eval(), 64, 64, warmup=1, runs=3) < 1e5
+    small_model.eval()
+    passes = []
+    small_model.register_forward_hook(lambda *_: passes.append(1))
+    assert 0 < frames_per_second(small_model, 64, 64, runs=3) < 1e5
+    assert len(passes) == 1 + 3
+    frames_per_second(small_model, 64, 64, patience=0)
+    assert len(passes) == 1 + 3 + 1 + 1
+
+
+def test_rows_in_words(small_model) -> None:
+    rows = dict(cost_rows(small_model, 64, 96))
+    counts = multiply_adds(small_model, 64, 96)
+    names = ["backbone", "pixel decoder", "decoder", "all parts", "speed"]
+    assert list(rows) == [f"{name} at 64x96" for name in names]
+    assert rows["all parts at 64x96"] == f"{counts['total'] / 1e9:.1f} G multiply-adds"
+    assert "images per second on" in rows["speed at 64x96"]
+
+
+def test_sizes() -> None:
+    assert parse_size("800x1333") == parse_size("800X1333") == (800, 1333)
+    for wrong in ("800", "800x", "x", "0x5", "8x-5", "axb", "1x2x3"):
+        with pytest.raises(ConfigError, match=f"--size {wrong}: .* as 800x1333"):
+            parse_size(wrong)

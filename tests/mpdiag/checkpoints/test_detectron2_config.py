@@ -1,0 +1,200 @@
+"""detectron2's YAML files: chains of bases, what they add to weights, and contradictions."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mpdiag.checkpoints import load_checkpoint, save_checkpoint
+from mpdiag.checkpoints.detectron2_config import find_config, read_detectron2_config, setup_of
+from mpdiag.config import BackboneConfig, ModelConfig
+from mpdiag.errors import ConfigError
+from mpdiag.models import Mask2Former
+
+# Of the released ADE20K files, as they are written.
+BASE = """
+MODEL:
+  BACKBONE: {FREEZE_AT: 0, NAME: "build_resnet_backbone"}
+  PIXEL_MEAN: [123.675, 116.280, 103.530]
+  RESNETS: {DEPTH: 18, STEM_OUT_CHANNELS: 8, STRIDE_IN_1X1: False, NORM: "SyncBN"}
+DATASETS:
+  TEST: ("ade20k_panoptic_val",)
+INPUT:
+  MIN_SIZE_TRAIN: !!python/object/apply:eval ["[int(x * 0.1 * 512) for x in range(5, 21)]"]
+  MIN_SIZE_TEST: 512
+  MAX_SIZE_TEST: 2048
+  FORMAT: "RGB"
+VERSION: 2
+"""
+MODEL = """
+_BASE_: ../Base-ADE20K.yaml
+MODEL:
+  SEM_SEG_HEAD: {NUM_CLASSES: 3, CONVS_DIM: 32, MASK_DIM: 16, TRANSFORMER_ENC_LAYERS: 1}
+  MASK_FORMER:
+    HIDDEN_DIM: 32
+    NUM_OBJECT_QUERIES: 6
+    DIM_FEEDFORWARD: 32
+    DEC_LAYERS: 5  # one for the loss on learnable query
+    CLASS_WEIGHT: 4.0
+    MASK_WEIGHT: 5.0
+    DICE_WEIGHT: 3.0
+    NO_OBJECT_WEIGHT: 0.1
+    TRAIN_NUM_POINTS: 1000
+INPUT: {MIN_SIZE_TEST: 640}
+"""
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, small_model: Mask2Former) -> Path:
+    """A model with 4 heads, beside the files of a config that says so."""
+    folder = tmp_path / "swin"
+    folder.mkdir()
+    (tmp_path / "Base-ADE20K.yaml").write_text(BASE)
+    (folder / "config.yaml").write_text(MODEL)
+    save_checkpoint(folder / "model_final.pth", small_model)
+    return folder / "model_final.pth"
+
+
+def change(checkpoint: Path, key: str, value: Any) -> None:
+    file = checkpoint.with_name("config.yaml")
+    content = yaml.safe_load(file.read_text())
+    *groups, last = key.split(".")
+    place = content
+    for group in groups:
+        place = place.setdefault(group, {})
+    place[last] = value
+    file.write_text(yaml.safe_dump(content))
+
+
+def test_a_config_beside_the_weights_adds_what_they_do_not_tell(checkpoint: Path) -> None:
+    loaded = load_checkpoint(checkpoint)
+    setup = loaded.setup
+    assert loaded.config_path == checkpoint.with_name("config.yaml")
+    assert setup.loss.model_dump() | {
+        "class_weight": 4.0, "mask_weight": 5.0, "dice_weight": 3.0, "points": 1000
+    } == setup.loss.model_dump()  # fmt: skip
+    assert (setup.short_side, setup.long_side) == (640, 2048)
+    assert (setup.dataset, setup.things, setup.stuff) == ("ade20k_panoptic_val", 100, 50)
+
+
+def test_heads_and_pixel_statistics(checkpoint: Path, small_config: ModelConfig) -> None:
+    """The weights have 16 = 4 x 4 sampling points, which may as well be 2 heads with 8 each."""
+    assert load_checkpoint(checkpoint).model.config == small_config
+    change(checkpoint, "MODEL.MASK_FORMER.NHEADS", 2)
+    change(checkpoint, "MODEL.PIXEL_STD", [1.0, 2.0, 3.0])
+    config = load_checkpoint(checkpoint).model.config
+    assert (config.heads, config.encoder_points) == (2, 8)
+    assert config.pixel_std == (1.0, 2.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 80),
+        ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 256),
+        ("MODEL.SEM_SEG_HEAD.MASK_DIM", 32),
+        ("MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", 6),
+        ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "BasePixelDecoder"),
+        ("MODEL.MASK_FORMER.HIDDEN_DIM", 256),
+        ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 100),
+        ("MODEL.MASK_FORMER.DIM_FEEDFORWARD", 2048),
+        ("MODEL.MASK_FORMER.DEC_LAYERS", 4),
+        ("MODEL.MASK_FORMER.NHEADS", 3),
+        ("MODEL.MASK_FORMER.NHEADS", "eight"),
+        ("MODEL.MASK_FORMER.PRE_NORM", True),
+        ("MODEL.MASK_FORMER.NO_OBJECT_WEIGHT", 0.5),
+        ("MODEL.BACKBONE.NAME", "D2SwinTransformer"),
+        ("MODEL.RESNETS.DEPTH", 50),
+        ("MODEL.RESNETS.STRIDE_IN_1X1", True),
+        ("INPUT.FORMAT", "BGR"),
+        ("INPUT.MIN_SIZE_TEST", -1),
+    ],
+)
+def test_a_contradiction_names_the_key(checkpoint: Path, key: str, value: Any) -> None:
+    change(checkpoint, key, value)
+    with pytest.raises(ConfigError, match=rf"config\.yaml: {key} is {value!r}"):
+        load_checkpoint(checkpoint)
+
+
+def test_a_swins_window_and_skipped_blocks(tmp_path: Path, small_config: ModelConfig) -> None:
+    backbone = BackboneConfig(
+        name="swin", embed_dim=8, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), window=3
+    )
+    model = Mask2Former(small_config.model_copy(update={"backbone": backbone}))
+    save_checkpoint(tmp_path / "model_final.pth", model)
+    swin = {"EMBED_DIM": 8, "DEPTHS": [1, 1, 2, 1], "NUM_HEADS": [1, 2, 4, 8], "WINDOW_SIZE": 3}
+    content: dict[str, Any] = {"MODEL": {"BACKBONE": {"NAME": "D2SwinTransformer"}, "SWIN": swin}}
+    content["MODEL"]["RESNETS"] = {"DEPTH": 50}  # of the base that a Swin's file is based on
+    swin["DROP_PATH_RATE"] = 0.25
+    config = tmp_path / "elsewhere" / "swin.yaml"
+    config.parent.mkdir()
+    config.write_text(yaml.safe_dump(content))
+    loaded = load_checkpoint(tmp_path / "model_final.pth", config)
+    assert loaded.model.config.backbone == backbone.model_copy(update={"drop_path": 0.25})
+    swin["WINDOW_SIZE"] = 7
+    config.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=r"MODEL\.SWIN\.WINDOW_SIZE is 7, but .* with 3"):
+        load_checkpoint(tmp_path / "model_final.pth", config)
+
+
+def test_later_files_win_and_a_list_of_bases_is_read_in_order(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("X: {one: 1, two: 1, three: 1}")
+    (tmp_path / "b.yaml").write_text("X: {two: 2, three: 2}")
+    (tmp_path / "c.yaml").write_text("_BASE_: [a.yaml, b.yaml]\nX: {three: 3}")
+    assert read_detectron2_config(tmp_path / "c.yaml") == {"X": {"one": 1, "two": 2, "three": 3}}
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("_BASE_: c.yaml", "based on itself"),
+        ("_BASE_: gone.yaml", r"_BASE_ .*gone\.yaml is not there"),
+        ("_BASE_: https://example.org/base.yaml", "give a file that is here"),
+        ("MODEL: {X: !!python/object/apply:os.system [touch ran]}", r"MODEL\.X has a tag"),
+        ("INPUT: {MIN_SIZE_TEST: !!python/object/apply:eval ['1']}", "MIN_SIZE_TEST has a tag"),
+        ("MODEL: [1, !thing {a: 2}]", "MODEL has a tag"),
+        ("MODEL: [1", "not a readable YAML"),
+        ("- 1", "a mapping of settings"),
+    ],
+)
+def test_unusable_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_detectron2_config(tmp_path / "c.yaml")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_which_file_is_beside(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "model_final.pth"
+    assert find_config(checkpoint) is None
+    (tmp_path / "recipe.yaml").write_text("model: {}")
+    assert find_config(checkpoint) is None  # ours, or another tool's
+    (tmp_path / "recipe.yaml").unlink()
+    (tmp_path / "Base-COCO.yaml").write_text("MODEL: {}")
+    (tmp_path / "maskformer2_R50.yaml").write_text("_BASE_: Base-COCO.yaml")
+    assert find_config(checkpoint) == tmp_path / "maskformer2_R50.yaml"
+    (tmp_path / "maskformer2_R101.yaml").write_text("_BASE_: Base-COCO.yaml")
+    assert find_config(checkpoint) is None  # which one is not said
+    (tmp_path / "config.yaml").write_text("MODEL: {}")
+    assert find_config(checkpoint) == tmp_path / "config.yaml"
+    (tmp_path / "model_final.yaml").write_text("MODEL: {}")
+    assert find_config(checkpoint) == tmp_path / "model_final.yaml"
+
+
+@pytest.mark.parametrize(
+    "dataset, kinds",
+    [
+        ("coco_2017_val", (80, 0)),
+        ("coco_2017_val_panoptic_with_sem_seg", (80, 53)),
+        ("cityscapes_fine_panoptic_val", (8, 11)),
+        ("ade20k_sem_seg_val", (0, 150)),
+        ("my_own_val", (None, None)),
+    ],
+)
+def test_things_and_stuff_of_known_data(dataset: str, kinds: tuple[Any, Any]) -> None:
+    setup = setup_of({"DATASETS": {"TEST": f'("{dataset}",)'}}, "here")
+    assert (setup.things, setup.stuff) == kinds
