@@ -18,7 +18,7 @@ TRAINED = {"baseline": "baseline", "multi-layer-mp": "piloted-all-layers"}
 ANALYSED: tuple[tuple[str, Part, str], ...] = (
     ("baseline", "matching", "baseline"),
     ("multi-layer-mp", "matching", "multi-layer-mp"),
-    ("multi-layer-mp", "piloted", "multi-layer-mp-piloted-part"),
+    ("multi-layer-mp", "piloted", "multi-layer-mp-piloted"),
 )
 
 

@@ -62,7 +62,7 @@ def test_the_demo_in_short(tmp_path: Path, mpdiag: Command) -> None:
         assert (output / "report" / name).is_file()
     parts = {
         name: Run.open(output / "runs" / name).header["part"]
-        for name in ("baseline", "multi-layer-mp", "multi-layer-mp-piloted-part")
+        for name in ("baseline", "multi-layer-mp", "multi-layer-mp-piloted")
     }
     assert list(parts.values()) == ["matching", "matching", "piloted"]
     before = (output / "train" / "baseline" / "model_final.pth").stat().st_mtime_ns
