@@ -20,6 +20,23 @@ CONVENTIONS = (
 """Key in summary.json and label of each value of a layer."""
 
 
+AP = {
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ap_small": "AP_S",
+    "ap_medium": "AP_M",
+    "ap_large": "AP_L",
+}
+PQ = {
+    "pq": "PQ",
+    "sq": "SQ",
+    "rq": "RQ",
+    "pq_things": "PQ^Th",
+    "pq_stuff": "PQ^St",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class RunFacts:
     """A run as its section of the report shows it: texts only."""
@@ -56,7 +73,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Data set", dataset_name + (f" ({annotations})" if annotations else "")),
         ("Task", str(header.get("task") or "")),
         ("Images", f"{summary['num_images']:,} with {summary['num_gt']:,} objects"),
-        ("AP of the last layer", _ap(_dict(summary.get("ap")))),
+        ("AP of the last layer", _averages(AP, _dict(summary.get("ap")))),
+        ("PQ of the last layer", _averages(PQ, _dict(summary.get("pq")))),
         ("Queries", f"{summary['num_queries']:,} in {summary['num_layers']} layers"),
         ("Settings", _pairs(header.get("settings"))),
         ("Analysed", _analysed(header)),
@@ -65,10 +83,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     return [(label, value) for label, value in facts if value]
 
 
-def _ap(averages: dict[str, Any]) -> str:
-    """COCO's averages in percent."""
-    words = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}
-    words |= {"ap_small": "AP_S", "ap_medium": "AP_M", "ap_large": "AP_L"}
+def _averages(words: dict[str, str], averages: dict[str, Any]) -> str:
+    """Averages of summary.json in percent, by the words of the field."""
     return ", ".join(
         f"{word} {100 * averages[key]:.1f}"
         for key, word in words.items()

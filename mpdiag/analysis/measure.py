@@ -19,6 +19,7 @@ from mpdiag.models import (
     Sizes,
     assemble_pilot,
     instance_inference,
+    panoptic_inference,
 )
 from mpdiag.models.mask2former import padded_size
 from mpdiag.ops import seeded_points
@@ -32,12 +33,20 @@ BATCH = 8
 class Measurer:
     """Holds a model and the settings of a run; samples in, measured images out."""
 
-    def __init__(self, model: Mask2Former, settings: Settings, part: Part) -> None:
+    def __init__(
+        self,
+        model: Mask2Former,
+        settings: Settings,
+        part: Part,
+        things: Sequence[bool] | None = None,
+    ) -> None:
+        """`things` (K,) of a panoptic task says which classes are countable."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
         self.part = part
         self.pilot_layers = settings.pilot_layers
         self.evaluate = settings.evaluate
+        self.things = things
         self.costs = MatchingCosts(settings.class_cost, settings.mask_cost, settings.dice_cost)
         self.points: Tensor | None = None
         if isinstance(settings.match_points, int):
@@ -82,7 +91,13 @@ class Measurer:
         if not self.evaluate:
             return None
         sizes = Sizes(padded, _size(sample), sample.original_size)
-        return instance_inference(class_logits, mask_logits, sizes)
+        if self.things is None:
+            return instance_inference(class_logits, mask_logits, sizes)
+        found = panoptic_inference(class_logits, mask_logits, sizes, things=self.things)
+        count = len(found.labels)
+        numbers = torch.arange(1, count + 1, device=found.ids.device)
+        masks = found.ids == numbers[:, None, None]
+        return Instances(torch.ones(count), found.labels, masks, torch.full((count,), -1))
 
     def _matching_part(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         with record(self.model, only=["class_logits", "mask_logits"]) as recording:

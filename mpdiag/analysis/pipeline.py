@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from mpdiag import __version__
-from mpdiag.analysis.evaluation import average_precision
+from mpdiag.analysis.evaluation import evaluation
 from mpdiag.analysis.kept_masks import KeepPolicy, MaskKeeper
 from mpdiag.analysis.measure import Measurer, Part
 from mpdiag.analysis.settings import Settings, settings_for
@@ -27,7 +27,7 @@ from mpdiag.data import CocoDataset, ResizeShortestEdge, Sample, drop_empty, loa
 from mpdiag.errors import CheckpointError, ConfigError
 from mpdiag.store import RunWriter
 
-IMAGES_IN_A_PART = 64
+IMAGES_IN_A_PART = 32
 
 
 def analyze(
@@ -62,7 +62,7 @@ def analyze(
         match_points: number of seeded points to match on, or "all" cells; by default what the
             checkpoint was trained with, else 12,544.
         evaluate: also keep the last layer's detections at the images' own size and compute their
-            AP; of the matching part on instances alone.
+            AP, or PQ of a panoptic task; of the matching part alone.
         resume: go on with an unfinished run in `output`.
         progress: called with (images done, images in all).
 
@@ -90,18 +90,19 @@ def analyze(
     settings = settings_for(
         loaded,
         piloted=part == "piloted",
-        evaluate=evaluate and part == "matching" and data.task == "instance",
+        evaluate=evaluate and part == "matching",
         match_points=match_points,
         limit=limit,
         save_masks=save_masks,
     )
-    measurer = Measurer(loaded.model, settings, part)
+    things = [info.isthing for info in data.classes] if data.task == "panoptic" else None
+    measurer = Measurer(loaded.model, settings, part, things)
     header = _header(loaded, data, part, settings, str(measurer.device))
     header["name"] = Path(output).resolve().name
     writer = RunWriter.create(Path(output), header, resume=resume)
     started = time.perf_counter()
     _write_parts(writer, data, measurer, MaskKeeper(writer, policy), settings, progress)
-    extra = {"ap": average_precision(writer, data)} if settings.evaluate else {}
+    extra = evaluation(writer, data) if settings.evaluate else {}
     return writer.finish({"seconds": round(time.perf_counter() - started, 3)}, extra)
 
 

@@ -43,10 +43,11 @@ class InstanceRecord:
 
 @dataclass(frozen=True, slots=True)
 class PanopticRecord:
-    """The segments of one image; `labels` maps segment id to class index, -1 for a crowd."""
+    """The segments of one image; `labels` maps segment id to class index; some are crowds."""
 
     file_name: str
     labels: dict[int, int]
+    crowds: frozenset[int]
 
 
 class PackedRecords:
@@ -99,7 +100,7 @@ def read_annotations(path: Path, task: Task) -> AnnotationIndex:
     else:
         segments = _group_segments(path, content["annotations"], images, labels)
         records = [segments[image.image_id] for image in images]
-        counts = [sum(label >= 0 for label in record.labels.values()) for record in records]
+        counts = [len(record.labels) - len(record.crowds) for record in records]
     return AnnotationIndex(images, PackedRecords(records), counts, classes)
 
 
@@ -214,8 +215,11 @@ def _group_segments(
             if segment["id"] in segments:
                 raise DataError(f"{path}: {where} is listed twice: remove one of the two")
             label = _label_of(path, where, segment["category_id"], labels)
-            segments[segment["id"]] = -1 if segment.get("iscrowd", 0) else label
-        grouped[entry["image_id"]] = PanopticRecord(_file_name(path, what, entry), segments)
+            segments[segment["id"]] = label
+        crowds = {info["id"] for info in entry["segments_info"] if info.get("iscrowd", 0)}
+        grouped[entry["image_id"]] = PanopticRecord(
+            _file_name(path, what, entry), segments, frozenset(crowds)
+        )
     for image in images:
         if image.image_id not in grouped:
             raise DataError(

@@ -118,7 +118,21 @@ class CocoDataset:
         kept = masks.any(axis=(1, 2))
         return masks[kept], labels[kept].tolist()
 
+    def panoptic_truth(self, index: int) -> tuple[Masks, list[int], list[bool]]:
+        """All segments of an image, crowds too: (G, H, W) masks, class index, whether a crowd."""
+        record, panoptic = self._images[index], self._records[index]
+        ids = self._segment_ids(record, panoptic)
+        wanted = np.array(list(panoptic.labels), dtype=np.int32)
+        crowd = [segment in panoptic.crowds for segment in panoptic.labels]
+        return ids[None] == wanted[:, None, None], list(panoptic.labels.values()), crowd
+
     def _segments(self, record: ImageRecord, panoptic: PanopticRecord) -> tuple[Masks, list[int]]:
+        ids = self._segment_ids(record, panoptic)
+        kept = {s: label for s, label in panoptic.labels.items() if s not in panoptic.crowds}
+        wanted = np.array(list(kept), dtype=np.int32)
+        return ids[None] == wanted[:, None, None], list(kept.values())
+
+    def _segment_ids(self, record: ImageRecord, panoptic: PanopticRecord) -> npt.NDArray[np.int32]:
         path = self.segment_root / panoptic.file_name
         ids = segment_ids(_read_rgb(path, (record.height, record.width), self.annotation_file))
         present = set(np.unique(ids).tolist()) - {0}
@@ -132,9 +146,7 @@ class CocoDataset:
                 f"segment {segment} of image {record.image_id} stands in {holder} but not in"
                 f" {other}: the two don't belong together, so fetch both anew"
             )
-        things = [(segment, label) for segment, label in panoptic.labels.items() if label >= 0]
-        wanted = np.array([segment for segment, _ in things], dtype=np.int32)
-        return ids[None] == wanted[:, None, None], [label for _, label in things]
+        return ids
 
 
 def _read_rgb(path: Path, size: tuple[int, int], listed_in: Path) -> npt.NDArray[np.uint8]:

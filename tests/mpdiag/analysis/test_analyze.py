@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,20 @@ from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.data import CocoDataset, generate, load_dataset, padded_targets
 from mpdiag.errors import CheckpointError, ConfigError, MpdiagError, RunError
 from mpdiag.matching import match
-from mpdiag.metrics import AveragePrecision, layer_miou, utilization
-from mpdiag.models import Mask2Former, Sizes, instance_inference
+from mpdiag.metrics import (
+    AveragePrecision,
+    PanopticQuality,
+    layer_miou,
+    segment_map,
+    utilization,
+)
+from mpdiag.models import (
+    Mask2Former,
+    PanopticSegments,
+    Sizes,
+    instance_inference,
+    panoptic_inference,
+)
 from mpdiag.ops import seeded_points
 from mpdiag.store import Run
 
@@ -150,6 +163,37 @@ def test_ap_is_that_of_the_kept_detections(
     without = analyze(loaded, dataset, tmp_path / "plain", limit=5, evaluate=False)
     assert "ap" not in without
     assert without["layers"] == summary["layers"]
+
+
+def test_pq_is_that_of_the_segments(tmp_path: Path, root: Path, loaded: LoadedCheckpoint) -> None:
+    data = load_dataset("synthetic", root=root, task="panoptic")
+    torch.manual_seed(0)
+    changes = {"num_classes": len(data.classes), "num_queries": 2}
+    model = Mask2Former(loaded.model.config.model_copy(update=changes)).eval()
+    with torch.no_grad():  # sure of its classes, so that some segments are found
+        model.decoder.class_embed.weight.mul_(100)
+        model.decoder.class_embed.bias[-1] = -99
+        model.pixel_decoder.mask_features.weight.mul_(8)
+    whole = replace(loaded, model=model)
+    summary = analyze(whole, data, tmp_path / "run", limit=6)
+    things = [info.isthing for info in data.classes]
+    expected = PanopticQuality(things)
+    found_any = 0
+    with torch.inference_mode():
+        for index in range(6):
+            sample = data[index]
+            found = model([sample.image]).matching
+            sizes = Sizes((64, 64), (64, 64), (64, 64))
+            segments = panoptic_inference(
+                found.class_logits[-1, 0], found.mask_logits[-1, 0], sizes, things=things
+            )
+            found_any += len(segments.labels)
+            expected.update(segments, PanopticSegments(segment_map(sample.masks), sample.labels))
+    assert found_any and "ap" not in summary
+    scores = expected.compute()
+    assert summary["pq"]["pq"] == scores.all.pq
+    assert summary["pq"]["rq_things"] == scores.things.rq
+    assert summary["pq"]["sq_stuff"] == scores.stuff.sq
 
 
 def test_targets_name_the_query_of_every_layer(
