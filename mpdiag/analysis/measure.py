@@ -27,7 +27,7 @@ from mpdiag.recording import record
 
 Part = Literal["matching", "piloted"]
 MATCH_SEED = 0
-BATCH = 8
+PIXELS_AT_ONCE = {"cpu": 2**20, "cuda": 2**23}  # of a batch's images; more is slower, or too much
 
 
 class Measurer:
@@ -51,8 +51,6 @@ class Measurer:
         self.points: Tensor | None = None
         if isinstance(settings.match_points, int):
             self.points = seeded_points(settings.match_points, MATCH_SEED).to(self.device)
-        # The MP part of an image is as wide as its GT are many, so its images go one by one.
-        self.batch = 1 if part == "piloted" else BATCH
 
     def measure(self, samples: Iterable[Sample]) -> Iterator[MeasuredImage]:
         """Measure samples in order.
@@ -61,7 +59,10 @@ class Measurer:
         are padded to the same size alone share one.
         """
         for size, alike in groupby(samples, key=lambda sample: padded_size([_size(sample)])):
-            while batch := list(islice(alike, self.batch)):
+            # The MP part of an image is as wide as its GT are many, so its images go one by one.
+            most = PIXELS_AT_ONCE[self.device.type] // (size[0] * size[1])
+            count = 1 if self.part == "piloted" else max(most, 1)
+            while batch := list(islice(alike, count)):
                 yield from self._batch(batch, size)
 
     @torch.inference_mode()

@@ -26,15 +26,16 @@ def ms_deform_attn(
         (B, Q, heads * D).
     """
     batch, _, heads, channels = value.shape
-    queries, levels, points = sampling_locations.shape[1], *sampling_locations.shape[3:5]
+    queries = sampling_locations.shape[1]
     grids = (2 * sampling_locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)
+    weights = attention_weights.permute(3, 0, 2, 1, 4).flatten(1, 2)  # (levels, B * heads, Q, P)
     maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * heads, D, S)
-    sampled = []
-    start = 0
-    for (height, width), grid in zip(spatial_shapes, grids, strict=True):
-        level = maps[..., start : start + height * width].unflatten(-1, (height, width))
-        start += height * width
-        sampled.append(F.grid_sample(level, grid, align_corners=False))
-    weights = attention_weights.transpose(1, 2).reshape(batch * heads, 1, queries, levels * points)
-    output = (torch.cat(sampled, dim=-1) * weights).sum(-1)  # (B * heads, D, Q)
-    return output.view(batch, heads * channels, queries).transpose(1, 2)
+    areas = [height * width for height, width in spatial_shapes]
+    output = torch.zeros((), device=value.device, dtype=value.dtype)
+    # Level by level: the samples of all levels at once are the largest tensor of the whole model.
+    for level, shape, grid, weight in zip(
+        maps.split(areas, dim=-1), spatial_shapes, grids, weights, strict=True
+    ):
+        sampled = F.grid_sample(level.unflatten(-1, shape), grid, align_corners=False)
+        output = output + torch.einsum("bdqp,bqp->bdq", sampled, weight)
+    return output.reshape(batch, heads * channels, queries).transpose(1, 2)
