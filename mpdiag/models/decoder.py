@@ -218,7 +218,8 @@ class Decoder(nn.Module):
 
 def _pass_layers(point: HookPoint, layers: Tensor) -> Tensor:
     """Send each layer of an (L + 1, ...) tensor past a hook point; copy only if one was changed."""
-    passed = [point(layer) for layer in layers.unbind()]
-    if all(new.data_ptr() == old.data_ptr() for new, old in zip(passed, layers, strict=True)):
+    each = layers.unbind()
+    passed = [point(layer) for layer in each]
+    if all(new is old for new, old in zip(passed, each, strict=True)):
         return layers
     return torch.stack(passed)
