@@ -3,13 +3,14 @@
 Published for Mask2Former R50 with 80 classes and 100 queries: 44 M parameters, 226 G "FLOPs", which
 fvcore counted as an average over 100 COCO validation images (shorter side 800, longer at most
 1333), and 9.7 images per second on a V100. Here: 43,970,257 parameters, as the official model has.
-Multiply-adds go with the image: 217.9 G at 800 x 1066, 268.9 G at 800 x 1333, and 230 G on average
+Multiply-adds go with the image: 218.3 G at 800 x 1066, 269.3 G at 800 x 1333, and 231 G on average
 over 80 COCO validation images; other images are the difference to 226 G.
 
 For one image of 800 x 1066 fvcore counts 217.9 G for the official model. It adds 0.8 G for norms
 and 1.9 G for bilinear reads and resizing; we add 1.4 G for the query-key product of masked
 attention, which fvcore doesn't know in its form `baddbmm`, and 1.4 G for the attention masks, made
-from features at their own resolution where the official model resizes its full-size masks.
+from features at their own resolution where the official model resizes its full-size masks, and
+0.3 G for weighing the samples of deformable attention by a product.
 """
 
 import statistics
@@ -43,9 +44,10 @@ def multiply_adds(model: nn.Module, height: int, width: int) -> dict[str, int]:
     """Multiply-adds of each part for one image of this size, and their "total".
 
     One multiply-add counts once, as fvcore counts the "FLOPs" of the papers. Counted, by torch's
-    `FlopCounterMode`: convolutions and matrix products, with both products of attention. Not
-    counted: the bilinear reads of deformable attention and of resizing, norms, softmax, whatever
-    is done element by element, and the post-processing. Nothing is computed, only shapes pass.
+    `FlopCounterMode`: convolutions and matrix products, with both products of attention and the
+    weighing of deformable attention's samples. Not counted: the bilinear reads of deformable
+    attention and of resizing, norms, softmax, whatever is done element by element, and the
+    post-processing. Nothing is computed, only shapes pass.
     """
     values = list(chain(model.named_parameters(), model.named_buffers()))
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:
