@@ -1,13 +1,23 @@
 """The dashboard's page, run without a browser."""
 
+import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from apps.server import PAGE
+
+
+@pytest.fixture(autouse=True)
+def close_runs() -> Iterator[None]:
+    """Let go of the runs that the page keeps open, so that no connection outlives the tests."""
+    yield
+    st.cache_resource.clear()
+    gc.collect()
 
 
 @pytest.fixture
