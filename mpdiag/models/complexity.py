@@ -103,7 +103,7 @@ def cost_rows(model: Mask2Former, height: int, width: int) -> list[tuple[str, st
     speed = frames_per_second(model.to(device).eval(), height, width)
     return [
         *(
-            (f"{part.replace('_', ' ')} {at}", f"{count / 1e9:.1f} G multiply-adds")
+            (f"{part.replace('_', ' ')} {at}", f"{count / 1e9:.4g} G multiply-adds")
             for part, count in counts.items()
         ),
         (f"speed {at}", f"{speed:.3g} images per second on {device}"),
