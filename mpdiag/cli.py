@@ -48,6 +48,9 @@ class Form(StrEnum):
     transformers = "transformers"
 
 
+Config = Annotated[
+    Path | None, typer.Option(help="A detectron2 YAML for what the weights do not tell.")
+]
 Runs = Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RUN...")]
 
 
@@ -101,9 +104,7 @@ def analyze(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint or training directory.")],
     dataset: Annotated[str, typer.Option(help="synthetic, coco, or a COCO-format FILE.json.")],
     output: Annotated[Path, typer.Option(help="The run directory to write.")],
-    config: Annotated[
-        Path | None, typer.Option(help="A detectron2 YAML for what the weights do not tell.")
-    ] = None,
+    config: Config = None,
     root: Annotated[Path | None, typer.Option(help="Folder that holds the data sets.")] = None,
     split: Annotated[str, typer.Option(help="Part of the data set.")] = "val",
     task: Annotated[Task, typer.Option(help="Which annotations.")] = Task.instance,
@@ -169,9 +170,7 @@ def dashboard(
 @app.command()
 def info(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of any known form.")],
-    config: Annotated[
-        Path | None, typer.Option(help="A detectron2 YAML for what the weights do not tell.")
-    ] = None,
+    config: Config = None,
     flops: Annotated[bool, typer.Option("--flops", help="Count and time the model too.")] = False,
     size: Annotated[str, typer.Option(help="HEIGHTxWIDTH for --flops.")] = "800x1333",
 ) -> None:
@@ -195,9 +194,7 @@ def convert(
     source: Annotated[Path, typer.Argument(help="A checkpoint of any known form.")],
     destination: Annotated[Path, typer.Argument(help="A new file, or a new directory.")],
     to: Annotated[Form, typer.Option(help="The form to write.")],
-    config: Annotated[
-        Path | None, typer.Option(help="A detectron2 YAML for what the weights do not tell.")
-    ] = None,
+    config: Config = None,
 ) -> None:
     """Write a checkpoint in the official (detectron2) form or as a transformers directory."""
     from mpdiag.checkpoints.convert import convert as run

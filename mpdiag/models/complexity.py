@@ -3,7 +3,7 @@
 Published for Mask2Former R50 with 80 classes and 100 queries: 44 M parameters, 226 G "FLOPs", which
 fvcore counted as an average over 100 COCO validation images (shorter side 800, longer at most
 1333), and 9.7 images per second on a V100. Here: 43,970,257 parameters, as the official model has.
-Multiply-adds go with the image: 218.3 G at 800 x 1066, 269.3 G at 800 x 1333, and 231 G on average
+Multiply-adds go with the image: 218.3 G at 800 x 1066, 269.3 G at 800 x 1333, 230.5 G on average
 over 80 COCO validation images; other images are the difference to 226 G.
 
 For one image of 800 x 1066 fvcore counts 217.9 G for the official model. It adds 0.8 G for norms
