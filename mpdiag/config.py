@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mpdiag.errors import ConfigError
 
@@ -57,6 +57,11 @@ class ModelConfig(Strict):
     decoder_layers: int = Field(9, ge=1, description="L; predictions are M^0..M^L")
     feedforward_dim: int = 2048
     num_queries: int = Field(100, ge=1)
+    feature_maps: Literal["coarse-to-fine", "all-large"] = Field(
+        "coarse-to-fine",
+        description="which map each decoder layer attends to: strides 32, 16, 8 in turn, or stride "
+        "8 in all (MP-Former, Table 6)",
+    )
     query_position: bool = Field(True, description="learnable query positions (Mask2Former)")
     label_embedding: bool = Field(False, description="class embeddings for the MP part")
     pixel_mean: tuple[float, float, float] = (123.675, 116.280, 103.530)
@@ -75,37 +80,84 @@ class LossConfig(Strict):
     )
     oversample: float = 3.0
     importance: float = Field(0.75, ge=0, le=1)
+    consistency_weight: float = Field(
+        5.0, ge=0, description="of the auxiliary loss between adjacent layers (Eq. 6)"
+    )
 
 
 class PilotConfig(Strict):
-    """The MP part (MP-Former, sections 4.2 to 4.4 and appendix B)."""
+    """The MP part (MP-Former, sections 4.2 to 4.4, appendices B and D)."""
 
     queries: int = Field(100, ge=1, description="n_q, the number of MP queries of an image")
-    layers: int = Field(
-        1, ge=1, description="decoder layers that attend within GT masks under method=piloted"
+    layers: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        "all", description="the first so many decoder layers attend within GT masks"
     )
-    point_noise: float = Field(0.2, ge=0, le=1, description="lambda_p")
+    feed: Literal["attention-mask", "feature-mean", "mask-code"] = Field(
+        "attention-mask",
+        description="how GT masks enter the decoder: as attention masks, or in one of the two ways "
+        "of appendix D that fail: the mean feature within a mask as query, or a 16 x 16 mask "
+        "through an MLP as position query",
+    )
+    noise: Literal["point", "shift", "scale", "none"] = "point"
+    noise_ratio: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="lambda_p of point noise; of shift noise the largest shift as a share of half "
+        "the box, of scale noise the largest change of size",
+    )
     label_noise: float = Field(0.2, ge=0, le=1, description="lambda_l")
-    groups: Literal["image", "batch"] = Field(
-        "image",
-        description="n_g from each image's own number of objects (the paper), or from the largest "
-        "number in the batch (the released code)",
+    assignment: Literal["hard", "match"] = Field(
+        "hard", description="each query reconstructs its own GT, or the one it matches (Table 6)"
     )
+    follow: Literal["paper", "release"] = Field(
+        "paper", description="whom to follow where text and code differ; see mask_piloting"
+    )
+
+
+class AugmentConfig(Strict):
+    """What training does to an image, in this order; without a resize, it is that of inference."""
+
+    scale_jitter: tuple[float, float] | None = Field(
+        None, description="large-scale jitter: fit into `crop`, then scale by a factor from here"
+    )
+    short_sides: tuple[int, ...] | None = Field(
+        None, description="resize the shorter side to one of these, drawn for each image"
+    )
+    long_side: int = Field(1333, ge=1, description="the longer side at most, under short_sides")
+    crop: tuple[int, int] | None = Field(
+        None, description="height and width of a random window; smaller images are padded to it"
+    )
+    crop_category_share: float = Field(
+        1.0, gt=0, le=1, description="no class fills more of a window, if ten tries find such"
+    )
+    color: bool = Field(False, description="SSD's jitter of brightness, contrast, saturation, hue")
+    flip: bool = True
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.scale_jitter is not None and self.crop is None:
+            raise ValueError("scale_jitter needs a crop")
+        if self.scale_jitter is not None and self.short_sides is not None:
+            raise ValueError("give scale_jitter or short_sides, not both")
+        return self
 
 
 class DataConfig(Strict):
-    """Where training and validation images come from, and how they are resized."""
+    """Where training and validation images come from, and their size at inference."""
 
     dataset: str = "synthetic"
     root: Path | None = None
-    task: Literal["instance", "panoptic"] = "instance"
+    task: Literal["instance", "panoptic", "semantic"] = "instance"
     train_split: str = "train"
     val_split: str = "val"
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1, description="images of a step, over all processes")
     workers: int = Field(0, ge=0)
-    short_side: int | None = Field(None, description="resize the shorter side to this; None: keep")
-    long_side: int = 1333
-    flip: bool = True
+    short_side: int | None = Field(
+        None, ge=1, description="shorter side at inference; None keeps images as they are"
+    )
+    long_side: int = Field(1333, ge=1)
+    augment: AugmentConfig = AugmentConfig()
 
 
 class OptimizerConfig(Strict):
@@ -118,12 +170,23 @@ class OptimizerConfig(Strict):
 
 
 class ScheduleConfig(Strict):
-    """Linear warm-up, then steps down at fractions of the run."""
+    """Linear warm-up, then steps down, or a polynomial decline to zero."""
 
     iterations: int = Field(368750, ge=1)
+    epochs: float | None = Field(None, gt=0, description="in place of iterations, if given")
     warmup: int = Field(10, ge=0)
-    drops: tuple[float, ...] = (0.889, 0.963)
+    decline: Literal["steps", "poly"] = "steps"
+    drops: tuple[float, ...] = Field(
+        (327778, 355092), description="steps of the drops; below 1, shares of the run"
+    )
     factors: tuple[float, ...] = (0.1, 0.1)
+    power: float = Field(0.9, gt=0, description="of the polynomial")
+
+    @model_validator(mode="after")
+    def _one_factor_a_drop(self) -> Self:
+        if len(self.drops) != len(self.factors):
+            raise ValueError("drops and factors must be equally many")
+        return self
 
 
 class TrainConfig(Strict):
@@ -131,7 +194,7 @@ class TrainConfig(Strict):
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
-    method: str = "baseline"
+    method: str = Field("baseline", description="one name, or several joined by +")
     pilot: PilotConfig = PilotConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -139,9 +202,21 @@ class TrainConfig(Strict):
     init: str | None = Field(
         None, description="weights to start from: a checkpoint, or the name of a packaged one"
     )
-    seed: int = 0
+    reset_classes: bool = Field(
+        False, description="start the class head and class embeddings anew, whatever init has"
+    )
+    seed: int = Field(0, ge=0)
+    precision: Literal["float32", "bf16"] = Field(
+        "float32", description="bf16: autocast, with matching and losses in float32"
+    )
+    accumulate: int = Field(1, ge=1, description="parts that a process's batch is taken in")
+    compile: bool = Field(False, description="torch.compile for all but mask piloting and losses")
     log_every: int = Field(20, ge=1)
     checkpoint_every: int = Field(5000, ge=1)
+    evaluate_every: int | None = Field(
+        5000, ge=1, description="AP, PQ or mIoU on the validation split; None: never"
+    )
+    wandb: bool = Field(False, description="log to Weights & Biases too")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
