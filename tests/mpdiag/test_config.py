@@ -26,7 +26,7 @@ def test_merge_keeps_what_is_not_named() -> None:
         ({"model": {"quries": 3}}, "recipe: unknown key 'model.quries'; known there: num_classes"),
         ({"sead": 3}, "unknown key 'sead'; known there: model, data"),
         ({"schedule": {"iterations": "many"}}, "schedule.iterations = 'many'"),
-        ({"pilot": {"point_noise": 2}}, "pilot.point_noise = 2"),
+        ({"pilot": {"noise_ratio": 2}}, "pilot.noise_ratio = 2"),
         ({"data": {"task": "boxes"}}, "data.task = 'boxes'"),
     ],
 )
