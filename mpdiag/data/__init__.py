@@ -1,5 +1,6 @@
 """Data: readers, the synthetic data set, transforms and training batches."""
 
+from mpdiag.data.augmentation import ColorJitter, ScaleJitter, augmentation
 from mpdiag.data.coco import CocoDataset
 from mpdiag.data.loader import TrainingBatches
 from mpdiag.data.registry import KNOWN_DATASETS, load_dataset
@@ -9,6 +10,9 @@ from mpdiag.data.targets import padded_targets
 from mpdiag.data.transforms import (
     Compose,
     HorizontalFlip,
+    OneOf,
+    Pad,
+    RandomCrop,
     ResizeShortestEdge,
     Transform,
     drop_empty,
@@ -18,13 +22,19 @@ __all__ = [
     "KNOWN_DATASETS",
     "ClassInfo",
     "CocoDataset",
+    "ColorJitter",
     "Compose",
     "HorizontalFlip",
+    "OneOf",
+    "Pad",
+    "RandomCrop",
     "ResizeShortestEdge",
     "Sample",
+    "ScaleJitter",
     "SegmentationDataset",
     "TrainingBatches",
     "Transform",
+    "augmentation",
     "drop_empty",
     "generate",
     "load_dataset",
