@@ -1,4 +1,4 @@
-"""What a training run says: progress bar, metrics.json, TensorBoard, and Weights & Biases if asked."""
+"""What a training run says: progress bar, metrics.json, TensorBoard, Weights & Biases if asked."""
 
 import hashlib
 import importlib

@@ -1,4 +1,4 @@
-"""A step that went wrong, kept whole so that it can be done again: `python -m trainers.trouble FILE`.
+"""A step that went wrong, kept so that `python -m trainers.trouble FILE` can do it again.
 
 The file is a checkpoint of the model as it was before the step, with the step's samples beside it.
 Like any checkpoint it holds tensors and plain values alone.
@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from mpdiag.checkpoints import read_weights
 from mpdiag.config import TrainConfig, parse

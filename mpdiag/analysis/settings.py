@@ -70,9 +70,9 @@ def _image_size(loaded: LoadedCheckpoint) -> tuple[int | None, int]:
 def _pilot_layers(loaded: LoadedCheckpoint) -> int:
     """GT masks are fed in as many layers as in training; in all where training is not known."""
     recipe, layers = loaded.recipe, loaded.model.config.decoder_layers
-    if recipe is not None and recipe.method == "piloted":
-        return min(recipe.pilot.layers, layers)
-    return layers
+    if recipe is None or recipe.pilot.layers == "all":
+        return layers
+    return min(recipe.pilot.layers, layers)
 
 
 def parse_match_points(text: str | None) -> int | Literal["all"] | None:

@@ -116,7 +116,8 @@ class PointNoise:
         place = (uniform(counts, (batch, slots, bound), streams) * cells).long()
         drawn = torch.arange(bound, device=visible.device) < number
         place = torch.where(drawn, place, cells)  # a spare cell takes what was not drawn
-        return visible.new_zeros(batch, slots, cells + 1).scatter_(-1, place, True)[..., :cells]
+        flips = visible.new_zeros(batch, slots, cells + 1).scatter_(-1, place, True)
+        return flips[..., :cells]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,10 @@ def laid_out(slots: Tensor) -> list[int]:
 
 
 def uniform(counts: Sequence[int], shape: Sequence[int], streams: Streams) -> Tensor:
-    """(B, P, ...) uniform in [0, 1), each image's first `counts` slots from its own stream; else 1."""
+    """(B, P, ...) uniform in [0, 1), the first `counts` slots of each image from its stream.
+
+    The other slots are 1.
+    """
     values = torch.ones(*shape, device=streams[0].device)
     for image, (count, stream) in enumerate(zip(counts, streams, strict=True)):
         values[image, :count].uniform_(generator=stream)
@@ -180,7 +184,10 @@ def uniform(counts: Sequence[int], shape: Sequence[int], streams: Streams) -> Te
 
 
 def extent(masks: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """(B, P) first and last edge of (B, P, h, w) masks along y (0) or x (1), in cells; 0 if empty."""
+    """(B, P) first and last edge of (B, P, h, w) masks along y (0) or x (1), in cells.
+
+    Both are 0 of an empty mask.
+    """
     occupied = masks.any(3 - axis)
     cells = torch.arange(occupied.shape[-1], device=masks.device)
     high = torch.where(occupied, cells + 1, 0).amax(-1)
@@ -190,11 +197,8 @@ def extent(masks: Tensor, axis: int) -> tuple[Tensor, Tensor]:
 
 def touch(masks: Tensor, size: Size) -> Tensor:
     """(..., h, w) bool masks on a coarser grid: a cell is on where any of its cells was."""
-    return (
-        F.adaptive_max_pool2d(masks.flatten(0, -3).float(), size)
-        .bool()
-        .unflatten(0, masks.shape[:-2])
-    )
+    pooled = F.adaptive_max_pool2d(masks.flatten(0, -3).float(), size)
+    return pooled.bool().view(*masks.shape[:-2], *size)
 
 
 def _read(masks: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -45,10 +45,10 @@ def feature_mean(
 
 
 class MaskCode(nn.Module):
-    """A noised GT mask at 16 x 16, flattened, through an MLP as position query (appendix D, second).
+    """A noised GT mask at 16 x 16, flattened, through an MLP as position query.
 
-    The content stays the class embedding, as DN-DETR pairs box and label. The paper does not say
-    how deep the MLP is; this one has two layers.
+    Appendix D, second way. The content stays the class embedding, as DN-DETR pairs box and label.
+    The paper does not say how deep the MLP is; this one has two layers.
     """
 
     def __init__(self, dim: int) -> None:

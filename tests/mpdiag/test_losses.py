@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mpdiag.losses import UncertainPoints, set_losses
+from mpdiag.losses import UncertainPoints, consistency_losses, set_losses
 from mpdiag.matching import Target
 
 
@@ -86,3 +86,50 @@ def test_sampled_and_full_losses_agree_in_the_mean(
     full = set_losses(class_logits, smooth, targets, assignment, None, num_masks=5)
     # Masks differ at most by the fade at the image's border, which both sides share.
     torch.testing.assert_close(sampled.mask, full.mask, rtol=0.05, atol=0.01)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_consistency_compares_each_layer_with_the_one_before(sampled: bool) -> None:
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(3, 2, 4, 6, 6, generator=generator).requires_grad_()
+    points = None
+    if sampled:
+        # At cell centres, so that a sampled value is that of a cell.
+        cells = torch.randint(0, 6, (2, 9, 2), generator=generator)
+        points = (cells + 0.5) / 6
+    found = consistency_losses(logits, points)
+    for i in (1, 2):
+        total = torch.zeros(())
+        for image in range(2):
+            for query in range(4):
+                label, value = logits[i - 1, image, query] > 0, logits[i, image, query]
+                if points is not None:
+                    x, y = (points[image] * 6).long().unbind(-1)
+                    label, value = label[y, x], value[y, x]
+                total = total + F.binary_cross_entropy_with_logits(value, label.float())
+        torch.testing.assert_close(found[i - 1], total)
+    gradient = torch.autograd.grad(found[0], logits)[0]
+    assert gradient[1].any() and not gradient[0].any() and not gradient[2].any()
+
+
+def test_shares_of_a_batch_add_up_to_the_whole(
+    problem: tuple[torch.Tensor, torch.Tensor, list[Target], torch.Tensor],
+) -> None:
+    class_logits, mask_logits, targets, assignment = problem
+    whole = set_losses(class_logits, mask_logits, targets, assignment, None, num_masks=5)
+    matched = 5 + 0.1 * 7
+    parts = [
+        set_losses(
+            class_logits[:, part],
+            mask_logits[:, part],
+            targets[part],
+            assignment[:, part],
+            None,
+            num_masks=5,
+            class_weight=matched,
+        )
+        for part in (slice(0, 1), slice(1, 3))
+    ]
+    for name in ("class_", "mask", "dice"):
+        total = getattr(parts[0], name) + getattr(parts[1], name)
+        torch.testing.assert_close(total, getattr(whole, name))

@@ -20,6 +20,7 @@ SMALL = (
     "pilot.queries=12",
     "schedule.warmup=2",
     "log_every=1",
+    "evaluate_every=null",
 )
 
 

@@ -24,7 +24,7 @@ def logged(output: Path) -> list[dict[str, float]]:
 
 
 def test_a_training_run_learns_and_leaves_what_it_promises(tmp_path: Path, small_recipe) -> None:
-    config = small_recipe("schedule.iterations=40", "method=piloted-all-layers", "data.flip=false")
+    config = small_recipe("schedule.iterations=40", "method=piloted", "data.augment.flip=false")
     output = tmp_path / "run"
     final = train(config, output, console=QUIET)
     lines = logged(output)
@@ -44,7 +44,7 @@ def test_a_training_run_learns_and_leaves_what_it_promises(tmp_path: Path, small
     assert found == {"config.yaml", "metrics.json", "last.pth", "model_final.pth"}
     assert any("tfevents" in path.name for path in output.iterdir())
     loaded = load_checkpoint(final)
-    assert loaded.recipe is not None and loaded.recipe.method == "piloted-all-layers"
+    assert loaded.recipe is not None and loaded.recipe.method == "piloted"
     assert loaded.classes is not None and len(loaded.classes) == loaded.model.config.num_classes
 
 

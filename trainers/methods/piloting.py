@@ -76,8 +76,8 @@ class MaskPiloting(nn.Module):
         )
 
     def zero(self, model: Mask2Former) -> Tensor:
-        """A zero that depends on all that the MP part alone trains: it keeps a rank's graph whole."""
-        own = list(self.parameters())
+        """A zero that depends on what the MP part alone trains, to keep a rank's graph whole."""
+        own: list[Tensor] = list(self.parameters())
         if model.decoder.label_embed is not None:
             own.append(model.decoder.label_embed.weight)
         return torch.stack([weights.sum() * 0 for weights in own]).sum() if own else torch.zeros(())

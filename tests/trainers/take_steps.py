@@ -1,0 +1,46 @@
+"""Run by torchrun or alone: take some steps of a recipe and write what rank 0 has then.
+
+python take_steps.py RECIPE.json STEPS OUT.pt
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from mpdiag.config import TrainConfig
+from mpdiag.data import TrainingBatches, augmentation, load_dataset
+from trainers.ranks import Ranks
+from trainers.trainer import Trainer
+
+
+def take_steps(config: TrainConfig, steps: int) -> dict[str, object]:
+    """Losses of each step, and the clipped gradients of the first."""
+    ranks = Ranks.join()
+    data = load_dataset(config.data.dataset, root=config.data.root, split="train")
+    batches = TrainingBatches(
+        data,
+        config.data.batch_size,
+        config.seed,
+        transform=augmentation(config.data),
+        rank=ranks.rank,
+        world=ranks.world,
+    )
+    trainer = Trainer(config, data.classes, ranks)
+    stream = batches.start(0)
+    losses, gradients = [], {}
+    for step in range(steps):
+        found, norm = trainer.step(next(stream), batches.slots)
+        losses.append({**ranks.mean(found), "norm": norm.item()})
+        if step == 0:
+            own = dict(trainer.method.named_parameters())
+            gradients = {n: x.grad.clone() for n, x in own.items() if x.grad is not None}
+    ranks.leave()
+    return {"losses": losses, "gradients": gradients, "rank": ranks.rank}
+
+
+if __name__ == "__main__":
+    recipe, steps, out = sys.argv[1:]
+    taken = take_steps(TrainConfig.model_validate_json(Path(recipe).read_text()), int(steps))
+    if taken["rank"] == 0:
+        torch.save(taken, out)

@@ -1,0 +1,222 @@
+"""Methods of the paper: what each supervises, against brute force on small models."""
+
+from itertools import permutations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mpdiag.config import TrainConfig
+from mpdiag.data import Sample
+from mpdiag.errors import ConfigError
+from mpdiag.matching import MatchingCosts, match, matching_cost
+from mpdiag.models import Mask2Former
+from mpdiag.recording import record
+from trainers.methods import (
+    NAMES,
+    Batch,
+    Randomness,
+    SetPrediction,
+    build_method,
+    method_parts,
+    needs_label_embedding,
+)
+
+CPU = torch.device("cpu")
+COUNTS = (2, 3)
+
+
+@pytest.fixture
+def samples() -> list[Sample]:
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for number, count in enumerate(COUNTS):
+        masks = torch.zeros(count, 64, 64, dtype=torch.bool)
+        for gt in range(count):
+            masks[gt, 5 + 17 * gt : 20 + 17 * gt, 8 + 6 * number : 40] = True
+        image = torch.randint(0, 256, (3, 64, 64), generator=generator, dtype=torch.uint8)
+        labels = torch.arange(count) % 3
+        found.append(Sample(number, f"{number}.jpg", image, masks, labels, (64, 64)))
+    return found
+
+
+def method_of(small_recipe, *changes: str) -> SetPrediction:
+    config: TrainConfig = small_recipe("model.num_classes=3", *changes)
+    label = needs_label_embedding(config)
+    model = config.model.model_copy(update={"label_embedding": label})
+    torch.manual_seed(0)
+    method = build_method(Mask2Former(model), config.model_copy(update={"model": model}))
+    assert isinstance(method, SetPrediction)
+    return method
+
+
+def batch_of(samples: list[Sample], step: int = 0) -> Batch:
+    return Batch.of(samples, Randomness.of_step(0, step, range(len(samples)), CPU))
+
+
+def losses_of(method: SetPrediction, batch: Batch) -> dict[str, Tensor]:
+    return method(batch, method.census(batch.targets))
+
+
+def test_names_are_joined_by_plus() -> None:
+    assert method_parts("piloted + auxiliary-loss") == {"piloted", "auxiliary-loss"}
+    assert all(method_parts(name) == {name} for name in NAMES)
+    with pytest.raises(ConfigError, match=r"no such method as 'pilotted'; there are baseline, "):
+        method_parts("auxiliary-loss+pilotted")
+    with pytest.raises(ConfigError, match="per-pixel trains no queries"):
+        method_parts("piloted+per-pixel")
+
+
+def test_fixed_matching_takes_the_last_layer_for_all(small_recipe, samples) -> None:
+    method = method_of(small_recipe, "method=fixed-matching")
+    batch = batch_of(samples)
+    output = method.model(batch.images).matching
+    anew = match(output.class_logits, output.mask_logits, batch.targets, costs=method.costs)
+    fixed = method._assign(output, batch)
+    assert torch.equal(fixed, anew[-1:].expand_as(anew))
+    assert not torch.equal(fixed, anew)
+    plain = method_of(small_recipe)
+    assert torch.equal(plain._assign(output, batch), anew)
+
+
+def test_auxiliary_loss_adds_a_term_for_each_pair_of_layers(small_recipe, samples) -> None:
+    batch = batch_of(samples)
+    plain = losses_of(method_of(small_recipe), batch)
+    method = method_of(small_recipe, "method=auxiliary-loss", "loss.consistency_weight=2")
+    both = losses_of(method, batch)
+    added = {name: x for name, x in both.items() if name not in plain}
+    assert added.keys() == {f"loss_consistency_{i}" for i in (1, 2, 3)}
+    assert all(torch.equal(both[name], plain[name]) for name in plain)
+    logits = method.model(batch.images).matching.mask_logits
+    for i in (1, 2, 3):
+        label = (logits[i - 1] > 0).float()
+        p = logits[i].sigmoid()
+        expected = 2 * -(label * p.log() + (1 - label) * (1 - p).log()).mean()
+        assert added[f"loss_consistency_{i}"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_bipartite_assignment_of_the_mp_part_is_the_cheapest_in_each_group(
+    small_recipe, samples
+) -> None:
+    method = method_of(small_recipe, "method=piloted", "pilot.assignment=match", "pilot.queries=7")
+    batch = batch_of(samples)
+    assert method.piloting is not None
+    pilot = method.piloting.pilot(batch, method.model.config)
+    assert pilot is not None
+    output = method.model(batch.images, pilot).piloted
+    found = method.piloting.assign(output, pilot, batch, method.costs, method.loss)
+    cost = matching_cost(
+        output.class_logits, output.mask_logits, batch.targets, MatchingCosts(), None
+    )
+    checked = 0
+    for image, count in enumerate(COUNTS):
+        for group in range(7 // count):
+            slots = (pilot.group[image] == group).nonzero()[:, 0]
+            assert len(slots) == count
+            for layer in range(len(found)):
+                block = cost[layer, image, slots].detach().tolist()
+                cheapest = min(
+                    permutations(range(count)),
+                    key=lambda order: sum(block[i][gt] for i, gt in enumerate(order)),
+                )
+                assert found[layer, image, slots].tolist() == list(cheapest)
+                checked += 1
+    assert checked == 4 * (3 + 2)
+    assert (found[:, pilot.gt < 0] == -1).all()
+
+
+def test_mean_features_are_queries_within_their_masks(small_recipe, samples) -> None:
+    method = method_of(
+        small_recipe, "method=piloted", "pilot.feed=feature-mean", "pilot.noise=none"
+    )
+    assert method.model.decoder.label_embed is None and method.piloting is not None
+    batch = batch_of(samples)
+    pilot = method.piloting.pilot(batch, method.model.config)
+    assert pilot is not None and pilot.visible(0, (8, 8)) is None  # no GT as attention mask
+    features = torch.randn(2, 32, 16, 16)
+    content, position = pilot.feed(pilot, None, features)
+    assert position is None
+    for image, count in enumerate(COUNTS):
+        for slot in range(12 // count * count):
+            mask = batch.targets[image]["masks"][slot % count]
+            inside = mask.view(16, 4, 16, 4).any(3).any(1)
+            expected = features[image][:, inside].mean(1)
+            torch.testing.assert_close(content[image, slot], expected)
+    assert losses_of(method, batch)["loss_ce_dn"] > 0
+
+
+def test_mask_codes_are_positions_and_train_their_mlp(small_recipe, samples) -> None:
+    method = method_of(small_recipe, "method=piloted", "pilot.feed=mask-code")
+    batch = batch_of(samples)
+    torch.stack(list(losses_of(method, batch).values())).sum().backward()
+    own = [x for name, x in method.named_parameters() if name.startswith("piloting.")]
+    assert len(own) == 4 and all(x.grad is not None and x.grad.any() for x in own)
+    assert not any("piloting" in name for name in method.model.state_dict())
+    embedding = method.model.decoder.label_embed
+    assert embedding is not None and embedding.weight.grad is not None
+
+
+def test_feature_means_need_mask_features_as_wide_as_queries(small_recipe) -> None:
+    with pytest.raises(ConfigError, match=r"model\.mask_dim \(64\) must be model\.hidden_dim"):
+        method_of(small_recipe, "method=piloted", "pilot.feed=feature-mean", "model.mask_dim=64")
+
+
+@pytest.mark.parametrize("maps, sides", [("coarse-to-fine", [2, 4, 8]), ("all-large", [8, 8, 8])])
+def test_layers_attend_to_the_maps_that_are_asked_for(
+    small_recipe, samples, maps: str, sides: list[int]
+) -> None:
+    method = method_of(small_recipe, f"model.feature_maps={maps}")
+    seen = []
+    point = method.model.decoder.points.attention_mask
+    handle = point.register_forward_hook(lambda _, __, mask: seen.append(mask.shape[-1]))
+    with record(method.model, only=["mask_logits"]):
+        method.model([sample.image for sample in samples])
+    handle.remove()
+    assert seen == [side * side for side in sides]
+
+
+@pytest.mark.parametrize("layers", [1, 2, "all"])
+def test_gt_masks_are_fed_in_as_many_layers_as_asked(small_recipe, samples, layers) -> None:
+    method = method_of(small_recipe, "method=piloted", f"pilot.layers={layers}", "pilot.noise=none")
+    batch = batch_of(samples)
+    assert method.piloting is not None
+    pilot = method.piloting.pilot(batch, method.model.config)
+    assert pilot is not None
+    fed = [pilot.visible(layer, (8, 8)) is not None for layer in range(3)]
+    assert fed == [layer < (3 if layers == "all" else layers) for layer in range(3)]
+
+
+@pytest.mark.parametrize("method", ["piloted", "piloted+fixed-matching+auxiliary-loss"])
+def test_images_without_gt_have_losses_of_every_name(small_recipe, samples, method: str) -> None:
+    built = method_of(small_recipe, f"method={method}")
+    usual = losses_of(built, batch_of(samples))
+    bare = [
+        Sample(s.image_id, s.file_name, s.image, s.masks[:0], s.labels[:0], s.original_size)
+        for s in samples
+    ]
+    batch = batch_of(bare)
+    census = built.census(batch_of(samples).targets)
+    losses = built(batch, census)
+    assert losses.keys() == usual.keys()
+    assert all(losses[name] == 0 for name in losses if name.endswith("_dn"))
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(x.grad is not None for x in built.parameters() if x.requires_grad)
+
+
+def test_piloted_slots_that_are_padding_do_not_count(small_recipe, samples) -> None:
+    """Image 0 has 12 slots, image 1 too, but 10 queries make 10 and 9: one is padding."""
+    method = method_of(small_recipe, "method=piloted", "pilot.queries=10", "pilot.label_noise=0")
+    batch = batch_of(samples)
+    assert method.piloting is not None
+    pilot = method.piloting.pilot(batch, method.model.config)
+    assert pilot is not None and (pilot.gt < 0).sum() == 1
+    output = method.model(batch.images, pilot).piloted
+    expected = 0.0
+    for image, slot in (pilot.gt >= 0).nonzero().tolist():
+        label = batch.targets[image]["labels"][pilot.gt[image, slot]]
+        logits = output.class_logits[-1, image, slot]
+        expected -= logits.log_softmax(0)[label].item() / 19
+    census = method.census(batch.targets)
+    assert (census.piloted_masks, census.piloted_class_weight) == (19, 19)
+    found = losses_of(method, batch_of(samples))["loss_ce_dn"]
+    assert found.item() == pytest.approx(2 * expected, rel=1e-3)
