@@ -190,7 +190,7 @@ class ScheduleConfig(Strict):
 
     iterations: int = Field(368750, ge=1)
     epochs: float | None = Field(None, gt=0, description="in place of iterations, if given")
-    warmup: int = Field(10, ge=0)
+    warmup: int = Field(0, ge=0, description="steps; the published runs start at the full rate")
     decline: Literal["steps", "poly"] = "steps"
     drops: tuple[float, ...] = Field(
         (327778, 355092), description="steps of the drops; below 1, shares of the run"

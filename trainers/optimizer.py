@@ -1,4 +1,6 @@
-"""AdamW with Mask2Former's parameter groups, and the step schedule."""
+"""AdamW with Mask2Former's parameter groups, and the schedule of its learning rate."""
+
+import math
 
 import torch
 from torch import nn
@@ -32,12 +34,24 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.A
     )
 
 
+def resolved(schedule: ScheduleConfig, images: int, batch_size: int) -> ScheduleConfig:
+    """The schedule in iterations: its epochs, if given, over so many images, rounded up."""
+    if schedule.epochs is None:
+        return schedule
+    iterations = math.ceil(schedule.epochs * images / batch_size)
+    return schedule.model_copy(update={"iterations": iterations, "epochs": None})
+
+
 def rate_factor(step: int, config: ScheduleConfig) -> float:
-    """Learning rate at `step` as a share of the full one: linear warm-up, then steps down."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    factor = 1.0
-    for drop, value in zip(config.drops, config.factors, strict=True):
-        if step >= round(drop * config.iterations):
-            factor *= value
-    return factor
+    """Learning rate at `step`, counted from 0, as a share of the full one.
+
+    The linear warm-up is multiplied with the decline, as in detectron2's schedulers: steps down, or
+    DeepLab's (1 - step / iterations) ** power. A drop at or beyond the last step never comes.
+    """
+    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    if config.decline == "poly":
+        return warm * max(0.0, 1 - step / config.iterations) ** config.power
+    for drop, factor in zip(config.drops, config.factors, strict=True):
+        if step >= (drop if drop >= 1 else round(drop * config.iterations)):
+            warm *= factor
+    return warm
