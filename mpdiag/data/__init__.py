@@ -1,9 +1,10 @@
-"""Data: readers, the synthetic data set, transforms and training batches."""
+"""Data: data sets and their annotations, the synthetic data, transforms and training batches."""
 
-from mpdiag.data.coco import CocoDataset
+from mpdiag.data.coco import coco_dataset
+from mpdiag.data.dataset import SegmentationDataset
 from mpdiag.data.loader import TrainingBatches
 from mpdiag.data.registry import KNOWN_DATASETS, load_dataset
-from mpdiag.data.sample import ClassInfo, Sample, SegmentationDataset
+from mpdiag.data.sample import ClassInfo, Sample, Truth
 from mpdiag.data.synthetic import generate
 from mpdiag.data.targets import padded_targets
 from mpdiag.data.transforms import (
@@ -17,7 +18,6 @@ from mpdiag.data.transforms import (
 __all__ = [
     "KNOWN_DATASETS",
     "ClassInfo",
-    "CocoDataset",
     "Compose",
     "HorizontalFlip",
     "ResizeShortestEdge",
@@ -25,6 +25,8 @@ __all__ = [
     "SegmentationDataset",
     "TrainingBatches",
     "Transform",
+    "Truth",
+    "coco_dataset",
     "drop_empty",
     "generate",
     "load_dataset",
