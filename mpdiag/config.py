@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mpdiag.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=BaseModel)
+Positive = Annotated[int, Field(ge=1)]
 
 
 class Strict(BaseModel):
@@ -89,7 +90,7 @@ class PilotConfig(Strict):
     """The MP part (MP-Former, sections 4.2 to 4.4, appendices B and D)."""
 
     queries: int = Field(100, ge=1, description="n_q, the number of MP queries of an image")
-    layers: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+    layers: Positive | Literal["all"] = Field(
         "all", description="the first so many decoder layers attend within GT masks"
     )
     feed: Literal["attention-mask", "feature-mean", "mask-code"] = Field(
@@ -116,16 +117,21 @@ class PilotConfig(Strict):
 
 
 class AugmentConfig(Strict):
-    """What training does to an image, in this order; without a resize, it is that of inference."""
+    """What training does to an image, in this order; without a resize, it is that of inference.
+
+    Padding to `crop` comes last, at the right and the bottom.
+    """
 
     scale_jitter: tuple[float, float] | None = Field(
         None, description="large-scale jitter: fit into `crop`, then scale by a factor from here"
     )
-    short_sides: tuple[int, ...] | None = Field(
-        None, description="resize the shorter side to one of these, drawn for each image"
+    short_sides: tuple[Positive, ...] | None = Field(
+        None,
+        min_length=1,
+        description="resize the shorter side to one of these, drawn for each image",
     )
     long_side: int = Field(1333, ge=1, description="the longer side at most, under short_sides")
-    crop: tuple[int, int] | None = Field(
+    crop: tuple[Positive, Positive] | None = Field(
         None, description="height and width of a random window; smaller images are padded to it"
     )
     crop_category_share: float = Field(
@@ -140,6 +146,10 @@ class AugmentConfig(Strict):
             raise ValueError("scale_jitter needs a crop")
         if self.scale_jitter is not None and self.short_sides is not None:
             raise ValueError("give scale_jitter or short_sides, not both")
+        if self.scale_jitter is not None and not 0 < self.scale_jitter[0] <= self.scale_jitter[1]:
+            raise ValueError("scale_jitter goes from a factor above 0 to a larger one")
+        if self.short_sides is not None and max(self.short_sides) > self.long_side:
+            raise ValueError("none of short_sides may exceed long_side")
         return self
 
 
@@ -158,6 +168,12 @@ class DataConfig(Strict):
     )
     long_side: int = Field(1333, ge=1)
     augment: AugmentConfig = AugmentConfig()
+
+    @model_validator(mode="after")
+    def _shorter_than_longer(self) -> Self:
+        if self.short_side is not None and self.short_side > self.long_side:
+            raise ValueError("short_side may not exceed long_side")
+        return self
 
 
 class OptimizerConfig(Strict):

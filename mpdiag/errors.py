@@ -7,7 +7,8 @@
     ├── DataError               a data set, an annotation file or an image
     ├── RunError                a run directory: unreadable, unfinished, or holding another run
     ├── RecordingError          a module that the recorder can't read
-    ├── TrainingError           a training that can't go on: a non-finite loss or cost
+    ├── TrainingError           a training that can't go on
+    │   └── NonFiniteError          a loss or a matching cost that is NaN or infinite
     └── DependencyError         an optional package that the request needs
 
 Anything else that reaches the user is a defect of mpdiag.
@@ -43,7 +44,23 @@ class RecordingError(MpdiagError):
 
 
 class TrainingError(MpdiagError):
-    """A training can't go on: a loss or a matching cost is not finite."""
+    """A training can't go on."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss or a matching cost is NaN or infinite: which one, in which layer, on which image.
+
+    `image` is the position in the batch, None where it can't be told from the others.
+    """
+
+    def __init__(self, term: str, layer: int | None, image: int | None) -> None:
+        where = [] if layer is None else [f"layer {layer}"]
+        where += [] if image is None else [f"image {image} of the batch"]
+        place = f" of {', '.join(where)}" if where else ""
+        super().__init__(
+            f"{term}{place} is not finite: the model's outputs hold NaN or infinity there"
+        )
+        self.term, self.layer, self.image = term, layer, image
 
 
 class DependencyError(MpdiagError):

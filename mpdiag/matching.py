@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from mpdiag.errors import TrainingError
+from mpdiag.errors import NonFiniteError
 from mpdiag.ops import cell_centers, sample_logits, sample_masks
 
 
@@ -42,6 +42,7 @@ def match(
     *,
     costs: MatchingCosts | None = None,
     points: Tensor | None = None,
+    groups: Tensor | None = None,
 ) -> Tensor:
     """Match every layer's queries to the ground truth (V^i of Eq. 2, for i = 0..L).
 
@@ -51,29 +52,35 @@ def match(
         targets: ground truth of the B images.
         costs: weights of the three terms.
         points: (P, 2) where masks are compared; every cell of the predictions if None.
+        groups: (B, N) group of each query, -1 for queries that take no part; each group is
+            matched to all GT by itself. One group if None.
 
     Returns:
         (L + 1, B, N) int64 on the CPU: GT index, or -1 for none. With more GT than queries
         every query is matched and the costliest GT stay without.
 
     Raises:
-        TrainingError: a cost is not finite; names layer and image of the batch.
+        NonFiniteError: a cost is not finite; names term, layer and image of the batch.
     """
-    cost = matching_cost(class_logits, mask_logits, targets, costs or MatchingCosts(), points)
-    table = cost.cpu().numpy()  # the one transfer from the device
+    terms = _cost_terms(class_logits, mask_logits, targets, points)
+    costs = costs or MatchingCosts()
+    table = _total(terms, costs).cpu().numpy()  # the one transfer from the device
     layers, batch, queries = table.shape[:3]
+    members = np.zeros((batch, queries), dtype=np.int64) if groups is None else groups.cpu().numpy()
     assignment = np.full((layers, batch, queries), -1, dtype=np.int64)
     for image, target in enumerate(targets):
         count = len(target["labels"])
+        parts = [np.flatnonzero(members[image] == g) for g in range(members[image].max() + 1)]
         for layer in range(layers if count else 0):
             block = table[layer, image, :, :count]
+            # Found here, since a maximum taken of it would hide it.
             if not np.isfinite(block).all():
-                raise TrainingError(
-                    f"matching cost of layer {layer}, image {image} of the batch is not finite; "
-                    "the model's outputs hold NaN or infinity"
-                )
-            query, gt = linear_sum_assignment(block)
-            assignment[layer, image, query] = gt
+                finite = {name: x[layer, image, :, :count].isfinite() for name, x in terms.items()}
+                term = next((name for name, x in finite.items() if not x.all()), "total")
+                raise NonFiniteError(f"{term} cost of matching", layer, image)
+            for part in parts:
+                query, gt = linear_sum_assignment(block[part])
+                assignment[layer, image, part[query]] = gt
     return torch.from_numpy(assignment)
 
 
@@ -86,9 +93,22 @@ def matching_cost(
 ) -> Tensor:
     """Cost of every layer, image, query and GT: (L + 1, B, N, G_max) float32.
 
+    Columns past an image's own number of GT hold nothing of meaning.
+    """
+    return _total(_cost_terms(class_logits, mask_logits, targets, points), costs)
+
+
+def _total(terms: dict[str, Tensor], costs: MatchingCosts) -> Tensor:
+    return costs.class_ * terms["class"] + costs.mask * terms["mask"] + costs.dice * terms["dice"]
+
+
+def _cost_terms(
+    class_logits: Tensor, mask_logits: Tensor, targets: Sequence[Target], points: Tensor | None
+) -> dict[str, Tensor]:
+    """Unweighted terms of the cost, each (L + 1, B, N, G_max) float32.
+
     Mask2Former's matcher: minus the probability of the GT's class, binary cross-entropy averaged
-    over the points, and dice with 1 added above and below. Columns past an image's own number of
-    GT hold nothing of meaning.
+    over the points, and dice with 1 added above and below.
     """
     layers, batch, queries, height, width = mask_logits.shape
     device = mask_logits.device
@@ -119,8 +139,4 @@ def matching_cost(
     overlap = torch.einsum("lbnp,bgp->lbng", sigmoid, truth)
     total = sigmoid.sum(-1, keepdim=True) + truth.sum(-1)[None, :, None]
     dice_cost = 1 - (2 * overlap + 1) / (total + 1)
-    return (
-        costs.class_ * class_cost
-        + costs.mask * cross_entropy / len(points)
-        + costs.dice * dice_cost
-    )
+    return {"class": class_cost, "mask": cross_entropy / len(points), "dice": dice_cost}

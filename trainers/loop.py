@@ -1,43 +1,32 @@
-"""The training loop, its state on disk, and how a stopped run goes on."""
+"""The training loop: batches to the trainer, now and then a checkpoint, an evaluation, a line."""
 
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import torch
-import yaml
 from rich.console import Console
-from torch import Tensor
 
-from mpdiag.checkpoints import read_weights, save_checkpoint
-from mpdiag.config import DataConfig, TrainConfig
-from mpdiag.data import (
-    ClassInfo,
-    Compose,
-    HorizontalFlip,
-    ResizeShortestEdge,
-    Sample,
-    TrainingBatches,
-    drop_empty,
-    load_dataset,
-    padded_targets,
-)
-from mpdiag.errors import CheckpointError, RunError, TrainingError
-from mpdiag.models import Mask2Former
-from mpdiag.models.mask2former import padded_size
-from trainers.journal import Journal
-from trainers.methods import METHODS, Method, check_method, needs_label_embedding
-from trainers.optimizer import build_optimizer, rate_factor
-from trainers.warm_start import load_initial
-
-LAST, FINAL, SETTINGS = "last.pth", "model_final.pth", "config.yaml"
+from mpdiag.config import TrainConfig
+from mpdiag.data import Sample, SegmentationDataset, TrainingBatches, augmentation, load_dataset
+from mpdiag.errors import NonFiniteError
+from trainers.interrupt import StoppedBySignalError, StopRequest
+from trainers.journal import FileJournal, Journal
+from trainers.methods import needs_label_embedding
+from trainers.optimizer import resolve_schedule
+from trainers.output import BEST, FINAL, LAST, check_free, claim
+from trainers.ranks import Ranks
+from trainers.trainer import Trainer
+from trainers.trouble import report
+from trainers.validation import validate
 
 
 def train(
     config: TrainConfig, output: Path, *, resume: bool = False, console: Console | None = None
 ) -> Path:
     """Train as `config` says and return the path of `model_final.pth`.
+
+    Under torchrun, this is one of several processes that train together.
 
     Args:
         config: the recipe; the number of classes and the class embeddings of the MP part follow
@@ -48,202 +37,139 @@ def train(
 
     Raises:
         RunError: `output` holds something else.
-        ConfigError, DataError: the recipe or its data set is wrong.
-        TrainingError: a loss is not finite.
+        ConfigError, DataError, CheckpointError: the recipe, its data set or its start is wrong.
+        TrainingError: a loss or a cost is not finite; a dump in `output` reproduces it.
+        StoppedBySignalError: SIGTERM or Ctrl-C; `last.pth` has the step at which it stopped.
     """
-    console = console or Console(stderr=True)
-    check_method(config.method)
-    dataset = load_dataset(
-        config.data.dataset,
-        root=config.data.root,
-        split=config.data.train_split,
-        task=config.data.task,
-    )
-    config = _fit_model(config, len(dataset.classes))
-    _check_free(output, config, resume)
-    trainer = Trainer(config, dataset.classes, output)
-    _claim(output, config)
-    if resume and (output / LAST).is_file():
-        trainer.restore()
+    ranks = Ranks.join()
+    try:
+        return _train(config, output, resume, console or Console(stderr=True), ranks)
+    finally:
+        ranks.leave()
+
+
+def _train(config: TrainConfig, output: Path, resume: bool, console: Console, ranks: Ranks) -> Path:
+    needs_label_embedding(config)  # an unknown method is an error before anything is read
+    dataset = _dataset(config, config.data.train_split)
+    held_out = _dataset(config, config.data.val_split) if config.evaluate_every else None
     batches = TrainingBatches(
         dataset,
         config.data.batch_size,
         config.seed,
-        transform=_augmentation(config.data),
+        transform=augmentation(config.data),
         workers=config.data.workers,
-        start_step=trainer.done,
+        rank=ranks.rank,
+        world=ranks.world,
         filter_empty=True,
     )
-    return trainer.run(batches, console)
+    config = _fit(config, len(dataset.classes), batches.num_images)
+    check_free(output, config, resume=resume)
+    trainer = Trainer(config, dataset.classes, ranks)
+    ranks.wait()  # until all have looked at the directory
+    if ranks.first:
+        claim(output, config)
+    if resume and (output / LAST).is_file():
+        trainer.restore(output / LAST)
+    journal = Journal()
+    if ranks.first:
+        journal = FileJournal(output, config, trainer.done, trainer.evaluated, console)
+    with journal, StopRequest() as stop:
+        _Loop(trainer, batches, held_out, output, journal, stop).run()
+    ranks.wait()  # until the last file is written
+    return output / FINAL
 
 
-class Trainer:
-    """A method, its optimizer and how far it has come."""
+class _Loop:
+    """A training on its way: what it consists of, and the order in which things happen."""
 
-    def __init__(self, config: TrainConfig, classes: Sequence[ClassInfo], output: Path) -> None:
-        torch.manual_seed(config.seed)
-        self.config = config
-        self.classes = classes
-        self.output = output
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = Mask2Former(config.model)
-        if config.init is not None:
-            load_initial(self.model, config.init)
-        self.method: Method = METHODS[config.method](self.model, config).to(self.device)
-        self.optimizer = build_optimizer(self.method, config.optimizer)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: rate_factor(step, config.schedule)
-        )
-        self.done = 0
+    def __init__(
+        self,
+        trainer: Trainer,
+        batches: TrainingBatches,
+        held_out: SegmentationDataset | None,
+        output: Path,
+        journal: Journal,
+        stop: StopRequest,
+    ) -> None:
+        self.trainer, self.batches, self.held_out = trainer, batches, held_out
+        self.output, self.journal, self.stop = output, journal, stop
 
-    def run(self, batches: TrainingBatches, console: Console) -> Path:
-        """Train from the current step to the end."""
-        total = self.config.schedule.iterations
-        self.method.train()
-        with Journal(self.output, total, self.done, console) as journal:
-            stream = iter(batches)
-            waiting = 0.0
-            while self.done < total:
-                since = time.perf_counter()
-                samples = next(stream)
-                waiting += time.perf_counter() - since
-                losses, norm = self.step(samples)
-                step = self.done
-                self.done += 1
-                journal.step(self.done)
-                if self.done % self.config.log_every == 0 or self.done == total:
-                    journal.log(step, self._values(losses, norm), waiting)
-                    waiting = 0.0
-                if self.done % self.config.checkpoint_every == 0 and self.done < total:
-                    self.save(LAST)
-        self.save(LAST)
-        return self.save(FINAL)
+    def run(self) -> None:
+        """From the current step to the end."""
+        trainer, config = self.trainer, self.trainer.config
+        total = config.schedule.iterations
+        stream = self.batches.start(trainer.done)
+        self._evaluate_if_due()  # a stopped run may owe one
+        while trainer.done < total:
+            self._step(stream)
+            stopping = self.trainer.ranks.any(self.stop.number is not None)
+            if stopping:
+                self._leave()
+            if trainer.done % config.checkpoint_every == 0 or trainer.done == total:
+                self._save(LAST)
+            self._evaluate_if_due()
+        self._save(LAST)
+        self._save(FINAL)
 
-    def step(self, samples: Sequence[Sample]) -> tuple[dict[str, Tensor], Tensor]:
-        """One optimizer step; gives its losses and the gradient norm before clipping."""
-        generator = torch.Generator(self.device).manual_seed(_step_seed(self.config, self.done))
-        size = padded_size([(s.image.shape[-2], s.image.shape[-1]) for s in samples])
-        images = [sample.image.to(self.device) for sample in samples]
-        targets = padded_targets(samples, size, self.device)
-        losses: dict[str, Tensor] = self.method(images, targets, generator)
-        total = torch.stack(list(losses.values())).sum()
-        if not torch.isfinite(total):
-            names = ", ".join(name for name, x in losses.items() if not torch.isfinite(x))
-            ids = ", ".join(str(sample.image_id) for sample in samples)
-            raise TrainingError(
-                f"step {self.done}: {names} not finite on images {ids}; lower "
-                "optimizer.learning_rate or look at these images"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.method.parameters(), self.config.optimizer.clip_norm
-        )
-        self.optimizer.step()
-        self.schedule.step()
-        return losses, norm
-
-    def save(self, name: str) -> Path:
-        """Write a checkpoint; `last.pth` has what a resumed run needs besides the model."""
-        path = self.output / name
-        extra: dict[str, Any] = {}
-        if name == LAST:
-            heads = {
-                key: value
-                for key, value in self.method.state_dict().items()
-                if not key.startswith("model.")
-            }
-            extra = {
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "method": heads,
-            }
-        save_checkpoint(
-            path,
-            self.model,
-            no_object_weight=self.config.loss.no_object_weight,
-            iteration=self.done,
-            mpdiag={
-                "recipe": self.config.model_dump(mode="json"),
-                "classes": [
-                    {"category_id": c.category_id, "name": c.name, "isthing": c.isthing}
-                    for c in self.classes
-                ],
-            },
-            **extra,
-        )
-        return path
-
-    def restore(self) -> None:
-        """Take up model, optimizer, schedule and step from `last.pth`."""
-        found = read_weights(self.output / LAST)
+    def _step(self, stream: Iterator[list[Sample]]) -> None:
+        trainer = self.trainer
+        since = time.perf_counter()
+        samples = next(stream)
+        self.journal.waited(time.perf_counter() - since)
         try:
-            self.model.load_state_dict(found.weights)
-            self.method.load_state_dict(found.extra["method"], strict=False)
-            self.optimizer.load_state_dict(found.extra["optimizer"])
-            self.schedule.load_state_dict(found.extra["schedule"])
-            self.done = int(found.extra["iteration"])
-        except (KeyError, RuntimeError, ValueError, TypeError):
-            raise CheckpointError(
-                f"{found.path}: does not fit this run's recipe; remove it to start over"
-            ) from None
+            losses, norm = trainer.step(samples, self.batches.slots)
+        except NonFiniteError as error:
+            raise report(trainer, samples, self.batches.slots, error, self.output) from None
+        self.journal.step(trainer.done)
+        if trainer.done % trainer.config.log_every == 0 or trainer.last:
+            values = trainer.ranks.mean(losses)
+            rate = trainer.optimizer.param_groups[-1]["lr"]
+            self.journal.log(trainer.done - 1, values, lr=rate, grad_norm=norm.item())
 
-    def _values(self, losses: dict[str, Tensor], norm: Tensor) -> dict[str, float]:
-        values = {name: value.item() for name, value in losses.items()}
-        return {
-            "total_loss": sum(values.values()),
-            **values,
-            "lr": self.optimizer.param_groups[-1]["lr"],
-            "grad_norm": norm.item(),
-        }
+    def _evaluate_if_due(self) -> None:
+        trainer, every = self.trainer, self.trainer.config.evaluate_every
+        if self.held_out is None or every is None or trainer.evaluated == trainer.done:
+            return
+        if trainer.done % every and not trainer.last:
+            return
+        scores, headline = validate(trainer, self.held_out, self._evaluating)
+        trainer.evaluated = trainer.done
+        if trainer.is_best(scores[headline]):
+            self._save(BEST)
+        self.journal.evaluated(trainer.done - 1, scores)
+
+    def _evaluating(self, done: int, total: int) -> None:
+        self.journal.evaluating(done, total)
+        if self.stop.number is not None:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._save(LAST)
+        total = self.trainer.config.schedule.iterations
+        raise StoppedBySignalError(
+            f"stopped after step {self.trainer.done} of {total}; go on with --resume",
+            self.stop.number or signal.SIGTERM,
+        )
+
+    def _save(self, name: str) -> None:
+        if self.trainer.ranks.first:
+            self.trainer.save(self.output / name)
 
 
-def _fit_model(config: TrainConfig, num_classes: int) -> TrainConfig:
-    """The recipe with what data set and method decide about the model."""
+def _dataset(config: TrainConfig, split: str) -> SegmentationDataset:
+    data = config.data
+    return load_dataset(data.dataset, root=data.root, split=split, task=data.task)
+
+
+def _fit(config: TrainConfig, num_classes: int, num_images: int) -> TrainConfig:
+    """The recipe with what data set and method decide about model and schedule."""
     decided = {
         "num_classes": num_classes,
-        "label_embedding": config.model.label_embedding or needs_label_embedding(config.method),
+        "label_embedding": config.model.label_embedding or needs_label_embedding(config),
     }
-    return config.model_copy(update={"model": config.model.model_copy(update=decided)})
-
-
-def _check_free(output: Path, config: TrainConfig, resume: bool) -> None:
-    """Refuse a directory that holds anything but this run, unfinished and to be resumed."""
-    path = output / SETTINGS
-    if output.is_file():
-        raise RunError(f"{output} is a file; give a directory for the run")
-    if not path.is_file():
-        if output.is_dir() and any(output.iterdir()):
-            raise RunError(f"{output} holds other files; give an empty directory")
-        return
-    if path.read_text(encoding="utf-8") != _settings(config):
-        raise RunError(f"{output} holds a run of other settings; give another directory")
-    if (output / FINAL).is_file():
-        raise RunError(f"{output} holds this run, finished; give another directory")
-    if not resume and (output / LAST).is_file():
-        raise RunError(f"{output} holds this run unfinished; go on with --resume")
-
-
-def _claim(output: Path, config: TrainConfig) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    temporary = output / (SETTINGS + ".tmp")
-    temporary.write_text(_settings(config), encoding="utf-8")
-    temporary.replace(output / SETTINGS)
-
-
-def _settings(config: TrainConfig) -> str:
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def _augmentation(data: DataConfig) -> Compose:
-    steps: list[Any] = []
-    if data.short_side is not None:
-        steps.append(ResizeShortestEdge(data.short_side, data.long_side))
-    if data.flip:
-        steps.append(HorizontalFlip())
-    return Compose([*steps, drop_empty])
-
-
-def _step_seed(config: TrainConfig, step: int) -> int:
-    """A seed for each step, so that a resumed run draws what an unbroken one would."""
-    return config.seed * 1_000_003 + step
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update=decided),
+            "schedule": resolve_schedule(config.schedule, num_images, config.data.batch_size),
+        }
+    )

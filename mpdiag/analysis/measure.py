@@ -109,13 +109,13 @@ class Measurer:
         self, samples: Sequence[Sample], targets: Sequence[Target], size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """GT fed as in training, in one group and without noise; nothing where there is no GT."""
-        config = self.model.config
+        config, most = self.model.config, max(len(targets[0]["labels"]), 1)
         pilot = assemble_pilot(
             targets,
-            PilotConfig(queries=max(len(targets[0]["labels"]), 1), point_noise=0, label_noise=0),
+            PilotConfig(queries=most, noise="none", label_noise=0),
             layers=self.pilot_layers or config.decoder_layers,
             num_classes=config.num_classes,
-            generator=torch.Generator(self.device),
+            streams=[torch.Generator(self.device)],
         )
         if pilot is None:
             shape = (config.decoder_layers + 1, 1, 0)

@@ -1,5 +1,6 @@
 """Data: data sets and their annotations, the synthetic data, transforms and training batches."""
 
+from mpdiag.data.augmentation import ColorJitter, ScaleJitter, augmentation
 from mpdiag.data.coco import coco_dataset
 from mpdiag.data.dataset import SegmentationDataset
 from mpdiag.data.loader import TrainingBatches
@@ -10,6 +11,9 @@ from mpdiag.data.targets import padded_targets
 from mpdiag.data.transforms import (
     Compose,
     HorizontalFlip,
+    OneOf,
+    Pad,
+    RandomCrop,
     ResizeShortestEdge,
     Transform,
     drop_empty,
@@ -18,14 +22,20 @@ from mpdiag.data.transforms import (
 __all__ = [
     "KNOWN_DATASETS",
     "ClassInfo",
+    "ColorJitter",
     "Compose",
     "HorizontalFlip",
+    "OneOf",
+    "Pad",
+    "RandomCrop",
     "ResizeShortestEdge",
     "Sample",
+    "ScaleJitter",
     "SegmentationDataset",
     "TrainingBatches",
     "Transform",
     "Truth",
+    "augmentation",
     "coco_dataset",
     "drop_empty",
     "generate",

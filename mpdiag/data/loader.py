@@ -1,9 +1,10 @@
 """Endless training batches whose content is a function of the seed and the step alone.
 
-A resumed run asks for `start_step` and sees the batches it would have seen; the number of workers
+A resumed run starts at its step and sees the batches it would have seen; the number of workers
 and of processes changes nothing, since a process takes its share of the slots of the same batch.
 """
 
+import signal
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ else:
 
 
 class TrainingBatches:
-    """Iterate over lists of samples, from `start_step` on, without end.
+    """Lists of samples, one for each step, without end.
 
     batch_size    samples of one step over all processes; this one yields batch_size / world
     seed          of the order and of the augmentation
@@ -48,7 +49,6 @@ class TrainingBatches:
         seed: int,
         transform: Transform | None = None,
         workers: int = 0,
-        start_step: int = 0,
         rank: int = 0,
         world: int = 1,
         filter_empty: bool = False,
@@ -64,18 +64,20 @@ class TrainingBatches:
                 f"{dataset.describe()['annotation_file']} holds no image to train on: choose"
                 " another data set or split"
             )
-        slots = range(rank, batch_size, world)
-        self._steps = _Steps(dataset, np.array(images), batch_size, slots, seed, transform)
+        self.slots = range(rank, batch_size, world)
+        self.num_images = len(images)
+        self._steps = _Steps(dataset, np.array(images), batch_size, self.slots, seed, transform)
         self._workers = workers
-        self._start_step = start_step
 
-    def __iter__(self) -> Iterator[list[Sample]]:
+    def start(self, step: int) -> Iterator[list[Sample]]:
+        """This process's share of the batches of `step` and all that follow."""
         loader = DataLoader(
             self._steps,
             batch_size=None,
-            sampler=_CountFrom(self._start_step),
+            sampler=_CountFrom(step),
             num_workers=self._workers,
             collate_fn=_as_it_is,
+            worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),  # else the loader would draw from the global one
         )
         for batch in loader:
@@ -137,6 +139,12 @@ class _CountFrom:
         while True:
             yield step
             step += 1
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """A terminal sends Ctrl-C to all; the parent then finishes its step, and needs its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _as_it_is(batch: list[Sample] | DataError) -> list[Sample] | DataError:

@@ -101,11 +101,15 @@ class MaskEmbed(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Refines queries over strides 32, 16, 8 in turn; each layer attends within its last masks."""
+    """Refines queries layer by layer; each layer attends within the masks of the last.
+
+    It looks at strides 32, 16, 8 in turn, or with `feature_maps="all-large"` at stride 8 alone.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim = config.hidden_dim
+        self.all_large = config.feature_maps == "all-large"
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(dim)
         self.query_feat = nn.Embedding(config.num_queries, dim)
@@ -136,11 +140,10 @@ class Decoder(nn.Module):
             query_position = self.query_embed.weight.expand(batch, -1, -1)
         piloted = 0
         if pilot is not None:
-            content = self._pilot_content(pilot)
+            content, placed = pilot.feed(pilot, self.label_embed, mask_features)
             piloted = content.shape[1]
-            query = torch.cat([content, query], dim=1)
-            if isinstance(query_position, Tensor):
-                query_position = F.pad(query_position, (0, 0, piloted, 0))
+            query = torch.cat([content.to(query.dtype), query], dim=1)
+            query_position = _join_positions(placed, piloted, query_position, query)
         self_visible = pilot.self_visible(self.query_feat.num_embeddings) if pilot else None
 
         states, embeds = [], []
@@ -150,12 +153,16 @@ class Decoder(nn.Module):
             embeds.append(self.mask_embed(states[-1]))
             if index == len(self.layers):
                 break
-            level = index % LEVELS
+            level = self.level_of(index)
             visible = self._visible(embeds[-1], coarse[level], pilot, index, piloted)
             query = self.layers[index](
                 query, query_position, memory[level], position[level], visible, self_visible
             )
         return self._predict(torch.stack(states), torch.stack(embeds), mask_features, piloted)
+
+    def level_of(self, index: int) -> int:
+        """Which of the levels (strides 32, 16, 8) decoder layer `index` attends to."""
+        return LEVELS - 1 if self.all_large else index % LEVELS
 
     def _memory(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         memory = [
@@ -164,14 +171,6 @@ class Decoder(nn.Module):
         ]
         position = [sine_position(x.shape[-2], x.shape[-1], x.shape[1], x.device) for x in levels]
         return memory, position
-
-    def _pilot_content(self, pilot: Pilot) -> Tensor:
-        """(B, P, C): class embeddings of the GT as queries; zeros where a slot is padding."""
-        if self.label_embed is None:
-            raise ValueError("an MP part needs a model with label_embedding=True")
-        known = (pilot.labels >= 0)[..., None]
-        content: Tensor = self.label_embed(pilot.labels.clamp(min=0)) * known
-        return content
 
     def _pass(self, tensor: Tensor, piloted: int, name: str) -> Tensor:
         """Send a (B, P + N, ...) tensor past the hook points of its two parts."""
@@ -214,6 +213,19 @@ class Decoder(nn.Module):
 
         matching = part(slice(piloted, None), "")
         return Output(matching, part(slice(piloted), "piloted_") if piloted else None)
+
+
+def _join_positions(
+    placed: Tensor | None, piloted: int, position: Tensor | float, query: Tensor
+) -> Tensor | float:
+    """Position queries of both parts, (B, P + N, C); zeros for the part that has none."""
+    if placed is None and not isinstance(position, Tensor):
+        return position
+    joined = torch.zeros_like(query)
+    if placed is not None:
+        joined[:, :piloted] = placed
+    joined[:, piloted:] = position
+    return joined
 
 
 def _pass_layers(point: HookPoint, layers: Tensor) -> Tensor:

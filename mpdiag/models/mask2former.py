@@ -1,16 +1,21 @@
 """Mask2Former, whole: images in, predictions of all layers out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpdiag.config import ModelConfig
+from mpdiag.data import Sample
 from mpdiag.models.backbones import build_backbone
 from mpdiag.models.decoder import Decoder, Output
 from mpdiag.models.mask_piloting import Pilot
 from mpdiag.models.pixel_decoder import PixelDecoder
+
+Tag = TypeVar("Tag")
 
 STRIDE = 32  # images are padded to a multiple of it
 
@@ -57,3 +62,25 @@ def padded_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     height = max(size[0] for size in sizes)
     width = max(size[1] for size in sizes)
     return -(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE
+
+
+def alike(
+    samples: Iterable[tuple[Tag, Sample]], pixels: int
+) -> Iterator[tuple[tuple[int, int], list[tuple[Tag, Sample]]]]:
+    """Batches for inference, in order: neighbours that are padded to the same size, and that size.
+
+    A batch pads its images to a common size, which changes predictions; so only images that are
+    padded alike share one.
+
+    Args:
+        samples: each with a tag of the caller's.
+        pixels: of a batch at the most; one image at the least.
+    """
+
+    def size_of(tagged: tuple[Tag, Sample]) -> tuple[int, int]:
+        image = tagged[1].image
+        return padded_size([(image.shape[-2], image.shape[-1])])
+
+    for size, group in groupby(samples, key=size_of):
+        while batch := list(islice(group, max(pixels // (size[0] * size[1]), 1))):
+            yield size, batch

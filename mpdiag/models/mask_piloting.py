@@ -1,10 +1,19 @@
 """The mask-piloted (MP) part: GT class embeddings as queries, noised GT masks as attention masks.
 
-MP-Former, sections 4.2 to 4.4 and appendix B. Nothing of it runs at inference.
+MP-Former, sections 4.2 to 4.4 and appendix B. Nothing of it runs at inference. Where the paper's
+text and the released code differ, `PilotConfig.follow` chooses:
+
+                    paper (the default)                     release
+    groups (n_g)    from each image's own number of GT      from the largest number in the batch,
+                                                            each group padded to it
+    point noise     a random number of points of a mask     every cell with the same probability
+    label noise     another class                           any class, its own too
+    padded slots    do not count in the class loss          count as no-object
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +21,10 @@ from torch import Tensor
 
 from mpdiag.config import PilotConfig
 from mpdiag.matching import Target
+from mpdiag.models.mask_noise import MaskNoise, SlotMasks, Streams, build_noise, laid_out, uniform
+from mpdiag.models.pilot_feeds import Feed, class_embeddings
+
+Follow = Literal["paper", "release"]
 
 
 @dataclass(slots=True)
@@ -22,20 +35,23 @@ class Pilot:
         labels: (B, P) class whose embedding is the query, after label noise.
         gt: (B, P) index of the GT that each slot reconstructs (the hard assignment).
         group: (B, P) group of each slot; no attention between groups.
-        masks: (B, G_max, H, W) bool GT masks over the padded image.
+        masks: GT masks of the slots.
         layers: the first so many decoder layers attend within GT masks.
-        point_noise: lambda_p.
-        generator: source of the noise, drawn anew for each layer.
+        noise: on these masks.
+        feed: what the slots' queries are.
+        streams: of each image, the source of its noise, drawn anew for each layer.
+        counted: (B, P) bool, slots that count in the class loss; None for all.
     """
 
     labels: Tensor
     gt: Tensor
     group: Tensor
-    masks: Tensor
+    masks: SlotMasks
     layers: int
-    point_noise: float
-    generator: torch.Generator
-    _touched: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
+    noise: MaskNoise
+    feed: Feed
+    streams: Streams
+    counted: Tensor | None
 
     def self_visible(self, num_queries: int) -> Tensor:
         """(B, P + N, P + N) bool: who may attend to whom in self-attention.
@@ -50,85 +66,52 @@ class Pilot:
         return same
 
     def visible(self, layer: int, size: tuple[int, int]) -> Tensor | None:
-        """(B, P, h * w) bool GT masks at a layer's resolution, noised; None past the last layer.
-
-        Every cell that a GT touches is visible, so that no object is lost to interpolation.
-        """
+        """(B, P, h * w) bool GT masks at a layer's resolution, noised; None past the last layer."""
         if layer >= self.layers:
             return None
-        if size not in self._touched:
-            touched = F.adaptive_max_pool2d(self.masks.to(torch.float32), size) > 0
-            slots = self.gt.clamp(min=0)[..., None].expand(-1, -1, size[0] * size[1])
-            self._touched[size] = touched.flatten(2).gather(1, slots) & (self.gt >= 0)[..., None]
-        visible = self._touched[size]
-        if self.point_noise:
-            visible = add_point_noise(visible, self.point_noise, self.generator)
-        return visible
+        return self.noised(size).flatten(2)
 
-
-def add_point_noise(masks: Tensor, ratio: float, generator: torch.Generator) -> Tensor:
-    """Flip random cells of (B, P, cells) bool masks (section 4.3).
-
-    The number of points is uniform in 0..floor(lambda_p * area) for each mask, their places are
-    uniform over the map; a place drawn twice flips once. (The released code instead flips every
-    cell with probability lambda_p * area / cells.)
-    """
-    cells = masks.shape[-1]
-    most = (masks.sum(-1, keepdim=True) * ratio).floor()
-    limit = int(most.max()) if masks.numel() else 0
-    if not limit:
-        return masks
-    device = generator.device
-    shape = masks.shape[:-1]
-    draw = torch.rand(*shape, 1, generator=generator, device=device).to(masks.device)
-    count = (draw * (most + 1)).floor()
-    place = torch.randint(cells, (*shape, limit), generator=generator, device=device)
-    place = place.to(masks.device)
-    drawn = torch.arange(limit, device=masks.device) < count
-    place = torch.where(drawn, place, cells)  # a spare cell takes the places that were not drawn
-    flips = masks.new_zeros(*shape, cells + 1).scatter_(-1, place, True)[..., :cells]
-    return masks ^ flips
+    def noised(self, size: tuple[int, int]) -> Tensor:
+        """(B, P, h, w) bool GT masks with noise that no other call has."""
+        return self.noise(self.masks, size, self.streams)
 
 
 def add_label_noise(
-    labels: Tensor, ratio: float, num_classes: int, generator: torch.Generator
+    labels: Tensor, ratio: float, num_classes: int, streams: Streams, follow: Follow = "paper"
 ) -> Tensor:
-    """Replace each label, with probability lambda_l, by another class (section 4.4).
-
-    Another class than its own, uniformly. (The released code may draw the same class again.)
-    """
+    """Replace each of (B, P) labels, with probability lambda_l, by another class (section 4.4)."""
     if num_classes < 2 or not ratio:
         return labels
-    device = generator.device
-    chance = torch.rand(labels.shape, generator=generator, device=device).to(labels.device)
-    step = torch.randint(1, num_classes, labels.shape, generator=generator, device=device)
-    other = (labels + step.to(labels.device)) % num_classes
-    return torch.where((chance < ratio) & (labels >= 0), other, labels)
+    draw = uniform(laid_out(labels), (*labels.shape, 2), streams)
+    if follow == "paper":
+        other = (labels + 1 + (draw[..., 1] * (num_classes - 1)).long()) % num_classes
+    else:
+        other = (draw[..., 1] * num_classes).long()
+    return torch.where((draw[..., 0] < ratio) & (labels >= 0), other, labels)
 
 
 def lay_out(
-    counts: Sequence[int], queries: int, by: str, generator: torch.Generator
+    counts: Sequence[int], queries: int, follow: Follow, streams: Streams
 ) -> tuple[Tensor, Tensor]:
-    """Slots of the MP part: (B, P) GT index and (B, P) group, -1 for padding.
+    """Slots of the MP part on the CPU: (B, P) GT index and (B, P) group, -1 for padding.
 
     An image with n_o objects gets n_g = floor(n_q / n_o) groups of n_o slots (appendix B); one
-    with more than n_q objects gets one group of n_q of them, at random.
+    with more than n_q objects gets one group of n_q of them, which its own stream chooses.
 
     Args:
         counts: number of GT of each image.
         queries: n_q.
-        by: "image": n_o is the image's own (the paper); "batch": the largest in the batch, each
-            group padded to it (the released code).
+        follow: see the module.
+        streams: of each image.
     """
     largest = max(counts, default=0)
     rows: list[tuple[Tensor, Tensor]] = []
-    for count in counts:
-        width = largest if by == "batch" else count
+    for count, stream in zip(counts, streams, strict=True):
+        width = largest if follow == "release" else count
         if not count:
-            slots = torch.empty(0, dtype=torch.int64)
-            groups = 0
+            slots, groups = torch.empty(0, dtype=torch.int64), 0
         elif width > queries:
-            every = torch.randperm(count, generator=generator, device=generator.device).cpu()
+            every = torch.randperm(count, generator=stream, device=stream.device).cpu()
             slots, groups = every[:queries].sort().values, 1
         else:
             slots = F.pad(torch.arange(count), (0, width - count), value=-1)
@@ -142,37 +125,57 @@ def lay_out(
     return padded[0], padded[1]
 
 
+def num_slots(counts: Sequence[int], queries: int, follow: Follow) -> tuple[int, int]:
+    """How many slots `lay_out` makes of these images: with a GT, and with none that count."""
+    largest = max(counts, default=0)
+    if not largest:
+        return 0, 0
+    widths = [largest if follow == "release" else count for count in counts]
+    real = [
+        min(count, queries) * max(queries // max(width, 1), 1)
+        for count, width in zip(counts, widths, strict=True)
+    ]
+    if follow == "paper":
+        return sum(real), 0
+    return sum(real), len(counts) * max(real) - sum(real)
+
+
 def assemble_pilot(
     targets: Sequence[Target],
     config: PilotConfig,
     *,
     layers: int,
     num_classes: int,
-    generator: torch.Generator,
+    streams: Streams,
+    feed: Feed = class_embeddings,
 ) -> Pilot | None:
     """The MP part of a batch, or None when no image has GT.
 
     Args:
         targets: GT of the B images, masks over the same padded extent.
         config: number of queries and noise.
-        layers: how many decoder layers attend within GT masks (1, the first k, or all).
+        layers: how many decoder layers attend within GT masks (0..L).
         num_classes: K, for label noise.
-        generator: source of all noise.
+        streams: of each image, the source of all its noise.
+        feed: what the slots' queries are.
     """
     counts = [len(target["labels"]) for target in targets]
-    gt, group = lay_out(counts, config.queries, config.groups, generator)
+    gt, group = lay_out(counts, config.queries, config.follow, streams)
     if not gt.shape[1]:
         return None
     device = targets[0]["masks"].device
     gt, group = gt.to(device), group.to(device)
-    most = max(counts)
-    masks = torch.stack([_pad_rows(target["masks"], most) for target in targets])
-    known = torch.stack([_pad_rows(target["labels"], most) for target in targets])
+    known = torch.stack([F.pad(t["labels"], (0, max(counts) - len(t["labels"]))) for t in targets])
     labels = torch.where(gt >= 0, known.gather(1, gt.clamp(min=0)), -1)
-    labels = add_label_noise(labels, config.label_noise, num_classes, generator)
-    return Pilot(labels, gt, group, masks, layers, config.point_noise, generator)
-
-
-def _pad_rows(rows: Tensor, count: int) -> Tensor:
-    missing = rows.new_zeros(count - len(rows), *rows.shape[1:])
-    return torch.cat([rows, missing])
+    labels = add_label_noise(labels, config.label_noise, num_classes, streams, config.follow)
+    return Pilot(
+        labels,
+        gt,
+        group,
+        SlotMasks([target["masks"] for target in targets], gt),
+        layers,
+        build_noise(config),
+        feed,
+        streams,
+        None if config.follow == "release" else gt >= 0,
+    )

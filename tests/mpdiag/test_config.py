@@ -26,8 +26,14 @@ def test_merge_keeps_what_is_not_named() -> None:
         ({"model": {"quries": 3}}, "recipe: unknown key 'model.quries'; known there: num_classes"),
         ({"sead": 3}, "unknown key 'sead'; known there: model, data"),
         ({"schedule": {"iterations": "many"}}, "schedule.iterations = 'many'"),
-        ({"pilot": {"point_noise": 2}}, "pilot.point_noise = 2"),
+        ({"pilot": {"noise_ratio": 2}}, "pilot.noise_ratio = 2"),
         ({"data": {"task": "boxes"}}, "data.task = 'boxes'"),
+        ({"data": {"short_side": 900, "long_side": 800}}, "short_side may not exceed long_side"),
+        ({"data": {"augment": {"scale_jitter": [2, 0.1], "crop": [9, 9]}}}, "above 0 to a larger"),
+        ({"data": {"augment": {"scale_jitter": [0.1, 2]}}}, "data.augment = {"),
+        ({"data": {"augment": {"short_sides": [80, 1334]}}}, "none of short_sides may exceed"),
+        ({"data": {"augment": {"short_sides": [0]}}}, "data.augment.short_sides.0 = 0"),
+        ({"data": {"augment": {"crop": [0, 9]}}}, "data.augment.crop.0 = 0"),
     ],
 )
 def test_a_wrong_key_is_named(values: dict[str, object], message: str) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mpdiag.models.inference import (
     Sizes,
@@ -21,6 +22,17 @@ def image(case, request: pytest.FixtureRequest):
     sizes = Sizes((96, 96), (height, width), (scale * height, scale * width))
     logits = [case.tensors[f"eval.pred_{kind}"][-1, request.param] for kind in ("logits", "masks")]
     return logits[0], logits[1], sizes, request.param
+
+
+def margin(class_logits: torch.Tensor, mask_logits: torch.Tensor, sizes: Sizes) -> torch.Tensor:
+    """(H, W) by how much the best query's class times mask probability exceeds the second's."""
+    scores, labels = class_logits.double().softmax(-1).max(-1)
+    masks = F.interpolate(mask_logits[None].double(), sizes.padded, mode="bilinear")
+    masks = masks[..., : sizes.image[0], : sizes.image[1]]
+    masks = F.interpolate(masks, sizes.output, mode="bilinear")[0].sigmoid()
+    weighted = (scores * (labels < len(THINGS)) * (scores > 0.12))[:, None, None] * masks
+    best = weighted.topk(2, dim=0).values
+    return best[0] - best[1]
 
 
 def test_semantic(case, image) -> None:
@@ -43,7 +55,10 @@ def test_panoptic(case, image) -> None:
     found = panoptic_inference(
         *arguments, things=THINGS, object_mask_threshold=0.12, overlap_threshold=0.2
     )
-    assert torch.equal(found.ids, case.tensors[f"eval.panoptic.{number}"].int())
+    # Where two queries are as good as equal, rounding decides, which differs between processors.
+    decided = margin(*arguments) > 3e-7  # a few units in the last place of float32
+    assert (~decided).float().mean() < 0.001
+    assert torch.equal(found.ids[decided], case.tensors[f"eval.panoptic.{number}"].int()[decided])
     expected = case.figures["panoptic"][number]
     assert [segment["id"] for segment in expected] == list(range(1, len(found.labels) + 1))
     assert found.labels.tolist() == [segment["category_id"] for segment in expected]

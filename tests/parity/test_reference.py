@@ -47,11 +47,11 @@ def pilot_of(case) -> Pilot | None:
     return assemble_pilot(
         case.targets,
         PilotConfig(
-            queries=case.figures["mp"]["pad_size"], groups="batch", point_noise=0, label_noise=0
+            queries=case.figures["mp"]["pad_size"], follow="release", noise="none", label_noise=0
         ),
         layers=9,
         num_classes=7,
-        generator=torch.Generator(),
+        streams=[torch.Generator() for _ in case.targets],
     )
 
 
@@ -61,7 +61,7 @@ class GivenPoints:
     def __init__(self, points: Tensor) -> None:
         self.points = points
 
-    def __call__(self, logits: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, image: Tensor) -> Tensor:
         rows = len(logits) // 10
         return self.points[:rows].repeat(10, 1, 1)
 

@@ -7,37 +7,38 @@ from mpdiag.config import PilotConfig
 from mpdiag.matching import Target, match
 from mpdiag.metrics import query_utilization
 from mpdiag.models import Mask2Former, Pilot, assemble_pilot
-from mpdiag.models.mask_piloting import add_label_noise, add_point_noise, lay_out
+from mpdiag.models.mask_piloting import Follow, add_label_noise, lay_out, num_slots
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def streams(images: int, seed: int = 0) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(1000 * seed + image) for image in range(images)]
 
 
 def pilot_of(targets: list[Target], layers: int = 4, **settings: object) -> Pilot:
     config = PilotConfig.model_validate(
-        {"queries": 7, "point_noise": 0, "label_noise": 0, **settings}
+        {"queries": 7, "noise": "none", "label_noise": 0, **settings}
     )
-    pilot = assemble_pilot(targets, config, layers=layers, num_classes=3, generator=generator())
+    source = streams(len(targets))
+    pilot = assemble_pilot(targets, config, layers=layers, num_classes=3, streams=source)
     assert pilot is not None
     return pilot
 
 
 def test_groups_fill_the_queries_of_each_image() -> None:
-    gt, group = lay_out([2, 0, 3], queries=7, by="image", generator=generator())
+    gt, group = lay_out([2, 0, 3], 7, "paper", streams(3))
     assert gt.tolist() == [[0, 1, 0, 1, 0, 1], [-1] * 6, [0, 1, 2, 0, 1, 2]]
     assert group.tolist() == [[0, 0, 1, 1, 2, 2], [-1] * 6, [0, 0, 0, 1, 1, 1]]
 
 
 def test_released_layout_pads_every_group_to_the_largest_image() -> None:
-    gt, group = lay_out([2, 3], queries=7, by="batch", generator=generator())
+    gt, group = lay_out([2, 3], 7, "release", streams(2))
     assert gt.tolist() == [[0, 1, -1, 0, 1, -1], [0, 1, 2, 0, 1, 2]]
     assert group.tolist() == [[0, 0, 0, 1, 1, 1]] * 2
 
 
-@pytest.mark.parametrize("by", ["image", "batch"])
-def test_more_objects_than_queries_pilot_a_random_subset(by: str) -> None:
-    gt, group = lay_out([9, 2], queries=4, by=by, generator=generator())
+@pytest.mark.parametrize("follow", ["paper", "release"])
+def test_more_objects_than_queries_pilot_a_random_subset(follow: Follow) -> None:
+    gt, group = lay_out([9, 2], 4, follow, streams(2))
     assert gt.shape[1] == 4
     assert len(set(gt[0].tolist())) == 4 and gt[0].min() >= 0 and gt[0].max() < 9
     assert (group[0] == 0).all()
@@ -46,7 +47,7 @@ def test_more_objects_than_queries_pilot_a_random_subset(by: str) -> None:
 def test_a_batch_without_gt_has_no_mp_part() -> None:
     empty = Target(labels=torch.empty(0, dtype=torch.int64), masks=torch.empty(0, 64, 64).bool())
     config = PilotConfig()
-    assert assemble_pilot([empty], config, layers=1, num_classes=3, generator=generator()) is None
+    assert assemble_pilot([empty], config, layers=1, num_classes=3, streams=streams(1)) is None
 
 
 def test_every_cell_that_an_object_touches_is_visible(targets: list[Target]) -> None:
@@ -67,38 +68,47 @@ def test_gt_masks_are_fed_in_the_first_layers_alone(targets: list[Target]) -> No
     assert [pilot.visible(layer, (8, 8)) is not None for layer in range(4)] == [1, 1, 0, 0]
 
 
-def test_point_noise_flips_up_to_its_share_of_the_area_anew_each_time() -> None:
-    masks = torch.zeros(1, 300, 400, dtype=torch.bool)
-    masks[..., :100] = True
-    source = generator()
-    noised = add_point_noise(masks, 0.2, source)
-    flips = (noised ^ masks)[0].sum(-1)
-    assert flips.max() <= 20
-    assert flips.min() == 0
-    # Uniform over 0..20, less the places drawn twice.
-    assert flips.float().mean().item() == pytest.approx(10, abs=1)
-    inside = (noised ^ masks)[..., :100].sum() / (noised ^ masks).sum()
-    assert inside.item() == pytest.approx(0.25, abs=0.05)
-    assert not torch.equal(noised, add_point_noise(masks, 0.2, source))
-
-
 def test_each_layer_draws_its_own_noise(targets: list[Target]) -> None:
-    pilot = pilot_of(targets, point_noise=1.0)
+    pilot = pilot_of(targets, noise="point", noise_ratio=1.0)
     first, second = pilot.visible(0, (8, 8)), pilot.visible(1, (8, 8))
     assert first is not None and second is not None and not torch.equal(first, second)
 
 
 def test_label_noise_flips_its_share_to_other_classes() -> None:
-    labels = torch.randint(0, 4, (2, 5000), generator=generator(1))
-    noised = add_label_noise(labels, 0.2, 4, generator(2))
+    labels = torch.randint(0, 4, (2, 5000), generator=torch.Generator().manual_seed(1))
+    noised = add_label_noise(labels, 0.2, 4, streams(2))
     changed = noised != labels
     assert changed.float().mean().item() == pytest.approx(0.2, abs=0.02)
     assert noised.min() >= 0 and noised.max() < 4
     counts = torch.bincount((noised - labels)[changed] % 4, minlength=4)
     assert counts[0] == 0 and counts[1:].min() > 0.28 * counts.sum()
     padding = torch.full((1, 50), -1)
-    assert torch.equal(add_label_noise(padding, 1.0, 4, generator()), padding)
-    assert torch.equal(add_label_noise(labels, 1.0, 1, generator()), labels)
+    assert torch.equal(add_label_noise(padding, 1.0, 4, streams(1)), padding)
+    assert torch.equal(add_label_noise(labels, 1.0, 1, streams(2)), labels)
+    released = add_label_noise(labels, 1.0, 4, streams(2), "release")
+    assert (released == labels).float().mean().item() == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize("follow", ["paper", "release"])
+@pytest.mark.parametrize("counts", [[2, 0, 3], [9, 2], [1], [4, 4], [0, 5, 7], [7, 6]])
+def test_slots_are_counted_as_they_are_laid_out(follow: Follow, counts: list[int]) -> None:
+    gt, _ = lay_out(counts, 7, follow, streams(len(counts)))
+    real = int((gt >= 0).sum())
+    padding = int((gt < 0).sum()) if follow == "release" else 0
+    assert num_slots(counts, 7, follow) == (real, padding)
+
+
+def test_an_image_draws_the_same_whatever_is_beside_it(targets: list[Target]) -> None:
+    config = PilotConfig(queries=7, label_noise=0.5)
+    both = assemble_pilot(targets, config, layers=4, num_classes=3, streams=streams(2))
+    alone = assemble_pilot(targets[1:], config, layers=4, num_classes=3, streams=streams(2)[1:])
+    assert both is not None and alone is not None
+    slots = alone.gt.shape[1]
+    assert torch.equal(both.labels[1, :slots], alone.labels[0])
+    for layer in range(4):
+        first, second = both.visible(layer, (8, 8)), alone.visible(layer, (8, 8))
+        assert first is not None and second is not None
+        assert torch.equal(first[1, :slots], second[0])
 
 
 def test_self_attention_lets_nothing_leak(targets: list[Target]) -> None:

@@ -1,0 +1,60 @@
+"""Evaluation during training: each process judges its share of the images, all know the scores."""
+
+from collections.abc import Callable
+
+import torch
+
+from mpdiag.config import DataConfig
+from mpdiag.data import ResizeShortestEdge, Sample, SegmentationDataset
+from mpdiag.evaluation import Evaluator
+from mpdiag.models import Sizes
+from mpdiag.models.mask2former import alike
+from trainers.trainer import AUTOCAST, Trainer
+
+PIXELS_AT_ONCE = {"cpu": 2**20, "cuda": 2**23}
+
+
+@torch.inference_mode()
+def validate(
+    trainer: Trainer, data: SegmentationDataset, progress: Callable[[int, int], None]
+) -> tuple[dict[str, float | None], str]:
+    """The last layer's AP, PQ or mIoU.
+
+    Args:
+        trainer: its model is measured, and left in training mode.
+        data: held-out images.
+        progress: called with (images done, images in all) of this process.
+
+    Returns:
+        The scores by name as fractions, None where no GT counts, and the name of the one that
+        decides which model is the best.
+    """
+    ranks, settings = trainer.ranks, trainer.config
+    model = trainer.model.eval()
+    evaluator = Evaluator(data)
+    indices = range(ranks.rank, len(data), ranks.world)
+    samples = ((index, _resized(data[index], settings.data)) for index in indices)
+    done = 0
+    for size, batch in alike(samples, PIXELS_AT_ONCE[ranks.device.type]):
+        with torch.autocast(
+            ranks.device.type, AUTOCAST[settings.precision], enabled=settings.precision != "float32"
+        ):
+            found = model([sample.image.to(ranks.device) for _, sample in batch]).matching
+        for place, (index, sample) in enumerate(batch):
+            image = (sample.image.shape[-2], sample.image.shape[-1])
+            sizes = Sizes(size, image, sample.original_size)
+            classes, masks = found.class_logits[-1, place], found.mask_logits[-1, place]
+            evaluator.update(index, evaluator.find(classes, masks, sizes))
+        done += len(batch)
+        progress(done, len(indices))
+    model.train()
+    whole, *others = ranks.gather(evaluator)
+    for other in others:
+        whole = whole + other
+    return whole.scores(), whole.headline
+
+
+def _resized(sample: Sample, data: DataConfig) -> Sample:
+    if data.short_side is None:
+        return sample
+    return ResizeShortestEdge(data.short_side, data.long_side)(sample)
