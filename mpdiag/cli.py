@@ -102,7 +102,9 @@ def train(
 @app.command()
 def analyze(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint or training directory.")],
-    dataset: Annotated[str, typer.Option(help="synthetic, coco, or a COCO-format FILE.json.")],
+    dataset: Annotated[
+        str, typer.Option(help="synthetic, coco, ade20k, cityscapes, or FILE.json.")
+    ],
     output: Annotated[Path, typer.Option(help="The run directory to write.")],
     config: Config = None,
     root: Annotated[Path | None, typer.Option(help="Folder that holds the data sets.")] = None,

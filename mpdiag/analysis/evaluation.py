@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from mpdiag.data import CocoDataset
+from mpdiag.data import SegmentationDataset
 from mpdiag.metrics import PanopticQuality, segment_map
 from mpdiag.metrics.average_precision import file_ap
 from mpdiag.models import PanopticSegments
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 Averages = dict[str, float | None]
 
 
-def evaluation(writer: RunWriter, data: CocoDataset) -> dict[str, Averages]:
+def evaluation(writer: RunWriter, data: SegmentationDataset) -> dict[str, Averages]:
     """What summary.json says of the last layer: `ap` of instances, or `pq` of a panoptic task.
 
     Fractions, None where no GT counts.
@@ -29,7 +29,7 @@ def evaluation(writer: RunWriter, data: CocoDataset) -> dict[str, Averages]:
     return {"ap": average_precision(writer, data)}
 
 
-def average_precision(writer: RunWriter, data: CocoDataset) -> Averages:
+def average_precision(writer: RunWriter, data: SegmentationDataset) -> Averages:
     """COCO's averages over the images of the run; crowds and areas as annotated in the file."""
     found = [
         {
@@ -41,12 +41,12 @@ def average_precision(writer: RunWriter, data: CocoDataset) -> Averages:
         for part in _parts(writer)
         for row in part
     ]
-    result = file_ap(data.annotation_file, sorted(writer.done), found)
+    result = file_ap(data.source.path, sorted(writer.done), found)
     names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
     return {name: _known(getattr(result, name)) for name in names}
 
 
-def panoptic_quality(writer: RunWriter, data: CocoDataset) -> Averages:
+def panoptic_quality(writer: RunWriter, data: SegmentationDataset) -> Averages:
     """PQ, SQ and RQ over all classes, things and stuff; crowds and void as COCO rules."""
     quality = PanopticQuality([info.isthing for info in data.classes])
     index_of = {image_id: index for index, image_id in enumerate(data.image_ids)}
@@ -69,16 +69,18 @@ def panoptic_quality(writer: RunWriter, data: CocoDataset) -> Averages:
     }
 
 
-def _compare(quality: PanopticQuality, data: CocoDataset, index: int, rows: list[Row]) -> None:
-    masks, labels, crowd = data.panoptic_truth(index)
-    truth = PanopticSegments(segment_map(torch.from_numpy(masks)), torch.tensor(labels))
+def _compare(
+    quality: PanopticQuality, data: SegmentationDataset, index: int, rows: list[Row]
+) -> None:
+    annotated = data.truth(index)
+    truth = PanopticSegments(segment_map(annotated.masks), annotated.labels)
     decoded = [rle.decode(row["counts"], row["height"], row["width"]) for row in rows]
-    found = np.stack(decoded) if decoded else np.zeros((0, *masks.shape[1:]), dtype=np.bool_)
+    found = np.stack(decoded) if decoded else np.zeros((0, *truth.ids.shape), dtype=np.bool_)
     segments = PanopticSegments(
         segment_map(torch.from_numpy(found)),
         torch.tensor([row["label"] for row in rows], dtype=torch.int64),
     )
-    quality.update(segments, truth, torch.tensor(crowd, dtype=torch.bool))
+    quality.update(segments, truth, annotated.crowd)
 
 
 def _parts(writer: RunWriter) -> Iterator[list[Row]]:

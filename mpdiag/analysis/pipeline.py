@@ -23,7 +23,7 @@ from mpdiag.analysis.tables import (
     targets_table,
 )
 from mpdiag.checkpoints import LoadedCheckpoint, load_checkpoint
-from mpdiag.data import CocoDataset, ResizeShortestEdge, Sample, drop_empty, load_dataset
+from mpdiag.data import ResizeShortestEdge, Sample, SegmentationDataset, drop_empty, load_dataset
 from mpdiag.errors import CheckpointError, ConfigError
 from mpdiag.store import RunWriter
 
@@ -32,7 +32,7 @@ IMAGES_IN_A_PART = 32
 
 def analyze(
     checkpoint: str | Path | LoadedCheckpoint,
-    dataset: str | CocoDataset,
+    dataset: str | SegmentationDataset,
     output: str | Path,
     *,
     config: str | Path | None = None,
@@ -83,7 +83,7 @@ def analyze(
     )
     data = (
         dataset
-        if isinstance(dataset, CocoDataset)
+        if isinstance(dataset, SegmentationDataset)
         else load_dataset(dataset, root=root, split=split, task=task)
     )
     _check_fit(loaded, data, part)
@@ -108,7 +108,7 @@ def analyze(
 
 def _write_parts(
     writer: RunWriter,
-    data: CocoDataset,
+    data: SegmentationDataset,
     measurer: Measurer,
     keeper: MaskKeeper,
     settings: Settings,
@@ -133,7 +133,7 @@ def _write_parts(
         writer.write(name, *map(pa.concat_tables, (images, targets, queries, detections)))
 
 
-def _samples(data: CocoDataset, indices: range, settings: Settings) -> Iterator[Sample]:
+def _samples(data: SegmentationDataset, indices: range, settings: Settings) -> Iterator[Sample]:
     """Samples at the size that the model is shown."""
     resize = None
     if settings.short_side is not None:
@@ -143,7 +143,7 @@ def _samples(data: CocoDataset, indices: range, settings: Settings) -> Iterator[
         yield drop_empty(resize(sample) if resize else sample)
 
 
-def _check_fit(loaded: LoadedCheckpoint, data: CocoDataset, part: Part) -> None:
+def _check_fit(loaded: LoadedCheckpoint, data: SegmentationDataset, part: Part) -> None:
     config = loaded.model.config
     if config.num_classes != len(data.classes):
         raise CheckpointError(
@@ -159,7 +159,7 @@ def _check_fit(loaded: LoadedCheckpoint, data: CocoDataset, part: Part) -> None:
 
 
 def _header(
-    loaded: LoadedCheckpoint, data: CocoDataset, part: Part, settings: Settings, device: str
+    loaded: LoadedCheckpoint, data: SegmentationDataset, part: Part, settings: Settings, device: str
 ) -> dict[str, Any]:
     described = data.describe()
     packages = ("torch", "torchvision", "timm", "numpy", "scipy", "duckdb")

@@ -1,10 +1,11 @@
-"""Data: readers, the synthetic data set, transforms and training batches."""
+"""Data: data sets and their annotations, the synthetic data, transforms and training batches."""
 
 from mpdiag.data.augmentation import ColorJitter, ScaleJitter, augmentation
-from mpdiag.data.coco import CocoDataset
+from mpdiag.data.coco import coco_dataset
+from mpdiag.data.dataset import SegmentationDataset
 from mpdiag.data.loader import TrainingBatches
 from mpdiag.data.registry import KNOWN_DATASETS, load_dataset
-from mpdiag.data.sample import ClassInfo, Sample, SegmentationDataset
+from mpdiag.data.sample import ClassInfo, Sample, Truth
 from mpdiag.data.synthetic import generate
 from mpdiag.data.targets import padded_targets
 from mpdiag.data.transforms import (
@@ -21,7 +22,6 @@ from mpdiag.data.transforms import (
 __all__ = [
     "KNOWN_DATASETS",
     "ClassInfo",
-    "CocoDataset",
     "ColorJitter",
     "Compose",
     "HorizontalFlip",
@@ -34,7 +34,9 @@ __all__ = [
     "SegmentationDataset",
     "TrainingBatches",
     "Transform",
+    "Truth",
     "augmentation",
+    "coco_dataset",
     "drop_empty",
     "generate",
     "load_dataset",

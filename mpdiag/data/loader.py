@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mpdiag.data.sample import Sample, SegmentationDataset
+from mpdiag.data.dataset import SegmentationDataset
+from mpdiag.data.sample import Sample
 from mpdiag.data.transforms import Transform
 from mpdiag.errors import ConfigError, DataError
 

@@ -1,7 +1,6 @@
-"""The unit that passes from a reader to a model: one image with its ground truth."""
+"""What a data set gives: an image with its segments as a model is shown it, and the whole truth."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -33,23 +32,17 @@ class Sample:
     original_size: tuple[int, int]
 
 
-class SegmentationDataset(Protocol):
-    """What every reader offers; samples come as they are on disk, untransformed."""
+@dataclass(slots=True)
+class Truth:
+    """All that an image is annotated with, crowds and segments without a pixel too.
 
-    @property
-    def classes(self) -> list[ClassInfo]: ...
+    masks   bool (G, H, W) at the size of the image file
+    labels  int64 (G,), contiguous class index
+    crowd   bool (G,), which of them stand for a group of objects
+    areas   float64 (G,) pixels: the annotation's own "area" where there is one, else the mask's
+    """
 
-    @property
-    def image_ids(self) -> list[int]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
-
-    def num_objects(self, index: int) -> int:
-        """How many segments the image is annotated with, without reading the image."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """What a run directory notes: name, annotation_file, image_root, split, task."""
-        ...
+    masks: Tensor
+    labels: Tensor
+    crowd: Tensor
+    areas: Tensor

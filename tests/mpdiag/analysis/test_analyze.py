@@ -16,7 +16,7 @@ from mpdiag.analysis.settings import parse_match_points
 from mpdiag.analysis.tables import query_of_gt
 from mpdiag.checkpoints import LoadedCheckpoint, load_checkpoint, save_checkpoint
 from mpdiag.config import BackboneConfig, ModelConfig
-from mpdiag.data import CocoDataset, generate, load_dataset, padded_targets
+from mpdiag.data import SegmentationDataset, generate, load_dataset, padded_targets
 from mpdiag.errors import CheckpointError, ConfigError, MpdiagError, RunError
 from mpdiag.matching import match
 from mpdiag.metrics import (
@@ -45,13 +45,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def dataset(root: Path) -> CocoDataset:
+def dataset(root: Path) -> SegmentationDataset:
     return load_dataset("synthetic", root=root)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(
-    tmp_path_factory: pytest.TempPathFactory, small_config: ModelConfig, dataset: CocoDataset
+    tmp_path_factory: pytest.TempPathFactory,
+    small_config: ModelConfig,
+    dataset: SegmentationDataset,
 ) -> Path:
     torch.manual_seed(0)
     config = small_config.model_copy(
@@ -77,7 +79,7 @@ def loaded(checkpoint: Path) -> LoadedCheckpoint:
 
 
 def test_the_summary_is_what_the_kernels_say(
-    tmp_path: Path, loaded: LoadedCheckpoint, dataset: CocoDataset
+    tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
 ) -> None:
     summary = analyze(loaded, dataset, tmp_path / "run")
     masks, assignments, utils = [], [], []
@@ -105,7 +107,7 @@ def test_the_summary_is_what_the_kernels_say(
 
 
 def test_rows_and_kept_masks_belong_together(
-    tmp_path: Path, loaded: LoadedCheckpoint, dataset: CocoDataset
+    tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
 ) -> None:
     analyze(loaded, dataset, tmp_path / "run", save_masks="worst:5", limit=6)
     run = Run.open(tmp_path / "run")
@@ -142,7 +144,7 @@ def test_rows_and_kept_masks_belong_together(
 
 
 def test_ap_is_that_of_the_kept_detections(
-    tmp_path: Path, loaded: LoadedCheckpoint, dataset: CocoDataset
+    tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
 ) -> None:
     summary = analyze(loaded, dataset, tmp_path / "run", limit=5)
     expected = AveragePrecision(range(len(dataset.classes)))
@@ -197,7 +199,7 @@ def test_pq_is_that_of_the_segments(tmp_path: Path, root: Path, loaded: LoadedCh
 
 
 def test_targets_name_the_query_of_every_layer(
-    tmp_path: Path, loaded: LoadedCheckpoint, dataset: CocoDataset
+    tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
 ) -> None:
     analyze(loaded, dataset, tmp_path / "run", save_masks="none", limit=3)
     run = Run.open(tmp_path / "run")
@@ -218,7 +220,7 @@ def test_query_of_gt_by_hand() -> None:
 
 
 def test_the_piloted_part_has_a_query_for_each_gt(
-    tmp_path: Path, loaded: LoadedCheckpoint, dataset: CocoDataset
+    tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
 ) -> None:
     summary = analyze(loaded, dataset, tmp_path / "run", part="piloted")
     assert summary["num_queries"] == max(dataset.num_objects(i) for i in range(len(dataset)))
@@ -235,7 +237,7 @@ def test_the_piloted_part_has_a_query_for_each_gt(
 def test_a_stopped_run_goes_on_to_the_same_result(
     tmp_path: Path,
     loaded: LoadedCheckpoint,
-    dataset: CocoDataset,
+    dataset: SegmentationDataset,
     monkeypatch: pytest.MonkeyPatch,
     save_masks: str,
 ) -> None:
@@ -267,7 +269,11 @@ def test_a_stopped_run_goes_on_to_the_same_result(
 
 
 def test_mistakes_leave_the_output_alone(
-    tmp_path: Path, loaded: LoadedCheckpoint, dataset: CocoDataset, root: Path, checkpoint: Path
+    tmp_path: Path,
+    loaded: LoadedCheckpoint,
+    dataset: SegmentationDataset,
+    root: Path,
+    checkpoint: Path,
 ) -> None:
     def refuses(kind: type[MpdiagError], message: str, **changes: object) -> None:
         arguments = {
@@ -307,7 +313,7 @@ def test_mistakes_leave_the_output_alone(
 
 
 def test_a_checkpoint_without_class_embeddings_has_no_piloted_part(
-    tmp_path: Path, loaded: LoadedCheckpoint, dataset: CocoDataset
+    tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
 ) -> None:
     config = loaded.model.config.model_copy(update={"label_embedding": False})
     path = tmp_path / "plain.pth"

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mpdiag.data import ClassInfo, CocoDataset
+from mpdiag.data import ClassInfo, coco_dataset
 from mpdiag.errors import DataError
 
 Files = Callable[..., tuple[Path, Path]]
@@ -19,7 +19,7 @@ Files = Callable[..., tuple[Path, Path]]
 
 def test_masks_equal_pycocotools(coco: Files) -> None:
     path, folder = coco()
-    dataset = CocoDataset(path, folder)
+    dataset = coco_dataset(path, folder)
     with contextlib.redirect_stdout(io.StringIO()):
         peer = COCO(str(path))
     assert dataset.image_ids == [7, 3, 5]
@@ -37,7 +37,7 @@ def test_masks_equal_pycocotools(coco: Files) -> None:
 
 
 def test_labels_follow_category_ids(coco: Files) -> None:
-    dataset = CocoDataset(*coco())
+    dataset = coco_dataset(*coco())
     assert dataset.classes == [ClassInfo(2, "car"), ClassInfo(9, "dog"), ClassInfo(40, "cup")]
     sample = dataset[0]
     # Annotations 11 to 14 in the order of the file; 15 is a crowd, 17 covers no pixel.
@@ -48,7 +48,7 @@ def test_labels_follow_category_ids(coco: Files) -> None:
 
 def test_image_without_annotations(coco: Files) -> None:
     path, folder = coco()
-    sample = CocoDataset(path, folder)[2]
+    sample = coco_dataset(path, folder)[2]
     assert sample.masks.shape == (0, 20, 30)
     assert sample.labels.shape == (0,)
     assert sample.original_size == (20, 30)
@@ -57,7 +57,7 @@ def test_image_without_annotations(coco: Files) -> None:
 
 
 def test_reads_end_where_the_data_set_ends(coco: Files) -> None:
-    dataset = CocoDataset(*coco())
+    dataset = coco_dataset(*coco())
     assert len(dataset) == 3
     assert dataset[-1].image_id == 5
     with pytest.raises(IndexError):
@@ -72,7 +72,7 @@ def test_gray_and_rotated_images_become_upright_rgb(coco: Files) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter, clockwise
     Image.fromarray(sideways).save(folder / "5.png", exif=exif)
-    dataset = CocoDataset(path, folder)
+    dataset = coco_dataset(path, folder)
     assert torch.equal(dataset[1].image, torch.full((3, 20, 30), 77, dtype=torch.uint8))
     assert torch.equal(dataset[2].image[:, :10], torch.full((3, 10, 30), 200, dtype=torch.uint8))
     assert not dataset[2].image[:, 10:].any()
@@ -80,7 +80,7 @@ def test_gray_and_rotated_images_become_upright_rgb(coco: Files) -> None:
 
 def test_panoptic_segments(panoptic: Files) -> None:
     path, folder = panoptic()
-    dataset = CocoDataset(path, folder, task="panoptic")
+    dataset = coco_dataset(path, folder, task="panoptic")
     sample = dataset[0]
     assert dataset.classes == [
         ClassInfo(2, "car", True), ClassInfo(9, "dog", True), ClassInfo(120, "grass", False),
@@ -96,7 +96,7 @@ def test_panoptic_segments(panoptic: Files) -> None:
 
 def test_description_names_what_was_read(coco: Files) -> None:
     path, folder = coco()
-    description = CocoDataset(path, folder, name="mine", split="val").describe()
+    description = coco_dataset(path, folder, name="mine", split="val").describe()
     assert description == {
         "name": "mine", "annotation_file": str(path), "image_root": str(folder), "split": "val",
         "task": "instance",
@@ -105,7 +105,7 @@ def test_description_names_what_was_read(coco: Files) -> None:
 
 def test_takes_the_folder_that_holds_the_images(coco: Files, tmp_path: Path) -> None:
     path, folder = coco()
-    dataset = CocoDataset(path, [tmp_path, tmp_path / "absent", folder])
+    dataset = coco_dataset(path, [tmp_path, tmp_path / "absent", folder])
     assert dataset.image_root == folder
 
 
@@ -116,7 +116,7 @@ def test_images_in_subfolders(coco: Files) -> None:
     path, folder = coco(move)
     (folder / "deep").mkdir()
     (folder / "7.png").rename(folder / "deep" / "7.png")
-    assert len(CocoDataset(path, folder)[0].masks) == 4
+    assert len(coco_dataset(path, folder)[0].masks) == 4
 
 
 def message(call: Callable[[], object]) -> str:
@@ -131,19 +131,19 @@ def test_missing_images_are_counted_at_once(coco: Files) -> None:
     path, folder = coco()
     (folder / "7.png").unlink()
     (folder / "5.png").unlink()
-    text = message(lambda: CocoDataset(path, folder))
+    text = message(lambda: coco_dataset(path, folder))
     assert "7.png and 1 more" in text and str(folder) in text and str(path) in text
 
 
 def test_missing_image_folder(coco: Files, tmp_path: Path) -> None:
     path, _ = coco()
-    text = message(lambda: CocoDataset(path, tmp_path / "nowhere"))
+    text = message(lambda: coco_dataset(path, tmp_path / "nowhere"))
     assert "7.png and 2 more" in text and "nowhere" in text
 
 
 def test_no_folder_holds_the_images(coco: Files, tmp_path: Path) -> None:
     path, _ = coco()
-    text = message(lambda: CocoDataset(path, [tmp_path / "one", tmp_path / "two"]))
+    text = message(lambda: coco_dataset(path, [tmp_path / "one", tmp_path / "two"]))
     assert str(path) in text and "one" in text and "two" in text
 
 
@@ -152,14 +152,14 @@ def test_corrupt_image(coco: Files, content: bytes | None) -> None:
     path, folder = coco()
     whole = (folder / "7.png").read_bytes()
     (folder / "7.png").write_bytes(whole[: len(whole) // 2] if content is None else content)
-    dataset = CocoDataset(path, folder)
+    dataset = coco_dataset(path, folder)
     assert str(folder / "7.png") in message(lambda: dataset[0])
 
 
 def test_image_of_another_size(coco: Files) -> None:
     path, folder = coco()
     Image.new("RGB", (31, 20)).save(folder / "7.png")
-    text = message(lambda: CocoDataset(path, folder)[0])
+    text = message(lambda: coco_dataset(path, folder)[0])
     assert str(folder / "7.png") in text and "20 x 31" in text and "20 x 30" in text
 
 
@@ -191,7 +191,7 @@ def test_degenerate_segmentation(coco: Files, segmentation: Any) -> None:
         content["annotations"][1]["segmentation"] = segmentation
 
     path, folder = coco(spoil)
-    dataset = CocoDataset(path, folder)
+    dataset = coco_dataset(path, folder)
     text = message(lambda: dataset[0])
     assert "annotation 12" in text and "7.png" in text and str(path) in text
     assert len(dataset[2].masks) == 0
@@ -200,37 +200,87 @@ def test_degenerate_segmentation(coco: Files, segmentation: Any) -> None:
 def test_panoptic_png_of_another_size(panoptic: Files) -> None:
     path, folder = panoptic()
     Image.new("RGB", (9, 9)).save(path.with_suffix("") / "1.png")
-    text = message(lambda: CocoDataset(path, folder, task="panoptic")[0])
+    text = message(lambda: coco_dataset(path, folder, task="panoptic")[0])
     assert str(path.with_suffix("") / "1.png") in text
 
 
 def test_panoptic_png_missing(panoptic: Files) -> None:
     path, folder = panoptic()
     (path.with_suffix("") / "1.png").unlink()
-    assert "1.png" in message(lambda: CocoDataset(path, folder, task="panoptic"))
+    assert "1.png" in message(lambda: coco_dataset(path, folder, task="panoptic"))
 
 
-@pytest.mark.parametrize("extra", [True, False], ids=["not in the PNG", "not in the JSON"])
-def test_panoptic_png_and_json_disagree(panoptic: Files, extra: bool) -> None:
-    def spoil(content: dict[str, Any]) -> None:
-        segments = content["annotations"][0]["segments_info"]
-        if extra:
-            segments.append({"id": 4711, "category_id": 2})
-        else:
-            del segments[1]
-
-    path, folder = panoptic(spoil)
-    text = message(lambda: CocoDataset(path, folder, task="panoptic")[0])
-    assert f"segment {4711 if extra else 300} of image 1" in text
+def test_panoptic_png_and_json_disagree(panoptic: Files) -> None:
+    path, folder = panoptic(lambda content: content["annotations"][0]["segments_info"].pop(1))
+    text = message(lambda: coco_dataset(path, folder, task="panoptic")[0])
+    assert "segment 300 of image 1.jpg" in text
     stands_in, missing_in = text.split("but not in")
-    png = str(path.with_suffix("") / "1.png")
-    assert (png in missing_in, png in stands_in) == (extra, not extra)
+    assert str(path.with_suffix("") / "1.png") in stands_in and str(path) in missing_in
+
+
+def test_panoptic_segment_without_a_pixel(panoptic: Files) -> None:
+    def extend(content: dict[str, Any]) -> None:
+        content["annotations"][0]["segments_info"].append({"id": 4711, "category_id": 2})
+
+    dataset = coco_dataset(*panoptic(extend), task="panoptic")
+    assert dataset.truth(0).areas.tolist() == [35, 20, 45, 460, 0]
+    assert dataset[0].labels.tolist() == [0, 1, 2]
+
+
+def test_panoptic_pngs_may_lie_one_folder_up(panoptic: Files) -> None:
+    """As in the layout that Mask2Former describes: coco/annotations/*.json, coco/panoptic_*/."""
+    path, folder = panoptic()
+    moved = path.parent / "annotations" / path.name
+    moved.parent.mkdir()
+    path.rename(moved)
+    assert len(coco_dataset(moved, folder, task="panoptic")[0].masks) == 3
+
+
+def test_truth_holds_crowds_and_what_covers_no_pixel(coco: Files) -> None:
+    def measure(content: dict[str, Any]) -> None:
+        for number, annotation in enumerate(content["annotations"]):
+            annotation["area"] = 10.5 * number
+        del content["annotations"][1]["area"]
+
+    path, folder = coco(measure)
+    with contextlib.redirect_stdout(io.StringIO()):
+        peer = COCO(str(path))
+    truth = coco_dataset(path, folder).truth(0)
+    annotations = peer.loadAnns(peer.getAnnIds(7))
+    masks = np.stack([peer.annToMask(annotation) for annotation in annotations])
+    np.testing.assert_array_equal(truth.masks.numpy(), masks.astype(bool))
+    assert not truth.masks[-1].any()
+    assert truth.crowd.tolist() == [False, False, False, False, True, False]
+    assert truth.labels.tolist() == [2, 0, 2, 1, 0, 1]
+    # As the annotations say, or counted where they don't; 16 belongs to another image.
+    assert truth.areas.tolist() == [0.0, float(masks[1].sum()), 21.0, 31.5, 42.0, 63.0]
+    assert truth.areas.dtype == torch.float64
+
+
+def test_class_masks_of_panoptic_segments(panoptic: Files) -> None:
+    dataset = coco_dataset(*panoptic(), task="semantic")
+    assert dataset.task == "semantic" and dataset.num_objects(0) == 3
+    sample = dataset[0]
+    assert sample.labels.tolist() == [0, 1, 2]  # car, dog with its crowd, grass
+    assert sample.masks.sum((1, 2)).tolist() == [35, 20 + 45, 600 - 40 - 45 - 35 - 20]
+    assert sample.masks[1, 10:15, 20:29].all() and not sample.masks[:, :, :2].any()
+    assert not dataset.truth(0).crowd.any()
+
+
+def test_class_masks_need_panoptic_segments(coco: Files) -> None:
+    path, folder = coco()
+    assert "instance annotations" in message(lambda: coco_dataset(path, folder, task="semantic"))
+
+
+def test_the_task_is_what_the_file_holds(coco: Files, panoptic: Files) -> None:
+    assert coco_dataset(*coco(), task=None).task == "instance"
+    assert coco_dataset(*panoptic(), task=None).task == "panoptic"
 
 
 def test_file_is_indexed_without_its_json(coco: Files) -> None:
     """The index is a copy: what is read later doesn't depend on the parsed JSON or the file."""
     path, folder = coco()
-    dataset = CocoDataset(path, folder)
+    dataset = coco_dataset(path, folder)
     before = dataset[0]
     path.write_text(json.dumps({}))
     assert torch.equal(dataset[0].masks, before.masks)

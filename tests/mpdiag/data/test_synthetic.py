@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mpdiag.data import CocoDataset, generate
+from mpdiag.data import coco_dataset, generate
 from mpdiag.data import synthetic as module
 from mpdiag.errors import DataError
 
@@ -43,7 +43,7 @@ def test_pycocotools_reads_what_the_reader_reads(small: Path) -> None:
     path = small / "annotations" / "instances_train.json"
     with contextlib.redirect_stdout(io.StringIO()):
         peer = COCO(str(path))
-    dataset = CocoDataset(path, small / "train")
+    dataset = coco_dataset(path, small / "train")
     for index, image_id in enumerate(dataset.image_ids):
         annotations = peer.loadAnns(peer.getAnnIds(image_id))
         sample = dataset[index]
@@ -61,8 +61,8 @@ def test_pycocotools_reads_what_the_reader_reads(small: Path) -> None:
 
 def test_panoptic_holds_the_same_things_and_covers_the_image(small: Path) -> None:
     folder = small / "annotations"
-    things = CocoDataset(folder / "instances_val.json", small / "val")
-    everything = CocoDataset(folder / "panoptic_val.json", small / "val", task="panoptic")
+    things = coco_dataset(folder / "instances_val.json", small / "val")
+    everything = coco_dataset(folder / "panoptic_val.json", small / "val", task="panoptic")
     isthing = np.array([info.isthing for info in everything.classes])
     assert [info.name for info in everything.classes if not info.isthing] == ["smooth", "grainy"]
     for instance, panoptic in zip(things, everything, strict=True):

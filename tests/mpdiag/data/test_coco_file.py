@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from mpdiag.data.annotations import Task, read_annotations
+from mpdiag.data import coco_dataset
+from mpdiag.data.source import Task
 from mpdiag.errors import DataError
 
 Files = Callable[..., tuple[Path, Path]]
@@ -15,7 +16,7 @@ Files = Callable[..., tuple[Path, Path]]
 
 def refusal(path: Path, task: Task = "instance") -> str:
     with pytest.raises(DataError) as caught:
-        read_annotations(path, task)
+        coco_dataset(path, path.parent / "images", task=task)
     text = str(caught.value)
     assert str(path) in text and "\n" not in text
     return text
@@ -95,6 +96,34 @@ def test_missing_key(coco: Files, kind: str, key: str) -> None:
     path, _ = coco(lambda content: content[kind][1].pop(key))
     text = refusal(path)
     assert f"entry 1 of {kind}" in text and f'"{key}"' in text
+
+
+def test_image_ids_in_words_are_numbered_by_position(coco: Files) -> None:
+    def rename(content: dict[str, Any]) -> None:
+        for image in content["images"]:
+            image["id"] = f"ADE_val_{image['id']:08d}"
+        for annotation in content["annotations"]:
+            annotation["image_id"] = f"ADE_val_{annotation['image_id']:08d}"
+
+    path, folder = coco()
+    plain = coco_dataset(path, folder)
+    named = coco_dataset(coco(rename)[0], folder)
+    assert named.image_ids == [1, 2, 3]
+    for index in range(3):
+        assert named[index].file_name == plain[index].file_name
+        assert named[index].labels.tolist() == plain[index].labels.tolist()
+
+    def spoil(content: dict[str, Any]) -> None:
+        rename(content)
+        content["annotations"][3]["image_id"] = "ADE_val_00000099"
+
+    assert "annotation 14 belongs to image ADE_val_00000099" in refusal(coco(spoil)[0])
+
+
+@pytest.mark.parametrize("image_id", [None, 7.0, True, ["7"]])
+def test_image_ids_that_are_none(coco: Files, image_id: Any) -> None:
+    path, _ = coco(lambda content: content["images"][1].update(id=image_id))
+    assert f"entry 1 of images has {image_id!r}" in refusal(path)
 
 
 def test_file_of_the_other_task(coco: Files, panoptic: Files) -> None:

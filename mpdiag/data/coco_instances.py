@@ -1,0 +1,111 @@
+"""COCO instances: one segment for each annotation, as polygons or RLE."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mpdiag.data.coco_file import CocoFile
+from mpdiag.data.packed import PackedRecords
+from mpdiag.data.problems import Problem, Report, refuse
+from mpdiag.data.sample import Truth
+from mpdiag.data.segmentation import decode, to_rle
+from mpdiag.errors import DataError
+
+_KEYS = ("id", "image_id", "category_id", "segmentation")
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRecord:
+    """One annotation; `segmentation` is as in the file, `area` None where the file has none."""
+
+    annotation_id: int
+    label: int
+    segmentation: Any
+    crowd: bool
+    area: float | None
+
+
+class CocoInstances:
+    """The annotation source of COCO's instance files (instances_*.json) and those like them.
+
+    The index is in memory, masks are made when an image is read. Raises DataError where the file
+    holds panoptic annotations.
+    """
+
+    def __init__(self, file: CocoFile, report: Report = refuse) -> None:
+        if file.holds == "panoptic":
+            raise DataError(
+                f"{file.path} holds panoptic annotations, not instance ones: ask for task panoptic"
+                " or give the instance file"
+            )
+        self.path = file.path
+        self.images = file.images
+        self.classes = file.classes
+        self._sizes = file.sizes
+        self._report = report
+        grouped = _by_image(file)
+        self._num_objects = [sum(not one.crowd for one in records) for records in grouped]
+        self._records = PackedRecords(grouped)
+
+    def num_objects(self, index: int) -> int:
+        return self._num_objects[index]
+
+    def read(self, index: int) -> Truth:
+        """The segments of an image, in the order of the file; see AnnotationSource."""
+        height, width = self._sizes[index]
+        rles, kept = [], []
+        for record in self._records[index]:
+            try:
+                rles.append(to_rle(record.segmentation, height, width))
+            except ValueError as reason:
+                self._report(
+                    Problem(
+                        "unreadable segmentation",
+                        f"{self.path}: the segmentation of annotation {record.annotation_id} (image"
+                        f" {self.images[index].file_name}) {reason}: correct or remove the"
+                        " annotation",
+                    )
+                )
+            else:
+                kept.append(record)
+        masks = decode(rles, height, width)
+        given = [np.nan if record.area is None else record.area for record in kept]
+        areas = torch.tensor(given, dtype=torch.float64)
+        pixels = torch.from_numpy(masks.sum((1, 2))).double()
+        return Truth(
+            masks=torch.from_numpy(masks),
+            labels=torch.tensor([record.label for record in kept], dtype=torch.int64),
+            crowd=torch.tensor([record.crowd for record in kept], dtype=torch.bool),
+            areas=torch.where(areas.isnan(), pixels, areas),
+        )
+
+
+def _by_image(file: CocoFile) -> list[list[InstanceRecord]]:
+    grouped: list[list[InstanceRecord]] = [[] for _ in file.images]
+    seen: set[Any] = set()
+    checks = file.checks
+    for position, entry in enumerate(file.annotations):
+        what = f"entry {position} of annotations"
+        if not (
+            checks.complete(entry, what, _KEYS, integers=("id", "category_id"))
+            and checks.image_id(entry, what, "image_id")
+            and checks.new("annotation", entry["id"], seen)
+        ):
+            continue
+        what = f"annotation {entry['id']}"
+        if checks.listed(what, entry["image_id"], file.index_of) and checks.category(
+            what, entry["category_id"], file.label_of
+        ):
+            area = entry.get("area")
+            grouped[file.index_of[entry["image_id"]]].append(
+                InstanceRecord(
+                    entry["id"],
+                    file.label_of[entry["category_id"]],
+                    entry["segmentation"],
+                    bool(entry.get("iscrowd", 0)),
+                    float(area) if isinstance(area, int | float) else None,
+                )
+            )
+    return grouped

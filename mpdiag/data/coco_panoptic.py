@@ -1,0 +1,135 @@
+"""COCO-style panoptic annotations: a JSON file of segments, and a PNG of segment ids an image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpdiag.data.coco_file import CocoFile
+from mpdiag.data.files import choose_root
+from mpdiag.data.maps import segments
+from mpdiag.data.packed import PackedRecords
+from mpdiag.data.pictures import read_rgb
+from mpdiag.data.problems import Problem, Report, refuse
+from mpdiag.data.sample import Truth
+from mpdiag.data.segmentation import segment_ids
+from mpdiag.errors import DataError
+
+_KEYS = ("image_id", "file_name", "segments_info")
+_SEGMENT_KEYS = ("id", "category_id")
+
+
+@dataclass(frozen=True, slots=True)
+class PanopticRecord:
+    """The segments of one image: their ids in its PNG, class indices, and which are crowds."""
+
+    file_name: str
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    crowds: tuple[bool, ...]
+
+
+class CocoPanoptic:
+    """The annotation source of panoptic files, whose PNGs lie in one of the folders `png_roots`.
+
+    Segments that the file lists and the PNG has no pixel of are empty: Mask2Former's preparation
+    of ADE20K leaves such where things cover the stuff behind them.
+
+    Raises DataError where the file holds instances.
+    """
+
+    def __init__(self, file: CocoFile, png_roots: Sequence[Path], report: Report = refuse) -> None:
+        if file.holds == "instance":
+            raise DataError(
+                f"{file.path} holds instance annotations, not panoptic ones: ask for task instance"
+                " or give the panoptic file"
+            )
+        self.path = file.path
+        self.images = file.images
+        self.classes = file.classes
+        self._sizes = file.sizes
+        records = _by_image(file)
+        self._num_objects = [len(record.ids) - sum(record.crowds) for record in records]
+        self._records = PackedRecords(records)
+        names = [record.file_name for record in records if record.file_name]
+        self.png_root = choose_root(file.path, names, png_roots, report)
+
+    def num_objects(self, index: int) -> int:
+        return self._num_objects[index]
+
+    def labels(self, index: int) -> tuple[int, ...]:
+        """Class index of each segment of an image, crowds too."""
+        record: PanopticRecord = self._records[index]
+        return record.labels
+
+    def read(self, index: int) -> Truth:
+        """The segments of an image, in the order of the file; see AnnotationSource."""
+        record: PanopticRecord = self._records[index]
+        path = self.png_root / record.file_name
+        ids = segment_ids(read_rgb(path))
+        if ids.shape != self._sizes[index]:
+            height, width = self._sizes[index]
+            raise Problem(
+                "annotation of another size",
+                f"{path} is {ids.shape[0]} x {ids.shape[1]} (height x width) but {self.path} lists"
+                f" its image as {height} x {width}: they don't belong together",
+            )
+        unlisted = set(np.unique(ids).tolist()) - {0, *record.ids}
+        if unlisted:
+            raise Problem(
+                "segment that is not listed",
+                f"segment {min(unlisted)} of image {self.images[index].file_name} stands in {path}"
+                f" but not in {self.path}: the two don't belong together, so fetch both anew",
+            )
+        return segments(ids, record.ids, record.labels, record.crowds)
+
+
+def _by_image(file: CocoFile) -> list[PanopticRecord]:
+    found: dict[int, PanopticRecord] = {}
+    seen: set[Any] = set()
+    checks = file.checks
+    for position, entry in enumerate(file.annotations):
+        what = f"entry {position} of annotations"
+        if not (checks.complete(entry, what, _KEYS) and checks.image_id(entry, what, "image_id")):
+            continue
+        what = f"the annotation of image {entry['image_id']}"
+        if (
+            checks.listed(what, entry["image_id"], file.index_of)
+            and checks.new("annotation of image", entry["image_id"], seen)
+            and checks.file_name(what, entry)
+        ):
+            found[file.index_of[entry["image_id"]]] = _record(file, entry, what)
+    for index, image in enumerate(file.images):
+        if index not in found:
+            checks.wrong(
+                "image without panoptic annotation",
+                f"image {image.image_id} ({image.file_name}) has no panoptic annotation: add it or"
+                " remove the image from the list",
+            )
+    nothing = PanopticRecord("", (), (), ())
+    return [found.get(index, nothing) for index in range(len(file.images))]
+
+
+def _record(file: CocoFile, entry: dict[str, Any], what: str) -> PanopticRecord:
+    segments: dict[int, tuple[int, bool]] = {}
+    checks = file.checks
+    if not isinstance(entry["segments_info"], list):
+        checks.wrong("incomplete entry", f'{what} has no list "segments_info": correct it')
+        return PanopticRecord(str(entry["file_name"]), (), (), ())
+    for segment in entry["segments_info"]:
+        if not checks.complete(segment, f"a segment in {what}", _SEGMENT_KEYS, _SEGMENT_KEYS):
+            continue
+        where = f"segment {segment['id']} in {what}"
+        if segment["id"] in segments:
+            checks.wrong("id listed twice", f"{where} is listed twice: remove one of the two")
+        elif checks.category(where, segment["category_id"], file.label_of):
+            label = file.label_of[segment["category_id"]]
+            segments[segment["id"]] = label, bool(segment.get("iscrowd", 0))
+    return PanopticRecord(
+        str(entry["file_name"]),
+        tuple(segments),
+        tuple(label for label, _ in segments.values()),
+        tuple(crowd for _, crowd in segments.values()),
+    )

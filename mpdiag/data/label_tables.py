@@ -1,0 +1,26 @@
+"""Classes of ADE20K and Cityscapes, for their label maps, which don't name them.
+
+The names, and which classes have instances, are facts of the data sets, here as detectron2
+(`data/datasets/builtin_meta.py`) and Mask2Former (`data/datasets/register_ade20k_panoptic.py`)
+register them.
+"""
+
+import json
+from importlib.resources import files
+
+from mpdiag.data.sample import ClassInfo
+
+
+def ade20k_classes() -> list[ClassInfo]:
+    """The 150 classes of the scene parsing challenge; class k is number k + 1 of its maps."""
+    return _read("ade20k")
+
+
+def cityscapes_classes() -> list[ClassInfo]:
+    """The 19 classes that are evaluated, by their label ids; class k has train id k."""
+    return _read("cityscapes")
+
+
+def _read(name: str) -> list[ClassInfo]:
+    text = (files("mpdiag.data") / "labels" / f"{name}.json").read_text(encoding="utf-8")
+    return [ClassInfo(row["id"], row["name"], bool(row["isthing"])) for row in json.loads(text)]
