@@ -91,11 +91,16 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
 ) -> None:
     """Train a recipe, as `mpdiag train synthetic-tiny method=piloted --output runs/piloted`."""
+    from trainers.interrupt import StoppedBySignalError
     from trainers.loop import train as run
     from trainers.recipe import load_recipe
 
     config = load_recipe(recipe, changes or [])
-    path = run(config, output or Path("runs") / Path(recipe).stem, resume=resume, console=err)
+    try:
+        path = run(config, output or Path("runs") / Path(recipe).stem, resume=resume, console=err)
+    except StoppedBySignalError as stop:
+        err.print(escape(str(stop)))
+        raise typer.Exit(stop.exit_status) from None
     out.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)
 
 

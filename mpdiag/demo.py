@@ -14,7 +14,7 @@ from reports.table1 import print_table
 from trainers.loop import train
 from trainers.recipe import load_recipe
 
-TRAINED = {"baseline": "baseline", "multi-layer-mp": "piloted-all-layers"}
+TRAINED = {"baseline": "baseline", "multi-layer-mp": "piloted"}
 ANALYSED: tuple[tuple[str, Part, str], ...] = (
     ("baseline", "matching", "baseline"),
     ("multi-layer-mp", "matching", "multi-layer-mp"),
@@ -52,7 +52,12 @@ def run_demo(output: Path, console: Console, *, quick: bool = False) -> None:
             say(f"{name} is trained already")
             continue
         say(f"Training {name}: recipe synthetic-tiny, method={method}")
-        changes = [f"method={method}", f"data.root={output / 'data'}", *steps]
+        changes = [
+            f"method={method}",
+            f"data.root={output / 'data'}",
+            "evaluate_every=null",
+            *steps,
+        ]
         train(load_recipe("synthetic-tiny", changes), directory, resume=True, console=console)
     runs = [output / "runs" / name for _, _, name in ANALYSED]
     for run, (trained, part, name) in zip(runs, ANALYSED, strict=True):

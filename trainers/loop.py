@@ -13,7 +13,7 @@ from mpdiag.errors import NonFiniteError
 from trainers.interrupt import StoppedBySignalError, StopRequest
 from trainers.journal import FileJournal, Journal
 from trainers.methods import needs_label_embedding
-from trainers.optimizer import resolve_schedule
+from trainers.optimizer import resolved
 from trainers.output import BEST, FINAL, LAST, check_free, claim
 from trainers.ranks import Ranks
 from trainers.trainer import Trainer
@@ -170,6 +170,6 @@ def _fit(config: TrainConfig, num_classes: int, num_images: int) -> TrainConfig:
     return config.model_copy(
         update={
             "model": config.model.model_copy(update=decided),
-            "schedule": resolve_schedule(config.schedule, num_images, config.data.batch_size),
+            "schedule": resolved(config.schedule, num_images, config.data.batch_size),
         }
     )

@@ -122,7 +122,7 @@ class Trainer:
                     raise NonFiniteError(error.term, error.layer, image) from None
                 total = torch.stack(list(found.values())).sum()
                 if not total.isfinite():
-                    raise _not_finite(found, config.model.decoder_layers)
+                    raise not_finite(found, config.model.decoder_layers)
                 total.backward()
             losses = {name: x.detach() + losses.get(name, 0) for name, x in found.items()}
         return losses
@@ -187,7 +187,7 @@ class Trainer:
             ) from None
 
 
-def _not_finite(losses: Losses, last: int) -> NonFiniteError:
+def not_finite(losses: Losses, last: int) -> NonFiniteError:
     """Names the losses that are not finite; of several layers, those of the first."""
     found: dict[int | None, list[str]] = {}
     for name, value in losses.items():

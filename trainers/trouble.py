@@ -77,7 +77,8 @@ def main() -> None:
     try:
         replay(Path(sys.argv[1]))
     except MpdiagError as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        sys.exit(2)
     print("The step is finite here.")
 
 

@@ -33,19 +33,19 @@ def validate(
     model = trainer.model.eval()
     evaluator = Evaluator(data)
     indices = range(ranks.rank, len(data), ranks.world)
-    samples = ((index, _resized(data[index], settings.data)) for index in indices)
+    samples = (_resized(data[index], settings.data) for index in indices)
     done = 0
     for size, batch in alike(samples, PIXELS_AT_ONCE[ranks.device.type]):
         with torch.autocast(
             ranks.device.type, AUTOCAST[settings.precision], enabled=settings.precision != "float32"
         ):
-            found = model([sample.image.to(ranks.device) for _, sample in batch]).matching
-        for place, (index, sample) in enumerate(batch):
+            found = model([sample.image.to(ranks.device) for sample in batch]).matching
+        for place, sample in enumerate(batch):
             image = (sample.image.shape[-2], sample.image.shape[-1])
             sizes = Sizes(size, image, sample.original_size)
             classes, masks = found.class_logits[-1, place], found.mask_logits[-1, place]
-            evaluator.update(index, evaluator.find(classes, masks, sizes))
-        done += len(batch)
+            evaluator.update(indices[done], evaluator.find(classes, masks, sizes))
+            done += 1
         progress(done, len(indices))
     model.train()
     whole, *others = ranks.gather(evaluator)

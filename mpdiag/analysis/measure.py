@@ -1,7 +1,6 @@
 """From samples to measured images: the model under the recorder, matched in every layer."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, islice
 from typing import Literal
 
 import torch
@@ -21,7 +20,7 @@ from mpdiag.models import (
     instance_inference,
     panoptic_inference,
 )
-from mpdiag.models.mask2former import padded_size
+from mpdiag.models.mask2former import alike
 from mpdiag.ops import seeded_points
 from mpdiag.recording import record
 
@@ -53,17 +52,11 @@ class Measurer:
             self.points = seeded_points(settings.match_points, MATCH_SEED).to(self.device)
 
     def measure(self, samples: Iterable[Sample]) -> Iterator[MeasuredImage]:
-        """Measure samples in order.
-
-        A batch pads its images to a common size, which changes predictions: so only images that
-        are padded to the same size alone share one.
-        """
-        for size, alike in groupby(samples, key=lambda sample: padded_size([_size(sample)])):
-            # The MP part of an image is as wide as its GT are many, so its images go one by one.
-            most = PIXELS_AT_ONCE[self.device.type] // (size[0] * size[1])
-            count = 1 if self.part == "piloted" else max(most, 1)
-            while batch := list(islice(alike, count)):
-                yield from self._batch(batch, size)
+        """Measure samples in order."""
+        # The MP part of an image is as wide as its GT are many, so its images go one by one.
+        pixels = 0 if self.part == "piloted" else PIXELS_AT_ONCE[self.device.type]
+        for size, batch in alike(samples, pixels):
+            yield from self._batch(batch, size)
 
     @torch.inference_mode()
     def _batch(self, samples: Sequence[Sample], size: tuple[int, int]) -> Iterator[MeasuredImage]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +13,6 @@ from mpdiag.models.backbones import build_backbone
 from mpdiag.models.decoder import Decoder, Output
 from mpdiag.models.mask_piloting import Pilot
 from mpdiag.models.pixel_decoder import PixelDecoder
-
-Tag = TypeVar("Tag")
 
 STRIDE = 32  # images are padded to a multiple of it
 
@@ -64,22 +61,19 @@ def padded_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return -(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE
 
 
-def alike(
-    samples: Iterable[tuple[Tag, Sample]], pixels: int
-) -> Iterator[tuple[tuple[int, int], list[tuple[Tag, Sample]]]]:
+def alike(samples: Iterable[Sample], pixels: int) -> Iterator[tuple[tuple[int, int], list[Sample]]]:
     """Batches for inference, in order: neighbours that are padded to the same size, and that size.
 
     A batch pads its images to a common size, which changes predictions; so only images that are
     padded alike share one.
 
     Args:
-        samples: each with a tag of the caller's.
+        samples: images in the order in which results are wanted.
         pixels: of a batch at the most; one image at the least.
     """
 
-    def size_of(tagged: tuple[Tag, Sample]) -> tuple[int, int]:
-        image = tagged[1].image
-        return padded_size([(image.shape[-2], image.shape[-1])])
+    def size_of(sample: Sample) -> tuple[int, int]:
+        return padded_size([(sample.image.shape[-2], sample.image.shape[-1])])
 
     for size, group in groupby(samples, key=size_of):
         while batch := list(islice(group, max(pixels // (size[0] * size[1]), 1))):

@@ -1,5 +1,6 @@
 """A recipe that trains in seconds."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,16 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def small_recipe(data_root: Path):  # type: ignore[no-untyped-def]
+@pytest.fixture(scope="session")
+def build_recipe(data_root: Path) -> Callable[..., TrainConfig]:
+    """The small recipe with KEY=VALUE changes."""
+
     def build(*changes: str) -> TrainConfig:
         return load_recipe("synthetic-tiny", [*SMALL, f"data.root={data_root}", *changes])
 
     return build
+
+
+@pytest.fixture
+def small_recipe(build_recipe: Callable[..., TrainConfig]) -> Callable[..., TrainConfig]:
+    return build_recipe

@@ -1,0 +1,131 @@
+"""A run that is stopped anywhere goes on as if it had not been."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from mpdiag.config import TrainConfig
+from mpdiag.errors import RunError
+from trainers.loop import train
+
+QUIET = Console(quiet=True)
+# All that is random: order, augmentation, noise of masks and labels, points; and an evaluation.
+SETTINGS = (
+    "schedule.iterations=12",
+    "checkpoint_every=3",
+    "evaluate_every=4",
+    "accumulate=2",
+    "method=piloted",
+    "loss.points=32",
+    "data.augment.crop=[64, 64]",
+    "data.augment.scale_jitter=[0.5, 2.0]",
+    "data.augment.color=true",
+)
+TIMES = ("time", "data_time", "eta_seconds")
+
+
+def lines_of(output: Path) -> list[dict[str, float]]:
+    """The lines of metrics.json, without how long things took."""
+    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+
+
+def start(config: TrainConfig, folder: Path) -> "subprocess.Popen[str]":
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-m", "mpdiag", "train", str(recipe), "--output"]
+    return subprocess.Popen([*command, str(folder / "stopped")], stderr=subprocess.PIPE, text=True)
+
+
+def stop_after(process: "subprocess.Popen[str]", steps: int, output: Path, number: int) -> str:
+    """Send a signal once so many steps are logged; what the process said until it ended."""
+    file = output / "metrics.json"
+    while process.poll() is None:
+        if file.is_file() and file.read_text().count("total_loss") >= steps:
+            process.send_signal(number)
+            break
+        time.sleep(0.005)
+    return process.communicate()[1]
+
+
+@pytest.fixture(scope="module")
+def whole(data_root: Path, tmp_path_factory: pytest.TempPathFactory, build_recipe: Any) -> Path:
+    output = tmp_path_factory.mktemp("whole") / "run"
+    train(build_recipe(*SETTINGS), output, console=QUIET)
+    return output
+
+
+def assert_equal_runs(found: Path, expected: Path) -> None:
+    assert lines_of(found) == lines_of(expected)
+    for name in ("model_final.pth", "model_best.pth", "last.pth"):
+        first, second = (torch.load(x / name, weights_only=True) for x in (found, expected))
+        assert first["iteration"] == second["iteration"]
+        assert all(torch.equal(first["model"][k], second["model"][k]) for k in first["model"])
+    assert first["best"] == second["best"]
+    states = (first["optimizer"]["state"], second["optimizer"]["state"])
+    assert all(torch.equal(states[0][i]["exp_avg"], states[1][i]["exp_avg"]) for i in states[0])
+
+
+def test_a_killed_run_goes_on_bit_for_bit(whole: Path, small_recipe, tmp_path: Path) -> None:
+    config, output = small_recipe(*SETTINGS), tmp_path / "stopped"
+    process = start(config, tmp_path)
+    stop_after(process, 4, output, signal.SIGKILL)
+    if (output / "model_final.pth").exists():
+        pytest.skip("the run ended before it could be killed")
+    with pytest.raises(RunError, match="--resume"):
+        train(config, output, console=QUIET)
+    train(config, output, resume=True, console=QUIET)
+    assert_equal_runs(output, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_loses_nothing(whole: Path, small_recipe, tmp_path: Path, number: int) -> None:
+    config, output = small_recipe(*SETTINGS, "data.workers=1"), tmp_path / "stopped"
+    process = start(config, tmp_path)
+    said = stop_after(process, 5, output, number)
+    if process.returncode == 0:
+        pytest.skip("the run ended before it could be stopped")
+    assert process.returncode == 128 + number
+    assert "go on with --resume" in said and "Traceback" not in said
+    kept = torch.load(output / "last.pth", weights_only=True)["iteration"]
+    logged = sum("total_loss" in line for line in lines_of(output))
+    assert kept == logged >= 5
+    train(config, output, resume=True, console=QUIET)
+    assert_equal_runs(output, whole)
+
+
+def test_a_run_that_was_stopped_in_an_evaluation_does_it_again(
+    whole: Path, small_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, output = small_recipe(*SETTINGS), tmp_path / "run"
+
+    def fail(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trainers.loop.validate", fail)
+        patch.setattr("trainers.loop._Loop._leave", fail)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, output, console=QUIET)
+    train(config, output, resume=True, console=QUIET)
+    assert_equal_runs(output, whole)
+
+
+def test_what_changes_no_number_may_change_on_the_way(small_recipe, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    config = small_recipe("schedule.iterations=2")
+    train(config, output, console=QUIET)
+    (output / "model_final.pth").unlink()
+    changed = small_recipe("schedule.iterations=2", "data.workers=1", "log_every=2")
+    train(changed, output, resume=True, console=QUIET)
+    with pytest.raises(RunError, match=r"other settings \(seed\)"):
+        train(small_recipe("schedule.iterations=2", "seed=1"), output, resume=True, console=QUIET)

@@ -1,0 +1,189 @@
+"""Trouble is named, kept and can be had again; odd images are none."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from rich.console import Console
+
+from mpdiag.data import load_dataset
+from mpdiag.errors import CheckpointError, DataError, NonFiniteError, TrainingError
+from mpdiag.models import Mask2Former
+from trainers.loop import train
+from trainers.ranks import Ranks
+from trainers.trainer import Trainer, not_finite
+from trainers.trouble import replay
+
+QUIET = Console(quiet=True)
+
+
+def poisoned(small_recipe, folder: Path, entry: str, *changes: str) -> Any:
+    """A recipe that starts from a model in which one entry is NaN."""
+    config = small_recipe("schedule.iterations=2", *changes)
+    settings = config.model.model_copy(update={"num_classes": 7, "label_embedding": True})
+    model = Mask2Former(settings)
+    model.state_dict()[entry].fill_(torch.nan)
+    torch.save({"model": model.state_dict()}, folder / "poisoned.pth")
+    return small_recipe(
+        "schedule.iterations=2",
+        *changes,
+        f"init={folder / 'poisoned.pth'}",
+        "model.label_embedding=true",
+    )
+
+
+@pytest.mark.parametrize(
+    "entry, changes, message",
+    [
+        (
+            "decoder.mask_embed.layers.2.bias",
+            ["method=piloted"],
+            r"step 0: mask cost of matching of layer 0 is not finite on image \d+;",
+        ),
+        (
+            "decoder.class_embed.bias",
+            ["accumulate=2"],
+            r"step 0: class cost of matching of layer 0 is not finite on image \d+;",
+        ),
+        (
+            "pixel_decoder.mask_features.bias",
+            ["method=per-pixel"],
+            r"step 0: loss_class_4, loss_offset_4 is not finite on images",
+        ),
+    ],
+)
+def test_what_is_not_finite_is_named_and_can_be_had_again(
+    small_recipe, tmp_path: Path, entry: str, changes: list[str], message: str
+) -> None:
+    config = poisoned(small_recipe, tmp_path, entry, *changes)
+    output = tmp_path / "run"
+    with pytest.raises(TrainingError, match=message) as caught:
+        train(config, output, console=QUIET)
+    assert "\n" not in str(caught.value)
+    dump = output / "trouble-step-0-rank-0.pth"
+    assert str(dump) in str(caught.value)
+    kept = torch.load(dump, weights_only=True)
+    assert len(kept["trouble"]["samples"]) == 4
+    with pytest.raises(NonFiniteError) as again:
+        replay(dump)
+    assert str(again.value) == kept["trouble"]["message"]
+
+
+def test_the_first_layer_of_losses_that_are_not_finite_is_named() -> None:
+    names = ["loss_ce", "loss_dice_3", "loss_mask_dn_3", "loss_mask_4", "loss_mask_2"]
+    losses = {name: torch.tensor(float("nan")) for name in names[:-1]}
+    error = not_finite(losses | {"loss_mask_2": torch.tensor(1.0)}, last=9)
+    assert (error.term, error.layer) == ("loss_dice, loss_mask_dn", 3)
+    error = not_finite({"loss_ce": torch.tensor(float("inf"))}, last=9)
+    assert (error.term, error.layer) == ("loss_ce", 9)
+
+
+def test_a_dump_is_replayed_from_the_command_line(small_recipe, tmp_path: Path) -> None:
+    config = poisoned(small_recipe, tmp_path, "decoder.class_embed.bias")
+    with pytest.raises(TrainingError):
+        train(config, tmp_path / "run", console=QUIET)
+    command = [sys.executable, "-m", "trainers.trouble"]
+    dump = tmp_path / "run" / "trouble-step-0-rank-0.pth"
+    done = subprocess.run([*command, str(dump)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("class cost of matching of layer 0, image 0 of the batch")
+    with pytest.raises(CheckpointError, match="no dump of a step that went wrong"):
+        replay(tmp_path / "poisoned.pth")
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(small_recipe) -> None:
+    config = small_recipe("model.num_classes=7")
+    dataset = load_dataset("synthetic", root=config.data.root, split="train")
+    trainer = Trainer(config, dataset.classes, Ranks.join())
+    before = {name: x.clone() for name, x in trainer.model.named_parameters()}
+    weight = trainer.model.pixel_decoder.mask_features.weight
+    weight.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(NonFiniteError, match="the gradient's norm is not finite"):
+        trainer.step([dataset[i] for i in range(4)], range(4))
+    assert all(torch.equal(before[name], x) for name, x in trainer.model.named_parameters())
+    assert trainer.done == 0
+
+
+SIDE = 64
+
+
+def rle(mask: np.ndarray) -> dict[str, Any]:
+    packed = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": packed["size"], "counts": packed["counts"].decode("ascii")}
+
+
+def box(y: int, x: int, height: int, width: int) -> dict[str, Any]:
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    mask[y : y + height, x : x + width] = True
+    return rle(mask)
+
+
+@pytest.fixture
+def odd_images(tmp_path: Path) -> Path:
+    """One-pixel objects, only a crowd, 2,000 objects, and an object at the very border."""
+    places = [(i // 50, i % 50) for i in range(2000)]
+    segmentations = {
+        1: [(box(20, 30, 1, 1), 0), (box(63, 63, 1, 1), 0)],
+        2: [(box(0, 0, 40, 40), 1)],
+        3: [(box(y, x, 2, 2), 0) for y, x in places],
+        4: [(box(0, 60, 3, 3), 0)],
+        5: [(box(10, 10, 20, 20), 0), (box(0, 0, 30, 30), 1)],
+    }
+    rng = np.random.default_rng(0)
+    annotations = []
+    for image_id, entries in segmentations.items():
+        pixels = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{image_id}.jpg")
+        for segmentation, crowd in entries:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": 10 + len(annotations) % 2,
+                    "segmentation": segmentation,
+                    "iscrowd": crowd,
+                    "area": 1,
+                }
+            )
+    images = [
+        {"id": i, "file_name": f"{i}.jpg", "height": SIDE, "width": SIDE} for i in segmentations
+    ]
+    categories = [{"id": 10, "name": "a"}, {"id": 11, "name": "b"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("method", ["baseline", "piloted", "piloted+fixed-matching"])
+def test_odd_images_train_on(small_recipe, odd_images: Path, tmp_path: Path, method: str) -> None:
+    """The crop leaves some images without any GT, too."""
+    config = small_recipe(
+        f"data.dataset={odd_images}",
+        f"data.root={odd_images.parent}",
+        "schedule.iterations=6",
+        "data.batch_size=2",
+        "data.augment.crop=[32, 32]",
+        f"method={method}",
+        "pilot.assignment=match",
+    )
+    train(config, tmp_path / "run", console=QUIET)
+    lines = (tmp_path / "run" / "metrics.json").read_text().splitlines()
+    assert len(lines) == 6
+
+
+def test_a_truncated_image_is_named(small_recipe, odd_images: Path, tmp_path: Path) -> None:
+    whole = (odd_images.parent / "1.jpg").read_bytes()
+    (odd_images.parent / "1.jpg").write_bytes(whole[: len(whole) // 2])
+    config = small_recipe(
+        f"data.dataset={odd_images}", f"data.root={odd_images.parent}", "schedule.iterations=6"
+    )
+    with pytest.raises(DataError, match=r"1\.jpg can't be read"):
+        train(config, tmp_path / "run", console=QUIET)
