@@ -39,6 +39,7 @@ class Task(StrEnum):
 
     instance = "instance"
     panoptic = "panoptic"
+    semantic = "semantic"
 
 
 class Form(StrEnum):
@@ -121,7 +122,7 @@ def analyze(
     match_points: Annotated[
         str | None, typer.Option(help="Points to match on, or 'all' cells.")
     ] = None,
-    evaluate: Annotated[bool, typer.Option(help="AP or PQ of the last layer, too.")] = True,
+    evaluate: Annotated[bool, typer.Option(help="AP, PQ or mIoU of the last layer, too.")] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
 ) -> None:
     """Record every layer of a model over a data set and write a run directory."""

@@ -35,6 +35,7 @@ PQ = {
     "pq_things": "PQ^Th",
     "pq_stuff": "PQ^St",
 }
+MIOU = {"miou": "mIoU", "miou_in_gt": "mIoU of classes in the GT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Images", f"{summary['num_images']:,} with {summary['num_gt']:,} objects"),
         ("AP of the last layer", _averages(AP, _dict(summary.get("ap")))),
         ("PQ of the last layer", _averages(PQ, _dict(summary.get("pq")))),
+        ("mIoU of the last layer", _averages(MIOU, _dict(summary.get("miou")))),
         ("Queries", f"{summary['num_queries']:,} in {summary['num_layers']} layers"),
         ("Settings", _pairs(header.get("settings"))),
         ("Analysed", _analysed(header)),

@@ -10,16 +10,10 @@ from mpdiag.analysis.settings import Settings
 from mpdiag.analysis.tables import MeasuredImage
 from mpdiag.config import PilotConfig
 from mpdiag.data import Sample, padded_targets
+from mpdiag.evaluation import Evaluator, Found
 from mpdiag.matching import MatchingCosts, Target, match
 from mpdiag.metrics import image_rows, valid_cells
-from mpdiag.models import (
-    Instances,
-    Mask2Former,
-    Sizes,
-    assemble_pilot,
-    instance_inference,
-    panoptic_inference,
-)
+from mpdiag.models import Mask2Former, Sizes, assemble_pilot
 from mpdiag.models.mask2former import alike
 from mpdiag.ops import seeded_points
 from mpdiag.recording import record
@@ -37,15 +31,14 @@ class Measurer:
         model: Mask2Former,
         settings: Settings,
         part: Part,
-        things: Sequence[bool] | None = None,
+        evaluator: Evaluator | None = None,
     ) -> None:
-        """`things` (K,) of a panoptic task says which classes are countable."""
+        """`evaluator` says what the last layer's predictions come to, if that is to be kept."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
         self.part = part
         self.pilot_layers = settings.pilot_layers
-        self.evaluate = settings.evaluate
-        self.things = things
+        self.evaluator = evaluator
         self.costs = MatchingCosts(settings.class_cost, settings.mask_cost, settings.dice_cost)
         self.points: Tensor | None = None
         if isinstance(settings.match_points, int):
@@ -76,22 +69,16 @@ class Measurer:
                     assignment[:, index],
                     valid_cells(*_size(sample)),
                 ),
-                self._detect(class_logits[-1, index], mask_logits[-1, index], sample, size),
+                self._find(class_logits[-1, index], mask_logits[-1, index], sample, size),
             )
 
-    def _detect(
+    def _find(
         self, class_logits: Tensor, mask_logits: Tensor, sample: Sample, padded: tuple[int, int]
-    ) -> Instances | None:
-        if not self.evaluate:
+    ) -> Found | None:
+        if self.evaluator is None:
             return None
         sizes = Sizes(padded, _size(sample), sample.original_size)
-        if self.things is None:
-            return instance_inference(class_logits, mask_logits, sizes)
-        found = panoptic_inference(class_logits, mask_logits, sizes, things=self.things)
-        count = len(found.labels)
-        numbers = torch.arange(1, count + 1, device=found.ids.device)
-        masks = found.ids == numbers[:, None, None]
-        return Instances(torch.ones(count), found.labels, masks, torch.full((count,), -1))
+        return self.evaluator.find(class_logits, mask_logits, sizes)
 
     def _matching_part(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         with record(self.model, only=["class_logits", "mask_logits"]) as recording:

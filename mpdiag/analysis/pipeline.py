@@ -25,6 +25,7 @@ from mpdiag.analysis.tables import (
 from mpdiag.checkpoints import LoadedCheckpoint, load_checkpoint
 from mpdiag.data import ResizeShortestEdge, Sample, SegmentationDataset, drop_empty, load_dataset
 from mpdiag.errors import CheckpointError, ConfigError
+from mpdiag.evaluation import Evaluator
 from mpdiag.store import RunWriter
 
 IMAGES_IN_A_PART = 32
@@ -62,7 +63,7 @@ def analyze(
         match_points: number of seeded points to match on, or "all" cells; by default what the
             checkpoint was trained with, else 12,544.
         evaluate: also keep the last layer's detections at the images' own size and compute their
-            AP, or PQ of a panoptic task; of the matching part alone.
+            AP, PQ or mIoU, by the task; of the matching part alone.
         resume: go on with an unfinished run in `output`.
         progress: called with (images done, images in all).
 
@@ -95,8 +96,8 @@ def analyze(
         limit=limit,
         save_masks=save_masks,
     )
-    things = [info.isthing for info in data.classes] if data.task == "panoptic" else None
-    measurer = Measurer(loaded.model, settings, part, things)
+    evaluator = Evaluator(data) if settings.evaluate else None
+    measurer = Measurer(loaded.model, settings, part, evaluator)
     header = _header(loaded, data, part, settings, str(measurer.device))
     header["name"] = Path(output).resolve().name
     writer = RunWriter.create(Path(output), header, resume=resume)
@@ -145,12 +146,18 @@ def _samples(data: SegmentationDataset, indices: range, settings: Settings) -> I
 
 def _check_fit(loaded: LoadedCheckpoint, data: SegmentationDataset, part: Part) -> None:
     config = loaded.model.config
+    source = data.describe()["annotation_file"]
     if config.num_classes != len(data.classes):
         raise CheckpointError(
-            f"{loaded.path}: predicts {config.num_classes} classes, but "
-            f"{data.describe()['annotation_file']} has {len(data.classes)}; give the data set "
-            "that it was trained on"
+            f"{loaded.path}: predicts {config.num_classes} classes, but {source} has "
+            f"{len(data.classes)}; give the data set that it was trained on"
         )
+    for number, (known, here) in enumerate(zip(loaded.classes or [], data.classes, strict=False)):
+        if str(known["name"]).strip() != here.name:
+            raise CheckpointError(
+                f"{loaded.path}: class {number} is {known['name']}, but in {source} it is "
+                f"{here.name}; give the data set that it was trained on"
+            )
     if part == "piloted" and not config.label_embedding:
         raise CheckpointError(
             f"{loaded.path}: has no class embeddings (label_enc), so no MP part; only "

@@ -8,9 +8,8 @@ import pyarrow as pa
 import torch
 
 from mpdiag.data import ClassInfo, Sample
+from mpdiag.evaluation import Found
 from mpdiag.metrics import ImageRows
-from mpdiag.models import Instances
-from mpdiag.store import rle
 from mpdiag.store.schema import DETECTIONS, IMAGES, QUERIES, TARGETS
 
 
@@ -18,12 +17,12 @@ from mpdiag.store.schema import DETECTIONS, IMAGES, QUERIES, TARGETS
 class MeasuredImage:
     """One image, its numbers, and the sample it was measured on (at the model's input size).
 
-    `detections` are the last layer's instances at the size of the image file, if asked for.
+    `detections` are what the last layer found at the size of the image file, if asked for.
     """
 
     sample: Sample
     rows: ImageRows
-    detections: Instances | None = None
+    detections: Found | None = None
 
 
 def queries_table(image: MeasuredImage) -> pa.Table:
@@ -129,8 +128,8 @@ def detections_table(image: MeasuredImage) -> pa.Table:
     found = image.detections
     if found is None:
         return DETECTIONS.empty_table()
-    height, width = image.sample.original_size
-    columns = (found.queries, found.labels, found.scores)
+    height, width = found.size
+    columns = (found.queries.tolist(), found.labels.tolist(), found.scores.tolist(), found.counts)
     rows = [
         {
             "image_id": image.sample.image_id,
@@ -139,10 +138,8 @@ def detections_table(image: MeasuredImage) -> pa.Table:
             "score": score,
             "height": height,
             "width": width,
-            "counts": rle.encode(mask),
+            "counts": counts,
         }
-        for query, label, score, mask in zip(
-            *(column.tolist() for column in columns), found.masks.cpu().numpy(), strict=True
-        )
+        for query, label, score, counts in zip(*columns, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=DETECTIONS)

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +26,29 @@ class ScoredMasks(Protocol):
     def labels(self) -> Tensor: ...
     @property
     def masks(self) -> Tensor: ...
+
+
+class EncodedMasks(Protocol):
+    """The same at a size (H, W), each mask as COCO's compressed run lengths."""
+
+    @property
+    def scores(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor: ...
+    @property
+    def size(self) -> tuple[int, int]: ...
+    @property
+    def counts(self) -> Sequence[bytes]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Detections of one image as `EncodedMasks`."""
+
+    scores: Tensor
+    labels: Tensor
+    size: tuple[int, int]
+    counts: list[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,21 +119,37 @@ class AveragePrecision:
         Raises:
             ValueError: the image was added before, or its detections have another size.
         """
+        height, width = found.masks.shape[1:]
+        encoded = Encoded(found.scores, found.labels, (height, width), _encode(found.masks))
+        self.update_encoded(image_id, encoded, masks, labels, crowd, areas)
+
+    def update_encoded(
+        self,
+        image_id: int,
+        found: EncodedMasks,
+        masks: Tensor,
+        labels: Tensor,
+        crowd: Tensor | None = None,
+        areas: Tensor | None = None,
+    ) -> None:
+        """Add an image whose detections are run lengths already; see `update`."""
+        height, width = masks.shape[1:]
         if image_id in self._images:
             raise ValueError(f"image {image_id} was added twice")
-        if masks.shape[1:] != found.masks.shape[1:]:
+        if found.size != (height, width):
             raise ValueError(
-                f"image {image_id} has detections of size {tuple(found.masks.shape[1:])} and GT of"
-                f" size {tuple(masks.shape[1:])}"
+                f"image {image_id} has detections of size {found.size} and GT of size"
+                f" {(height, width)}"
             )
         given = {"iscrowd": crowd, "area": areas}
         extra = {key: values for key, values in given.items() if values is not None}
-        height, width = masks.shape[1:]
         self._images[image_id] = ImageResults(
             height,
             width,
-            self._annotations(image_id, masks, labels, extra),
-            self._annotations(image_id, found.masks, found.labels, {"score": found.scores}),
+            self._annotations(image_id, labels, _encode(masks), found.size, extra),
+            self._annotations(
+                image_id, found.labels, found.counts, found.size, {"score": found.scores}
+            ),
         )
 
     def __add__(self, other: "AveragePrecision") -> "AveragePrecision":
@@ -130,21 +168,30 @@ class AveragePrecision:
         return coco_ap(self._images, self.classes)
 
     def _annotations(
-        self, image_id: int, masks: Tensor, labels: Tensor, extra: Mapping[str, Tensor]
+        self,
+        image_id: int,
+        labels: Tensor,
+        counts: Sequence[bytes],
+        size: tuple[int, int],
+        extra: Mapping[str, Tensor],
     ) -> list[Annotation]:
         """The masks whose class counts as COCO annotations, with the `extra` values of each."""
-        rows = [row for row, label in enumerate(labels.tolist()) if label in self.classes]
-        return [
-            {
-                "image_id": image_id,
-                "category_id": int(labels[row]),
-                "segmentation": rle,
-                "area": float(coco_mask.area(rle)),
-                "iscrowd": 0,
-                **{key: values[row].item() for key, values in extra.items()},
-            }
-            for row, rle in zip(rows, _encode(masks[rows]), strict=True)
-        ]
+        annotations = []
+        for row, (label, runs) in enumerate(zip(labels.tolist(), counts, strict=True)):
+            if label not in self.classes:
+                continue
+            segmentation = {"size": list(size), "counts": runs}
+            annotations.append(
+                {
+                    "image_id": image_id,
+                    "category_id": label,
+                    "segmentation": segmentation,
+                    "area": float(coco_mask.area(segmentation)),
+                    "iscrowd": 0,
+                    **{key: values[row].item() for key, values in extra.items()},
+                }
+            )
+        return annotations
 
 
 def coco_ap(images: Mapping[int, ImageResults], classes: Sequence[int]) -> CocoAP:
@@ -159,24 +206,6 @@ def coco_ap(images: Mapping[int, ImageResults], classes: Sequence[int]) -> CocoA
         "categories": [{"id": label} for label in classes],
     }
     return _averages(_coco(dataset, truth), _coco(dataset, found), sorted(images), classes)
-
-
-def file_ap(annotation_file: Path, image_ids: Sequence[int], found: Sequence[Annotation]) -> CocoAP:
-    """COCO's averages of detections against an instance annotation file, crowds and all.
-
-    Args:
-        annotation_file: COCO instances.
-        image_ids: the images that count, all or some of the file's.
-        found: image_id, category_id (the file's), score and segmentation (RLE) of each.
-
-    Returns:
-        The averages; `per_class` by category id.
-    """
-    with redirect_stdout(StringIO()):
-        truth = COCO(str(annotation_file))
-    frame = {"images": truth.dataset["images"], "categories": truth.dataset["categories"]}
-    measured = [{**one, "area": float(coco_mask.area(one["segmentation"]))} for one in found]
-    return _averages(truth, _coco(frame, measured), sorted(image_ids), sorted(truth.cats))
 
 
 def _averages(truth: COCO, found: COCO, image_ids: Sequence[int], classes: Sequence[int]) -> CocoAP:
@@ -209,14 +238,13 @@ def _mean(precision: npt.NDArray[np.float64]) -> float:
     return float(valid.mean()) if valid.size else math.nan
 
 
-def _encode(masks: Tensor) -> list[Annotation]:
-    """COCO RLEs of (M, H, W) bool masks."""
+def _encode(masks: Tensor) -> list[bytes]:
+    """Run lengths of (M, H, W) bool masks."""
     if not len(masks):
         return []
     # pycocotools reads masks column by column, one behind the other.
     columns = masks.transpose(1, 2).contiguous().cpu().numpy().view(np.uint8)
-    rles: list[Annotation] = coco_mask.encode(columns.transpose(2, 1, 0))
-    return rles
+    return [rle["counts"] for rle in coco_mask.encode(columns.transpose(2, 1, 0))]
 
 
 def _coco(dataset: Mapping[str, Any], annotations: Sequence[Annotation]) -> COCO:

@@ -54,6 +54,22 @@ def test_states_facts_and_conventions(tmp_path: Path, make_run: MakeRun) -> None
         assert fact in text
 
 
+def test_states_how_good_the_last_layer_is(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text())
+    scores = {
+        "ap": {"ap": 0.4512, "ap50": 0.5, "ap_small": None},
+        "pq": {"pq": 0.521, "pq_things": 0.6, "rq_stuff": 0.1},
+        "miou": {"miou": 0.4789, "miou_in_gt": 0.48},
+    }
+    (run / "summary.json").write_text(json.dumps({**summary, **scores}))
+    write_report([run], tmp_path, ("md",))
+    text = (tmp_path / "report.md").read_text()
+    assert "| AP of the last layer | AP 45.1, AP50 50.0 |" in text
+    assert "| PQ of the last layer | PQ 52.1, PQ^Th 60.0 |" in text
+    assert "| mIoU of the last layer | mIoU 47.9, mIoU of classes in the GT 48.0 |" in text
+
+
 def test_header_with_little_in_it(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run")
     kept = {"schema_version": 1, "finished": True}

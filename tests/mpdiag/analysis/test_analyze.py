@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ from mpdiag.matching import match
 from mpdiag.metrics import (
     AveragePrecision,
     PanopticQuality,
+    SemanticIoU,
+    class_map,
     layer_miou,
     segment_map,
     utilization,
@@ -32,6 +34,7 @@ from mpdiag.models import (
     Sizes,
     instance_inference,
     panoptic_inference,
+    semantic_inference,
 )
 from mpdiag.ops import seeded_points
 from mpdiag.store import Run
@@ -198,6 +201,42 @@ def test_pq_is_that_of_the_segments(tmp_path: Path, root: Path, loaded: LoadedCh
     assert summary["pq"]["sq_stuff"] == scores.stuff.sq
 
 
+def test_miou_is_that_of_the_class_maps(
+    tmp_path: Path, root: Path, loaded: LoadedCheckpoint
+) -> None:
+    data = load_dataset("synthetic", root=root, task="semantic")
+    torch.manual_seed(0)
+    changes = {"num_classes": len(data.classes), "num_queries": 12}
+    model = Mask2Former(loaded.model.config.model_copy(update=changes)).eval()
+    with torch.no_grad():  # masks and classes of all kinds
+        model.decoder.class_embed.weight.mul_(30)
+        model.decoder.query_feat.weight.mul_(3)
+        model.pixel_decoder.mask_features.weight.mul_(8)
+    summary = analyze(replace(loaded, model=model), data, tmp_path / "run", limit=6)
+    expected = SemanticIoU(len(data.classes))
+    sizes = Sizes((64, 64), (64, 64), (64, 64))
+    found_on = []
+    with torch.inference_mode():
+        for index in range(6):
+            sample = data[index]
+            found = model([sample.image]).matching
+            logits = found.class_logits[-1, 0], found.mask_logits[-1, 0]
+            classes = semantic_inference(*logits, sizes, resize_scores=True)
+            found_on.append(len(classes.unique()))
+            expected.update(classes, class_map(sample.masks, sample.labels))
+    scores = expected.compute()
+    assert summary["miou"] == {"miou": scores.miou, "miou_in_gt": scores.miou_in_gt}
+    assert scores.miou > 0 and "ap" not in summary and "pq" not in summary
+    run = Run.open(tmp_path / "run")
+    assert run.header["task"] == "semantic"
+    rows = run.query("SELECT image_id, label, query, score FROM detections ORDER BY image_id")
+    assert rows.groupby("image_id").size().tolist() == found_on and max(found_on) > 1
+    assert set(rows["query"]) == {-1} and set(rows["score"]) == {1}
+    # The GT that is matched is one mask a class.
+    targets = run.query("SELECT image_id, label FROM targets")
+    assert not targets.duplicated().any()
+
+
 def test_targets_name_the_query_of_every_layer(
     tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
 ) -> None:
@@ -305,7 +344,14 @@ def test_mistakes_leave_the_output_alone(
     refuses(
         CheckpointError, r"other\.pth: predicts 2 classes, but .*instances_val", checkpoint=path
     )
-    analyze(loaded, dataset, tmp_path / "taken", limit=1)
+    classes = [asdict(info) for info in dataset.classes]
+    named = [{**one, "name": "blob"} if number == 2 else one for number, one in enumerate(classes)]
+    refuses(
+        CheckpointError,
+        f"class 2 is blob, but in .*instances_val.json it is {classes[2]['name']}",
+        checkpoint=replace(loaded, classes=named),
+    )
+    analyze(replace(loaded, classes=classes), dataset, tmp_path / "taken", limit=1)
     with pytest.raises(RunError, match="finished"):
         analyze(loaded, dataset, tmp_path / "taken", limit=1, resume=True)
     with pytest.raises(RunError, match="another run"):
