@@ -106,8 +106,8 @@ class PointNoise:
             flips = uniform(masks.counts, visible.shape, streams) < most / cells
         else:
             flips = self._points(masks.counts, visible, most.floor(), streams)
-        noised: Tensor = visible ^ flips
-        return noised.unflatten(2, size)
+        noised: Tensor = (visible ^ flips).unflatten(2, size)
+        return noised
 
     def _points(self, counts: list[int], visible: Tensor, most: Tensor, streams: Streams) -> Tensor:
         """A bound that does not depend on the masks keeps the device from waiting for the host."""
