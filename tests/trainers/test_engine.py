@@ -1,0 +1,154 @@
+"""Precision, compilation, evaluation on the way, all tasks, and torchrun from the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from mpdiag.analysis import analyze
+from mpdiag.data import load_dataset
+from trainers.loop import train
+from trainers.ranks import Ranks
+from trainers.trainer import Trainer
+
+QUIET = Console(quiet=True)
+
+
+def scores_of(output: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    return [line for line in lines if "total_loss" not in line]
+
+
+@pytest.mark.parametrize(
+    "task, headline", [("instance", "ap"), ("panoptic", "pq"), ("semantic", "miou")]
+)
+def test_the_best_model_is_kept_by_the_measure_of_its_task(
+    small_recipe, data_root: Path, tmp_path: Path, task: str, headline: str
+) -> None:
+    config = small_recipe(
+        "schedule.iterations=30", "evaluate_every=10", f"data.task={task}", "method=piloted"
+    )
+    output = tmp_path / "run"
+    final = train(config, output, console=QUIET)
+    scores = scores_of(output)
+    assert [line["iteration"] for line in scores] == [9, 19, 29]
+    best = max(scores, key=lambda line: line[headline])
+    kept = torch.load(output / "model_best.pth", weights_only=True)["iteration"]
+    assert kept == best["iteration"] + 1
+    # The analysis of the final model finds what its last evaluation found.
+    summary = analyze(final, "synthetic", tmp_path / "analysis", root=data_root, task=task)
+    assert summary[headline][headline] == pytest.approx(scores[-1][headline], abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["ade20k", "cityscapes"])
+@pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
+def test_ade20k_and_cityscapes_train_in_their_layouts(
+    small_recipe, request: pytest.FixtureRequest, tmp_path: Path, name: str, task: str
+) -> None:
+    config = small_recipe(
+        f"data.dataset={name}",
+        f"data.root={request.getfixturevalue(f'{name}_root')}",
+        f"data.task={task}",
+        "data.augment={short_sides: [48, 64], crop: [64, 64], crop_category_share: 0.9}",
+        "data.augment.color=true",
+        "data.short_side=64",
+        "data.batch_size=2",
+        "schedule.iterations=2",
+        "evaluate_every=2",
+        "method=piloted",
+    )
+    train(config, tmp_path / "run", console=QUIET)
+    assert len(scores_of(tmp_path / "run")) == 1
+
+
+def test_bf16_keeps_losses_close_and_weights_in_float32(small_recipe) -> None:
+    losses = {}
+    for precision in ("float32", "bf16"):
+        config = small_recipe("model.num_classes=7", "method=baseline", f"precision={precision}")
+        data = load_dataset("synthetic", root=config.data.root, split="train")
+        trainer = Trainer(config, data.classes, Ranks.join())
+        seen = []
+        handle = trainer.model.decoder.class_embed.register_forward_hook(
+            lambda _, __, output, seen=seen: seen.append(output.dtype)
+        )
+        found, norm = trainer.step([data[i] for i in range(4)], range(4))
+        handle.remove()
+        assert seen == [torch.float32 if precision == "float32" else torch.bfloat16]
+        assert all(x.dtype == torch.float32 for x in trainer.model.parameters())
+        assert all(x.dtype == torch.float32 for x in found.values()) and norm.isfinite()
+        losses[precision] = found
+    # M^0 before any layer: rounding has not yet changed a matching.
+    for term in ("ce", "mask", "dice"):
+        exact = losses["float32"][f"loss_{term}_0"].item()
+        assert losses["bf16"][f"loss_{term}_0"].item() == pytest.approx(exact, rel=0.02)
+
+
+# torch's own compiler asks for it, and hides the warning from a user.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_a_compiled_model_takes_the_same_steps(small_recipe, monkeypatch) -> None:
+    """With the compiler's front end; what its back ends generate is torch's to test."""
+    compiled = []
+
+    def compile_for_test(module: torch.nn.Module) -> None:
+        compiled.append(type(module).__name__)
+        module._compiled_call_impl = torch.compile(module._call_impl, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_for_test)
+    found = []
+    for setting in ("false", "true"):
+        config = small_recipe("model.num_classes=7", f"compile={setting}", "method=baseline")
+        data = load_dataset("synthetic", root=config.data.root, split="train")
+        trainer = Trainer(config, data.classes, Ranks.join())
+        found.append(trainer.step([data[i] for i in range(4)], range(4))[0])
+        names = set(trainer.model.state_dict())
+        assert not any("_orig_mod" in name for name in names)
+    assert compiled == ["FeatureListNet", "PixelDecoder", *["DecoderLayer"] * 3]
+    for name, value in found[0].items():
+        assert found[1][name].item() == pytest.approx(value.item(), rel=1e-4), name
+
+
+def test_torchrun_trains_and_evaluates_as_one_process_does(small_recipe, tmp_path: Path) -> None:
+    config = small_recipe(
+        "schedule.iterations=4",
+        "evaluate_every=2",
+        "checkpoint_every=2",
+        "method=piloted",
+        "model.backbone.norm=frozen",
+        "optimizer.learning_rate=1.0e-6",
+    )
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    torchrun = [
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "mpdiag",
+        "train",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", *torchrun, str(recipe), "--output", str(tmp_path / "two")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    train(config, tmp_path / "one", console=QUIET)
+    files = [{path.name for path in (tmp_path / run).iterdir()} for run in ("one", "two")]
+    plain = [{name for name in names if "tfevents" not in name} for names in files]
+    assert plain[0] == plain[1]
+    lines = [
+        [json.loads(line) for line in (tmp_path / run / "metrics.json").read_text().splitlines()]
+        for run in ("one", "two")
+    ]
+    assert len(lines[0]) == len(lines[1]) == 6
+    for one, two in zip(*lines, strict=True):
+        assert one.keys() == two.keys()
+        for key in one.keys() - {"time", "data_time", "eta_seconds"}:
+            assert two[key] == pytest.approx(one[key], rel=1e-3, abs=1e-6), key
