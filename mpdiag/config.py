@@ -235,6 +235,23 @@ class TrainConfig(Strict):
     wandb: bool = Field(False, description="log to Weights & Biases too")
 
 
+class Published(Strict):
+    """Where the paper prints a recipe's result, as reports/data/tables.json has its tables."""
+
+    table: str
+    row: dict[str, str | int] = Field({}, description="what tells the row from the others")
+    results: tuple[str, ...] = Field(min_length=1, description="its columns")
+
+
+class Recipe(Strict):
+    """A training run under a name: its settings, what it is for, and what the paper got."""
+
+    name: str
+    about: str = ""
+    paper: tuple[Published, ...] = ()
+    config: TrainConfig
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds.
 

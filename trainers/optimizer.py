@@ -50,7 +50,7 @@ def rate_factor(step: int, config: ScheduleConfig) -> float:
     """
     warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     if config.decline == "poly":
-        return warm * max(0.0, 1 - step / config.iterations) ** config.power
+        return warm * math.pow(max(0.0, 1 - step / config.iterations), config.power)
     for drop, factor in zip(config.drops, config.factors, strict=True):
         if step >= (drop if drop >= 1 else round(drop * config.iterations)):
             warm *= factor

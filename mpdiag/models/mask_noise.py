@@ -106,7 +106,8 @@ class PointNoise:
             flips = uniform(masks.counts, visible.shape, streams) < most / cells
         else:
             flips = self._points(masks.counts, visible, most.floor(), streams)
-        return (visible ^ flips).unflatten(2, size)
+        noised: Tensor = (visible ^ flips).unflatten(2, size)
+        return noised
 
     def _points(self, counts: list[int], visible: Tensor, most: Tensor, streams: Streams) -> Tensor:
         """A bound that does not depend on the masks keeps the device from waiting for the host."""
@@ -116,7 +117,7 @@ class PointNoise:
         place = (uniform(counts, (batch, slots, bound), streams) * cells).long()
         drawn = torch.arange(bound, device=visible.device) < number
         place = torch.where(drawn, place, cells)  # a spare cell takes what was not drawn
-        flips = visible.new_zeros(batch, slots, cells + 1).scatter_(-1, place, True)
+        flips: Tensor = visible.new_zeros(batch, slots, cells + 1).scatter_(-1, place, True)
         return flips[..., :cells]
 
 

@@ -213,6 +213,15 @@ def test_an_output_that_holds_another_run_stays_as_it_is(
     assert before == after
 
 
+def test_recipes_are_listed_beside_the_papers_results(mpdiag: Command) -> None:
+    status, out, _ = mpdiag("train", "--list")
+    assert status == 0
+    row = next(line.split() for line in out.splitlines() if line.startswith("table4-5-all-layers "))
+    assert row[1:] == ["R50,", "COCO", "instance", "AP", "40.2"]
+    status, _, err = mpdiag("train")
+    assert status == 2 and "mpdiag train --list" in err and "Traceback" not in err
+
+
 def test_bad_input_to_train(tmp_path: Path, mpdiag: Command, root: Path) -> None:
     output = tmp_path / "run"
     for words, named in [

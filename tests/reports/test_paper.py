@@ -1,3 +1,4 @@
+from mpdiag.config import Published
 from reports import paper
 
 
@@ -11,3 +12,19 @@ def test_table1_as_published() -> None:
     assert every.model == "Multi-layer MP"
     assert every.miou_l == (0.513, 0.878, 0.888, 0.975, None, 0.962, 0.99, 0.988, 0.982)
     assert [row.part for row in (first, every)] == ["piloted, bipartite matching"] * 2
+
+
+def test_results_as_published() -> None:
+    """Figures read off the paper's Tables 2, 4, 5 and 6."""
+    row = {"method": "MP-Former", "backbone": "R50"}
+    results = ("PQ", "AP_Th_pan", "mIoU_pan")
+    found = paper.published(Published(table="table2_ade20k_val", row=row, results=results))
+    assert found == {"PQ": 40.8, "AP_Th_pan": 27.1, "mIoU_pan": 48.3}
+    for table, where, column, figure in [
+        ("table4_components_coco_r50_ap", {"row": 3}, "ep50", 44.2),
+        ("table5_coco_r50_12ep_ap", {"noise": "shifting"}, "AP", 39.6),
+        ("table6_coco_r50_12ep_ap", {"assignment in MP part": "match"}, "AP", 39.4),
+        ("cityscapes_val", {}, "AP", None),
+    ]:
+        reference = Published(table=table, row=where, results=(column,))
+        assert paper.published(reference) == {"AP": figure}

@@ -5,12 +5,17 @@ from pathlib import Path
 import pytest
 
 from mpdiag.errors import ConfigError
-from trainers.recipe import load_recipe, recipe_names
+from trainers.recipe import load_recipe, read_recipe, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_packaged_recipes_are_valid(name: str) -> None:
-    load_recipe(name)
+    assert read_recipe(name).about.endswith(".")
+
+
+def test_parts_of_recipes_are_no_recipes() -> None:
+    assert not any(name.startswith("_") for name in recipe_names())
+    assert load_recipe("_coco", ["schedule.iterations=3"]).data.dataset == "coco"
 
 
 def test_a_recipe_builds_on_its_base(tmp_path: Path) -> None:
@@ -21,13 +26,36 @@ def test_a_recipe_builds_on_its_base(tmp_path: Path) -> None:
     assert config.model.hidden_dim == 64
 
 
+def test_later_bases_lie_over_earlier_ones(tmp_path: Path) -> None:
+    first, second, own = (tmp_path / f"{name}.yaml" for name in ("first", "second", "own"))
+    first.write_text("about: one\nseed: 1\nmodel: {num_queries: 5, heads: 4}\n")
+    second.write_text(
+        "about: two\nseed: 2\nmodel: {num_queries: 6}\npaper: [{table: x, results: [y]}]"
+    )
+    own.write_text(f"base: [{first}, {second}]\nlog_every: 9\n")
+    recipe = read_recipe(own, ["model.mask_dim=7"])
+    config = recipe.config
+    assert (config.seed, config.log_every) == (2, 9)
+    assert (config.model.num_queries, config.model.heads, config.model.mask_dim) == (6, 4, 7)
+    assert recipe.about == "" and recipe.paper == ()
+    assert read_recipe(second).paper[0].results == ("y",)
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no-such: no such recipe; .*synthetic-tiny"):
+    with pytest.raises(ConfigError, match=r"no-such: no such recipe; give a YAML .*train --list"):
         load_recipe("no-such")
+    with pytest.raises(ConfigError, match="did you mean synthetic-tiny\\? "):
+        load_recipe("synthetic-tinny")
     one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
     one.write_text(f"base: {two}\n")
-    two.write_text(f"base: {one}\n")
+    two.write_text(f"base: [{one}]\n")
     with pytest.raises(ConfigError, match="circle"):
         load_recipe(one)
     with pytest.raises(ConfigError, match=r"unknown key 'schedule\.iteration'"):
         load_recipe("synthetic-tiny", ["schedule.iteration=3"])
+    one.write_text("base: {seed: 3}\n")
+    with pytest.raises(ConfigError, match=r"one\.yaml: base = \{'seed': 3\}: give a recipe's name"):
+        load_recipe(one)
+    one.write_text("paper: [{table: x, results: [y], rows: {}}]\n")
+    with pytest.raises(ConfigError, match=r"one\.yaml: unknown key 'paper\.0\.rows'"):
+        load_recipe(one)

@@ -6,7 +6,10 @@ import pytest
 import torch
 import torchvision
 
+from mpdiag.checkpoints import save_checkpoint
+from mpdiag.checkpoints.convert import convert
 from mpdiag.config import BackboneConfig, ModelConfig
+from mpdiag.data import ClassInfo
 from mpdiag.errors import ConfigError
 from mpdiag.models import Mask2Former
 from trainers.warm_start import load_initial
@@ -47,3 +50,65 @@ def test_another_backbone_is_refused(tmp_path: Path) -> None:
     torch.save({"backbone.conv1.weight": torch.zeros(1), "rpn.x": torch.zeros(1)}, tmp_path / "x")
     with pytest.raises(ConfigError, match=r"rpn\.x belongs to another model"):
         load_initial(model, str(tmp_path / "x"))
+
+
+def with_classes(names: list[str], **settings: object) -> Mask2Former:
+    torch.manual_seed(len(names))
+    return Mask2Former(
+        ModelConfig(
+            num_classes=len(names),
+            backbone=BackboneConfig(name="resnet18"),
+            encoder_layers=1,
+            decoder_layers=1,
+            num_queries=3,
+            **settings,  # type: ignore[arg-type]
+        )
+    )
+
+
+def classes_of(names: list[str]) -> list[ClassInfo]:
+    return [ClassInfo(number, name) for number, name in enumerate(names, start=1)]
+
+
+def saved(path: Path, names: list[str], **settings: object) -> Mask2Former:
+    model = with_classes(names, **settings)
+    entries = [{"category_id": i, "name": n, "isthing": True} for i, n in enumerate(names)]
+    save_checkpoint(path, model, mpdiag={"classes": entries})
+    return model
+
+
+def test_other_classes_are_refused_until_the_head_may_start_anew(tmp_path: Path, caplog) -> None:
+    file = tmp_path / "animals.pth"
+    theirs = saved(file, ["cat", "dog", "cow"], label_embedding=True)
+    fewer = with_classes(["cat", "dog"], label_embedding=True)
+    with pytest.raises(ConfigError, match=r"predicts 3 classes, but the data set has 2; give rese"):
+        load_initial(fewer, str(file), classes_of(["cat", "dog"]))
+    swapped = with_classes(["cat", "cow", "dog"], label_embedding=True)
+    with pytest.raises(ConfigError, match="its class 1 is dog, that of the data set cow"):
+        load_initial(swapped, str(file), classes_of(["cat", "cow", "dog"]))
+    before = {name: x.clone() for name, x in fewer.state_dict().items()}
+    with caplog.at_level("INFO"):
+        load_initial(fewer, str(file), classes_of(["cat", "dog"]), reset_classes=True)
+    assert "decoder.class_embed.bias" in caplog.text and "start anew" in caplog.text
+    for name, tensor in fewer.state_dict().items():
+        of_classes = "class_embed" in name or "label_embed" in name
+        assert torch.equal(tensor, before[name] if of_classes else theirs.state_dict()[name])
+    load_initial(theirs, str(file), classes_of(["cat", "dog", "cow"]))
+
+
+def test_what_the_recipe_lacks_is_said_with_the_mend(tmp_path: Path) -> None:
+    saved(tmp_path / "model.pth", ["cat"], query_position=True)
+    model = with_classes(["cat"], query_position=False)
+    with pytest.raises(ConfigError, match=r"query_embed.weight .*; set model.query_position=true"):
+        load_initial(model, str(tmp_path / "model.pth"), classes_of(["cat"]))
+
+
+def test_a_transformers_directory_is_a_start(tmp_path: Path) -> None:
+    names = ["cat", "dog"]
+    theirs = saved(tmp_path / "model.pth", names)
+    convert(tmp_path / "model.pth", tmp_path / "hf", "transformers")
+    torch.manual_seed(99)
+    model = with_classes(names)
+    load_initial(model, str(tmp_path / "hf"), classes_of(names))
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name

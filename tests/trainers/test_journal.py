@@ -1,0 +1,75 @@
+"""What a run leaves to read: lines, events, and Weights & Biases where it is asked for."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mpdiag.config import TrainConfig
+from mpdiag.errors import DependencyError
+from trainers.journal import FileJournal
+
+QUIET = Console(quiet=True)
+
+
+def lines_of(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+
+
+def test_lines_and_events_say_the_same(tmp_path: Path) -> None:
+    with FileJournal(tmp_path, TrainConfig(), 0, 0, QUIET) as journal:
+        journal.waited(0.5)
+        journal.log(4, {"loss_ce": 2.0, "loss_mask": 1.5}, lr=0.1, grad_norm=3.0)
+        journal.evaluating(1, 2)
+        journal.evaluated(4, {"ap": 0.25, "ap_large": None})
+    first, second = lines_of(tmp_path)
+    assert first["total_loss"] == 3.5 and first["data_time"] == pytest.approx(0.1)
+    assert second == {"iteration": 4, "ap": 0.25}
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert {"total_loss", "loss_ce", "lr", "grad_norm", "ap"} <= set(events.Tags()["scalars"])
+    assert [(e.step, e.value) for e in events.Scalars("ap")] == [(4, 0.25)]
+
+
+def test_a_resumed_run_drops_what_it_does_again(tmp_path: Path) -> None:
+    with FileJournal(tmp_path, TrainConfig(), 0, 0, QUIET) as journal:
+        for step in range(6):
+            journal.log(step, {"loss_ce": 1.0})
+            if step in (1, 3):
+                journal.evaluated(step, {"ap": step / 10})
+    with (tmp_path / "metrics.json").open("a") as file:
+        file.write('{"iteration": 6, "total_l')  # torn
+    with FileJournal(tmp_path, TrainConfig(), 4, 2, QUIET) as journal:
+        journal.evaluated(3, {"ap": 0.3})
+    kept = [(int(line["iteration"]), line.get("ap")) for line in lines_of(tmp_path)]
+    assert kept == [(0, None), (1, None), (1, 0.1), (2, None), (3, None), (3, 0.3)]
+
+
+def test_wandb_is_told_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    run = SimpleNamespace(
+        log=lambda values, step: told.append((step, values)),
+        finish=lambda exit_code: told.append(exit_code),
+    )
+    monkeypatch.setitem(
+        sys.modules, "wandb", SimpleNamespace(init=lambda **given: told.append(given) or run)
+    )
+    with FileJournal(tmp_path, TrainConfig(wandb=True), 0, 0, QUIET) as journal:
+        journal.evaluated(9, {"pq": 0.5})
+    start, line, end = told
+    assert (start["project"], start["resume"], start["name"]) == ("mpdiag", "allow", tmp_path.name)
+    assert (line, end) == ((9, {"pq": 0.5}), 0)
+
+
+def test_wandb_that_is_missing_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(DependencyError, match="pip install wandb"):
+        FileJournal(tmp_path, TrainConfig(wandb=True), 0, 0, QUIET)
