@@ -52,6 +52,10 @@ class Form(StrEnum):
 Config = Annotated[
     Path | None, typer.Option(help="A detectron2 YAML for what the weights do not tell.")
 ]
+Root = Annotated[
+    Path | None,
+    typer.Option(help="Folder that holds the data sets, or the images of a FILE.json."),
+]
 Runs = Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RUN...")]
 
 
@@ -128,7 +132,7 @@ def analyze(
     ],
     output: Annotated[Path, typer.Option(help="The run directory to write.")],
     config: Config = None,
-    root: Annotated[Path | None, typer.Option(help="Folder that holds the data sets.")] = None,
+    root: Root = None,
     split: Annotated[str, typer.Option(help="Part of the data set.")] = "val",
     task: Annotated[Task, typer.Option(help="Which annotations.")] = Task.instance,
     limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
@@ -240,6 +244,44 @@ def synth(
     with progress_bar(err, "generating") as progress:
         path = generate(directory, train=train, val=val, size=size, seed=seed, progress=progress)
     out.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)
+
+
+@data_app.command("check")
+def check_data(
+    path: Annotated[
+        str, typer.Argument(help="A data set's folder or name, or a COCO-format FILE.json.")
+    ],
+    root: Root = None,
+    split: Annotated[
+        str | None, typer.Option(help="Part of the data set; both train and val by default.")
+    ] = None,
+    task: Annotated[
+        Task | None, typer.Option(help="Which annotations; what a FILE.json holds by default.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Read only the first so many images.", min=1)
+    ] = None,
+) -> None:
+    """Read a data set as training would, list what is wrong, count what it holds.
+
+    Exit status 2 where training or evaluation would stop.
+    """
+    from mpdiag.data.check import check
+    from mpdiag.data.check_tables import check_tables
+    from mpdiag.progress import progress_bar
+
+    splits = [split] if split else ["val"] if path.endswith(".json") else ["train", "val"]
+    failed, before = False, None
+    for part in splits:
+        with progress_bar(err, "reading") as progress:
+            checked = check(path, root=root, split=part, task=task, limit=limit, progress=progress)
+        failed |= bool(checked.errors)
+        if checked != before:  # as it is where the path is wrong
+            for table in check_tables(checked):
+                out.print(table)
+        before = checked
+    if failed:
+        raise typer.Exit(2)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ class ClassMasks:
         self._panoptic = panoptic
 
     def num_objects(self, index: int) -> int:
-        return len(set(self._panoptic.labels(index)))
+        return self._panoptic.num_classes(index)
 
     def read(self, index: int) -> Truth:
         """One segment for each class of an image; see AnnotationSource."""

@@ -15,6 +15,7 @@ from mpdiag.data.pictures import read_rgb
 from mpdiag.data.problems import Problem, Report, refuse
 from mpdiag.data.sample import Truth
 from mpdiag.data.segmentation import segment_ids
+from mpdiag.data.source import ImageRecord
 from mpdiag.errors import DataError
 
 _KEYS = ("image_id", "file_name", "segments_info")
@@ -23,12 +24,16 @@ _SEGMENT_KEYS = ("id", "category_id")
 
 @dataclass(frozen=True, slots=True)
 class PanopticRecord:
-    """The segments of one image: their ids in its PNG, class indices, and which are crowds."""
+    """The segments of one image: their ids in its PNG, class indices, and which are crowds.
+
+    `left_out` are the ids of entries that were reported as wrong.
+    """
 
     file_name: str
-    ids: tuple[int, ...]
-    labels: tuple[int, ...]
-    crowds: tuple[bool, ...]
+    ids: tuple[int, ...] = ()
+    labels: tuple[int, ...] = ()
+    crowds: tuple[bool, ...] = ()
+    left_out: tuple[int, ...] = ()
 
 
 class CocoPanoptic:
@@ -51,22 +56,25 @@ class CocoPanoptic:
         self.classes = file.classes
         self._sizes = file.sizes
         records = _by_image(file)
-        self._num_objects = [len(record.ids) - sum(record.crowds) for record in records]
+        known = [record or PanopticRecord("") for record in records]
+        self._num_objects = [len(record.ids) - sum(record.crowds) for record in known]
+        self._num_classes = [len(set(record.labels)) for record in known]
         self._records = PackedRecords(records)
-        names = [record.file_name for record in records if record.file_name]
+        names = [record.file_name for record in records if record is not None]
         self.png_root = choose_root(file.path, names, png_roots, report)
 
     def num_objects(self, index: int) -> int:
         return self._num_objects[index]
 
-    def labels(self, index: int) -> tuple[int, ...]:
-        """Class index of each segment of an image, crowds too."""
-        record: PanopticRecord = self._records[index]
-        return record.labels
+    def num_classes(self, index: int) -> int:
+        """How many classes the segments of an image have, crowds too."""
+        return self._num_classes[index]
 
     def read(self, index: int) -> Truth:
         """The segments of an image, in the order of the file; see AnnotationSource."""
-        record: PanopticRecord = self._records[index]
+        record: PanopticRecord | None = self._records[index]
+        if record is None:
+            raise _not_annotated(self.path, self.images[index])
         path = self.png_root / record.file_name
         ids = segment_ids(read_rgb(path))
         if ids.shape != self._sizes[index]:
@@ -76,7 +84,7 @@ class CocoPanoptic:
                 f"{path} is {ids.shape[0]} x {ids.shape[1]} (height x width) but {self.path} lists"
                 f" its image as {height} x {width}: they don't belong together",
             )
-        unlisted = set(np.unique(ids).tolist()) - {0, *record.ids}
+        unlisted = set(np.unique(ids).tolist()) - {0, *record.ids, *record.left_out}
         if unlisted:
             raise Problem(
                 "segment that is not listed",
@@ -86,7 +94,7 @@ class CocoPanoptic:
         return segments(ids, record.ids, record.labels, record.crowds)
 
 
-def _by_image(file: CocoFile) -> list[PanopticRecord]:
+def _by_image(file: CocoFile) -> list[PanopticRecord | None]:
     found: dict[int, PanopticRecord] = {}
     seen: set[Any] = set()
     checks = file.checks
@@ -103,33 +111,40 @@ def _by_image(file: CocoFile) -> list[PanopticRecord]:
             found[file.index_of[entry["image_id"]]] = _record(file, entry, what)
     for index, image in enumerate(file.images):
         if index not in found:
-            checks.wrong(
-                "image without panoptic annotation",
-                f"image {image.image_id} ({image.file_name}) has no panoptic annotation: add it or"
-                " remove the image from the list",
-            )
-    nothing = PanopticRecord("", (), (), ())
-    return [found.get(index, nothing) for index in range(len(file.images))]
+            checks.report(_not_annotated(file.path, image))
+    return [found.get(index) for index in range(len(file.images))]
+
+
+def _not_annotated(path: Path, image: ImageRecord) -> Problem:
+    return Problem(
+        "image without panoptic annotation",
+        f"{path}: image {image.image_id} ({image.file_name}) has no panoptic annotation: add it or"
+        " remove the image from the list",
+    )
 
 
 def _record(file: CocoFile, entry: dict[str, Any], what: str) -> PanopticRecord:
-    segments: dict[int, tuple[int, bool]] = {}
+    found: dict[int, tuple[int, bool]] = {}
+    left_out = []
     checks = file.checks
     if not isinstance(entry["segments_info"], list):
         checks.wrong("incomplete entry", f'{what} has no list "segments_info": correct it')
-        return PanopticRecord(str(entry["file_name"]), (), (), ())
+        return PanopticRecord(str(entry["file_name"]))
     for segment in entry["segments_info"]:
         if not checks.complete(segment, f"a segment in {what}", _SEGMENT_KEYS, _SEGMENT_KEYS):
             continue
         where = f"segment {segment['id']} in {what}"
-        if segment["id"] in segments:
+        if segment["id"] in found:
             checks.wrong("id listed twice", f"{where} is listed twice: remove one of the two")
         elif checks.category(where, segment["category_id"], file.label_of):
             label = file.label_of[segment["category_id"]]
-            segments[segment["id"]] = label, bool(segment.get("iscrowd", 0))
+            found[segment["id"]] = label, bool(segment.get("iscrowd", 0))
+        else:
+            left_out.append(segment["id"])
     return PanopticRecord(
         str(entry["file_name"]),
-        tuple(segments),
-        tuple(label for label, _ in segments.values()),
-        tuple(crowd for _, crowd in segments.values()),
+        tuple(found),
+        tuple(label for label, _ in found.values()),
+        tuple(crowd for _, crowd in found.values()),
+        tuple(left_out),
     )

@@ -16,10 +16,7 @@ def need(path: Path, what: str, mend: str) -> Path:
 
 
 def choose_root(listed_in: Path, names: list[str], roots: Sequence[Path], report: Report) -> Path:
-    """The folder that holds the files that `listed_in` names, or most of them; reports the rest.
-
-    Raises DataError where none of several folders holds any.
-    """
+    """The folder that holds the files that `listed_in` names, or most of them; reports the rest."""
     missing = {root: missing_files(root, names) for root in roots}
     root = min(roots, key=lambda root: len(missing[root]))
     lacking = missing[root]
@@ -27,19 +24,17 @@ def choose_root(listed_in: Path, names: list[str], roots: Sequence[Path], report
         return root
     if len(lacking) == len(names) and len(roots) > 1:
         places = ", ".join(map(str, roots))
-        raise DataError(
+        told = (
             f"none of the files that {listed_in} lists, as {names[0]}, is in any of {places}: give"
             " the folder of the images as the root"
         )
-    others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-    report(
-        Problem(
-            MISSING_FILE,
+    else:
+        others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        told = (
             f"{listed_in} lists {lacking[0]}{others} of {len(names)} files, missing in {root}:"
-            " fetch what is missing or point to its folder",
-            len(lacking),
+            " fetch what is missing or point to its folder"
         )
-    )
+    report(Problem(MISSING_FILE, told, len(lacking)))
     return root
 
 

@@ -1,8 +1,9 @@
-"""Data sets by name or by annotation file."""
+"""Data sets by name, by folder or by annotation file."""
 
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
@@ -23,35 +24,59 @@ def load_dataset(
     *,
     root: Path | str | None = None,
     split: str = "val",
-    task: str = "instance",
+    task: str | None = "instance",
     report: Report = refuse,
 ) -> SegmentationDataset:
-    """Open a data set by its name (KNOWN_DATASETS), or the path of a COCO-format file (*.json).
+    """Open a data set by its name (KNOWN_DATASETS) or folder, or a COCO-format file (*.json).
 
     root    folder that holds the data sets, or the images of an annotation file; by default
             $DETECTRON2_DATASETS, else ./datasets
     split   "train" or "val"
-    task    "instance", "panoptic" or "semantic"
+    task    "instance", "panoptic" or "semantic"; None for what an annotation file holds, else
+            "instance"
     report  what is done with what is wrong; by default the first problem is raised
 
     "synthetic" is generated with default settings where it is not there yet. DataError for an
     unknown name or task, and where files are missing.
     """
-    if task not in get_args(Task):
+    if task is not None and task not in get_args(Task):
         known = ", ".join(get_args(Task))
         raise DataError(f"there is no task {task}: choose one of {known}")
-    kind = cast(Task, task)
+    kind = cast(Task | None, task)
     if dataset.endswith(".json"):
         path = Path(dataset)
         return _annotation_file(path, None if root is None else Path(root), split, kind, report)
-    if dataset not in _OPENERS:
-        raise DataError(
-            f"there is no data set {dataset}: choose one of {', '.join(KNOWN_DATASETS)}, or give"
-            " the path of a COCO-format file that ends in .json"
-        )
-    base = Path(root or os.environ.get("DETECTRON2_DATASETS") or "datasets")
-    folder, opener = _OPENERS[dataset]
-    return opener(base / folder, split, kind, report)
+    if dataset in _LAYOUTS:
+        base = Path(root or os.environ.get("DETECTRON2_DATASETS") or "datasets")
+        layout, folder = _LAYOUTS[dataset], base / _LAYOUTS[dataset].folder
+    else:
+        layout, folder = _recognise(dataset), Path(dataset)
+    return layout.open(folder, split, kind or "instance", report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A data set's folder as detectron2 names it, signs by which it is known, what opens it."""
+
+    folder: str
+    signs: tuple[str, ...]
+    open: Callable[[Path, str, Task, Report], SegmentationDataset]
+
+
+def _recognise(dataset: str) -> _Layout:
+    """The layout of a folder, by what is in it."""
+    folder = Path(dataset)
+    for layout in _LAYOUTS.values():
+        if any(any(folder.glob(sign)) for sign in layout.signs):
+            return layout
+    what = f"there is no data set {dataset}"
+    if folder.is_dir():
+        what = f"{folder} is not the folder of a known data set"
+    known = ", ".join(KNOWN_DATASETS)
+    raise DataError(
+        f"{what}: choose one of {known}, or give the folder of one or the path of a COCO-format"
+        " file that ends in .json"
+    )
 
 
 def _open_synthetic(folder: Path, split: str, task: Task, report: Report) -> SegmentationDataset:
@@ -73,7 +98,7 @@ def _open_synthetic(folder: Path, split: str, task: Task, report: Report) -> Seg
 
 
 def _annotation_file(
-    path: Path, root: Path | None, split: str, task: Task, report: Report
+    path: Path, root: Path | None, split: str, task: Task | None, report: Report
 ) -> SegmentationDataset:
     """Images are looked for in the root and where COCO's and other tools' layouts have them."""
     folder = path.parent
@@ -84,12 +109,13 @@ def _annotation_file(
     return coco_dataset(path, roots, task=task, name=path.stem, split=split, report=report)
 
 
-_OPENERS: dict[str, tuple[str, Callable[[Path, str, Task, Report], SegmentationDataset]]] = {
-    "synthetic": ("synthetic", _open_synthetic),
-    "coco": ("coco", open_coco),
-    "ade20k": ("ADEChallengeData2016", open_ade20k),
-    "cityscapes": ("cityscapes", open_cityscapes),
+_LAYOUTS = {
+    "synthetic": _Layout("synthetic", ("synthetic.json",), _open_synthetic),
+    "coco": _Layout("coco", ("annotations/*_*2017.json",), open_coco),
+    "ade20k": _Layout(
+        "ADEChallengeData2016", ("images/training", "images/validation"), open_ade20k
+    ),
+    "cityscapes": _Layout("cityscapes", ("leftImg8bit", "gtFine"), open_cityscapes),
 }
-"""The folder of each data set under the root, as detectron2 names it, and what opens it."""
 
-KNOWN_DATASETS = tuple(_OPENERS)
+KNOWN_DATASETS = tuple(_LAYOUTS)

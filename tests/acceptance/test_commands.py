@@ -100,6 +100,26 @@ def test_synth_makes_a_data_set_once(tmp_path: Path, mpdiag: Command) -> None:
     assert (tmp_path / "set" / "annotations" / "instances_train.json").read_bytes() == before
 
 
+def test_check_lists_all_that_is_wrong(tmp_path: Path, mpdiag: Command, root: Path) -> None:
+    status, out, _ = mpdiag("data", "check", root / "synthetic", "--limit", 3)
+    assert status == 0 and "synthetic train instance: 8 images, the first 3" in out
+    assert "synthetic val instance: 4 images, the first 3" in out and "Errors" not in out
+    status, out, _ = mpdiag("data", "check", "synthetic", "--root", root, "--split", "val",
+                            "--task", "semantic")  # fmt: skip
+    assert status == 0 and "synthetic val semantic: 4 images, 9 classes" in out
+    path = coco_file(tmp_path / "data" / "own.json")
+    status, out, _ = mpdiag("data", "check", path)
+    assert status == 0 and "image without annotation" in out and "Errors" not in out
+    (tmp_path / "data" / "eight.jpg").unlink()
+    status, out, err = mpdiag("data", "check", path)
+    assert status == 2 and "missing file" in out and "eight.jpg" in out and "Traceback" not in err
+    path.write_text('[{"image_id": 7, "category_id": 1, "score": 0.5}]')
+    status, out, _ = mpdiag("data", "check", path)
+    assert status == 2 and "a file of results" in " ".join(out.split())
+    status, out, _ = mpdiag("data", "check", tmp_path / "nowhere")
+    assert status == 2 and out.count("there is no data set") == 1
+
+
 def coco_file(path: Path, **changes: object) -> Path:
     content: dict[str, object] = {
         "images": [

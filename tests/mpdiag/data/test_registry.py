@@ -102,6 +102,15 @@ def test_given_root_holds_the_images(coco: Files, tmp_path: Path) -> None:
         load_dataset(str(path))
 
 
+def test_a_data_set_by_its_folder(tmp_path: Path) -> None:
+    """Whatever the folder is called; $DETECTRON2_DATASETS and --root say nothing then."""
+    generate(tmp_path / "my shapes", train=2, val=1, size=64)
+    data = load_dataset(str(tmp_path / "my shapes"), split="train", task="panoptic")
+    assert len(data) == 2 and data.name == "synthetic"
+    with pytest.raises(DataError, match="is not the folder of a known data set"):
+        load_dataset(str(tmp_path))
+
+
 def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no data set imagenet.*synthetic, coco"):
         load_dataset("imagenet", root=tmp_path)
