@@ -122,7 +122,7 @@ def test_torchrun_trains_and_evaluates_as_one_process_does(small_recipe, tmp_pat
         "model.backbone.norm=frozen",
         "optimizer.learning_rate=1.0e-6",
     )
-    recipe = tmp_path / "recipe.yaml"
+    recipe, two = tmp_path / "recipe.yaml", str(tmp_path / "two")
     recipe.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     torchrun = [
         "torch.distributed.run",
@@ -133,7 +133,7 @@ def test_torchrun_trains_and_evaluates_as_one_process_does(small_recipe, tmp_pat
         "train",
     ]
     done = subprocess.run(
-        [sys.executable, "-m", *torchrun, str(recipe), "--output", str(tmp_path / "two")],
+        [sys.executable, "-m", *torchrun, "-m", "mpdiag", "train", str(recipe), "--output", two],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
