@@ -142,9 +142,12 @@ class _CountFrom:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """A terminal sends Ctrl-C to all; the parent then finishes its step, and needs its workers."""
+    """Ctrl-C and a scheduler's SIGTERM reach all; the parent then finishes its step, with workers.
+
+    They end when the parent says so, or when it is gone.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _as_it_is(batch: list[Sample] | DataError) -> list[Sample] | DataError:

@@ -1,6 +1,7 @@
 """A run that is stopped anywhere goes on as if it had not been."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -43,15 +44,21 @@ def start(config: TrainConfig, folder: Path) -> "subprocess.Popen[str]":
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     command = [sys.executable, "-m", "mpdiag", "train", str(recipe), "--output"]
-    return subprocess.Popen([*command, str(folder / "stopped")], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*command, str(folder / "stopped")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
 
 
 def stop_after(process: "subprocess.Popen[str]", steps: int, output: Path, number: int) -> str:
-    """Send a signal once so many steps are logged; what the process said until it ended."""
+    """Signal all its processes once so many steps are logged; what it said until it ended."""
     file = output / "metrics.json"
     while process.poll() is None:
         if file.is_file() and file.read_text().count("total_loss") >= steps:
-            process.send_signal(number)
+            os.killpg(process.pid, number)
             break
         time.sleep(0.005)
     return process.communicate()[1]

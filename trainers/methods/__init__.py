@@ -14,7 +14,7 @@ NAMES = {
     "baseline": "Mask2Former: match every layer anew, supervise every layer",
     "piloted": "the MP part of MP-Former beside it; settings under pilot",
     "fixed-matching": "match the last layer alone, reuse for all (appendix C.1)",
-    "auxiliary-loss": "pull each layer's masks to the last layer's (Eq. 6)",
+    "auxiliary-loss": "pull each layer's masks to those of the layer before (Eq. 6)",
     "per-pixel": "warm start of backbone and pixel decoder; stands alone",
 }
 
