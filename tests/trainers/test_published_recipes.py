@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from mpdiag.config import ModelConfig, TrainConfig
+from mpdiag.data import KNOWN_DATASETS
 from mpdiag.models import Mask2Former
+from trainers.methods import method_parts
 from trainers.recipe import load_recipe, recipe_names
 
 PUBLISHED = [name for name in recipe_names() if not name.startswith("synthetic")]
@@ -101,6 +103,7 @@ def test_what_all_runs_share(name: str) -> None:
     assert config.precision == "bf16" and config.init is None
     assert config.data.augment.flip and config.data.augment.crop_category_share == 1
     assert config.evaluate_every == 5000
+    assert method_parts(config.method) and config.data.dataset in KNOWN_DATASETS
     backbone = config.model.backbone
     weights = {
         "r50": "resnet50.tv_in1k", "r101": "resnet101.tv_in1k", "swin-l": "swin_large"
