@@ -161,6 +161,9 @@ class DataConfig(Strict):
     task: Literal["instance", "panoptic", "semantic"] = "instance"
     train_split: str = "train"
     val_split: str = "val"
+    val_dataset: str | None = Field(
+        None, description="held-out images, where they are not the data set's `val_split`"
+    )
     batch_size: int = Field(16, ge=1, description="images of a step, over all processes")
     workers: int = Field(0, ge=0)
     short_side: int | None = Field(

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mpdiag.config import TrainConfig
 from mpdiag.errors import DependencyError
+from mpdiag.store.files import replace_file
 
 Scores = Mapping[str, float | None]
 
@@ -158,9 +159,7 @@ class FileJournal(Journal):
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
                 break  # torn by a crash; nothing after it counts
-        temporary = self._lines.with_name(self._lines.name + ".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        temporary.replace(self._lines)
+        replace_file(self._lines, "".join(kept).encode())
 
 
 def _wandb_run(output: Path, config: TrainConfig) -> Any:

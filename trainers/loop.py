@@ -3,13 +3,14 @@
 import signal
 import time
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 from rich.console import Console
 
 from mpdiag.config import TrainConfig
 from mpdiag.data import Sample, SegmentationDataset, TrainingBatches, augmentation, load_dataset
-from mpdiag.errors import NonFiniteError
+from mpdiag.errors import ConfigError, DataError, NonFiniteError
 from trainers.interrupt import StoppedBySignalError, StopRequest
 from trainers.journal import FileJournal, Journal
 from trainers.methods import needs_label_embedding
@@ -50,8 +51,9 @@ def train(
 
 def _train(config: TrainConfig, output: Path, resume: bool, console: Console, ranks: Ranks) -> Path:
     needs_label_embedding(config)  # an unknown method is an error before anything is read
-    dataset = _dataset(config, config.data.train_split)
-    held_out = _dataset(config, config.data.val_split) if config.evaluate_every else None
+    data = config.data
+    dataset = load_dataset(data.dataset, root=data.root, split=data.train_split, task=data.task)
+    held_out = _held_out(config, dataset) if config.evaluate_every else None
     batches = TrainingBatches(
         dataset,
         config.data.batch_size,
@@ -156,9 +158,24 @@ class _Loop:
             self.trainer.save(self.output / name)
 
 
-def _dataset(config: TrainConfig, split: str) -> SegmentationDataset:
+def _held_out(config: TrainConfig, dataset: SegmentationDataset) -> SegmentationDataset:
+    """What the model is evaluated on."""
     data = config.data
-    return load_dataset(data.dataset, root=data.root, split=split, task=data.task)
+    name = data.val_dataset or data.dataset
+    if data.val_dataset is None and name.endswith(".json"):
+        raise ConfigError(
+            f"data.dataset = {name}: one file has no held-out images; give data.val_dataset=FILE, "
+            "or evaluate_every=null"
+        )
+    held_out = load_dataset(name, root=data.root, split=data.val_split, task=data.task)
+    for index, (ours, theirs) in enumerate(zip_longest(dataset.classes, held_out.classes)):
+        if ours != theirs:
+            raise DataError(
+                f"{held_out.describe()['annotation_file']}: its class {index} is "
+                f"{theirs and theirs.name}, that of the training images {ours and ours.name}; "
+                "give files of the same categories"
+            )
+    return held_out
 
 
 def _fit(config: TrainConfig, num_classes: int, num_images: int) -> TrainConfig:

@@ -5,8 +5,9 @@ from typing import Any
 
 import yaml
 
-from mpdiag.config import TrainConfig, read_yaml
+from mpdiag.config import TrainConfig, parse, read_yaml
 from mpdiag.errors import ConfigError, RunError
+from mpdiag.store.files import replace_file
 
 LAST, BEST, FINAL, SETTINGS = "last.pth", "model_best.pth", "model_final.pth", "config.yaml"
 
@@ -28,10 +29,12 @@ def check_free(output: Path, config: TrainConfig, *, resume: bool) -> None:
             raise RunError(f"{output} holds other files; give an empty directory")
         return
     try:
-        held = read_yaml(path)
-    except ConfigError:
-        raise RunError(f"{path} is damaged; give another directory") from None
-    changed = _difference(held, config.model_dump(mode="json"))
+        held = parse(TrainConfig, read_yaml(path), str(path))
+    except ConfigError as error:
+        raise RunError(
+            f"{error} (another mpdiag's run, or damaged); give another directory"
+        ) from None
+    changed = _difference(held.model_dump(mode="json"), config.model_dump(mode="json"))
     if changed:
         raise RunError(
             f"{output} holds a run of other settings ({', '.join(changed[:5])}); give another "
@@ -46,22 +49,14 @@ def check_free(output: Path, config: TrainConfig, *, resume: bool) -> None:
 def claim(output: Path, config: TrainConfig) -> None:
     """Make the directory and note there what the run's settings are."""
     output.mkdir(parents=True, exist_ok=True)
-    temporary = output / (SETTINGS + ".tmp")
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(output / SETTINGS)
+    replace_file(output / SETTINGS, text.encode())
 
 
 def _difference(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Dotted keys whose values differ, those aside that may."""
     flat_held, flat_wanted = _flat(held, ""), _flat(wanted, "")
-    keys = sorted(flat_held.keys() | flat_wanted.keys())
-    absent = object()
-    return [
-        key
-        for key in keys
-        if key not in FREE and flat_held.get(key, absent) != flat_wanted.get(key, absent)
-    ]
+    return [key for key in flat_wanted if key not in FREE and flat_held[key] != flat_wanted[key]]
 
 
 def _flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,15 +13,29 @@ import pyarrow.parquet as pq
 TEMPORARY_SUFFIX = ".tmp"
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path` so that a crash at any moment leaves the old file or the new one."""
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A stream whose content stands at `path` once it is closed; an error leaves the old file.
+
+    So does a crash at any moment.
+    """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.replace(path)
     _sync_directory(path.parent)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, whole or not at all."""
+    with replacing(path) as stream:
+        stream.write(data)
 
 
 def replace_json(path: Path, content: dict[str, Any]) -> None:

@@ -14,7 +14,13 @@ from pycocotools import mask as coco_mask
 from rich.console import Console
 
 from mpdiag.data import load_dataset
-from mpdiag.errors import CheckpointError, DataError, NonFiniteError, TrainingError
+from mpdiag.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    TrainingError,
+)
 from mpdiag.models import Mask2Former
 from trainers.loop import train
 from trainers.ranks import Ranks
@@ -187,3 +193,45 @@ def test_a_truncated_image_is_named(small_recipe, odd_images: Path, tmp_path: Pa
     )
     with pytest.raises(DataError, match=r"1\.jpg can't be read"):
         train(config, tmp_path / "run", console=QUIET)
+
+
+def test_a_file_of_ones_own_needs_held_out_images(
+    small_recipe, odd_images: Path, tmp_path: Path
+) -> None:
+    own = (f"data.dataset={odd_images}", f"data.root={odd_images.parent}", "evaluate_every=1")
+    with pytest.raises(ConfigError, match=r"give data\.val_dataset=FILE, or evaluate_every=null"):
+        train(small_recipe(*own), tmp_path / "run", console=QUIET)
+    content = json.loads(odd_images.read_text())
+    content["categories"][1]["name"] = "c"
+    other = odd_images.with_name("other.json")
+    other.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"other\.json: its class 1 is c, that of .* images b;"):
+        train(small_recipe(*own, f"data.val_dataset={other}"), tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()
+    settings = (*own, f"data.val_dataset={odd_images}", "schedule.iterations=1")
+    train(small_recipe(*settings), tmp_path / "run", console=QUIET)
+    assert '"ap"' in (tmp_path / "run" / "metrics.json").read_text()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(
+    small_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(content: object, file: Any) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    output = tmp_path / "run"
+    save, saved = torch.save, []
+
+    def save_once(content: object, file: Any) -> None:
+        (full if saved else save)(content, file)
+        saved.append(file)
+
+    monkeypatch.setattr(torch, "save", save_once)
+    config = small_recipe("schedule.iterations=4", "checkpoint_every=2")
+    with pytest.raises(CheckpointError, match=r"last\.pth: can't be written .*; make room"):
+        train(config, output, console=QUIET)
+    monkeypatch.undo()
+    assert not list(output.glob("*.tmp"))
+    train(config, output, resume=True, console=QUIET)
+    assert (output / "model_final.pth").exists()
