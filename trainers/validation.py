@@ -33,7 +33,7 @@ def validate(
     model = trainer.model.eval()
     evaluator = Evaluator(data)
     indices = range(ranks.rank, len(data), ranks.world)
-    samples = (_resized(data[index], settings.data) for index in indices)
+    samples = (_shown(data, index, settings.data) for index in indices)
     done = 0
     for size, batch in alike(samples, PIXELS_AT_ONCE[ranks.device.type]):
         with torch.autocast(
@@ -54,7 +54,13 @@ def validate(
     return whole.scores(), whole.headline
 
 
-def _resized(sample: Sample, data: DataConfig) -> Sample:
-    if data.short_side is None:
+def _shown(data: SegmentationDataset, index: int, settings: DataConfig) -> Sample:
+    """An image at the size that the model is shown; its truth, the evaluator reads."""
+    image = data.image(index)
+    size = (image.shape[-2], image.shape[-1])
+    nothing = torch.zeros(0, *size, dtype=torch.bool)
+    name, labels = data.file_name(index), torch.zeros(0, dtype=torch.int64)
+    sample = Sample(data.image_ids[index], name, image, nothing, labels, size)
+    if settings.short_side is None:
         return sample
-    return ResizeShortestEdge(data.short_side, data.long_side)(sample)
+    return ResizeShortestEdge(settings.short_side, settings.long_side)(sample)

@@ -17,7 +17,7 @@ TEMPORARY_SUFFIX = ".tmp"
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A stream whose content stands at `path` once it is closed; an error leaves the old file.
 
-    So does a crash at any moment.
+    So does a crash at any moment, and a temporary file beside it.
     """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-    except BaseException:
+    except Exception:
         temporary.unlink(missing_ok=True)
         raise
     temporary.replace(path)
