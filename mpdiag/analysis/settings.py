@@ -5,7 +5,7 @@ from typing import Literal
 
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.config import LossConfig
-from mpdiag.errors import ConfigError
+from mpdiag.errors import CheckpointError, ConfigError
 
 SHORT_SIDE, LONG_SIDE = 800, 1333  # of the published models at inference
 
@@ -70,6 +70,11 @@ def _image_size(loaded: LoadedCheckpoint) -> tuple[int | None, int]:
 def _pilot_layers(loaded: LoadedCheckpoint) -> int:
     """GT masks are fed in as many layers as in training; in all where training is not known."""
     recipe, layers = loaded.recipe, loaded.model.config.decoder_layers
+    if recipe is not None and recipe.pilot.feed != "attention-mask":
+        raise CheckpointError(
+            f"{loaded.path}: was trained with pilot.feed = {recipe.pilot.feed}, whose MP part has "
+            "no GT masks as attention masks; analyse its matching part"
+        )
     if recipe is None or recipe.pilot.layers == "all":
         return layers
     return min(recipe.pilot.layers, layers)

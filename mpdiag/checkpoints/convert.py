@@ -38,6 +38,11 @@ def convert(
     target = Path(destination)
     _refuse_taken(target, to)
     loaded = load_checkpoint(source, config)
+    if to == "transformers" and loaded.model.config.feature_maps == "all-large":
+        raise CheckpointError(
+            f"{loaded.path}: attends to stride 8 in all layers, which transformers' Mask2Former "
+            "can't; convert it to detectron2"
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if to == "detectron2":

@@ -4,6 +4,7 @@ A resumed run starts at its step and sees the batches it would have seen; the nu
 and of processes changes nothing, since a process takes its share of the slots of the same batch.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from functools import lru_cache
@@ -34,7 +35,8 @@ class TrainingBatches:
     batch_size    samples of one step over all processes; this one yields batch_size / world
     seed          of the order and of the augmentation
     transform     applied to each sample with a generator of its own; None: samples as on disk
-    workers       0: read in this process; else so many torch DataLoader workers
+    workers       0: read in this process; else so many torch DataLoader workers, as far as there
+                  are cores
     rank, world   this process takes slots rank, rank + world, ... of every batch
     filter_empty  leave out images that are annotated with no segment
 
@@ -67,7 +69,7 @@ class TrainingBatches:
         self.slots = range(rank, batch_size, world)
         self.num_images = len(images)
         self._steps = _Steps(dataset, np.array(images), batch_size, self.slots, seed, transform)
-        self._workers = workers
+        self._workers = min(workers, os.cpu_count() or 1)
 
     def start(self, step: int) -> Iterator[list[Sample]]:
         """This process's share of the batches of `step` and all that follow."""

@@ -15,7 +15,7 @@ from mpdiag.analysis.kept_masks import KeepPolicy
 from mpdiag.analysis.settings import parse_match_points
 from mpdiag.analysis.tables import query_of_gt
 from mpdiag.checkpoints import LoadedCheckpoint, load_checkpoint, save_checkpoint
-from mpdiag.config import BackboneConfig, ModelConfig
+from mpdiag.config import BackboneConfig, ModelConfig, PilotConfig, TrainConfig
 from mpdiag.data import SegmentationDataset, generate, load_dataset, padded_targets
 from mpdiag.errors import CheckpointError, ConfigError, MpdiagError, RunError
 from mpdiag.matching import match
@@ -366,6 +366,16 @@ def test_a_checkpoint_without_class_embeddings_has_no_piloted_part(
     save_checkpoint(path, Mask2Former(config))
     with pytest.raises(CheckpointError, match="no class embeddings"):
         analyze(path, dataset, tmp_path / "run", part="piloted")
+
+
+def test_an_mp_part_that_was_fed_otherwise_is_not_measured(
+    tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
+) -> None:
+    recipe = TrainConfig(
+        model=loaded.model.config, method="piloted", pilot=PilotConfig(feed="mask-code")
+    )
+    with pytest.raises(CheckpointError, match=r"pilot\.feed = mask-code, whose MP part has no GT"):
+        analyze(replace(loaded, recipe=recipe), dataset, tmp_path / "run", part="piloted")
 
 
 def test_options_of_the_command_line() -> None:

@@ -359,3 +359,16 @@ def test_what_a_directory_tells_survives_both_forms(
         found = load_checkpoint(tmp_path / name)
         assert found.model.config == model.config
         assert (found.setup, found.labels) == (setup, ["a", "b", "c"])
+
+
+def test_a_decoder_that_transformers_has_not_is_refused(
+    tmp_path: Path, small_config: ModelConfig
+) -> None:
+    model = model_with(small_config, feature_maps="all-large")
+    recipe = TrainConfig(model=model.config).model_dump(mode="json")
+    save_checkpoint(tmp_path / "large.pth", model, mpdiag={"recipe": recipe})
+    with pytest.raises(CheckpointError, match="stride 8 in all layers"):
+        convert(tmp_path / "large.pth", tmp_path / "hf", "transformers")
+    assert not (tmp_path / "hf").exists()
+    convert(tmp_path / "large.pth", tmp_path / "copy.pth", "detectron2")
+    assert load_model(tmp_path / "copy.pth").config.feature_maps == "all-large"
