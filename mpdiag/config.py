@@ -1,5 +1,6 @@
 """Settings as pydantic models, read from YAML with dotted KEY=VALUE overrides."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -10,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mpdiag.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=BaseModel)
+
+_ABOUT_KEYS = ("extra_forbidden", "missing")
+_UNION_BRANCH = re.compile(r"int|float|str|bool|constrained-.*|literal\[.*|function-.*")
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -314,12 +318,20 @@ def parse(kind: type[Settings], values: Mapping[str, Any], source: str) -> Setti
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "settings"
+        key = _dotted(first) or "settings"
         if first["type"] == "extra_forbidden":
             known = ", ".join(_known_keys(kind, first["loc"][:-1]))
             raise ConfigError(f"{source}: unknown key {key!r}; known there: {known}") from None
         given = first.get("input")
         raise ConfigError(f"{source}: {key} = {given!r:.60}: {first['msg'].lower()}") from None
+
+
+def _dotted(error: Mapping[str, Any]) -> str:
+    """The key that an error is about; pydantic names the branches of a union in its path, too."""
+    *path, last = error["loc"] or [""]
+    is_branch = isinstance(last, str) and path and error["type"] not in _ABOUT_KEYS
+    kept = path if is_branch and _UNION_BRANCH.fullmatch(last) else [*path, last]
+    return ".".join(str(part) for part in kept)
 
 
 def _known_keys(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
