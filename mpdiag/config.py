@@ -239,6 +239,10 @@ class TrainConfig(Strict):
     evaluate_every: int | None = Field(
         5000, ge=1, description="AP, PQ or mIoU on the validation split; None: never"
     )
+    diagnose_every: int | None = Field(
+        500, ge=1, description="mIoU-L and Util on some held-out images; None: never"
+    )
+    diagnose_images: int = Field(32, ge=1, description="how many, the first of the split")
     wandb: bool = Field(False, description="log to Weights & Biases too")
 
 

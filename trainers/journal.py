@@ -43,6 +43,9 @@ class Journal:
     def log(self, iteration: int, losses: Mapping[str, float], **values: float) -> None:
         """Losses of a step, and its learning rate and gradient norm."""
 
+    def diagnosed(self, iteration: int, values: Mapping[str, float]) -> None:
+        """mIoU-L and Util."""
+
     def evaluating(self, done: int, total: int) -> None:
         """An evaluation has come so far, in images."""
 
@@ -53,7 +56,8 @@ class Journal:
 class FileJournal(Journal):
     """Keeps the log of a run in its output directory and shows it as it grows.
 
-    `metrics.json` gets a JSON line for each logged step and each evaluation, as detectron2 writes.
+    `metrics.json` gets a JSON line for each logged step, each diagnosis and each evaluation, as
+    detectron2 writes.
     A resumed run drops the lines of what it does again.
 
     Args:
@@ -127,6 +131,9 @@ class FileJournal(Journal):
         self._write(iteration, {"total_loss": total, **losses, **values}, times)
         self._progress.update(self._task, said=f"loss {total:.3f}")
 
+    def diagnosed(self, iteration: int, values: Mapping[str, float]) -> None:
+        self._write(iteration, values, {})
+
     def evaluating(self, done: int, total: int) -> None:
         self._progress.update(self._evaluation, completed=done, total=total, visible=done < total)
 
@@ -155,7 +162,8 @@ class FileJournal(Journal):
         for line in self._lines.read_text(encoding="utf-8").splitlines():
             try:
                 values = json.loads(line)
-                if values["iteration"] < (start if "total_loss" in values else evaluated):
+                of_step = "total_loss" in values or "util/0" in values
+                if values["iteration"] < (start if of_step else evaluated):
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
                 break  # torn by a crash; nothing after it counts

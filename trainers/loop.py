@@ -11,6 +11,7 @@ from rich.console import Console
 from mpdiag.config import TrainConfig
 from mpdiag.data import Sample, SegmentationDataset, TrainingBatches, augmentation, load_dataset
 from mpdiag.errors import ConfigError, DataError, NonFiniteError
+from trainers.diagnosis import Diagnosis
 from trainers.interrupt import StoppedBySignalError, StopRequest
 from trainers.journal import FileJournal, Journal
 from trainers.methods import needs_label_embedding
@@ -53,7 +54,7 @@ def _train(config: TrainConfig, output: Path, resume: bool, console: Console, ra
     needs_label_embedding(config)  # an unknown method is an error before anything is read
     data = config.data
     dataset = load_dataset(data.dataset, root=data.root, split=data.train_split, task=data.task)
-    held_out = _held_out(config, dataset) if config.evaluate_every else None
+    held_out = _held_out(config, dataset)
     batches = TrainingBatches(
         dataset,
         config.data.batch_size,
@@ -95,6 +96,9 @@ class _Loop:
     ) -> None:
         self.trainer, self.batches, self.held_out = trainer, batches, held_out
         self.output, self.journal, self.stop = output, journal, stop
+        self.diagnosis: Diagnosis | None = None
+        if held_out is not None and trainer.config.diagnose_every is not None:
+            self.diagnosis = Diagnosis(held_out, trainer)
 
     def run(self) -> None:
         """From the current step to the end."""
@@ -104,6 +108,7 @@ class _Loop:
         self._evaluate_if_due()  # a stopped run may owe one
         while trainer.done < total:
             self._step(stream)
+            self._diagnose_if_due()
             stopping = self.trainer.ranks.any(self.stop.number is not None)
             if stopping:
                 self._leave()
@@ -127,6 +132,11 @@ class _Loop:
             values = trainer.ranks.mean(losses)
             rate = trainer.optimizer.param_groups[-1]["lr"]
             self.journal.log(trainer.done - 1, values, lr=rate, grad_norm=norm.item())
+
+    def _diagnose_if_due(self) -> None:
+        trainer, every = self.trainer, self.trainer.config.diagnose_every
+        if self.diagnosis is not None and every is not None and trainer.done % every == 0:
+            self.journal.diagnosed(trainer.done - 1, self.diagnosis.measure(trainer))
 
     def _evaluate_if_due(self) -> None:
         trainer, every = self.trainer, self.trainer.config.evaluate_every
@@ -158,14 +168,16 @@ class _Loop:
             self.trainer.save(self.output / name)
 
 
-def _held_out(config: TrainConfig, dataset: SegmentationDataset) -> SegmentationDataset:
-    """What the model is evaluated on."""
+def _held_out(config: TrainConfig, dataset: SegmentationDataset) -> SegmentationDataset | None:
+    """What the model is evaluated and diagnosed on; None where neither is asked for."""
+    if config.evaluate_every is None and config.diagnose_every is None:
+        return None
     data = config.data
     name = data.val_dataset or data.dataset
     if data.val_dataset is None and name.endswith(".json"):
         raise ConfigError(
             f"data.dataset = {name}: one file has no held-out images; give data.val_dataset=FILE, "
-            "or evaluate_every=null"
+            "or evaluate_every=null diagnose_every=null"
         )
     held_out = load_dataset(name, root=data.root, split=data.val_split, task=data.task)
     for index, (ours, theirs) in enumerate(zip_longest(dataset.classes, held_out.classes)):

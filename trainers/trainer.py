@@ -74,6 +74,11 @@ class Trainer:
         self.best = score
         return True
 
+    def autocast(self) -> torch.autocast:
+        """The precision that the model runs in."""
+        dtype = AUTOCAST[self.config.precision]
+        return torch.autocast(self.ranks.device.type, dtype, enabled=dtype is not None)
+
     def step(self, samples: Sequence[Sample], slots: Sequence[int]) -> tuple[Losses, Tensor]:
         """One optimizer step on this process's share of a batch.
 

@@ -9,7 +9,7 @@ from mpdiag.data import ResizeShortestEdge, Sample, SegmentationDataset
 from mpdiag.evaluation import Evaluator
 from mpdiag.models import Sizes
 from mpdiag.models.mask2former import alike
-from trainers.trainer import AUTOCAST, Trainer
+from trainers.trainer import Trainer
 
 PIXELS_AT_ONCE = {"cpu": 2**20, "cuda": 2**23}
 
@@ -36,9 +36,7 @@ def validate(
     samples = (_shown(data, index, settings.data) for index in indices)
     done = 0
     for size, batch in alike(samples, PIXELS_AT_ONCE[ranks.device.type]):
-        with torch.autocast(
-            ranks.device.type, AUTOCAST[settings.precision], enabled=settings.precision != "float32"
-        ):
+        with trainer.autocast():
             found = model([sample.image.to(ranks.device) for sample in batch]).matching
         for place, sample in enumerate(batch):
             image = (sample.image.shape[-2], sample.image.shape[-1])
@@ -54,13 +52,18 @@ def validate(
     return whole.scores(), whole.headline
 
 
+def at_inference(sample: Sample, settings: DataConfig) -> Sample:
+    """A sample at the size that the model is shown at inference."""
+    if settings.short_side is None:
+        return sample
+    return ResizeShortestEdge(settings.short_side, settings.long_side)(sample)
+
+
 def _shown(data: SegmentationDataset, index: int, settings: DataConfig) -> Sample:
-    """An image at the size that the model is shown; its truth, the evaluator reads."""
+    """An image without its truth, which the evaluator reads."""
     image = data.image(index)
     size = (image.shape[-2], image.shape[-1])
     nothing = torch.zeros(0, *size, dtype=torch.bool)
     name, labels = data.file_name(index), torch.zeros(0, dtype=torch.int64)
     sample = Sample(data.image_ids[index], name, image, nothing, labels, size)
-    if settings.short_side is None:
-        return sample
-    return ResizeShortestEdge(settings.short_side, settings.long_side)(sample)
+    return at_inference(sample, settings)

@@ -22,6 +22,7 @@ SMALL = (
     "schedule.warmup=2",
     "log_every=1",
     "evaluate_every=null",
+    "diagnose_every=null",
 )
 
 

@@ -24,6 +24,7 @@ SETTINGS = (
     "schedule.iterations=12",
     "checkpoint_every=3",
     "evaluate_every=4",
+    "diagnose_every=3",
     "accumulate=2",
     "method=piloted",
     "loss.points=32",
