@@ -70,13 +70,14 @@ def test_names_are_joined_by_plus() -> None:
 def test_fixed_matching_takes_the_last_layer_for_all(small_recipe, samples) -> None:
     method = method_of(small_recipe, "method=fixed-matching")
     batch = batch_of(samples)
-    output = method.model(batch.images).matching
+    predicted = method.predict(batch)
+    output = predicted.matching
     anew = match(output.class_logits, output.mask_logits, batch.targets, costs=method.costs)
-    fixed = method._assign(output, batch)
+    fixed = method.assign(predicted, batch).matching
     assert torch.equal(fixed, anew[-1:].expand_as(anew))
     assert not torch.equal(fixed, anew)
     plain = method_of(small_recipe)
-    assert torch.equal(plain._assign(output, batch), anew)
+    assert torch.equal(plain.assign(predicted, batch).matching, anew)
 
 
 def test_auxiliary_loss_adds_a_term_for_each_pair_of_layers(small_recipe, samples) -> None:

@@ -1,6 +1,7 @@
 """Training by set prediction: Mask2Former's, with what the paper adds to it or changes in it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,23 @@ from mpdiag.matching import MatchingCosts, Target, match
 from mpdiag.models import Mask2Former, Output, Pilot, Predictions
 from trainers.methods.batch import Batch, Census, Losses
 from trainers.methods.piloting import MaskPiloting
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """Predictions of all layers of both parts, and the MP part that was fed."""
+
+    matching: Predictions
+    piloted: Predictions | None
+    pilot: Pilot | None
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """GT of each query of all layers, -1 for none: (L + 1, B, N), and (L + 1, B, P)."""
+
+    matching: Tensor
+    piloted: Tensor | None
 
 
 class SetPrediction(nn.Module):
@@ -55,44 +73,42 @@ class SetPrediction(nn.Module):
             census: of the whole step.
             autocast: the model runs in this precision, matching and losses in float32.
         """
+        predicted = self.predict(batch, autocast)
+        return self.losses(predicted, self.assign(predicted, batch), batch, census)
+
+    def predict(self, batch: Batch, autocast: torch.dtype | None = None) -> Predicted:
+        """The model's predictions, of the MP part too where there is one."""
         pilot = self.piloting.pilot(batch, self.model.config) if self.piloting else None
         with torch.autocast(batch.randomness.device.type, autocast, enabled=autocast is not None):
             output: Output = self.model(batch.images, pilot)
-        losses = self._matching_part(output.matching, batch, census)
-        if self.piloting is not None:
-            losses |= self._piloted_part(self.piloting, output.piloted, pilot, batch, census)
-        return losses
+        return Predicted(output.matching, output.piloted, pilot)
 
-    def _piloted_part(
-        self,
-        piloting: MaskPiloting,
-        predictions: Predictions | None,
-        pilot: Pilot | None,
-        batch: Batch,
-        census: Census,
-    ) -> Losses:
-        if predictions is None or pilot is None:  # none of these images has GT
-            nothing = piloting.zero(self.model).expand(self.model.config.decoder_layers + 1)
-            return named_losses(SetLosses(nothing, nothing, nothing), self.loss, "_dn")
-        losses = set_losses(
-            predictions.class_logits,
-            predictions.mask_logits,
+    def assign(self, predicted: Predicted, batch: Batch) -> Assigned:
+        """Which GT each query is supervised by."""
+        matching, layers = predicted.matching, slice(-1, None) if self.fixed else slice(None)
+        matched = match(
+            matching.class_logits[layers],
+            matching.mask_logits[layers],
             batch.targets,
-            piloting.assign(predictions, pilot, batch, self.costs, self.loss),
-            batch.point_picker(self.loss),
-            num_masks=census.piloted_masks,
-            class_weight=census.piloted_class_weight,
-            no_object_weight=self.loss.no_object_weight,
-            counted=pilot.counted,
+            costs=self.costs,
+            points=batch.matching_points(self.loss),
         )
-        return named_losses(losses, self.loss, "_dn")
+        piloted = None
+        if self.piloting is not None and predicted.pilot is not None and predicted.piloted:
+            piloted = self.piloting.assign(
+                predicted.piloted, predicted.pilot, batch, self.costs, self.loss
+            )
+        return Assigned(matched.expand(len(matching.class_logits), -1, -1), piloted)
 
-    def _matching_part(self, predictions: Predictions, batch: Batch, census: Census) -> Losses:
+    def losses(
+        self, predicted: Predicted, assigned: Assigned, batch: Batch, census: Census
+    ) -> Losses:
+        """Weighted losses of both parts."""
         losses = set_losses(
-            predictions.class_logits,
-            predictions.mask_logits,
+            predicted.matching.class_logits,
+            predicted.matching.mask_logits,
             batch.targets,
-            self._assign(predictions, batch),
+            assigned.matching,
             batch.point_picker(self.loss),
             num_masks=census.masks,
             class_weight=census.class_weight,
@@ -101,22 +117,38 @@ class SetPrediction(nn.Module):
         named = named_losses(losses, self.loss, "")
         if self.consistent:
             points = batch.uniform_points(self.loss)
-            sums = consistency_losses(predictions.mask_logits, points)
+            sums = consistency_losses(predicted.matching.mask_logits, points)
             queries = census.images * self.model.config.num_queries
             weighted = self.loss.consistency_weight * sums / queries
             named |= {f"loss_consistency_{i}": x for i, x in enumerate(weighted.unbind(), 1)}
+        if self.piloting is not None:
+            named |= self._piloted_losses(self.piloting, predicted, assigned, batch, census)
         return named
 
-    def _assign(self, predictions: Predictions, batch: Batch) -> Tensor:
-        layers = slice(-1, None) if self.fixed else slice(None)
-        assignment = match(
-            predictions.class_logits[layers],
-            predictions.mask_logits[layers],
+    def _piloted_losses(
+        self,
+        piloting: MaskPiloting,
+        predicted: Predicted,
+        assigned: Assigned,
+        batch: Batch,
+        census: Census,
+    ) -> Losses:
+        predictions, pilot = predicted.piloted, predicted.pilot
+        if predictions is None or pilot is None or assigned.piloted is None:  # no image has GT
+            nothing = piloting.zero(self.model).expand(self.model.config.decoder_layers + 1)
+            return named_losses(SetLosses(nothing, nothing, nothing), self.loss, "_dn")
+        losses = set_losses(
+            predictions.class_logits,
+            predictions.mask_logits,
             batch.targets,
-            costs=self.costs,
-            points=batch.matching_points(self.loss),
+            assigned.piloted,
+            batch.point_picker(self.loss),
+            num_masks=census.piloted_masks,
+            class_weight=census.piloted_class_weight,
+            no_object_weight=self.loss.no_object_weight,
+            counted=pilot.counted,
         )
-        return assignment.expand(len(predictions.class_logits), -1, -1)
+        return named_losses(losses, self.loss, "_dn")
 
 
 def named_losses(losses: SetLosses, weights: LossConfig, suffix: str) -> Losses:
