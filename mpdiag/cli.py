@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Make and check data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+bench_app = typer.Typer(help="Ratios to named peers, side by side.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 out, err = Console(), Console(stderr=True)
 
@@ -282,6 +284,27 @@ def check_data(
         before = checked
     if failed:
         raise typer.Exit(2)
+
+
+@bench_app.command("train")
+def bench_train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a YAML file.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps to time.")] = 20,
+    peer: Annotated[bool, typer.Option(help="transformers' Mask2Former beside ours.")] = True,
+    output: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
+) -> None:
+    """A training step of the baseline and of multi-layer MP, phase by phase, and a peer's."""
+    from mpdiag.store.files import replace_json
+    from trainers.bench import bench_training, table
+    from trainers.recipe import load_recipe
+
+    timings = bench_training(load_recipe(recipe, changes or []), steps=steps, peer=peer)
+    if output is not None:
+        replace_json(output, {"timings": [timing.as_json() for timing in timings]})
+    out.print(table(timings))
 
 
 def main() -> None:

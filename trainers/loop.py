@@ -65,7 +65,7 @@ def _train(config: TrainConfig, output: Path, resume: bool, console: Console, ra
         world=ranks.world,
         filter_empty=True,
     )
-    config = _fit(config, len(dataset.classes), batches.num_images)
+    config = fit(config, len(dataset.classes), batches.num_images)
     check_free(output, config, resume=resume)
     trainer = Trainer(config, dataset.classes, ranks)
     ranks.wait()  # until all have looked at the directory
@@ -190,7 +190,7 @@ def _held_out(config: TrainConfig, dataset: SegmentationDataset) -> Segmentation
     return held_out
 
 
-def _fit(config: TrainConfig, num_classes: int, num_images: int) -> TrainConfig:
+def fit(config: TrainConfig, num_classes: int, num_images: int) -> TrainConfig:
     """The recipe with what data set and method decide about model and schedule."""
     decided = {
         "num_classes": num_classes,
