@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mpdiag.errors import ConfigError
 from mpdiag.models.inference import Sizes, instance_inference
 from mpdiag.models.mask2former import Mask2Former, padded_size
+from mpdiag.ops import use_backend
 
 
 def parameters(model: nn.Module) -> dict[str, int]:
@@ -50,7 +51,8 @@ def multiply_adds(model: nn.Module, height: int, width: int) -> dict[str, int]:
     post-processing. Nothing is computed, only shapes pass.
     """
     values = list(chain(model.named_parameters(), model.named_buffers()))
-    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+    plain = use_backend("plain")  # kernels of other backends are not counted
+    with plain, FakeTensorMode(), FlopCounterMode(display=False) as counter:
         state = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in values}
         functional_call(model, state, ([torch.empty(3, height, width)],))
     found = counter.get_flop_counts()

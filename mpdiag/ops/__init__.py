@@ -1,6 +1,14 @@
 """Tensor operators that the model, the matching and the losses share."""
 
+from mpdiag.ops.backends import use_backend
 from mpdiag.ops.deformable_attention import ms_deform_attn
 from mpdiag.ops.points import cell_centers, sample_logits, sample_masks, seeded_points
 
-__all__ = ["cell_centers", "ms_deform_attn", "sample_logits", "sample_masks", "seeded_points"]
+__all__ = [
+    "cell_centers",
+    "ms_deform_attn",
+    "sample_logits",
+    "sample_masks",
+    "seeded_points",
+    "use_backend",
+]

@@ -1,19 +1,23 @@
-"""Multi-scale deformable attention (Deformable DETR, section 4.1), in plain PyTorch."""
-
-from collections.abc import Sequence
+"""Multi-scale deformable attention (Deformable DETR, section 4.1), by the backend that fits."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from mpdiag.ops.backends import choose
+from mpdiag.ops.operator import Shapes
 
 
 def ms_deform_attn(
     value: Tensor,
-    spatial_shapes: Sequence[tuple[int, int]],
+    spatial_shapes: Shapes,
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
     """Sample each level at a few points per query and head, and sum by attention weight.
+
+    Which backend runs: `mpdiag.ops.backends`. Sums are made in float32 (float64 where the value
+    is), under autocast too: locations and weights are brought to it, so keep locations in float32,
+    since bfloat16 tells only 256 places of a level apart.
 
     Args:
         value: (B, S, heads, D), all levels flattened row by row and concatenated.
@@ -23,19 +27,43 @@ def ms_deform_attn(
         attention_weights: (B, Q, heads, levels, points).
 
     Returns:
-        (B, Q, heads * D).
+        (B, Q, heads * D), in the value's dtype.
+
+    Raises:
+        ValueError: the shapes of the arguments don't fit.
+        DependencyError: the backend that was asked for can't run.
     """
-    batch, _, heads, channels = value.shape
-    queries = sampling_locations.shape[1]
-    grids = (2 * sampling_locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)
-    weights = attention_weights.permute(3, 0, 2, 1, 4).flatten(1, 2)  # (levels, B * heads, Q, P)
-    maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * heads, D, S)
-    areas = [height * width for height, width in spatial_shapes]
-    output = torch.zeros((), device=value.device, dtype=value.dtype)
-    # Level by level: the samples of all levels at once are the largest tensor of the whole model.
-    for level, shape, grid, weight in zip(
-        maps.split(areas, dim=-1), spatial_shapes, grids, weights, strict=True
-    ):
-        sampled = F.grid_sample(level.unflatten(-1, shape), grid, align_corners=False)
-        output = output + torch.einsum("bdqp,bqp->bdq", sampled, weight)
-    return output.reshape(batch, heads * channels, queries).transpose(1, 2)
+    _check(value, spatial_shapes, sampling_locations, attention_weights)
+    device, dtype = value.device.type, value.dtype
+    backend, function = choose(device, dtype)
+    precise = torch.float64 if dtype == torch.float64 else torch.float32
+    with torch.autocast(device, enabled=False):
+        output = function(
+            value if backend.halves else value.to(precise),
+            spatial_shapes,
+            sampling_locations.to(precise),
+            attention_weights.to(precise),
+        )
+        return output.to(dtype)
+
+
+def _check(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> None:
+    """Compiled kernels trust these sizes."""
+    cells = sum(height * width for height, width in shapes)
+    fits = (
+        value.dim() == 4
+        and locations.dim() == 6
+        and value.shape[1] == cells
+        and min(min(shape) for shape in shapes) > 0
+        and locations.shape[0] == value.shape[0]
+        and locations.shape[2:4] == (value.shape[2], len(shapes))
+        and locations.shape[5] == 2
+        and weights.shape == locations.shape[:5]
+        and value.device == locations.device == weights.device
+    )
+    if not fits:
+        raise ValueError(
+            f"value {tuple(value.shape)} on {value.device}, levels {list(shapes)}, "
+            f"locations {tuple(locations.shape)} on {locations.device} and "
+            f"weights {tuple(weights.shape)} on {weights.device} don't belong together"
+        )

@@ -1,0 +1,27 @@
+"""Multi-scale deformable attention in plain PyTorch, which runs on every device."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mpdiag.ops.operator import Shapes
+
+
+def plain_ms_deform_attn(
+    value: Tensor, spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """As `ms_deform_attn`, by grid_sample; all tensors of one dtype."""
+    batch, _, heads, channels = value.shape
+    queries = sampling_locations.shape[1]
+    grids = (2 * sampling_locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)
+    weights = attention_weights.permute(3, 0, 2, 1, 4).flatten(1, 2)  # (levels, B * heads, Q, P)
+    maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * heads, D, S)
+    areas = [height * width for height, width in spatial_shapes]
+    output = torch.zeros((), device=value.device, dtype=value.dtype)
+    # Level by level: the samples of all levels at once are the largest tensor of the whole model.
+    for level, shape, grid, weight in zip(
+        maps.split(areas, dim=-1), spatial_shapes, grids, weights, strict=True
+    ):
+        sampled = F.grid_sample(level.unflatten(-1, shape), grid, align_corners=False)
+        output = output + torch.einsum("bdqp,bqp->bdq", sampled, weight)
+    return output.reshape(batch, heads * channels, queries).transpose(1, 2)
