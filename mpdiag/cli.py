@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Make and check data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-bench_app = typer.Typer(help="Ratios to named peers, side by side.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure speed, side by side with peers.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
 out, err = Console(), Console(stderr=True)
@@ -42,6 +42,13 @@ class Task(StrEnum):
     instance = "instance"
     panoptic = "panoptic"
     semantic = "semantic"
+
+
+class Precision(StrEnum):
+    """Numbers that are computed with."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
 
 
 class Form(StrEnum):
@@ -229,6 +236,55 @@ def convert(
     from mpdiag.checkpoints.convert import convert as run
 
     out.print(f"[bold]{escape(str(run(source, destination, to.value, config)))}[/]", soft_wrap=True)
+
+
+@app.command()
+def doctor() -> None:
+    """What is installed, which backend will run and why, which data sets are there."""
+    from mpdiag.doctor import doctor as run
+
+    for table in run():
+        out.print(table)
+
+
+@bench_app.command("ops")
+def bench_ops(
+    size: Annotated[
+        list[str] | None,
+        typer.Option(help="HEIGHTxWIDTH of the image; may be repeated.", show_default=False),
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option(help="Times; by default 5 on a CPU, 50 on a GPU.", min=1)
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Images at once.", min=1)] = 1,
+    dtype: Annotated[Precision, typer.Option(help="Of the values.")] = Precision.float32,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; a GPU where there is one by default.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures into this file, too.")
+    ] = None,
+) -> None:
+    """Time all backends of deformable attention at the pixel decoder's sizes."""
+    import json
+
+    import torch
+
+    from mpdiag.bench.ops import SIZES, ops_table
+    from mpdiag.bench.ops import bench_ops as run
+    from mpdiag.models.complexity import parse_size
+
+    logging.getLogger("mpdiag.ops").setLevel(logging.WARNING)  # the table names the backends
+    found = run(
+        [parse_size(text) for text in size or SIZES],
+        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        dtype=getattr(torch, dtype.value),
+        batch=batch,
+        repeats=repeats,
+    )
+    out.print(ops_table(found))
+    if json_file is not None:
+        json_file.write_text(json.dumps(found.as_json(), indent=2) + "\n")
 
 
 @data_app.command()

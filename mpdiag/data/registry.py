@@ -47,11 +47,25 @@ def load_dataset(
         path = Path(dataset)
         return _annotation_file(path, None if root is None else Path(root), split, kind, report)
     if dataset in _LAYOUTS:
-        base = Path(root or os.environ.get("DETECTRON2_DATASETS") or "datasets")
-        layout, folder = _LAYOUTS[dataset], base / _LAYOUTS[dataset].folder
+        layout = _LAYOUTS[dataset]
+        folder = Path(root or default_root()) / layout.folder
     else:
         layout, folder = _recognise(dataset), Path(dataset)
     return layout.open(folder, split, kind or "instance", report)
+
+
+def default_root() -> Path:
+    """The folder that holds the data sets: $DETECTRON2_DATASETS, else ./datasets."""
+    return Path(os.environ.get("DETECTRON2_DATASETS") or "datasets")
+
+
+def present_datasets(root: Path) -> dict[str, Path | None]:
+    """Every known data set: its folder below the root if that looks like it, else None."""
+    folders = {name: root / layout.folder for name, layout in _LAYOUTS.items()}
+    return {
+        name: folder if any(any(folder.glob(sign)) for sign in _LAYOUTS[name].signs) else None
+        for name, folder in folders.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,13 +48,35 @@ def _from(module: str, name: str = "load") -> Callable[[], Function]:
     """A loader that imports its module, which may be slow or missing, when it is called."""
 
     def load() -> Function:
-        function: Function = getattr(import_module(f"mpdiag.ops.{module}"), name)()
+        try:
+            found = import_module(f"mpdiag.ops.{module}")
+        except ModuleNotFoundError as error:  # such as triton, which not every platform has
+            raise DependencyError(f"the package {error.name} isn't installed") from error
+        function: Function = getattr(found, name)()
         return function
 
     return load
 
 
-BACKENDS = (
+BACKENDS = (  # in the order in which they are tried
+    Backend(
+        "deformops",
+        "deformops' Triton kernel",
+        ("cuda",),
+        _from("peers", "load_deformops"),
+        unasked=True,
+        halves=True,
+        doubles=False,
+    ),
+    Backend(
+        "triton",
+        "our Triton kernel",
+        ("cuda",),
+        _from("triton_kernel"),
+        unasked=True,
+        halves=True,
+        doubles=False,
+    ),
     Backend(
         "cpp",
         "our C++ kernel, compiled when first used",
@@ -63,6 +85,24 @@ BACKENDS = (
         unasked=True,
     ),
     Backend("plain", "PyTorch's grid_sample", (), lambda: plain_ms_deform_attn, unasked=True),
+    Backend(
+        "torch_ms_deform_attn",
+        "the package's compiled operator",
+        ("cpu", "cuda", "mps"),
+        _from("peers", "load_torch_ms_deform_attn"),
+    ),
+    Backend(
+        "transformers",
+        "the hub's kernel",
+        ("cuda",),
+        _from("peers", "load_transformers"),
+    ),
+    Backend(
+        "original",
+        "the extension MultiScaleDeformableAttention",
+        ("cuda",),
+        _from("peers", "load_original"),
+    ),
 )
 
 
@@ -128,33 +168,32 @@ def _load(backend: Backend) -> str | None:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _name_of_choice(device: str, dtype: torch.dtype, asked: str | None) -> str:
     """A constant to torch.compile, which traces neither the environment nor the loading."""
-    return decide(device, dtype, asked or os.environ.get(VARIABLE) or None)[0]
+    name, why, slower = decide(device, dtype, asked or os.environ.get(VARIABLE) or None)
+    level = logging.WARNING if slower else logging.INFO
+    _log_once(level, f"deformable attention on {device}: {name} ({why})")
+    return name
+
+
+_log_once = cache(log.log)
 
 
 @cache
-def decide(device: str, dtype: torch.dtype, asked: str | None) -> tuple[str, str]:
-    """The name of the backend that runs, and why; logged once.
+def decide(device: str, dtype: torch.dtype, asked: str | None) -> tuple[str, str, bool]:
+    """The name of the backend that runs, why, and whether a faster one can't.
 
     Raises:
         DependencyError: the one that was asked for doesn't exist or can't run.
     """
-    if asked is not None:
-        reason = obstacle(find(asked), device, dtype)
-        if reason:
-            raise DependencyError(
-                f"deformable attention by {asked}, which was asked for, can't run on {device}: "
-                f"{reason}"
-            )
-        name, why, level = asked, "asked for", logging.INFO
-    else:
+    if asked is None:
         name, passed_over = _best(device, dtype)
         why = "; ".join(passed_over) or f"the first choice on {device}"
-        level = logging.WARNING if name == "plain" and passed_over else logging.INFO
-    _log_once(level, f"deformable attention on {device}: {name} ({why})")
-    return name, why
-
-
-_log_once = cache(log.log)
+        return name, why, name == "plain" and bool(passed_over)
+    reason = obstacle(find(asked), device, dtype)
+    if reason:
+        raise DependencyError(
+            f"deformable attention by {asked}, which was asked for, can't run on {device}: {reason}"
+        )
+    return asked, "asked for", False
 
 
 def _best(device: str, dtype: torch.dtype) -> tuple[str, list[str]]:

@@ -1,0 +1,1 @@
+"""Measured speed, always beside something else in the same process."""

@@ -1,0 +1,87 @@
+"""The Triton kernel against the definition in Triton's interpreter, and compiled for a GPU.
+
+Triton reads from the environment whether it interprets, hence processes of their own.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+INTERPRET = """
+import sys, torch
+from mpdiag.ops import triton_kernel
+triton_kernel.TILE = 64  # two queries of 32 channels a block, and eight of 8
+function = triton_kernel.load()
+results = []
+for value, shapes, locations, weights, upstream in torch.load(sys.argv[1]):
+    inputs = [x.requires_grad_() for x in (value, locations, weights)]
+    output = function(inputs[0], shapes, inputs[1], inputs[2])
+    output.backward(upstream)
+    results.append([output.detach(), *(x.grad for x in inputs)])
+torch.save(results, sys.argv[1])
+"""
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from mpdiag.ops import triton_kernel
+sizes = {"LEVELS": 3, "POINTS": 4, "BLOCK": 32, "WIDTH": 32}
+types = {"shapes": "*i32", "value": "*bf16", "output": "*bf16", "grad": "*bf16"}
+types |= dict.fromkeys(("cells", "queries", "heads", "channels"), "i32")
+types |= dict.fromkeys(sizes, "constexpr")
+for kernel in (triton_kernel._forward, triton_kernel._backward):
+    names = kernel.arg_names
+    signature = {name: types.get(name, "*fp32") for name in names}
+    constants = {(i,): sizes[name] for i, name in enumerate(names) if name in sizes}
+    source = ASTSource(kernel, signature, constexprs=constants)
+    options = {"enable_fp_fusion": True}
+    assert triton.compile(source, target=GPUTarget("cuda", 80, 32), options=options).asm["cubin"]
+"""
+
+
+def run(script: str, *arguments: str, **environment: str) -> None:
+    paths = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, *arguments],
+        env=os.environ | {"PYTHONPATH": paths} | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_equals_the_definition(make_problem, tmp_path: Path) -> None:
+    """24 channels in float32, which is no power of two, and 8 in bfloat16."""
+    problems = {torch.float32: make_problem(24, 3), torch.bfloat16: make_problem(8, 3)}
+    rounded = problems[torch.bfloat16]
+    rounded.value = rounded.value.bfloat16().double()
+    rounded.upstream = rounded.upstream.bfloat16().double()
+    arguments = [
+        (
+            problem.value.to(dtype),
+            problem.shapes,
+            problem.locations.float(),
+            problem.weights.float(),
+            problem.upstream.to(dtype),
+        )
+        for dtype, problem in problems.items()
+    ]
+    path = tmp_path / "problems"
+    torch.save(arguments, path)
+    run(INTERPRET, str(path), TRITON_INTERPRET="1")
+    for problem, results in zip(problems.values(), torch.load(path), strict=True):
+        for found, expected in zip(results, problem.solve(), strict=True):
+            # The interpreter cuts off what does not fit into bfloat16, a GPU rounds it.
+            once = 2**-7 if found.dtype == torch.bfloat16 else 1e-5
+            torch.testing.assert_close(found.double(), expected, rtol=once, atol=1e-4)
+
+
+def test_compiles_for_a_gpu(tmp_path: Path) -> None:
+    run(COMPILE, TRITON_CACHE_DIR=str(tmp_path))
