@@ -266,13 +266,12 @@ def bench_ops(
     ] = None,
 ) -> None:
     """Time all backends of deformable attention at the pixel decoder's sizes."""
-    import json
-
     import torch
 
     from mpdiag.bench.ops import SIZES, ops_table
     from mpdiag.bench.ops import bench_ops as run
     from mpdiag.models.complexity import parse_size
+    from mpdiag.store.files import replace_json
 
     logging.getLogger("mpdiag.ops").setLevel(logging.WARNING)  # the table names the backends
     found = run(
@@ -284,7 +283,7 @@ def bench_ops(
     )
     out.print(ops_table(found))
     if json_file is not None:
-        json_file.write_text(json.dumps(found.as_json(), indent=2) + "\n")
+        replace_json(json_file, found.as_json())
 
 
 @data_app.command()
@@ -350,7 +349,9 @@ def bench_train(
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps to time.")] = 20,
     peer: Annotated[bool, typer.Option(help="transformers' Mask2Former beside ours.")] = True,
-    output: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures into this file, too.")
+    ] = None,
 ) -> None:
     """A training step of the baseline and of multi-layer MP, phase by phase, and a peer's."""
     from mpdiag.store.files import replace_json
@@ -358,8 +359,8 @@ def bench_train(
     from trainers.recipe import load_recipe
 
     timings = bench_training(load_recipe(recipe, changes or []), steps=steps, peer=peer)
-    if output is not None:
-        replace_json(output, {"timings": [timing.as_json() for timing in timings]})
+    if json_file is not None:
+        replace_json(json_file, {"timings": [timing.as_json() for timing in timings]})
     out.print(table(timings))
 
 

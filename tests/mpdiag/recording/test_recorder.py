@@ -36,7 +36,11 @@ def test_the_mp_part_has_names_of_its_own(
     small_model: Mask2Former, images: list[torch.Tensor], targets: list[Target]
 ) -> None:
     pilot = assemble_pilot(
-        targets, PilotConfig(queries=6), layers=4, num_classes=3, generator=torch.Generator()
+        targets,
+        PilotConfig(queries=6),
+        layers=4,
+        num_classes=3,
+        streams=[torch.Generator() for _ in targets],
     )
     with torch.no_grad(), record(small_model, only=["*_logits"]) as recording:
         output = small_model(images, pilot)
