@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 
 from mpdiag.errors import RunError
+from mpdiag.store.database import SCALE
 from mpdiag.store.schema import SCHEMA_VERSION
 
 SUMMARY_COUNTS = ("num_images", "num_gt", "num_queries", "num_layers")
@@ -21,15 +22,14 @@ LAYER_VALUES = (
     "util",
 )
 
-SCALE = 2**52
-
 _TWICE = "SELECT image_id FROM images GROUP BY image_id HAVING count(*) > 1 ORDER BY image_id"
 
 _COUNTS = """
 SELECT (SELECT count(*) FROM images),
        (SELECT coalesce(sum(num_gt), 0)::BIGINT FROM images),
        (SELECT coalesce(max(layer), 0) FROM queries),
-       (SELECT coalesce(max(query) + 1, 0) FROM queries)
+       (SELECT coalesce(max(query) + 1, 0) FROM queries),
+       (SELECT count(*) FROM queries WHERE area IS NULL)
 """
 
 _LAYERS = f"""
@@ -41,7 +41,7 @@ pairs AS (
     SELECT layer,
            CAST(round(iou_prev * {SCALE}) AS BIGINT) AS iou,
            (image_id, query) IN (SELECT (image_id, query) FROM last) AS matched
-    FROM queries WHERE layer >= 1
+    FROM queries WHERE layer >= 1 AND area IS NOT NULL AND area_prev IS NOT NULL
 )
 SELECT layer, count(*), count(iou), sum(iou),
        count(iou) FILTER (WHERE matched), sum(iou) FILTER (WHERE matched)
@@ -72,7 +72,7 @@ def summarize(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
         )
     counts = connection.execute(_COUNTS).fetchone()
     assert counts is not None
-    num_images, num_gt, num_layers, num_queries = counts
+    num_images, num_gt, num_layers, num_queries, non_finite = counts
     util = {
         layer: _mean(total, count) for layer, count, total in connection.execute(_UTIL).fetchall()
     }
@@ -85,6 +85,7 @@ def summarize(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
         "num_layers": num_layers,
         "layers": [_layer(*row, util=util.get(row[0])) for row in rows],
         "util_m0": util.get(0),
+        "non_finite": non_finite,
     }
 
 

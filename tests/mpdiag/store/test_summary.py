@@ -73,7 +73,7 @@ def test_summary_is_the_brute_force(
     expected = brute_force(run)
     for key in ("num_images", "num_gt", "num_queries", "num_layers"):
         assert summary[key] == expected[key]
-    assert summary["schema_version"] == 1
+    assert summary["schema_version"] == 2
     assert summary["util_m0"] == pytest.approx(expected["util_m0"], abs=1e-12)
     assert len(summary["layers"]) == layers
     for found, wanted in zip(summary["layers"], expected["layers"], strict=True):
@@ -131,6 +131,16 @@ def test_nothing_to_average_is_none() -> None:
     assert (layer["miou_l_empty0"], layer["miou_l_empty1"], layer["empty_pairs"]) == (0, 1, 1)
 
 
+def test_a_pair_with_a_mask_that_is_not_finite_is_no_pair() -> None:
+    rows = [(0, 0, 4, None, None), (1, 0, 4, 4, 0.5), (0, 1, 4, None, None), (1, 1, None, 4, None)]
+    names = ("layer", "query", "area", "area_prev", "iou_prev")
+    queries = [{"image_id": 1, "matched_gt": -1, **dict(zip(names, r, strict=True))} for r in rows]
+    with database({"queries": queries, "images": [{"image_id": 1, "num_gt": 0}]}) as connection:
+        summary = summarize(connection)
+    assert summary["non_finite"] == 1
+    assert summary["layers"][0]["miou_l_empty0"] == 0.5 and summary["layers"][0]["empty_pairs"] == 0
+
+
 def test_no_rows_at_all() -> None:
     with database({}) as connection:
         summary = summarize(connection)
@@ -152,6 +162,7 @@ def summarize_ious(ious: list[float | None], matched: tuple[int, ...] = ()) -> d
     """The summary of one image without objects, one layer, and these IoUs, query by query."""
     queries = [
         {"image_id": 1, "layer": layer, "query": n, "iou_prev": iou if layer else None}
+        | {"area": 4, "area_prev": 4 if layer else None}
         | {"matched_gt": 0 if n in matched else -1}
         for n, iou in enumerate(ious)
         for layer in (0, 1)
