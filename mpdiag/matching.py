@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
@@ -63,23 +64,100 @@ def match(
         NonFiniteError: a cost is not finite; names term, layer and image of the batch.
     """
     terms = _cost_terms(class_logits, mask_logits, targets, points)
+    table = _total(terms, costs or MatchingCosts()).cpu().numpy()  # the one transfer
+    for image, target in enumerate(targets):
+        count = len(target["labels"])
+        # Found here, since a maximum taken of it would hide it.
+        broken = ~np.isfinite(table[:, image, :, :count]).all((1, 2))
+        if broken.any():
+            layer = int(broken.argmax())
+            finite = {name: x[layer, image, :, :count].isfinite() for name, x in terms.items()}
+            term = next((name for name, x in finite.items() if not x.all()), "total")
+            raise NonFiniteError(f"{term} cost of matching", layer, image)
+    members = np.zeros(table.shape[1:3], dtype=np.int64) if groups is None else groups.cpu().numpy()
+    return _assign(table, targets, members)
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """A match with what its pairs cost; each (L + 1, B, N), on the CPU.
+
+    Attributes:
+        assignment: V^i, as `match` gives it.
+        class_cost: weight times (1 - probability of the GT's class): 0 is the best, where the
+            matcher's own term has -1. float32, NaN where unmatched, as all that follows.
+        mask_cost: weighted cross-entropy.
+        dice_cost: weighted dice loss.
+        margin: least cost of the matched GT with any other query, minus its cost here. Below 0
+            where the GT had to leave its cheapest query to another; NaN with one query.
+    """
+
+    assignment: Tensor
+    class_cost: Tensor
+    mask_cost: Tensor
+    dice_cost: Tensor
+    margin: Tensor
+
+
+def finite_queries(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
+    """(L + 1, B, N) bool: which predictions hold neither NaN nor infinity, in class or mask."""
+    total = mask_logits.sum((-2, -1), dtype=torch.float32) + class_logits.float().sum(-1)
+    return total.isfinite()
+
+
+@torch.no_grad()
+def match_finite(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    targets: Sequence[Target],
+    finite: Tensor,
+    *,
+    costs: MatchingCosts | None = None,
+    points: Tensor | None = None,
+) -> Matches:
+    """As `match`, with the costs of all pairs; what is not `finite` matches none.
+
+    Args:
+        class_logits, mask_logits, targets, costs, points: as `match` takes them.
+        finite: (L + 1, B, N) bool, from `finite_queries`.
+    """
     costs = costs or MatchingCosts()
-    table = _total(terms, costs).cpu().numpy()  # the one transfer from the device
+    terms = _cost_terms(class_logits, mask_logits, targets, points)
+    total = _total(terms, costs).masked_fill(~finite[..., None], torch.inf)
+    assignment = _assign(total.cpu().numpy(), targets, np.where(finite.cpu().numpy(), 0, -1))
+    gt = assignment.to(total.device)
+    if not total.shape[-1]:
+        return Matches(assignment, *torch.full((4, *gt.shape), torch.nan))
+    at = gt.clamp(min=0)[..., None]
+    taken = torch.zeros_like(total, dtype=torch.bool).scatter_(-1, at, (gt >= 0)[..., None])
+    others = total.masked_fill(taken, torch.inf).amin(2, keepdim=True).expand_as(total)
+    weighted = (
+        costs.class_ * (1 + terms["class"]),
+        costs.mask * terms["mask"],
+        costs.dice * terms["dice"],
+        others - total,
+    )
+    values = torch.stack([term.gather(-1, at)[..., 0] for term in weighted])
+    return Matches(assignment, *values.masked_fill((gt < 0) | values.isinf(), torch.nan).cpu())
+
+
+def _assign(
+    table: npt.NDArray[np.floating], targets: Sequence[Target], members: npt.NDArray[np.integer]
+) -> Tensor:
+    """The cheapest assignment of every layer, image and group of a cost table (L + 1, B, N, G).
+
+    `members` is the group of each query, (B, N) or (L + 1, B, N); -1 takes no part.
+    """
     layers, batch, queries = table.shape[:3]
-    members = np.zeros((batch, queries), dtype=np.int64) if groups is None else groups.cpu().numpy()
+    members = np.broadcast_to(members, (layers, batch, queries))
     assignment = np.full((layers, batch, queries), -1, dtype=np.int64)
     for image, target in enumerate(targets):
         count = len(target["labels"])
-        parts = [np.flatnonzero(members[image] == g) for g in range(members[image].max() + 1)]
         for layer in range(layers if count else 0):
-            block = table[layer, image, :, :count]
-            # Found here, since a maximum taken of it would hide it.
-            if not np.isfinite(block).all():
-                finite = {name: x[layer, image, :, :count].isfinite() for name, x in terms.items()}
-                term = next((name for name, x in finite.items() if not x.all()), "total")
-                raise NonFiniteError(f"{term} cost of matching", layer, image)
-            for part in parts:
-                query, gt = linear_sum_assignment(block[part])
+            group = members[layer, image]
+            for number in range(group.max() + 1):
+                part = np.flatnonzero(group == number)
+                query, gt = linear_sum_assignment(table[layer, image, part, :count])
                 assignment[layer, image, part[query]] = gt
     return torch.from_numpy(assignment)
 

@@ -37,6 +37,7 @@ def _detections(table: dict[str, Rows], layers: int) -> Rows:
     return [
         {
             "image_id": row["image_id"],
+            "layer": layers,
             "query": row["index"],
             "label": 0,
             "score": 1 / (1 + row["index"]),
@@ -157,6 +158,9 @@ def _image_rows(image_id: int, queries: int, layers: int, seed: int) -> dict[str
                 "area": int(gt_masks[o].sum()),
                 "bbox": _box(gt_masks[o]),
                 "matched_query": matched_query[:, o].tolist(),
+                "pixels": float(gt_masks[o].sum() * STRIDE**2),
+                "covered": float(generator.random()),
+                **_best_query(masks, gt_masks[o]),
             }
             for o in range(num_gt)
         ],
@@ -169,6 +173,9 @@ def _image_rows(image_id: int, queries: int, layers: int, seed: int) -> dict[str
             row = _query_row(masks[layer, n], previous, gt_masks, int(matched_gt[layer, n]))
             row |= {"image_id": image_id, "layer": layer, "query": n}
             row |= {"label": int(generator.integers(0, len(CLASSES))), "score": generator.random()}
+            if matched_gt[layer, n] >= 0:
+                costs = ("class_cost", "mask_cost", "dice_cost", "margin")
+                row |= dict(zip(costs, generator.random(4).tolist(), strict=True))
             rows["queries"].append(row)
             rows["masks"].append(_mask_row(image_id, "query", layer, n, masks[layer, n]))
     return rows
@@ -213,7 +220,18 @@ def _query_row(
         "best_gt": best,
         "best_gt_iou": ious[best] if best >= 0 else 0.0,
         "matched_gt_iou": ious[matched_gt] if matched_gt >= 0 else None,
+        "second_coverage": sorted(float(mask[gt].mean()) for gt in gt_masks)[-2]
+        if len(gt_masks) > 1
+        else 0.0,
+        **dict.fromkeys(("class_cost", "mask_cost", "dice_cost", "margin")),
+        "fed_gt_iou": None,
     }
+
+
+def _best_query(masks: Bools, gt: Bools) -> dict[str, Any]:
+    ious = np.array([[_iou(mask, gt) or 0.0 for mask in layer] for layer in masks])
+    best = np.where(ious.max(1) > 0, ious.argmax(1), -1)
+    return {"best_query": best.tolist(), "best_query_iou": ious.max(1).tolist()}
 
 
 def _mask_row(image_id: int, kind: str, layer: int, index: int, mask: Bools) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From samples to measured images: the model under the recorder, matched in every layer."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, replace
 from typing import Literal
 
 import torch
@@ -11,7 +12,7 @@ from mpdiag.analysis.tables import MeasuredImage
 from mpdiag.config import PilotConfig
 from mpdiag.data import Sample, padded_targets
 from mpdiag.evaluation import Evaluator, Found
-from mpdiag.matching import MatchingCosts, Target, match
+from mpdiag.matching import Matches, MatchingCosts, Target, finite_queries, match_finite
 from mpdiag.metrics import image_rows, valid_cells
 from mpdiag.models import Mask2Former, Sizes, assemble_pilot
 from mpdiag.models.mask2former import alike
@@ -58,27 +59,39 @@ class Measurer:
             class_logits, mask_logits = self._matching_part(samples)
         else:
             class_logits, mask_logits = self._piloted_part(samples, targets, size)
-        assignment = match(class_logits, mask_logits, targets, costs=self.costs, points=self.points)
+        finite = finite_queries(class_logits, mask_logits)
+        matches = match_finite(
+            class_logits, mask_logits, targets, finite, costs=self.costs, points=self.points
+        )
         for index, sample in enumerate(samples):
-            yield MeasuredImage(
-                sample,
-                image_rows(
-                    class_logits[:, index],
-                    mask_logits[:, index],
-                    targets[index],
-                    assignment[:, index],
-                    valid_cells(*_size(sample)),
-                ),
-                self._find(class_logits[-1, index], mask_logits[-1, index], sample, size),
+            classes, masks, known = (x[:, index] for x in (class_logits, mask_logits, finite))
+            own = Matches(*(getattr(matches, field.name)[:, index] for field in fields(matches)))
+            rows = image_rows(
+                classes,
+                masks,
+                targets[index],
+                own.assignment,
+                valid_cells(*_size(sample)),
+                finite=known,
+                # One slot for each GT, in their order.
+                fed=torch.arange(masks.shape[1]) if self.part == "piloted" else None,
             )
+            detections = self._find(
+                classes, masks, known, Sizes(size, _size(sample), sample.original_size)
+            )
+            yield MeasuredImage(sample, rows, own, detections)
 
     def _find(
-        self, class_logits: Tensor, mask_logits: Tensor, sample: Sample, padded: tuple[int, int]
-    ) -> Found | None:
+        self, class_logits: Tensor, mask_logits: Tensor, finite: Tensor, sizes: Sizes
+    ) -> dict[int, Found]:
+        """What the last layer comes to, without queries that are not finite there."""
         if self.evaluator is None:
-            return None
-        sizes = Sizes(padded, _size(sample), sample.original_size)
-        return self.evaluator.find(class_logits, mask_logits, sizes)
+            return {}
+        last = len(class_logits) - 1
+        kept = finite[last].nonzero()[:, 0]
+        found = self.evaluator.find(class_logits[last, kept], mask_logits[last, kept], sizes)
+        queries = torch.where(found.queries >= 0, kept.cpu()[found.queries.clamp(min=0)], -1)
+        return {last: replace(found, queries=queries)}
 
     def _matching_part(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         with record(self.model, only=["class_logits", "mask_logits"]) as recording:

@@ -1,5 +1,6 @@
 """Run a checkpoint over a data set and measure every layer of every query."""
 
+import logging
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -26,9 +27,10 @@ from mpdiag.checkpoints import LoadedCheckpoint, load_checkpoint
 from mpdiag.data import ResizeShortestEdge, Sample, SegmentationDataset, drop_empty, load_dataset
 from mpdiag.errors import CheckpointError, ConfigError
 from mpdiag.evaluation import Evaluator
-from mpdiag.store import RunWriter
+from mpdiag.store import Run, RunWriter
 
 IMAGES_IN_A_PART = 32
+_LOG = logging.getLogger(__name__)
 
 
 def analyze(
@@ -104,7 +106,23 @@ def analyze(
     started = time.perf_counter()
     _write_parts(writer, data, measurer, MaskKeeper(writer, policy), settings, progress)
     extra = evaluation(writer, data) if settings.evaluate else {}
-    return writer.finish({"seconds": round(time.perf_counter() - started, 3)}, extra)
+    summary = writer.finish({"seconds": round(time.perf_counter() - started, 3)}, extra)
+    if summary["non_finite"]:
+        _warn_of_non_finite(writer.path)
+    return summary
+
+
+def _warn_of_non_finite(path: Path) -> None:
+    lost = Run.open(path).query(
+        "SELECT file_name, layer, query FROM queries JOIN images USING (image_id) "
+        "WHERE area IS NULL ORDER BY image_id, layer, query"
+    )
+    first = lost.iloc[0]
+    _LOG.warning(
+        "%s: %s predictions hold NaN or infinity and are left out of all averages; the first is of "
+        "%s, layer %s, query %s",
+        *(path, len(lost), first["file_name"], first["layer"], first["query"]),
+    )
 
 
 def _write_parts(

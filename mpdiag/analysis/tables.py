@@ -1,6 +1,6 @@
 """Rows of measured images as the Arrow tables of a run directory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 
 from mpdiag.data import ClassInfo, Sample
 from mpdiag.evaluation import Found
+from mpdiag.matching import Matches
 from mpdiag.metrics import ImageRows
 from mpdiag.store.schema import DETECTIONS, IMAGES, QUERIES, TARGETS
 
@@ -17,17 +18,19 @@ from mpdiag.store.schema import DETECTIONS, IMAGES, QUERIES, TARGETS
 class MeasuredImage:
     """One image, its numbers, and the sample it was measured on (at the model's input size).
 
-    `detections` are what the last layer found at the size of the image file, if asked for.
+    `matches` has the costs of the pairs that `rows.matched_gt` names. `detections` are what each
+    of some layers found at the size of the image file, by layer.
     """
 
     sample: Sample
     rows: ImageRows
-    detections: Found | None = None
+    matches: Matches
+    detections: Mapping[int, Found]
 
 
 def queries_table(image: MeasuredImage) -> pa.Table:
-    """One row for each layer and query of an image."""
-    rows = image.rows
+    """One row for each layer and query of an image; what is not finite has nulls for values."""
+    rows, costs = image.rows, image.matches
     layers, queries = rows.area.shape
     first = torch.ones(layers, queries, dtype=torch.bool)
     first[1:] = False
@@ -36,21 +39,32 @@ def queries_table(image: MeasuredImage) -> pa.Table:
     before = torch.cat([nothing, rows.area[:-1]])
     union = before + rows.area - intersection
     iou = intersection.double() / union.clamp(min=1)
+    broken = ~rows.finite
+    unknown_before = first | torch.cat([broken[:1], broken[:-1]])
+    no_pair = unknown_before | broken
+    unmatched = rows.matched_gt < 0
+    fed = torch.full_like(iou, torch.nan) if rows.fed_gt_iou is None else rows.fed_gt_iou
     layer, query = torch.meshgrid(torch.arange(layers), torch.arange(queries), indexing="ij")
     columns = {
         "image_id": torch.full((layers, queries), image.sample.image_id),
         "layer": layer,
         "query": query,
-        "iou_prev": _nullable(iou, first | (union == 0)),
-        "intersection_prev": _nullable(intersection, first),
-        "area": rows.area,
-        "area_prev": _nullable(before, first),
+        "iou_prev": _nullable(iou, no_pair | (union == 0)),
+        "intersection_prev": _nullable(intersection, no_pair),
+        "area": _nullable(rows.area, broken),
+        "area_prev": _nullable(before, unknown_before),
         "matched_gt": rows.matched_gt,
         "best_gt": rows.best_gt,
-        "best_gt_iou": rows.best_gt_iou,
-        "matched_gt_iou": _nullable(rows.matched_gt_iou, rows.matched_gt < 0),
-        "label": rows.label,
-        "score": rows.score,
+        "best_gt_iou": _nullable(rows.best_gt_iou, broken),
+        "matched_gt_iou": _nullable(rows.matched_gt_iou, unmatched),
+        "label": _nullable(rows.label, broken),
+        "score": _nullable(rows.score, broken),
+        "second_coverage": _nullable(rows.second_coverage, broken),
+        "class_cost": _nullable(costs.class_cost, unmatched),
+        "mask_cost": _nullable(costs.mask_cost, unmatched),
+        "dice_cost": _nullable(costs.dice_cost, unmatched),
+        "margin": _nullable(costs.margin, costs.margin.isnan()),
+        "fed_gt_iou": _nullable(fed, broken | fed.isnan()),
     }
     arrays = [
         column if isinstance(column, pa.Array) else pa.array(column.flatten().numpy())
@@ -68,6 +82,9 @@ def targets_table(image: MeasuredImage, classes: Sequence[ClassInfo]) -> pa.Tabl
     sample, numbers = image.sample, image.rows
     owner = query_of_gt(numbers.matched_gt.numpy(), len(sample.labels))
     boxes = _boxes(sample)
+    height, width = sample.masks.shape[-2:]
+    scale = sample.original_size[0] * sample.original_size[1] / (height * width)
+    pixels = sample.masks.flatten(1).sum(1) * scale
     rows = [
         {
             "image_id": sample.image_id,
@@ -77,6 +94,10 @@ def targets_table(image: MeasuredImage, classes: Sequence[ClassInfo]) -> pa.Tabl
             "area": int(numbers.gt_area[gt]),
             "bbox": boxes[gt],
             "matched_query": owner[:, gt].tolist(),
+            "pixels": float(pixels[gt]),
+            "covered": float(numbers.gt_covered[gt]),
+            "best_query": numbers.best_query[:, gt].tolist(),
+            "best_query_iou": numbers.best_query_iou[:, gt].tolist(),
         }
         for gt, label in enumerate(sample.labels.tolist())
     ]
@@ -124,22 +145,25 @@ def images_table(image: MeasuredImage) -> pa.Table:
 
 
 def detections_table(image: MeasuredImage) -> pa.Table:
-    """One row for each detection of an image, if they were asked for."""
-    found = image.detections
-    if found is None:
-        return DETECTIONS.empty_table()
-    height, width = found.size
-    columns = (found.queries.tolist(), found.labels.tolist(), found.scores.tolist(), found.counts)
+    """One row for each detection of an image, in the layers that were asked for."""
     rows = [
         {
             "image_id": image.sample.image_id,
+            "layer": layer,
             "query": query,
             "label": label,
             "score": score,
-            "height": height,
-            "width": width,
+            "height": found.size[0],
+            "width": found.size[1],
             "counts": counts,
         }
-        for query, label, score, counts in zip(*columns, strict=True)
+        for layer, found in image.detections.items()
+        for query, label, score, counts in zip(
+            found.queries.tolist(),
+            found.labels.tolist(),
+            found.scores.tolist(),
+            found.counts,
+            strict=True,
+        )
     ]
     return pa.Table.from_pylist(rows, schema=DETECTIONS)

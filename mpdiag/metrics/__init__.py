@@ -3,7 +3,7 @@
 from mpdiag.metrics.average_precision import AveragePrecision, CocoAP
 from mpdiag.metrics.layer_iou import LayerMiou, adjacent_overlap, layer_miou, valid_cells
 from mpdiag.metrics.panoptic_quality import PanopticQuality, PanopticScores, Quality, segment_map
-from mpdiag.metrics.rows import ImageRows, image_rows
+from mpdiag.metrics.rows import ImageRows, covered_by_others, image_rows
 from mpdiag.metrics.semantic_iou import SemanticIoU, SemanticScores, class_map
 from mpdiag.metrics.utilization import query_utilization, utilization
 
@@ -19,6 +19,7 @@ __all__ = [
     "SemanticScores",
     "adjacent_overlap",
     "class_map",
+    "covered_by_others",
     "image_rows",
     "layer_miou",
     "query_utilization",

@@ -24,7 +24,13 @@ class ImageRows:
         matched_gt_iou: IoU with the matched GT, NaN if unmatched.
         label: class with the highest probability, no-object aside.
         score: that probability.
+        finite: whether class and mask hold neither NaN nor infinity; else nothing else counts.
+        second_coverage: second highest share of a GT's cells that lie in the mask, 0 if none.
+        fed_gt_iou: IoU with the GT that the query was fed; None where none was.
         gt_area: (G,) cells of each GT on the predictions' grid.
+        gt_covered: (G,) share of the cells of the GT's box that other GT hold.
+        best_query: (L + 1, G) query of the highest IoU with the GT, -1 if none overlaps.
+        best_query_iou: (L + 1, G) that IoU, 0 if none.
         util: (L + 1,), NaN without GT.
         masks: (L + 1, N, h, w) bool over the valid area, on the device.
         gt_masks: (G, h, w) bool over the valid area, on the device.
@@ -38,7 +44,13 @@ class ImageRows:
     matched_gt_iou: Tensor
     label: Tensor
     score: Tensor
+    finite: Tensor
+    second_coverage: Tensor
+    fed_gt_iou: Tensor | None
     gt_area: Tensor
+    gt_covered: Tensor
+    best_query: Tensor
+    best_query_iou: Tensor
     util: Tensor
     masks: Tensor
     gt_masks: Tensor
@@ -51,6 +63,9 @@ def image_rows(
     target: Target,
     assignment: Tensor,
     valid: tuple[int, int],
+    *,
+    finite: Tensor | None = None,
+    fed: Tensor | None = None,
 ) -> ImageRows:
     """Measure one image.
 
@@ -60,9 +75,14 @@ def image_rows(
         target: its GT, masks over the padded extent.
         assignment: (L + 1, N), V^i.
         valid: rows and columns of the grid that the unpadded image covers.
+        finite: (L + 1, N) bool, which predictions can be measured; all if None.
+        fed: (N,) GT that each query of the MP part was fed.
     """
     rows, columns = valid
     masks = (mask_logits > 0)[..., :rows, :columns]
+    finite = masks.new_ones(masks.shape[:2]) if finite is None else finite.to(masks.device)
+    if not finite.all():
+        masks = masks & finite[..., None, None]
     gt_masks = gt_on_grid(target["masks"], mask_logits.shape[-2], mask_logits.shape[-1])
     gt_masks = gt_masks[:, :rows, :columns]
     intersection, area = adjacent_overlap(masks)
@@ -73,29 +93,71 @@ def image_rows(
     ).double()
     iou = overlap / (area[..., None] + gt_area - overlap).clamp(min=1)
     label, score = _top_class(class_logits)
-    matched = assignment.to(masks.device)
-    if len(gt_area):
-        best_iou, best = iou.max(-1)
-        best = torch.where(best_iou > 0, best, -1)
-        own = iou.gather(-1, matched.clamp(min=0)[..., None])[..., 0]
-        own = torch.where(matched >= 0, own, torch.nan)
-    else:
-        best_iou, best = torch.zeros_like(score), torch.full_like(label, -1)
-        own = torch.full_like(score, torch.nan)
+    best, best_iou = _highest(iou, -1)
+    best_query, best_query_iou = _highest(iou, -2)
     return ImageRows(
         intersection=intersection.cpu(),
         area=area.cpu(),
         matched_gt=assignment.cpu(),
         best_gt=best.cpu(),
         best_gt_iou=best_iou.cpu(),
-        matched_gt_iou=own.cpu(),
+        matched_gt_iou=_iou_with(iou, assignment.to(iou.device)).cpu(),
         label=label.cpu(),
         score=score.cpu(),
+        finite=finite.cpu(),
+        second_coverage=_second_coverage(overlap, gt_area).cpu(),
+        fed_gt_iou=None if fed is None else _iou_with(iou, fed.to(iou.device)).cpu(),
         gt_area=gt_area.cpu(),
+        gt_covered=covered_by_others(gt_masks).cpu(),
+        best_query=best_query.cpu(),
+        best_query_iou=best_query_iou.cpu(),
         util=utilization(assignment, len(gt_area)),
         masks=masks,
         gt_masks=gt_masks,
     )
+
+
+def covered_by_others(masks: Tensor) -> Tensor:
+    """How crowded each of (G, h, w) masks is: the share of its box that others hold, (G,) float64.
+
+    The annotations that mask models learn from are modal, so how much of an object is hidden is
+    not known; what lies within its box is the usual stand-in (Qi et al., Occluded Video Instance
+    Segmentation, IJCV 2022, take the overlap of boxes). 0 for an empty mask.
+    """
+    box = _spanned(masks.any(2))[:, :, None] & _spanned(masks.any(1))[:, None, :]
+    others = masks.sum(0) - masks.long() > 0
+    return (box & others).sum((1, 2)).double() / box.sum((1, 2)).clamp(min=1)
+
+
+def _spanned(line: Tensor) -> Tensor:
+    """(G, s) bool -> True from the first True of each row to the last."""
+    after = line.long().cummax(1).values.bool()
+    before = line.long().flip(1).cummax(1).values.flip(1).bool()
+    return after & before
+
+
+def _highest(iou: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Position (-1 where nothing overlaps) and value of the highest IoU along a dimension."""
+    if not iou.shape[dim]:
+        shape = iou.sum(dim).shape
+        return iou.new_full(shape, -1, dtype=torch.int64), iou.new_zeros(shape)
+    value, position = iou.max(dim)
+    return torch.where(value > 0, position, -1), value
+
+
+def _iou_with(iou: Tensor, gt: Tensor) -> Tensor:
+    """IoU (L + 1, N) with one GT for each query, from (L + 1, N, G); NaN where it is -1."""
+    if not iou.shape[-1]:
+        return iou.new_full(iou.shape[:2], torch.nan)
+    gt = gt.expand(iou.shape[:2])
+    own = iou.gather(-1, gt.clamp(min=0)[..., None])[..., 0]
+    return torch.where(gt >= 0, own, torch.nan)
+
+
+def _second_coverage(overlap: Tensor, gt_area: Tensor) -> Tensor:
+    if len(gt_area) < 2:
+        return overlap.new_zeros(overlap.shape[:2])
+    return (overlap / gt_area.clamp(min=1)).topk(2).values[..., 1]
 
 
 def gt_on_grid(masks: Tensor, height: int, width: int) -> Tensor:

@@ -1,10 +1,11 @@
 """The run directory: written by one `RunWriter`, read by any number of `Run`s; no torch.
 
-docs/run-directory.md describes every file and column.
+docs/run-directory.md describes every file and column, docs/metrics.md every number.
 """
 
+from mpdiag.store.layers import layers
 from mpdiag.store.run import Run
 from mpdiag.store.schema import SCHEMA_VERSION
 from mpdiag.store.writer import RunWriter
 
-__all__ = ["SCHEMA_VERSION", "Run", "RunWriter"]
+__all__ = ["SCHEMA_VERSION", "Run", "RunWriter", "layers"]

@@ -5,35 +5,54 @@ from pathlib import Path
 
 import duckdb
 
-from mpdiag.store.schema import TABLES
+from mpdiag.store.schema import SINCE_VERSION_2, TABLES
+
+SCALE = 2**52
+MACROS = (
+    f"CREATE MACRO fixed(x) AS CAST(round(x * {SCALE}) AS HUGEINT)",
+    f"CREATE MACRO exact_mean(x) AS sum(fixed(x)) / count(x) / {SCALE}",
+)
+"""`fixed` makes sums exact, whatever their order, and `exact_mean` divides such a sum once."""
 
 
 def connect(directory: Path) -> duckdb.DuckDBPyConnection:
-    """Open an in-memory database with a view for each of queries, targets, images and masks.
+    """Open an in-memory database with a view for each table of mpdiag.store.schema.
 
-    A table without files is empty. The connection can read files below `directory` only, and no
-    statement can widen that.
+    A table without files is empty, and a column that an older schema version lacks is null. The
+    connection can read files below `directory` only, and no statement can widen that.
     """
     connection = duckdb.connect(":memory:")
     root = str(directory.resolve())
     for name, schema in TABLES.items():
+        connection.register("_empty", schema.empty_table())
         if any((directory / name).glob("*.parquet")):
-            columns = ", ".join(f'"{column}"' for column in schema.names)
             files = _quote(f"{_escape_glob(root)}/{name}/*.parquet")
-            connection.execute(
-                f"CREATE VIEW {name} AS SELECT {columns} "
-                f"FROM read_parquet({files}, hive_partitioning = false)"
+            source = f"read_parquet({files}, hive_partitioning = false)"
+            there = set(_columns(connection, source))
+            columns = ", ".join(
+                f'CAST(NULL AS {kind}) AS "{column}"'
+                if column in SINCE_VERSION_2[name] - there
+                else f'"{column}"'
+                for column, kind in _columns(connection, "_empty").items()
             )
+            connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM {source}")
         else:
-            connection.register("_empty", schema.empty_table())
             connection.execute(f"CREATE TABLE {name} AS SELECT * FROM _empty")
-            connection.unregister("_empty")
+        connection.unregister("_empty")
+    for macro in MACROS:
+        connection.execute(macro)
     # DuckDB compares the escaped pattern as well as the file that it found with this list.
     allowed = f"[{_quote(root)}, {_quote(_escape_glob(root))}]"
     connection.execute(f"SET allowed_directories = {allowed}")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, str]:
+    """Name -> DuckDB type of each column of a table."""
+    described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
+    return {row[0]: row[1] for row in described}
 
 
 def _escape_glob(path: str) -> str:

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 QUERIES = pa.schema(
     [
@@ -19,6 +19,12 @@ QUERIES = pa.schema(
         ("matched_gt_iou", pa.float64()),
         ("label", pa.int32()),
         ("score", pa.float64()),
+        ("second_coverage", pa.float64()),
+        ("class_cost", pa.float64()),
+        ("mask_cost", pa.float64()),
+        ("dice_cost", pa.float64()),
+        ("margin", pa.float64()),
+        ("fed_gt_iou", pa.float64()),
     ]
 )
 
@@ -31,6 +37,10 @@ TARGETS = pa.schema(
         ("area", pa.int64()),
         ("bbox", pa.list_(pa.float64())),
         ("matched_query", pa.list_(pa.int16())),
+        ("pixels", pa.float64()),
+        ("covered", pa.float64()),
+        ("best_query", pa.list_(pa.int16())),
+        ("best_query_iou", pa.list_(pa.float64())),
     ]
 )
 
@@ -63,6 +73,7 @@ MASKS = pa.schema(
 DETECTIONS = pa.schema(
     [
         ("image_id", pa.int64()),
+        ("layer", pa.int16()),
         ("query", pa.int16()),
         ("label", pa.int32()),
         ("score", pa.float64()),
@@ -79,3 +90,14 @@ TABLES: dict[str, pa.Schema] = {
     "masks": MASKS,
     "detections": DETECTIONS,
 }
+
+SINCE_VERSION_2: dict[str, frozenset[str]] = {
+    "queries": frozenset(
+        ["second_coverage", "class_cost", "mask_cost", "dice_cost", "margin", "fed_gt_iou"]
+    ),
+    "targets": frozenset(["pixels", "covered", "best_query", "best_query_iou"]),
+    "images": frozenset(),
+    "masks": frozenset(),
+    "detections": frozenset(["layer"]),
+}
+"""Columns that a run of version 1 lacks: they read as null."""

@@ -4,11 +4,15 @@ Sums run over integers (values times 2^52, rounded), so that their order, and wi
 of the parts and the number of threads, can't change a single bit of the result.
 """
 
+import math
 from typing import Any
 
 import duckdb
 
 from mpdiag.errors import RunError
+from mpdiag.store.consistency import COLUMNS, consistency, oracle
+from mpdiag.store.database import SCALE
+from mpdiag.store.query_use import query_use
 from mpdiag.store.schema import SCHEMA_VERSION
 
 SUMMARY_COUNTS = ("num_images", "num_gt", "num_queries", "num_layers")
@@ -21,15 +25,14 @@ LAYER_VALUES = (
     "util",
 )
 
-SCALE = 2**52
-
 _TWICE = "SELECT image_id FROM images GROUP BY image_id HAVING count(*) > 1 ORDER BY image_id"
 
 _COUNTS = """
 SELECT (SELECT count(*) FROM images),
        (SELECT coalesce(sum(num_gt), 0)::BIGINT FROM images),
        (SELECT coalesce(max(layer), 0) FROM queries),
-       (SELECT coalesce(max(query) + 1, 0) FROM queries)
+       (SELECT coalesce(max(query) + 1, 0) FROM queries),
+       (SELECT count(*) FROM queries WHERE area IS NULL)
 """
 
 _LAYERS = f"""
@@ -41,7 +44,7 @@ pairs AS (
     SELECT layer,
            CAST(round(iou_prev * {SCALE}) AS BIGINT) AS iou,
            (image_id, query) IN (SELECT (image_id, query) FROM last) AS matched
-    FROM queries WHERE layer >= 1
+    FROM queries WHERE layer >= 1 AND area IS NOT NULL AND area_prev IS NOT NULL
 )
 SELECT layer, count(*), count(iou), sum(iou),
        count(iou) FILTER (WHERE matched), sum(iou) FILTER (WHERE matched)
@@ -72,19 +75,24 @@ def summarize(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
         )
     counts = connection.execute(_COUNTS).fetchone()
     assert counts is not None
-    num_images, num_gt, num_layers, num_queries = counts
+    num_images, num_gt, num_layers, num_queries, non_finite = counts
     util = {
         layer: _mean(total, count) for layer, count, total in connection.execute(_UTIL).fetchall()
     }
     rows = connection.execute(_LAYERS).fetchall()
+    further = _further(connection)
     return {
         "schema_version": SCHEMA_VERSION,
         "num_images": num_images,
         "num_gt": num_gt,
         "num_queries": num_queries,
         "num_layers": num_layers,
-        "layers": [_layer(*row, util=util.get(row[0])) for row in rows],
+        "layers": [_layer(*row, util=util.get(row[0])) | further.get(row[0], {}) for row in rows],
         "util_m0": util.get(0),
+        "m0": further.get(0, {}),
+        "oracle": oracle(connection),
+        "query_use": query_use(connection),
+        "non_finite": non_finite,
     }
 
 
@@ -108,6 +116,15 @@ def _layer(
         "miou_l_matched": _mean(matched_total or 0, matched),
         "empty_pairs": empty / pairs,
         "util": util,
+    }
+
+
+def _further(connection: duckdb.DuckDBPyConnection) -> dict[int, dict[Any, Any]]:
+    """By layer, what `consistency` says of it; None where there is nothing to average."""
+    table = consistency(connection).astype(float)
+    return {
+        layer: {name: None if math.isnan(value) else value for name, value in row.items()}
+        for layer, row in enumerate(table[list(COLUMNS)].to_dict("records"))
     }
 
 

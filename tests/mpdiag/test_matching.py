@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from mpdiag.errors import TrainingError
-from mpdiag.matching import MatchingCosts, Target, match, matching_cost
+from mpdiag.matching import (
+    MatchingCosts,
+    Target,
+    finite_queries,
+    match,
+    match_finite,
+    matching_cost,
+)
 
 
 def problem(
@@ -97,3 +104,42 @@ def test_a_cost_that_is_no_number_is_named() -> None:
     mask_logits[1, 1, 0] = torch.nan
     with pytest.raises(TrainingError, match="layer 1, image 1"):
         match(class_logits, mask_logits, targets)
+
+
+def test_costs_of_the_pairs_are_those_of_the_table() -> None:
+    class_logits, mask_logits, targets = problem([3, 0, 1], queries=5)
+    weights = MatchingCosts(2, 4, 3)
+    finite = finite_queries(class_logits, mask_logits)
+    found = match_finite(class_logits, mask_logits, targets, finite, costs=weights)
+    assert torch.equal(found.assignment, match(class_logits, mask_logits, targets, costs=weights))
+    table = matching_cost(class_logits, mask_logits, targets, weights, None)
+    dice = matching_cost(class_logits, mask_logits, targets, MatchingCosts(0, 0, 3), None)
+    total = found.class_cost - 2 + found.mask_cost + found.dice_cost
+    for layer, image, query in torch.cartesian_prod(*map(torch.arange, (3, 3, 5))).tolist():
+        at = (layer, image, query)
+        gt = int(found.assignment[at])
+        if gt < 0:
+            assert total[at].isnan() and found.margin[at].isnan()
+            continue
+        assert total[at].item() == pytest.approx(table[layer, image, query, gt].item(), abs=1e-5)
+        assert found.dice_cost[at].item() == pytest.approx(dice[layer, image, query, gt].item())
+        costs = table[layer, image, :, gt].tolist()
+        others = costs[:query] + costs[query + 1 :]
+        assert found.margin[at].item() == pytest.approx(min(others) - costs[query], abs=1e-5)
+
+
+def test_what_is_not_finite_matches_nothing() -> None:
+    class_logits, mask_logits, targets = problem([2, 2], queries=3)
+    mask_logits[1, 1, 0, 2, 2] = torch.nan
+    class_logits[2, 0, 1, 0] = torch.inf
+    mask_logits[0, 1] = torch.nan
+    finite = finite_queries(class_logits, mask_logits)
+    assert (~finite).nonzero().tolist() == [[0, 1, 0], [0, 1, 1], [0, 1, 2], [1, 1, 0], [2, 0, 1]]
+    found = match_finite(class_logits, mask_logits, targets, finite)
+    assert (found.assignment[~finite] == -1).all()
+    matched = (found.assignment >= 0).sum(-1)
+    assert matched.tolist() == [[2, 0], [2, 2], [2, 2]]
+    assert found.margin[found.assignment >= 0].isfinite().sum() == 10
+    one = slice(1)
+    alone = match_finite(class_logits[:, :, one], mask_logits[:, :, one], targets, finite[..., one])
+    assert alone.margin.isnan().all()  # no second query to compare with

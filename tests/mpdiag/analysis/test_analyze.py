@@ -307,6 +307,43 @@ def test_a_stopped_run_goes_on_to_the_same_result(
     assert len(kept[0]) and kept[0].equals(kept[1])
 
 
+def test_masks_that_are_not_finite_are_counted_not_averaged(
+    tmp_path: Path,
+    loaded: LoadedCheckpoint,
+    dataset: SegmentationDataset,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A model that breaks in one query of layer 2, and on a batch's first image in the last."""
+    calls = {"layer": 0, "pass": 0}
+
+    def broken(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
+        layer, calls["layer"] = calls["layer"] % 5, calls["layer"] + 1
+        calls["pass"] += layer == 0
+        changed = output.clone()
+        if layer == 2:
+            changed[:, 3, 5, 5] = torch.nan
+        if layer == 4:
+            changed[0] = torch.inf
+        return changed
+
+    handle = loaded.model.decoder.points.mask_logits.register_forward_hook(broken)
+    try:
+        summary = analyze(loaded, dataset, tmp_path / "run", limit=3, save_masks="worst:3")
+    finally:
+        handle.remove()
+    run = Run.open(tmp_path / "run")
+    lost = run.query("SELECT image_id, layer, query FROM queries WHERE area IS NULL ORDER BY ALL")
+    assert (lost["layer"] == 2).sum() == 3 and set(lost[lost["layer"] == 2]["query"]) == {3}
+    assert (lost["layer"] == 4).sum() == 12 * calls["pass"]
+    pairs = run.query("SELECT count(iou_prev) n FROM queries WHERE layer = 3 AND query = 3")
+    assert pairs["n"][0] == 0
+    assert summary["layers"][0]["miou_l"] > 0 and summary["non_finite"] == len(lost)
+    assert f"{len(lost)} predictions hold NaN or infinity" in caplog.text
+    assert "the first is of " + dataset[0].file_name + ", layer 2, query 3" in caplog.text
+    matched = run.query("SELECT max(matched_gt) gt FROM queries WHERE area IS NULL")
+    assert matched["gt"][0] == -1
+
+
 def test_mistakes_leave_the_output_alone(
     tmp_path: Path,
     loaded: LoadedCheckpoint,

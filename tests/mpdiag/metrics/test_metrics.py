@@ -8,6 +8,7 @@ import torch
 
 from mpdiag.matching import Target
 from mpdiag.metrics import (
+    covered_by_others,
     image_rows,
     layer_miou,
     query_utilization,
@@ -106,7 +107,16 @@ def test_rows_equal_brute_force() -> None:
             assert found.score[layer, query].item() == pytest.approx(
                 probability[:3].max(), rel=1e-5
             )
+        for gt, truth in enumerate(centers):
+            over = [(m & truth).sum() / max((m | truth).sum(), 1) for m in binary[layer]]
+            assert found.best_query_iou[layer, gt].item() == pytest.approx(max(over))
+            best = int(np.argmax(over)) if max(over) > 0 else -1
+            assert found.best_query[layer, gt] == best
+        shares = [[(m & g).sum() / max(g.sum(), 1) for g in centers] for m in binary[layer]]
+        second = [sorted(each)[-2] for each in shares]
+        assert found.second_coverage[layer].tolist() == pytest.approx(second)
     assert torch.equal(found.matched_gt, assignment)
+    assert found.finite.all() and found.fed_gt_iou is None
 
 
 def test_rows_of_an_image_without_gt() -> None:
@@ -116,3 +126,33 @@ def test_rows_of_an_image_without_gt() -> None:
     )
     assert found.util.isnan().all()
     assert (found.best_gt == -1).all() and not found.best_gt_iou.any()
+
+
+def test_crowding_of_a_box_by_hand() -> None:
+    masks = torch.zeros(4, 4, 6, dtype=torch.bool)
+    masks[0, 0:4, 0:3] = True
+    masks[0, 1, 1] = False  # a hole, in which the second lies
+    masks[1, 1, 1:3] = True
+    masks[2, 3, 2:6] = True
+    # Three of the 12 cells of the first box are of others, one of the 2 of the second.
+    assert covered_by_others(masks).tolist() == pytest.approx([3 / 12, 1 / 2, 1 / 4, 0])
+
+
+def test_what_is_not_finite_is_not_measured() -> None:
+    masks = torch.ones(2, 2, 4, 4)
+    masks[1, 0, 0, 0] = torch.nan
+    target = Target(labels=torch.tensor([0]), masks=torch.ones(1, 16, 16).bool())
+    finite = torch.tensor([[True, True], [False, True]])
+    assignment = torch.tensor([[0, -1], [-1, 0]])
+    found = image_rows(
+        torch.zeros(2, 2, 4),
+        masks,
+        target,
+        assignment,
+        (4, 4),
+        finite=finite,
+        fed=torch.tensor([0, 0]),
+    )
+    assert found.area.tolist() == [[16, 16], [0, 16]]
+    assert found.best_query.tolist() == [[0], [1]]
+    assert found.fed_gt_iou is not None and found.fed_gt_iou.tolist() == [[1, 1], [0, 1]]

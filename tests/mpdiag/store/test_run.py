@@ -13,7 +13,7 @@ import pytest
 
 from mpdiag.errors import RunError
 from mpdiag.store import Run
-from mpdiag.store.schema import MASKS
+from mpdiag.store.schema import MASKS, SINCE_VERSION_2
 
 MakeRun = Callable[..., Path]
 
@@ -53,8 +53,8 @@ def test_refuses_broken_json(tmp_path: Path, make_run: MakeRun, text: str) -> No
 
 def test_refuses_a_newer_schema(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run", images=1)
-    edit(run / "run.json", schema_version=2)
-    refused(run, " has schema_version 2, and this mpdiag reads up to 1: update mpdiag")
+    edit(run / "run.json", schema_version=3)
+    refused(run, " has schema_version 3, and this mpdiag reads up to 2: update mpdiag")
     edit(run / "run.json", schema_version=None)
     refused(run, "/run.json has no schema_version: it is not a run of mpdiag")
 
@@ -89,6 +89,21 @@ def test_names_a_broken_parquet_file(tmp_path: Path, make_run: MakeRun) -> None:
     (run / "queries" / "part-000.parquet").write_bytes(b"PAR1 no PAR1")
     with pytest.raises(RunError, match=r"has a Parquet file that can't be read .*part-000"):
         Run.open(run)
+
+
+def test_a_run_of_version_1_opens_and_lacks_what_it_lacks(
+    tmp_path: Path, make_run: MakeRun
+) -> None:
+    path = make_run(tmp_path / "run", images=4, shards=2)
+    for folder, columns in SINCE_VERSION_2.items():
+        for file in (path / folder).glob("*.parquet"):
+            pq.write_table(pq.read_table(file).drop_columns(list(columns)), file)
+    edit(path / "run.json", schema_version=1)
+    run = Run.open(path)
+    rows = run.query("SELECT count(margin) margin, count(area) area FROM queries")
+    assert rows.iloc[0].tolist() == [0, 4 * 10 * 6]
+    assert run.query("SELECT best_query_iou FROM targets")["best_query_iou"].isna().all()
+    assert run.query("SELECT layer FROM detections")["layer"].isna().all()
 
 
 # --- reading -------------------------------------------------------------------------------
