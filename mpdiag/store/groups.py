@@ -5,7 +5,7 @@ in none if it matches none; where the whole image is grouped (`all`, `crowding`)
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,9 @@ import pandas as pd
 
 from mpdiag.errors import ConfigError, RunError
 from mpdiag.store.database import SCALE
-from mpdiag.store.run import Run
+
+if TYPE_CHECKING:
+    from mpdiag.store.run import Run
 
 Floats = npt.NDArray[np.float64]
 By = Literal["all", "class", "size", "crowding", "occlusion", "matched"]
@@ -67,13 +69,13 @@ class ImageSums:
         return (self.gt > 0).astype(np.float64)
 
 
-def image_ids(run: Run) -> npt.NDArray[np.int64]:
+def image_ids(run: "Run") -> npt.NDArray[np.int64]:
     """Ids of the run's images in ascending order: the rows of `ImageSums`."""
     return run.query("SELECT image_id FROM images ORDER BY image_id")["image_id"].to_numpy()
 
 
 def image_sums(
-    run: Run, by: By = "all", assignment: Assignment = "bipartite"
+    run: "Run", by: By = "all", assignment: Assignment = "bipartite"
 ) -> dict[str, ImageSums]:
     """The sums of every group that has any query or GT, by its name, in order.
 
@@ -154,7 +156,7 @@ def _kept(assignment: Assignment) -> str:
     """
 
 
-def _check(run: Run, by: By, assignment: Assignment) -> None:
+def _check(run: "Run", by: By, assignment: Assignment) -> None:
     if by not in get_args(By) or assignment not in get_args(Assignment):
         raise ConfigError(
             f"no such division or assignment: {by}, {assignment}; choose from "

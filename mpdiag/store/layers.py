@@ -1,6 +1,7 @@
 """mIoU-L^i and Util^i by group, with the spread over images and a confidence interval."""
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -8,13 +9,15 @@ import pandas as pd
 
 from mpdiag.store.bootstrap import RESAMPLES, interval, ratio
 from mpdiag.store.groups import Assignment, By, ImageSums, image_sums
-from mpdiag.store.run import Run
+
+if TYPE_CHECKING:
+    from mpdiag.store.run import Run
 
 Floats = npt.NDArray[np.float64]
 
 
 def layers(
-    run: Run,
+    run: "Run",
     by: By = "all",
     assignment: Assignment = "bipartite",
     *,

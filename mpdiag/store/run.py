@@ -12,9 +12,13 @@ import pandas as pd
 
 from mpdiag.errors import RunError
 from mpdiag.store import rle
+from mpdiag.store.consistency import consistency
 from mpdiag.store.database import connect
+from mpdiag.store.groups import Assignment, By
+from mpdiag.store.layers import layers
 from mpdiag.store.schema import SCHEMA_VERSION
 from mpdiag.store.summary import LAYER_VALUES, SUMMARY_COUNTS
+from mpdiag.store.transitions import DEFAULT, Thresholds, transitions
 
 
 class Run:
@@ -67,6 +71,34 @@ class Run:
             return self._connection.cursor().execute(sql, list(params)).df()
         except duckdb.Error as error:
             raise RunError(f"{self.path}: the query failed ({_first_line(error)})") from error
+
+    def layers(
+        self, by: By = "all", assignment: Assignment = "bipartite", **bootstrap: int
+    ) -> pd.DataFrame:
+        """mIoU-L and Util of each group and layer, with confidence intervals.
+
+        See `mpdiag.store.layers.layers`, which takes `seed` and `resamples` as well.
+        """
+        return layers(self, by, assignment, **bootstrap)
+
+    def consistency(self) -> pd.DataFrame:
+        """What adjacent layers and the GT have to do with each other, one row a layer.
+
+        See `mpdiag.store.consistency.consistency`.
+        """
+        return consistency(self._connection.cursor())
+
+    def transitions(self, thresholds: Thresholds = DEFAULT) -> pd.DataFrame:
+        """How often each class of transition happens in each layer, and what Util gains without.
+
+        See `mpdiag.store.transitions.transitions`. Raises RunError where the rows are too old.
+        """
+        if self.header["schema_version"] < 2:
+            raise RunError(
+                f"{self.path} has schema_version 1, which lacks what tells transitions apart: "
+                "analyse it again"
+            )
+        return transitions(self._connection.cursor(), thresholds)
 
     def masks(self, image_id: int, query: int) -> npt.NDArray[np.bool_]:
         """Masks M^0..M^L of a query, shape (L + 1, height, width), on the prediction grid.

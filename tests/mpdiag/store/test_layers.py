@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mpdiag.errors import ConfigError, RunError
-from mpdiag.store import Run, layers
+from mpdiag.store import Run
 from mpdiag.store.bootstrap import interval, ratio
 
 MakeRun = Callable[..., Path]
@@ -27,7 +27,7 @@ def run(path: Path) -> Run:
 
 
 def test_all_is_the_summary(run: Run) -> None:
-    table = layers(run, resamples=20)
+    table = run.layers(resamples=20)
     assert table["group"].unique().tolist() == ["all"]
     assert table["util"][0] == pytest.approx(run.summary["util_m0"], abs=1e-12)
     assert np.isnan(table["miou_l"][0])
@@ -78,7 +78,7 @@ def test_groups_equal_loops(run: Run, by: str) -> None:
             group = group_of_gt[target["image_id"], target["gt"]]
             of_image = utils.setdefault((group, layer), {}).setdefault(target["image_id"], [])
             of_image.append(owner[layer] == owner[-1] != -1)
-    table = layers(run, by, resamples=10)  # type: ignore[arg-type]
+    table = run.layers(by, resamples=10)  # type: ignore[arg-type]
     assert len(table) == 4 * len({group for group, _ in [*ious, *utils]})
     for _, row in table.iterrows():
         key = row["group"], row["layer"]
@@ -97,13 +97,13 @@ def test_answers_depend_neither_on_parts_nor_on_the_call(
 ) -> None:
     other = Run.open(make_run(tmp_path / "other", images=14, queries=7, layers=3, shards=5))
     for by in ("all", "class"):
-        pd.testing.assert_frame_equal(layers(run, by), layers(other, by), check_exact=True)
+        pd.testing.assert_frame_equal(run.layers(by), other.layers(by), check_exact=True)
 
 
 def test_hard_assignment_of_the_piloted_part(tmp_path: Path, make_run: MakeRun) -> None:
     path = make_run(tmp_path / "run", images=8, layers=2, part="piloted")
     piloted = Run.open(path)
-    table = layers(piloted, "class", "hard", resamples=10)
+    table = piloted.layers("class", "hard", resamples=10)
     assert set(table["util"]) == {1.0}
     rows = piloted.query(
         "SELECT t.label, iou_prev FROM queries q JOIN targets t ON q.image_id = t.image_id AND "
@@ -117,18 +117,20 @@ def test_hard_assignment_of_the_piloted_part(tmp_path: Path, make_run: MakeRun) 
 
 def test_what_can_not_be_answered_is_refused(tmp_path: Path, make_run: MakeRun, run: Run) -> None:
     with pytest.raises(RunError, match=r"is of the matching part, .* --part piloted$"):
-        layers(run, assignment="hard")
+        run.layers(assignment="hard")
     with pytest.raises(ConfigError, match="colour"):
-        layers(run, "colour")  # type: ignore[arg-type]
+        run.layers("colour")  # type: ignore[arg-type]
     old = make_run(tmp_path / "old")
     header = json.loads((old / "run.json").read_text())
     (old / "run.json").write_text(json.dumps({**header, "schema_version": 1}))
     with pytest.raises(RunError, match="lacks the size of GT: analyse it again"):
-        layers(Run.open(old), "size")
+        Run.open(old).layers("size")
+    with pytest.raises(RunError, match="lacks what tells transitions apart: analyse it again"):
+        Run.open(old).transitions()
 
 
 def test_a_run_without_images_has_no_layers(tmp_path: Path, make_run: MakeRun) -> None:
-    assert layers(Run.open(make_run(tmp_path / "run", images=0))).empty
+    assert Run.open(make_run(tmp_path / "run", images=0)).layers().empty
 
 
 def test_the_interval_is_that_of_the_normal_distribution() -> None:
