@@ -11,6 +11,7 @@ import pytest
 
 from mpdiag.store import Run
 from reports.cells import UNKNOWN
+from reports.facts import CONVENTIONS
 from reports.report import write_report
 
 MakeRun = Callable[..., Path]
@@ -177,8 +178,7 @@ def test_csv_holds_fractions_in_long_form(hostile: Path) -> None:
     expected = {
         (key, layer["layer"]): layer[key]
         for layer in run.summary["layers"]
-        for key in layer
-        if key != "layer"
+        for key, _ in CONVENTIONS
     }
     assert found == {**expected, ("util", 0): run.summary["util_m0"]}
     published = [row["value"] for row in rows if row["source"] == "paper"][:9]

@@ -49,7 +49,6 @@ def start(config: TrainConfig, folder: Path) -> "subprocess.Popen[str]":
         [*command, str(folder / "stopped")],
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         start_new_session=True,
     )
 
