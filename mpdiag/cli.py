@@ -146,10 +146,11 @@ def analyze(
 ) -> None:
     """Record every layer of a model over a data set and write a run directory."""
     from mpdiag.analysis import analyze as run
+    from mpdiag.analysis import torchrun_shard
     from mpdiag.analysis.settings import parse_match_points
     from mpdiag.progress import progress_bar
 
-    with progress_bar(err, f"analysing {checkpoint.name}") as progress:
+    with torchrun_shard() as shard, progress_bar(err, f"analysing {checkpoint.name}") as progress:
         run(
             checkpoint,
             dataset,
@@ -164,9 +165,11 @@ def analyze(
             match_points=parse_match_points(match_points),
             evaluate=evaluate,
             resume=resume,
-            progress=progress,
+            progress=progress if shard.first else None,
+            shard=shard,
         )
-    out.print(f"[bold]{escape(str(output))}[/]", soft_wrap=True)
+    if shard.first:
+        out.print(f"[bold]{escape(str(output))}[/]", soft_wrap=True)
 
 
 @app.command()
