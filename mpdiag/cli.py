@@ -186,6 +186,27 @@ def report(
 
 
 @app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="A run directory.")],
+    run_b: Annotated[Path, typer.Argument(help="Another one over the same images.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Also write it to FILE.json or FILE.csv, as fractions.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="Images and classes that moved most.", min=0)] = 10,
+) -> None:
+    """Paired differences of two runs over the same images, with confidence intervals."""
+    from mpdiag.store import Run
+    from mpdiag.store import compare as run
+    from reports.comparison import comparison_tables, write_comparison
+
+    found = run(Run.open(run_a), Run.open(run_b), top=top)
+    if output is not None:
+        write_comparison(found, output)
+    for table in comparison_tables(found):
+        out.print(table)
+
+
+@app.command()
 def dashboard(
     runs: Runs,
     port: Annotated[int | None, typer.Option(help="Port on this machine.")] = None,
