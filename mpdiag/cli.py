@@ -155,10 +155,11 @@ def analyze(
 ) -> None:
     """Record every layer of a model over a data set and write a run directory."""
     from mpdiag.analysis import analyze as run
+    from mpdiag.analysis import torchrun_shard
     from mpdiag.analysis.settings import parse_match_points
     from mpdiag.progress import progress_bar
 
-    with progress_bar(err, f"analysing {checkpoint.name}") as progress:
+    with torchrun_shard() as shard, progress_bar(err, f"analysing {checkpoint.name}") as progress:
         run(
             checkpoint,
             dataset,
@@ -173,9 +174,11 @@ def analyze(
             match_points=parse_match_points(match_points),
             evaluate=evaluate,
             resume=resume,
-            progress=progress,
+            progress=progress if shard.first else None,
+            shard=shard,
         )
-    out.print(f"[bold]{escape(str(output))}[/]", soft_wrap=True)
+    if shard.first:
+        out.print(f"[bold]{escape(str(output))}[/]", soft_wrap=True)
 
 
 @app.command()
@@ -189,6 +192,27 @@ def report(
 
     for path in write_report(runs, output, tuple(formats.split(","))):
         out.print(escape(str(path)), soft_wrap=True)
+
+
+@app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="A run directory.")],
+    run_b: Annotated[Path, typer.Argument(help="Another one over the same images.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Also write it to FILE.json or FILE.csv, as fractions.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="Images and classes that moved most.", min=0)] = 10,
+) -> None:
+    """Paired differences of two runs over the same images, with confidence intervals."""
+    from mpdiag.store import Run
+    from mpdiag.store import compare as run
+    from reports.comparison import comparison_tables, write_comparison
+
+    found = run(Run.open(run_a), Run.open(run_b), top=top)
+    if output is not None:
+        write_comparison(found, output)
+    for table in comparison_tables(found):
+        out.print(table)
 
 
 @app.command()

@@ -2,5 +2,6 @@
 
 from mpdiag.analysis.measure import Part
 from mpdiag.analysis.pipeline import analyze
+from mpdiag.analysis.shard import Shard, torchrun_shard
 
-__all__ = ["Part", "analyze"]
+__all__ = ["Part", "Shard", "analyze", "torchrun_shard"]

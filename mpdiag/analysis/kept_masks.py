@@ -18,6 +18,9 @@ from mpdiag.store.schema import MASKS
 THUMBNAIL = 640  # longest side of a kept picture, in pixels
 WORST = "worst"
 
+Row = dict[str, Any]
+Entry = tuple[float, int, int]  # badness, image, query
+
 
 @dataclass(frozen=True, slots=True)
 class KeepPolicy:
@@ -43,23 +46,16 @@ class MaskKeeper:
     counting nothing; of an image's queries only those that match a GT in the last layer compete.
     """
 
-    def __init__(self, writer: RunWriter, policy: KeepPolicy) -> None:
+    def __init__(self, writer: RunWriter, policy: KeepPolicy, rank: int = 0) -> None:
+        """Of several processes, each has a `rank`, and `unite` brings together what they kept."""
         self._writer = writer
         self._policy = policy
-        self._rows: list[dict[str, Any]] = []
-        self._worst: list[tuple[float, int, int]] = []  # badness, image, query; worst first
-        kept = writer.path / "masks" / f"{WORST}.parquet"
-        if kept.is_file():
-            rows = pq.read_table(kept).to_pylist()
-            self._rows = [row for row in rows if row["image_id"] in writer.done]
-            self._worst = sorted(
-                {
-                    (row["badness"], row["image_id"], row["index"])
-                    for row in self._rows
-                    if row["kind"] == "query"
-                },
-                key=_order,
-            )
+        self._name = f"{WORST}-{rank}" if rank else WORST
+        kept = writer.path / "masks" / f"{self._name}.parquet"
+        rows = pq.read_table(kept).to_pylist() if kept.is_file() else []
+        self._rows: list[Row] = [row for row in rows if row["image_id"] in writer.done]
+        self._worst = _queries(self._rows)
+        self._pictured = {row["image_id"] for row in rows}
 
     def add(self, image: MeasuredImage) -> None:
         """Look at an image's masks and keep what the policy asks for."""
@@ -75,6 +71,7 @@ class MaskKeeper:
             queries = [q for _, i, q in self._worst if i == image.sample.image_id]
         if queries:
             self._rows += _encode(image, queries, bad)
+            self._pictured.add(image.sample.image_id)
             self._writer.save_thumbnail(image.sample.image_id, _thumbnail(image))
 
     def write(self, part: str) -> None:
@@ -85,21 +82,61 @@ class MaskKeeper:
             self._writer.write_masks(part, pa.Table.from_pylist(self._rows, schema=MASKS))
             self._rows = []
             return
-        self._rows = list(self._still_worst())
-        self._writer.write_masks(WORST, pa.Table.from_pylist(self._rows, schema=MASKS))
+        self._rows = _of_queries(self._rows, self._worst)
+        self._writer.write_masks(self._name, pa.Table.from_pylist(self._rows, schema=MASKS))
         images = {image for _, image, _ in self._worst}
-        for thumbnail in (self._writer.path / "thumbnails").glob("*.jpg"):
-            if int(thumbnail.stem) not in images:
-                thumbnail.unlink()
+        for image in self._pictured - images:
+            self._writer.drop_thumbnail(image)
+        self._pictured = images
 
-    def _still_worst(self) -> Iterator[dict[str, Any]]:
-        queries = {(image, query) for _, image, query in self._worst}
-        images = {image for image, _ in queries}
-        for row in self._rows:
-            if (row["kind"] == "gt" and row["image_id"] in images) or (
-                (row["image_id"], row["index"]) in queries and row["kind"] == "query"
-            ):
-                yield row
+
+def unite(writer: RunWriter, policy: KeepPolicy) -> None:
+    """Make one file of the worst queries that several processes kept, and drop what is not worst.
+
+    For the first process alone, before the others begin and after they ended: a run may be resumed
+    by another number of processes.
+    """
+    if not policy.count:
+        return
+    files = sorted((writer.path / "masks").glob(f"{WORST}*.parquet"))
+    done = RunWriter(writer.path).done
+    rows = {
+        (row["image_id"], row["kind"], row["layer"], row["index"]): row
+        for file in files
+        for row in pq.read_table(file).to_pylist()
+        if row["image_id"] in done
+    }
+    worst = _queries(list(rows.values()))[: policy.count]
+    kept = _of_queries(list(rows.values()), worst)
+    if files:
+        writer.write_masks(WORST, pa.Table.from_pylist(kept, schema=MASKS))
+    for file in files:
+        if file.stem != WORST:
+            file.unlink()
+    images = {image for _, image, _ in worst}
+    for thumbnail in (writer.path / "thumbnails").glob("*.jpg"):
+        if int(thumbnail.stem) not in images:
+            writer.drop_thumbnail(int(thumbnail.stem))
+
+
+def _queries(rows: list[Row]) -> list[Entry]:
+    """Badness, image and query of all queries among the rows of masks, worst first."""
+    found = {
+        (row["badness"], row["image_id"], row["index"]) for row in rows if row["kind"] == "query"
+    }
+    return sorted(found, key=_order)
+
+
+def _of_queries(rows: list[Row], worst: list[Entry]) -> list[Row]:
+    """Those of the rows that are masks of these queries, or GT of their images."""
+    queries = {(image, query) for _, image, query in worst}
+    images = {image for image, _ in queries}
+    return [
+        row
+        for row in rows
+        if (row["kind"] == "gt" and row["image_id"] in images)
+        or (row["kind"] == "query" and (row["image_id"], row["index"]) in queries)
+    ]
 
 
 def badness(image: MeasuredImage) -> list[float]:
@@ -111,7 +148,7 @@ def badness(image: MeasuredImage) -> list[float]:
     return values
 
 
-def _order(entry: tuple[float, int, int]) -> tuple[float, int, int]:
+def _order(entry: Entry) -> Entry:
     return -entry[0], entry[1], entry[2]
 
 

@@ -14,9 +14,10 @@ import pyarrow as pa
 
 from mpdiag import __version__
 from mpdiag.analysis.evaluation import evaluation
-from mpdiag.analysis.kept_masks import KeepPolicy, MaskKeeper
+from mpdiag.analysis.kept_masks import KeepPolicy, MaskKeeper, unite
 from mpdiag.analysis.measure import Measurer, Part
 from mpdiag.analysis.settings import Settings, settings_for
+from mpdiag.analysis.shard import Shard
 from mpdiag.analysis.tables import (
     detections_table,
     images_table,
@@ -49,6 +50,7 @@ def analyze(
     evaluate: bool = True,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    shard: Shard | None = None,
 ) -> dict[str, Any]:
     """Record all layers over a data set, match each, and write a run directory.
 
@@ -67,7 +69,8 @@ def analyze(
         evaluate: also keep the last layer's detections at the images' own size and compute their
             AP, PQ or mIoU, by the task; of the matching part alone.
         resume: go on with an unfinished run in `output`.
-        progress: called with (images done, images in all).
+        progress: called with (images done, images in all), both of this process.
+        shard: this process's part, where several write one run (`torchrun_shard`); all call this.
 
     Returns:
         The content of summary.json.
@@ -102,14 +105,28 @@ def analyze(
     measurer = Measurer(loaded.model, settings, part, evaluator)
     header = _header(loaded, data, part, settings, str(measurer.device))
     header["name"] = Path(output).resolve().name
-    writer = RunWriter.create(Path(output), header, resume=resume)
+    shard = shard or Shard()
+
+    def begin() -> RunWriter:
+        writer = RunWriter.create(Path(output), header, resume=resume)
+        unite(writer, policy)
+        return writer
+
+    def finish() -> dict[str, Any]:
+        unite(writer, policy)
+        extra = evaluation(writer, data) if settings.evaluate else {}
+        seconds = round(time.perf_counter() - started, 3)
+        summary = writer.finish({"seconds": seconds, "processes": shard.world}, extra)
+        if summary["non_finite"]:
+            _warn_of_non_finite(writer.path)
+        return summary
+
+    writer = shard.lead(begin)
     started = time.perf_counter()
-    _write_parts(writer, data, measurer, MaskKeeper(writer, policy), settings, progress)
-    extra = evaluation(writer, data) if settings.evaluate else {}
-    summary = writer.finish({"seconds": round(time.perf_counter() - started, 3)}, extra)
-    if summary["non_finite"]:
-        _warn_of_non_finite(writer.path)
-    return summary
+    keeper = MaskKeeper(writer, policy, shard.rank)
+    _write_parts(writer, data, measurer, keeper, settings, shard, progress)
+    shard.wait()
+    return shard.lead(finish)
 
 
 def _warn_of_non_finite(path: Path) -> None:
@@ -131,12 +148,14 @@ def _write_parts(
     measurer: Measurer,
     keeper: MaskKeeper,
     settings: Settings,
+    shard: Shard,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    total = min(settings.limit or len(data), len(data))
-    for start in range(0, total, IMAGES_IN_A_PART):
-        indices = range(start, min(start + IMAGES_IN_A_PART, total))
-        if data.image_ids[start] in writer.done:
+    blocks = shard.blocks(min(settings.limit or len(data), len(data)), IMAGES_IN_A_PART)
+    done, total = 0, sum(map(len, blocks))
+    for indices in blocks:
+        done += len(indices)
+        if data.image_ids[indices[0]] in writer.done:
             continue
         images, targets, queries, detections = [], [], [], []
         for image in measurer.measure(_samples(data, indices, settings)):
@@ -146,8 +165,8 @@ def _write_parts(
             queries.append(queries_table(image))
             detections.append(detections_table(image))
             if progress:
-                progress(start + len(images), total)
-        name = f"part-{start // IMAGES_IN_A_PART:05d}"
+                progress(done - len(indices) + len(images), total)
+        name = f"part-{indices[0] // IMAGES_IN_A_PART:05d}"
         keeper.write(name)
         writer.write(name, *map(pa.concat_tables, (images, targets, queries, detections)))
 

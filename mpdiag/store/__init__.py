@@ -3,9 +3,10 @@
 docs/run-directory.md describes every file and column, docs/metrics.md every number.
 """
 
+from mpdiag.store.comparison import Comparison, compare
 from mpdiag.store.run import Run
 from mpdiag.store.schema import SCHEMA_VERSION
 from mpdiag.store.transitions import Thresholds
 from mpdiag.store.writer import RunWriter
 
-__all__ = ["SCHEMA_VERSION", "Run", "RunWriter", "Thresholds"]
+__all__ = ["SCHEMA_VERSION", "Comparison", "Run", "RunWriter", "Thresholds", "compare"]

@@ -12,6 +12,7 @@ import pandas as pd
 
 from mpdiag.errors import RunError
 from mpdiag.store import rle
+from mpdiag.store.bootstrap import RESAMPLES
 from mpdiag.store.consistency import consistency
 from mpdiag.store.database import connect
 from mpdiag.store.groups import Assignment, By
@@ -73,13 +74,18 @@ class Run:
             raise RunError(f"{self.path}: the query failed ({_first_line(error)})") from error
 
     def layers(
-        self, by: By = "all", assignment: Assignment = "bipartite", **bootstrap: int
+        self,
+        by: By = "all",
+        assignment: Assignment = "bipartite",
+        *,
+        seed: int = 0,
+        resamples: int = RESAMPLES,
     ) -> pd.DataFrame:
         """mIoU-L and Util of each group and layer, with confidence intervals.
 
-        See `mpdiag.store.layers.layers`, which takes `seed` and `resamples` as well.
+        See `mpdiag.store.layers.layers`.
         """
-        return layers(self, by, assignment, **bootstrap)
+        return layers(self, by, assignment, seed=seed, resamples=resamples)
 
     def consistency(self) -> pd.DataFrame:
         """What adjacent layers and the GT have to do with each other, one row a layer.

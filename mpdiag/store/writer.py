@@ -101,6 +101,10 @@ class RunWriter:
         """Keep a small picture of an image, so that the run can be looked at by itself."""
         replace_file(self.path / "thumbnails" / f"{image_id}.jpg", jpeg)
 
+    def drop_thumbnail(self, image_id: int) -> None:
+        """Remove the picture of an image that is no longer of interest, if there is one."""
+        (self.path / "thumbnails" / f"{image_id}.jpg").unlink(missing_ok=True)
+
     def finish(
         self, timings: dict[str, Any] | None = None, extra: dict[str, Any] | None = None
     ) -> dict[str, Any]:

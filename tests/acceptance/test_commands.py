@@ -88,6 +88,10 @@ def test_train_analyze_report(tmp_path: Path, mpdiag: Command, root: Path) -> No
     )  # fmt: skip
     assert status == 0 and "report.md" in out
     assert not (tmp_path / "report" / "report.html").exists()
+    status, out, _ = mpdiag("compare", tmp_path / "matching", tmp_path / "piloted",
+                            "--output", tmp_path / "difference.json")  # fmt: skip
+    assert status == 0 and "95% interval" in out
+    assert json.loads((tmp_path / "difference.json").read_text())["images"] == 4
 
 
 def test_synth_makes_a_data_set_once(tmp_path: Path, mpdiag: Command) -> None:

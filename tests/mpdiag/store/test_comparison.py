@@ -1,0 +1,112 @@
+"""Paired differences against single runs, and what can't be compared."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mpdiag.errors import RunError
+from mpdiag.store import Run, compare
+
+MakeRun = Callable[..., Path]
+
+
+def two(tmp_path: Path, make_run: MakeRun) -> tuple[Run, Run]:
+    """Two runs over the same images and GT: in the second a third of the masks are as before."""
+    paths = [make_run(tmp_path / name, images=12, layers=3, shards=2) for name in "ab"]
+    for file in (paths[1] / "queries").glob("*.parquet"):
+        table = pq.read_table(file).to_pylist()
+        for row in table:
+            if row["query"] % 3 == 0 and row["iou_prev"] is not None:
+                row["iou_prev"] = 1.0
+        pq.write_table(pq.read_table(file).from_pylist(table, pq.read_schema(file)), file)
+    scores = ({"ap": 0.25, "ap50": None}, {"ap": 0.5, "ap50": 0.75})
+    for path, ap in zip(paths, scores, strict=True):
+        summary = json.loads((path / "summary.json").read_text())
+        (path / "summary.json").write_text(json.dumps({**summary, "ap": ap}))
+    return Run.open(paths[0]), Run.open(paths[1])
+
+
+def test_differences_are_those_of_the_runs(tmp_path: Path, make_run: MakeRun) -> None:
+    a, b = two(tmp_path, make_run)
+    found = compare(a, b)
+    assert (found.a, found.b, found.images) == ("a", "b", 12)
+    of_runs = a.layers(), b.layers()
+    for row in found.layers.itertuples():
+        values = [table.loc[row.layer, row.metric] for table in of_runs]
+        assert [row.a, row.b] == values
+        assert row.difference == values[1] - values[0]
+    miou = found.layers[found.layers["metric"] == "miou_l"]
+    assert miou["layer"].tolist() == [1, 2, 3]
+    assert (miou["low"] > 0).all() and (miou["high"] > miou["difference"]).all()
+    util = found.layers[found.layers["metric"] == "util"]
+    assert util["layer"].tolist() == [0, 1, 2, 3]
+    assert not util[["difference", "low", "high"]].to_numpy().any()
+    assert found.scores.to_dict("records") == [
+        {"score": "ap", "a": 0.25, "b": 0.5, "difference": 0.25}
+    ]
+
+
+def test_intervals_are_paired(tmp_path: Path, make_run: MakeRun) -> None:
+    """Narrower than those of the two runs taken by themselves."""
+    a, b = two(tmp_path, make_run)
+    row = compare(a, b).layers.iloc[0]
+    alone = [(t["miou_l_high"] - t["miou_l_low"])[1] for t in (a.layers(), b.layers())]
+    assert row["high"] - row["low"] < np.hypot(*alone)
+
+
+def test_what_moved_most(tmp_path: Path, make_run: MakeRun) -> None:
+    a, b = two(tmp_path, make_run)
+    found = compare(a, b, top=3)
+    own = [
+        run.query("SELECT image_id, avg(iou_prev) iou FROM queries GROUP BY 1").set_index(
+            "image_id"
+        )
+        for run in (a, b)
+    ]
+    expected = (own[1] - own[0])["iou"].abs().sort_values(ascending=False)
+    moved = found.moved_images[found.moved_images["metric"] == "miou_l"]
+    assert moved["image_id"].tolist() == expected.index[:3].tolist()
+    assert moved["difference"].tolist() == pytest.approx(expected.iloc[:3].tolist())
+    assert moved["file_name"].tolist() == [f"{n:06d}.jpg" for n in moved["image_id"]]
+    classes = found.moved_classes[found.moved_classes["metric"] == "miou_l"]
+    assert sorted(classes["class"]) == ["disc", "square", "star"]
+    assert (classes["difference"].diff().dropna() <= 0).all()
+
+
+def test_runs_that_can_not_be_compared(tmp_path: Path, make_run: MakeRun) -> None:
+    def edit(path: Path, version: int) -> Path:
+        header = json.loads((path / "run.json").read_text())
+        (path / "run.json").write_text(json.dumps({**header, "schema_version": version}))
+        return path
+
+    def refused(message: str, other: Path) -> None:
+        with pytest.raises(RunError, match=message) as error:
+            compare(run, Run.open(other))
+        assert str(error.value).count(". ") == 0  # one sentence
+
+    run = Run.open(make_run(tmp_path / "run", images=5, layers=3))
+    refused("run has 3 layers and .*few 2: ", make_run(tmp_path / "few", images=5, layers=2))
+    refused(
+        r"different images, of which 4 are in both \(5 and 4 in all\)",
+        make_run(tmp_path / "less", images=4, layers=3),
+    )
+    refused(
+        "has schema_version 2 and .*old 1: analyse the older",
+        edit(make_run(tmp_path / "old", images=5, layers=3), 1),
+    )
+    path = make_run(tmp_path / "gt", images=5, layers=3)
+    (file,) = (path / "images").glob("*.parquet")
+    table = pq.read_table(file).to_pylist()
+    table[2]["num_gt"] += 1
+    pq.write_table(pq.read_table(file).from_pylist(table, pq.read_schema(file)), file)
+    refused("different GT on 000003.jpg: ", path)
+
+
+def test_runs_without_images_compare_to_nothing(tmp_path: Path, make_run: MakeRun) -> None:
+    runs = [Run.open(make_run(tmp_path / name, images=0)) for name in "ab"]
+    found = compare(*runs)
+    assert found.images == 0 and found.layers.empty and found.moved_classes.empty

@@ -1,0 +1,56 @@
+"""The comparison of two runs on the terminal and in files."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mpdiag.errors import ConfigError
+from mpdiag.store import Comparison, Run, compare
+from reports.comparison import comparison_tables, write_comparison
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture
+def found(tmp_path: Path, make_run: MakeRun) -> Comparison:
+    paths = [
+        make_run(tmp_path / name, images=8, layers=3, seed=seed, name=f"[b]{name}")
+        for seed, name in enumerate("ab")
+    ]
+    for path in paths:
+        summary = json.loads((path / "summary.json").read_text())
+        (path / "summary.json").write_text(json.dumps({**summary, "ap": {"ap": 0.25}}))
+    return compare(*map(Run.open, paths))
+
+
+def test_tables_for_the_terminal(found: Comparison) -> None:
+    console = Console(width=100, file=io.StringIO())
+    for table in comparison_tables(found):
+        console.print(table)
+    text = console.file.getvalue()
+    assert "b: [b]b, a: [b]a, 8 images" in text  # names are no markup
+    row = found.layers.iloc[0]
+    assert f"{100 * row['difference']:+.1f}" in text
+    assert f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}" in text
+    assert "AP" in text and "25.0" in text and "+0.0" in text
+    assert "Images by Util of all layers" in text and "disc" in text
+
+
+def test_files(found: Comparison, tmp_path: Path) -> None:
+    write_comparison(found, tmp_path / "x.json")
+    content = json.loads((tmp_path / "x.json").read_text())
+    assert content["images"] == 8
+    assert content["layers"][0]["difference"] == pytest.approx(found.layers["difference"][0])
+    write_comparison(found, tmp_path / "x.csv")
+    rows = list(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
+    assert {row["table"] for row in rows} == {
+        "layers", "scores", "moved_images", "moved_classes"
+    }  # fmt: skip
+    assert float(rows[0]["low"]) == pytest.approx(found.layers["low"][0])
+    with pytest.raises(ConfigError, match=r"x\.txt: give a file that ends in \.json or \.csv"):
+        write_comparison(found, tmp_path / "x.txt")
