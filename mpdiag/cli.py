@@ -142,6 +142,14 @@ def analyze(
         str | None, typer.Option(help="Points to match on, or 'all' cells.")
     ] = None,
     evaluate: Annotated[bool, typer.Option(help="AP, PQ or mIoU of the last layer, too.")] = True,
+    intervene: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="attention=SOURCE:LAYERS[:QUERIES]",
+            help="Let queries attend within gt masks, the previous layer's, or none (everything) "
+            "in these layers, as attention=gt:1-3. May be given several times.",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
 ) -> None:
     """Record every layer of a model over a data set and write a run directory."""
@@ -164,6 +172,7 @@ def analyze(
             save_masks=save_masks,
             match_points=parse_match_points(match_points),
             evaluate=evaluate,
+            intervene=intervene or (),
             resume=resume,
             progress=progress if shard.first else None,
             shard=shard,

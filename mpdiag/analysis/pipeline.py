@@ -3,7 +3,7 @@
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from mpdiag import __version__
 from mpdiag.analysis.evaluation import evaluation
+from mpdiag.analysis.interventions import Intervention
 from mpdiag.analysis.kept_masks import KeepPolicy, MaskKeeper, unite
 from mpdiag.analysis.measure import Measurer, Part
 from mpdiag.analysis.settings import Settings, settings_for
@@ -48,6 +49,7 @@ def analyze(
     save_masks: str = "worst:50",
     match_points: int | Literal["all"] | None = None,
     evaluate: bool = True,
+    intervene: Sequence[str] = (),
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
     shard: Shard | None = None,
@@ -68,6 +70,8 @@ def analyze(
             checkpoint was trained with, else 12,544.
         evaluate: also keep the last layer's detections at the images' own size and compute their
             AP, PQ or mIoU, by the task; of the matching part alone.
+        intervene: what to change in the model, as `attention=gt:1-3`
+            (`mpdiag.analysis.interventions`); of the matching part alone.
         resume: go on with an unfinished run in `output`.
         progress: called with (images done, images in all), both of this process.
         shard: this process's part, where several write one run (`torchrun_shard`); all call this.
@@ -100,9 +104,11 @@ def analyze(
         match_points=match_points,
         limit=limit,
         save_masks=save_masks,
+        intervene=intervene,
     )
+    interventions = _interventions(loaded, settings, part)
     evaluator = Evaluator(data) if settings.evaluate else None
-    measurer = Measurer(loaded.model, settings, part, evaluator)
+    measurer = Measurer(loaded.model, settings, part, evaluator, interventions)
     header = _header(loaded, data, part, settings, str(measurer.device))
     header["name"] = Path(output).resolve().name
     shard = shard or Shard()
@@ -179,6 +185,19 @@ def _samples(data: SegmentationDataset, indices: range, settings: Settings) -> I
     for index in indices:
         sample = data[index]
         yield drop_empty(resize(sample) if resize else sample)
+
+
+def _interventions(loaded: LoadedCheckpoint, settings: Settings, part: Part) -> list[Intervention]:
+    if settings.intervene and part == "piloted":
+        raise ConfigError(
+            "--intervene changes the matching part, and --part piloted measures the other: "
+            "give one of them"
+        )
+    config = loaded.model.config
+    return [
+        Intervention.parse(text, config.decoder_layers, config.num_queries)
+        for text in settings.intervene
+    ]
 
 
 def _check_fit(loaded: LoadedCheckpoint, data: SegmentationDataset, part: Part) -> None:

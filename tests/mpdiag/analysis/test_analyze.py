@@ -405,6 +405,22 @@ def test_a_checkpoint_without_class_embeddings_has_no_piloted_part(
         analyze(path, dataset, tmp_path / "run", part="piloted")
 
 
+def test_an_intervention_is_measured_and_noted(
+    tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
+) -> None:
+    plain = analyze(loaded, dataset, tmp_path / "plain", limit=4)
+    changed = analyze(loaded, dataset, tmp_path / "gt", limit=4, intervene=["attention=gt:3-4"])
+    miou = [[layer["miou_l"] for layer in summary["layers"]] for summary in (plain, changed)]
+    assert miou[0][:2] == miou[1][:2] and miou[0][2:] != miou[1][2:]
+    header = Run.open(tmp_path / "gt").header
+    assert header["settings"]["intervene"] == ["attention=gt:3-4"]
+    with pytest.raises(ConfigError, match="give one of them"):
+        analyze(loaded, dataset, tmp_path / "no", part="piloted", intervene=["attention=gt:1"])
+    with pytest.raises(ConfigError, match="which are 1-4"):
+        analyze(loaded, dataset, tmp_path / "no", intervene=["attention=gt:9"])
+    assert not (tmp_path / "no").exists()
+
+
 def test_options_of_the_command_line() -> None:
     assert KeepPolicy.parse("worst:7").count == 7
     assert KeepPolicy.parse("all").count is None
