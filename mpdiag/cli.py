@@ -142,6 +142,9 @@ def analyze(
         str | None, typer.Option(help="Points to match on, or 'all' cells.")
     ] = None,
     evaluate: Annotated[bool, typer.Option(help="AP, PQ or mIoU of the last layer, too.")] = True,
+    evaluate_layers: Annotated[
+        bool, typer.Option("--evaluate-layers", help="And of every layer, as if it were the last.")
+    ] = False,
     intervene: Annotated[
         list[str] | None,
         typer.Option(
@@ -172,6 +175,7 @@ def analyze(
             save_masks=save_masks,
             match_points=parse_match_points(match_points),
             evaluate=evaluate,
+            evaluate_layers=evaluate_layers,
             intervene=intervene or (),
             resume=resume,
             progress=progress if shard.first else None,

@@ -1,7 +1,7 @@
 """Change what queries attend to in chosen layers of a model at inference.
 
 The paper holds that misleading masks cost consistency and AP. Here a model is shown other masks,
-without training: `attention=SOURCE:LAYERS[:QUERIES]`, where SOURCE says what a query attends within:
+without training: `attention=SOURCE:LAYERS[:QUERIES]`, where SOURCE is what queries attend within:
 
     gt        the mask of the GT that it matches in the last layer of an undisturbed pass; a query
               that matches none there keeps its own mask

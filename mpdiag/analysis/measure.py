@@ -42,6 +42,7 @@ class Measurer:
         self.part = part
         self.pilot_layers = settings.pilot_layers
         self.evaluator = evaluator
+        self.every_layer = settings.evaluate_layers
         self.interventions = interventions
         self.costs = MatchingCosts(settings.class_cost, settings.mask_cost, settings.dice_cost)
         self.points: Tensor | None = None
@@ -85,14 +86,20 @@ class Measurer:
     def _find(
         self, class_logits: Tensor, mask_logits: Tensor, finite: Tensor, sizes: Sizes
     ) -> dict[int, Found]:
-        """What the last layer comes to, without queries that are not finite there."""
+        """What the last layer, or each, comes to, without queries that are not finite there."""
         if self.evaluator is None:
             return {}
-        last = len(class_logits) - 1
-        kept = finite[last].nonzero()[:, 0]
-        found = self.evaluator.find(class_logits[last, kept], mask_logits[last, kept], sizes)
-        queries = torch.where(found.queries >= 0, kept.cpu()[found.queries.clamp(min=0)], -1)
-        return {last: replace(found, queries=queries)}
+        detections = {}
+        for layer in range(len(class_logits)) if self.every_layer else [len(class_logits) - 1]:
+            kept = finite[layer].nonzero()[:, 0]
+            found = self.evaluator.find(class_logits[layer, kept], mask_logits[layer, kept], sizes)
+            if len(kept) < finite.shape[1]:
+                queries = torch.where(
+                    found.queries >= 0, kept.cpu()[found.queries.clamp(min=0)], -1
+                )
+                found = replace(found, queries=queries)
+            detections[layer] = found
+        return detections
 
     def _match(
         self, class_logits: Tensor, mask_logits: Tensor, targets: Sequence[Target], finite: Tensor

@@ -17,8 +17,9 @@ class Settings:
 
     `pilot_layers` is the number of decoder layers that attend within GT masks in the MP part,
     None for the matching part. `short_side` None keeps images at their own size. `evaluate` says
-    whether the last layer's detections are kept and their AP computed. `intervene` is what was
-    changed in the model (`mpdiag.analysis.interventions`).
+    whether the last layer's detections are kept and their AP computed, `evaluate_layers` whether
+    those of all layers are. `intervene` is what was changed in the model
+    (`mpdiag.analysis.interventions`).
     """
 
     class_cost: float
@@ -31,6 +32,7 @@ class Settings:
     pilot_layers: int | None
     save_masks: str
     evaluate: bool
+    evaluate_layers: bool
     intervene: tuple[str, ...]
 
 
@@ -42,6 +44,7 @@ def settings_for(
     limit: int | None,
     save_masks: str,
     evaluate: bool,
+    evaluate_layers: bool,
     intervene: Sequence[str],
 ) -> Settings:
     """The settings of a run: as the checkpoint's recipe or config says, else as published."""
@@ -60,6 +63,7 @@ def settings_for(
         pilot_layers=_pilot_layers(loaded) if piloted else None,
         save_masks=save_masks,
         evaluate=evaluate,
+        evaluate_layers=evaluate_layers,
         intervene=tuple(intervene),
     )
 
