@@ -151,6 +151,17 @@ def analyze(
         str | None, typer.Option(help="Points to match on, or 'all' cells.")
     ] = None,
     evaluate: Annotated[bool, typer.Option(help="AP, PQ or mIoU of the last layer, too.")] = True,
+    evaluate_layers: Annotated[
+        bool, typer.Option("--evaluate-layers", help="And of every layer, as if it were the last.")
+    ] = False,
+    intervene: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="attention=SOURCE:LAYERS[:QUERIES]",
+            help="Let queries attend within gt masks, the previous layer's, or none (everything) "
+            "in these layers, as attention=gt:1-3. May be given several times.",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
 ) -> None:
     """Record every layer of a model over a data set and write a run directory."""
@@ -173,6 +184,8 @@ def analyze(
             save_masks=save_masks,
             match_points=parse_match_points(match_points),
             evaluate=evaluate,
+            evaluate_layers=evaluate_layers,
+            intervene=intervene or (),
             resume=resume,
             progress=progress if shard.first else None,
             shard=shard,

@@ -1,44 +1,104 @@
-"""How good a run's last layer is, from the detections that it kept."""
+"""How good a run's layers are, from the detections that it kept."""
 
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-import pyarrow.parquet as pq
+import duckdb
 import torch
 
 from mpdiag.data import SegmentationDataset
 from mpdiag.evaluation import Evaluator, Found, Scores
 from mpdiag.store import RunWriter
+from mpdiag.store.database import connect
+from mpdiag.store.transitions import TRANSITIONS, classified
 
-Row = dict[str, Any]
+DETECTIONS = 100  # of an image at the most, as instance inference keeps them
+IMAGES_AT_ONCE = 256
+
+Row = list[Any]  # query, label, score, counts
+
+_CHOSEN = f"""
+SELECT image_id, query, label, score, counts
+FROM detections LEFT JOIN undone USING (image_id, query)
+WHERE layer = CASE WHEN kind = $kind THEN $layer - 1 ELSE $layer END
+      AND image_id IN (SELECT unnest($images))
+WINDOW best AS (PARTITION BY image_id ORDER BY score DESC, query, label)
+QUALIFY $kind IS NULL OR row_number() OVER best <= {DETECTIONS}
+ORDER BY image_id, score DESC, query, label
+"""
 
 
-def evaluation(writer: RunWriter, data: SegmentationDataset) -> dict[str, Scores]:
-    """What summary.json says of the last layer: `ap`, `pq` or `miou`, by the task, over the run."""
+def evaluation(
+    writer: RunWriter, data: SegmentationDataset, num_layers: int, *, every_layer: bool
+) -> dict[str, Any]:
+    """What summary.json says of quality: `ap`, `pq` or `miou` of the last layer, by the task.
+
+    With `every_layer` also `layer_scores`, the same of each layer taken as the final one, and for
+    instances `ap_gains`: how much AP the last layer would gain if its transitions of a class were
+    undone, that is if their queries gave the detections of the layer before.
+    """
+    with connect(writer.path) as connection:
+        connection.execute(
+            f"CREATE TEMP TABLE undone AS SELECT image_id, query, kind FROM ({classified()}) "
+            f"WHERE layer = {num_layers}"
+        )
+        last = _scores(connection, data, num_layers)
+        headline = Evaluator(data).headline
+        found: dict[str, Any] = {headline: last}
+        if every_layer:
+            before = [_scores(connection, data, layer) for layer in range(num_layers)]
+            found["layer_scores"] = [
+                {"layer": layer, **scores} for layer, scores in enumerate([*before, last])
+            ]
+        if every_layer and headline == "ap":
+            found["ap_gains"] = {
+                kind: _difference(_scores(connection, data, num_layers, kind)["ap"], last["ap"])
+                for kind in TRANSITIONS
+            }
+    return found
+
+
+def _difference(value: float | None, base: float | None) -> float | None:
+    return None if value is None or base is None else value - base
+
+
+def _scores(
+    connection: duckdb.DuckDBPyConnection,
+    data: SegmentationDataset,
+    layer: int,
+    undone: str | None = None,
+) -> Scores:
     evaluator = Evaluator(data)
     index_of = {image_id: index for index, image_id in enumerate(data.image_ids)}
-    for image_id, found in _images(writer):
+    for image_id, found in _images(connection, layer, undone):
         evaluator.update(index_of[image_id], found)
-    return {evaluator.headline: evaluator.scores()}
+    return evaluator.scores()
 
 
-def _images(writer: RunWriter) -> Iterator[tuple[int, Found]]:
+def _images(
+    connection: duckdb.DuckDBPyConnection, layer: int, undone: str | None
+) -> Iterator[tuple[int, Found]]:
     """Each image of the run with what was found on it, which may be nothing."""
-    for part in sorted((writer.path / "images").glob("*.parquet")):
+    images = connection.execute(
+        "SELECT image_id, height, width FROM images ORDER BY image_id"
+    ).fetchall()
+    for start in range(0, len(images), IMAGES_AT_ONCE):
+        some = images[start : start + IMAGES_AT_ONCE]
+        chosen = {"layer": layer, "kind": undone, "images": [image_id for image_id, _, _ in some]}
         by_image: defaultdict[int, list[Row]] = defaultdict(list)
-        for row in pq.read_table(writer.path / "detections" / part.name).to_pylist():
-            by_image[row["image_id"]].append(row)
-        for image in pq.read_table(part, columns=["image_id", "height", "width"]).to_pylist():
-            size = image["height"], image["width"]
-            yield image["image_id"], _found(by_image[image["image_id"]], size)
+        for image_id, *row in connection.execute(_CHOSEN, chosen).fetchall():
+            by_image[image_id].append(row)
+        for image_id, height, width in some:
+            yield image_id, _found(by_image[image_id], (height, width))
 
 
 def _found(rows: list[Row], size: tuple[int, int]) -> Found:
+    queries, labels, scores, counts = zip(*rows, strict=True) if rows else ((), (), (), ())
     return Found(
-        scores=torch.tensor([row["score"] for row in rows], dtype=torch.float64),
-        labels=torch.tensor([row["label"] for row in rows], dtype=torch.int64),
-        queries=torch.tensor([row["query"] for row in rows], dtype=torch.int64),
+        scores=torch.tensor(scores, dtype=torch.float64),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        queries=torch.tensor(queries, dtype=torch.int64),
         size=size,
-        counts=[row["counts"] for row in rows],
+        counts=counts,
     )

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mpdiag.analysis.interventions import Intervention, intervene
 from mpdiag.analysis.settings import Settings
 from mpdiag.analysis.tables import MeasuredImage
 from mpdiag.config import PilotConfig
@@ -33,6 +34,7 @@ class Measurer:
         settings: Settings,
         part: Part,
         evaluator: Evaluator | None = None,
+        interventions: Sequence[Intervention] = (),
     ) -> None:
         """`evaluator` says what the last layer's predictions come to, if that is to be kept."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -40,6 +42,8 @@ class Measurer:
         self.part = part
         self.pilot_layers = settings.pilot_layers
         self.evaluator = evaluator
+        self.every_layer = settings.evaluate_layers
+        self.interventions = interventions
         self.costs = MatchingCosts(settings.class_cost, settings.mask_cost, settings.dice_cost)
         self.points: Tensor | None = None
         if isinstance(settings.match_points, int):
@@ -56,13 +60,11 @@ class Measurer:
     def _batch(self, samples: Sequence[Sample], size: tuple[int, int]) -> Iterator[MeasuredImage]:
         targets = padded_targets(samples, size, self.device)
         if self.part == "matching":
-            class_logits, mask_logits = self._matching_part(samples)
+            class_logits, mask_logits = self._matching_part(samples, targets, size)
         else:
             class_logits, mask_logits = self._piloted_part(samples, targets, size)
         finite = finite_queries(class_logits, mask_logits)
-        matches = match_finite(
-            class_logits, mask_logits, targets, finite, costs=self.costs, points=self.points
-        )
+        matches = self._match(class_logits, mask_logits, targets, finite)
         for index, sample in enumerate(samples):
             classes, masks, known = (x[:, index] for x in (class_logits, mask_logits, finite))
             own = Matches(*(getattr(matches, field.name)[:, index] for field in fields(matches)))
@@ -84,16 +86,42 @@ class Measurer:
     def _find(
         self, class_logits: Tensor, mask_logits: Tensor, finite: Tensor, sizes: Sizes
     ) -> dict[int, Found]:
-        """What the last layer comes to, without queries that are not finite there."""
+        """What the last layer, or each, comes to, without queries that are not finite there."""
         if self.evaluator is None:
             return {}
-        last = len(class_logits) - 1
-        kept = finite[last].nonzero()[:, 0]
-        found = self.evaluator.find(class_logits[last, kept], mask_logits[last, kept], sizes)
-        queries = torch.where(found.queries >= 0, kept.cpu()[found.queries.clamp(min=0)], -1)
-        return {last: replace(found, queries=queries)}
+        detections = {}
+        for layer in range(len(class_logits)) if self.every_layer else [len(class_logits) - 1]:
+            kept = finite[layer].nonzero()[:, 0]
+            found = self.evaluator.find(class_logits[layer, kept], mask_logits[layer, kept], sizes)
+            if len(kept) < finite.shape[1]:
+                queries = torch.where(
+                    found.queries >= 0, kept.cpu()[found.queries.clamp(min=0)], -1
+                )
+                found = replace(found, queries=queries)
+            detections[layer] = found
+        return detections
 
-    def _matching_part(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    def _match(
+        self, class_logits: Tensor, mask_logits: Tensor, targets: Sequence[Target], finite: Tensor
+    ) -> Matches:
+        return match_finite(
+            class_logits, mask_logits, targets, finite, costs=self.costs, points=self.points
+        )
+
+    def _matching_part(
+        self, samples: Sequence[Sample], targets: Sequence[Target], size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """All layers' classes and masks; with interventions, those of a second, disturbed pass."""
+        if not self.interventions:
+            return self._forward(samples)
+        last = torch.full((len(samples), self.model.config.num_queries), -1)
+        if any(one.source == "gt" for one in self.interventions):
+            plain = [layers[-1:] for layers in self._forward(samples)]
+            last = self._match(plain[0], plain[1], targets, finite_queries(*plain)).assignment[0]
+        with intervene(self.model, self.interventions, size, targets, last):
+            return self._forward(samples)
+
+    def _forward(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         with record(self.model, only=["class_logits", "mask_logits"]) as recording:
             self.model([sample.image.to(self.device) for sample in samples])
         return recording.class_logits, recording.mask_logits

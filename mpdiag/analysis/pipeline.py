@@ -3,7 +3,7 @@
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from mpdiag import __version__
 from mpdiag.analysis.evaluation import evaluation
+from mpdiag.analysis.interventions import Intervention
 from mpdiag.analysis.kept_masks import KeepPolicy, MaskKeeper, unite
 from mpdiag.analysis.measure import Measurer, Part
 from mpdiag.analysis.settings import Settings, settings_for
@@ -48,6 +49,8 @@ def analyze(
     save_masks: str = "worst:50",
     match_points: int | Literal["all"] | None = None,
     evaluate: bool = True,
+    evaluate_layers: bool = False,
+    intervene: Sequence[str] = (),
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
     shard: Shard | None = None,
@@ -68,6 +71,10 @@ def analyze(
             checkpoint was trained with, else 12,544.
         evaluate: also keep the last layer's detections at the images' own size and compute their
             AP, PQ or mIoU, by the task; of the matching part alone.
+        evaluate_layers: the same of every layer, each taken as the final one; detections of all
+            layers are kept, which takes L + 1 times as long and as much space.
+        intervene: what to change in the model, as `attention=gt:1-3`
+            (`mpdiag.analysis.interventions`); of the matching part alone.
         resume: go on with an unfinished run in `output`.
         progress: called with (images done, images in all), both of this process.
         shard: this process's part, where several write one run (`torchrun_shard`); all call this.
@@ -79,7 +86,7 @@ def analyze(
         MpdiagError: what is wrong with checkpoint, data set, settings or `output`, before
             anything is written.
     """
-    policy = KeepPolicy.parse(save_masks)
+    KeepPolicy.parse(save_masks)  # a mistake is told before anything is read
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit {limit}: give the number of images to analyse, at least 1")
     loaded = (
@@ -96,29 +103,50 @@ def analyze(
     settings = settings_for(
         loaded,
         piloted=part == "piloted",
-        evaluate=evaluate and part == "matching",
+        evaluate=(evaluate or evaluate_layers) and part == "matching",
+        evaluate_layers=evaluate_layers and part == "matching",
         match_points=match_points,
         limit=limit,
         save_masks=save_masks,
+        intervene=intervene,
     )
+    interventions = _interventions(loaded, settings, part)
     evaluator = Evaluator(data) if settings.evaluate else None
-    measurer = Measurer(loaded.model, settings, part, evaluator)
+    measurer = Measurer(loaded.model, settings, part, evaluator, interventions)
     header = _header(loaded, data, part, settings, str(measurer.device))
     header["name"] = Path(output).resolve().name
-    shard = shard or Shard()
+    return _write_run(
+        Path(output), header, data, measurer, settings, resume, shard or Shard(), progress
+    )
+
+
+def _write_run(
+    output: Path,
+    header: dict[str, Any],
+    data: SegmentationDataset,
+    measurer: Measurer,
+    settings: Settings,
+    resume: bool,
+    shard: Shard,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
+    policy = KeepPolicy.parse(settings.save_masks)
+    num_layers = measurer.model.config.decoder_layers
 
     def begin() -> RunWriter:
-        writer = RunWriter.create(Path(output), header, resume=resume)
+        writer = RunWriter.create(output, header, resume=resume)
         unite(writer, policy)
         return writer
 
     def finish() -> dict[str, Any]:
         unite(writer, policy)
-        extra = evaluation(writer, data) if settings.evaluate else {}
+        extra: dict[str, Any] = {}
+        if settings.evaluate:
+            extra = evaluation(writer, data, num_layers, every_layer=settings.evaluate_layers)
         seconds = round(time.perf_counter() - started, 3)
         summary = writer.finish({"seconds": seconds, "processes": shard.world}, extra)
         if summary["non_finite"]:
-            _warn_of_non_finite(writer.path)
+            _warn_of_non_finite(output)
         return summary
 
     writer = shard.lead(begin)
@@ -179,6 +207,19 @@ def _samples(data: SegmentationDataset, indices: range, settings: Settings) -> I
     for index in indices:
         sample = data[index]
         yield drop_empty(resize(sample) if resize else sample)
+
+
+def _interventions(loaded: LoadedCheckpoint, settings: Settings, part: Part) -> list[Intervention]:
+    if settings.intervene and part == "piloted":
+        raise ConfigError(
+            "--intervene changes the matching part, and --part piloted measures the other: "
+            "give one of them"
+        )
+    config = loaded.model.config
+    return [
+        Intervention.parse(text, config.decoder_layers, config.num_queries)
+        for text in settings.intervene
+    ]
 
 
 def _check_fit(loaded: LoadedCheckpoint, data: SegmentationDataset, part: Part) -> None:

@@ -1,5 +1,6 @@
 """What the numbers of a run depend on besides checkpoint and data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,9 @@ class Settings:
 
     `pilot_layers` is the number of decoder layers that attend within GT masks in the MP part,
     None for the matching part. `short_side` None keeps images at their own size. `evaluate` says
-    whether the last layer's detections are kept and their AP computed.
+    whether the last layer's detections are kept and their AP computed, `evaluate_layers` whether
+    those of all layers are. `intervene` is what was changed in the model
+    (`mpdiag.analysis.interventions`).
     """
 
     class_cost: float
@@ -29,6 +32,8 @@ class Settings:
     pilot_layers: int | None
     save_masks: str
     evaluate: bool
+    evaluate_layers: bool
+    intervene: tuple[str, ...]
 
 
 def settings_for(
@@ -39,6 +44,8 @@ def settings_for(
     limit: int | None,
     save_masks: str,
     evaluate: bool,
+    evaluate_layers: bool,
+    intervene: Sequence[str],
 ) -> Settings:
     """The settings of a run: as the checkpoint's recipe or config says, else as published."""
     loss = loaded.setup.loss if loaded.setup else LossConfig()
@@ -56,6 +63,8 @@ def settings_for(
         pilot_layers=_pilot_layers(loaded) if piloted else None,
         save_masks=save_masks,
         evaluate=evaluate,
+        evaluate_layers=evaluate_layers,
+        intervene=tuple(intervene),
     )
 
 

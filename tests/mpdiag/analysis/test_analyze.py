@@ -38,6 +38,7 @@ from mpdiag.models import (
 )
 from mpdiag.ops import seeded_points
 from mpdiag.store import Run
+from mpdiag.store.transitions import TRANSITIONS, classified
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +169,40 @@ def test_ap_is_that_of_the_kept_detections(
     without = analyze(loaded, dataset, tmp_path / "plain", limit=5, evaluate=False)
     assert "ap" not in without
     assert without["layers"] == summary["layers"]
+
+
+def test_ap_of_every_layer_and_what_undoing_a_class_gains(
+    tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
+) -> None:
+    plain = analyze(loaded, dataset, tmp_path / "plain", limit=5)
+    summary = analyze(loaded, dataset, tmp_path / "run", limit=5, evaluate_layers=True)
+    assert summary["ap"] == plain["ap"] and summary["layers"] == plain["layers"]
+    run = Run.open(tmp_path / "run")
+    moves = run.query(f"SELECT * FROM ({classified()}) WHERE layer = 4")
+    kinds = {(m.image_id, m.query): m.kind for m in moves.itertuples()}
+    assert set(summary["ap_gains"]) == set(TRANSITIONS) and len(set(kinds.values())) > 2
+
+    def ap(layer: int, undone: str | None = None) -> float:
+        expected = AveragePrecision(range(len(dataset.classes)))
+        for index in range(5):
+            sample = dataset[index]
+            with torch.inference_mode():
+                found = loaded.model([sample.image]).matching
+            classes = found.class_logits[layer, 0].clone()
+            masks = found.mask_logits[layer, 0].clone()
+            for query in range(12):
+                if kinds[sample.image_id, query] == undone:
+                    classes[query] = found.class_logits[layer - 1, 0, query]
+                    masks[query] = found.mask_logits[layer - 1, 0, query]
+            instances = instance_inference(classes, masks, Sizes((64, 64), (64, 64), (64, 64)))
+            expected.update(sample.image_id, instances, sample.masks, sample.labels)
+        return expected.compute().ap
+
+    scores = [row["ap"] for row in summary["layer_scores"]]
+    assert [row["layer"] for row in summary["layer_scores"]] == [0, 1, 2, 3, 4]
+    assert scores == pytest.approx([ap(layer) for layer in range(5)], abs=1e-6)
+    for kind, gain in summary["ap_gains"].items():
+        assert gain == pytest.approx(ap(4, kind) - scores[4], abs=1e-6), kind
 
 
 def test_pq_is_that_of_the_segments(tmp_path: Path, root: Path, loaded: LoadedCheckpoint) -> None:
@@ -413,6 +448,22 @@ def test_an_mp_part_that_was_fed_otherwise_is_not_measured(
     )
     with pytest.raises(CheckpointError, match=r"pilot\.feed = mask-code, whose MP part has no GT"):
         analyze(replace(loaded, recipe=recipe), dataset, tmp_path / "run", part="piloted")
+
+
+def test_an_intervention_is_measured_and_noted(
+    tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
+) -> None:
+    plain = analyze(loaded, dataset, tmp_path / "plain", limit=4)
+    changed = analyze(loaded, dataset, tmp_path / "gt", limit=4, intervene=["attention=gt:3-4"])
+    miou = [[layer["miou_l"] for layer in summary["layers"]] for summary in (plain, changed)]
+    assert miou[0][:2] == miou[1][:2] and miou[0][2:] != miou[1][2:]
+    header = Run.open(tmp_path / "gt").header
+    assert header["settings"]["intervene"] == ["attention=gt:3-4"]
+    with pytest.raises(ConfigError, match="give one of them"):
+        analyze(loaded, dataset, tmp_path / "no", part="piloted", intervene=["attention=gt:1"])
+    with pytest.raises(ConfigError, match="which are 1-4"):
+        analyze(loaded, dataset, tmp_path / "no", intervene=["attention=gt:9"])
+    assert not (tmp_path / "no").exists()
 
 
 def test_options_of_the_command_line() -> None:

@@ -1,0 +1,116 @@
+"""What a disturbed model attends to, and that the rest of it is left alone."""
+
+import pytest
+import torch
+
+from mpdiag.analysis.interventions import Intervention, intervene
+from mpdiag.config import ModelConfig
+from mpdiag.errors import ConfigError
+from mpdiag.matching import Target
+from mpdiag.models import Mask2Former
+from mpdiag.recording import record
+
+SIZE = (64, 96)
+L, N = 4, 10
+
+
+@pytest.fixture(scope="module")
+def model(small_config: ModelConfig) -> Mask2Former:
+    torch.manual_seed(0)
+    config = small_config.model_copy(update={"num_queries": N})
+    model = Mask2Former(config).eval()
+    with torch.no_grad():
+        model.decoder.query_feat.weight.mul_(3)
+    return model
+
+
+@pytest.fixture
+def images() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(0, 255, (3, *SIZE), generator=generator).byte() for _ in range(2)]
+
+
+def targets() -> list[Target]:
+    masks = torch.zeros(2, *SIZE, dtype=torch.bool)
+    masks[0, 5:20, 40:70] = True
+    masks[1, 63, 95] = True
+    empty = Target(labels=torch.empty(0, dtype=torch.int64), masks=masks[:0])
+    return [Target(labels=torch.tensor([0, 1]), masks=masks), empty]
+
+
+def attended(
+    model: Mask2Former, images: list[torch.Tensor], *texts: str
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Attention masks of layers 1..L and all masks, disturbed by these texts."""
+    last = torch.full((2, N), -1)
+    last[0, 3], last[0, 7] = 0, 1
+    changes = [Intervention.parse(text, L, N) for text in texts]
+    with (
+        torch.inference_mode(),
+        intervene(model, changes, SIZE, targets(), last),
+        record(model) as recording,
+    ):
+        model(images)
+    return recording.attention_mask, recording.mask_logits
+
+
+def test_gt_masks_for_those_who_match(model: Mask2Former, images: list[torch.Tensor]) -> None:
+    plain, plain_masks = attended(model, images)
+    seen, masks = attended(model, images, "attention=gt:2-3")
+    grids = [(2, 3), (4, 6), (8, 12), (2, 3)]
+    for layer in (2, 3):
+        rows, columns = grids[layer - 1]
+        for query, truth in ((3, targets()[0]["masks"][0]), (7, targets()[0]["masks"][1])):
+            cells = truth.view(rows, SIZE[0] // rows, columns, SIZE[1] // columns).any(3).any(1)
+            assert torch.equal(seen[layer - 1][0, query].view(rows, columns), cells)
+    assert torch.equal(seen[0], plain[0])
+    # Layer 2 is the first that differs, and in it only who matches; the second image not at all.
+    others = [query for query in range(N) if query not in (3, 7)]
+    assert torch.equal(seen[1][0, others], plain[1][0, others])
+    assert torch.equal(masks[:2], plain_masks[:2]) and torch.equal(masks[:, 1], plain_masks[:, 1])
+    assert not torch.equal(masks[2, 0], plain_masks[2, 0])
+
+
+def test_nothing_hidden_and_the_layer_before(
+    model: Mask2Former, images: list[torch.Tensor]
+) -> None:
+    plain, _ = attended(model, images)
+    seen, _ = attended(model, images, "attention=none:1", "attention=previous:2,4:0-4")
+    assert seen[0].all() and not plain[0].all()
+    assert seen[1][:, :5].all()  # all was seen before
+    fine, coarse = seen[2].view(2, N, 8, 12), seen[3].view(2, N, 2, 3)
+    touched = fine.view(2, N, 2, 4, 3, 4).any(5).any(3)
+    assert torch.equal(coarse[:, :5], touched[:, :5])
+    assert not torch.equal(coarse[:, 5:], touched[:, 5:])
+
+
+def test_the_later_overrules_and_the_hooks_go(
+    model: Mask2Former, images: list[torch.Tensor]
+) -> None:
+    plain, _ = attended(model, images)
+    seen, _ = attended(model, images, "attention=gt:1", "attention=none:all:3")
+    assert seen[0][0, 3].all() and not seen[0][0, 7].all()
+    with torch.inference_mode(), record(model) as recording:
+        model(images)
+    assert all(map(torch.equal, recording.attention_mask, plain))
+
+
+def test_texts() -> None:
+    assert Intervention.parse("attention=gt:1-3", L, N) == Intervention(
+        "gt", frozenset({1, 2, 3}), None
+    )
+    found = Intervention.parse("attention=none:all:0-1,9", L, N)
+    assert found.layers == {1, 2, 3, 4} and found.queries == {0, 1, 9}
+    for text, message in (
+        ("attention=gt", "as attention=gt:1-3"),
+        ("masks=gt:1", "as attention=gt:1-3"),
+        ("attention=own:1", "as attention=gt:1-3"),
+        ("attention=gt:0", "0 names no layers, which are 1-4"),
+        ("attention=gt:3-5", "3-5 names no layers"),
+        ("attention=gt:3-2", "3-2 names no layers"),
+        ("attention=gt:x", "x names no layers"),
+        ("attention=gt:1:10", "10 names no queries, which are 0-9"),
+        ("attention=previous:1-2", "layer 1 has no layer before"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Intervention.parse(text, L, N)
