@@ -134,7 +134,7 @@ def consistency_losses(mask_logits: Tensor, points: Tensor | None) -> Tensor:
     Returns:
         (L,) sums over images and queries, of i = 1..L.
     """
-    layers, batch, queries = mask_logits.shape[:3]
+    layers, batch = mask_logits.shape[:2]
     if points is None:
         logits = mask_logits.flatten(3).float()
         labels = (logits[:-1] > 0).float()
@@ -142,10 +142,8 @@ def consistency_losses(mask_logits: Tensor, points: Tensor | None) -> Tensor:
         every = points.expand(layers, -1, -1, -1).flatten(0, 1)
         logits = sample_logits(mask_logits.flatten(0, 1).float(), every)
         logits = logits.unflatten(0, (layers, batch))
-        earlier = (mask_logits[:-1] > 0).flatten(0, 2)
-        rows = torch.arange(len(earlier), device=points.device)
-        at = points.repeat_interleave(queries, 0).repeat(layers - 1, 1, 1)
-        labels = sample_masks(earlier, rows, at).view_as(logits[:-1])
+        earlier = (mask_logits[:-1] > 0).flatten(0, 1).float()
+        labels = sample_logits(earlier, every[: len(earlier)]).unflatten(0, (layers - 1, batch))
     loss = F.binary_cross_entropy_with_logits(logits[1:], labels.detach(), reduction="none")
     return loss.mean(-1).sum((1, 2))
 

@@ -63,14 +63,15 @@ def match(
     Raises:
         NonFiniteError: a cost is not finite; names term, layer and image of the batch.
     """
-    terms = _cost_terms(class_logits, mask_logits, targets, points)
-    table = _total(terms, costs or MatchingCosts()).cpu().numpy()  # the one transfer
+    cost = matching_cost(class_logits, mask_logits, targets, costs or MatchingCosts(), points)
+    table = cost.cpu().numpy()  # the one transfer from the device
     for image, target in enumerate(targets):
         count = len(target["labels"])
         # Found here, since a maximum taken of it would hide it.
         broken = ~np.isfinite(table[:, image, :, :count]).all((1, 2))
         if broken.any():
             layer = int(broken.argmax())
+            terms = _cost_terms(class_logits, mask_logits, targets, points)
             finite = {name: x[layer, image, :, :count].isfinite() for name, x in terms.items()}
             term = next((name for name, x in finite.items() if not x.all()), "total")
             raise NonFiniteError(f"{term} cost of matching", layer, image)

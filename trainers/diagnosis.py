@@ -6,11 +6,11 @@ from torch import Tensor
 from mpdiag.data import Sample, SegmentationDataset, padded_targets
 from mpdiag.matching import MatchingCosts, match
 from mpdiag.metrics import adjacent_overlap, utilization, valid_cells
-from mpdiag.models.mask2former import alike
+from mpdiag.models.mask2former import PIXELS_AT_ONCE, alike
 from mpdiag.ops import seeded_points
 from trainers.ranks import Ranks
 from trainers.trainer import Trainer
-from trainers.validation import PIXELS_AT_ONCE, at_inference
+from trainers.validation import at_inference
 
 
 class Diagnosis:

@@ -12,7 +12,7 @@ from mpdiag.store.files import replace_file
 LAST, BEST, FINAL, SETTINGS = "last.pth", "model_best.pth", "model_final.pth", "config.yaml"
 
 # What may change when a run goes on: nothing of it changes a number.
-FREE = ("data.root", "data.workers", "log_every", "checkpoint_every", "wandb", "compile")
+FREE = ("data.root", "data.workers", "log_every", "checkpoint_every", "wandb")
 
 
 def check_free(output: Path, config: TrainConfig, *, resume: bool) -> None:

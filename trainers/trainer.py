@@ -14,6 +14,7 @@ from mpdiag.data import ClassInfo, Sample
 from mpdiag.errors import CheckpointError, NonFiniteError
 from mpdiag.models import Mask2Former
 from trainers.methods import Batch, Losses, Method, Randomness, build_method
+from trainers.methods.batch import autocast
 from trainers.optimizer import build_optimizer, rate_factor
 from trainers.output import LAST
 from trainers.ranks import Ranks
@@ -76,8 +77,7 @@ class Trainer:
 
     def autocast(self) -> torch.autocast:
         """The precision that the model runs in."""
-        dtype = AUTOCAST[self.config.precision]
-        return torch.autocast(self.ranks.device.type, dtype, enabled=dtype is not None)
+        return autocast(self.ranks.device, AUTOCAST[self.config.precision])
 
     def step(self, samples: Sequence[Sample], slots: Sequence[int]) -> tuple[Losses, Tensor]:
         """One optimizer step on this process's share of a batch.

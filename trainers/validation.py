@@ -8,10 +8,8 @@ from mpdiag.config import DataConfig
 from mpdiag.data import ResizeShortestEdge, Sample, SegmentationDataset
 from mpdiag.evaluation import Evaluator
 from mpdiag.models import Sizes
-from mpdiag.models.mask2former import alike
+from mpdiag.models.mask2former import PIXELS_AT_ONCE, alike
 from trainers.trainer import Trainer
-
-PIXELS_AT_ONCE = {"cpu": 2**20, "cuda": 2**23}
 
 
 @torch.inference_mode()

@@ -16,13 +16,12 @@ from mpdiag.evaluation import Evaluator, Found
 from mpdiag.matching import Matches, MatchingCosts, Target, finite_queries, match_finite
 from mpdiag.metrics import image_rows, valid_cells
 from mpdiag.models import Mask2Former, Sizes, assemble_pilot
-from mpdiag.models.mask2former import alike
+from mpdiag.models.mask2former import PIXELS_AT_ONCE, alike
 from mpdiag.ops import seeded_points
 from mpdiag.recording import record
 
 Part = Literal["matching", "piloted"]
 MATCH_SEED = 0
-PIXELS_AT_ONCE = {"cpu": 2**20, "cuda": 2**23}  # of a batch's images; more is slower, or too much
 
 
 class Measurer:

@@ -14,6 +14,8 @@ from mpdiag.models.decoder import Decoder, Output
 from mpdiag.models.mask_piloting import Pilot
 from mpdiag.models.pixel_decoder import PixelDecoder
 
+# Of a batch's images at inference, by kind of device; more is slower, or too much.
+PIXELS_AT_ONCE = {"cpu": 2**20, "cuda": 2**23}
 STRIDE = 32  # images are padded to a multiple of it
 
 

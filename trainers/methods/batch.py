@@ -74,13 +74,11 @@ class Batch:
     Attributes:
         images: uint8 (3, H, W), on the model's device.
         targets: their GT, masks over the padded extent of these images.
-        image_ids: the data set's.
         randomness: of these images.
     """
 
     images: list[Tensor]
     targets: list[Target]
-    image_ids: list[int]
     randomness: Randomness
 
     @classmethod
@@ -91,9 +89,12 @@ class Batch:
         return cls(
             [sample.image.to(device, non_blocking=True) for sample in samples],
             padded_targets(samples, size, device),
-            [sample.image_id for sample in samples],
             randomness,
         )
+
+    def autocast(self, dtype: torch.dtype | None) -> torch.autocast:
+        """The model's precision; None for float32."""
+        return autocast(self.randomness.device, dtype)
 
     def matching_points(self, loss: LossConfig) -> Tensor | None:
         """(P, 2) where all masks of the step are compared in matching; None for every cell."""
@@ -120,6 +121,11 @@ class Batch:
                 for stream in self.randomness.streams
             ]
         )
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """A model's precision on a device; None for float32."""
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 def _seed(*words: int) -> int:

@@ -45,7 +45,7 @@ class PerPixel(nn.Module):
         """
         model = self.model
         share = len(batch.images) / census.images
-        with torch.autocast(batch.randomness.device.type, autocast, enabled=autocast is not None):
+        with batch.autocast(autocast):
             levels, mask_features = model.pixel_decoder(model.backbone(model.batch(batch.images)))
         losses: Losses = {}
         strides = ("32", "16", "8", "4")

@@ -79,7 +79,7 @@ class SetPrediction(nn.Module):
     def predict(self, batch: Batch, autocast: torch.dtype | None = None) -> Predicted:
         """The model's predictions, of the MP part too where there is one."""
         pilot = self.piloting.pilot(batch, self.model.config) if self.piloting else None
-        with torch.autocast(batch.randomness.device.type, autocast, enabled=autocast is not None):
+        with batch.autocast(autocast):
             output: Output = self.model(batch.images, pilot)
         return Predicted(output.matching, output.piloted, pilot)
 
