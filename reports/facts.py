@@ -8,6 +8,7 @@ from typing import Any
 
 from mpdiag.store import Run
 from reports.cells import NO_VALUE, percents
+from reports.layer_tables import LayerTable, layer_tables
 
 CONVENTIONS = (
     ("miou_l", "mIoU-L, empty pairs left out"),
@@ -35,6 +36,7 @@ PQ = {
     "pq_things": "PQ^Th",
     "pq_stuff": "PQ^St",
 }
+ORACLE = {"matched_iou": "IoU of matched masks", "best_iou": "of any mask"}
 MIOU = {"miou": "mIoU", "miou_in_gt": "mIoU of classes in the GT"}
 
 
@@ -47,6 +49,7 @@ class RunFacts:
     facts: tuple[tuple[str, str], ...]
     layers: tuple[int, ...]
     conventions: tuple[tuple[str, tuple[str, ...]], ...]
+    tables: tuple[LayerTable, ...]
 
 
 def describe(run: Run, name: str) -> RunFacts:
@@ -58,7 +61,8 @@ def describe(run: Run, name: str) -> RunFacts:
         first = percents([run.summary.get("util_m0")], 1, NO_VALUE) if key == "util" else [""]
         rows.append((label, (*first, *percents(values, run.num_layers, NO_VALUE))))
     part = str(run.header.get("part", "unknown"))
-    return RunFacts(name, part, tuple(_facts(run)), tuple(layers), tuple(rows))
+    facts = tuple(_facts(run))
+    return RunFacts(name, part, facts, tuple(layers), tuple(rows), layer_tables(run))
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -77,7 +81,11 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("AP of the last layer", _averages(AP, _dict(summary.get("ap")))),
         ("PQ of the last layer", _averages(PQ, _dict(summary.get("pq")))),
         ("mIoU of the last layer", _averages(MIOU, _dict(summary.get("miou")))),
+        ("AP gained without", _gains(_dict(summary.get("ap_gains")))),
+        ("Best layer of each object", _averages(ORACLE, _dict(summary.get("oracle")))),
         ("Queries", f"{summary['num_queries']:,} in {summary['num_layers']} layers"),
+        ("Never matched", _use(header, _dict(summary.get("query_use")))),
+        ("Not finite", _not_finite(summary)),
         ("Settings", _pairs(header.get("settings"))),
         ("Analysed", _analysed(header)),
         ("Versions", _pairs(header.get("versions"))),
@@ -92,6 +100,25 @@ def _averages(words: dict[str, str], averages: dict[str, Any]) -> str:
         for key, word in words.items()
         if isinstance(averages.get(key), int | float)
     )
+
+
+def _gains(gains: dict[str, Any]) -> str:
+    """AP of the last layer if its transitions of a class were undone, in percentage points."""
+    return ", ".join(
+        f"{kind} {100 * gain:+.1f}" for kind, gain in gains.items() if isinstance(gain, int | float)
+    )
+
+
+def _use(header: dict[str, Any], use: dict[str, Any]) -> str:
+    gini = use.get("gini")
+    if header.get("part") != "matching" or not isinstance(gini, int | float):
+        return ""
+    return f"{use.get('dead')} of {len(use.get('matches', []))} queries, Gini {100 * gini:.1f}"
+
+
+def _not_finite(summary: dict[str, Any]) -> str:
+    count = summary.get("non_finite")
+    return f"{count:,} predictions, left out of all averages" if count else ""
 
 
 def _architecture(config: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mpdiag.store import Run
+from mpdiag.store.consistency import COLUMNS
 from reports.cells import NO_VALUE, UNKNOWN
 from reports.facts import CONVENTIONS, RunFacts
 from reports.table1 import Table1, labels
@@ -56,7 +57,7 @@ def latex(report: Report) -> str:
 
 
 def long_csv(runs: list[Run], table: Table1) -> str:
-    """One row a value, as fractions: all conventions of the runs, and the paper's figures.
+    """One row a value, as in summary.json: what it says of layers, and the paper's figures.
 
     An unknown value is an empty field.
     """
@@ -66,9 +67,12 @@ def long_csv(runs: list[Run], table: Table1) -> str:
     for name, run in zip(labels(runs), runs, strict=True):
         start = ["run", name, run.header.get("part", "unknown")]
         writer.writerow([*start, "util", 0, run.summary.get("util_m0")])
-        for key, _ in CONVENTIONS:
-            for layer in run.summary["layers"]:
-                writer.writerow([*start, key, layer["layer"], layer[key]])
+        first = {k: v for k, v in run.summary.get("m0", {}).items() if v is not None}
+        every = [{"layer": 0, **first}, *run.summary["layers"]]
+        for key in [*(key for key, _ in CONVENTIONS), *COLUMNS]:
+            for layer in every:
+                if key in layer:
+                    writer.writerow([*start, key, layer["layer"], layer[key]])
     for series in table.of("paper"):
         for metric, values in (("miou_l", series.miou_l), ("util", series.util)):
             for layer, value in enumerate(values, 1):

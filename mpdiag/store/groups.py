@@ -91,7 +91,7 @@ def image_sums(
         RunError: the run has not what this needs.
     """
     _check(run, by, assignment)
-    names = GROUPS.get(by) or tuple(str(info["name"]) for info in run.header["classes"])
+    names = GROUPS.get(by) or _class_names(run)
     ids = image_ids(run)
     masks = run.query(_with_groups(by, assignment) + _PAIRS)
     targets = run.query(_with_groups(by, assignment) + _kept(assignment))
@@ -154,6 +154,13 @@ def _kept(assignment: Assignment) -> str:
         FROM targets
     ) JOIN gt_groups USING (image_id, gt) GROUP BY ALL
     """
+
+
+def _class_names(run: "Run") -> tuple[str, ...]:
+    try:
+        return tuple(str(info["name"]) for info in run.header["classes"])
+    except (KeyError, TypeError):
+        raise RunError(f"{run.path / 'run.json'} names no classes: analyse it again") from None
 
 
 def _check(run: "Run", by: By, assignment: Assignment) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from mpdiag.store import Run
+from mpdiag.store.consistency import COLUMNS
+from mpdiag.store.transitions import TRANSITIONS
 from reports.cells import UNKNOWN
-from reports.facts import CONVENTIONS
 from reports.report import write_report
 
 MakeRun = Callable[..., Path]
@@ -72,6 +73,27 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun) -> Path
     return path
 
 
+FURTHER = {*TRANSITIONS, *(f"{kind}: {what}" for kind, what in TRANSITIONS.items()),
+           *(column.label for column in COLUMNS.values()), "kept, both empty",
+           "mIoU-L: half of its interval", "Util: half of its interval"}  # fmt: skip
+
+
+def test_further_tables_in_both_forms(hostile: Path) -> None:
+    page = Tables((hostile / "report.html").read_text())
+    text = (hostile / "report.md").read_text()
+    run = Run.open(hostile / "a")
+    found = run.transitions()
+    for kind, what in TRANSITIONS.items():
+        rows = found[found["transition"] == kind]
+        shares = [f"{100 * share:.1f}" for share in rows["share"]]
+        assert [f"{kind}: {what}", "", *shares] in [[row[0], *row[1:]] for row in page.rows]
+        assert f"| {kind}: {what} |  | {' | '.join(shares)} |" in text
+    for key in ("empty_masks", "matched_iou"):
+        cells = [f"{100 * layer[key]:.1f}" for layer in [run.summary["m0"], *run.summary["layers"]]]
+        assert [COLUMNS[key].label, *cells] in page.rows
+    assert sum(row[0] == "Never matched" for row in page.rows) == 1  # of the matching part alone
+
+
 def percents(run: Run, key: str) -> list[str]:
     return [f"{100 * layer[key]:.1f}" for layer in run.summary["layers"]]
 
@@ -92,7 +114,8 @@ def numbers(row: list[str]) -> list[str]:
 
 
 def measured(rows: list[list[str]]) -> list[list[str]]:
-    """Rows of figures without the six of the paper."""
+    """Rows of figures without the six of the paper and those of further tables."""
+    rows = [row for row in rows if row[0] not in FURTHER]
     found = [numbers(row) for row in rows if len(numbers(row)) > 3]
     return found[:4] + found[10:]
 
@@ -178,8 +201,10 @@ def test_csv_holds_fractions_in_long_form(hostile: Path) -> None:
     expected = {
         (key, layer["layer"]): layer[key]
         for layer in run.summary["layers"]
-        for key, _ in CONVENTIONS
+        for key in layer
+        if key != "layer"
     }
-    assert found == {**expected, ("util", 0): run.summary["util_m0"]}
+    first = {(key, 0): value for key, value in run.summary["m0"].items() if value is not None}
+    assert found == {**expected, **first, ("util", 0): run.summary["util_m0"]}
     published = [row["value"] for row in rows if row["source"] == "paper"][:9]
     assert published == ["0.23", "0.503", "0.595", "0.697", "0.701", "", "0.786", "0.763", "0.76"]
