@@ -59,6 +59,7 @@ def test_a_folder_open_to_others_is_not_used(source, cache, caplog, mode) -> Non
     directory = cache_directory()
     directory.chmod(mode)
     (library,) = directory.glob("*.so")
+    library.unlink()  # written in place, it would pull the loaded one from under this process
     library.write_text("a trap")
     caplog.set_level(logging.INFO)
     assert load_library(source).answer() == 42
