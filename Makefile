@@ -19,8 +19,9 @@ help: ## list the commands
 demo: $(INSTALLED) ## train two tiny models on synthetic data, compare them layer by layer
 	$(BIN)/mpdiag demo
 
+# A process for each core, each with one torch thread: threads of two would wait for each other.
 test: $(INSTALLED) ## run the tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 check: $(INSTALLED) ## lint, formatting, types, import directions
 	$(BIN)/ruff check .

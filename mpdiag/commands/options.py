@@ -1,0 +1,49 @@
+"""Options and consoles that commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+out, err = Console(), Console(stderr=True)
+
+
+class Part(StrEnum):
+    """Which predictions are measured."""
+
+    matching = "matching"
+    piloted = "piloted"
+
+
+class Task(StrEnum):
+    """What a model segments."""
+
+    instance = "instance"
+    panoptic = "panoptic"
+    semantic = "semantic"
+
+
+class Precision(StrEnum):
+    """Numbers that are computed with."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Form(StrEnum):
+    """Forms of a checkpoint that can be written."""
+
+    detectron2 = "detectron2"
+    transformers = "transformers"
+
+
+Config = Annotated[
+    Path | None, typer.Option(help="A detectron2 YAML for what the weights do not tell.")
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(help="Folder that holds the data sets, or the images of a FILE.json."),
+]
+Runs = Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RUN...")]
