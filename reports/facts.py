@@ -103,7 +103,7 @@ def _averages(words: dict[str, str], averages: dict[str, Any]) -> str:
 
 
 def _gains(gains: dict[str, Any]) -> str:
-    """AP of the last layer if its transitions of a class were undone, in percentage points."""
+    """AP of the last layer if every transition of a class were undone, in percentage points."""
     return ", ".join(
         f"{kind} {100 * gain:+.1f}" for kind, gain in gains.items() if isinstance(gain, int | float)
     )

@@ -20,12 +20,22 @@ Row = list[Any]  # query, label, score, counts
 
 _CHOSEN = f"""
 SELECT image_id, query, label, score, counts
-FROM detections LEFT JOIN undone USING (image_id, query)
-WHERE layer = CASE WHEN kind = $kind THEN $layer - 1 ELSE $layer END
-      AND image_id IN (SELECT unnest($images))
+FROM detections LEFT JOIN (SELECT * FROM undone WHERE kind = $kind) USING (image_id, query)
+WHERE layer = coalesce(reached, $layer) AND image_id IN (SELECT unnest($images))
 WINDOW best AS (PARTITION BY image_id ORDER BY score DESC, query, label)
 QUALIFY $kind IS NULL OR row_number() OVER best <= {DETECTIONS}
 ORDER BY image_id, score DESC, query, label
+"""
+
+# Where a query stands once all its transitions of a class are undone: the last layer that another
+# transition led to. One from or to a mask that is not finite has no class and stays.
+_UNDONE = f"""
+CREATE TEMP TABLE undone AS
+SELECT image_id, query, undo.kind,
+       coalesce(max(layer) FILTER (moves.kind IS DISTINCT FROM undo.kind), 0) AS reached
+FROM queries LEFT JOIN ({classified()}) moves USING (image_id, layer, query)
+CROSS JOIN (SELECT unnest($kinds) AS kind) undo
+WHERE layer > 0 GROUP BY ALL HAVING reached < max(layer)
 """
 
 
@@ -35,14 +45,12 @@ def evaluation(
     """What summary.json says of quality: `ap`, `pq` or `miou` of the last layer, by the task.
 
     With `every_layer` also `layer_scores`, the same of each layer taken as the final one, and for
-    instances `ap_gains`: how much AP the last layer would gain if its transitions of a class were
-    undone, that is if their queries gave the detections of the layer before.
+    instances `ap_gains`: how much AP the last layer would gain if every transition of a class were
+    undone, that is if each query gave the detections of the last layer that a transition of another
+    class led to (M^0 if there is none).
     """
     with connect(writer.path) as connection:
-        connection.execute(
-            f"CREATE TEMP TABLE undone AS SELECT image_id, query, kind FROM ({classified()}) "
-            f"WHERE layer = {num_layers}"
-        )
+        connection.execute(_UNDONE, {"kinds": list(TRANSITIONS) if every_layer else []})
         last = _scores(connection, data, num_layers)
         headline = Evaluator(data).headline
         found: dict[str, Any] = {headline: last}
