@@ -21,6 +21,7 @@ demo: $(INSTALLED) ## train two tiny models on synthetic data, compare them laye
 
 # A process for each core, each with one torch thread: threads of two would wait for each other.
 test: $(INSTALLED) ## run the tests
+	@tests/apps/install-chromium
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 check: $(INSTALLED) ## lint, formatting, types, import directions

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
+from browser import chromium, find_chromium, serving
+from playwright.sync_api import Browser
 from streamlit.testing.v1 import AppTest
+from synthetic_run import Size, write_run
 
 from apps.server import PAGE
+
+SMALL = Size(images=40, queries=12, layers=9, kept=10, height=24, width=32)
 
 
 @pytest.fixture(autouse=True)
@@ -31,3 +36,28 @@ def open_page(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
         return page
 
     return open_page
+
+
+@pytest.fixture(scope="session")
+def made_up_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs of SMALL over the same images."""
+    folder = tmp_path_factory.mktemp("made-up")
+    return [write_run(folder / f"run-{seed}", SMALL, seed) for seed in (1, 2)]
+
+
+# For one file of tests at a time: Playwright runs an event loop, which others would meet.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium; the test is skipped where there is none."""
+    found = find_chromium()
+    if found is None:
+        pytest.skip("there is no Chromium: install it, or name one in MPDIAG_CHROMIUM")
+    with chromium(found) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def address(made_up_runs: list[Path], browser: Browser) -> Iterator[str]:
+    """Where the dashboard over `made_up_runs` is served."""
+    with serving(made_up_runs) as address:
+        yield address

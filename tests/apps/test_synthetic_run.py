@@ -1,0 +1,75 @@
+"""The made-up run is a run: what docs/run-directory.md says of its rows holds."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mpdiag.store import Run, compare, rle
+
+
+@pytest.fixture(scope="module")
+def run(made_up_runs):
+    return Run.open(made_up_runs[0])
+
+
+def rows(run, folder):
+    return pq.read_table(run.path / folder).to_pylist()
+
+
+def test_there_is_a_row_for_each_image_layer_and_query(run):
+    keys = {(row["image_id"], row["layer"], row["query"]) for row in rows(run, "queries")}
+    assert len(keys) == len(rows(run, "queries")) == 40 * 10 * 12
+    assert len(rows(run, "images")) == 40
+    assert all(run.image(image_id).is_file() for image_id in range(1, 41))
+
+
+def test_areas_and_ious_of_adjacent_layers_agree(run):
+    found = {(row["image_id"], row["layer"], row["query"]): row for row in rows(run, "queries")}
+    for (image, layer, query), row in found.items():
+        if layer == 0:
+            assert row["iou_prev"] is row["area_prev"] is row["intersection_prev"] is None
+            continue
+        before = found[image, layer - 1, query]["area"]
+        union = row["area"] + before - row["intersection_prev"]
+        assert row["area_prev"] == before
+        assert 0 <= row["intersection_prev"] <= min(row["area"], before)
+        assert row["iou_prev"] == (row["intersection_prev"] / union if union else None)
+
+
+def test_matches_of_queries_are_those_of_the_gt(run):
+    of_queries = {
+        (row["image_id"], row["layer"], row["matched_gt"]): row["query"]
+        for row in rows(run, "queries")
+        if row["matched_gt"] >= 0
+    }
+    of_gt = {
+        (row["image_id"], layer, row["gt"]): query
+        for row in rows(run, "targets")
+        for layer, query in enumerate(row["matched_query"])
+    }
+    assert of_queries == of_gt
+    util = {}
+    for (image, layer, gt), query in of_gt.items():
+        util.setdefault((image, layer), []).append(query == of_gt[image, 9, gt])
+    for image in rows(run, "images"):
+        expected = [np.mean(util[image["image_id"], k]) for k in range(10) if image["num_gt"]]
+        assert image["util"] == pytest.approx(expected)
+
+
+def test_kept_masks_are_those_of_the_rows(run):
+    area = {(r["image_id"], r["layer"], r["query"]): r["area"] for r in rows(run, "queries")}
+    gt_area = {(r["image_id"], r["gt"]): r["area"] for r in rows(run, "targets")}
+    kept = rows(run, "masks")
+    assert len({row["image_id"] for row in kept}) == 10
+    for row in kept:
+        mask = rle.decode(row["counts"], row["height"], row["width"])
+        if row["kind"] == "gt":
+            assert mask.sum() == gt_area[row["image_id"], row["index"]]
+        else:
+            assert mask.sum() == area[row["image_id"], row["layer"], row["index"]]
+
+
+def test_runs_of_other_seeds_can_be_compared(made_up_runs):
+    found = compare(*map(Run.open, made_up_runs), resamples=10)
+    assert found.images == 40
+    assert found.moved_images["difference"].abs().max() > 0
