@@ -13,6 +13,9 @@ from mpdiag.checkpoints.key_table import KeyTable
 # and, in early versions, the pixel statistics.
 EMPTY_WEIGHT, PIXEL_MEAN, PIXEL_STD = "criterion.empty_weight", "pixel_mean", "pixel_std"
 IMPLIED = ".attn.relative_position_index"  # ends what the official Swin keeps, and a window implies
+# Versions of the names: without them the official head takes a pixel decoder's entries for those
+# of version 1, renames them, and leaves its own pixel decoder untrained.
+VERSIONS = {"": 1, "sem_seg_head": 2, "sem_seg_head.predictor": 2}
 
 _RESNET = (
     ("backbone.conv1.weight", "backbone.stem.conv1.weight"),

@@ -171,6 +171,33 @@ def test_a_saved_file_holds_tensors_and_plain_containers(
     assert not list(tmp_path.glob("*.tmp"))
 
 
+class HeadThatRenames(torch.nn.Module):
+    """As the official head: entries of version 1 are its pixel decoder's, without its name."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pixel_decoder = torch.nn.ModuleDict({"mask_features": torch.nn.Conv2d(32, 16, 1)})
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest) -> None:
+        if metadata.get("version", 1) < 2:
+            for name in [x for x in state if x.startswith(prefix)]:
+                state[name.replace(prefix, f"{prefix}pixel_decoder.")] = state.pop(name)
+
+
+def test_a_saved_file_tells_the_version_of_its_names(
+    tmp_path: Path, small_model: Mask2Former
+) -> None:
+    save_checkpoint(tmp_path / "model.pth", small_model)
+    reader = torch.nn.ModuleDict({"sem_seg_head": HeadThatRenames()})
+    reader.load_state_dict(
+        torch.load(tmp_path / "model.pth", weights_only=True)["model"], strict=False
+    )
+    found = reader.state_dict()["sem_seg_head.pixel_decoder.mask_features.weight"]
+    assert torch.equal(found, small_model.pixel_decoder.mask_features.weight)
+
+
 def test_a_training_directory_gives_its_newest_model(
     tmp_path: Path, small_model: Mask2Former
 ) -> None:
