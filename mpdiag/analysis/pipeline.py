@@ -42,8 +42,8 @@ def analyze(
     *,
     config: str | Path | None = None,
     root: Path | None = None,
-    split: str = "val",
-    task: str = "instance",
+    split: str | None = None,
+    task: str | None = None,
     limit: int | None = None,
     part: Part = "matching",
     save_masks: str = "worst:50",
@@ -59,10 +59,10 @@ def analyze(
 
     Args:
         checkpoint: file, training output directory, or what `load_checkpoint` gave.
-        dataset: name, path of a COCO-format JSON, or a data set.
+        dataset: name (ours or detectron2's), folder, path of a COCO-format JSON, or a data set.
         output: the run directory.
         config: a detectron2 YAML for what the checkpoint's weights do not tell.
-        root, split, task: where a named data set is, and which part of it.
+        root, split, task: where a named data set is, and which part of it; see `load_dataset`.
         limit: the first so many images.
         part: the matching part, or the MP part (GT fed as in training: one group, no noise;
             predictions matched again by bipartite matching, Table 1's starred rows).

@@ -12,13 +12,20 @@ from mpdiag.commands.options import Config, Part, Root, Task, err, out
 def analyze(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint or training directory.")],
     dataset: Annotated[
-        str, typer.Option(help="synthetic, coco, ade20k, cityscapes, or FILE.json.")
+        str,
+        typer.Option(help="A name, as coco or detectron2's coco_2017_val, a folder or FILE.json."),
     ],
     output: Annotated[Path, typer.Option(help="The run directory to write.")],
     config: Config = None,
     root: Root = None,
-    split: Annotated[str, typer.Option(help="Part of the data set.")] = "val",
-    task: Annotated[Task, typer.Option(help="Which annotations.")] = Task.instance,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Part of the data set; what its name says, or val, by default."),
+    ] = None,
+    task: Annotated[
+        Task | None,
+        typer.Option(help="Which annotations; what name or file say, or instance, by default."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
     part: Annotated[Part, typer.Option(help="Matching part or MP part.")] = Part.matching,
     save_masks: Annotated[str, typer.Option(help="worst:K, all or none.")] = "worst:50",
@@ -53,7 +60,7 @@ def analyze(
             config=config,
             root=root,
             split=split,
-            task=task.value,
+            task=task and task.value,
             limit=limit,
             part=part.value,
             save_masks=save_masks,

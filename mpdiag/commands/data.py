@@ -35,7 +35,8 @@ def check_data(
     ],
     root: Root = None,
     split: Annotated[
-        str | None, typer.Option(help="Part of the data set; both train and val by default.")
+        str | None,
+        typer.Option(help="Part of the data set; both, or what the name says, by default."),
     ] = None,
     task: Annotated[
         Task | None, typer.Option(help="Which annotations; what a FILE.json holds by default.")
@@ -48,11 +49,13 @@ def check_data(
 
     Exit status 2 where training or evaluation would stop.
     """
+    from mpdiag.data import DETECTRON2_NAMES
     from mpdiag.data.check import check
     from mpdiag.data.check_tables import check_tables
     from mpdiag.progress import progress_bar
 
-    splits = [split] if split else ["val"] if path.endswith(".json") else ["train", "val"]
+    one = split is not None or path.endswith(".json") or path in DETECTRON2_NAMES
+    splits = [split] if one else ["train", "val"]
     failed, before = False, None
     for part in splits:
         with progress_bar(err, "reading") as progress:

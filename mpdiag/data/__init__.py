@@ -3,6 +3,7 @@
 from mpdiag.data.augmentation import ColorJitter, ScaleJitter, augmentation
 from mpdiag.data.coco import coco_dataset
 from mpdiag.data.dataset import SegmentationDataset
+from mpdiag.data.detectron2_names import DETECTRON2_NAMES
 from mpdiag.data.loader import TrainingBatches
 from mpdiag.data.registry import KNOWN_DATASETS, load_dataset
 from mpdiag.data.sample import ClassInfo, Sample, Truth
@@ -20,6 +21,7 @@ from mpdiag.data.transforms import (
 )
 
 __all__ = [
+    "DETECTRON2_NAMES",
     "KNOWN_DATASETS",
     "ClassInfo",
     "ColorJitter",

@@ -5,9 +5,8 @@ from pathlib import Path
 from mpdiag.data.coco import coco_dataset
 from mpdiag.data.dataset import SegmentationDataset
 from mpdiag.data.files import need
-from mpdiag.data.label_maps import LabelMaps
+from mpdiag.data.label_maps import paired_maps
 from mpdiag.data.label_tables import ade20k_classes
-from mpdiag.data.maps import PixelMaps
 from mpdiag.data.problems import Report
 from mpdiag.data.source import Task
 from mpdiag.errors import DataError
@@ -37,10 +36,5 @@ def open_ade20k(folder: Path, split: str, task: Task, report: Report) -> Segment
             annotation_file, images, task=task, name="ade20k", split=split, report=report
         )
     path = need(folder / "annotations_detectron2" / _SPLITS[split], what, mend)
-    images_and_maps = [*images.glob("*.jpg"), *path.glob("*.png")]
-    names = sorted({file.stem for file in images_and_maps})
-    maps = PixelMaps(
-        path, [f"{name}.jpg" for name in names], [f"{name}.png" for name in names], mend, report
-    )
-    source = LabelMaps(maps, ade20k_classes())
+    source = paired_maps(images, path, ".png", ade20k_classes(), mend, report)
     return SegmentationDataset(source, images, task=task, name="ade20k", split=split, report=report)

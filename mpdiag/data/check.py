@@ -76,7 +76,7 @@ def check(
     dataset: str,
     *,
     root: Path | None = None,
-    split: str = "val",
+    split: str | None = None,
     task: str | None = None,
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,

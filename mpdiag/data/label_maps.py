@@ -1,11 +1,12 @@
 """Label maps: for each image a PNG with the class index of every pixel."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from mpdiag.data.maps import PixelMaps, segments
-from mpdiag.data.problems import Problem
+from mpdiag.data.problems import Problem, Report
 from mpdiag.data.sample import ClassInfo, Truth
 
 IGNORE = 255
@@ -14,14 +15,15 @@ IGNORE = 255
 class LabelMaps:
     """The annotation source of semantic data: one mask for each class that a map has.
 
-    Number k of a map is class k; 255 is in no mask.
+    Number k of a map is class k; `ignore` is in no mask.
     """
 
-    def __init__(self, maps: PixelMaps, classes: Sequence[ClassInfo]) -> None:
+    def __init__(self, maps: PixelMaps, classes: Sequence[ClassInfo], ignore: int = IGNORE) -> None:
         self.path = maps.path
         self.images = maps.images
         self.classes = list(classes)
         self._maps = maps
+        self._ignore = ignore
 
     def num_objects(self, index: int) -> int:
         """1, as an image has some class, as a rule; only its map tells how many."""
@@ -30,7 +32,7 @@ class LabelMaps:
     def read(self, index: int) -> Truth:
         """One segment for each class of an image; see AnnotationSource."""
         numbers = self._maps.read(index)
-        present = [number for number in np.unique(numbers).tolist() if number != IGNORE]
+        present = [number for number in np.unique(numbers).tolist() if number != self._ignore]
         labels = [number for number in present if 0 <= number < len(self.classes)]
         if len(labels) < len(present):
             unknown = min(set(present) - set(labels))
@@ -38,7 +40,33 @@ class LabelMaps:
                 Problem(
                     "class index out of range",
                     f"{self._maps.file(index)} has class index {unknown}, but classes are 0 to"
-                    f" {len(self.classes) - 1}, and {IGNORE} for none: prepare the maps anew",
+                    f" {len(self.classes) - 1}, and {self._ignore} for none: prepare the maps anew",
                 )
             )
         return segments(numbers, labels, labels, [False] * len(labels))
+
+
+def paired_maps(
+    images: Path,
+    maps: Path,
+    suffix: str,
+    classes: Sequence[ClassInfo],
+    mend: str,
+    report: Report,
+    ignore: int = IGNORE,
+) -> LabelMaps:
+    """The maps in a folder and the JPEGs in another, paired by their names without suffix.
+
+    Args:
+        images, maps: the two folders.
+        suffix: of the maps.
+        classes: in the order of the maps' numbers.
+        mend: what to do where maps are missing, as the end of a sentence.
+        report: what is done with what is wrong.
+        ignore: the number that is no class.
+    """
+    names = sorted({file.stem for file in (*images.glob("*.jpg"), *maps.glob(f"*{suffix}"))})
+    paired = PixelMaps(
+        maps, [f"{name}.jpg" for name in names], [name + suffix for name in names], mend, report
+    )
+    return LabelMaps(paired, classes, ignore)

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import cast, get_args
 
 from mpdiag.data.ade20k import open_ade20k
+from mpdiag.data.ade20k_full import open_ade20k_full
 from mpdiag.data.cityscapes import open_cityscapes
 from mpdiag.data.coco import FILE_PREFIX, coco_dataset, open_coco
 from mpdiag.data.dataset import SegmentationDataset
+from mpdiag.data.detectron2_names import DETECTRON2_NAMES, known_names
+from mpdiag.data.mapillary import open_mapillary
 from mpdiag.data.problems import Report, refuse
 from mpdiag.data.source import Task
 from mpdiag.data.synthetic import SYNTHETIC_SPLITS, generate
@@ -23,26 +26,31 @@ def load_dataset(
     dataset: str,
     *,
     root: Path | str | None = None,
-    split: str = "val",
-    task: str | None = "instance",
+    split: str | None = None,
+    task: str | None = None,
     report: Report = refuse,
 ) -> SegmentationDataset:
     """Open a data set by its name (KNOWN_DATASETS) or folder, or a COCO-format file (*.json).
 
+    One of detectron2's names (DETECTRON2_NAMES) says split and task, too.
+
     root    folder that holds the data sets, or the images of an annotation file; by default
             $DETECTRON2_DATASETS, else ./datasets
-    split   "train" or "val"
-    task    "instance", "panoptic" or "semantic"; None for what an annotation file holds, else
-            "instance"
+    split   "train" or "val"; None for what the name says, else "val"
+    task    "instance", "panoptic" or "semantic"; None for what the name says or an annotation
+            file holds, else "instance"
     report  what is done with what is wrong; by default the first problem is raised
 
     "synthetic" is generated with default settings where it is not there yet. DataError for an
-    unknown name or task, and where files are missing.
+    unknown name or task, one that contradicts the name, and where files are missing.
     """
     if task is not None and task not in get_args(Task):
         known = ", ".join(get_args(Task))
         raise DataError(f"there is no task {task}: choose one of {known}")
     kind = cast(Task | None, task)
+    if dataset in DETECTRON2_NAMES:
+        dataset, split, kind = _named(dataset, split, kind)
+    split = split or "val"
     if dataset.endswith(".json"):
         path = Path(dataset)
         return _annotation_file(path, None if root is None else Path(root), split, kind, report)
@@ -52,6 +60,18 @@ def load_dataset(
     else:
         layout, folder = _recognise(dataset), Path(dataset)
     return layout.open(folder, split, kind or "instance", report)
+
+
+def _named(name: str, split: str | None, task: Task | None) -> tuple[str, str, Task]:
+    """Our name, split and task of one of detectron2's names, which may not be contradicted."""
+    found = DETECTRON2_NAMES[name]
+    for what, given, told in (("split", split, found.split), ("task", task, found.task)):
+        if given not in (None, told):
+            raise DataError(
+                f"{name} is {found.dataset}, split {found.split}, task {found.task}, but {what} "
+                f"{given} is asked for: give {what} {told}, or another name"
+            )
+    return found.dataset, found.split, found.task
 
 
 def default_root() -> Path:
@@ -86,7 +106,7 @@ def _recognise(dataset: str) -> _Layout:
     what = f"there is no data set {dataset}"
     if folder.is_dir():
         what = f"{folder} is not the folder of a known data set"
-    known = ", ".join(KNOWN_DATASETS)
+    known = known_names(dataset) or ", ".join(KNOWN_DATASETS)
     raise DataError(
         f"{what}: choose one of {known}, or give the folder of one or the path of a COCO-format"
         " file that ends in .json"
@@ -129,7 +149,15 @@ _LAYOUTS = {
     "ade20k": _Layout(
         "ADEChallengeData2016", ("images/training", "images/validation"), open_ade20k
     ),
+    "ade20k-full": _Layout(
+        "ADE20K_2021_17_01",
+        ("images_detectron2/training", "images_detectron2/validation"),
+        open_ade20k_full,
+    ),
     "cityscapes": _Layout("cityscapes", ("leftImg8bit", "gtFine"), open_cityscapes),
+    "mapillary": _Layout(
+        "mapillary_vistas", ("training/images", "validation/images"), open_mapillary
+    ),
 }
 
 KNOWN_DATASETS = tuple(_LAYOUTS)
