@@ -18,6 +18,9 @@ CANONICAL = {
 }
 """Name -> layers and shape of each recorded tensor."""
 
+LARGE: frozenset[str] = frozenset()
+"""Names that are recorded only when they are asked for."""
+
 
 def names(only: Sequence[str] | None = None) -> list[str]:
     """The canonical names, or those that match one of the patterns `only` (as in a shell).

@@ -1,6 +1,6 @@
 """The recorder: a context manager that hooks a model and cleans up behind itself."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,51 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from mpdiag.errors import RecordingError
-from mpdiag.recording.names import CANONICAL, names
-from mpdiag.recording.points import HookPoint
-
-
-class Recording:
-    """What one forward pass did; a later pass in the same `with` replaces it.
-
-    Attributes are the canonical names (`mpdiag.recording.names()`): `mask_logits` is
-    (L + 1, B, N, h, w), `class_logits` (L + 1, B, N, K + 1). Names whose size differs from layer
-    to layer (`attention_mask`) come as a list with one tensor for each layer. Tensors are
-    detached; one that the pass did not produce raises RecordingError.
-    """
-
-    def __init__(self, wanted: Sequence[str]) -> None:
-        self._layers: dict[str, list[Tensor]] = {name: [] for name in wanted}
-
-    def layers(self, name: str) -> list[Tensor]:
-        """The tensors called `name`, one for each layer in which the model made one."""
-        if not self._layers.get(name):
-            why = "no forward pass has produced it" if name in self._layers else "not asked for"
-            raise RecordingError(f"{name} was not recorded: {why}")
-        return self._layers[name]
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in CANONICAL:
-            raise AttributeError(f"a recording has no {name!r}; it has {', '.join(CANONICAL)}")
-        layers = self.layers(name)
-        if any(layer.shape != layers[0].shape for layer in layers):
-            return layers
-        return torch.stack(layers)
-
-    def __contains__(self, name: str) -> bool:
-        return bool(self._layers.get(name))
-
-    def __repr__(self) -> str:
-        shapes = [
-            f"{name}: {len(layers)} x {tuple(layers[0].shape)}"
-            for name, layers in self._layers.items()
-            if layers
-        ]
-        return f"Recording({'; '.join(shapes) or 'nothing yet'})"
-
-    def _clear(self) -> None:
-        for layers in self._layers.values():
-            layers.clear()
+from mpdiag.recording.compiled import refuse_compiled
+from mpdiag.recording.family import Family, find
+from mpdiag.recording.names import CANONICAL, LARGE, names
+from mpdiag.recording.recording import Recording
+from mpdiag.recording.tap import Call, Tap, Taps
 
 
 @contextmanager
@@ -60,37 +20,129 @@ def record(model: nn.Module, only: Sequence[str] | None = None) -> Iterator[Reco
     """Record every forward pass of `model` inside the `with`; all hooks are gone afterwards.
 
     Args:
-        model: a model with hook points (our Mask2Former, or one of your own that sends its
-            tensors through `HookPoint` modules with canonical names).
-        only: names or shell patterns; everything if None.
+        model: a model of a known family (`mpdiag.recording.known_families()`), or a module that
+            holds one. It computes what it would compute without the hooks.
+        only: names or shell patterns; if None all that the family has but the large ones
+            (`cross_attention`, `sampling_locations`). Nothing else is hooked or kept.
 
     Raises:
-        RecordingError: the model has no hook point of a wanted name.
+        RecordingError: no family knows the model, the model has nothing of a wanted name, it is
+            compiled, or (from the forward pass) it calls its layers another number of times than
+            its family does.
     """
-    points = {
-        path.rpartition(".")[2]: module
-        for path, module in model.named_modules()
-        if isinstance(module, HookPoint)
-    }
-    if not points:
-        raise RecordingError(
-            f"{type(model).__name__} has no hook points: known is mpdiag's own Mask2Former, and "
-            "any model that sends its tensors through mpdiag.recording.HookPoint modules"
-        )
-    wanted = [name for name in names(only) if name in points]
-    recording = Recording(wanted)
-    handles = [model.register_forward_pre_hook(lambda *_: recording._clear())]
+    family, module = find(model)
+    refuse_compiled(module)
+    taps = _taps(family, module)
+    wanted = _wanted(family, taps, only)
+    recording = Recording(family.name, family.notes, wanted)
+    hooks = _Pass(family, taps, recording)
     try:
-        for name in wanted:
-            handles.append(points[name].register_forward_hook(_keep(recording._layers[name])))
+        hooks.attach(module, wanted)
         yield recording
     finally:
-        for handle in handles:
+        hooks.remove()
+
+
+def _taps(family: Family, module: nn.Module) -> Taps:
+    try:
+        return family.taps(module)
+    except (AttributeError, IndexError, KeyError) as error:
+        raise RecordingError(
+            f"{type(module).__name__} is not built as {family.name} expects: {error}"
+        ) from error
+
+
+def _wanted(family: Family, taps: Taps, only: Sequence[str] | None) -> list[str]:
+    """The names to record; one that is asked for and that the family has not is refused."""
+    given = [name for name in CANONICAL if name in taps]
+    if only is None:
+        return [name for name in given if name not in LARGE]
+    for pattern in only:
+        if not set(names([pattern])) & set(given):
+            raise RecordingError(
+                f"{family.name} has no {pattern}; what it has is {', '.join(given)}"
+            )
+    return [name for name in names(only) if name in given]
+
+
+class _Pass:
+    """The hooks on a model, and what they have read in the forward pass that is under way."""
+
+    def __init__(self, family: Family, taps: Taps, recording: Recording) -> None:
+        self._family = family
+        self._taps = taps
+        self._recording = recording
+        self._handles: list[Any] = []
+        self._counts: dict[str, int] = {}
+        self._layers: dict[str, list[Tensor]] = {}
+        self._seen: dict[str, Any] = {}
+        self._open = False
+
+    def attach(self, module: nn.Module, wanted: Sequence[str]) -> None:
+        for name in _with_needs(self._taps, wanted):
+            hook = self._hook(name, self._taps[name])
+            for tapped in self._taps[name].modules:
+                self._handles.append(tapped.register_forward_hook(hook, with_kwargs=True))
+            self._counts[name] = 0
+        # The pass begins before and ends after everything else that is hooked on the same module.
+        self._handles.append(module.register_forward_pre_hook(self._begin, prepend=True))
+        self._handles.append(module.register_forward_hook(self._end))
+
+    def remove(self) -> None:
+        for handle in self._handles:
             handle.remove()
 
+    def _begin(self, *_: Any) -> None:
+        self._recording._replace({})
+        self._counts = dict.fromkeys(self._counts, 0)
+        self._layers, self._seen = {}, {}
+        self._open = True
 
-def _keep(layers: list[Tensor]) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        layers.append(output.detach())
+    def _end(self, *_: Any) -> None:
+        self._open = False
+        self._seen = {}
+        for name, count in self._counts.items():
+            expected = self._taps[name].count
+            if expected is not None and count != expected:
+                raise RecordingError(
+                    f"one forward pass made {name} in {count} layers, and {self._family.name} "
+                    f"makes it in {expected}: layers were skipped or repeated, so that none can be "
+                    "told from another (in training mode, layer drop does that)"
+                )
+        self._recording._replace(self._layers)
 
-    return hook
+    def _hook(self, name: str, tap: Tap) -> Callable[..., None]:
+        kept = name in CANONICAL
+
+        def hook(
+            module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
+        ) -> None:
+            if not self._open:  # outside of a pass, or called by another tap that reads
+                return
+            self._open = False
+            try:
+                with torch.no_grad():
+                    read = tap.read(Call(module, args, kwargs, output, self._seen))
+            finally:
+                self._open = True
+            tensors = read if isinstance(read, list) else [read]
+            self._counts[name] += len(tensors)
+            self._seen[name] = read
+            if kept:
+                self._layers.setdefault(name, []).extend(one.detach() for one in tensors)
+
+        return hook
+
+
+def _with_needs(taps: Taps, wanted: Sequence[str]) -> list[str]:
+    """The wanted names and, before each, those that its tap needs."""
+    ordered: dict[str, None] = {}
+
+    def add(name: str) -> None:
+        for needed in taps[name].needs:
+            add(needed)
+        ordered[name] = None
+
+    for name in wanted:
+        add(name)
+    return list(ordered)

@@ -1,5 +1,7 @@
 """The recorder sees everything, changes nothing and leaves nothing behind."""
 
+import copy
+
 import pytest
 import torch
 
@@ -76,9 +78,12 @@ def test_what_a_hook_returns_is_what_the_model_goes_on_with(
 
 
 def test_mistakes_are_named(small_model: Mask2Former) -> None:
+    unknown = (
+        r"Sequential \(0: Linear\) is of no known family.*known are mpdiag hook points, .*own_model"
+    )
     with (
-        pytest.raises(RecordingError, match="Linear has no hook points"),
-        record(torch.nn.Linear(1, 1)),
+        pytest.raises(RecordingError, match=unknown),
+        record(torch.nn.Sequential(torch.nn.Linear(1, 1))),
     ):
         pass
     with (
@@ -90,6 +95,64 @@ def test_mistakes_are_named(small_model: Mask2Former) -> None:
         _ = recording.mask_logits
     with pytest.raises(AttributeError, match="it has query"):
         _ = recording.masks
+
+
+def test_a_name_that_the_family_lacks_is_refused() -> None:
+    model = torch.nn.Module()
+    model.mask_logits = HookPoint()
+    with (
+        pytest.raises(RecordingError, match="has no query; what it has is mask_logits"),
+        record(model, only=["query", "mask_*"]),
+    ):
+        pass
+    assert hooks(model) == 0
+
+
+def test_a_model_inside_another_is_found(
+    small_model: Mask2Former, images: list[torch.Tensor]
+) -> None:
+    class Wrapper(torch.nn.Module):
+        def __init__(self, *models: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = torch.nn.ModuleList(models)
+
+        def forward(self, images: list[torch.Tensor]) -> object:
+            return [model(images) for model in self.inner]
+
+    model = Wrapper(small_model)
+    with torch.no_grad(), record(model) as recording:
+        model(images)
+        whole = small_model(images).matching
+    assert torch.equal(recording.mask_logits, whole.mask_logits)
+    twice = Wrapper(small_model, copy.deepcopy(small_model))
+    with pytest.raises(RecordingError, match="2 hook points called query"), record(twice):
+        pass
+
+
+def test_a_pass_that_fails_leaves_nothing(
+    small_model: Mask2Former, images: list[torch.Tensor]
+) -> None:
+    with record(small_model) as recording:
+        small_model(images)
+        with pytest.raises(AttributeError):
+            small_model(images, pilot=object())
+        assert "mask_logits" not in recording
+
+
+@pytest.mark.parametrize("how", ["wrapped", "in place", "forward", "a part"])
+def test_a_compiled_model_is_refused(small_model: Mask2Former, how: str) -> None:
+    """torch.compile only marks the model here: it compiles at the first call."""
+    model: torch.nn.Module = small_model
+    if how == "wrapped":
+        model = torch.compile(small_model)  # type: ignore[assignment]
+    elif how == "in place":
+        model.compile()
+    elif how == "forward":
+        model.forward = torch.compile(model.forward)  # type: ignore[method-assign]
+    else:
+        small_model.decoder.layers[0].compile()
+    with pytest.raises(RecordingError, match=r"torch\.compile"), record(model):
+        pass
 
 
 def test_a_model_of_ones_own_needs_only_hook_points() -> None:

@@ -1,0 +1,63 @@
+"""Models of every family are read as they compute, and compute as if they weren't read."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mpdiag.errors import RecordingError
+from mpdiag.recording import family_of, record
+
+
+def hooks(model: torch.nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def tensors(output: Any) -> list[Tensor]:
+    """All tensors of a transformers output, in order."""
+    if isinstance(output, Tensor):
+        return [output]
+    values = output.values() if hasattr(output, "values") else output
+    return [x for value in values if value is not None for x in tensors(value)]
+
+
+def test_outputs_are_bit_equal_and_hooks_go(tiny: Any, family: str) -> None:
+    before = hooks(tiny.model)
+    plain = tiny.run()
+    with record(tiny.model, only=["*"]) as recording:
+        assert hooks(tiny.model) > before
+        hooked = tiny.run()
+    assert hooks(tiny.model) == before
+    for one, other in zip(tensors(plain), tensors(hooked), strict=True):
+        assert torch.equal(one, other)
+    assert recording.family == family_of(tiny.model).name == family
+    with pytest.raises(ZeroDivisionError), record(tiny.model):
+        raise ZeroDivisionError
+    assert hooks(tiny.model) == before
+
+
+def test_every_layer_is_what_the_model_gives_without_the_later_ones(tiny: Any) -> None:
+    with record(tiny.model, only=["*_logits"]) as recording:
+        tiny.run()
+    count = len(recording.mask_logits)
+    assert len(recording.class_logits) == count
+    for layer in range(count):
+        shorter = copy.deepcopy(tiny)
+        shorter.truncate(shorter.model, layer)
+        output = shorter.run()
+        assert torch.equal(recording.mask_logits[layer], output[tiny.masks]), layer
+        assert torch.equal(recording.class_logits[layer], output[tiny.classes]), layer
+    # The layers differ, and so do the queries: equality above means something.
+    assert (recording.mask_logits[1:] != recording.mask_logits[:-1]).flatten(1).any(1).all()
+
+
+def test_a_pass_of_fewer_layers_is_refused(tiny: Any) -> None:
+    """As under layer drop, which skips some."""
+    with record(tiny.model, only=["mask_logits"]) as recording:
+        tiny.run()
+        tiny.truncate(tiny.model, 1)
+        with pytest.raises(RecordingError, match="layers were skipped or repeated"):
+            tiny.run()
+        assert "mask_logits" not in recording
