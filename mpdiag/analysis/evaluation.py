@@ -40,7 +40,7 @@ WHERE layer > 0 GROUP BY ALL HAVING reached < max(layer)
 
 
 def evaluation(
-    writer: RunWriter, data: SegmentationDataset, num_layers: int, *, every_layer: bool
+    writer: RunWriter, data: SegmentationDataset, *, every_layer: bool
 ) -> dict[str, Any]:
     """What summary.json says of quality: `ap`, `pq` or `miou` of the last layer, by the task.
 
@@ -50,6 +50,7 @@ def evaluation(
     class led to (M^0 if there is none).
     """
     with connect(writer.path) as connection:
+        num_layers = _last_layer(connection)
         connection.execute(_UNDONE, {"kinds": list(TRANSITIONS) if every_layer else []})
         last = _scores(connection, data, num_layers)
         headline = Evaluator(data).headline
@@ -65,6 +66,12 @@ def evaluation(
                 for kind in TRANSITIONS
             }
     return found
+
+
+def _last_layer(connection: duckdb.DuckDBPyConnection) -> int:
+    row = connection.execute("SELECT coalesce(max(layer), 0) FROM queries").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def _difference(value: float | None, base: float | None) -> float | None:

@@ -3,22 +3,22 @@
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from mpdiag import __version__
 from mpdiag.analysis.evaluation import evaluation
-from mpdiag.analysis.interventions import Intervention
 from mpdiag.analysis.kept_masks import KeepPolicy, MaskKeeper, unite
-from mpdiag.analysis.measure import Measurer, Part
-from mpdiag.analysis.settings import Settings, settings_for
+from mpdiag.analysis.measure import Measurer
+from mpdiag.analysis.settings import MatchPoints, Part, Request, Settings
 from mpdiag.analysis.shard import Shard
+from mpdiag.analysis.subject import Subject, own_subject
 from mpdiag.analysis.tables import (
     detections_table,
     images_table,
@@ -26,8 +26,8 @@ from mpdiag.analysis.tables import (
     targets_table,
 )
 from mpdiag.checkpoints import LoadedCheckpoint, load_checkpoint
-from mpdiag.data import ResizeShortestEdge, Sample, SegmentationDataset, drop_empty, load_dataset
-from mpdiag.errors import CheckpointError, ConfigError
+from mpdiag.data import SegmentationDataset, load_dataset
+from mpdiag.errors import ConfigError
 from mpdiag.evaluation import Evaluator
 from mpdiag.store import Run, RunWriter
 
@@ -47,7 +47,7 @@ def analyze(
     limit: int | None = None,
     part: Part = "matching",
     save_masks: str = "worst:50",
-    match_points: int | Literal["all"] | None = None,
+    match_points: MatchPoints | None = None,
     evaluate: bool = True,
     evaluate_layers: bool = False,
     intervene: Sequence[str] = (),
@@ -89,6 +89,9 @@ def analyze(
     KeepPolicy.parse(save_masks)  # a mistake is told before anything is read
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit {limit}: give the number of images to analyse, at least 1")
+    request = Request(
+        part, match_points, limit, save_masks, evaluate, evaluate_layers, tuple(intervene)
+    )
     loaded = (
         checkpoint
         if isinstance(checkpoint, LoadedCheckpoint)
@@ -99,24 +102,13 @@ def analyze(
         if isinstance(dataset, SegmentationDataset)
         else load_dataset(dataset, root=root, split=split, task=task)
     )
-    _check_fit(loaded, data, part)
-    settings = settings_for(
-        loaded,
-        piloted=part == "piloted",
-        evaluate=(evaluate or evaluate_layers) and part == "matching",
-        evaluate_layers=evaluate_layers and part == "matching",
-        match_points=match_points,
-        limit=limit,
-        save_masks=save_masks,
-        intervene=intervene,
-    )
-    interventions = _interventions(loaded, settings, part)
-    evaluator = Evaluator(data) if settings.evaluate else None
-    measurer = Measurer(loaded.model, settings, part, evaluator, interventions)
-    header = _header(loaded, data, part, settings, str(measurer.device))
+    subject = own_subject(loaded, data, request)
+    evaluator = Evaluator(data) if subject.settings.evaluate else None
+    measurer = Measurer(subject.segmenter, subject.settings, evaluator)
+    header = _header(subject, data, part, str(measurer.device))
     header["name"] = Path(output).resolve().name
     return _write_run(
-        Path(output), header, data, measurer, settings, resume, shard or Shard(), progress
+        Path(output), header, data, measurer, subject.settings, resume, shard or Shard(), progress
     )
 
 
@@ -131,7 +123,6 @@ def _write_run(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     policy = KeepPolicy.parse(settings.save_masks)
-    num_layers = measurer.model.config.decoder_layers
 
     def begin() -> RunWriter:
         writer = RunWriter.create(output, header, resume=resume)
@@ -142,7 +133,7 @@ def _write_run(
         unite(writer, policy)
         extra: dict[str, Any] = {}
         if settings.evaluate:
-            extra = evaluation(writer, data, num_layers, every_layer=settings.evaluate_layers)
+            extra = evaluation(writer, data, every_layer=settings.evaluate_layers)
         seconds = round(time.perf_counter() - started, 3)
         summary = writer.finish({"seconds": seconds, "processes": shard.world}, extra)
         if summary["non_finite"]:
@@ -186,7 +177,7 @@ def _write_parts(
         if data.image_ids[indices[0]] in writer.done:
             continue
         images, targets, queries, detections = [], [], [], []
-        for image in measurer.measure(_samples(data, indices, settings)):
+        for image in measurer.measure(data[index] for index in indices):
             keeper.add(image)
             images.append(images_table(image))
             targets.append(targets_table(image, data.classes))
@@ -199,59 +190,13 @@ def _write_parts(
         writer.write(name, *map(pa.concat_tables, (images, targets, queries, detections)))
 
 
-def _samples(data: SegmentationDataset, indices: range, settings: Settings) -> Iterator[Sample]:
-    """Samples at the size that the model is shown."""
-    resize = None
-    if settings.short_side is not None:
-        resize = ResizeShortestEdge(settings.short_side, settings.long_side)
-    for index in indices:
-        sample = data[index]
-        yield drop_empty(resize(sample) if resize else sample)
-
-
-def _interventions(loaded: LoadedCheckpoint, settings: Settings, part: Part) -> list[Intervention]:
-    if settings.intervene and part == "piloted":
-        raise ConfigError(
-            "--intervene changes the matching part, and --part piloted measures the other: "
-            "give one of them"
-        )
-    config = loaded.model.config
-    return [
-        Intervention.parse(text, config.decoder_layers, config.num_queries)
-        for text in settings.intervene
-    ]
-
-
-def _check_fit(loaded: LoadedCheckpoint, data: SegmentationDataset, part: Part) -> None:
-    config = loaded.model.config
-    source = data.describe()["annotation_file"]
-    if config.num_classes != len(data.classes):
-        raise CheckpointError(
-            f"{loaded.path}: predicts {config.num_classes} classes, but {source} has "
-            f"{len(data.classes)}; give the data set that it was trained on"
-        )
-    for number, (known, here) in enumerate(zip(loaded.classes or [], data.classes, strict=False)):
-        if str(known["name"]).strip() != here.name:
-            raise CheckpointError(
-                f"{loaded.path}: class {number} is {known['name']}, but in {source} it is "
-                f"{here.name}; give the data set that it was trained on"
-            )
-    if part == "piloted" and not config.label_embedding:
-        raise CheckpointError(
-            f"{loaded.path}: has no class embeddings (label_enc), so no MP part; only "
-            "mask-piloted checkpoints can be analysed with --part piloted"
-        )
-
-
-def _header(
-    loaded: LoadedCheckpoint, data: SegmentationDataset, part: Part, settings: Settings, device: str
-) -> dict[str, Any]:
+def _header(subject: Subject, data: SegmentationDataset, part: Part, device: str) -> dict[str, Any]:
     described = data.describe()
     packages = ("torch", "torchvision", "timm", "numpy", "scipy", "duckdb")
     return {
-        "checkpoint": {"path": str(loaded.path), "sha256": loaded.sha256},
-        "architecture": loaded.model.config.model_dump(mode="json"),
-        "method": loaded.recipe.method if loaded.recipe else None,
+        "checkpoint": subject.checkpoint,
+        "architecture": subject.architecture,
+        "method": subject.method,
         "dataset": {
             key: None if described[key] is None else str(described[key])
             for key in ("name", "annotation_file", "image_root", "split")
@@ -259,7 +204,7 @@ def _header(
         "task": described["task"],
         "part": part,
         "classes": [asdict(info) for info in data.classes],
-        "settings": asdict(settings),
+        "settings": subject.settings.as_json(),
         "versions": {
             "mpdiag": __version__,
             "python": platform.python_version(),

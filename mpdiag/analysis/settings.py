@@ -1,8 +1,8 @@
 """What the numbers of a run depend on besides checkpoint and data."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.config import LossConfig
@@ -10,61 +10,97 @@ from mpdiag.errors import CheckpointError, ConfigError
 
 SHORT_SIDE, LONG_SIDE = 800, 1333  # of the published models at inference
 
+Part = Literal["matching", "piloted"]
+MatchPoints = int | Literal["all"]
+
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """Kept in run.json; a run is only resumed under equal settings.
+class Request:
+    """What the user asks of a run, as `mpdiag.analysis.analyze` explains it.
 
-    `pilot_layers` is the number of decoder layers that attend within GT masks in the MP part,
-    None for the matching part. `short_side` None keeps images at their own size. `evaluate` says
-    whether the last layer's detections are kept and their AP computed, `evaluate_layers` whether
-    those of all layers are. `intervene` is what was changed in the model
-    (`mpdiag.analysis.interventions`).
+    `match_points` None leaves it to the checkpoint.
     """
 
-    class_cost: float
-    mask_cost: float
-    dice_cost: float
-    match_points: int | Literal["all"]
-    short_side: int | None
-    long_side: int
+    part: Part
+    match_points: MatchPoints | None
     limit: int | None
-    pilot_layers: int | None
     save_masks: str
     evaluate: bool
     evaluate_layers: bool
     intervene: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Kept in run.json; a run is only resumed under equal settings.
+
+    `pilot_layers` is the number of decoder layers that attend within GT masks in the MP part,
+    None for the matching part. `short_side` None keeps images at their own size, or leaves it to
+    `image_processor`, the settings of another library's preprocessing. `evaluate` says whether the
+    last layer's detections are kept and their AP computed, `evaluate_layers` whether those of all
+    layers are, `inference` by which family's post-processing. `intervene` is what was changed in
+    the model (`mpdiag.analysis.interventions`).
+    """
+
+    class_cost: float
+    mask_cost: float
+    dice_cost: float
+    match_points: MatchPoints
+    short_side: int | None
+    long_side: int | None
+    limit: int | None
+    pilot_layers: int | None
+    save_masks: str
+    evaluate: bool
+    evaluate_layers: bool
+    inference: str
+    intervene: tuple[str, ...]
+    image_processor: Mapping[str, Any] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """As run.json has them; other libraries' settings only where there are some."""
+        values = asdict(self)
+        if self.image_processor is None:
+            del values["image_processor"]
+        return values
+
+
 def settings_for(
-    loaded: LoadedCheckpoint,
+    request: Request,
+    loss: LossConfig,
     *,
-    piloted: bool,
-    match_points: int | Literal["all"] | None,
-    limit: int | None,
-    save_masks: str,
-    evaluate: bool,
-    evaluate_layers: bool,
-    intervene: Sequence[str],
+    size: tuple[int | None, int | None] = (None, None),
+    pilot_layers: int | None = None,
+    inference: str = "mask2former",
+    image_processor: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """The settings of a run: as the checkpoint's recipe or config says, else as published."""
-    loss = loaded.setup.loss if loaded.setup else LossConfig()
-    short_side, long_side = _image_size(loaded)
-    if match_points is None:
-        match_points = loss.points
+    """The settings of a run on a model that was trained with `loss`."""
+    evaluate = request.part == "matching"
     return Settings(
         class_cost=loss.class_weight,
         mask_cost=loss.mask_weight,
         dice_cost=loss.dice_weight,
-        match_points=match_points,
-        short_side=short_side,
-        long_side=long_side,
-        limit=limit,
-        pilot_layers=_pilot_layers(loaded) if piloted else None,
-        save_masks=save_masks,
-        evaluate=evaluate,
-        evaluate_layers=evaluate_layers,
-        intervene=tuple(intervene),
+        match_points=loss.points if request.match_points is None else request.match_points,
+        short_side=size[0],
+        long_side=size[1],
+        limit=request.limit,
+        pilot_layers=pilot_layers,
+        save_masks=request.save_masks,
+        evaluate=(request.evaluate or request.evaluate_layers) and evaluate,
+        evaluate_layers=request.evaluate_layers and evaluate,
+        inference=inference,
+        intervene=request.intervene,
+        image_processor=image_processor,
+    )
+
+
+def own_settings(loaded: LoadedCheckpoint, request: Request) -> Settings:
+    """The settings of a run: as the checkpoint's recipe or config says, else as published."""
+    return settings_for(
+        request,
+        loaded.setup.loss if loaded.setup else LossConfig(),
+        size=_image_size(loaded),
+        pilot_layers=_pilot_layers(loaded) if request.part == "piloted" else None,
     )
 
 
@@ -89,7 +125,7 @@ def _pilot_layers(loaded: LoadedCheckpoint) -> int:
     return min(recipe.pilot.layers, layers)
 
 
-def parse_match_points(text: str | None) -> int | Literal["all"] | None:
+def parse_match_points(text: str | None) -> MatchPoints | None:
     """`--match-points` as given on the command line; ConfigError unless a number or `all`."""
     if text is None:
         return None

@@ -1,7 +1,8 @@
 """Mask2Former, whole: images in, predictions of all layers out."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ from mpdiag.models.backbones import build_backbone
 from mpdiag.models.decoder import Decoder, Output
 from mpdiag.models.mask_piloting import Pilot
 from mpdiag.models.pixel_decoder import PixelDecoder
+
+T = TypeVar("T")
 
 # Of a batch's images at inference, by kind of device; more is slower, or too much.
 PIXELS_AT_ONCE = {"cpu": 2**20, "cuda": 2**23}
@@ -63,20 +66,28 @@ def padded_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return -(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE
 
 
-def alike(samples: Iterable[Sample], pixels: int) -> Iterator[tuple[tuple[int, int], list[Sample]]]:
+def neighbours(
+    items: Iterable[T], size_of: Callable[[T], tuple[int, int]], pixels: int
+) -> Iterator[tuple[tuple[int, int], list[T]]]:
     """Batches for inference, in order: neighbours that are padded to the same size, and that size.
 
     A batch pads its images to a common size, which changes predictions; so only images that are
     padded alike share one.
 
     Args:
-        samples: images in the order in which results are wanted.
+        items: images in the order in which results are wanted.
+        size_of: (height, width) that one is padded to.
         pixels: of a batch at the most; one image at the least.
     """
+    for size, group in groupby(items, key=size_of):
+        while batch := list(islice(group, max(pixels // (size[0] * size[1]), 1))):
+            yield size, batch
+
+
+def alike(samples: Iterable[Sample], pixels: int) -> Iterator[tuple[tuple[int, int], list[Sample]]]:
+    """`neighbours` among samples that this model pads."""
 
     def size_of(sample: Sample) -> tuple[int, int]:
         return padded_size([(sample.image.shape[-2], sample.image.shape[-1])])
 
-    for size, group in groupby(samples, key=size_of):
-        while batch := list(islice(group, max(pixels // (size[0] * size[1]), 1))):
-            yield size, batch
+    return neighbours(samples, size_of, pixels)
