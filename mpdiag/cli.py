@@ -15,6 +15,7 @@ from mpdiag.commands.checkpoint import convert, info
 from mpdiag.commands.data import data_app
 from mpdiag.commands.look import compare, dashboard, report
 from mpdiag.commands.options import err, out
+from mpdiag.commands.reproduce import reproduce
 from mpdiag.commands.train import train
 from mpdiag.errors import MpdiagError
 
@@ -54,7 +55,7 @@ def demo(
     run_demo(output, out, quick=quick)
 
 
-for command in (train, analyze, report, compare, dashboard, info, convert):
+for command in (train, analyze, report, compare, reproduce, dashboard, info, convert):
     app.command()(command)
 
 

@@ -34,7 +34,7 @@ def check_free(output: Path, config: TrainConfig, *, resume: bool) -> None:
         raise RunError(
             f"{error} (another mpdiag's run, or damaged); give another directory"
         ) from None
-    changed = _difference(held.model_dump(mode="json"), config.model_dump(mode="json"))
+    changed = difference(held.model_dump(mode="json"), config.model_dump(mode="json"))
     if changed:
         raise RunError(
             f"{output} holds a run of other settings ({', '.join(changed[:5])}); give another "
@@ -53,10 +53,12 @@ def claim(output: Path, config: TrainConfig) -> None:
     replace_file(output / SETTINGS, text.encode())
 
 
-def _difference(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Dotted keys whose values differ, those aside that may."""
+def difference(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Dotted keys of two dumped `TrainConfig`s whose values differ, those aside that may."""
     flat_held, flat_wanted = _flat(held, ""), _flat(wanted, "")
-    return [key for key in flat_wanted if key not in FREE and flat_held[key] != flat_wanted[key]]
+    return [
+        key for key in flat_wanted if key not in FREE and flat_held.get(key) != flat_wanted[key]
+    ]
 
 
 def _flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:

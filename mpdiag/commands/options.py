@@ -1,11 +1,14 @@
-"""Options and consoles that commands share."""
+"""Options and consoles that commands share, and how one is stopped."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 out, err = Console(), Console(stderr=True)
 
@@ -47,3 +50,15 @@ Root = Annotated[
     typer.Option(help="Folder that holds the data sets, or the images of a FILE.json."),
 ]
 Runs = Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RUN...")]
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """A training that a signal stops ends the command with one sentence and the signal's status."""
+    from trainers.interrupt import StoppedBySignalError
+
+    try:
+        yield
+    except StoppedBySignalError as stop:
+        err.print(escape(str(stop)))
+        raise typer.Exit(stop.exit_status) from None

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from mpdiag.commands.options import err, out
+from mpdiag.commands.options import err, out, stoppable
 from mpdiag.errors import ConfigError
 
 
@@ -35,13 +35,9 @@ def train(
         raise ConfigError(
             "which recipe? give a name that mpdiag train --list shows, or a YAML file"
         )
-    from trainers.interrupt import StoppedBySignalError
     from trainers.loop import train as run
 
     config = load_recipe(recipe, changes or [])
-    try:
+    with stoppable():
         path = run(config, output or Path("runs") / Path(recipe).stem, resume=resume, console=err)
-    except StoppedBySignalError as stop:
-        err.print(escape(str(stop)))
-        raise typer.Exit(stop.exit_status) from None
     out.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)

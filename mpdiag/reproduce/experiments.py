@@ -1,0 +1,225 @@
+"""What there is to reproduce: tables and figures of the paper, row by row, and their trainings.
+
+A training has a name. What it is at each size stands here once; tables that share it, share it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mpdiag.config import Recipe, TrainConfig
+from mpdiag.errors import ConfigError
+from trainers.recipe import read_recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large the trainings are.
+
+    Attributes:
+        about: in a line.
+        recipe: what every training starts from; None: each from its own packaged recipe.
+        changes: KEY=VALUE over that recipe.
+        images: of the synthetic data set's train and val split; None: the recipe's own data set.
+        gpu_memory: GiB that one training takes on a GPU, generously; it decides how many run
+            beside each other.
+        alone: one training takes all GPUs, by torchrun.
+    """
+
+    name: str
+    about: str
+    recipe: str | None = None
+    changes: tuple[str, ...] = ()
+    images: tuple[int, int] | None = None
+    gpu_memory: float = 80.0
+    alone: bool = False
+
+
+# The analysis evaluates once, at the end; on the way nothing is decided by it.
+_SILENT = ("evaluate_every=null", "diagnose_every=null", "log_every=10")
+
+SIZES = {
+    size.name: size
+    for size in (
+        Size(
+            "tiny",
+            "a small model on synthetic shapes, 1,500 steps: minutes a training on two cores",
+            recipe="synthetic-tiny",
+            changes=("schedule.iterations=1500", *_SILENT),
+            images=(6000, 1000),
+            gpu_memory=4.0,
+        ),
+        Size(
+            "small",
+            "the same model four times as long on four times as many images: for one GPU",
+            recipe="synthetic-tiny",
+            changes=("schedule.iterations=6000", *_SILENT),
+            images=(24000, 1000),
+            gpu_memory=4.0,
+        ),
+        Size("paper", "the published schedules on COCO and ADE20K, on all GPUs", alone=True),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One training of an ablation.
+
+    Attributes:
+        changes: what makes it, as KEY=VALUE over a size's recipe.
+        recipe: its packaged recipe, at the size of the paper; None where there it is none.
+        share: of the size's steps that it takes.
+    """
+
+    name: str
+    changes: tuple[str, ...] = ()
+    recipe: str | None = None
+    share: float = 1.0
+
+
+def _piloted(layers: int | str, noise: str, label_noise: float = 0.2) -> tuple[str, ...]:
+    return (
+        "method=piloted",
+        f"pilot.layers={layers}",
+        f"pilot.noise={noise}",
+        f"pilot.label_noise={label_noise}",
+    )
+
+
+_ALL_LAYERS = _piloted("all", "point")
+
+TRAININGS = {
+    training.name: training
+    for training in (
+        Training("baseline", ("method=baseline",), "table4-1-mask2former"),
+        Training("mp-no-noise", _piloted(3, "none", 0.0), "table4-2-mp"),
+        Training("mp-label-noise", _piloted(3, "none"), "table4-3-label-noise"),
+        Training("mp-point-noise", _piloted(3, "point"), "table4-4-point-noise"),
+        Training("mp-all-layers", _ALL_LAYERS, "table4-5-all-layers"),
+        Training("mp-first-layer", _piloted(1, "none"), "table5-first-layer"),
+        Training("mp-shift-noise", _piloted(3, "shift"), "table5-shift-noise"),
+        Training("mp-scale-noise", _piloted(3, "scale"), "table5-scale-noise"),
+        Training(
+            "mp-all-large", (*_ALL_LAYERS, "model.feature_maps=all-large"), "table6-all-large"
+        ),
+        Training("mp-match", (*_piloted(3, "none"), "pilot.assignment=match"), "table6-match"),
+        Training("fixed-matching", ("method=fixed-matching",), "table7-fixed-matching"),
+        Training("auxiliary-loss", ("method=auxiliary-loss",), "table7-auxiliary-loss"),
+        # Table 3 asks whether MP-Former needs fewer steps: 36 of 50 epochs, 80k of 160k steps.
+        Training("mp-72-percent", _ALL_LAYERS, share=0.72),
+        Training("mp-half", _ALL_LAYERS, share=0.5),
+        Training("coco-mask2former-50-epochs", recipe="table3-mask2former-r50-coco-instance"),
+        Training("coco-mp-former-36-epochs", recipe="table3-mp-former-r50-coco-instance"),
+        Training("ade20k-mask2former-160k", recipe="table2-mask2former-r50-instance"),
+        Training("ade20k-mp-former-80k", recipe="table3-mp-former-r50-80k-instance"),
+    )
+}
+
+_TABLE3_PAPER = (
+    "coco-mask2former-50-epochs",
+    "coco-mp-former-36-epochs",
+    "ade20k-mask2former-160k",
+    "ade20k-mp-former-80k",
+)
+
+TARGETS: dict[str, tuple[str, ...]] = {
+    "table1": ("baseline", "mp-first-layer", "mp-all-layers"),
+    "table3": ("baseline", "mp-72-percent", "mp-half"),
+    "table4": ("baseline", "mp-no-noise", "mp-label-noise", "mp-point-noise", "mp-all-layers"),
+    "table5": (
+        "mp-first-layer",
+        "mp-label-noise",
+        "mp-all-layers",
+        "mp-point-noise",
+        "mp-shift-noise",
+        "mp-scale-noise",
+    ),
+    "table6": ("mp-all-layers", "mp-all-large", "mp-match", "mp-label-noise"),
+    "table7": ("baseline", "fixed-matching", "auxiliary-loss"),
+    "figure1": ("baseline",),
+    "figure4": (),
+}
+"""Trainings of each table and figure that can be asked for; 4 of figures measures data alone."""
+
+
+def trainings_of(targets: Sequence[str], size: Size) -> list[Training]:
+    """The trainings that these tables and figures need, each once.
+
+    Raises:
+        ConfigError: there is no such table.
+    """
+    names: dict[str, None] = {}
+    for target in expanded(targets):
+        of_paper = size.recipe is None and target == "table3"
+        names |= dict.fromkeys(_TABLE3_PAPER if of_paper else TARGETS[target])
+    return [TRAININGS[name] for name in names]
+
+
+def expanded(targets: Sequence[str]) -> list[str]:
+    """The tables and figures by name, `all` spelled out.
+
+    Raises:
+        ConfigError: there is no such table.
+    """
+    unknown = [name for name in targets if name not in TARGETS and name != "all"]
+    if unknown or not targets:
+        given = unknown[0] if unknown else "nothing"
+        raise ConfigError(f"reproduce {given}: choose from {', '.join(TARGETS)} or all")
+    return [name for name in TARGETS if name in targets or "all" in targets]
+
+
+@dataclass(frozen=True, slots=True)
+class SeededTraining:
+    """A training with a seed: what has a directory of its own."""
+
+    training: Training
+    seed: int
+    recipe: str
+    changes: tuple[str, ...]
+    config: TrainConfig
+
+    @property
+    def key(self) -> str:
+        """Its name in directories."""
+        return key(self.training.name, self.seed)
+
+    @property
+    def piloted(self) -> bool:
+        """Whether it has an MP part with GT masks, which can be analysed."""
+        config = self.config
+        return "piloted" in config.method and config.pilot.feed == "attention-mask"
+
+    @property
+    def command(self) -> list[str]:
+        """Words for `mpdiag train`."""
+        return [self.recipe, *self.changes]
+
+
+def key(name: str, seed: int) -> str:
+    """The name of a training's directory, and the beginning of its runs' names."""
+    return f"{name}-seed-{seed}"
+
+
+def seeded(training: Training, seed: int, size: Size, root: Path | None) -> SeededTraining:
+    """A training at a size, from its recipe.
+
+    Args:
+        root: where its data sets are; None: where the recipe looks.
+    """
+    recipe = size.recipe or training.recipe
+    assert recipe is not None, f"{training.name} has no recipe at size {size.name}"
+    changes = [*size.changes, *(training.changes if size.recipe else ()), f"seed={seed}"]
+    if root is not None:
+        changes.append(f"data.root={root}")
+    read: Recipe = read_recipe(recipe, changes)
+    if training.share != 1:
+        steps = round(read.config.schedule.iterations * training.share)
+        changes.append(f"schedule.iterations={steps}")
+        read = read_recipe(recipe, changes)
+    return SeededTraining(training, seed, recipe, tuple(changes), read.config)
+
+
+def with_changes(size: Size, changes: Sequence[str]) -> Size:
+    """The size with further KEY=VALUE settings, for all its trainings."""
+    return replace(size, changes=(*size.changes, *changes))

@@ -1,0 +1,215 @@
+"""`mpdiag reproduce`: train what is missing, analyse it, and report."""
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from mpdiag.data import generate, load_dataset
+from mpdiag.errors import ConfigError, DataError, TrainingError
+from mpdiag.progress import progress_bar
+from mpdiag.reproduce.experiments import (
+    SIZES,
+    SeededTraining,
+    Size,
+    expanded,
+    seeded,
+    trainings_of,
+    with_changes,
+)
+from mpdiag.reproduce.layout import Layout, Step
+from mpdiag.reproduce.pace import Estimate, estimate, logged_steps
+from mpdiag.reproduce.scheduler import Machine, Running, machine_for, run_chains
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be reproduced.
+
+    Attributes:
+        targets: tables and figures.
+        size: how large; `sized` finds it by name.
+        seeds: of each training.
+        output: the directory of everything.
+        root: where the data sets of the paper are, if not where the recipes look.
+        jobs: trainings side by side, if not as many as fit.
+    """
+
+    targets: Sequence[str]
+    size: Size
+    seeds: Sequence[int]
+    output: Path
+    root: Path | None = None
+    jobs: int | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """Where everything lies."""
+        return Layout(self.output)
+
+    def trainings(self) -> list[SeededTraining]:
+        """All trainings; all of a seed before those of the next.
+
+        Raises:
+            ConfigError: no such table, or a setting that does not fit.
+        """
+        root = self.layout.data.absolute() if self.size.images else self.root
+        return [
+            seeded(training, seed, self.size, root)
+            for seed in self.seeds
+            for training in trainings_of(self.targets, self.size)
+        ]
+
+    def command(self) -> str:
+        """The command that asks for this."""
+        words = ["mpdiag", "reproduce", *expanded(self.targets), "--size", self.size.name]
+        words += ["--seeds", ",".join(map(str, self.seeds)), "--output", str(self.output)]
+        return shlex.join(words)
+
+
+def sized(name: str, changes: Sequence[str] = ()) -> Size:
+    """A size by name, with KEY=VALUE changes.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in SIZES:
+        raise ConfigError(f"--size {name}: choose from {', '.join(SIZES)}")
+    return with_changes(SIZES[name], changes)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from `0,1,2`; ConfigError for anything else."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words) or len(set(words)) != len(words):
+        raise ConfigError(f"--seeds {text}: give different whole numbers, as 0,1,2")
+    return [int(word) for word in words]
+
+
+def reproduce(request: Request, console: Console, *, plan: bool = False) -> list[Path]:
+    """Do what is missing of `request`, and write its reports.
+
+    Args:
+        console: where it says what it does.
+        plan: say what there is to do, how long it takes and how much disk, and stop.
+
+    Returns:
+        The reports' files.
+
+    Raises:
+        MpdiagError: the request, its directory or its data is wrong, before anything is done.
+        TrainingError: steps failed; the others are done, and the reports name what is missing.
+        StoppedBySignalError: SIGTERM or Ctrl-C; the same command goes on.
+    """
+    trainings, layout = request.trainings(), request.layout
+    machine = machine_for(request.size, request.jobs)
+    if not plan:
+        call = {
+            "command": request.command(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine.where,
+        }
+        layout.claim(request.size.name, trainings, call)
+    found = estimate(trainings, layout, request.size, _val_images(request, trainings))
+    console.print(_in_words(found, len(trainings), machine), soft_wrap=True)
+    if plan:
+        return []
+    if request.size.images is not None and found.trainings + found.analyses:
+        train, val = request.size.images
+        with progress_bar(console, "generating") as progress:
+            generate(layout.data / "synthetic", train=train, val=val, progress=progress)
+    with _Board(layout, trainings, console) as board:
+        chains = [layout.steps(trained) for trained in trainings]
+        failures = run_chains(chains, layout, machine, board.watch)
+    if failures:
+        first = failures[0]
+        raise TrainingError(
+            f"{len(failures)} steps failed; the first is {first.step.name}: {first.said} (all that "
+            f"it said is in {layout.log(first.step)}); mend it and give the same command again"
+        )
+    return []
+
+
+def _val_images(request: Request, trainings: Sequence[SeededTraining]) -> int:
+    """Images of an analysis; 0 where the data set is not there yet."""
+    if request.size.images is not None:
+        return request.size.images[1]
+    data = trainings[0].config.data
+    try:
+        return len(load_dataset(data.dataset, root=data.root, split=data.val_split, task=data.task))
+    except DataError:
+        return 0
+
+
+def _in_words(found: Estimate, trainings: int, machine: Machine) -> str:
+    if not found.trainings and not found.analyses:
+        return f"All {trainings} trainings and their analyses are done."
+    left = (
+        f"{found.trainings} of {trainings} trainings and {found.analyses} analyses are to be done"
+    )
+    disk = f"about {_size(found.disk)} of disk"
+    where = f"{escape(machine.where)}, {len(machine.slots)} at a time"
+    if found.seconds is None:
+        return f"{left} on {where}: {disk}; how long can't be told without the data set."
+    took = _duration(found.seconds / len(machine.slots))
+    return f"{left} on {where}: about {took} (estimated from {found.measured_on}), {disk}."
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
+
+
+@dataclass(slots=True)
+class _Board:
+    """Shows what runs, and says what is done."""
+
+    layout: Layout
+    trainings: Sequence[SeededTraining]
+    console: Console
+    since: float = field(default_factory=time.monotonic)
+    _progress: Progress = field(init=False)
+    _bars: dict[str, TaskID] = field(default_factory=dict)
+    _totals: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._progress = Progress(*columns, console=self.console)
+        self._totals = {one.key: one.config.schedule.iterations for one in self.trainings}
+
+    def __enter__(self) -> "_Board":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def watch(self, running: Sequence[Running], ended: Step | None) -> None:
+        """See `scheduler.Watch`."""
+        for one in running:
+            name = one.step.name
+            if name not in self._bars:
+                self._bars[name] = self._progress.add_task(name, total=self._totals.get(name))
+            if one.step.trains:
+                done = logged_steps(one.step.output)
+                self._progress.update(self._bars[name], completed=done)
+        if ended is not None:
+            self._progress.remove_task(self._bars.pop(ended.name))
+            minutes, seconds = divmod(int(time.monotonic() - self.since), 60)
+            what = "trained" if ended.trains else "analysed"
+            said = what if ended.finished else "[red]failed[/]"
+            self._progress.console.print(
+                f"[dim]{minutes}:{seconds:02d}[/] {escape(ended.name)} {said}", soft_wrap=True
+            )

@@ -1,0 +1,71 @@
+"""Whose directory it is, and what of it is finished."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mpdiag.errors import RunError
+from mpdiag.reproduce import Request, sized
+from mpdiag.reproduce.layout import Layout
+
+CALL = {"command": "mpdiag reproduce", "started": "2026-01-01", "machine": "here"}
+
+
+def request(path: Path, *changes: str) -> Request:
+    return Request(["table1"], sized("tiny", changes), [0], path / "out")
+
+
+def test_a_piloted_training_has_two_analyses_and_each_a_directory(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    baseline, piloted, _ = request(tmp_path).trainings()
+    assert [step.name for step in layout.steps(baseline)] == [
+        "baseline-seed-0", "baseline-seed-0-matching",
+    ]  # fmt: skip
+    train, matching, part = layout.steps(piloted)
+    assert train.words[:2] == ("train", "synthetic-tiny") and "--resume" in train.words
+    assert "pilot.layers=1" in train.words
+    assert matching.output == tmp_path / "runs" / "mp-first-layer-seed-0-matching"
+    assert part.words[part.words.index("--part") + 1] == "piloted"
+
+
+def test_what_is_finished(tmp_path: Path) -> None:
+    train, analyse = Layout(tmp_path).steps(request(tmp_path).trainings()[0])
+    assert not train.finished and not analyse.finished
+    train.output.mkdir(parents=True)
+    (train.output / "model_final.pth").touch()
+    analyse.output.mkdir(parents=True)
+    (analyse.output / "run.json").write_text('{"finished": false}')
+    assert train.finished and not analyse.finished
+    (analyse.output / "run.json").write_text('{"finished": true}')
+    (analyse.output / "summary.json").write_text("{}")
+    assert analyse.finished
+
+
+def test_a_directory_remembers_its_trainings_and_every_call(tmp_path: Path) -> None:
+    first, more = request(tmp_path), Request(["table7"], sized("tiny"), [0], tmp_path / "out")
+    for one in (first, more, first):
+        one.layout.claim("tiny", one.trainings(), CALL)
+    held = json.loads((tmp_path / "out" / "reproduce.json").read_text())
+    assert set(held["trainings"]) == {
+        f"{name}-seed-0"
+        for name in ("baseline", "mp-first-layer", "mp-all-layers", "fixed-matching",
+                     "auxiliary-loss")
+    }  # fmt: skip
+    assert len(held["calls"]) == 3
+
+
+def test_what_a_directory_must_not_be(tmp_path: Path) -> None:
+    one = request(tmp_path)
+    one.layout.claim("tiny", one.trainings(), CALL)
+    with pytest.raises(RunError, match="size tiny"):
+        one.layout.claim("small", one.trainings(), CALL)
+    other = request(tmp_path, "data.batch_size=8", "log_every=1")
+    with pytest.raises(RunError, match=r"baseline-seed-0 with other settings \(data.batch_size\)"):
+        other.layout.claim("tiny", other.trainings(), CALL)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(RunError, match="other files"):
+        Layout(tmp_path / "mine").claim("tiny", one.trainings(), CALL)
+    with pytest.raises(RunError, match="is a file"):
+        Layout(tmp_path / "mine" / "thesis.tex").claim("tiny", one.trainings(), CALL)
