@@ -7,12 +7,11 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mpdiag.errors import NonFiniteError
-from mpdiag.ops import cell_centers, sample_logits, sample_masks
+from mpdiag.ops import cell_centers, point_sums, sample_masks
 
 
 class Target(TypedDict):
@@ -191,31 +190,23 @@ def _cost_terms(
     """
     layers, batch, queries, height, width = mask_logits.shape
     device = mask_logits.device
-    if points is None:
-        logits = mask_logits.flatten(3).float()
-        points = cell_centers(height, width, device)
-    else:
-        points = points.to(device)
-        logits = sample_logits(mask_logits.flatten(0, 1).float(), points)
-        logits = logits.unflatten(0, (layers, batch))
+    points = None if points is None else points.to(device)
+    places = cell_centers(height, width, device) if points is None else points
     most = max((len(target["labels"]) for target in targets), default=0)
     labels = torch.zeros(batch, most, dtype=torch.int64, device=device)
-    truth = torch.zeros(batch, most, len(points), device=device)
+    truth = torch.zeros(batch, most, len(places), device=device)
     for image, target in enumerate(targets):
         count = len(target["labels"])
         labels[image, :count] = target["labels"]
         if count:
             every = torch.arange(count, device=device)
-            truth[image, :count] = sample_masks(target["masks"], every, points)
+            truth[image, :count] = sample_masks(target["masks"], every, places)
 
     probability = class_logits.float().softmax(-1)
     class_cost = -probability.gather(3, labels[None, :, None].expand(layers, -1, queries, -1))
     # BCE(x, t) = softplus(x) - x t, so that one product with t serves all GT.
-    cross_entropy = F.softplus(logits).sum(-1, keepdim=True) - torch.einsum(
-        "lbnp,bgp->lbng", logits, truth
-    )
-    sigmoid = logits.sigmoid()
-    overlap = torch.einsum("lbnp,bgp->lbng", sigmoid, truth)
-    total = sigmoid.sum(-1, keepdim=True) + truth.sum(-1)[None, :, None]
-    dice_cost = 1 - (2 * overlap + 1) / (total + 1)
-    return {"class": class_cost, "mask": cross_entropy / len(points), "dice": dice_cost}
+    sums = point_sums(mask_logits, truth, points)
+    cross_entropy = sums.softplus[..., None] - sums.logit_truth
+    total = sums.sigmoid[..., None] + truth.sum(-1)[None, :, None]
+    dice_cost = 1 - (2 * sums.sigmoid_truth + 1) / (total + 1)
+    return {"class": class_cost, "mask": cross_entropy / len(places), "dice": dice_cost}

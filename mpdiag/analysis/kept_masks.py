@@ -153,7 +153,7 @@ def _order(entry: Entry) -> Entry:
 
 
 def _encode(image: MeasuredImage, queries: list[int], bad: list[float]) -> Iterator[dict[str, Any]]:
-    masks = image.rows.masks[:, queries].cpu().numpy()
+    masks = image.rows.masks(queries).cpu().numpy()
     height, width = masks.shape[-2:]
     common = {"image_id": image.sample.image_id, "height": height, "width": width}
     for position, query in enumerate(queries):

@@ -1,14 +1,14 @@
 """From one image's predictions to the rows of a run directory, on the device of the masks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mpdiag.matching import Target
-from mpdiag.metrics.layer_iou import adjacent_overlap
 from mpdiag.metrics.utilization import utilization
-from mpdiag.ops import cell_centers, sample_masks
+from mpdiag.ops import cell_centers, mask_overlaps, sample_masks
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class ImageRows:
         best_query: (L + 1, G) query of the highest IoU with the GT, -1 if none overlaps.
         best_query_iou: (L + 1, G) that IoU, 0 if none.
         util: (L + 1,), NaN without GT.
-        masks: (L + 1, N, h, w) bool over the valid area, on the device.
+        mask_logits: (L + 1, N, h, w) over the valid area, on the device.
         gt_masks: (G, h, w) bool over the valid area, on the device.
     """
 
@@ -52,8 +52,13 @@ class ImageRows:
     best_query: Tensor
     best_query_iou: Tensor
     util: Tensor
-    masks: Tensor
+    mask_logits: Tensor
     gt_masks: Tensor
+
+    def masks(self, queries: Sequence[int]) -> Tensor:
+        """(L + 1, Q, h, w) bool of some queries over the valid area; what isn't finite is empty."""
+        logits, known = self.mask_logits[:, queries], self.finite[:, queries]
+        return (logits > 0) & known.to(logits.device)[..., None, None]
 
 
 @torch.no_grad()
@@ -79,18 +84,13 @@ def image_rows(
         fed: (N,) GT that each query of the MP part was fed.
     """
     rows, columns = valid
-    masks = (mask_logits > 0)[..., :rows, :columns]
-    finite = masks.new_ones(masks.shape[:2]) if finite is None else finite.to(masks.device)
-    if not finite.all():
-        masks = masks & finite[..., None, None]
+    known = mask_logits.new_ones(mask_logits.shape[:2], dtype=torch.bool)
+    finite = known if finite is None else finite.to(mask_logits.device)
     gt_masks = gt_on_grid(target["masks"], mask_logits.shape[-2], mask_logits.shape[-1])
     gt_masks = gt_masks[:, :rows, :columns]
-    intersection, area = adjacent_overlap(masks)
     gt_area = gt_masks.flatten(1).sum(1)
-    # Cells are counted in float32, which is exact below 2^24 cells.
-    overlap = torch.einsum(
-        "lns,gs->lng", masks.flatten(2).to(torch.float32), gt_masks.flatten(1).to(torch.float32)
-    ).double()
+    area, intersection, shared = mask_overlaps(mask_logits, gt_masks, finite)
+    overlap = shared.double()
     iou = overlap / (area[..., None] + gt_area - overlap).clamp(min=1)
     label, score = _top_class(class_logits)
     best, best_iou = _highest(iou, -1)
@@ -112,7 +112,7 @@ def image_rows(
         best_query=best_query.cpu(),
         best_query_iou=best_query_iou.cpu(),
         util=utilization(assignment, len(gt_area)),
-        masks=masks,
+        mask_logits=mask_logits[..., :rows, :columns],
         gt_masks=gt_masks,
     )
 

@@ -45,7 +45,7 @@ class Recording:
         layers = self.layers(name)
         if any(layer.shape != layers[0].shape for layer in layers):
             return layers
-        return torch.stack(layers)
+        return _joined(layers)
 
     def __contains__(self, name: str) -> bool:
         return bool(self._layers.get(name))
@@ -60,3 +60,19 @@ class Recording:
 
     def _replace(self, layers: dict[str, list[Tensor]]) -> None:
         self._layers.update({name: layers.get(name, []) for name in self._layers})
+
+
+def _joined(layers: list[Tensor]) -> Tensor:
+    """Layers of one shape as one tensor; not copied where they are slices of one, as ours are."""
+    first = layers[0]
+    step = layers[-1].storage_offset() - first.storage_offset()
+    step = step // max(len(layers) - 1, 1)
+    evenly = all(
+        layer.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        and layer.storage_offset() == first.storage_offset() + index * step
+        and layer.stride() == first.stride()
+        for index, layer in enumerate(layers)
+    )
+    if not evenly or step <= 0:
+        return torch.stack(layers)
+    return first.as_strided((len(layers), *first.shape), (step, *first.stride()))

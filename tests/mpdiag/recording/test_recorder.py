@@ -9,7 +9,7 @@ from mpdiag.config import PilotConfig
 from mpdiag.errors import RecordingError
 from mpdiag.matching import Target
 from mpdiag.models import Mask2Former, assemble_pilot
-from mpdiag.recording import HookPoint, names, record
+from mpdiag.recording import HookPoint, Recording, names, record
 
 
 def hooks(model: torch.nn.Module) -> int:
@@ -65,6 +65,23 @@ def test_the_last_pass_is_what_stays(small_model: Mask2Former, images: list[torc
         small_model(images)
         last = small_model(images[:1]).matching.mask_logits
     assert torch.equal(recording.mask_logits, last)
+
+
+def test_masks_of_all_layers_are_not_copied(
+    small_model: Mask2Former, images: list[torch.Tensor]
+) -> None:
+    with torch.no_grad(), record(small_model) as recording:
+        made = small_model(images).matching.mask_logits
+        assert recording.mask_logits.data_ptr() == made.data_ptr()
+        assert torch.equal(recording.mask_logits, made)
+
+
+def test_layers_apart_in_memory_are_joined_in_their_order() -> None:
+    x = torch.arange(24.0).view(3, 1, 2, 2, 2)
+    for order in ([0, 1, 2], [2, 0, 1], [0, 2, 1], [2, 1, 0], [1, 1], [2]):
+        recording = Recording("ours", [], ["mask_logits"])
+        recording._replace({"mask_logits": [x[index] for index in order]})
+        assert torch.equal(recording.mask_logits, x[order])
 
 
 def test_what_a_hook_returns_is_what_the_model_goes_on_with(

@@ -1,0 +1,267 @@
+// Masks counted and compared with ground truth on the CPU, for `mask_sums.py`.
+//
+// A map is one query's mask logits in one layer: `height` x `width` float32, row by row. Each map is
+// read once and by itself, so results depend neither on the number of threads nor on what else is in
+// the batch.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+using Word = std::uint64_t;
+constexpr std::int64_t BITS = 64;
+
+// Cells of a row as bits, the rest of the last word zero.
+void pack(const float* row, std::int64_t columns, Word* words) {
+  std::int64_t column = 0;
+  for (; column + BITS <= columns; column += BITS) {
+    Word word = 0;
+#ifdef __AVX2__
+    for (int eight = 0; eight < BITS; eight += 8) {
+      const __m256 positive = _mm256_cmp_ps(_mm256_loadu_ps(row + column + eight),
+                                            _mm256_setzero_ps(), _CMP_GT_OQ);
+      word |= static_cast<Word>(_mm256_movemask_ps(positive)) << eight;
+    }
+#else
+    for (int bit = 0; bit < BITS; ++bit) {
+      word |= static_cast<Word>(row[column + bit] > 0) << bit;
+    }
+#endif
+    *words++ = word;
+  }
+  if (column < columns) {
+    Word word = 0;
+    for (int bit = 0; column + bit < columns; ++bit) {
+      word |= static_cast<Word>(row[column + bit] > 0) << bit;
+    }
+    *words = word;
+  }
+}
+
+std::int64_t shared(const Word* one, const Word* other, std::int64_t words) {
+  std::int64_t count = 0;
+  for (std::int64_t word = 0; word < words; ++word) {
+    count += __builtin_popcountll(one[word] & other[word]);
+  }
+  return count;
+}
+
+// The four cells around a point in a map with a border of one zero: the first of them, and how far
+// the point lies right of and below it.
+struct Point {
+  std::int32_t cell;
+  float x, y;
+};
+
+// As PyTorch's grid_sample reads, with align_corners=False and zeros outside.
+Point place(const float* point, std::int64_t height, std::int64_t width) {
+  const float x = std::fma(2 * point[0] - 1 + 1, static_cast<float>(width) / 2, -0.5f);
+  const float y = std::fma(2 * point[1] - 1 + 1, static_cast<float>(height) / 2, -0.5f);
+  if (!(x > -1 && y > -1 && x < static_cast<float>(width) && y < static_cast<float>(height))) {
+    return {0, 0, 0};
+  }
+  const float left = std::floor(x), top = std::floor(y);
+  const auto cell = (static_cast<std::int64_t>(top) + 1) * (width + 2) +
+                    static_cast<std::int64_t>(left) + 1;
+  return {static_cast<std::int32_t>(cell), x - left, y - top};
+}
+
+// exp for arguments of at most 0, within 2 units in the last place (Cephes' polynomial).
+inline float exp_negative(float x) {
+  x = std::max(x, -87.0f);
+  const float n = std::nearbyint(x * 1.44269504088896341f);
+  const float r = std::fma(n, 2.12194440e-4f, std::fma(n, -0.693359375f, x));
+  float p = 1.9875691500e-4f;
+  p = std::fma(p, r, 1.3981999507e-3f);
+  p = std::fma(p, r, 8.3334519073e-3f);
+  p = std::fma(p, r, 4.1665795894e-2f);
+  p = std::fma(p, r, 1.6666665459e-1f);
+  p = std::fma(p, r, 5.0000001201e-1f);
+  const float value = std::fma(p, r * r, r + 1);
+  std::int32_t bits = (static_cast<std::int32_t>(n) + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return value * power;
+}
+
+constexpr std::int64_t BLOCK = 1024;  // values whose product of 1 + exp(-|x|) is one logarithm
+constexpr int LANES = 32;
+
+struct Sums {
+  double softplus, sigmoid;
+};
+
+// Sums of softplus and sigmoid, and the sigmoid of each value.
+Sums activate(const float* values, std::int64_t count, float* sigmoids) {
+  double softplus = 0, sigmoid = 0;
+  for (std::int64_t start = 0; start < count; start += BLOCK) {
+    const std::int64_t size = std::min(BLOCK, count - start);
+    const float* x = values + start;
+    float* s = sigmoids + start;
+    float positive = 0, total = 0;
+    // softplus(x) = max(x, 0) + log(1 + exp(-|x|)); logarithms of a product of 32 make one.
+    float product[LANES];
+    std::fill(product, product + LANES, 1.0f);
+    std::int64_t at = 0;
+    for (; at + LANES <= size; at += LANES) {
+#pragma omp simd reduction(+ : positive, total)
+      for (int lane = 0; lane < LANES; ++lane) {
+        const float value = x[at + lane];
+        const float e = exp_negative(-std::fabs(value));
+        const float larger = 1 / (1 + e);
+        const float found = value >= 0 ? larger : e * larger;
+        s[at + lane] = found;
+        product[lane] *= 1 + e;
+        positive += std::max(value, 0.0f);
+        total += found;
+      }
+    }
+    for (int lane = 0; at < size; ++at, ++lane) {
+      const float value = x[at];
+      const float e = exp_negative(-std::fabs(value));
+      const float larger = 1 / (1 + e);
+      s[at] = value >= 0 ? larger : e * larger;
+      product[lane] *= 1 + e;
+      positive += std::max(value, 0.0f);
+      total += s[at];
+    }
+    double logarithms = 0;
+    for (int lane = 0; lane < LANES; ++lane) {
+      logarithms += std::log(product[lane]);
+    }
+    softplus += positive + logarithms;
+    sigmoid += total;
+  }
+  return {softplus, sigmoid};
+}
+
+// Sums of two series times the same weights.
+void dots(const float* one, const float* other, const float* weights, std::int64_t count,
+          float* of_one, float* of_other) {
+  float ones[LANES] = {}, others[LANES] = {};
+  std::int64_t at = 0;
+  for (; at + LANES <= count; at += LANES) {
+    for (int lane = 0; lane < LANES; ++lane) {
+      ones[lane] = std::fma(one[at + lane], weights[at + lane], ones[lane]);
+      others[lane] = std::fma(other[at + lane], weights[at + lane], others[lane]);
+    }
+  }
+  for (int lane = 0; at < count; ++at, ++lane) {
+    ones[lane] += one[at] * weights[at];
+    others[lane] += other[at] * weights[at];
+  }
+  *of_one = std::accumulate(ones, ones + LANES, 0.0f);
+  *of_other = std::accumulate(others, others + LANES, 0.0f);
+}
+
+}  // namespace
+
+extern "C" {
+
+// Strides are counted in logits.
+struct Maps {
+  std::int64_t layers, images, queries, height, width;
+  std::int64_t layer_stride, image_stride, query_stride;
+  std::int64_t threads;
+  const float* logits;
+};
+
+// For each map: cells with a logit > 0 in the valid part, how many of them the layer before and each
+// GT have too. `counted` (layers, queries) says which maps are not taken as empty. There is one
+// image.
+void overlaps(const Maps* maps, std::int64_t rows, std::int64_t columns, const bool* counted,
+              const bool* gt, std::int64_t gts, std::int64_t* area, std::int64_t* intersection,
+              std::int64_t* overlap) {
+  const std::int64_t line = (columns + BITS - 1) / BITS, words = rows * line;
+  std::vector<Word> truth(gts * words, 0);
+  for (std::int64_t row = 0; row < gts * rows; ++row) {
+    for (std::int64_t column = 0; column < columns; ++column) {
+      truth[row * line + column / BITS] |= static_cast<Word>(gt[row * columns + column])
+                                           << (column % BITS);
+    }
+  }
+#pragma omp parallel for schedule(static) num_threads(maps->threads)
+  for (std::int64_t query = 0; query < maps->queries; ++query) {
+    std::vector<Word> before(words), here(words);
+    for (std::int64_t layer = 0; layer < maps->layers; ++layer) {
+      const std::int64_t place = layer * maps->queries + query;
+      if (counted[place]) {
+        const float* map =
+            maps->logits + layer * maps->layer_stride + query * maps->query_stride;
+        for (std::int64_t row = 0; row < rows; ++row) {
+          pack(map + row * maps->width, columns, here.data() + row * line);
+        }
+      } else {
+        std::fill(here.begin(), here.end(), 0);
+      }
+      area[place] = shared(here.data(), here.data(), words);
+      if (layer) {
+        intersection[place - maps->queries] = shared(before.data(), here.data(), words);
+      }
+      for (std::int64_t one = 0; one < gts; ++one) {
+        overlap[place * gts + one] = shared(here.data(), truth.data() + one * words, words);
+      }
+      before.swap(here);
+    }
+  }
+}
+
+// For each map of (layers, images, queries), its logits read at `count` points, or all of them where
+// `points` is null: the sums of softplus and sigmoid, and of logit and sigmoid times each of the
+// image's (gts, count) truths.
+void point_sums(const Maps* maps, const float* points, std::int64_t count, const float* truth,
+                std::int64_t gts, float* softplus, float* sigmoid, float* logit_truth,
+                float* sigmoid_truth) {
+  const std::int64_t height = maps->height, width = maps->width, line = width + 2;
+  std::vector<Point> places(points ? count : 0);
+  for (std::int64_t point = 0; point < static_cast<std::int64_t>(places.size()); ++point) {
+    places[point] = place(points + 2 * point, height, width);
+  }
+  const std::int64_t total = maps->layers * maps->images * maps->queries;
+#pragma omp parallel num_threads(maps->threads)
+  {
+    std::vector<float> bordered(points ? (height + 2) * line : 0), read(points ? count : 0);
+    std::vector<float> sigmoids(count);
+#pragma omp for schedule(static)
+    for (std::int64_t map = 0; map < total; ++map) {
+      const std::int64_t query = map % maps->queries;
+      const std::int64_t image = map / maps->queries % maps->images;
+      const std::int64_t layer = map / (maps->queries * maps->images);
+      const float* values = maps->logits + layer * maps->layer_stride +
+                            image * maps->image_stride + query * maps->query_stride;
+      if (points) {
+        for (std::int64_t row = 0; row < height; ++row) {
+          std::memcpy(bordered.data() + (row + 1) * line + 1, values + row * width,
+                      width * sizeof(float));
+        }
+        for (std::int64_t point = 0; point < count; ++point) {
+          const Point& at = places[point];
+          const float* top = bordered.data() + at.cell;
+          const float* bottom = top + line;
+          const float above = top[0] + at.x * (top[1] - top[0]);
+          const float below = bottom[0] + at.x * (bottom[1] - bottom[0]);
+          read[point] = above + at.y * (below - above);
+        }
+        values = read.data();
+      }
+      const Sums sums = activate(values, count, sigmoids.data());
+      softplus[map] = static_cast<float>(sums.softplus);
+      sigmoid[map] = static_cast<float>(sums.sigmoid);
+      const float* truths = truth + image * gts * count;
+      for (std::int64_t one = 0; one < gts; ++one) {
+        dots(values, sigmoids.data(), truths + one * count, count, logit_truth + map * gts + one,
+             sigmoid_truth + map * gts + one);
+      }
+    }
+  }
+}
+}
