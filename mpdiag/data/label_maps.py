@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpdiag.data.maps import PixelMaps, segments
+from mpdiag.data.maps import Numbers, PixelMaps, segments
 from mpdiag.data.problems import Problem, Report
 from mpdiag.data.sample import ClassInfo, Truth
 
@@ -31,19 +31,28 @@ class LabelMaps:
 
     def read(self, index: int) -> Truth:
         """One segment for each class of an image; see AnnotationSource."""
-        numbers = self._maps.read(index)
-        present = [number for number in np.unique(numbers).tolist() if number != self._ignore]
-        labels = [number for number in present if 0 <= number < len(self.classes)]
-        if len(labels) < len(present):
-            unknown = min(set(present) - set(labels))
-            self._maps.report(
-                Problem(
-                    "class index out of range",
-                    f"{self._maps.file(index)} has class index {unknown}, but classes are 0 to"
-                    f" {len(self.classes) - 1}, and {self._ignore} for none: prepare the maps anew",
-                )
+        path, classes = self._maps.file(index), len(self.classes)
+        return class_segments(
+            self._maps.read(index), path, classes, self._ignore, self._maps.report
+        )
+
+
+def class_segments(
+    numbers: Numbers, path: Path, classes: int, ignore: int, report: Report
+) -> Truth:
+    """One segment for each class of a map that was read from `path`; `ignore` is in none."""
+    present = [number for number in np.unique(numbers).tolist() if number != ignore]
+    labels = [number for number in present if 0 <= number < classes]
+    if len(labels) < len(present):
+        unknown = min(set(present) - set(labels))
+        report(
+            Problem(
+                "class index out of range",
+                f"{path} has class index {unknown}, but classes are 0 to {classes - 1}, and "
+                f"{ignore} for none: prepare the maps anew",
             )
-        return segments(numbers, labels, labels, [False] * len(labels))
+        )
+    return segments(numbers, labels, labels, [False] * len(labels))
 
 
 def paired_maps(

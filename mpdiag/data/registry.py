@@ -9,6 +9,7 @@ from typing import cast, get_args
 
 from mpdiag.data.ade20k import open_ade20k
 from mpdiag.data.ade20k_full import open_ade20k_full
+from mpdiag.data.catalog import open_registered
 from mpdiag.data.cityscapes import open_cityscapes
 from mpdiag.data.coco import FILE_PREFIX, coco_dataset, open_coco
 from mpdiag.data.dataset import SegmentationDataset
@@ -32,7 +33,8 @@ def load_dataset(
 ) -> SegmentationDataset:
     """Open a data set by its name (KNOWN_DATASETS) or folder, or a COCO-format file (*.json).
 
-    One of detectron2's names (DETECTRON2_NAMES) says split and task, too.
+    One of detectron2's names (DETECTRON2_NAMES) says split and task, too, as does any other that is
+    registered in its catalogs, NAME or MODULE:NAME (`mpdiag.data.catalog`).
 
     root    folder that holds the data sets, or the images of an annotation file; by default
             $DETECTRON2_DATASETS, else ./datasets
@@ -57,6 +59,8 @@ def load_dataset(
     if dataset in _LAYOUTS:
         layout = _LAYOUTS[dataset]
         folder = Path(root or default_root()) / layout.folder
+    elif not Path(dataset).exists() and (found := open_registered(dataset, kind, report)):
+        return found
     else:
         layout, folder = _recognise(dataset), Path(dataset)
     return layout.open(folder, split, kind or "instance", report)

@@ -1,0 +1,104 @@
+"""Entries as detectron2's catalogs hold them, read without detectron2."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from mpdiag.data import load_dataset
+from mpdiag.data.catalog import RecordReader
+from mpdiag.errors import DataError, DependencyError
+
+THINGS = {"thing_classes": ["cat", "dog"], "thing_dataset_id_to_contiguous_id": {17: 0, 18: 1}}
+ALL = {
+    "stuff_classes": ["cat", "dog", "grass"],
+    "thing_dataset_id_to_contiguous_id": {17: 0, 18: 1},
+    "stuff_dataset_id_to_contiguous_id": {17: 0, 18: 1, 90: 2},
+}
+
+
+def test_instances_of_every_kind() -> None:
+    blob = np.zeros((4, 6), dtype=np.uint8, order="F")
+    blob[1:3, 2:5] = 1
+    annotations = [
+        {"category_id": 1, "segmentation": coco_mask.encode(blob)},  # run lengths as bytes
+        {"category_id": 0, "segmentation": [[0, 0, 2, 0, 2, 4, 0, 4]], "area": 7.5},
+        {"category_id": 0, "segmentation": coco_mask.encode(blob), "iscrowd": 1},
+    ]
+    record = {"file_name": "1.jpg", "height": 4, "width": 6, "annotations": annotations}
+    reader = RecordReader("mine", THINGS, "instance")
+    truth = reader.read(record)
+    assert truth.masks[0].tolist() == blob.astype(bool).tolist()
+    assert truth.masks[1].sum() == 8 and truth.masks[1, :, :2].all()  # two columns of four
+    assert truth.labels.tolist() == [1, 0, 0] and truth.crowd.tolist() == [False, False, True]
+    assert truth.areas.tolist() == [6, 7.5, 6]
+    assert reader.num_objects(record) == 2
+    assert [(x.category_id, x.name, x.isthing) for x in reader.classes] == [
+        (17, "cat", True),
+        (18, "dog", True),
+    ]
+
+
+def test_panoptic_segments_and_class_maps(tmp_path: Path) -> None:
+    ids = np.zeros((2, 3, 3), dtype=np.uint8)
+    ids[0, :, 1] = 1  # segment 256
+    ids[1, 0, 0] = 5
+    Image.fromarray(ids).save(tmp_path / "ids.png")
+    labels = np.array([[2, 2, 0], [255, 1, 1]], dtype=np.uint8)
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    record: dict[str, Any] = {
+        "file_name": "1.jpg",
+        "pan_seg_file_name": str(tmp_path / "ids.png"),
+        "segments_info": [{"id": 5, "category_id": 0}, {"id": 256, "category_id": 2}],
+        "sem_seg_file_name": str(tmp_path / "labels.png"),
+    }
+    panoptic = RecordReader("mine", ALL, "panoptic")
+    truth = panoptic.read(record)
+    assert truth.masks.int().tolist() == [[[0, 0, 0], [1, 0, 0]], [[1, 1, 1], [0, 0, 0]]]
+    assert truth.labels.tolist() == [0, 2]
+    assert [info.isthing for info in panoptic.classes] == [True, True, False]
+    semantic = RecordReader("mine", {**ALL, "ignore_label": 1}, "semantic")
+    with pytest.raises(DataError, match=r"labels\.png has class index 255"):
+        semantic.read(record)
+    truth = RecordReader("mine", ALL, "semantic").read(record)
+    assert truth.labels.tolist() == [0, 1, 2]
+    assert truth.masks.sum((1, 2)).tolist() == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "task", "message"),
+    [
+        ({}, "instance", "names 0 classes for task instance, which are not all; set thing_classes"),
+        (THINGS | {"thing_classes": ["cat"]}, "instance", "names 1 classes"),
+        (ALL | {"stuff_dataset_id_to_contiguous_id": {90: 0}}, "panoptic", "class index 0 both"),
+    ],
+)
+def test_metadata_that_does_not_tell_the_classes(metadata: Any, task: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        RecordReader("mine", metadata, task)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        ({"category_id": 2, "segmentation": []}, "1.jpg has category_id 2, but classes are 0 to 1"),
+        ({"category_id": 0}, "a segmentation in 1.jpg is neither a list"),
+    ],
+)
+def test_entries_that_are_wrong(annotation: Any, message: str) -> None:
+    record = {"file_name": "1.jpg", "height": 4, "width": 6, "annotations": [annotation]}
+    with pytest.raises(DataError, match=message):
+        RecordReader("mine", THINGS, "instance").read(record)
+    with pytest.raises(DataError, match=r"1\.jpg has no annotation of task panoptic"):
+        RecordReader("mine", ALL, "panoptic").read(record)
+
+
+def test_a_name_in_a_module_needs_detectron2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DependencyError, match=r"my_data:mine: names a data set in detectron2's"):
+        load_dataset("my_data:mine")
+    with pytest.raises(DataError, match="there is no data set mine: choose one of"):
+        load_dataset("mine")
