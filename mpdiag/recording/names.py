@@ -10,6 +10,8 @@ _MATCHING = {
     "class_logits": "layers 0..L, each (B, N, K + 1), no-object last",
     "mask_logits": "layers 0..L, each (B, N, h, w), h and w a quarter of the padded image's",
     "attention_mask": "layers 1..L, each (B, N, cells) bool, True where a query may attend",
+    "assignment": "layers 0..L, each (B, N): GT that the model itself matches with each query in "
+    "training mode, -1 for none",
 }
 
 CANONICAL = {
