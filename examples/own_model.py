@@ -3,6 +3,8 @@
 python examples/own_model.py
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -45,7 +47,7 @@ class SegmenterFamily(Family):
     def recognises(self, model: nn.Module) -> bool:
         return type(model).__name__ == "Segmenter"
 
-    def taps(self, model: nn.Module) -> Taps:
+    def taps(self, model: Any) -> Taps:
         layers = len(model.layers) + 1
         return {
             "class_logits": Tap([model.classify], layers, output),

@@ -5,6 +5,7 @@ user of a model has not imported already.
 """
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import nn
 
@@ -29,8 +30,11 @@ class Family(ABC):
         """Whether this very module (not one inside it) is a model of the family."""
 
     @abstractmethod
-    def taps(self, model: nn.Module) -> Taps:
-        """Where the tensors of each canonical name pass by in a module that it recognises."""
+    def taps(self, model: Any) -> Taps:
+        """Where the tensors of each canonical name pass by in a module that it recognises.
+
+        It may read any attribute: one that is missing is reported as a model built otherwise.
+        """
 
 
 _FAMILIES: list[Family] = []

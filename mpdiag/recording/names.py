@@ -8,7 +8,7 @@ from mpdiag.errors import RecordingError
 _MATCHING = {
     "query": "layers 0..L, each (B, N, C): queries before the decoder's output norm",
     "class_logits": "layers 0..L, each (B, N, K + 1), no-object last",
-    "mask_logits": "layers 0..L, each (B, N, h, w), h and w a quarter of the padded image's",
+    "mask_logits": "layers 0..L, each (B, N, h, w), at the resolution in which they are predicted",
     "attention_mask": "layers 1..L, each (B, N, cells) bool, True where a query may attend",
     "assignment": "layers 0..L, each (B, N): GT that the model itself matches with each query in "
     "training mode, -1 for none",
@@ -16,12 +16,16 @@ _MATCHING = {
 
 CANONICAL = {
     **_MATCHING,
+    "cross_attention": "layers 1..L, each (B, heads, N, cells): weights, 0 where a query may not "
+    "attend; they sum to 1 over the cells",
+    "sampling_locations": "each layer of deformable attention, each (B, points of view, heads, "
+    "levels, points, 2): x and y, 0..1 from edge to edge of the image",
     **{f"piloted_{name}": f"the MP part's {shape}" for name, shape in _MATCHING.items()},
 }
 """Name -> layers and shape of each recorded tensor."""
 
-LARGE: frozenset[str] = frozenset()
-"""Names that are recorded only when they are asked for."""
+LARGE = frozenset({"cross_attention", "sampling_locations"})
+"""Names that are recorded only when they are asked for: the model does not keep them itself."""
 
 
 def names(only: Sequence[str] | None = None) -> list[str]:

@@ -109,6 +109,9 @@ class _Pass:
                     f"makes it in {expected}: layers were skipped or repeated, so that none can be "
                     "told from another (in training mode, layer drop does that)"
                 )
+        for name, layers in self._layers.items():
+            gather = self._taps[name].gather
+            self._layers[name] = layers if gather is None else gather(layers)
         self._recording._replace(self._layers)
 
     def _hook(self, name: str, tap: Tap) -> Callable[..., None]:
@@ -125,11 +128,11 @@ class _Pass:
                     read = tap.read(Call(module, args, kwargs, output, self._seen))
             finally:
                 self._open = True
-            tensors = read if isinstance(read, list) else [read]
-            self._counts[name] += len(tensors)
             self._seen[name] = read
+            layers = read if kept and isinstance(read, list) else [read]
+            self._counts[name] += len(layers)
             if kept:
-                self._layers.setdefault(name, []).extend(one.detach() for one in tensors)
+                self._layers.setdefault(name, []).extend(layer.detach() for layer in layers)
 
         return hook
 

@@ -14,15 +14,17 @@ class Call:
     `seen` holds what the taps that the reading tap `needs` have read last in this forward pass.
     """
 
-    module: nn.Module
+    module: Any
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     output: Any
     seen: Mapping[str, Any]
 
     def argument(self, position: int, name: str) -> Any:
-        """The argument called `name`, however it was given."""
-        return self.kwargs[name] if name in self.kwargs else self.args[position]
+        """The argument called `name`, however it was given; None if it was not."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        return self.args[position] if position < len(self.args) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +33,20 @@ class Tap:
 
     Attributes:
         modules: each call of any of them is read, in the order of the calls.
-        count: how many layers one forward pass makes; another number is refused. None: unknown.
+        count: how many layers one forward pass makes (calls, where the name isn't canonical);
+            another number is refused. None: unknown.
         read: from a call to the tensor of its layer, in the shape that
             `mpdiag.recording.CANONICAL` gives, or to a list of tensors of several layers.
         needs: names of other taps of the same model, which `read` finds in `Call.seen`.
+        gather: from all tensors of a pass, in the order of the calls, to those of its layers;
+            None where they are.
     """
 
     modules: Sequence[nn.Module]
     count: int | None
     read: Callable[[Call], Any]
     needs: Sequence[str] = ()
+    gather: Callable[[list[Tensor]], list[Tensor]] | None = None
 
 
 Taps = Mapping[str, Tap]

@@ -1,5 +1,7 @@
 """Models that send their tensors through hook points of canonical names, as ours do."""
 
+from typing import Any
+
 from torch import nn
 
 from mpdiag.errors import RecordingError
@@ -17,7 +19,7 @@ class HookPoints(Family):
     def recognises(self, model: nn.Module) -> bool:
         return any(isinstance(module, HookPoint) for module in model.modules())
 
-    def taps(self, model: nn.Module) -> Taps:
+    def taps(self, model: Any) -> Taps:
         points: dict[str, HookPoint] = {}
         for path, module in model.named_modules():
             name = path.rpartition(".")[2]

@@ -1,10 +1,14 @@
 """transformers' MaskFormer: its heads see the last layer alone, here they see the others too."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from mpdiag.recording.families.attention import projected_weights
+from mpdiag.recording.families.decoder_states import APPLIED_HEADS, ZERO_QUERIES, DecoderStates
 from mpdiag.recording.family import Family, is_a
-from mpdiag.recording.tap import Call, Tap, Taps, output
+from mpdiag.recording.tap import Call, Tap, Taps
 
 
 class TransformersMaskFormer(Family):
@@ -15,41 +19,33 @@ class TransformersMaskFormer(Family):
     """
 
     name = "transformers MaskFormer"
-    notes = (
-        "masks and classes of all layers were predicted by the model's own heads, which the "
-        "recorder showed the queries of each layer; the model itself predicts from the last",
-        "layer 0 is predicted from queries that are all zero, so all its masks are the same",
-    )
+    notes = (APPLIED_HEADS, ZERO_QUERIES)
 
     def recognises(self, model: nn.Module) -> bool:
         return is_a(model, "transformers", "MaskFormerForInstanceSegmentation")
 
-    def taps(self, model: nn.Module) -> Taps:
-        decoder = model.get_submodule("model.transformer_module.decoder")
-        layers = list(decoder.get_submodule("layers").children())
-        norm = decoder.get_submodule("layernorm")
+    def taps(self, model: Any) -> Taps:
+        decoder = model.model.transformer_module.decoder
+        layers = list(decoder.layers)
+        states = DecoderStates(layers, decoder.layernorm, decoder.config.auxiliary_loss)
         classify, embed = (model.get_submodule(x) for x in ("class_predictor", "mask_embedder"))
 
-        def states(call: Call) -> list[Tensor]:
-            """(B, N, C): what went into the first layer, and what came out of each."""
-            before = [call.argument(0, "hidden_states")] if call.module is layers[0] else []
-            return [*before, output(call)]
-
         def classes(call: Call) -> list[Tensor]:
-            return [classify(norm(state)) for state in states(call)]
+            return [classify(state) for state in states.normed(call)]
 
         def masks(call: Call) -> list[Tensor]:
             features = call.seen["mask_features"]
             return [
-                torch.einsum("bqc,bchw->bqhw", embed(norm(state)), features)
-                for state in states(call)
+                torch.einsum("bqc,bchw->bqhw", embed(state), features)
+                for state in states.normed(call)
             ]
 
         after = len(layers) + 1
-        pixels = model.get_submodule("model.pixel_level_module")
+        pixels = model.model.pixel_level_module
         return {
             "mask_features": Tap([pixels], 1, lambda call: call.output[1]),
-            "query": Tap(layers, after, states),
+            "query": Tap(layers, after, states.raw),
             "class_logits": Tap(layers, after, classes),
             "mask_logits": Tap(layers, after, masks, needs=["mask_features"]),
+            **projected_weights([layer.encoder_attn for layer in layers]),
         }

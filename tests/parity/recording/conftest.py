@@ -1,7 +1,7 @@
 """Small models of every family with random weights, and what their own outputs are called."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -22,6 +22,8 @@ class Tiny:
     masks: str
     classes: str
     truncate: Callable[[nn.Module, int], None]
+    first: int = 0  # the fewest layers that it still runs with
+    no_object: bool = True  # whether it has such a class itself
 
     @torch.no_grad()
     def run(self, **more: Any) -> Any:
@@ -101,9 +103,166 @@ def maskformer() -> Tiny:
     )
 
 
+def oneformer() -> Tiny:
+    config = t.OneFormerConfig(
+        backbone_config=swin(),
+        num_queries=5,
+        conv_dim=32,
+        mask_dim=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=32,
+        encoder_layers=1,
+        decoder_layers=L + 1,
+        num_attention_heads=4,
+        dim_feedforward=32,
+        query_dec_layers=1,
+        task_seq_len=7,
+        num_labels=3,
+    )
+    model = t.OneFormerForUniversalSegmentation(config)
+    return Tiny(
+        model,
+        {
+            "pixel_values": pixels(2, 3, 64, 96),
+            "task_inputs": torch.tensor([[1, 2, 3, 0, 0, 0, 0]] * 2),
+        },
+        "masks_queries_logits",
+        "class_queries_logits",
+        cut("model.transformer_module.decoder.layers"),
+        first=1,  # its decoder returns what its last layer gave
+    )
+
+
+def vit(config: type[Any], **more: Any) -> Any:
+    """Of EoMT and its kin: one block of the ViT alone, then L with queries."""
+    return config(
+        hidden_size=32,
+        num_hidden_layers=L + 1,
+        num_attention_heads=4,
+        image_size=64,
+        patch_size=16,
+        num_upscale_blocks=2,
+        num_blocks=L,
+        num_queries=5,
+        num_register_tokens=1,
+        num_labels=3,
+        **more,
+    )
+
+
+def fewer_blocks(model: Any, layers: int) -> None:
+    """The first of the blocks that have queries."""
+    model.layers = model.layers[: len(model.layers) - L + layers]
+    model.num_hidden_layers = len(model.layers)
+    model.config.num_blocks = layers
+
+
+def eomt() -> Tiny:
+    model = t.EomtForUniversalSegmentation(vit(t.EomtConfig))
+    return Tiny(
+        model,
+        {"pixel_values": pixels(2, 3, 64, 64)},
+        "masks_queries_logits",
+        "class_queries_logits",
+        fewer_blocks,
+        first=1,
+    )
+
+
+def eomt_dinov3() -> Tiny:
+    model = t.EomtDinov3ForUniversalSegmentation(vit(t.EomtDinov3Config, intermediate_size=32))
+    return replace(eomt(), model=model)
+
+
+def videomt() -> Tiny:
+    model = t.VideomtForUniversalSegmentation(vit(t.VideomtConfig))
+    return replace(eomt(), model=model, inputs={"pixel_values_videos": pixels(2, 1, 3, 64, 64)})
+
+
+def detr() -> Tiny:
+    return _detr(t.DetrForSegmentation, t.DetrConfig, "detr.model.decoder.layers")
+
+
+def conditional_detr() -> Tiny:
+    return _detr(
+        t.ConditionalDetrForSegmentation,
+        t.ConditionalDetrConfig,
+        "conditional_detr.model.decoder.layers",
+    )
+
+
+def _detr(model: type[Any], config: type[Any], layers: str) -> Tiny:
+    settings = config(
+        backbone_config=t.ResNetConfig(
+            embedding_size=8,
+            hidden_sizes=[8, 8, 16, 16],
+            depths=[1, 1, 1, 1],
+            out_features=["stage1", "stage2", "stage3", "stage4"],
+        ),
+        use_timm_backbone=False,
+        backbone=None,
+        d_model=128,
+        encoder_layers=1,
+        decoder_layers=L,
+        encoder_attention_heads=8,
+        decoder_attention_heads=8,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        num_queries=5,
+        num_labels=3,
+    )
+    # The second image is padded.
+    mask = torch.ones(2, 64, 96, dtype=torch.long)
+    mask[1, :, 50:] = 0
+    inputs = {"pixel_values": pixels(2, 3, 64, 96), "pixel_mask": mask}
+    return Tiny(model(settings), inputs, "pred_masks", "logits", cut(layers))
+
+
+def rf_detr() -> Tiny:
+    config = t.RfDetrConfig(
+        backbone_config=dict(
+            model_type="rf_detr_dinov2",
+            hidden_size=32,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            image_size=64,
+            patch_size=16,
+            num_windows=1,
+            out_features=["stage2", "stage4"],
+        ),
+        d_model=32,
+        decoder_layers=L,
+        decoder_ffn_dim=32,
+        decoder_self_attention_heads=4,
+        decoder_cross_attention_heads=4,
+        decoder_n_points=2,
+        num_queries=5,
+        group_detr=2,
+        intermediate_size=32,
+        num_labels=3,
+    )
+    model = t.RfDetrForInstanceSegmentation(config)
+    return Tiny(
+        model,
+        {"pixel_values": pixels(2, 3, 64, 64)},
+        "pred_masks",
+        "logits",
+        cut("model.model.decoder.layers"),
+        first=1,
+        no_object=False,
+    )
+
+
 MODELS = {
     "transformers Mask2Former": mask2former,
     "transformers MaskFormer": maskformer,
+    "transformers OneFormer": oneformer,
+    "transformers EoMT": eomt,
+    "transformers EoMT DINOv3": eomt_dinov3,
+    "transformers VideoMT": videomt,
+    "transformers DETR": detr,
+    "transformers Conditional DETR": conditional_detr,
+    "transformers RF-DETR": rf_detr,
 }
 
 

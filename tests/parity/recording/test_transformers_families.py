@@ -38,3 +38,91 @@ def test_maskformer_auxiliary_outputs_lack_only_the_norm(tiny: Any) -> None:
         torch.testing.assert_close(recording.mask_logits[layer], own["masks_queries_logits"])
         torch.testing.assert_close(recording.class_logits[layer], own["class_queries_logits"])
     assert torch.equal(recording.query, torch.stack(output.transformer_decoder_hidden_states))
+
+
+@pytest.mark.parametrize("family", ["transformers OneFormer"], indirect=True)
+def test_oneformer_auxiliary_outputs(tiny: Any) -> None:
+    with record(tiny.model) as recording:
+        output = tiny.run(output_auxiliary_logits=True)
+    layers = [*output.auxiliary_predictions, output]
+    assert len(layers) == len(recording.mask_logits)
+    for layer, own in enumerate(layers):
+        assert torch.equal(recording.mask_logits[layer], own["masks_queries_logits"])
+        assert torch.equal(recording.class_logits[layer], own["class_queries_logits"])
+    assert torch.equal(recording.query[-1], output.transformer_decoder_object_queries)
+
+
+@pytest.mark.parametrize("family", ["transformers EoMT", "transformers EoMT DINOv3"], indirect=True)
+def test_eomt_before_each_block(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While masks guide attention the model predicts in all layers; then only the record does."""
+    own: list[Any] = []
+    predict = tiny.model.predict
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny.model, "predict", lambda x: own.append(predict(x)) or own[-1])
+        tiny.run()
+    with record(tiny.model) as recording:
+        tiny.run()
+    assert len(own) == len(recording.mask_logits) == 4
+    for masks, classes, (own_masks, own_classes) in zip(
+        recording.mask_logits, recording.class_logits, own, strict=True
+    ):
+        assert torch.equal(masks, own_masks)
+        assert torch.equal(classes, own_classes)
+    for masks, visible in zip(recording.mask_logits, recording.attention_mask, strict=False):
+        coarse = nn.functional.interpolate(masks, (4, 4), mode="bilinear").flatten(2)
+        assert torch.equal(visible, coarse > 0)
+    tiny.model.attn_mask_probs.zero_()
+    with record(tiny.model) as recording:
+        output = tiny.run()
+    assert len(recording.mask_logits) == 4
+    assert torch.equal(recording.mask_logits[-1], output.masks_queries_logits)
+    assert recording.attention_mask.all()
+
+
+@pytest.mark.parametrize("family", ["transformers VideoMT"], indirect=True)
+def test_videomt_frames_in_the_order_of_its_output(tiny: Any) -> None:
+    tiny.inputs["pixel_values_videos"] = torch.randn(2, 3, 3, 64, 64)
+    states: list[torch.Tensor] = []
+    handles = [
+        block.register_forward_hook(lambda *call: states.append(call[2]))
+        for block in tiny.model.layers[1:]
+    ]
+    with record(tiny.model) as recording:
+        output = tiny.run()
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(recording.mask_logits[-1], output.masks_queries_logits)
+    assert torch.equal(recording.class_logits[-1], output.class_queries_logits)
+    frame, layer, video = 2, 1, 1  # the third frame's first block of the second video
+    with torch.no_grad():
+        masks, _ = tiny.model.predict(tiny.model.layernorm(states[3 * frame + layer - 1]))
+    assert torch.equal(recording.mask_logits[layer, 2 * frame + video], masks[video])
+    assert recording.attention_mask.shape == (3, 6, 5, 16)
+
+
+@pytest.mark.parametrize("family", ["transformers RF-DETR"], indirect=True)
+def test_rf_detr_layer_0_is_what_the_encoder_proposes(tiny: Any) -> None:
+    with record(tiny.model) as recording:
+        output = tiny.run()
+    assert torch.equal(recording.mask_logits[0], output.enc_outputs_mask_logits)
+    probability = recording.class_logits[-1][..., [0, -1]].softmax(-1)[..., 0]
+    torch.testing.assert_close(probability, output.logits[..., 0].sigmoid())
+
+
+@pytest.mark.parametrize("family", ["transformers DETR"], indirect=True)
+def test_detr_auxiliary_outputs(tiny: Any) -> None:
+    """Its auxiliary outputs are classes and boxes; with them, the decoder norms in each layer."""
+    tiny.model.detr.model.decoder.config.auxiliary_loss = True
+    decoder = tiny.model.detr.model.decoder
+    intermediate: list[torch.Tensor] = []
+    handle = decoder.register_forward_hook(
+        lambda *call: intermediate.append(call[2].intermediate_hidden_states)
+    )
+    with record(tiny.model) as recording:
+        output = tiny.run()
+    handle.remove()
+    with torch.no_grad():
+        own = tiny.model.detr.class_labels_classifier(intermediate[0])
+    torch.testing.assert_close(recording.class_logits[1:-1], own[:-1])
+    assert torch.equal(recording.class_logits[-1], output.logits)
+    assert torch.equal(recording.mask_logits[-1], output.pred_masks)
