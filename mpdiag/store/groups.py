@@ -31,7 +31,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Names of the groups in their order; those of `class` are the names of the run's classes."""
 
 _NUMBER = {
-    "all": "0",
     "class": "label",
     # COCO's sizes: areas in pixels of the image below 32^2, below 96^2, and all others.
     "size": "CASE WHEN pixels < 1024 THEN 0 WHEN pixels < 9216 THEN 1 ELSE 2 END",
@@ -93,8 +92,12 @@ def image_sums(
     _check(run, by, assignment)
     names = GROUPS.get(by) or _class_names(run)
     ids = image_ids(run)
-    masks = run.query(_with_groups(by, assignment) + _PAIRS)
-    targets = run.query(_with_groups(by, assignment) + _kept(assignment))
+    if by == "all":
+        masks = run.query("SELECT 0 AS grp, layer, image_id, iou, pairs FROM image_layers")
+        targets = run.query(_ALL_KEPT.format("gt" if assignment == "hard" else "kept"))
+    else:
+        masks = run.query(_with_groups(by, assignment) + _PAIRS)
+        targets = run.query(_with_groups(by, assignment) + _kept(assignment))
     shape = (len(ids), run.num_layers + 1)
 
     def matrix(table: pd.DataFrame, number: int, column: str) -> Floats:
@@ -120,7 +123,6 @@ def _with_groups(by: By, assignment: Assignment) -> str:
         f"SELECT image_id, query, {own_gt} AS gt FROM queries "
         "WHERE layer = (SELECT max(layer) FROM queries)"
     )
-    every_image = by in ("all", "crowding")
     if by == "matched":
         gts = "SELECT image_id, gt, 0 AS grp FROM targets WHERE false"
         queries = "SELECT image_id, query, CASE WHEN gt >= 0 THEN 0 ELSE 1 END AS grp FROM last"
@@ -128,11 +130,13 @@ def _with_groups(by: By, assignment: Assignment) -> str:
         gts = f"SELECT image_id, gt, {_NUMBER[by]} AS grp FROM targets JOIN images USING (image_id)"
         queries = (
             f"SELECT image_id, query, {_NUMBER[by]} AS grp FROM last JOIN images USING (image_id)"
-            if every_image
+            if by == "crowding"
             else "SELECT image_id, query, grp FROM last JOIN gt_groups USING (image_id, gt)"
         )
     return f"WITH last AS ({last}), gt_groups AS ({gts}), query_groups AS ({queries}) "
 
+
+_ALL_KEPT = "SELECT 0 AS grp, layer, image_id, {} AS kept, gt FROM image_layers WHERE gt > 0"
 
 _PAIRS = f"""
 SELECT grp, layer, image_id,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ import pandas as pd
 
 from mpdiag.errors import RunError
 from mpdiag.store import rle
+from mpdiag.store.aggregates import add_views
 from mpdiag.store.bootstrap import RESAMPLES
 from mpdiag.store.consistency import consistency
-from mpdiag.store.database import connect
+from mpdiag.store.database import connect, narrow
 from mpdiag.store.groups import Assignment, By
 from mpdiag.store.layers import layers
 from mpdiag.store.schema import SCHEMA_VERSION
 from mpdiag.store.summary import LAYER_VALUES, SUMMARY_COUNTS
-from mpdiag.store.transitions import DEFAULT, Thresholds, transitions
+from mpdiag.store.transitions import DEFAULT, Thresholds, counts, transitions
 
 
 class Run:
@@ -65,13 +67,28 @@ class Run:
         """L, the number of decoder layers."""
         return int(self.summary["num_layers"])
 
-    def query(self, sql: str, params: Sequence[Any] = ()) -> pd.DataFrame:
-        """Run SQL over the views queries, targets, images and masks; `params` fill its `?`s."""
+    def query(
+        self, sql: str, params: Sequence[Any] = (), *, image_id: int | None = None
+    ) -> pd.DataFrame:
+        """Run SQL over the views of docs/run-directory.md; `params` fill its `?`s.
+
+        With `image_id`, `queries`, `targets`, `images` and `detections` hold the rows of that image
+        and of few others: the SQL must still choose, but need not look through the whole run.
+        """
         try:
             # A cursor of its own for each call: a connection must not be shared by threads.
-            return self._connection.cursor().execute(sql, list(params)).df()
+            cursor = self._connection.cursor()
+            if image_id in self._parts:
+                narrow(cursor, self._parts[image_id])
+            return cursor.execute(sql, list(params)).df()
         except duckdb.Error as error:
             raise RunError(f"{self.path}: the query failed ({_first_line(error)})") from error
+
+    @cached_property
+    def _parts(self) -> dict[int, str]:
+        """Image id -> name of the part that has its rows."""
+        found = self._connection.cursor().execute("FROM parts").fetchall()
+        return {image_id: Path(file).stem for image_id, file in found}
 
     def layers(
         self,
@@ -104,7 +121,10 @@ class Run:
                 f"{self.path} has schema_version 1, which lacks what tells transitions apart: "
                 "analyse it again"
             )
-        return transitions(self._connection.cursor(), thresholds)
+        cursor = self._connection.cursor()
+        if thresholds == DEFAULT:
+            return transitions(cursor, "FROM image_transitions")
+        return transitions(cursor, counts(thresholds))
 
     def masks(self, image_id: int, query: int) -> npt.NDArray[np.bool_]:
         """Masks M^0..M^L of a query, shape (L + 1, height, width), on the prediction grid.
@@ -168,7 +188,9 @@ class Run:
 
 def _connect(path: Path) -> duckdb.DuckDBPyConnection:
     try:
-        return connect(path)
+        connection = connect(path)
+        add_views(connection, path)
+        return connection
     except duckdb.Error as error:
         raise RunError(
             f"{path} has a Parquet file that can't be read ({_first_line(error)}): analyse it again"

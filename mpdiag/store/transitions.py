@@ -70,9 +70,26 @@ def classified(thresholds: Thresholds = DEFAULT) -> str:
     """
 
 
-def transitions(
-    connection: duckdb.DuckDBPyConnection, thresholds: Thresholds = DEFAULT
-) -> pd.DataFrame:
+def counts(thresholds: Thresholds = DEFAULT) -> str:
+    """SQL of how often each class happens in each image and layer, where it does.
+
+    Columns: image_id, layer, kind, count, empty (of the count, with two empty masks), and gained:
+    how many more GT would have their query of the last layer, had these queries kept their match.
+    """
+    return f"""
+    WITH moves AS ({classified(thresholds)}),
+    last AS (
+        SELECT image_id, query, matched_gt AS final FROM queries
+        WHERE layer = (SELECT max(layer) FROM queries)
+    )
+    SELECT image_id, layer, kind, count(*) AS count, count(*) FILTER (empty) AS empty,
+           (count(*) FILTER (matched_before = final AND final <> -1)
+            - count(*) FILTER (matched_gt = final AND final <> -1)) AS gained
+    FROM moves JOIN last USING (image_id, query) GROUP BY ALL
+    """
+
+
+def transitions(connection: duckdb.DuckDBPyConnection, of_images: str = counts()) -> pd.DataFrame:
     """How often each class happens in each layer 1..L, and what Util would gain without it.
 
     Columns: `layer`, `transition` (in the order of `TRANSITIONS`), `count`, `empty` (how many of
@@ -84,19 +101,13 @@ def transitions(
 
     It is below 0 where the transition is for the better, and never clamped; over all classes it
     sums to Util^{i-1} - Util^i. TIDE asks the same of the errors of detection.
+
+    Args:
+        connection: to the rows.
+        of_images: SQL that gives what `counts` gives.
     """
     table = connection.execute(f"""
-        WITH moves AS ({classified(thresholds)}),
-        last AS (
-            SELECT image_id, query, matched_gt AS final FROM queries
-            WHERE layer = (SELECT max(layer) FROM queries)
-        ),
-        of_images AS (
-            SELECT image_id, layer, kind, count(*) AS count, count(*) FILTER (empty) AS empty,
-                   (count(*) FILTER (matched_before = final AND final <> -1)
-                    - count(*) FILTER (matched_gt = final AND final <> -1)) AS gained
-            FROM moves JOIN last USING (image_id, query) GROUP BY ALL
-        )
+        WITH of_images AS ({of_images})
         SELECT layer, kind AS transition, sum(count)::BIGINT AS count, sum(empty)::BIGINT AS empty,
                sum(fixed(gained / greatest(num_gt, 1))) / {SCALE}
                / (SELECT count(*) FROM images WHERE num_gt > 0) AS util_gain

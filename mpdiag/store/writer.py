@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mpdiag.errors import RunError
+from mpdiag.store.aggregates import FOLDER, stored
 from mpdiag.store.database import connect
 from mpdiag.store.files import TEMPORARY_SUFFIX, replace_file, replace_json, replace_parquet
 from mpdiag.store.schema import DETECTIONS, IMAGES, MASKS, QUERIES, SCHEMA_VERSION, TARGETS
@@ -15,7 +16,7 @@ from mpdiag.store.summary import summarize
 
 HEADER = "run.json"
 SUMMARY = "summary.json"
-FOLDERS = ("queries", "targets", "detections", "images", "masks", "thumbnails")
+FOLDERS = ("queries", "targets", "detections", "images", "masks", "thumbnails", FOLDER)
 
 _SAME_RUN = (
     ("schema_version",),
@@ -108,12 +109,14 @@ class RunWriter:
     def finish(
         self, timings: dict[str, Any] | None = None, extra: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Compute summary.json, mark run.json finished and give back the summary.
+        """Write aggregates and summary.json, mark run.json finished and give back the summary.
 
         `timings` (seconds by name) go to run.json; `extra` are further entries of the summary.
         """
         with connect(self.path) as connection:
             summary = summarize(connection)
+        for name, table in stored(self.path):
+            replace_parquet(self.path / FOLDER / f"{name}.parquet", table)
         summary = {**(extra or {}), **summary}
         replace_json(self.path / SUMMARY, summary)
         header = json.loads((self.path / HEADER).read_text())

@@ -253,3 +253,24 @@ def test_parameters_are_values(tmp_path: Path, make_run: MakeRun) -> None:
 def test_opens_without_torch() -> None:
     code = "import sys, mpdiag.store; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("part", ["part-000", "part [a]*?' || 'x", "part.b"])
+def test_the_rows_of_an_image_are_those_of_its_part(
+    tmp_path: Path, make_run: MakeRun, part: str
+) -> None:
+    path = make_run(tmp_path / "run", images=6, shards=2)
+    for folder in ("queries", "targets", "images", "detections"):
+        (path / folder / "part-000.parquet").rename(path / folder / f"{part}.parquet")
+    run = Run.open(path)
+    for table in ("queries", "targets", "images", "detections"):
+        every = run.query(f"SELECT * FROM {table} ORDER BY ALL")
+        ids = f"SELECT DISTINCT image_id FROM {table} ORDER BY image_id"
+        assert run.query(ids, image_id=1)["image_id"].isin([1, 3, 5]).all()
+        for image_id in range(1, 7):
+            sql = f"SELECT * FROM {table} WHERE image_id = ? ORDER BY ALL"
+            found = run.query(sql, [image_id], image_id=image_id)
+            expected = every[every["image_id"] == image_id].reset_index(drop=True)
+            assert found.equals(expected)
+        assert run.query(f"SELECT * FROM {table} ORDER BY ALL").equals(every)
+    assert run.query("SELECT * FROM queries WHERE image_id = 99", image_id=99).empty

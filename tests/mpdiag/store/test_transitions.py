@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from mpdiag.store.database import MACROS, connect
 from mpdiag.store.schema import TABLES
-from mpdiag.store.transitions import TRANSITIONS, Thresholds, classified, transitions
+from mpdiag.store.transitions import TRANSITIONS, Thresholds, classified, counts, transitions
 
 MakeRun = Callable[..., Path]
 Step = tuple[int, int, float, int]  # area, best GT, its IoU in percent, second coverage in percent
@@ -112,7 +112,7 @@ def test_every_transition_has_exactly_one_class(
                 assert more != (before["second_coverage"] >= thresholds.several)
             if kind in ("refined", "drifted"):
                 assert (kind == "refined") == (now["best_gt_iou"] > before["best_gt_iou"])
-    assert transitions(connection, thresholds)["count"].sum() == len(pairs)
+    assert transitions(connection, counts(thresholds))["count"].sum() == len(pairs)
 
 
 def test_counts_and_gains_equal_loops(tmp_path: Path, make_run: MakeRun) -> None:

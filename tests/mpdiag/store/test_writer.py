@@ -39,6 +39,8 @@ def test_files_and_columns_of_a_run(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "deep" / "run", images=3)
     names = sorted(content(run))
     assert names == [
+        "aggregates/image_layers.parquet",
+        "aggregates/image_transitions.parquet",
         "detections/part-000.parquet",
         "images/part-000.parquet",
         "masks/part-000.parquet",
