@@ -225,6 +225,18 @@ def _query_row(
         else 0.0,
         **dict.fromkeys(("class_cost", "mask_cost", "dice_cost", "margin")),
         "fed_gt_iou": None,
+        **_center(mask),
+    }
+
+
+def _center(mask: Bools) -> dict[str, Any]:
+    rows, columns = np.nonzero(mask)
+    if not len(rows):
+        return {"center_x": None, "center_y": None}
+    height, width = mask.shape
+    return {
+        "center_x": float((columns + 0.5).mean() / width),
+        "center_y": float((rows + 0.5).mean() / height),
     }
 
 

@@ -65,6 +65,8 @@ def queries_table(image: MeasuredImage) -> pa.Table:
         "dice_cost": _nullable(costs.dice_cost, unmatched),
         "margin": _nullable(costs.margin, costs.margin.isnan()),
         "fed_gt_iou": _nullable(fed, broken | fed.isnan()),
+        "center_x": _nullable(rows.center[..., 0], rows.area == 0),
+        "center_y": _nullable(rows.center[..., 1], rows.area == 0),
     }
     arrays = [
         column if isinstance(column, pa.Array) else pa.array(column.flatten().numpy())

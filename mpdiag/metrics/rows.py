@@ -27,6 +27,8 @@ class ImageRows:
         finite: whether class and mask hold neither NaN nor infinity; else nothing else counts.
         second_coverage: second highest share of a GT's cells that lie in the mask, 0 if none.
         fed_gt_iou: IoU with the GT that the query was fed; None where none was.
+        center: (L + 1, N, 2) mean x and y of the mask's cells, as shares of the valid area's width
+            and height; NaN for an empty mask.
         gt_area: (G,) cells of each GT on the predictions' grid.
         gt_covered: (G,) share of the cells of the GT's box that other GT hold.
         best_query: (L + 1, G) query of the highest IoU with the GT, -1 if none overlaps.
@@ -47,6 +49,7 @@ class ImageRows:
     finite: Tensor
     second_coverage: Tensor
     fed_gt_iou: Tensor | None
+    center: Tensor
     gt_area: Tensor
     gt_covered: Tensor
     best_query: Tensor
@@ -89,8 +92,9 @@ def image_rows(
     gt_masks = gt_on_grid(target["masks"], mask_logits.shape[-2], mask_logits.shape[-1])
     gt_masks = gt_masks[:, :rows, :columns]
     gt_area = gt_masks.flatten(1).sum(1)
-    area, intersection, shared = mask_overlaps(mask_logits, gt_masks, finite)
-    overlap = shared.double()
+    planes, weights = coordinate_planes(rows, columns, mask_logits.device)
+    area, intersection, shared = mask_overlaps(mask_logits, torch.cat([gt_masks, planes]), finite)
+    overlap, of_planes = shared.double().split([len(gt_masks), len(planes)], dim=-1)
     iou = overlap / (area[..., None] + gt_area - overlap).clamp(min=1)
     label, score = _top_class(class_logits)
     best, best_iou = _highest(iou, -1)
@@ -107,6 +111,7 @@ def image_rows(
         finite=finite.cpu(),
         second_coverage=_second_coverage(overlap, gt_area).cpu(),
         fed_gt_iou=None if fed is None else _iou_with(iou, fed.to(iou.device)).cpu(),
+        center=(of_planes @ weights / area[..., None]).cpu(),
         gt_area=gt_area.cpu(),
         gt_covered=covered_by_others(gt_masks).cpu(),
         best_query=best_query.cpu(),
@@ -115,6 +120,27 @@ def image_rows(
         mask_logits=mask_logits[..., :rows, :columns],
         gt_masks=gt_masks,
     )
+
+
+def coordinate_planes(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where the cells of a grid are, as masks: cells shared with them sum up coordinates, exactly.
+
+    A plane is set where one bit of a cell's column or row is, and the last one everywhere, for the
+    half by which a cell's centre lies further.
+
+    Returns:
+        planes (P, rows, columns) bool, and weights (P, 2) float64: the cells that a mask shares
+        with each plane, times these, are the sums of x and y over its cells, in 0..1 each.
+    """
+    x, y = torch.arange(columns, device=device), torch.arange(rows, device=device)
+    planes, weights = [], []
+    for axis, (place, size) in enumerate(((x[None, :], columns), (y[:, None], rows))):
+        for bit in range((size - 1).bit_length()):
+            planes.append((place >> bit & 1).bool().expand(rows, columns))
+            weights.append([(axis == k) * 2**bit / size for k in (0, 1)])
+    planes.append(torch.ones(rows, columns, dtype=torch.bool, device=device))
+    weights.append([0.5 / columns, 0.5 / rows])
+    return torch.stack(planes), torch.tensor(weights, dtype=torch.float64, device=device)
 
 
 def covered_by_others(masks: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import duckdb
 
-from mpdiag.store.schema import SINCE_VERSION_2, TABLES
+from mpdiag.store.schema import ADDED, TABLES
 
 SCALE = 2**52
 MACROS = (
@@ -34,7 +34,7 @@ def connect(directory: Path) -> duckdb.DuckDBPyConnection:
             there = set(_columns(connection, source))
             columns = ", ".join(
                 f'CAST(NULL AS {kind}) AS "{column}"'
-                if column in SINCE_VERSION_2[name] - there
+                if column in ADDED[name] - there
                 else f'"{column}"'
                 for column, kind in _columns(connection, "_empty").items()
             )

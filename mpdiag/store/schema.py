@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 QUERIES = pa.schema(
     [
@@ -25,6 +25,8 @@ QUERIES = pa.schema(
         ("dice_cost", pa.float64()),
         ("margin", pa.float64()),
         ("fed_gt_iou", pa.float64()),
+        ("center_x", pa.float32()),
+        ("center_y", pa.float32()),
     ]
 )
 
@@ -91,13 +93,16 @@ TABLES: dict[str, pa.Schema] = {
     "detections": DETECTIONS,
 }
 
-SINCE_VERSION_2: dict[str, frozenset[str]] = {
+ADDED: dict[str, frozenset[str]] = {
     "queries": frozenset(
-        ["second_coverage", "class_cost", "mask_cost", "dice_cost", "margin", "fed_gt_iou"]
+        [
+            *("second_coverage", "class_cost", "mask_cost", "dice_cost", "margin", "fed_gt_iou"),
+            *("center_x", "center_y"),  # since version 3
+        ]
     ),
     "targets": frozenset(["pixels", "covered", "best_query", "best_query_iou"]),
     "images": frozenset(),
     "masks": frozenset(),
     "detections": frozenset(["layer"]),
 }
-"""Columns that a run of version 1 lacks: they read as null."""
+"""Columns that a run of an older version may lack: they read as null."""

@@ -169,6 +169,8 @@ def _query_columns(scene: Scene, size: Size, generator: np.random.Generator) -> 
         "dice_cost": hidden + 5 * generator.random(shape),
         "margin": hidden + generator.normal(2, 1, shape),
         "fed_gt_iou": np.full(shape, np.nan),
+        "center_x": np.where(area > 0, np.clip(scene.disc[..., 1] / size.width, 0, 1), np.nan),
+        "center_y": np.where(area > 0, np.clip(scene.disc[..., 0] / size.height, 0, 1), np.nan),
     }
 
 

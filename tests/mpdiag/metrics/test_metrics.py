@@ -90,6 +90,9 @@ def test_rows_equal_brute_force() -> None:
         for query in range(5):
             mask = binary[layer, query]
             assert found.area[layer, query] == mask.sum()
+            ys, xs = mask.nonzero()
+            center = [(xs + 0.5).mean() / 7, (ys + 0.5).mean() / 6] if len(xs) else [np.nan] * 2
+            assert found.center[layer, query].tolist() == pytest.approx(center, nan_ok=True)
             if layer:
                 assert (
                     found.intersection[layer - 1, query] == (mask & binary[layer - 1, query]).sum()

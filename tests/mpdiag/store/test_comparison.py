@@ -97,7 +97,7 @@ def test_runs_that_can_not_be_compared(tmp_path: Path, make_run: MakeRun) -> Non
         make_run(tmp_path / "less", images=4, layers=3),
     )
     refused(
-        "has schema_version 2 and .*old 1: analyse the older",
+        "has schema_version 3 and .*old 1: analyse the older",
         edit(make_run(tmp_path / "old", images=5, layers=3), 1),
     )
     path = make_run(tmp_path / "gt", images=5, layers=3)

@@ -13,7 +13,7 @@ import pytest
 
 from mpdiag.errors import RunError
 from mpdiag.store import Run
-from mpdiag.store.schema import MASKS, SINCE_VERSION_2
+from mpdiag.store.schema import ADDED, MASKS
 
 MakeRun = Callable[..., Path]
 
@@ -53,8 +53,8 @@ def test_refuses_broken_json(tmp_path: Path, make_run: MakeRun, text: str) -> No
 
 def test_refuses_a_newer_schema(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run", images=1)
-    edit(run / "run.json", schema_version=3)
-    refused(run, " has schema_version 3, and this mpdiag reads up to 2: update mpdiag")
+    edit(run / "run.json", schema_version=4)
+    refused(run, " has schema_version 4, and this mpdiag reads up to 3: update mpdiag")
     edit(run / "run.json", schema_version=None)
     refused(run, "/run.json has no schema_version: it is not a run of mpdiag")
 
@@ -95,7 +95,7 @@ def test_a_run_of_version_1_opens_and_lacks_what_it_lacks(
     tmp_path: Path, make_run: MakeRun
 ) -> None:
     path = make_run(tmp_path / "run", images=4, shards=2)
-    for folder, columns in SINCE_VERSION_2.items():
+    for folder, columns in ADDED.items():
         for file in (path / folder).glob("*.parquet"):
             pq.write_table(pq.read_table(file).drop_columns(list(columns)), file)
     edit(path / "run.json", schema_version=1)

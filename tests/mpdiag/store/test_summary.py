@@ -74,7 +74,7 @@ def test_summary_is_the_brute_force(
     expected = brute_force(run)
     for key in ("num_images", "num_gt", "num_queries", "num_layers"):
         assert summary[key] == expected[key]
-    assert summary["schema_version"] == 2
+    assert summary["schema_version"] == 3
     assert summary["util_m0"] == pytest.approx(expected["util_m0"], abs=1e-12)
     assert len(summary["layers"]) == layers
     for found, wanted in zip(summary["layers"], expected["layers"], strict=True):

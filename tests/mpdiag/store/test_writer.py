@@ -54,7 +54,7 @@ def test_files_and_columns_of_a_run(tmp_path: Path, make_run: MakeRun) -> None:
     ]
     for folder, schema in TABLES.items():
         assert pq.read_schema(run / folder / "part-000.parquet").equals(schema)
-    assert header(run)["schema_version"] == 2
+    assert header(run)["schema_version"] == 3
     assert header(run)["finished"] is True
     assert header(run)["timings"] == {"seconds": 1.5}
 
