@@ -1,4 +1,4 @@
-"""The dashboard: a Streamlit page over run directories. Imports no torch."""
+"""The dashboard: Streamlit pages over run directories. Imports no torch."""
 
 from apps.server import launch
 

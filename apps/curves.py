@@ -1,38 +1,58 @@
 """The curves of mIoU-L and Util: their values, their figure and their table."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mpdiag.store import Run
+from apps import palette, texts
+from apps.runs import Loaded, cached
 from reports import paper
 from reports.table1 import Series, Values
 
 CONVENTIONS = {
-    "left out": "miou_l",
-    "counted as 0": "miou_l_empty0",
-    "counted as 1": "miou_l_empty1",
-    "left out, and only queries matched in the last layer": "miou_l_matched",
+    "miou_l": "left out",
+    "miou_l_empty0": "counted as 0",
+    "miou_l_empty1": "counted as 1",
+    "miou_l_matched": "left out, and only queries matched in the last layer",
 }
-"""What becomes of pairs of empty masks, and the key of such a mIoU-L in summary.json."""
-
-# Told apart by marker and dash as well; every colour has contrast on white and on black.
-RUN_COLORS = ("#3b82c4", "#d55e00", "#009e73", "#b565a7", "#a67c00", "#4a9aa8")
-RUN_MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon")
-PAPER_COLOR = "#8a8a8a"
-PAPER_DASHES = ("dash", "dot", "dashdot")
-PAPER_MARKERS = ("circle-open", "square-open", "diamond-open")
+"""Key of a mIoU-L in summary.json, and what becomes of pairs of empty masks in it."""
 
 
-def of_run(run: Run, name: str, key: str) -> Series:
+@dataclass(frozen=True, slots=True)
+class Bands:
+    """Ends of the 95% intervals of a run's curves over layers 1..L; none without `miou_l`."""
+
+    miou_l: tuple[Values, Values] | None
+    util: tuple[Values, Values]
+
+
+def of_run(loaded: Loaded, key: str) -> Series:
     """The curves of a run; `key` is one of CONVENTIONS."""
-    layers = run.summary["layers"]
+    layers = loaded.run.summary["layers"]
     miou_l = tuple(layer[key] for layer in layers)
     util = tuple(layer["util"] for layer in layers)
-    return Series(name, str(run.header.get("part")), "run", miou_l, util)
+    return Series(loaded.name, str(loaded.run.header.get("part")), "run", miou_l, util)
+
+
+def bands_of(loaded: Loaded, key: str) -> Bands | None:
+    """The intervals of a run's curves, by resampling images; mIoU-L's of the first convention.
+
+    None where the run has no image.
+    """
+    table = _intervals(loaded)
+    if table.empty:
+        return None
+    layers = table[table["layer"] > 0]
+    ends = {
+        metric: (_values(layers[f"{metric}_low"]), _values(layers[f"{metric}_high"]))
+        for metric in ("miou_l", "util")
+    }
+    return Bands(ends["miou_l"] if key == "miou_l" else None, ends["util"])
 
 
 def of_paper() -> list[Series]:
@@ -43,17 +63,25 @@ def of_paper() -> list[Series]:
     ]
 
 
-def figure(curves: Sequence[Series]) -> go.Figure:
-    """mIoU-L^i on the left, Util^i on the right, over the layers; the paper's figures dashed."""
+def figure(curves: Sequence[Series], bands: Sequence[Bands | None] = ()) -> go.Figure:
+    """mIoU-L^i on the left, Util^i on the right, over the layers; the paper's figures dashed.
+
+    `bands` are those of the runs among `curves`, in their order.
+    """
     titles = ("mIoU-L: IoU with the layer before", "Util: objects matched as in the last layer")
     result = make_subplots(cols=2, subplot_titles=titles, horizontal_spacing=0.08)
     for order, series in enumerate(one for one in curves if one.source == "paper"):
-        line = {"color": PAPER_COLOR, "width": 1.5, "dash": _nth(PAPER_DASHES, order)}
-        marker = {"symbol": _nth(PAPER_MARKERS, order), "size": 7}
+        dash = palette.nth(palette.PAPER_DASHES, order)
+        line = {"color": palette.PAPER, "width": 1.5, "dash": dash}
+        marker = {"symbol": palette.nth(palette.PAPER_MARKERS, order), "size": 7}
         _add(result, series, line=line, marker=marker, legendrank=len(curves) + order)
     for order, series in enumerate(one for one in curves if one.source == "run"):
-        line = {"color": _nth(RUN_COLORS, order), "width": 2.5}
-        marker = {"symbol": _nth(RUN_MARKERS, order), "size": 8}
+        color = palette.nth(palette.RUNS, order)
+        if order < len(bands) and (band := bands[order]) is not None:
+            _add_band(result, series.name, 1, band.miou_l, color)
+            _add_band(result, series.name, 2, band.util, color)
+        line = {"color": color, "width": 2.5}
+        marker = {"symbol": palette.nth(palette.RUN_MARKERS, order), "size": 8}
         _add(result, series, line=line, marker=marker, legendrank=order)
     result.update_xaxes(title_text="layer", dtick=1, zeroline=False, showgrid=False)
     result.update_yaxes(range=[0, 104], dtick=20, ticksuffix=" %", zeroline=False)
@@ -77,6 +105,11 @@ def table(curves: Sequence[Series]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["Model", "Metric", *layers])
 
 
+@cached
+def _intervals(loaded: Loaded) -> pd.DataFrame:
+    return loaded.run.layers()
+
+
 def _add(figure: go.Figure, series: Series, **style: Any) -> None:
     for column, values in ((1, series.miou_l), (2, series.util)):
         figure.add_scatter(
@@ -84,7 +117,7 @@ def _add(figure: go.Figure, series: Series, **style: Any) -> None:
             col=column,
             x=list(range(1, len(values) + 1)),
             y=_percents(values),
-            name=_plain(series.name),
+            name=texts.html(series.name),
             legendgroup=series.name,
             showlegend=column == 1,
             mode="lines+markers",
@@ -93,18 +126,39 @@ def _add(figure: go.Figure, series: Series, **style: Any) -> None:
         )
 
 
+def _add_band(
+    figure: go.Figure, name: str, column: int, ends: tuple[Values, Values] | None, color: str
+) -> None:
+    """The area between both ends; it goes and comes with the curve in the legend."""
+    if ends is None:
+        return
+    known = [
+        (layer, 100 * low, 100 * high)
+        for layer, (low, high) in enumerate(zip(*ends, strict=True), start=1)
+        if low is not None and high is not None
+    ]
+    figure.add_scatter(
+        row=1,
+        col=column,
+        x=[layer for layer, _, _ in known] + [layer for layer, _, _ in reversed(known)],
+        y=[high for _, _, high in known] + [low for _, low, _ in reversed(known)],
+        legendgroup=name,
+        showlegend=False,
+        mode="lines",
+        line={"width": 0},
+        fill="toself",
+        fillcolor=palette.faint(color),
+        hoverinfo="skip",
+    )
+
+
 def _percents(values: Values) -> list[float | None]:
     return [None if value is None else 100 * value for value in values]
 
 
+def _values(column: pd.Series) -> Values:
+    return tuple(None if np.isnan(value) else float(value) for value in column)
+
+
 def _short(part: str) -> str:
     return part.split(",")[0] + " part"
-
-
-def _plain(name: str) -> str:
-    """Plotly reads a few HTML tags in texts, and a run's name may hold anything."""
-    return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _nth(cycle: Sequence[str], order: int) -> str:
-    return cycle[order % len(cycle)]

@@ -7,21 +7,13 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import distance_transform_edt
 
+from apps import palette
 from mpdiag.errors import RunError
 
 Picture = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
 SIDE = 480
-RED = (225, 25, 35)
-GT_COLORS = (
-    (0, 114, 178),
-    (230, 159, 0),
-    (0, 158, 115),
-    (204, 121, 167),
-    (86, 180, 233),
-    (240, 228, 66),
-)
 
 
 def load(path: Path) -> Picture:
@@ -49,14 +41,14 @@ def red_over(picture: Picture, mask: Mask) -> Picture:
     """
     grey = picture.mean(axis=2, keepdims=True)
     faded = (0.75 * grey + 0.25 * picture).astype(np.uint8)
-    return _tint(faded, _stretch(mask, picture), RED)
+    return _tint(faded, _stretch(mask, picture), palette.MASK)
 
 
 def numbered_over(picture: Picture, masks: Mask, marked: int = -1) -> Picture:
     """All `masks` (count, height, width) in colours with their numbers; `marked` in red."""
     stretched = [_stretch(mask, picture) for mask in masks]
     for number, mask in enumerate(stretched):
-        color = RED if number == marked else GT_COLORS[number % len(GT_COLORS)]
+        color = palette.MASK if number == marked else palette.nth(palette.GT, number)
         picture = _tint(picture, mask, color)
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas)

@@ -1,4 +1,4 @@
-"""What the page asks of a run's rows, by SQL."""
+"""What the Inspector asks of a run's rows, by SQL."""
 
 from dataclasses import dataclass
 

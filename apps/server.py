@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mpdiag.errors import RunError
 
-PAGE = Path(__file__).parent / "inspector.py"
+PAGE = Path(__file__).parent / "dashboard.py"
 OPTIONS = {
     "server.address": "localhost",
     "server.fileWatcherType": "none",

@@ -61,11 +61,12 @@ def describe(run: Run, name: str) -> RunFacts:
         first = percents([run.summary.get("util_m0")], 1, NO_VALUE) if key == "util" else [""]
         rows.append((label, (*first, *percents(values, run.num_layers, NO_VALUE))))
     part = str(run.header.get("part", "unknown"))
-    facts = tuple(_facts(run))
+    facts = tuple(facts_of(run))
     return RunFacts(name, part, facts, tuple(layers), tuple(rows), layer_tables(run))
 
 
-def _facts(run: Run) -> list[tuple[str, str]]:
+def facts_of(run: Run) -> list[tuple[str, str]]:
+    """What was analysed and how, and what it comes to: label and text of each fact."""
     header, summary = run.header, run.summary
     checkpoint, dataset = _dict(header.get("checkpoint")), _dict(header.get("dataset"))
     sha = str(checkpoint.get("sha256") or "")

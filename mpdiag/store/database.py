@@ -21,8 +21,9 @@ IN_PARTS = ("queries", "targets", "images", "detections")
 def connect(directory: Path) -> duckdb.DuckDBPyConnection:
     """Open an in-memory database with a view for each table of mpdiag.store.schema.
 
-    A table without files is empty, and a column that an older schema version lacks is null. One
-    more, `parts`, tells the file in which an image stands. The connection can read files below
+    A table without files is empty, and a column that an older schema version lacks is null. Every
+    column has the type of the schema: a query fails where the values of a file have none. One more,
+    `parts`, tells the file in which an image stands. The connection can read files below
     `directory` only, and no statement can widen that.
     """
     connection = duckdb.connect(":memory:")
@@ -35,7 +36,7 @@ def connect(directory: Path) -> duckdb.DuckDBPyConnection:
             columns = ", ".join(
                 f'CAST(NULL AS {kind}) AS "{column}"'
                 if column in ADDED[name] - there
-                else f'"{column}"'
+                else f'CAST("{column}" AS {kind}) AS "{column}"'
                 for column, kind in _columns(connection, "_empty").items()
             )
             connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM {source}")

@@ -1,4 +1,4 @@
-"""The dashboard's page, run without a browser."""
+"""The dashboard, run without a browser."""
 
 import gc
 import sys
@@ -10,6 +10,7 @@ import streamlit as st
 from browser import chromium, find_chromium, serving
 from playwright.sync_api import Browser
 from streamlit.testing.v1 import AppTest
+from streamlit.util import calc_hash
 from synthetic_run import Size, write_run
 
 from apps.server import PAGE
@@ -19,21 +20,32 @@ SMALL = Size(images=40, queries=12, layers=9, kept=10, height=24, width=32)
 
 @pytest.fixture(autouse=True)
 def close_runs() -> Iterator[None]:
-    """Let go of the runs that the page keeps open, so that no connection outlives the tests."""
+    """Let go of the runs that the pages keep open, so that no connection outlives the tests."""
     yield
     st.cache_resource.clear()
+    st.cache_data.clear()
     gc.collect()
 
 
 @pytest.fixture
 def open_page(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
-    """A function that opens the page on run directories and checks that nothing was raised."""
+    """A function that opens a page on run directories and checks that nothing was raised.
 
-    def open_page(*runs: Path) -> AppTest:
+    Unless a run is `damaged`, no page may have met what it does not expect.
+    """
+
+    def open_page(
+        *runs: Path, page: str = "overview", damaged: bool = False, **state: object
+    ) -> AppTest:
         monkeypatch.setattr(sys, "argv", [str(PAGE), *map(str, runs)])
-        page = AppTest.from_file(PAGE, default_timeout=60).run()
-        assert not page.exception
-        return page
+        app = AppTest.from_file(PAGE, default_timeout=60)
+        # A page that is a function has no other name here; the first page answers at the root.
+        app._page_hash = calc_hash(page)
+        app.query_params.update({key: str(value) for key, value in state.items()})
+        app.run()
+        assert not app.exception
+        assert damaged or not any("defect" in error.value for error in app.error)
+        return app
 
     return open_page
 

@@ -3,20 +3,20 @@ import json
 import pytest
 
 from apps import curves
-from mpdiag.store import Run
+from apps.runs import open_all
 from reports.table1 import Series
 
 
 @pytest.fixture
-def run(make_run, tmp_path):
-    return Run.open(make_run(tmp_path / "run", layers=4))
+def loaded(make_run, tmp_path):
+    return open_all([str(make_run(tmp_path / "run", layers=4))])[0][0]
 
 
-@pytest.mark.parametrize("key", curves.CONVENTIONS.values())
-def test_a_runs_curves_are_those_of_its_summary(run, key):
-    summary = json.loads((run.path / "summary.json").read_text())
-    series = curves.of_run(run, "mine", key)
-    assert series.name == "mine"
+@pytest.mark.parametrize("key", curves.CONVENTIONS)
+def test_a_runs_curves_are_those_of_its_summary(loaded, key):
+    summary = json.loads((loaded.run.path / "summary.json").read_text())
+    series = curves.of_run(loaded, key)
+    assert series.name == "run, matching part"
     assert list(series.miou_l) == [layer[key] for layer in summary["layers"]]
     assert list(series.util) == [layer["util"] for layer in summary["layers"]]
 
@@ -58,3 +58,24 @@ def test_the_papers_curves_keep_their_unknown_figures():
     assert first.name == "Mask2Former, matching part (paper)"
     assert first.miou_l[:2] == (0.23, 0.503)
     assert first.miou_l[5] is None
+
+
+def test_bands_are_the_runs_intervals_and_lie_around_its_curves(loaded):
+    table = loaded.run.layers()
+    bands = curves.bands_of(loaded, "miou_l")
+    for layer in range(1, 5):
+        row = table[table["layer"] == layer].iloc[0]
+        assert bands.miou_l[0][layer - 1] == row["miou_l_low"] <= row["miou_l"]
+        assert bands.util[1][layer - 1] == row["util_high"] >= row["util"]
+    assert curves.bands_of(loaded, "miou_l_empty0").miou_l is None
+    assert curves.bands_of(loaded, "miou_l_empty0").util == bands.util
+
+
+def test_a_band_closes_around_the_known_layers_and_hides_with_its_curve():
+    series = Series("a", "matching", "run", (0.5, None, 0.7), (0.2, 0.3, 1.0))
+    bands = curves.Bands(((0.4, None, 0.6), (0.6, None, 0.8)), ((0.1,) * 3, (0.4,) * 3))
+    areas = [trace for trace in curves.figure([series], [bands]).data if trace.fill == "toself"]
+    assert [list(area.x) for area in areas] == [[1, 3, 3, 1], [1, 2, 3, 3, 2, 1]]
+    assert list(areas[0].y) == [60, 80, 60, 40]
+    assert {area.legendgroup for area in areas} == {"a"}
+    assert not any(area.showlegend for area in areas)

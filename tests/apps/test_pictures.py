@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apps import pictures
+from apps import palette, pictures
 from mpdiag.errors import RunError
 
 
@@ -44,8 +44,8 @@ def test_the_marked_object_alone_is_red():
     picture, mask = checkerboard(200, 200)
     masks = np.stack([mask, mask[::-1, ::-1]])
     shown = pictures.numbered_over(picture, masks, marked=1)
-    assert tuple(shown[-1, -1]) == tint((0, 90, 180), pictures.RED)
-    assert tuple(shown[0, 0]) == tint((0, 90, 180), pictures.GT_COLORS[0])
+    assert tuple(shown[-1, -1]) == tint((0, 90, 180), palette.MASK)
+    assert tuple(shown[0, 0]) == tint((0, 90, 180), palette.GT[0])
     np.testing.assert_array_equal(shown[0, -1], picture[0, -1])
 
 

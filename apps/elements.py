@@ -1,0 +1,103 @@
+"""What pages are made of: figures and tables that can be saved, errors, and empty states."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+from PIL import Image
+
+from apps import address, texts
+from apps.pictures import Picture
+
+FORMATS = ("svg", "png")
+DASH = "–"  # noqa: RUF001
+ROW = 30
+
+
+def heading(title: str, lead: str) -> None:
+    """The title of a page, and one sentence that says what it is for."""
+    st.title(title, anchor=False)
+    st.caption(lead)
+
+
+def figure(chart: go.Figure, name: str, **options: Any) -> Any:
+    """Show a figure whose camera button saves it as PNG or SVG, as chosen below the page.
+
+    `name` is that of the saved file; `options` go to st.plotly_chart.
+    """
+    kind = address.choice("figures", FORMATS)
+    config = {
+        "displaylogo": False,
+        "displayModeBar": True,
+        "modeBarButtons": [["toImage"]],
+        "toImageButtonOptions": {"format": kind, "filename": texts.slug(name), "scale": 2},
+    }
+    return st.plotly_chart(chart, config=config, **options)
+
+
+def table(frame: pd.DataFrame, name: str, *, precision: int = 1, **options: Any) -> None:
+    """Show a table with a button that saves it as CSV; `options` go to st.dataframe."""
+    shown: dict[str, Any] = {"hide_index": True, "row_height": ROW, "height": "content"}
+    st.dataframe(frame.style.format(precision=precision), placeholder=DASH, **{**shown, **options})
+    download("CSV", csv(frame), f"{texts.slug(name)}.csv", "text/csv")
+
+
+def csv(frame: pd.DataFrame) -> bytes:
+    """The table as CSV in which no name from a file is a formula to a spreadsheet."""
+    inert = frame.map(lambda cell: f"'{cell}" if str(cell)[:1] in ("=", "@", "\t") else cell)
+    return inert.to_csv(index=False).encode()
+
+
+def save_picture(picture: Picture, name: str) -> None:
+    """A button that saves a picture as PNG."""
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(stream, "PNG")
+    download("PNG", stream.getvalue(), f"{texts.slug(name)}.png", "image/png")
+
+
+def download(label: str, data: bytes, name: str, mime: str) -> None:
+    """A small button that saves `data`; the page does not run again for it."""
+    st.download_button(
+        label,
+        data,
+        file_name=name,
+        mime=mime,
+        key=f"download {name}",
+        on_click="ignore",
+        type="tertiary",
+        icon=":material/download:",
+    )
+
+
+def error(problem: Exception) -> None:
+    """Show what the user can mend."""
+    st.error(texts.markdown(str(problem)), icon=":material/error:")
+
+
+def defect(problem: Exception) -> None:
+    """Show an error that no page expected: damaged rows of a run, or a mistake of ours."""
+    kind = texts.markdown(f"{type(problem).__name__}: {problem}"[:300])
+    st.error(
+        f"This page can't be shown ({kind}). Either the run directory is damaged, and analysing "
+        "again mends it, or this is a defect of mpdiag; the server's log has the details.",
+        icon=":material/error:",
+    )
+
+
+def empty(advice: str) -> None:
+    """Say that there is nothing to show, and what to do about it; `advice` is Markdown."""
+    st.info(advice, icon=":material/info:")
+
+
+def footer() -> None:
+    """How figures are saved."""
+    st.divider()
+    words, buttons = st.columns([5, 1], vertical_alignment="center")
+    words.caption(
+        "The address holds all that you see: copy it to show this view to somebody who has the "
+        "same runs. The camera above a figure saves it in the format chosen here."
+    )
+    address.select("Figures as", "figures", FORMATS, box=buttons, show=str.upper)
