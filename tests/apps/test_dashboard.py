@@ -1,6 +1,7 @@
 """The frame of the dashboard: which runs, which page, what becomes of broken runs and addresses."""
 
 import json
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -68,6 +69,7 @@ def test_rows_that_break_a_page_are_an_error_on_it(make_run, open_page, tmp_path
     words = pa.array(["<script>alert(1)</script>"] * len(table))
     column = table.schema.get_field_index("iou_prev")
     pq.write_table(table.set_column(column, "iou_prev", words), queries)
+    shutil.rmtree(run / "aggregates")
     page = open_page(run, page=path, damaged=True)
     assert page.error
     assert not any("<script>" in error.value for error in page.error)
