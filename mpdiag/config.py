@@ -94,6 +94,12 @@ class PilotConfig(Strict):
     """The MP part (MP-Former, sections 4.2 to 4.4, appendices B and D)."""
 
     queries: int = Field(100, ge=1, description="n_q, the number of MP queries of an image")
+    groups: int | None = Field(
+        None,
+        ge=1,
+        description="so many groups whatever the number of objects, in place of n_q (the released "
+        "code's NUM_DN below 100)",
+    )
     layers: Positive | Literal["all"] = Field(
         "all", description="the first so many decoder layers attend within GT masks"
     )

@@ -91,7 +91,11 @@ def add_label_noise(
 
 
 def lay_out(
-    counts: Sequence[int], queries: int, follow: Follow, streams: Streams
+    counts: Sequence[int],
+    queries: int,
+    follow: Follow,
+    streams: Streams,
+    fixed: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Slots of the MP part on the CPU: (B, P) GT index and (B, P) group, -1 for padding.
 
@@ -103,6 +107,7 @@ def lay_out(
         queries: n_q.
         follow: see the module.
         streams: of each image.
+        fixed: so many groups of all objects, in place of a number of queries.
     """
     largest = max(counts, default=0)
     rows: list[tuple[Tensor, Tensor]] = []
@@ -110,12 +115,12 @@ def lay_out(
         width = largest if follow == "release" else count
         if not count:
             slots, groups = torch.empty(0, dtype=torch.int64), 0
-        elif width > queries:
+        elif fixed is None and width > queries:
             every = torch.randperm(count, generator=stream, device=stream.device).cpu()
             slots, groups = every[:queries].sort().values, 1
         else:
             slots = F.pad(torch.arange(count), (0, width - count), value=-1)
-            groups = queries // width
+            groups = fixed or queries // width
         rows.append((slots.repeat(groups), torch.arange(groups).repeat_interleave(len(slots))))
     most = max((len(gt) for gt, _ in rows), default=0)
     padded = [
@@ -125,14 +130,16 @@ def lay_out(
     return padded[0], padded[1]
 
 
-def num_slots(counts: Sequence[int], queries: int, follow: Follow) -> tuple[int, int]:
+def num_slots(
+    counts: Sequence[int], queries: int, follow: Follow, fixed: int | None = None
+) -> tuple[int, int]:
     """How many slots `lay_out` makes of these images: with a GT, and with none that count."""
     largest = max(counts, default=0)
     if not largest:
         return 0, 0
     widths = [largest if follow == "release" else count for count in counts]
     real = [
-        min(count, queries) * max(queries // max(width, 1), 1)
+        count * fixed if fixed else min(count, queries) * max(queries // max(width, 1), 1)
         for count, width in zip(counts, widths, strict=True)
     ]
     if follow == "paper":
@@ -160,7 +167,7 @@ def assemble_pilot(
         feed: what the slots' queries are.
     """
     counts = [len(target["labels"]) for target in targets]
-    gt, group = lay_out(counts, config.queries, config.follow, streams)
+    gt, group = lay_out(counts, config.queries, config.follow, streams, config.groups)
     if not gt.shape[1]:
         return None
     device = targets[0]["masks"].device

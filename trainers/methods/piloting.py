@@ -41,7 +41,8 @@ class MaskPiloting(nn.Module):
 
     def census(self, counts: Sequence[int], loss: LossConfig) -> tuple[float, float]:
         """Slots with a GT, and the sum of the class weights of all that count."""
-        real, padding = num_slots(counts, self.config.queries, self.config.follow)
+        pilot = self.config
+        real, padding = num_slots(counts, pilot.queries, pilot.follow, pilot.groups)
         return real, real + loss.no_object_weight * padding
 
     def pilot(self, batch: Batch, model: ModelConfig) -> Pilot | None:

@@ -36,6 +36,15 @@ def test_released_layout_pads_every_group_to_the_largest_image() -> None:
     assert group.tolist() == [[0, 0, 0, 1, 1, 1]] * 2
 
 
+def test_a_fixed_number_of_groups() -> None:
+    """NUM_DN below 100 in the released code: `scalar` groups, each padded to the largest image."""
+    gt, group = lay_out([1, 3], 2, "release", streams(2), fixed=2)
+    assert gt.tolist() == [[0, -1, -1, 0, -1, -1], [0, 1, 2, 0, 1, 2]]
+    assert group.tolist() == [[0, 0, 0, 1, 1, 1]] * 2
+    gt, _ = lay_out([1, 3], 2, "paper", streams(2), fixed=2)
+    assert gt.tolist() == [[0, 0, -1, -1, -1, -1], [0, 1, 2, 0, 1, 2]]
+
+
 @pytest.mark.parametrize("follow", ["paper", "release"])
 def test_more_objects_than_queries_pilot_a_random_subset(follow: Follow) -> None:
     gt, group = lay_out([9, 2], 4, follow, streams(2))
@@ -91,11 +100,14 @@ def test_label_noise_flips_its_share_to_other_classes() -> None:
 
 @pytest.mark.parametrize("follow", ["paper", "release"])
 @pytest.mark.parametrize("counts", [[2, 0, 3], [9, 2], [1], [4, 4], [0, 5, 7], [7, 6]])
-def test_slots_are_counted_as_they_are_laid_out(follow: Follow, counts: list[int]) -> None:
-    gt, _ = lay_out(counts, 7, follow, streams(len(counts)))
+@pytest.mark.parametrize("fixed", [None, 1, 3])
+def test_slots_are_counted_as_they_are_laid_out(
+    follow: Follow, counts: list[int], fixed: int | None
+) -> None:
+    gt, _ = lay_out(counts, 7, follow, streams(len(counts)), fixed)
     real = int((gt >= 0).sum())
     padding = int((gt < 0).sum()) if follow == "release" else 0
-    assert num_slots(counts, 7, follow) == (real, padding)
+    assert num_slots(counts, 7, follow, fixed) == (real, padding)
 
 
 def test_an_image_draws_the_same_whatever_is_beside_it(targets: list[Target]) -> None:
