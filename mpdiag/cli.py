@@ -55,7 +55,9 @@ def demo(
     run_demo(output, out, quick=quick)
 
 
-for command in (train, analyze, report, compare, reproduce, dashboard, info, convert):
+# A value of detectron2's may be below zero, which looks like an option.
+app.command(context_settings={"ignore_unknown_options": True})(train)
+for command in (analyze, report, compare, reproduce, dashboard, info, convert):
     app.command()(command)
 
 

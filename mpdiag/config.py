@@ -260,6 +260,13 @@ class Published(Strict):
     results: tuple[str, ...] = Field(min_length=1, description="its columns")
 
 
+class Translated(Strict):
+    """What is to be known of a recipe that was a detectron2 YAML."""
+
+    notes: tuple[str, ...] = Field((), description="sentences on what is not the same here")
+    unknown: tuple[str, ...] = Field((), description="its keys that nothing knows, left aside")
+
+
 class Recipe(Strict):
     """A training run under a name: its settings, what it is for, and what the paper got."""
 
@@ -267,6 +274,7 @@ class Recipe(Strict):
     about: str = ""
     paper: tuple[Published, ...] = ()
     config: TrainConfig
+    translated: Translated | None = None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

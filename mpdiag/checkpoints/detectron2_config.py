@@ -1,29 +1,20 @@
 """What a detectron2 YAML, with the files that it is based on, says about a checkpoint.
 
 Keys and their use: `config.py`, `maskformer_model.py` and the pixel decoder's `from_config` in
-facebookresearch/Mask2Former and IDEA-Research/MP-Former; `_BASE_` as in fvcore's `CfgNode`.
+facebookresearch/Mask2Former and IDEA-Research/MP-Former.
 """
 
-import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mpdiag.config import LossConfig, ModelConfig, merge, parse
+from mpdiag.checkpoints.detectron2_yaml import MISSING, Values, get, is_detectron2, short
+from mpdiag.config import LossConfig, ModelConfig, parse
 from mpdiag.errors import ConfigError
 from mpdiag.models.swin import is_swin
 
-Values = Mapping[str, Any]
-
-_BASE = "_BASE_"
-_MISSING = object()
-# The released semantic and panoptic configurations have Python code there. It is for training, and
-# not run: the value is passed over. A tag at any other key is refused.
-_PASSED_OVER = "INPUT.MIN_SIZE_TRAIN"
-_LOSS = {
+LOSS_KEYS = {
     "MODEL.MASK_FORMER.CLASS_WEIGHT": "class_weight",
     "MODEL.MASK_FORMER.MASK_WEIGHT": "mask_weight",
     "MODEL.MASK_FORMER.DICE_WEIGHT": "dice_weight",
@@ -43,6 +34,9 @@ _CLASSES = (
     ("cityscapes_fine_panoptic", "", (8, 11)),
     ("cityscapes_fine_instance", "", (8, 0)),
     ("cityscapes_fine_sem_seg", "", (0, 19)),
+    ("ade20k_full_sem_seg", "", (0, 847)),
+    ("mapillary_vistas_panoptic", "", (37, 28)),
+    ("mapillary_vistas_sem_seg", "", (0, 65)),
 )
 
 
@@ -76,23 +70,8 @@ def find_config(checkpoint: Path) -> Path | None:
     for stem in (checkpoint.stem, "config"):
         named = [file for file in found if file.stem == stem]
         if named:
-            return named[0] if _is_detectron2(named[0]) else None
-    return found[0] if len(found) == 1 and _is_detectron2(found[0]) else None
-
-
-def read_detectron2_config(path: Path) -> Values:
-    """The values of a YAML laid over those of its `_BASE_` files; nothing in them is run.
-
-    Raises:
-        ConfigError: missing, no YAML, a tag that would build an object, or based on itself.
-    """
-    values = _read_chain(path, ())
-    for key, _ in _tagged(values, ""):
-        if key != _PASSED_OVER:
-            raise ConfigError(
-                f"{path}: {key} has a tag that would run code; write the value itself there"
-            )
-    return values
+            return named[0] if is_detectron2(named[0]) else None
+    return found[0] if len(found) == 1 and is_detectron2(found[0]) else None
 
 
 def apply_to_model(
@@ -110,22 +89,22 @@ def apply_to_model(
         ConfigError: names the first key that contradicts the weights, or that our model can't do.
     """
     for key, found in _told_by_weights(values, config):
-        _check_told(_get(values, key), key, found, source)
+        _check_told(get(values, key), key, found, source)
     for key, needed in _fixed(values):
-        given = _get(values, key)
-        if given is not _MISSING and given != needed:
+        given = get(values, key)
+        if given is not MISSING and given != needed:
             raise ConfigError(
-                f"{source}: {key} is {_short(given)}; only {_short(needed)} can be read"
+                f"{source}: {key} is {short(given)}; only {short(needed)} can be read"
             )
     changes: dict[str, Any] = {}
-    heads = _get(values, "MODEL.MASK_FORMER.NHEADS")
-    if heads is not _MISSING:
+    heads = get(values, "MODEL.MASK_FORMER.NHEADS")
+    if heads is not MISSING:
         changes |= _heads(heads, config, sampled_points, source)
     for key, name in (("MODEL.PIXEL_MEAN", "pixel_mean"), ("MODEL.PIXEL_STD", "pixel_std")):
-        if _get(values, key) is not _MISSING:
-            changes[name] = _get(values, key)
-    rate = _get(values, "MODEL.SWIN.DROP_PATH_RATE")
-    if rate is not _MISSING and is_swin(config.backbone):
+        if get(values, key) is not MISSING:
+            changes[name] = get(values, key)
+    rate = get(values, "MODEL.SWIN.DROP_PATH_RATE")
+    if rate is not MISSING and is_swin(config.backbone):
         changes["backbone"] = config.backbone.model_dump() | {"drop_path": rate}
     return parse(ModelConfig, config.model_dump() | changes, source)
 
@@ -141,18 +120,18 @@ def setup_of(values: Values, source: str, no_object_weight: float | None = None)
     Raises:
         ConfigError: a value of the wrong kind, or another weight of no-object.
     """
-    given = {name: _get(values, key) for key, name in _LOSS.items()}
-    given = {name: value for name, value in given.items() if value is not _MISSING}
+    given = {name: get(values, key) for key, name in LOSS_KEYS.items()}
+    given = {name: value for name, value in given.items() if value is not MISSING}
     if no_object_weight is not None:
         key = "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT"
-        _check_told(given.get("no_object_weight", _MISSING), key, no_object_weight, source)
+        _check_told(given.get("no_object_weight", MISSING), key, no_object_weight, source)
         given["no_object_weight"] = no_object_weight
     loss = parse(LossConfig, given, source)
     sizes = [
-        _positive(_get(values, key), key, source)
+        _positive(get(values, key), key, source)
         for key in ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
     ]
-    names = _get(values, "DATASETS.TEST")
+    names = get(values, "DATASETS.TEST")
     dataset = str(names[0]) if isinstance(names, list) and names else None
     things, stuff = _kinds(dataset) if dataset else (None, None)
     return Setup(loss, sizes[0], sizes[1], dataset, things, stuff)
@@ -185,19 +164,20 @@ def _told_by_weights(values: Values, config: ModelConfig) -> Iterator[tuple[str,
 
 
 def _check_told(given: Any, key: str, found: Any, source: str) -> None:
-    if given is not _MISSING and given != found:
+    if given is not MISSING and given != found:
         raise ConfigError(
-            f"{source}: {key} is {_short(given)}, but the weights are those of a model with "
-            f"{_short(found)}; give the config that the checkpoint was trained with"
+            f"{source}: {key} is {short(given)}, but the weights are those of a model with "
+            f"{short(found)}; give the config that the checkpoint was trained with"
         )
 
 
 def _fixed(values: Values) -> Iterator[tuple[str, Any]]:
     """Keys of which our model knows one value; a Swin's YAML still has its base's ResNet keys."""
+    yield "MODEL.META_ARCHITECTURE", "MaskFormer"
     yield "INPUT.FORMAT", "RGB"
     yield "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "MSDeformAttnPixelDecoder"
     yield "MODEL.MASK_FORMER.PRE_NORM", False
-    if _get(values, "MODEL.BACKBONE.NAME") == "D2SwinTransformer":
+    if get(values, "MODEL.BACKBONE.NAME") == "D2SwinTransformer":
         yield "MODEL.SWIN.APE", False
         yield "MODEL.SWIN.PATCH_NORM", True
         yield "MODEL.SWIN.PATCH_SIZE", 4
@@ -228,95 +208,8 @@ def _kinds(dataset: str) -> tuple[int | None, int | None]:
 
 
 def _positive(value: Any, key: str, source: str) -> Any:
-    if value is _MISSING:
+    if value is MISSING:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{source}: {key} is {_short(value)}; give a whole number above 0")
+        raise ConfigError(f"{source}: {key} is {short(value)}; give a whole number above 0")
     return value
-
-
-def _get(values: Values, key: str) -> Any:
-    """The value at a dotted key; text that is a literal, as "(1, 2)", is read as yacs does."""
-    found: Any = values
-    for part in key.split("."):
-        if not isinstance(found, Mapping) or part not in found:
-            return _MISSING
-        found = found[part]
-    if isinstance(found, str):
-        try:
-            found = ast.literal_eval(found)
-        except (ValueError, SyntaxError):
-            return found
-    return list(found) if isinstance(found, tuple) else found
-
-
-def _short(value: Any) -> str:
-    return f"{value!r:.60}"
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe, and a value with any other tag becomes a note of that tag."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Tagged:
-    tag: str
-
-
-def _note_tag(loader: yaml.SafeLoader, node: yaml.Node) -> _Tagged:
-    return _Tagged(node.tag)
-
-
-_Loader.add_constructor(None, _note_tag)
-
-
-def _tagged(value: Any, key: str) -> Iterator[tuple[str, _Tagged]]:
-    """Every tagged value with its dotted key."""
-    if isinstance(value, _Tagged):
-        yield key.removeprefix("."), value
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _tagged(name, f"{key}.{name}")
-            yield from _tagged(item, f"{key}.{name}")
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tagged(item, key)
-
-
-def _read_chain(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """One file over its bases; `above` are the files that led to it."""
-    if path.resolve() in above:
-        raise ConfigError(f"{path}: is based on itself; take its {_BASE} out")
-    values = _read_one(path)
-    bases = values.pop(_BASE, [])
-    merged: dict[str, Any] = {}
-    for base in bases if isinstance(bases, list) else [bases]:
-        if not isinstance(base, str) or base.startswith(("http://", "https://")):
-            raise ConfigError(f"{path}: {_BASE} = {_short(base)}; give a file that is here")
-        file = path.parent / Path(base).expanduser()
-        if not file.is_file():
-            raise ConfigError(
-                f"{path}: its {_BASE} {file} is not there; copy it beside, with the same folders "
-                "between them"
-            )
-        merged = merge(merged, _read_chain(file, (*above, path.resolve())))
-    return merge(merged, values)
-
-
-def _read_one(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; give a detectron2 YAML") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not a readable YAML file ({reason:.200})") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: a config is a mapping of settings, not {_short(content)}")
-    return content
-
-
-def _is_detectron2(path: Path) -> bool:
-    """Whether it looks like detectron2's, and not like our recipes or another tool's file."""
-    content = _read_one(path)
-    return isinstance(content.get("MODEL"), dict) or _BASE in content

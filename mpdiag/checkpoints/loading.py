@@ -13,9 +13,9 @@ from mpdiag.checkpoints.detectron2_config import (
     Setup,
     apply_to_model,
     find_config,
-    read_detectron2_config,
     setup_of,
 )
+from mpdiag.checkpoints.detectron2_yaml import read_detectron2_config
 from mpdiag.checkpoints.official_keys import EMPTY_WEIGHT, PIXEL_MEAN, PIXEL_STD
 from mpdiag.checkpoints.reading import Weights, read_weights
 from mpdiag.checkpoints.transformers_form import is_transformers, read_transformers

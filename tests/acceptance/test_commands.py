@@ -226,6 +226,30 @@ def test_recipes_are_listed_beside_the_papers_results(mpdiag: Command) -> None:
     assert status == 2 and "mpdiag train --list" in err and "Traceback" not in err
 
 
+def test_a_recipe_is_shown_without_a_run(
+    tmp_path: Path, mpdiag: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = mpdiag("train", "synthetic-tiny", "seed=3", "--dry-run")
+    assert status == 0 and "seed: 3" in out and not list(tmp_path.iterdir())
+    (tmp_path / "ours.yaml").write_text(out)
+    assert mpdiag("train", "ours.yaml", "--dry-run")[1].partition("\n")[2] == out.partition("\n")[2]
+
+
+def test_detectron2s_yaml_and_pairs(tmp_path: Path, mpdiag: Command) -> None:
+    """Values below zero are no options, and what looks like one is none of detectron2's keys."""
+    file = tmp_path / "video.yaml"
+    file.write_text('MODEL: {META_ARCHITECTURE: "VideoMaskFormer"}')
+    pair = ("MODEL.MASK_FORMER.LB_NOISE_RATIO", "-1")
+    for words, named in [
+        ([*pair, "--dry-run"], "models of videos"),
+        ([*pair, "--dryrun"], "there is no option --dryrun"),
+        (["SOLVER.MAXITER", "3"], "did you mean SOLVER.MAX_ITER?"),
+    ]:
+        status, _, err = mpdiag("train", file, *words)
+        assert status == 2 and named in err and "Traceback" not in err
+
+
 def test_bad_input_to_train(tmp_path: Path, mpdiag: Command, root: Path) -> None:
     output = tmp_path / "run"
     for words, named in [

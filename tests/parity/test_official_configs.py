@@ -1,0 +1,209 @@
+"""Every configuration of Mask2Former's and MP-Former's repositories, read as it is.
+
+MPDIAG_OFFICIAL_SOURCES names a folder with their trees, `Mask2Former` and `MP-Former`, and for the
+defaults detectron2's, `detectron2`; nothing of them is imported or run.
+"""
+
+import ast
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpdiag.checkpoints.detectron2_config import apply_to_model, setup_of
+from mpdiag.checkpoints.detectron2_yaml import read_detectron2_config
+from mpdiag.config import TrainConfig
+from mpdiag.data import DETECTRON2_NAMES
+from mpdiag.errors import ConfigError
+from mpdiag.models.swin import PUBLISHED
+from trainers.recipe import load_recipe, read_recipe
+from trainers.translation.keys import DEFAULTS, is_known
+
+SOURCES = Path(os.environ.get("MPDIAG_OFFICIAL_SOURCES", "no such folder"))
+REPOSITORIES = ("Mask2Former", "MP-Former")
+
+pytestmark = pytest.mark.skipif(
+    not all((SOURCES / name / "configs").is_dir() for name in REPOSITORIES),
+    reason="MPDIAG_OFFICIAL_SOURCES names no folder with the trees Mask2Former and MP-Former",
+)
+
+FORMER = "MODEL.MASK_FORMER"
+# As MP-Former's scripts start it, with the numbers of the paper's appendix B.
+PILOTED = (
+    "MODEL.DN.NUM_DN", "100", "MODEL.DN.NOISE_SCALE", "0.2", f"{FORMER}.DN_MODE", "points",
+    f"{FORMER}.TRANSFORMER_DECODER_NAME", "MultiScaleMaskedTransformerDecoderMaskDN",
+    f"{FORMER}.ALL_LY_DN", "True", f"{FORMER}.LB_NOISE_RATIO", "0.2",
+)  # fmt: skip
+
+
+def files(repository: str) -> list[Path]:
+    return sorted((SOURCES / repository / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("repository", REPOSITORIES)
+def test_every_file_translates_or_says_why_not(repository: str) -> None:
+    translated = 0
+    for path in files(repository):
+        if path.name.startswith("Base"):
+            why = "is a base for others"
+        elif path.parts[-3].startswith("youtubevis") or path.parts[-2].startswith("youtubevis"):
+            why = "models of videos can't be trained here"
+        else:
+            recipe = read_recipe(path)
+            assert recipe.translated is not None
+            assert recipe.translated.unknown == (), path
+            translated += 1
+            continue
+        with pytest.raises(ConfigError, match=why) as caught:
+            read_recipe(path)
+        assert "\n" not in str(caught.value)
+    assert translated == {"Mask2Former": 47, "MP-Former": 73}[repository]
+
+
+@pytest.mark.parametrize("repository", REPOSITORIES)
+def test_every_file_tells_of_the_architecture_that_it_trains(repository: str) -> None:
+    """What `--config` adds to weights, and what training makes of the same file, agree."""
+    for path in files(repository):
+        values = read_detectron2_config(path)
+        if path.name.startswith("Base") or "youtubevis" in str(path):
+            continue
+        config = load_recipe(path)
+        name = config.model.backbone.name.split(".")[0]
+        read: dict[str, Any] = {"name": name, "pretrained": False}
+        if name in PUBLISHED:  # weights tell the shape, not the name
+            read |= {"name": "swin", **asdict(PUBLISHED[name][0])}
+        bare = config.model.backbone.model_copy(update=read)
+        model = config.model.model_copy(update={"backbone": bare})
+        assert apply_to_model(values, model, 8 * 4, str(path)) == model
+        setup = setup_of(values, str(path))
+        assert setup.loss == config.loss
+        sizes = setup.short_side or 800, setup.long_side or 1333  # as published, if not said
+        assert sizes == (config.data.short_side, config.data.long_side)
+        assert setup.dataset in DETECTRON2_NAMES
+        assert setup.things is not None and setup.stuff is not None
+        assert setup.things + setup.stuff == config.model.num_classes
+
+
+def pairs() -> Iterator[tuple[str, str, tuple[str, ...], str, dict[str, Any]]]:
+    """Repository, file, changes, packaged recipe, and the differences that there are.
+
+    Recipes leave the number of classes to the data set, and follow MP-Former's paper, not its code;
+    those of Swin-L on Cityscapes keep the ResNet's way of normalising, which a Swin has not.
+    """
+    tasks = {"instance": (100, 8, 80), "panoptic": (150, 19, 133), "semantic": (150, 19, None)}
+    for task, (ade, city, coco) in tasks.items():
+        folder = f"{task}-segmentation"
+        res640 = "_res640" if task == "semantic" else ""
+        ade_classes = {"model.num_classes": ade}
+        city_classes = {"model.num_classes": city}
+        frozen = {"model.backbone.norm": "frozen"}
+        release = {"pilot.follow": "release"}
+        swin = "swin/maskformer2_swin_large_IN21k_384_bs16"
+        for repository, steps, changes, method, by in (
+            ("Mask2Former", "", (), "mask2former", {}),
+            ("MP-Former", "_steplr", PILOTED, "mp-former", release),
+        ):
+            yield (
+                repository, f"ade20k/{folder}/maskformer2_R50_bs16_160k{steps}", changes,
+                f"table2-{method}-r50-{task}", ade_classes | by,
+            )  # fmt: skip
+            yield (
+                repository, f"ade20k/{folder}/{swin}_160k{res640}{steps}", changes,
+                f"table2-{method}-swin-l-{task}", ade_classes | by,
+            )  # fmt: skip
+            yield (
+                repository, f"cityscapes/{folder}/maskformer2_R50_bs16_90k{steps}", changes,
+                f"cityscapes-{method}-r50-{task}", city_classes | by,
+            )  # fmt: skip
+            yield (
+                repository, f"cityscapes/{folder}/{swin}_90k{steps}", changes,
+                f"cityscapes-{method}-swin-l-{task}", city_classes | frozen | by,
+            )  # fmt: skip
+        if coco is not None:
+            classes = {} if coco == 80 else {"model.num_classes": coco}
+            for depth in ("50", "101"):
+                yield (
+                    "Mask2Former", f"coco/{folder}/maskformer2_R{depth}_bs16_50ep", (),
+                    f"table3-mask2former-r{depth}-coco-{task}", classes,
+                )  # fmt: skip
+            query = "_DN_query" if task == "instance" else ""
+            yield (
+                "MP-Former", f"coco/{folder}/maskformer2_R50_bs16_36ep{query}", PILOTED,
+                f"table3-mp-former-r50-coco-{task}", classes | release,
+            )  # fmt: skip
+    folder = "coco/instance-segmentation"
+    yield (
+        "Mask2Former", f"{folder}/swin/maskformer2_swin_large_IN21k_384_bs16_100ep", (),
+        "coco-mask2former-swin-l-instance", {},
+    )  # fmt: skip
+    yield (
+        "MP-Former", f"{folder}/maskformer2_R50_bs16_12ep_DN_query", PILOTED,
+        "table4-5-all-layers", release,
+    )  # fmt: skip
+    yield (
+        "MP-Former", f"{folder}/maskformer2_R50_bs16_50ep_DN_query", PILOTED,
+        "table4-5-all-layers-50ep", release,
+    )  # fmt: skip
+
+
+def flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return found
+
+
+def differences(found: TrainConfig, recipe: TrainConfig) -> dict[str, Any]:
+    here, there = flat(found.model_dump()), flat(recipe.model_dump())
+    return {key: here[key] for key in here if here[key] != there[key]}
+
+
+def test_files_and_packaged_recipes_are_the_same_runs() -> None:
+    for repository, file, changes, recipe, expected in pairs():
+        path = SOURCES / repository / "configs" / f"{file}.yaml"
+        found = differences(load_recipe(path, changes), load_recipe(recipe))
+        assert found == expected, (file, recipe)
+
+
+def defaults(path: Path) -> Iterator[tuple[str, Any]]:
+    """`_C.A.B = value` and `cfg.A.B = value` of a Python file, as far as they are literals."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Assign):
+            continue
+        target = ast.unparse(node.targets[0])
+        root, _, key = target.partition(".")
+        if root not in ("_C", "cfg") or not key:
+            continue
+        value = node.value
+        if isinstance(value, ast.Call):  # CN({"ENABLED": False}), CN(), tuple(...)
+            for group in value.args[:1]:
+                if isinstance(group, ast.Dict):
+                    for name, inner in ast.literal_eval(group).items():
+                        yield f"{key}.{name}", inner
+        else:
+            try:
+                yield key, ast.literal_eval(value)
+            except ValueError:  # arithmetic, as 112 * 112
+                numbers = {n.value for n in ast.walk(value) if isinstance(n, ast.Constant)}
+                yield key, {112: 112 * 112, 1000: 1 / 1000}[int(max(numbers))]
+
+
+def test_our_table_of_defaults_is_theirs() -> None:
+    sources = [
+        SOURCES / "detectron2" / "detectron2" / "config" / "defaults.py",
+        SOURCES / "detectron2" / "projects" / "DeepLab" / "deeplab" / "config.py",
+        *(SOURCES / name / "mask2former" / "config.py" for name in REPOSITORIES),
+    ]
+    if not sources[0].is_file():
+        pytest.skip("MPDIAG_OFFICIAL_SOURCES has no tree detectron2")
+    theirs = dict(pair for path in sources for pair in defaults(path))
+    assert len(theirs) > 250
+    assert [key for key in theirs if not is_known(key)] == []
+    assert DEFAULTS.keys() <= theirs.keys()
+    for key, value in DEFAULTS.items():
+        here = list(value) if isinstance(value, tuple) else value
+        there = list(theirs[key]) if isinstance(theirs[key], tuple) else theirs[key]
+        assert here == there, key
