@@ -100,9 +100,8 @@ def as_library_model(module: nn.Module, processor: Any = None) -> LibraryModel:
     name, config = type(module).__name__, getattr(module, "config", None)
     if not type(module).__module__.startswith("transformers.") or config is None:
         raise CheckpointError(
-            f"{name}: neither mpdiag's Mask2Former nor a transformers model, so how images are "
-            "shown to it isn't known; give an object with the methods of "
-            "mpdiag.analysis.Segmenter in its place"
+            f"{name}: neither mpdiag's Mask2Former nor a model of transformers, so how images are "
+            "shown to it isn't known"
         )
     if processor is None:
         origin = Path(str(config.name_or_path or ""))
@@ -172,6 +171,7 @@ def _build(library: Any, directory: Path, kind: str, state: dict[str, Tensor]) -
                 config=config,
                 state_dict=state,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
                 dtype=torch.float32,
             )
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, OSError) as error:
@@ -179,7 +179,8 @@ def _build(library: Any, directory: Path, kind: str, state: dict[str, Tensor]) -
         raise CheckpointError(
             f"{directory}: transformers can't build its {CLASSES[kind]} ({why:.200})"
         ) from error
-    wrong = sorted(report["missing_keys"]) + sorted(str(x) for x in report["mismatched_keys"])
+    # A mismatched key comes with the two shapes.
+    wrong = sorted(report["missing_keys"]) + sorted(str(x[0]) for x in report["mismatched_keys"])
     if wrong:
         raise CheckpointError(
             f"{directory}: no weights of a {CLASSES[kind]}: {len(wrong)} parameters are missing or "

@@ -56,3 +56,18 @@ def open_model(
     if config is not None:
         raise ConfigError(f"{config}: {given} has a config.json of its own; leave it out")
     return load_library_model(path)
+
+
+def load_model(path: str | Path, config: str | Path | None = None) -> nn.Module:
+    """The model of a checkpoint, in evaluation mode: what `mpdiag.record` and `analyze` take.
+
+    Args:
+        path: what `load_checkpoint` reads gives our Mask2Former; a transformers directory or hub
+            id of another segmenter (`library_models.CLASSES`) gives transformers' own module.
+        config: a detectron2 YAML, as for `load_checkpoint`.
+
+    Raises:
+        CheckpointError, ConfigError, DependencyError: see `open_model`.
+    """
+    opened = open_model(path, config)
+    return opened.module if isinstance(opened, LibraryModel) else opened.model

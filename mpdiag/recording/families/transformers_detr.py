@@ -15,7 +15,7 @@ class TransformersDetr(Family):
     """DetrForSegmentation (transformers, modeling_detr.py)."""
 
     name = "transformers DETR"
-    notes = (APPLIED_HEADS, ZERO_QUERIES)
+    notes: tuple[str, ...] = (APPLIED_HEADS, ZERO_QUERIES)
     class_name = "DetrForSegmentation"
     detector = "detr"
 
