@@ -76,8 +76,8 @@ def save_picture(picture: Picture, name: str) -> None:
     download("PNG", stream.getvalue(), f"{texts.slug(name)}.png", "image/png")
 
 
-def download(label: str, data: bytes, name: str, mime: str) -> None:
-    """A small button that saves `data`; the page does not run again for it."""
+def download(label: str, data: bytes | Callable[[], bytes], name: str, mime: str) -> None:
+    """A small button that saves `data`, or what it gives; the page does not run again for it."""
     st.download_button(
         label,
         data,
