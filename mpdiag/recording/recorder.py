@@ -30,8 +30,8 @@ def record(model: nn.Module, only: Sequence[str] | None = None) -> Iterator[Reco
             compiled, or (from the forward pass) it calls its layers another number of times than
             its family does.
     """
+    refuse_compiled(model)
     family, module = find(model)
-    refuse_compiled(module)
     taps = _taps(family, module)
     wanted = _wanted(family, taps, only)
     recording = Recording(family.name, family.notes, wanted)

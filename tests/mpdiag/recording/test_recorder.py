@@ -95,9 +95,7 @@ def test_what_a_hook_returns_is_what_the_model_goes_on_with(
 
 
 def test_mistakes_are_named(small_model: Mask2Former) -> None:
-    unknown = (
-        r"Sequential \(0: Linear\) is of no known family.*known are mpdiag hook points, .*own_model"
-    )
+    unknown = r"Sequential \(0: Linear\) is of no known family.*mpdiag hook points, .*own_model"
     with (
         pytest.raises(RecordingError, match=unknown),
         record(torch.nn.Sequential(torch.nn.Linear(1, 1))),
@@ -142,7 +140,15 @@ def test_a_model_inside_another_is_found(
         whole = small_model(images).matching
     assert torch.equal(recording.mask_logits, whole.mask_logits)
     twice = Wrapper(small_model, copy.deepcopy(small_model))
-    with pytest.raises(RecordingError, match="2 hook points called query"), record(twice):
+    several = r"holds 2 models.*inner\.0 \(mpdiag Mask2Former\)"
+    with pytest.raises(RecordingError, match=several), record(twice):
+        pass
+
+
+def test_hook_points_of_one_name_are_refused() -> None:
+    model = torch.nn.ModuleList([torch.nn.Module(), torch.nn.Module()])
+    model[0].query, model[1].query = HookPoint(), HookPoint()
+    with pytest.raises(RecordingError, match="2 hook points called query"), record(model):
         pass
 
 
