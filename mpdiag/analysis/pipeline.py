@@ -27,6 +27,7 @@ from mpdiag.analysis.tables import (
     targets_table,
 )
 from mpdiag.checkpoints import LoadedCheckpoint
+from mpdiag.checkpoints.library_models import LibraryModel
 from mpdiag.checkpoints.opening import Engine, open_model
 from mpdiag.data import SegmentationDataset, load_dataset
 from mpdiag.errors import ConfigError
@@ -39,7 +40,7 @@ _LOG = logging.getLogger(__name__)
 
 def analyze(
     checkpoint: str | Path | LoadedCheckpoint | nn.Module,
-    dataset: str | SegmentationDataset,
+    dataset: str | SegmentationDataset | None,
     output: str | Path,
     *,
     config: str | Path | None = None,
@@ -65,7 +66,8 @@ def analyze(
         checkpoint: file, training output directory, transformers directory, hub id, what
             `load_checkpoint` gave, or a module as it is: our Mask2Former, or one of transformers'
             segmenters.
-        dataset: name (ours or detectron2's), folder, path of a COCO-format JSON, or a data set.
+        dataset: name (ours or detectron2's), folder, path of a COCO-format JSON, or a data set;
+            None for the test data that the checkpoint's detectron2 config names.
         output: the run directory.
         config: a detectron2 YAML for what the checkpoint's weights do not tell.
         engine: "transformers" has a transformers directory run by that library also where mpdiag
@@ -103,6 +105,8 @@ def analyze(
         part, match_points, limit, save_masks, evaluate, evaluate_layers, tuple(intervene)
     )
     model = open_model(checkpoint, config, engine, processor)
+    if dataset is None:
+        dataset = _named_by(model)
     data = (
         dataset
         if isinstance(dataset, SegmentationDataset)
@@ -117,6 +121,15 @@ def analyze(
     return _write_run(
         Path(output), header, data, measurer, settings, resume, shard or Shard(), progress
     )
+
+
+def _named_by(model: LoadedCheckpoint | LibraryModel) -> str:
+    """The data set of the config that was read with a checkpoint."""
+    setup = model.setup if isinstance(model, LoadedCheckpoint) else None
+    if setup is None or setup.dataset is None:
+        raise ConfigError("which data? give --dataset, since no config of the checkpoint names any")
+    _LOG.info("data set %s, as the checkpoint's config says", setup.dataset)
+    return setup.dataset
 
 
 def _write_run(

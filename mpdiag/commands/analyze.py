@@ -13,11 +13,14 @@ def analyze(
     checkpoint: Annotated[
         str, typer.Argument(help="Checkpoint, training or transformers directory, or hub id.")
     ],
-    dataset: Annotated[
-        str,
-        typer.Option(help="A name, as coco or detectron2's coco_2017_val, a folder or FILE.json."),
-    ],
     output: Annotated[Path, typer.Option(help="The run directory to write.")],
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="A name, as coco or detectron2's coco_2017_val, a folder or FILE.json; what the "
+            "checkpoint's config says by default."
+        ),
+    ] = None,
     config: Config = None,
     engine: Annotated[
         Engine | None,
