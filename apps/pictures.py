@@ -1,11 +1,10 @@
 """Masks drawn over a picture, as arrays of shape (height, width, 3), uint8 RGB."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import distance_transform_edt
 
 from apps import palette
@@ -15,7 +14,6 @@ Picture = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
 SIDE = 480
-THUMBNAIL = (256, 192)
 
 
 def load(path: Path) -> Picture:
@@ -27,24 +25,6 @@ def load(path: Path) -> Picture:
             return np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise RunError(f"{path} can't be read as an image: analyse it again") from error
-
-
-def thumbnail(path: Path) -> bytes:
-    """An image as a PNG of THUMBNAIL pixels, whole, with clear edges where its shape is another.
-
-    RunError where it can't be read.
-    """
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", THUMBNAIL)  # a JPEG is decoded no larger than it is needed
-            return _png(ImageOps.pad(image.convert("RGBA"), THUMBNAIL, color=(0, 0, 0, 0)))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise RunError(f"{path} can't be read as an image: analyse it again") from error
-
-
-def no_thumbnail() -> bytes:
-    """A grey field of THUMBNAIL pixels, for want of the image."""
-    return _png(Image.new("RGBA", THUMBNAIL, (128, 128, 128, 90)))
 
 
 def blank(height: int, width: int) -> Picture:
@@ -85,12 +65,6 @@ def numbered_over(picture: Picture, masks: Mask, marked: int = -1) -> Picture:
                 stroke_fill="black",
             )
     return np.asarray(canvas)
-
-
-def _png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
 
 
 def _stretch(mask: Mask, picture: Picture) -> Mask:

@@ -25,7 +25,7 @@ OPTIONAL = {
     "torch-ms-deform-attn": "deformable attention, if asked for",
     "kernels": "transformers' deformable attention, if asked for",
     "transformers": "checkpoints written by transformers itself, parity tests",
-    "detectron2": "models of detectron2 recorded as they are",
+    "detectron2": "its trainer, data sets and models (docs/detectron2.md)",
     "wandb": "Weights & Biases while training",
 }
 

@@ -20,7 +20,6 @@ from mpdiag.metrics import (
     segment_map,
 )
 from mpdiag.models import (
-    InstanceRule,
     PanopticSegments,
     Sizes,
     instance_inference,
@@ -66,14 +65,9 @@ class Evaluator:
     behind: it only adds and gives scores.
     """
 
-    def __init__(self, dataset: SegmentationDataset, rule: InstanceRule = "mask2former") -> None:
-        """`rule` is whose post-processing gives instances; the other tasks have one."""
+    def __init__(self, dataset: SegmentationDataset) -> None:
         self._dataset = dataset
-        self._judge: _Judge
-        if dataset.task == "instance":
-            self._judge = _Instances(dataset.classes, rule)
-        else:
-            self._judge = _MAPS[dataset.task](dataset.classes)
+        self._judge = _JUDGES[dataset.task](dataset.classes)
 
     @property
     def headline(self) -> str:
@@ -83,8 +77,7 @@ class Evaluator:
     def find(self, class_logits: Tensor, mask_logits: Tensor, sizes: Sizes) -> Found:
         """What the last layer's predictions (N, K + 1) and (N, h, w) of one image come to.
 
-        The post-processing is Mask2Former's, or for instances another's, if that was chosen;
-        semantic models resize class scores, not masks.
+        The post-processing is Mask2Former's; semantic models resize class scores, not masks.
         """
         return self._judge.find(class_logits, mask_logits, sizes)
 
@@ -147,12 +140,11 @@ class _Instances(_Judge):
 
     headline = "ap"
 
-    def __init__(self, classes: Sequence[ClassInfo], rule: InstanceRule = "mask2former") -> None:
+    def __init__(self, classes: Sequence[ClassInfo]) -> None:
         self._measure = AveragePrecision(range(len(classes)))
-        self._rule = rule
 
     def find(self, class_logits: Tensor, mask_logits: Tensor, sizes: Sizes) -> Found:
-        found = instance_inference(class_logits, mask_logits, sizes, rule=self._rule)
+        found = instance_inference(class_logits, mask_logits, sizes)
         return _found(found.masks, found.labels, found.scores, found.queries)
 
     def update(self, image_id: int, found: Found, truth: Truth) -> None:
@@ -234,7 +226,8 @@ def _found(
     )
 
 
-_MAPS: dict[str, type[_Judge]] = {
+_JUDGES: dict[str, type[_Judge]] = {
+    "instance": _Instances,
     "panoptic": _Panoptic,
     "semantic": _Semantic,
 }

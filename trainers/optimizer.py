@@ -1,6 +1,7 @@
 """AdamW with Mask2Former's parameter groups, and the schedule of its learning rate."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +12,11 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`."""
+    return torch.optim.AdamW(parameter_groups(module, config), fused=True)
+
+
+def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """One group for each pair of learning rate and weight decay.
 
     The backbone learns at `backbone_multiplier` times the rate; norms and embeddings do not
@@ -28,10 +34,7 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.A
             )
             decay = 0.0 if free else config.weight_decay
             groups.setdefault((rate, decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": p, "lr": rate, "weight_decay": d} for (rate, d), p in groups.items()],
-        fused=True,
-    )
+    return [{"params": p, "lr": rate, "weight_decay": d} for (rate, d), p in groups.items()]
 
 
 def resolved(schedule: ScheduleConfig, images: int, batch_size: int) -> ScheduleConfig:

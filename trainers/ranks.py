@@ -26,11 +26,14 @@ class Ranks:
         rank: number of this process, 0..world - 1.
         world: how many there are.
         device: where this one computes.
+        meeting: where tensors are that all share; None: on the CPU, whose backend has to be set up
+            beside the card's.
     """
 
     rank: int
     world: int
     device: torch.device
+    meeting: torch.device | None = None
 
     @classmethod
     def join(cls) -> "Ranks":
@@ -68,6 +71,7 @@ class Ranks:
     def mean_census(self, parts: Sequence[Census]) -> Census:
         """Sums over a step's parts, then the mean over the processes; masks and weights never 0."""
         sums = torch.tensor([astuple(part) for part in parts], dtype=torch.float64).sum(0)
+        sums = sums.to(self.meeting or "cpu")
         if self.world > 1:
             dist.all_reduce(sums)
         return Census(*(max(value, 1.0) / self.world for value in sums.tolist()))

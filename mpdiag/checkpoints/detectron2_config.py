@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpdiag.checkpoints.detectron2_yaml import MISSING, Values, get, is_detectron2, short
+from mpdiag.checkpoints.detectron2_yaml import (
+    META_ARCHITECTURES,
+    MISSING,
+    Values,
+    get,
+    is_detectron2,
+    short,
+)
 from mpdiag.config import LossConfig, ModelConfig, parse
 from mpdiag.errors import ConfigError
 from mpdiag.models.swin import is_swin
@@ -88,14 +95,14 @@ def apply_to_model(
     Raises:
         ConfigError: names the first key that contradicts the weights, or that our model can't do.
     """
+    for key, found in _told_by_weights(values, config):
+        _check_told(get(values, key), key, found, source)
     for key, needed in _fixed(values):
         given = get(values, key)
         if given is not MISSING and given != needed:
             raise ConfigError(
                 f"{source}: {key} is {short(given)}; only {short(needed)} can be read"
             )
-    for key, found in _told_by_weights(values, config):
-        _check_told(get(values, key), key, found, source)
     changes: dict[str, Any] = {}
     heads = get(values, "MODEL.MASK_FORMER.NHEADS")
     if heads is not MISSING:
@@ -173,7 +180,8 @@ def _check_told(given: Any, key: str, found: Any, source: str) -> None:
 
 def _fixed(values: Values) -> Iterator[tuple[str, Any]]:
     """Keys of which our model knows one value; a Swin's YAML still has its base's ResNet keys."""
-    yield "MODEL.META_ARCHITECTURE", "MaskFormer"
+    if get(values, "MODEL.META_ARCHITECTURE") not in META_ARCHITECTURES:
+        yield "MODEL.META_ARCHITECTURE", META_ARCHITECTURES[0]
     yield "INPUT.FORMAT", "RGB"
     yield "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "MSDeformAttnPixelDecoder"
     yield "MODEL.MASK_FORMER.PRE_NORM", False

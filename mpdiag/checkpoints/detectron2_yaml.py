@@ -18,6 +18,8 @@ from mpdiag.errors import ConfigError
 Values = Mapping[str, Any]
 
 MISSING = object()
+# The official model, and ours as trainers/detectron2 registers it.
+META_ARCHITECTURES = ("MaskFormer", "MPDiagMask2Former")
 _BASE = "_BASE_"
 # The released semantic and panoptic configurations have Python code there, always of the form
 # below. It is not run: its numbers are read. A tag at any other key is refused, and code of

@@ -20,13 +20,6 @@ class Part(StrEnum):
     piloted = "piloted"
 
 
-class Engine(StrEnum):
-    """Whose code runs a model."""
-
-    mpdiag = "mpdiag"
-    transformers = "transformers"
-
-
 class Task(StrEnum):
     """What a model segments."""
 
@@ -40,6 +33,13 @@ class Precision(StrEnum):
 
     float32 = "float32"
     bfloat16 = "bfloat16"
+
+
+class Engine(StrEnum):
+    """Whose trainer runs."""
+
+    mpdiag = "mpdiag"
+    detectron2 = "detectron2"
 
 
 class Form(StrEnum):

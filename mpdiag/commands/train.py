@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from mpdiag.commands.options import err, out, stoppable
-from mpdiag.errors import ConfigError
+from mpdiag.commands.options import Engine, err, out, stoppable
+from mpdiag.errors import ConfigError, DependencyError
+
+_THERE = "With --engine detectron2"
 
 
 def train(
@@ -33,6 +35,26 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show all settings as a YAML file, and stop.")
     ] = False,
+    config_file: Annotated[
+        Path | None, typer.Option(help="A YAML file in place of RECIPE, as detectron2's tools.")
+    ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="Whose trainer runs; detectron2 needs to be installed.")
+    ] = Engine.mpdiag,
+    num_gpus: Annotated[
+        int, typer.Option(help="Processes of a machine.", min=1, rich_help_panel=_THERE)
+    ] = 1,
+    num_machines: Annotated[int, typer.Option(min=1, rich_help_panel=_THERE)] = 1,
+    machine_rank: Annotated[int, typer.Option(min=0, rich_help_panel=_THERE)] = 0,
+    dist_url: Annotated[
+        str, typer.Option(help="Where machines meet.", rich_help_panel=_THERE)
+    ] = "auto",
+    eval_only: Annotated[
+        bool,
+        typer.Option(
+            "--eval-only", help="Evaluate MODEL.WEIGHTS, and stop.", rich_help_panel=_THERE
+        ),
+    ] = False,
 ) -> None:
     """Train a recipe, as `mpdiag train synthetic-tiny method=piloted --output runs/piloted`."""
     from trainers.recipe import read_recipe, recipe_text, recipes
@@ -42,14 +64,27 @@ def train(
 
         out.print(recipe_table(recipes()), width=max(out.width, WIDTH), crop=False)
         return
+    words = changes or []
+    if config_file is not None:
+        recipe, words = str(config_file), [*([recipe] if recipe else []), *words]
     if recipe is None:
         raise ConfigError(
             "which recipe? give a name that mpdiag train --list shows, or a YAML file"
         )
-    mistaken = [word for word in changes or [] if word.startswith("--")]
+    mistaken = [word for word in words if word.startswith("--")]
     if mistaken:
         raise ConfigError(f"there is no option {mistaken[0]}; see mpdiag train --help")
-    found = read_recipe(recipe, changes or [])
+    there = (num_gpus, num_machines, machine_rank, dist_url)
+    if engine is Engine.mpdiag and (there != (1, 1, 0, "auto") or eval_only):
+        raise ConfigError(
+            "processes and --eval-only are options of --engine detectron2; our own engine is "
+            "started by torchrun, and mpdiag analyze evaluates"
+        )
+    if engine is Engine.detectron2 and not dry_run:
+        path = _train_there(Path(recipe), words, output, resume, eval_only, there)
+        out.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)
+        return
+    found = read_recipe(recipe, words)
     if dry_run:
         out.print(recipe_text(found).rstrip(), soft_wrap=True, markup=False, highlight=False)
         return
@@ -62,3 +97,28 @@ def train(
             found.config, output or Path("runs") / Path(recipe).stem, resume=resume, console=err
         )
     out.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)
+
+
+def _train_there(
+    file: Path,
+    words: list[str],
+    output: Path | None,
+    resume: bool,
+    eval_only: bool,
+    machines: tuple[int, int, int, str],
+) -> Path:
+    try:
+        from trainers.detectron2 import Machines, run
+    except ModuleNotFoundError as error:
+        raise DependencyError(
+            f"--engine detectron2 needs detectron2 ({error}); docs/detectron2.md says how to "
+            "install it"
+        ) from None
+    return run(
+        file,
+        words,
+        output=output,
+        resume=resume,
+        eval_only=eval_only,
+        machines=Machines(*machines),
+    )

@@ -89,7 +89,7 @@ class SegmentationDataset:
                 f" width) but {self.source.path} has it as {annotated[0]} x {annotated[1]}: they"
                 " don't belong together",
             )
-        kept = ~truth.crowd & truth.masks.flatten(1).any(1)
+        kept = truth.shown
         return Sample(
             image_id=self.image_ids[index],
             file_name=self.file_name(index),

@@ -46,3 +46,8 @@ class Truth:
     labels: Tensor
     crowd: Tensor
     areas: Tensor
+
+    @property
+    def shown(self) -> Tensor:
+        """Bool (G,): which a model is shown, that is no crowds and none without a pixel."""
+        return ~self.crowd & self.masks.flatten(1).any(1)

@@ -2,19 +2,18 @@
 
 from mpdiag.models.decoder import Output, Predictions
 from mpdiag.models.inference import (
-    InstanceRule,
     Instances,
     PanopticSegments,
     Sizes,
     instance_inference,
     panoptic_inference,
     semantic_inference,
+    semantic_scores,
 )
 from mpdiag.models.mask2former import Mask2Former
 from mpdiag.models.mask_piloting import Pilot, assemble_pilot
 
 __all__ = [
-    "InstanceRule",
     "Instances",
     "Mask2Former",
     "Output",
@@ -26,4 +25,5 @@ __all__ = [
     "instance_inference",
     "panoptic_inference",
     "semantic_inference",
+    "semantic_scores",
 ]

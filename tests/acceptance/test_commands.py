@@ -284,3 +284,16 @@ def test_debug_shows_where_an_error_came_from(
     monkeypatch.setattr(sys, "argv", ["mpdiag", *map(str, words)])
     with pytest.raises(CheckpointError):
         main()
+
+
+def test_the_other_engine_needs_detectron2(
+    mpdiag: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [x for x in sys.modules if x.split(".")[:2] == ["trainers", "detectron2"]]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "detectron2", None)
+    words = ("train", "--config-file", "x.yaml", "SOLVER.MAX_ITER", 9, "--engine", "detectron2")
+    status, _, err = mpdiag(*words)
+    assert status == 2 and "docs/detectron2.md says how to install it" in err
+    status, _, err = mpdiag("train", "synthetic-tiny", "--num-gpus", 2)
+    assert status == 2 and "our own engine is started by torchrun" in " ".join(err.split())

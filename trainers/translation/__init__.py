@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpdiag.checkpoints.detectron2_yaml import Values
-from mpdiag.config import merge
+from mpdiag.config import merge, overrides
 from trainers.translation.data import data_settings
 from trainers.translation.keys import Keys
 from trainers.translation.model import check_architecture, model_settings
@@ -33,7 +33,7 @@ def translate(values: Values, source: str) -> Translation:
 
     Args:
         values: nested; keys that are missing have detectron2's, DeepLab's and Mask2Former's
-            defaults.
+            defaults. `MPDIAG.SETTINGS`, a key of ours, lies over all of them.
         source: its name for errors.
 
     Raises:
@@ -43,6 +43,7 @@ def translate(values: Values, source: str) -> Translation:
     check_architecture(keys)
     settings = merge(model_settings(keys), method_settings(keys))
     settings |= {"data": data_settings(keys)} | training_settings(keys)
+    settings = merge(settings, overrides(keys["MPDIAG.SETTINGS"]))
     return Translation(settings, tuple(keys.notes), tuple(keys.unknown()))
 
 

@@ -6,6 +6,7 @@ decoder, its transformer decoder and D2SwinTransformer in facebookresearch/Mask2
 
 from typing import Any
 
+from mpdiag.checkpoints.detectron2_yaml import META_ARCHITECTURES
 from mpdiag.errors import ConfigError
 from mpdiag.models.swin import PUBLISHED, SwinShape
 from trainers.translation.keys import Keys
@@ -75,7 +76,7 @@ def check_architecture(keys: Keys) -> None:
         )
     if name.startswith("Video"):
         raise keys.wrong(key, "models of videos can't be trained here, only those of images")
-    keys.need(key, "MaskFormer")
+    keys.need(key, *META_ARCHITECTURES)
 
 
 def model_settings(keys: Keys) -> dict[str, Any]:

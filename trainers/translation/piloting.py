@@ -11,7 +11,7 @@ from trainers.translation.keys import Keys
 
 _PLAIN = "MultiScaleMaskedTransformerDecoder"
 _PILOTED = "MultiScaleMaskedTransformerDecoderMaskDN"
-_OF_MP_FORMER = (
+OF_MP_FORMER = (
     "MODEL.DN.NOISE_SCALE", "MODEL.DN.NUM_DN", "MODEL.MASK_FORMER.ALL_LY_DN",
     "MODEL.MASK_FORMER.DN_MODE", "MODEL.MASK_FORMER.DN_NO_LB", "MODEL.MASK_FORMER.DN_RATIO",
     "MODEL.MASK_FORMER.HEAD_DN", "MODEL.MASK_FORMER.LB_NOISE_RATIO",
@@ -27,7 +27,7 @@ def method_settings(keys: Keys) -> dict[str, Any]:
     decoder = "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"
     keys.need(decoder, _PLAIN, _PILOTED)
     piloted = keys[decoder] == _PILOTED
-    if not piloted and not any(keys.given(key) for key in _OF_MP_FORMER):
+    if not piloted and not any(keys.given(key) for key in OF_MP_FORMER):
         return {"method": "baseline"}
     settings: dict[str, Any] = {"model": {"query_position": False}}
     if not keys["MODEL.DN.NUM_DN"]:

@@ -184,12 +184,11 @@ def detr() -> Tiny:
 
 
 def conditional_detr() -> Tiny:
-    tiny = _detr(
+    return _detr(
         t.ConditionalDetrForSegmentation,
         t.ConditionalDetrConfig,
         "conditional_detr.model.decoder.layers",
     )
-    return replace(tiny, no_object=False)
 
 
 def _detr(model: type[Any], config: type[Any], layers: str) -> Tiny:

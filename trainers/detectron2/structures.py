@@ -1,0 +1,116 @@
+"""What detectron2's loaders and models pass around, as our structures and back.
+
+`Instances` of ground truth: fields `gt_classes` and `gt_masks`; of predictions: `scores`,
+`pred_classes`, `pred_masks` and `pred_boxes`. Panoptic output: ids (H, W) and a list of segments.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2 import structures
+from detectron2.structures.masks import polygons_to_bitmask
+from torch import Tensor
+
+from mpdiag.data import Sample
+from mpdiag.errors import DataError
+from mpdiag.models import Instances, PanopticSegments
+
+Input = Mapping[str, Any]
+
+
+def sample_of(given: Input) -> Sample:
+    """One entry of a training batch as a sample.
+
+    Args:
+        given: `image` (3, H, W), RGB, and `instances` whose `gt_masks` are BitMasks, PolygonMasks
+            or a (G, H, W) tensor.
+
+    Raises:
+        DataError: no masks in it.
+    """
+    image, truth = given["image"], given.get("instances")
+    name = str(given.get("file_name", "an image"))
+    if truth is None or not truth.has("gt_classes"):
+        raise DataError(
+            f"{name}: the loader gives no `instances` with gt_classes and gt_masks, and masks are "
+            "what is trained on; choose another mapper"
+        )
+    height, width = image.shape[-2:]
+    return Sample(
+        image_id=0,
+        file_name=name,
+        image=image,
+        masks=_masks(truth, height, width),
+        labels=truth.gt_classes.long(),
+        original_size=(int(given.get("height", height)), int(given.get("width", width))),
+    )
+
+
+def truth_of(sample: Sample) -> Any:
+    """The `Instances` of a sample's ground truth."""
+    truth = structures.Instances(tuple(sample.image.shape[-2:]))
+    truth.gt_classes = sample.labels
+    masks = structures.BitMasks(sample.masks)
+    truth.gt_masks, truth.gt_boxes = masks, masks.get_bounding_boxes()
+    return truth
+
+
+def to_detectron2(found: Instances) -> Any:
+    """Detections as `Instances`, with the boxes of their masks."""
+    result = structures.Instances(tuple(found.masks.shape[-2:]))
+    result.pred_masks = found.masks
+    result.pred_boxes = structures.BitMasks(found.masks).get_bounding_boxes()
+    result.scores, result.pred_classes = found.scores, found.labels
+    return result
+
+
+def from_detectron2(result: Any) -> Instances:
+    """Predicted `Instances` of any model as detections; their queries are not known (-1)."""
+    order = result.scores.argsort(descending=True, stable=True)
+    labels = result.pred_classes[order].long()
+    masks = _field(result.pred_masks, *result.image_size)[order]
+    return Instances(result.scores[order].float(), labels, masks, torch.full_like(labels, -1))
+
+
+def panoptic_to_detectron2(
+    found: PanopticSegments, things: Sequence[bool]
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Segments as a panoptic output; `things` says which classes are countable."""
+    segments = [
+        {"id": number, "category_id": label, "isthing": things[label]}
+        for number, label in enumerate(found.labels.tolist(), start=1)
+    ]
+    return found.ids, segments
+
+
+def panoptic_from_detectron2(ids: Tensor, segments: Sequence[Input]) -> PanopticSegments:
+    """A panoptic output of any model as segments 1..S; pixels of no segment are void."""
+    numbers = torch.zeros_like(ids, dtype=torch.int32)
+    for number, segment in enumerate(segments, start=1):
+        numbers[ids == segment["id"]] = number
+    labels = [int(segment["category_id"]) for segment in segments]
+    return PanopticSegments(numbers, torch.tensor(labels, dtype=torch.int64, device=ids.device))
+
+
+def _masks(truth: Any, height: int, width: int) -> Tensor:
+    """Bool (G, height, width); without an object, `Instances` may have no masks."""
+    if not truth.has("gt_masks"):
+        if len(truth.gt_classes):
+            raise DataError(
+                "the loader gives gt_classes without gt_masks; set MODEL.MASK_ON, or choose "
+                "another mapper"
+            )
+        return torch.zeros(0, height, width, dtype=torch.bool, device=truth.gt_classes.device)
+    return _field(truth.gt_masks, height, width)
+
+
+def _field(masks: Any, height: int, width: int) -> Tensor:
+    """Bool (G, height, width) of any of detectron2's forms of masks."""
+    if isinstance(masks, structures.PolygonMasks):
+        drawn = [polygons_to_bitmask(polygons, height, width) for polygons in masks.polygons]
+        stacked = np.stack(drawn) if drawn else np.zeros((0, height, width), dtype=np.bool_)
+        return torch.from_numpy(stacked.astype(np.bool_))
+    tensor: Tensor = masks.tensor if isinstance(masks, structures.BitMasks) else masks
+    return tensor.bool()
