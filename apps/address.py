@@ -134,6 +134,20 @@ def toggle(
     return chosen
 
 
+def pager(key: str, page: int, pages: int) -> None:
+    """Buttons to the page before and after `page`, of 1..`pages`; nothing for a single page."""
+    if pages <= 1:
+        return
+    before, words, after = st.columns([1, 6, 1], vertical_alignment="center")
+    before.button(
+        "Previous", disabled=page == 1, on_click=lambda: put(**{key: page - 1}), width="stretch"
+    )
+    words.caption(f"Page {page:,} of {pages:,}", text_alignment="center")
+    after.button(
+        "Next", disabled=page == pages, on_click=lambda: put(**{key: page + 1}), width="stretch"
+    )
+
+
 def run(loaded: Sequence[Loaded], *, box: DeltaGenerator | None = None) -> Loaded:
     """Let the user choose a run; pages share the choice, and several runs put it in the address."""
     by_token = {one.token: one for one in loaded}

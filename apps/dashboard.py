@@ -12,7 +12,7 @@ import streamlit as st
 
 from apps import address, elements
 from apps.runs import Loaded, open_all
-from apps.views import inspector, overview
+from apps.views import images, inspector, overview, queries
 from mpdiag.errors import MpdiagError
 
 # Less margin than Streamlit leaves, since ten masks stand side by side; and a chart's texts in the
@@ -28,7 +28,9 @@ View = Callable[[Sequence[Loaded]], None]
 # Path in the address -> title, icon and content of a page, in the order of the menu.
 VIEWS: dict[str, tuple[str, str, View]] = {
     "overview": ("Overview", ":material/show_chart:", overview.show),
+    "images": ("Images", ":material/grid_view:", images.show),
     "inspector": ("Inspector", ":material/layers:", inspector.show),
+    "queries": ("Queries", ":material/scatter_plot:", queries.show),
 }
 
 

@@ -1,6 +1,7 @@
 """What pages are made of: figures and tables that can be saved, errors, and empty states."""
 
 import io
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,23 @@ def figure(chart: go.Figure, name: str, **options: Any) -> Any:
     return st.plotly_chart(chart, config=config, **options)
 
 
+def clickable(
+    chart: go.Figure, name: str, on_click: Callable[[Mapping[str, Any]], None], **options: Any
+) -> None:
+    """`figure`, of which a click on a point calls `on_click` with the point, then shows the page.
+
+    The point has what Plotly tells of it: x, y, and customdata where the trace has some.
+    """
+    key = f"figure {name}"
+
+    def clicked() -> None:
+        points = st.session_state[key]["selection"]["points"]
+        if points:
+            on_click(points[0])
+
+    figure(chart, name, key=key, on_select=clicked, selection_mode="points", **options)
+
+
 def table(frame: pd.DataFrame, name: str, *, precision: int = 1, **options: Any) -> None:
     """Show a table with a button that saves it as CSV; `options` go to st.dataframe."""
     shown: dict[str, Any] = {"hide_index": True, "row_height": ROW, "height": "content"}
@@ -58,8 +76,8 @@ def save_picture(picture: Picture, name: str) -> None:
     download("PNG", stream.getvalue(), f"{texts.slug(name)}.png", "image/png")
 
 
-def download(label: str, data: bytes, name: str, mime: str) -> None:
-    """A small button that saves `data`; the page does not run again for it."""
+def download(label: str, data: bytes | Callable[[], bytes], name: str, mime: str) -> None:
+    """A small button that saves `data`, or what it gives; the page does not run again for it."""
     st.download_button(
         label,
         data,

@@ -1,10 +1,11 @@
 """Masks drawn over a picture, as arrays of shape (height, width, 3), uint8 RGB."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from scipy.ndimage import distance_transform_edt
 
 from apps import palette
@@ -14,6 +15,7 @@ Picture = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
 SIDE = 480
+THUMBNAIL = (256, 192)
 
 
 def load(path: Path) -> Picture:
@@ -25,6 +27,24 @@ def load(path: Path) -> Picture:
             return np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise RunError(f"{path} can't be read as an image: analyse it again") from error
+
+
+def thumbnail(path: Path) -> bytes:
+    """An image as a PNG of THUMBNAIL pixels, whole, with clear edges where its shape is another.
+
+    RunError where it can't be read.
+    """
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", THUMBNAIL)  # a JPEG is decoded no larger than it is needed
+            return _png(ImageOps.pad(image.convert("RGBA"), THUMBNAIL, color=(0, 0, 0, 0)))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise RunError(f"{path} can't be read as an image: analyse it again") from error
+
+
+def no_thumbnail() -> bytes:
+    """A grey field of THUMBNAIL pixels, for want of the image."""
+    return _png(Image.new("RGBA", THUMBNAIL, (128, 128, 128, 90)))
 
 
 def blank(height: int, width: int) -> Picture:
@@ -65,6 +85,12 @@ def numbered_over(picture: Picture, masks: Mask, marked: int = -1) -> Picture:
                 stroke_fill="black",
             )
     return np.asarray(canvas)
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
 
 
 def _stretch(mask: Mask, picture: Picture) -> Mask:

@@ -20,6 +20,7 @@ from mpdiag.metrics import (
     segment_map,
 )
 from mpdiag.models import (
+    InstanceRule,
     PanopticSegments,
     Sizes,
     instance_inference,
@@ -65,9 +66,14 @@ class Evaluator:
     behind: it only adds and gives scores.
     """
 
-    def __init__(self, dataset: SegmentationDataset) -> None:
+    def __init__(self, dataset: SegmentationDataset, rule: InstanceRule = "mask2former") -> None:
+        """`rule` is whose post-processing gives instances; the other tasks have one."""
         self._dataset = dataset
-        self._judge = _JUDGES[dataset.task](dataset.classes)
+        self._judge: _Judge
+        if dataset.task == "instance":
+            self._judge = _Instances(dataset.classes, rule)
+        else:
+            self._judge = _MAPS[dataset.task](dataset.classes)
 
     @property
     def headline(self) -> str:
@@ -77,7 +83,8 @@ class Evaluator:
     def find(self, class_logits: Tensor, mask_logits: Tensor, sizes: Sizes) -> Found:
         """What the last layer's predictions (N, K + 1) and (N, h, w) of one image come to.
 
-        The post-processing is Mask2Former's; semantic models resize class scores, not masks.
+        The post-processing is Mask2Former's, or for instances another's, if that was chosen;
+        semantic models resize class scores, not masks.
         """
         return self._judge.find(class_logits, mask_logits, sizes)
 
@@ -140,11 +147,12 @@ class _Instances(_Judge):
 
     headline = "ap"
 
-    def __init__(self, classes: Sequence[ClassInfo]) -> None:
+    def __init__(self, classes: Sequence[ClassInfo], rule: InstanceRule = "mask2former") -> None:
         self._measure = AveragePrecision(range(len(classes)))
+        self._rule = rule
 
     def find(self, class_logits: Tensor, mask_logits: Tensor, sizes: Sizes) -> Found:
-        found = instance_inference(class_logits, mask_logits, sizes)
+        found = instance_inference(class_logits, mask_logits, sizes, rule=self._rule)
         return _found(found.masks, found.labels, found.scores, found.queries)
 
     def update(self, image_id: int, found: Found, truth: Truth) -> None:
@@ -226,8 +234,7 @@ def _found(
     )
 
 
-_JUDGES: dict[str, type[_Judge]] = {
-    "instance": _Instances,
+_MAPS: dict[str, type[_Judge]] = {
     "panoptic": _Panoptic,
     "semantic": _Semantic,
 }

@@ -20,10 +20,13 @@ class ClassMap:
     Attributes:
         columns: for each class of the data set the model's.
         classes: M.
+        exclusive: whether one of the classes or no-object is the case, as under a softmax; else
+            each class is told from no-object by itself.
     """
 
     columns: tuple[int, ...]
     classes: int
+    exclusive: bool = True
 
     def __call__(self, class_logits: Tensor) -> Tensor:
         """(..., M + 1) -> (..., K + 1), no-object last.
@@ -33,6 +36,8 @@ class ClassMap:
         """
         if self.columns == tuple(range(self.classes)):
             return class_logits
+        if not self.exclusive:
+            return class_logits[..., [*self.columns, self.classes]]
         others = sorted(set(range(self.classes + 1)) - set(self.columns))
         kept = class_logits[..., list(self.columns)]
         exact = torch.promote_types(kept.dtype, torch.float32)
@@ -46,7 +51,13 @@ class ClassMap:
 
 
 def class_map(
-    labels: Sequence[str] | None, count: int, classes: Sequence[ClassInfo], model: str, data: str
+    labels: Sequence[str] | None,
+    count: int,
+    classes: Sequence[ClassInfo],
+    model: str,
+    data: str,
+    *,
+    exclusive: bool = True,
 ) -> ClassMap:
     """Find the data set's classes among the model's.
 
@@ -59,11 +70,12 @@ def class_map(
         count: of the model's classes.
         classes: the data set's.
         model, data: how an error calls them.
+        exclusive: see `ClassMap`.
 
     Raises:
         CheckpointError: not all of the data set's classes are among the model's.
     """
-    in_order = ClassMap(tuple(range(count)), count)
+    in_order = ClassMap(tuple(range(count)), count, exclusive)
     if labels is None:
         if count != len(classes):
             raise CheckpointError(
@@ -75,7 +87,7 @@ def class_map(
     columns = [_column(name, labels) for name in names]
     found = [column for column in columns if column is not None]
     if len(set(found)) == len(names):
-        return ClassMap(tuple(found), count)
+        return ClassMap(tuple(found), count, exclusive)
     here = [column == place for place, column in enumerate(columns)]
     if count == len(names) and sum(here) >= SAME_ORDER * count:
         return in_order

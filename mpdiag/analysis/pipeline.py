@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from torch import nn
 
 from mpdiag import __version__
 from mpdiag.analysis.evaluation import evaluation
@@ -18,14 +19,16 @@ from mpdiag.analysis.kept_masks import KeepPolicy, MaskKeeper, unite
 from mpdiag.analysis.measure import Measurer
 from mpdiag.analysis.settings import MatchPoints, Part, Request, Settings
 from mpdiag.analysis.shard import Shard
-from mpdiag.analysis.subject import Subject, own_subject
+from mpdiag.analysis.subject import Subject, subject_of
 from mpdiag.analysis.tables import (
     detections_table,
     images_table,
     queries_table,
     targets_table,
 )
-from mpdiag.checkpoints import LoadedCheckpoint, load_checkpoint
+from mpdiag.checkpoints import LoadedCheckpoint
+from mpdiag.checkpoints.library_models import LibraryModel
+from mpdiag.checkpoints.opening import Engine, open_model
 from mpdiag.data import SegmentationDataset, load_dataset
 from mpdiag.errors import ConfigError
 from mpdiag.evaluation import Evaluator
@@ -36,11 +39,13 @@ _LOG = logging.getLogger(__name__)
 
 
 def analyze(
-    checkpoint: str | Path | LoadedCheckpoint,
-    dataset: str | SegmentationDataset,
+    checkpoint: str | Path | LoadedCheckpoint | nn.Module,
+    dataset: str | SegmentationDataset | None,
     output: str | Path,
     *,
     config: str | Path | None = None,
+    engine: Engine | None = None,
+    processor: Any = None,
     root: Path | None = None,
     split: str | None = None,
     task: str | None = None,
@@ -58,10 +63,17 @@ def analyze(
     """Record all layers over a data set, match each, and write a run directory.
 
     Args:
-        checkpoint: file, training output directory, or what `load_checkpoint` gave.
-        dataset: name (ours or detectron2's), folder, path of a COCO-format JSON, or a data set.
+        checkpoint: file, training output directory, transformers directory, hub id, what
+            `load_checkpoint` gave, or a module as it is: our Mask2Former, or one of transformers'
+            segmenters.
+        dataset: name (ours or detectron2's), folder, path of a COCO-format JSON, or a data set;
+            None for the test data that the checkpoint's detectron2 config names.
         output: the run directory.
         config: a detectron2 YAML for what the checkpoint's weights do not tell.
+        engine: "transformers" has a transformers directory run by that library also where mpdiag
+            could; other families always are.
+        processor: the image processor of a module that was given as it is; by default that of the
+            directory which it was loaded from.
         root, split, task: where a named data set is, and which part of it; see `load_dataset`.
         limit: the first so many images.
         part: the matching part, or the MP part (GT fed as in training: one group, no noise;
@@ -92,24 +104,32 @@ def analyze(
     request = Request(
         part, match_points, limit, save_masks, evaluate, evaluate_layers, tuple(intervene)
     )
-    loaded = (
-        checkpoint
-        if isinstance(checkpoint, LoadedCheckpoint)
-        else load_checkpoint(checkpoint, config)
-    )
+    model = open_model(checkpoint, config, engine, processor)
+    if dataset is None:
+        dataset = _named_by(model)
     data = (
         dataset
         if isinstance(dataset, SegmentationDataset)
         else load_dataset(dataset, root=root, split=split, task=task)
     )
-    subject = own_subject(loaded, data, request)
-    evaluator = Evaluator(data) if subject.settings.evaluate else None
-    measurer = Measurer(subject.segmenter, subject.settings, evaluator)
+    subject = subject_of(model, data, request)
+    settings = subject.settings
+    evaluator = Evaluator(data, settings.inference) if settings.evaluate else None
+    measurer = Measurer(subject.segmenter, settings, evaluator)
     header = _header(subject, data, part, str(measurer.device))
     header["name"] = Path(output).resolve().name
     return _write_run(
-        Path(output), header, data, measurer, subject.settings, resume, shard or Shard(), progress
+        Path(output), header, data, measurer, settings, resume, shard or Shard(), progress
     )
+
+
+def _named_by(model: LoadedCheckpoint | LibraryModel) -> str:
+    """The data set of the config that was read with a checkpoint."""
+    setup = model.setup if isinstance(model, LoadedCheckpoint) else None
+    if setup is None or setup.dataset is None:
+        raise ConfigError("which data? give --dataset, since no config of the checkpoint names any")
+    _LOG.info("data set %s, as the checkpoint's config says", setup.dataset)
+    return setup.dataset
 
 
 def _write_run(
@@ -192,7 +212,7 @@ def _write_parts(
 
 def _header(subject: Subject, data: SegmentationDataset, part: Part, device: str) -> dict[str, Any]:
     described = data.describe()
-    packages = ("torch", "torchvision", "timm", "numpy", "scipy", "duckdb")
+    packages = ("torch", "torchvision", "timm", "numpy", "scipy", "duckdb", *subject.packages)
     return {
         "checkpoint": subject.checkpoint,
         "architecture": subject.architecture,

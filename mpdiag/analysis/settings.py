@@ -7,6 +7,7 @@ from typing import Any, Literal
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.config import LossConfig
 from mpdiag.errors import CheckpointError, ConfigError
+from mpdiag.models import InstanceRule
 
 SHORT_SIDE, LONG_SIDE = 800, 1333  # of the published models at inference
 
@@ -38,7 +39,7 @@ class Settings:
     None for the matching part. `short_side` None keeps images at their own size, or leaves it to
     `image_processor`, the settings of another library's preprocessing. `evaluate` says whether the
     last layer's detections are kept and their AP computed, `evaluate_layers` whether those of all
-    layers are, `inference` by which family's post-processing. `intervene` is what was changed in
+    layers are, `inference` by whose post-processing. `intervene` is what was changed in
     the model (`mpdiag.analysis.interventions`).
     """
 
@@ -53,7 +54,7 @@ class Settings:
     save_masks: str
     evaluate: bool
     evaluate_layers: bool
-    inference: str
+    inference: InstanceRule
     intervene: tuple[str, ...]
     image_processor: Mapping[str, Any] | None = None
 
@@ -71,7 +72,7 @@ def settings_for(
     *,
     size: tuple[int | None, int | None] = (None, None),
     pilot_layers: int | None = None,
-    inference: str = "mask2former",
+    inference: InstanceRule = "mask2former",
     image_processor: Mapping[str, Any] | None = None,
 ) -> Settings:
     """The settings of a run on a model that was trained with `loss`."""

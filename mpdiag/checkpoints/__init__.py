@@ -1,6 +1,7 @@
 """Checkpoint files of several origins -> architecture and weights, and back; runs no code."""
 
-from mpdiag.checkpoints.loading import LoadedCheckpoint, load_checkpoint, load_model
+from mpdiag.checkpoints.loading import LoadedCheckpoint, load_checkpoint
+from mpdiag.checkpoints.opening import load_model
 from mpdiag.checkpoints.reading import Weights, read_weights
 from mpdiag.checkpoints.saving import save_checkpoint
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from mpdiag.checkpoints.architecture import backbone_of, family_of
+from mpdiag.checkpoints.hub import local_copy
 from mpdiag.checkpoints.loading import (
     Opened,
     build_for_weights,
@@ -66,7 +67,7 @@ def describe(path: str | Path, config: str | Path | None = None) -> Description:
         CheckpointError, ConfigError: as `load_checkpoint`; a checkpoint that does not fit its
             architecture has no description.
     """
-    path, config = Path(path), None if config is None else Path(config)
+    path, config = local_copy(path), None if config is None else Path(config)
     if path.is_dir() and is_transformers(path):
         opened = open_checkpoint(path, config)
     else:

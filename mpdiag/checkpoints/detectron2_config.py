@@ -95,14 +95,14 @@ def apply_to_model(
     Raises:
         ConfigError: names the first key that contradicts the weights, or that our model can't do.
     """
-    for key, found in _told_by_weights(values, config):
-        _check_told(get(values, key), key, found, source)
     for key, needed in _fixed(values):
         given = get(values, key)
         if given is not MISSING and given != needed:
             raise ConfigError(
                 f"{source}: {key} is {short(given)}; only {short(needed)} can be read"
             )
+    for key, found in _told_by_weights(values, config):
+        _check_told(get(values, key), key, found, source)
     changes: dict[str, Any] = {}
     heads = get(values, "MODEL.MASK_FORMER.NHEADS")
     if heads is not MISSING:

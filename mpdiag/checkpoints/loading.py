@@ -16,6 +16,7 @@ from mpdiag.checkpoints.detectron2_config import (
     setup_of,
 )
 from mpdiag.checkpoints.detectron2_yaml import read_detectron2_config
+from mpdiag.checkpoints.hub import local_copy
 from mpdiag.checkpoints.official_keys import EMPTY_WEIGHT, PIXEL_MEAN, PIXEL_STD
 from mpdiag.checkpoints.reading import Weights, read_weights
 from mpdiag.checkpoints.transformers_form import is_transformers, read_transformers
@@ -70,7 +71,7 @@ def load_checkpoint(path: str | Path, config: str | Path | None = None) -> Loade
     """Read a checkpoint strictly: every entry used, every parameter filled.
 
     Args:
-        path: a file, a training output directory, or a transformers directory.
+        path: a file, a training output directory, a transformers directory, or a hub id.
         config: a detectron2 YAML for what the weights do not tell; by default the one beside the
             file, where there is one.
 
@@ -78,7 +79,7 @@ def load_checkpoint(path: str | Path, config: str | Path | None = None) -> Loade
         CheckpointError: unreadable, of another model, or entries missing or left over.
         ConfigError: the YAML can't be read or contradicts the weights.
     """
-    opened = open_checkpoint(Path(path), None if config is None else Path(config))
+    opened = open_checkpoint(local_copy(path), None if config is None else Path(config))
     model = build_for_weights(opened.config)
     check_fit(opened.weights, model)
     model.load_state_dict(opened.weights.weights)
@@ -94,15 +95,6 @@ def load_checkpoint(path: str | Path, config: str | Path | None = None) -> Loade
         config_path=opened.config_path,
         setup=opened.setup,
     )
-
-
-def load_model(path: str | Path, config: str | Path | None = None) -> Mask2Former:
-    """The model of a checkpoint, in evaluation mode.
-
-    Raises:
-        CheckpointError, ConfigError: see `load_checkpoint`.
-    """
-    return load_checkpoint(path, config).model
 
 
 def open_checkpoint(path: Path, config: Path | None = None) -> Opened:

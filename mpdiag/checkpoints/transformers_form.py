@@ -82,7 +82,7 @@ def read_transformers(directory: Path) -> TransformersModel:
     if file is None:
         raise CheckpointError(f"{directory}: no {' or '.join(WEIGHTS)} in this directory")
     source = str(directory / CONFIG)
-    settings = _read_json(directory / CONFIG)
+    settings = read_json(directory / CONFIG)
     if settings.get("model_type") != "mask2former":
         raise CheckpointError(
             f"{source}: model_type = {settings.get('model_type')!r}; only mask2former is read"
@@ -94,7 +94,7 @@ def read_transformers(directory: Path) -> TransformersModel:
     config = with_drop_path(architecture_of(weights, str(file)), settings, source)
     check_settings(settings, architecture_settings(config, weights), source)
     path = directory / PREPROCESSOR
-    preprocessor = _read_json(path) if path.is_file() else {}
+    preprocessor = read_json(path) if path.is_file() else {}
     config = with_statistics(config, preprocessor, str(path))
     found = TransformersModel(
         path=file,
@@ -197,7 +197,7 @@ def _size(setup: Setup, recipe: TrainConfig | None) -> tuple[int, int] | None:
     return setup.short_side or PUBLISHED_SIZE[0], setup.long_side or PUBLISHED_SIZE[1]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

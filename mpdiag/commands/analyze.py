@@ -6,17 +6,26 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from mpdiag.commands.options import Config, Part, Root, Task, err, out
+from mpdiag.commands.options import Config, Engine, Part, Root, Task, err, out
 
 
 def analyze(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint or training directory.")],
-    dataset: Annotated[
-        str,
-        typer.Option(help="A name, as coco or detectron2's coco_2017_val, a folder or FILE.json."),
+    checkpoint: Annotated[
+        str, typer.Argument(help="Checkpoint, training or transformers directory, or hub id.")
     ],
     output: Annotated[Path, typer.Option(help="The run directory to write.")],
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="A name, as coco or detectron2's coco_2017_val, a folder or FILE.json; what the "
+            "checkpoint's config says by default."
+        ),
+    ] = None,
     config: Config = None,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(help="Who runs a Mask2Former of transformers; mpdiag by default."),
+    ] = None,
     root: Root = None,
     split: Annotated[
         str | None,
@@ -52,12 +61,16 @@ def analyze(
     from mpdiag.analysis.settings import parse_match_points
     from mpdiag.progress import progress_bar
 
-    with torchrun_shard() as shard, progress_bar(err, f"analysing {checkpoint.name}") as progress:
+    with (
+        torchrun_shard() as shard,
+        progress_bar(err, f"analysing {Path(checkpoint).name}") as progress,
+    ):
         run(
             checkpoint,
             dataset,
             output,
             config=config,
+            engine=None if engine is None else engine.value,
             root=root,
             split=split,
             task=task and task.value,

@@ -1,4 +1,4 @@
-"""`mpdiag bench ops|train`."""
+"""`mpdiag bench ops|analyze|train`."""
 
 import logging
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from mpdiag.commands.options import Precision, out
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures into this file, too.")]
 
 bench_app = typer.Typer(help="Measure speed, side by side with peers.", no_args_is_help=True)
 
@@ -25,9 +27,7 @@ def bench_ops(
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda; a GPU where there is one by default.")
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures into this file, too.")
-    ] = None,
+    json_file: Json = None,
 ) -> None:
     """Time all backends of deformable attention at the pixel decoder's sizes."""
     import torch
@@ -50,6 +50,28 @@ def bench_ops(
         replace_json(json_file, found.as_json())
 
 
+@bench_app.command("analyze")
+def bench_analyze(
+    images: Annotated[int, typer.Option(help="Synthetic scenes to analyse.")] = 30,
+    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of them.")] = "480x640",
+    json_file: Json = None,
+) -> None:
+    """What an analysis adds to bare inference, and IoU and matching beside the plain way.
+
+    R50, 100 queries, random weights.
+    """
+    from mpdiag.bench.analysis import analysis_table
+    from mpdiag.bench.analysis import bench_analysis as run
+    from mpdiag.config import ModelConfig
+    from mpdiag.models.complexity import parse_size
+    from mpdiag.store.files import replace_json
+
+    found = run(images, parse_size(size), ModelConfig())
+    out.print(analysis_table(found))
+    if json_file is not None:
+        replace_json(json_file, found.as_json())
+
+
 @bench_app.command("train")
 def bench_train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, or a YAML file.")],
@@ -58,9 +80,7 @@ def bench_train(
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps to time.")] = 20,
     peer: Annotated[bool, typer.Option(help="transformers' Mask2Former beside ours.")] = True,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures into this file, too.")
-    ] = None,
+    json_file: Json = None,
 ) -> None:
     """A training step of the baseline and of multi-layer MP, phase by phase, and a peer's."""
     from mpdiag.store.files import replace_json

@@ -17,14 +17,14 @@ def info(
     size: Annotated[str, typer.Option(help="HEIGHTxWIDTH for --flops.")] = "800x1333",
 ) -> None:
     """Format, architecture and part sizes of a checkpoint; loads no code."""
-    from mpdiag.checkpoints import load_model
+    from mpdiag.checkpoints import load_checkpoint
     from mpdiag.checkpoints.describe import describe
     from mpdiag.models.complexity import cost_rows, parse_size
 
     height, width = parse_size(size)
     rows = describe(checkpoint, config).rows()
     if flops:
-        rows += cost_rows(load_model(checkpoint, config), height, width)
+        rows += cost_rows(load_checkpoint(checkpoint, config).model, height, width)
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in rows:
         table.add_row(f"[bold]{escape(name)}[/]", escape(value))

@@ -20,6 +20,13 @@ class Part(StrEnum):
     piloted = "piloted"
 
 
+class Engine(StrEnum):
+    """Whose code runs a model."""
+
+    mpdiag = "mpdiag"
+    transformers = "transformers"
+
+
 class Task(StrEnum):
     """What a model segments."""
 

@@ -2,6 +2,7 @@
 
 from mpdiag.models.decoder import Output, Predictions
 from mpdiag.models.inference import (
+    InstanceRule,
     Instances,
     PanopticSegments,
     Sizes,
@@ -14,6 +15,7 @@ from mpdiag.models.mask2former import Mask2Former
 from mpdiag.models.mask_piloting import Pilot, assemble_pilot
 
 __all__ = [
+    "InstanceRule",
     "Instances",
     "Mask2Former",
     "Output",

@@ -8,12 +8,23 @@ that no float copy of all N masks at the output size is ever made.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 MASKS_AT_ONCE = 16
+
+InstanceRule = Literal["mask2former", "detr", "sigmoid"]
+"""How instances are taken from queries, by whose post-processing.
+
+mask2former  the most probable pairs of query and class, scored by their masks' quality as well
+detr         each query once, by its most probable class and scored by that alone (DETR, PostProcess
+             and PostProcessSegm)
+sigmoid      the pairs with the highest scores, each class by itself: its logit against no-object's
+             (Conditional DETR and RF-DETR, which have a sigmoid for each class)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +77,9 @@ def instance_inference(
     *,
     detections: int = 100,
     things: Sequence[bool] | None = None,
+    rule: InstanceRule = "mask2former",
 ) -> Instances:
-    """The most probable pairs of query and class, each scored by its mask's quality as well.
+    """The best pairs of query and class: as published, the most probable, scored by quality too.
 
     A mask is where its logit is > 0; its quality is the mean probability therein, and 0 if it is
     empty.
@@ -79,10 +91,9 @@ def instance_inference(
         detections: how many pairs are taken (TEST.DETECTIONS_PER_IMAGE).
         things: (K,) which classes are countable. Pairs of other classes are taken away from those
             taken, as in a panoptic model; None keeps all.
+        rule: whose post-processing.
     """
-    probability = class_logits.float().softmax(-1)[:, :-1]
-    scores, pair = probability.flatten().topk(min(detections, probability.numel()))
-    queries, labels = pair // probability.shape[1], pair % probability.shape[1]
+    scores, queries, labels = _pairs(class_logits.float(), detections, rule)
     if things is not None:
         countable = torch.tensor(things, device=labels.device)[labels]
         scores, queries, labels = scores[countable], queries[countable], labels[countable]
@@ -94,7 +105,9 @@ def instance_inference(
         masks[part] = inside
         area = inside.sum((1, 2))
         quality[part] = (logits.sigmoid() * inside).sum((1, 2)) / (area + 1e-6)
-    scores, order = (scores * quality[row]).sort(descending=True, stable=True)
+    if rule == "mask2former":
+        scores = scores * quality[row]
+    scores, order = scores.sort(descending=True, stable=True)
     return Instances(scores, labels[order], masks[row[order]], queries[order])
 
 
@@ -177,6 +190,22 @@ def semantic_scores(
     for part, logits in _parts(mask_logits, everyone, before):
         scores.flatten(1).addmm_(probability[part].T, logits.sigmoid().flatten(1))
     return _cut_and_resize(scores, sizes) if resize_scores else scores
+
+
+def _pairs(
+    class_logits: Tensor, detections: int, rule: InstanceRule
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Score, query and class of the best pairs, the highest score first."""
+    if rule == "detr":
+        highest, classes = class_logits.softmax(-1)[:, :-1].max(-1)
+        scores, queries = highest.topk(min(detections, len(highest)))
+        return scores, queries, classes[queries]
+    if rule == "sigmoid":
+        values = (class_logits[:, :-1] - class_logits[:, -1:]).sigmoid()
+    else:
+        values = class_logits.softmax(-1)[:, :-1]
+    scores, pair = values.flatten().topk(min(detections, values.numel()))
+    return scores, pair // values.shape[1], pair % values.shape[1]
 
 
 def _parts(mask_logits: Tensor, queries: Tensor, sizes: Sizes) -> Iterator[tuple[slice, Tensor]]:

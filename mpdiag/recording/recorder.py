@@ -12,11 +12,16 @@ from mpdiag.recording.compiled import refuse_compiled
 from mpdiag.recording.family import Family, find
 from mpdiag.recording.names import CANONICAL, LARGE, names
 from mpdiag.recording.recording import Recording
+from mpdiag.recording.reduction import Reduction, reduce_by
 from mpdiag.recording.tap import Call, Tap, Taps
 
 
 @contextmanager
-def record(model: nn.Module, only: Sequence[str] | None = None) -> Iterator[Recording]:
+def record(
+    model: nn.Module,
+    only: Sequence[str] | None = None,
+    reduce: str | Reduction | Sequence[str | Reduction] = (),
+) -> Iterator[Recording]:
     """Record every forward pass of `model` inside the `with`; all hooks are gone afterwards.
 
     Args:
@@ -24,18 +29,20 @@ def record(model: nn.Module, only: Sequence[str] | None = None) -> Iterator[Reco
             holds one. It computes what it would compute without the hooks.
         only: names or shell patterns; if None all that the family has but the large ones
             (`cross_attention`, `sampling_locations`). Nothing else is hooked or kept.
+        reduce: what makes each tensor smaller before it is kept, in turn: `binary`, `pool:K`,
+            `mean-heads`, `host`, or functions of a name and a tensor (mpdiag.recording.reduction).
 
     Raises:
         RecordingError: no family knows the model, the model has nothing of a wanted name, it is
-            compiled, or (from the forward pass) it calls its layers another number of times than
-            its family does.
+            compiled, `reduce` is unknown, or (from the forward pass) it calls its layers another
+            number of times or in another way than its family does.
     """
+    refuse_compiled(model)
     family, module = find(model)
-    refuse_compiled(module)
     taps = _taps(family, module)
     wanted = _wanted(family, taps, only)
     recording = Recording(family.name, family.notes, wanted)
-    hooks = _Pass(family, taps, recording)
+    hooks = _Pass(family, taps, recording, reduce_by(reduce))
     try:
         hooks.attach(module, wanted)
         yield recording
@@ -68,10 +75,12 @@ def _wanted(family: Family, taps: Taps, only: Sequence[str] | None) -> list[str]
 class _Pass:
     """The hooks on a model, and what they have read in the forward pass that is under way."""
 
-    def __init__(self, family: Family, taps: Taps, recording: Recording) -> None:
+    def __init__(self, family: Family, taps: Taps, recording: Recording, reduce: Reduction) -> None:
         self._family = family
         self._taps = taps
         self._recording = recording
+        self._reduce = reduce
+        self._mask_size: tuple[int, int] | None = None
         self._handles: list[Any] = []
         self._counts: dict[str, int] = {}
         self._layers: dict[str, list[Tensor]] = {}
@@ -79,8 +88,10 @@ class _Pass:
         self._open = False
 
     def attach(self, module: nn.Module, wanted: Sequence[str]) -> None:
-        for name in _with_needs(self._taps, wanted):
-            hook = self._hook(name, self._taps[name])
+        hooked = _with_needs(self._taps, wanted)
+        needed = {need for name in hooked for need in self._taps[name].needs}
+        for name in hooked:
+            hook = self._hook(name, self._taps[name], name in needed, name in wanted)
             for tapped in self._taps[name].modules:
                 self._handles.append(tapped.register_forward_hook(hook, with_kwargs=True))
             self._counts[name] = 0
@@ -112,10 +123,10 @@ class _Pass:
         for name, layers in self._layers.items():
             gather = self._taps[name].gather
             self._layers[name] = layers if gather is None else gather(layers)
-        self._recording._replace(self._layers)
+        self._recording._replace(self._layers, self._mask_size)
 
-    def _hook(self, name: str, tap: Tap) -> Callable[..., None]:
-        kept = name in CANONICAL
+    def _hook(self, name: str, tap: Tap, needed: bool, wanted: bool) -> Callable[..., None]:
+        canonical = name in CANONICAL
 
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
@@ -125,16 +136,34 @@ class _Pass:
             self._open = False
             try:
                 with torch.no_grad():
-                    read = tap.read(Call(module, args, kwargs, output, self._seen))
+                    read = self._read(name, tap, Call(module, args, kwargs, output, self._seen))
+                    layers = read if canonical and isinstance(read, list) else [read]
+                    self._counts[name] += len(layers)
+                    if needed:
+                        self._seen[name] = read
+                    if wanted:
+                        self._keep(name, layers)
             finally:
                 self._open = True
-            self._seen[name] = read
-            layers = read if kept and isinstance(read, list) else [read]
-            self._counts[name] += len(layers)
-            if kept:
-                self._layers.setdefault(name, []).extend(layer.detach() for layer in layers)
 
         return hook
+
+    def _read(self, name: str, tap: Tap, call: Call) -> Any:
+        try:
+            return tap.read(call)
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise RecordingError(
+                f"{type(call.module).__name__} is not called as {self._family.name} expects, so "
+                f"that {name} can't be read: {error}"
+            ) from error
+
+    def _keep(self, name: str, layers: Sequence[Tensor]) -> None:
+        if name == "mask_logits":
+            self._mask_size = (layers[0].shape[-2], layers[0].shape[-1])
+        kept = [self._reduce(name, layer.detach()) for layer in layers]
+        self._layers.setdefault(name, []).extend(kept)
 
 
 def _with_needs(taps: Taps, wanted: Sequence[str]) -> list[str]:

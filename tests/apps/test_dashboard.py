@@ -67,8 +67,9 @@ def test_rows_that_break_a_page_are_an_error_on_it(make_run, open_page, tmp_path
     queries = next((run / "queries").glob("*.parquet"))
     table = pq.read_table(queries)
     words = pa.array(["<script>alert(1)</script>"] * len(table))
-    column = table.schema.get_field_index("iou_prev")
-    pq.write_table(table.set_column(column, "iou_prev", words), queries)
+    for name in ("iou_prev", "matched_gt_iou"):
+        table = table.set_column(table.schema.get_field_index(name), name, words)
+    pq.write_table(table, queries)
     shutil.rmtree(run / "aggregates")
     page = open_page(run, page=path, damaged=True)
     assert page.error

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from mpdiag.checkpoints.detectron2_config import apply_to_model, setup_of
-from mpdiag.checkpoints.detectron2_yaml import read_detectron2_config
-from mpdiag.config import TrainConfig
+from mpdiag.checkpoints.detectron2_yaml import lay_over, read_detectron2_config
+from mpdiag.config import TrainConfig, merge
 from mpdiag.data import DETECTRON2_NAMES
 from mpdiag.errors import ConfigError
 from mpdiag.models.swin import PUBLISHED
 from trainers.recipe import load_recipe, read_recipe
+from trainers.translation import translate
 from trainers.translation.keys import DEFAULTS, is_known
 
 SOURCES = Path(os.environ.get("MPDIAG_OFFICIAL_SOURCES", "no such folder"))
@@ -191,19 +192,44 @@ def defaults(path: Path) -> Iterator[tuple[str, Any]]:
                 yield key, {112: 112 * 112, 1000: 1 / 1000}[int(max(numbers))]
 
 
-def test_our_table_of_defaults_is_theirs() -> None:
-    sources = [
+@pytest.fixture(scope="module")
+def theirs() -> dict[str, dict[str, Any]]:
+    """Defaults by key, as each repository's training has them."""
+    shared = [
         SOURCES / "detectron2" / "detectron2" / "config" / "defaults.py",
         SOURCES / "detectron2" / "projects" / "DeepLab" / "deeplab" / "config.py",
-        *(SOURCES / name / "mask2former" / "config.py" for name in REPOSITORIES),
     ]
-    if not sources[0].is_file():
+    if not shared[0].is_file():
         pytest.skip("MPDIAG_OFFICIAL_SOURCES has no tree detectron2")
-    theirs = dict(pair for path in sources for pair in defaults(path))
-    assert len(theirs) > 250
-    assert [key for key in theirs if not is_known(key)] == []
-    assert DEFAULTS.keys() <= theirs.keys()
+    return {
+        name: dict(
+            pair
+            for path in (*shared, SOURCES / name / "mask2former" / "config.py")
+            for pair in defaults(path)
+        )
+        for name in REPOSITORIES
+    }
+
+
+def test_our_table_of_defaults_is_theirs(theirs: dict[str, dict[str, Any]]) -> None:
+    found = theirs["Mask2Former"] | theirs["MP-Former"]
+    assert len(found) > 250
+    assert [key for key in found if not is_known(key)] == []
+    assert DEFAULTS.keys() <= found.keys()
     for key, value in DEFAULTS.items():
         here = list(value) if isinstance(value, tuple) else value
-        there = list(theirs[key]) if isinstance(theirs[key], tuple) else theirs[key]
+        there = list(found[key]) if isinstance(found[key], tuple) else found[key]
         assert here == there, key
+
+
+@pytest.mark.parametrize("repository", REPOSITORIES)
+def test_a_config_written_out_in_full_says_the_same(
+    repository: str, theirs: dict[str, dict[str, Any]]
+) -> None:
+    """As detectron2 leaves one beside its checkpoints: every key of every project."""
+    task = "coco/instance-segmentation"
+    name = "50ep" if repository == "Mask2Former" else "50ep_DN_query"
+    path = SOURCES / repository / "configs" / task / f"maskformer2_R50_bs16_{name}.yaml"
+    values = read_detectron2_config(path)
+    whole = merge(lay_over({}, theirs[repository]), values)
+    assert translate(whole, "whole") == translate(values, "short")

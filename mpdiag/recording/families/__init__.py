@@ -1,6 +1,7 @@
 """One file for each family that is known from the start."""
 
 from mpdiag.recording.families.hook_points import HookPoints
+from mpdiag.recording.families.mask2former import Mask2Former
 from mpdiag.recording.families.official_mask2former import OfficialMask2Former
 from mpdiag.recording.families.transformers_conditional_detr import TransformersConditionalDetr
 from mpdiag.recording.families.transformers_detr import TransformersDetr
@@ -13,6 +14,7 @@ from mpdiag.recording.families.transformers_videomt import TransformersVideomt
 from mpdiag.recording.family import Family
 
 BUILT_IN: tuple[Family, ...] = (
+    Mask2Former(),
     HookPoints(),
     OfficialMask2Former(),
     TransformersMask2Former(),

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mpdiag.recording.tap import Call, Tap, output
 
@@ -27,21 +27,28 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor
     return scores.softmax(-1)
 
 
-def packed_weights(call: Call) -> Tensor:
-    """Of a torch MultiheadAttention over (N, B, C) queries and (S, B, C) keys."""
-    attention = call.module
-    assert isinstance(attention, nn.MultiheadAttention)
-    weights = attention.in_proj_weight.chunk(3)
-    biases = (None, None) if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)
-    query, key = (
-        _heads(F.linear(x, weight, bias).transpose(0, 1), attention.num_heads)
-        for x, weight, bias in zip(
-            (call.argument(0, "query"), call.argument(1, "key")), weights, biases, strict=False
-        )
+def packed_weights(
+    attention: Any, query: Tensor, key: Tensor, heads: int, mask: Tensor | None
+) -> Tensor:
+    """(B, heads, N, S) of (B, N, C) queries and (B, S, C) keys, before torch's packed projection.
+
+    `attention` has the `in_proj_weight` and `in_proj_bias` of torch's MultiheadAttention.
+    """
+    weights, bias = attention.in_proj_weight.chunk(3), attention.in_proj_bias
+    biases = (None, None) if bias is None else bias.chunk(3)
+    return attention_weights(
+        _heads(F.linear(query, weights[0], biases[0]), heads),
+        _heads(F.linear(key, weights[1], biases[1]), heads),
+        mask,
     )
-    hidden: Tensor | None = call.argument(5, "attn_mask")
-    mask = None if hidden is None else ~hidden.bool().unflatten(0, (-1, attention.num_heads))
-    return attention_weights(query, key, mask)
+
+
+def masked_weights(call: Call) -> Tensor:
+    """Of a torch MultiheadAttention that is masked, with (N, B, C) queries and (S, B, C) keys."""
+    heads: int = call.module.num_heads
+    query, key = call.argument(0, "query"), call.argument(1, "key")
+    visible = ~call.argument(5, "attn_mask").bool().unflatten(0, (-1, heads))
+    return packed_weights(call.module, query.transpose(0, 1), key.transpose(0, 1), heads, visible)
 
 
 def visible_cells(call: Call) -> Tensor:

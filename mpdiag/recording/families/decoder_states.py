@@ -11,6 +11,10 @@ APPLIED_HEADS = (
     "showed the queries of each layer; the model itself predicts from the last"
 )
 
+SIGMOIDS = (
+    "the model scores each class by a sigmoid and knows no no-object class: 0 is given as its "
+    "logit, beside which a softmax of one class is its sigmoid"
+)
 ZERO_QUERIES = "layer 0 is predicted from queries that are all zero, so all its masks are the same"
 
 

@@ -5,19 +5,24 @@ from typing import Any
 from torch import nn
 
 from mpdiag.errors import RecordingError
-from mpdiag.recording.family import Family
+from mpdiag.recording.family import Family, is_a
 from mpdiag.recording.names import CANONICAL
 from mpdiag.recording.points import HookPoint
 from mpdiag.recording.tap import Tap, Taps, output
 
 
+def is_ours(module: nn.Module) -> bool:
+    return is_a(module, "mpdiag", "Mask2Former")
+
+
 class HookPoints(Family):
-    """mpdiag's own Mask2Former, and any model with `HookPoint` modules of canonical names."""
+    """Any model with `HookPoint` modules of canonical names."""
 
     name = "mpdiag hook points"
 
     def recognises(self, model: nn.Module) -> bool:
-        return any(isinstance(module, HookPoint) for module in model.modules())
+        inside = list(model.modules())[1:]
+        return any(isinstance(x, HookPoint) for x in inside) and not any(is_ours(x) for x in inside)
 
     def taps(self, model: Any) -> Taps:
         points: dict[str, HookPoint] = {}

@@ -1,21 +1,31 @@
-"""transformers' Conditional DETR for segmentation: DETR's heads, attention of its own."""
+"""transformers' Conditional DETR for segmentation: DETR's heads but sigmoids, own attention."""
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mpdiag.recording.families.attention import attention_weights
+from mpdiag.recording.families.decoder_states import SIGMOIDS
 from mpdiag.recording.families.transformers_detr import TransformersDetr
 from mpdiag.recording.tap import Call, Tap, Taps
 
 
 class TransformersConditionalDetr(TransformersDetr):
-    """ConditionalDetrForSegmentation (transformers, modeling_conditional_detr.py)."""
+    """ConditionalDetrForSegmentation (transformers, modeling_conditional_detr.py).
+
+    It is trained with a focal loss, a sigmoid for each class; transformers' masks by
+    `post_process_instance_segmentation` take a softmax all the same, and its last class for none.
+    """
 
     name = "transformers Conditional DETR"
+    notes = (*TransformersDetr.notes, SIGMOIDS)
     class_name = "ConditionalDetrForSegmentation"
     detector = "conditional_detr"
+
+    def with_no_object(self, class_logits: Tensor) -> Tensor:
+        return F.pad(class_logits, (0, 1))
 
     def attention(self, attentions: list[Any]) -> Taps:
         return {"cross_attention": Tap(attentions, len(attentions), _weights)}

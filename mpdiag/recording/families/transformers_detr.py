@@ -15,7 +15,7 @@ class TransformersDetr(Family):
     """DetrForSegmentation (transformers, modeling_detr.py)."""
 
     name = "transformers DETR"
-    notes = (APPLIED_HEADS, ZERO_QUERIES)
+    notes: tuple[str, ...] = (APPLIED_HEADS, ZERO_QUERIES)
     class_name = "DetrForSegmentation"
     detector = "detr"
 
@@ -31,7 +31,7 @@ class TransformersDetr(Family):
         classify = detector.class_labels_classifier
 
         def classes(call: Call) -> list[Tensor]:
-            return [classify(state) for state in states.normed(call)]
+            return [self.with_no_object(classify(state)) for state in states.normed(call)]
 
         def masks(call: Call) -> list[Tensor]:
             return [_masks(model, state, call) for state in states.normed(call)]
@@ -46,6 +46,10 @@ class TransformersDetr(Family):
             "mask_logits": Tap(layers, after, masks, needs=["features", "projected", "memory"]),
             **self.attention([layer.encoder_attn for layer in layers]),
         }
+
+    def with_no_object(self, class_logits: Tensor) -> Tensor:
+        """What the class head gave, no-object last."""
+        return class_logits
 
     def attention(self, attentions: list[Any]) -> Taps:
         """Taps of the cross-attention weights."""

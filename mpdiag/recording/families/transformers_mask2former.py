@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mpdiag.recording.families.attention import packed_weights, visible_cells
+from mpdiag.recording.families.attention import masked_weights, visible_cells
 from mpdiag.recording.families.deformable import sampling_taps
 from mpdiag.recording.family import Family, is_a
 from mpdiag.recording.tap import Call, Tap, Taps, first, output
@@ -30,7 +30,7 @@ class TransformersMask2Former(Family):
             "class_logits": Tap([model.class_predictor], after, output),
             "mask_logits": Tap([decoder.mask_predictor], after, output),
             "attention_mask": Tap(cross, len(layers), visible_cells),
-            "cross_attention": Tap(cross, len(layers), packed_weights),
+            "cross_attention": Tap(cross, len(layers), masked_weights),
             **sampling_taps([layer.self_attn for layer in encoder]),
         }
 

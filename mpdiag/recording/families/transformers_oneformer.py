@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpdiag.recording.families.attention import packed_weights, visible_cells
+from mpdiag.recording.families.attention import masked_weights, visible_cells
 from mpdiag.recording.families.deformable import sampling_taps
 from mpdiag.recording.family import Family, is_a
 from mpdiag.recording.tap import Call, Tap, Taps, output
@@ -41,7 +41,7 @@ class TransformersOneFormer(Family):
             "class_logits": Tap([decoder.class_embed], after, output),
             "mask_logits": Tap([decoder.mask_embed], after, _masks, needs=["mask_features"]),
             "attention_mask": Tap(cross, len(layers), visible_cells),
-            "cross_attention": Tap(cross, len(layers), packed_weights),
+            "cross_attention": Tap(cross, len(layers), masked_weights),
             **sampling_taps([layer.self_attn for layer in encoder]),
         }
 

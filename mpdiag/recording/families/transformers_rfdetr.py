@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpdiag.recording.families.decoder_states import DecoderStates
+from mpdiag.recording.families.decoder_states import SIGMOIDS, DecoderStates
 from mpdiag.recording.family import Family, is_a
 from mpdiag.recording.tap import Call, Tap, Taps, output
 
@@ -21,8 +21,7 @@ class TransformersRfDetr(Family):
     notes = (
         "classes of layers before the last were predicted by the model's own head, which the "
         "recorder showed the queries of each layer",
-        "the model scores each class by a sigmoid and knows no no-object class: 0 is given as its "
-        "logit, beside which a softmax of one class is its sigmoid",
+        SIGMOIDS,
     )
 
     def recognises(self, model: nn.Module) -> bool:

@@ -15,7 +15,8 @@ from mpdiag.analysis.kept_masks import KeepPolicy
 from mpdiag.analysis.settings import parse_match_points
 from mpdiag.analysis.tables import query_of_gt
 from mpdiag.checkpoints import LoadedCheckpoint, load_checkpoint, save_checkpoint
-from mpdiag.config import BackboneConfig, ModelConfig, PilotConfig, TrainConfig
+from mpdiag.checkpoints.detectron2_config import Setup
+from mpdiag.config import BackboneConfig, LossConfig, ModelConfig, PilotConfig, TrainConfig
 from mpdiag.data import SegmentationDataset, generate, load_dataset, padded_targets
 from mpdiag.errors import CheckpointError, ConfigError, MpdiagError, RunError
 from mpdiag.matching import match
@@ -383,6 +384,16 @@ def test_masks_that_are_not_finite_are_counted_not_averaged(
     assert "the first is of " + dataset[0].file_name + ", layer 2, query 3" in caplog.text
     matched = run.query("SELECT max(matched_gt) gt FROM queries WHERE area IS NULL")
     assert matched["gt"][0] == -1
+
+
+def test_the_data_set_that_the_config_names(
+    tmp_path: Path, loaded: LoadedCheckpoint, root: Path
+) -> None:
+    named = replace(loaded, setup=Setup(LossConfig(), dataset="synthetic"))
+    analyze(named, None, tmp_path / "run", root=root, limit=1)
+    assert Run.open(tmp_path / "run").header["dataset"]["name"] == "synthetic"
+    with pytest.raises(ConfigError, match="which data"):
+        analyze(replace(loaded, setup=Setup(LossConfig())), None, tmp_path / "none")
 
 
 def test_mistakes_leave_the_output_alone(

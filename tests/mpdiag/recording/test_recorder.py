@@ -9,7 +9,17 @@ from mpdiag.config import PilotConfig
 from mpdiag.errors import RecordingError
 from mpdiag.matching import Target
 from mpdiag.models import Mask2Former, assemble_pilot
-from mpdiag.recording import HookPoint, Recording, names, record
+from mpdiag.recording import (
+    Family,
+    HookPoint,
+    Recording,
+    Tap,
+    Taps,
+    known_families,
+    names,
+    record,
+    register,
+)
 
 
 def hooks(model: torch.nn.Module) -> int:
@@ -95,9 +105,7 @@ def test_what_a_hook_returns_is_what_the_model_goes_on_with(
 
 
 def test_mistakes_are_named(small_model: Mask2Former) -> None:
-    unknown = (
-        r"Sequential \(0: Linear\) is of no known family.*known are mpdiag hook points, .*own_model"
-    )
+    unknown = r"Sequential \(0: Linear\) is of no known family.*mpdiag hook points, .*own_model"
     with (
         pytest.raises(RecordingError, match=unknown),
         record(torch.nn.Sequential(torch.nn.Linear(1, 1))),
@@ -142,7 +150,15 @@ def test_a_model_inside_another_is_found(
         whole = small_model(images).matching
     assert torch.equal(recording.mask_logits, whole.mask_logits)
     twice = Wrapper(small_model, copy.deepcopy(small_model))
-    with pytest.raises(RecordingError, match="2 hook points called query"), record(twice):
+    several = r"holds 2 models.*inner\.0 \(mpdiag Mask2Former\)"
+    with pytest.raises(RecordingError, match=several), record(twice):
+        pass
+
+
+def test_hook_points_of_one_name_are_refused() -> None:
+    model = torch.nn.ModuleList([torch.nn.Module(), torch.nn.Module()])
+    model[0].query, model[1].query = HookPoint(), HookPoint()
+    with pytest.raises(RecordingError, match="2 hook points called query"), record(model):
         pass
 
 
@@ -170,6 +186,31 @@ def test_a_compiled_model_is_refused(small_model: Mask2Former, how: str) -> None
         small_model.decoder.layers[0].compile()
     with pytest.raises(RecordingError, match=r"torch\.compile"), record(model):
         pass
+
+
+def test_a_layer_that_is_called_otherwise_is_refused() -> None:
+    class Other(Family):
+        name = "other"
+
+        def recognises(self, model: torch.nn.Module) -> bool:
+            return isinstance(model, torch.nn.Identity)
+
+        def taps(self, model: torch.nn.Module) -> Taps:
+            return {"query": Tap([model], 1, lambda call: call.kwargs["queries"])}
+
+    known = known_families()
+    register(Other())
+    try:
+        model = torch.nn.Identity()
+        with (
+            record(model),
+            pytest.raises(RecordingError, match=r"Identity is not called as other expects"),
+        ):
+            model(torch.zeros(1))
+        register(Other())
+        assert [family.name for family in known_families()] == ["other", *(f.name for f in known)]
+    finally:
+        known_families.__globals__["_FAMILIES"][:] = known
 
 
 def test_a_model_of_ones_own_needs_only_hook_points() -> None:

@@ -184,11 +184,12 @@ def detr() -> Tiny:
 
 
 def conditional_detr() -> Tiny:
-    return _detr(
+    tiny = _detr(
         t.ConditionalDetrForSegmentation,
         t.ConditionalDetrConfig,
         "conditional_detr.model.decoder.layers",
     )
+    return replace(tiny, no_object=False)
 
 
 def _detr(model: type[Any], config: type[Any], layers: str) -> Tiny:

@@ -1,0 +1,121 @@
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+
+from apps.views.images import ON_A_PAGE
+
+
+@pytest.fixture(scope="module")
+def run(make_run, tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("images") / "run", images=30, queries=4, layers=3)
+
+
+def cards(page):
+    """(file name, what the address of its link says) of each image."""
+    links = [link.proto for link in page.get("page_link")]
+    return [(link.label.replace("\\", ""), link.query_string) for link in links]
+
+
+def set_to(page, kind, key, value):
+    getattr(page, kind)(key=f"widget of {key}").set_value(value).run()
+    assert not page.exception
+    assert not page.error
+
+
+def test_the_first_page_is_full_and_leads_to_the_inspector(run, open_page):
+    page = open_page(run, page="images")
+    shown = cards(page)
+    assert len(shown) == len(page.get("image")) == ON_A_PAGE
+    assert all(query.startswith("run=run-matching-part&image=") for _, query in shown)
+    assert "1 to 24 of 30" in " ".join(caption.value for caption in page.caption)
+
+
+def test_pages_follow_each_other_and_stand_in_the_address(run, open_page):
+    page = open_page(run, page="images")
+    first = cards(page)
+    assert page.button[0].disabled
+    page.button[1].click().run()
+    assert page.query_params["page"] == "2"
+    rest = cards(page)
+    assert len(rest) == 6
+    assert not set(first) & set(rest)
+    assert page.button[1].disabled
+
+
+@pytest.mark.parametrize("number", ["99", "-1", "two", "1e9"])
+def test_a_page_that_is_none_is_the_first(run, open_page, number):
+    page = open_page(run, page="images")
+    first = cards(page)
+    page.query_params["page"] = number
+    page.run()
+    assert cards(page) == first
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "text"),
+    [
+        ("selectbox", "sort", "miou_l", "miou_l"),
+        ("selectbox", "sort", "objects", "objects"),
+        ("selectbox", "sort", "moves", "moves"),
+        ("selectbox", "sort", "name", "name"),
+        ("selectbox", "layer", 2, "2"),
+        ("selectbox", "transition", "vanished", "vanished"),
+        ("multiselect", "class", [0, 2], "0~2"),
+        ("slider", "objects", (1, 2), "1~2"),
+        ("slider", "util", (0, 99), "0~99"),
+        ("slider", "miou_l", (0, 40), "0~40"),
+    ],
+)
+def test_every_filter_changes_the_view_and_the_address_brings_it_back(
+    run, open_page, kind, key, value, text
+):
+    page = open_page(run, page="images")
+    before = [caption.value for caption in page.caption], cards(page)
+    set_to(page, kind, key, value)
+    after = [caption.value for caption in page.caption], cards(page)
+    assert after != before
+    assert page.query_params[key] == text
+    again = open_page(run, page="images", **{key: text})
+    assert ([caption.value for caption in again.caption], cards(again)) == after
+
+
+def test_a_filter_starts_at_the_first_page(run, open_page):
+    page = open_page(run, page="images")
+    page.button[1].click().run()
+    set_to(page, "selectbox", "sort", "name")
+    assert "page" not in page.query_params
+    assert cards(page)[0][0] == "000001.jpg"
+
+
+def test_filters_that_nothing_fits_say_what_to_do(run, open_page):
+    page = open_page(run, page="images", util="0~0")
+    assert "Widen" in page.info[0].value
+    assert cards(page) == [("Show all images", "run=run-matching-part")]
+
+
+def test_values_of_an_address_that_are_no_options_are_ignored(run, open_page):
+    usual = cards(open_page(run, page="images"))
+    odd = {"sort": "util; DROP", "layer": 77, "class": "9~x", "util": "a~b", "objects": "1~2~3"}
+    assert cards(open_page(run, page="images", **odd)) == usual
+
+
+def test_names_are_no_markup_and_missing_pictures_are_grey(make_run, open_page, tmp_path):
+    run = make_run(tmp_path / "one")
+    shutil.rmtree(run / "thumbnails")
+    file = next((run / "images").glob("*.parquet"))
+    table = pq.read_table(file)
+    column = table.schema.get_field_index("file_name")
+    names = [["../../etc/passwd", "<img src=x>.jpg", "[a](http://b)", "x" * 500]]
+    pq.write_table(table.set_column(column, "file_name", names), file)
+    page = open_page(run, page="images")
+    assert len(page.get("image")) == 4
+    labels = {link.proto.label for link in page.get("page_link")}
+    assert r"\<img src\=x\>\.jpg" in labels
+    assert "passwd" in labels
+    assert all(len(label) < 60 for label in labels)
+
+
+def test_a_run_without_images_says_what_to_do(make_run, open_page, tmp_path):
+    page = open_page(make_run(tmp_path / "one", images=0), page="images")
+    assert "Analyse again" in page.info[0].value

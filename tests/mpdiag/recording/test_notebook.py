@@ -1,0 +1,129 @@
+"""A recording as rows, as a figure and as text."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from mpdiag.errors import RecordingError
+from mpdiag.metrics import layer_miou
+from mpdiag.models import Mask2Former
+from mpdiag.recording import HookPoint, Recording, record
+
+VALID = [(16, 16), (13, 15)]
+
+
+@pytest.fixture
+def recording(small_model: Mask2Former, images: list[Tensor]) -> Recording:
+    with torch.no_grad(), record(small_model, only=["*", "cross_attention"]) as recording:
+        small_model(images)
+    return recording
+
+
+class Given(nn.Module):
+    """Predicts what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask_logits, self.class_logits = HookPoint(), HookPoint()
+
+    def forward(self, masks: Tensor, classes: Tensor) -> None:
+        for mask, logits in zip(masks, classes, strict=True):
+            self.mask_logits(mask)
+            self.class_logits(logits)
+
+
+def test_rows_of_a_case_by_hand() -> None:
+    masks = -torch.ones(3, 1, 2, 2, 4)  # layers, images, queries, height, width
+    masks[0, 0, 0, 0, :] = 1  # 4 cells
+    masks[1, 0, 0, :, :2] = 1  # 4 cells, 2 of them shared
+    masks[2, 0, 0, :, :] = 1  # all 8
+    classes = torch.full((3, 1, 2, 3), -20.0)
+    classes[..., 2] = 0.0
+    classes[1, 0, 0, 1] = 20.0
+    model = Given()
+    with record(model) as recording:
+        model(masks, classes)
+    frame = recording.frame()
+    assert frame["image"].tolist() == [0] * 6
+    assert frame["layer"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert frame["query"].tolist() == [0, 1] * 3
+    assert frame["area"].tolist() == [4, 0, 4, 0, 8, 0]
+    np.testing.assert_array_equal(frame["iou_prev"], [np.nan, np.nan, 2 / 6, np.nan, 0.5, np.nan])
+    assert frame["label"][2] == 1 and frame["score"][2] == pytest.approx(1)
+    narrow = recording.frame(valid=[(1, 4)])
+    assert narrow["area"].tolist() == [4, 0, 2, 0, 4, 0]
+
+
+def test_rows_average_to_the_measure(recording: Recording) -> None:
+    frame = recording.frame(VALID)
+    for image, valid in enumerate(VALID):
+        expected = layer_miou(recording.mask_logits[:, image], valid=valid).miou_l
+        found = frame[(frame["image"] == image) & (frame["layer"] > 0)]
+        means = found.groupby("layer")["iou_prev"].mean()
+        np.testing.assert_allclose(means, expected, rtol=1e-12)
+
+
+def test_the_figure_has_each_layers_mask_in_red(recording: Recording, images: list[Tensor]) -> None:
+    figure = recording.show(query=2, image=images[1], index=1, valid=VALID[1])
+    assert isinstance(figure, Figure)
+    panels = [axis for axis in figure.axes if axis.images]
+    assert len(panels) == 5
+    rows = recording.frame(VALID).query("image == 1 and query == 2")
+    for layer, axis in enumerate(panels):
+        drawn = np.asarray(axis.images[0].get_array())
+        assert drawn.shape == (50, 60, 3)
+        red = drawn[..., 0] - drawn[..., 1:].max(-1) > 0.28  # a faded pixel has 0.25 at most
+        mask = (recording.mask_logits[layer, 1, 2, :13, :15] > 0).numpy()
+        at = np.arange(50) * 13 // 50, np.arange(60) * 15 // 60
+        np.testing.assert_array_equal(red, mask[np.ix_(*at)])
+        title = axis.get_title()
+        row = rows[rows["layer"] == layer].iloc[0]
+        assert (
+            f"M^{{{layer}}}" in title and f"class {int(row['label'])}: {row['score']:.2f}" in title
+        )
+        if layer and not np.isnan(row["iou_prev"]):
+            assert f"IoU {100 * row['iou_prev']:.1f} %" in title
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_the_figure_takes_pictures_of_any_kind(recording: Recording, images: list[Tensor]) -> None:
+    as_array = images[0].permute(1, 2, 0).numpy()
+    pictures = [None, images[0], as_array, images[0] / 255, (images[0] / 255 - 0.5) / 0.25]
+    for picture in pictures:
+        figure = recording.show(0, picture, layers=[1, 2])
+        assert sum(bool(axis.images) for axis in figure.axes) == 2
+    for wrong in (torch.zeros(5, 5), torch.zeros(4, 5, 5)):
+        with pytest.raises(RecordingError, match="can't be drawn"):
+            recording.show(0, wrong)
+    for settings, what in (({"query": 6}, "query 6"), ({"query": 0, "index": 2}, "index 2")):
+        with pytest.raises(RecordingError, match=f"{what} is not there"):
+            recording.show(**settings)
+    with pytest.raises(RecordingError, match="layer 5 is not there: they go from 0 to 4"):
+        recording.show(0, layers=[5])
+
+
+def test_attention_as_a_map(recording: Recording) -> None:
+    attention = recording.attention(layer=3, query=4, index=1)
+    assert attention.shape == (4, 8, 8)
+    assert torch.equal(attention.flatten(1), recording.cross_attention[2][1, :, 4])
+    assert recording.attention(1, 0, grid=(1, 4)).shape == (4, 1, 4)
+    with pytest.raises(RecordingError, match=r"decoder layer 0 is not there: they go 1\.\.4"):
+        recording.attention(0, 0)
+
+
+def test_attention_needs_a_grid(small_model: Mask2Former, images: list[Tensor]) -> None:
+    with torch.no_grad(), record(small_model, only=["cross_attention"]) as recording:
+        small_model(images)
+    with pytest.raises(RecordingError, match=r"give grid=\(rows, columns\), or record mask_logits"):
+        recording.attention(1, 0)
+
+
+def test_the_text_says_what_was_recorded(recording: Recording) -> None:
+    text = repr(recording)
+    assert text.startswith("Recording of mpdiag Mask2Former\n")
+    assert "mask_logits: 5 layers of (2, 6, 16, 16)" in text
+    assert "attention_mask: 4 layers of (2, 6, 4), (2, 6, 16), (2, 6, 64)" in text
+    assert "piloted" not in text
+    assert "nothing yet" in repr(Recording("ours", [], ["query"]))

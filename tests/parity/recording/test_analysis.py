@@ -1,0 +1,220 @@
+"""What `mpdiag.analyze` writes of a model of each family, against the library's own outputs.
+
+Everything is computed again from what the library's image processor and model give for one image,
+by other means: GT by interpolation, costs and overlaps mask by mask. Weights are random, and each
+model is small. Bounds: areas are whole cells and must agree; costs come from float32 logits of the
+same kernels, in sums of another order.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+import mpdiag
+from mpdiag.data import SegmentationDataset, load_dataset
+from mpdiag.recording import record
+from mpdiag.store import Run
+
+t = pytest.importorskip("transformers")
+
+NAMES = ["disc", "square", "star"]  # of the data set, and of the models in another order
+ORDER = ["star", "disc", "square"]
+SIDES = {"shortest_edge": 64, "longest_edge": 96}
+SQUARE = {"shortest_edge": 64, "longest_edge": 64}
+PROCESSORS = {
+    "transformers Mask2Former": lambda: t.Mask2FormerImageProcessor(size=SIDES, size_divisor=0),
+    "transformers MaskFormer": lambda: t.MaskFormerImageProcessor(size=SIDES, size_divisor=32),
+    "transformers OneFormer": lambda: t.OneFormerImageProcessor(size=SIDES),
+    "transformers EoMT": lambda: t.EomtImageProcessor(size=SQUARE, do_pad=True),
+    "transformers EoMT DINOv3": lambda: t.EomtImageProcessor(size=SQUARE, do_pad=True),
+    "transformers DETR": lambda: t.DetrImageProcessor(size=SIDES),
+    "transformers Conditional DETR": lambda: t.ConditionalDetrImageProcessor(size=SIDES),
+    "transformers RF-DETR": lambda: t.RfDetrImageProcessor(size={"height": 64, "width": 64}),
+}
+"""Settings that resize, pad and stretch images of 48 x 80."""
+
+
+class Words:
+    """A tokenizer in OneFormer's place for one: a number for each letter."""
+
+    def __call__(self, texts: list[str], max_length: int, **_: Any) -> dict[str, list[list[int]]]:
+        ids = [[ord(letter) % 97 for letter in text][:max_length] for text in texts]
+        return {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
+
+
+class OneFormerInputs:
+    """As OneFormerProcessor, whose constructor wants a real CLIP tokenizer."""
+
+    def __init__(self, images: Any, length: int) -> None:
+        self.image_processor, self.length = images, length
+
+    def __call__(self, images: Any, task_inputs: list[str], **more: Any) -> Any:
+        found = self.image_processor(images, task_inputs, **more)
+        ids = Words()([f"the task is {task}" for task in task_inputs], self.length)["input_ids"]
+        found["task_inputs"] = torch.tensor(ids)
+        return found
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
+    """Three pictures of 48 x 80 with boxes of three classes; the last has none."""
+    root = tmp_path_factory.mktemp("data")
+    generator = np.random.default_rng(0)
+    boxes = [[(0, 4, 5, 30, 20), (2, 40, 10, 35, 33)], [(1, 10, 2, 60, 44), (1, 3, 3, 9, 9)], []]
+    annotations = []
+    for number, some in enumerate(boxes):
+        pixels = generator.integers(0, 255, (6, 10, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((80, 48)).save(root / f"{number}.png")
+        for label, x, y, width, height in some:
+            corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": label,
+                    "segmentation": [corners],
+                    "bbox": [x, y, width, height],
+                    "area": width * height,
+                    "iscrowd": 0,
+                }
+            )
+    images = [{"id": n, "file_name": f"{n}.png", "height": 48, "width": 80} for n in range(3)]
+    categories = [{"id": n, "name": name} for n, name in enumerate(NAMES)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "boxes.json").write_text(json.dumps(content))
+    return load_dataset(str(root / "boxes.json"), root=root)
+
+
+def processor_of(family: str, model: Any) -> Any:
+    images = PROCESSORS[family]()
+    if family != "transformers OneFormer":
+        return images
+    return OneFormerInputs(images, model.config.task_seq_len)
+
+
+@torch.no_grad()
+def balance(model: Any, inputs: dict[str, Tensor]) -> None:
+    """DETR's masks, all but full with random weights, half full, and no logit near 0."""
+    if type(model).__name__.endswith("DetrForSegmentation"):
+        values = model(**inputs).pred_masks.flatten().sort().values
+        middle = values[len(values) // 4 : -len(values) // 4]
+        gap = middle.diff().argmax()
+        model.mask_head.output_conv.bias -= (middle[gap] + middle[gap + 1]) / 2
+
+
+@torch.no_grad()
+def layers_of(model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """(L + 1, N, K + 1) and (L + 1, N, h, w), the last layer being the model's own output."""
+    with record(model, only=["class_logits", "mask_logits"]) as recording:
+        output = model(**inputs)
+    masks = output["pred_masks" if "pred_masks" in output else "masks_queries_logits"]
+    assert torch.equal(recording.mask_logits[-1], masks)
+    return recording.class_logits[:, 0], recording.mask_logits[:, 0]
+
+
+def shown(processor: Any, pixels: Any) -> tuple[dict[str, Tensor], tuple[int, int]]:
+    """What the model takes, and (height, width) that the image has therein."""
+    more = {"task_inputs": ["instance"]} if isinstance(processor, OneFormerInputs) else {}
+    found = dict(processor(images=[pixels], return_tensors="pt", **more))
+    found.pop("patch_offsets", None)
+    height, width = found["pixel_values"].shape[-2:]
+    images = getattr(processor, "image_processor", processor)
+    if isinstance(images, t.EomtImageProcessor):  # 48 x 80 in a square of 64
+        return found, (38, 64)
+    if "pixel_mask" in found:
+        assert found["pixel_mask"].all()
+    return found, (height, width)
+
+
+def truth(masks: Tensor, size: tuple[int, int], padded: tuple[int, int], grid: Any) -> Tensor:
+    """GT of an image file on the grid of predictions, read at the centres of its cells."""
+    if not len(masks):
+        return torch.zeros(0, *grid)
+    resized = F.interpolate(masks[None].float(), size, mode="nearest-exact")
+    filled = F.pad(resized, (0, padded[1] - size[1], 0, padded[0] - size[0]))
+    return F.interpolate(filled, tuple(grid), mode="bilinear", align_corners=False)[0]
+
+
+def cost_table(classes: Tensor, logits: Tensor, labels: Tensor, gt: Tensor) -> Any:
+    """(N, G) by the formulas of Mask2Former's matcher, pair by pair."""
+    probability, table = classes.softmax(-1), np.zeros((len(logits), len(gt)))
+    for n, mask in enumerate(logits.double()):
+        inside = mask.sigmoid()
+        for g, other in enumerate(gt.double()):
+            entropy = F.binary_cross_entropy_with_logits(mask, other)
+            dice = 1 - (2 * (inside * other).sum() + 1) / (inside.sum() + other.sum() + 1)
+            table[n, g] = -2 * probability[n, labels[g]] + 5 * entropy + 5 * dice
+    return table
+
+
+def overlap(first: Tensor, second: Tensor) -> float | None:
+    union = int((first | second).sum())
+    return int((first & second).sum()) / union if union else None
+
+
+@pytest.mark.parametrize("family", list(PROCESSORS), indirect=True)
+def test_rows_are_those_of_the_librarys_own_outputs(
+    tiny: Any, family: str, dataset: SegmentationDataset, tmp_path: Path
+) -> None:
+    model = tiny.model
+    model.config.id2label = dict(enumerate(ORDER))
+    processor = processor_of(family, model)
+    balance(model, shown(processor, dataset.image(0))[0])
+    mpdiag.analyze(
+        model, dataset, tmp_path / "run", processor=processor, match_points="all", save_masks="all"
+    )
+    run = Run.open(tmp_path / "run")
+    order = [ORDER.index(name) for name in NAMES]
+    kinds = set()
+    for index, image_id in enumerate(dataset.image_ids):
+        inputs, size = shown(processor, Image.open(dataset.image_root / dataset.file_name(index)))
+        padded = tuple(inputs["pixel_values"].shape[-2:])
+        classes, logits = layers_of(model, inputs)
+        classes = classes[..., [*order, len(order)]]
+        sample = dataset[index]
+        soft = truth(sample.masks, size, padded, logits.shape[-2:])
+        rows, columns = (
+            int(np.ceil(size[axis] * logits.shape[axis - 2] / padded[axis])) for axis in (0, 1)
+        )
+        masks, gt = (logits > 0)[..., :rows, :columns], (soft >= 0.5)[..., :rows, :columns]
+        found = run.query("SELECT * FROM queries WHERE image_id = ?", [image_id])
+        assert len(found) == len(logits) * logits.shape[1]
+        for layer in range(len(logits)):
+            rows_of = found[found["layer"] == layer]
+            check_matches(rows_of, classes[layer], logits[layer], sample.labels, soft)
+        for row in found.itertuples():
+            mask = masks[row.layer, row.query]
+            assert row.area == mask.sum()
+            kinds.add(row.area)
+            if row.layer:
+                before = overlap(masks[row.layer - 1, row.query], mask)
+                assert row.iou_prev == before or (before is None and np.isnan(row.iou_prev))
+            ious = [overlap(mask, one) or 0.0 for one in gt]
+            assert row.best_gt_iou == max(ious, default=0)
+            if row.matched_gt >= 0:
+                assert row.matched_gt_iou == ious[row.matched_gt]
+            score, label = classes[row.layer, row.query].softmax(-1)[:-1].max(0)
+            assert row.label == label and row.score == pytest.approx(score.item(), rel=1e-5)
+        for query in range(logits.shape[1]):
+            assert np.array_equal(run.masks(image_id, query), masks[:, query].numpy())
+    assert len(kinds) > 5  # masks of many sizes, not all empty or full
+
+
+def check_matches(rows: Any, classes: Tensor, logits: Tensor, labels: Tensor, gt: Tensor) -> None:
+    """The assignment costs as little as any: where two cost alike, either will do."""
+    matched = rows.sort_values("query")["matched_gt"].to_numpy()
+    assert sorted(matched[matched >= 0]) == list(range(len(gt)))
+    if not len(gt):
+        return
+    table = cost_table(classes, logits, labels, gt)
+    best = table[linear_sum_assignment(table)].sum()
+    queries = np.flatnonzero(matched >= 0)
+    assert table[queries, matched[queries]].sum() == pytest.approx(best, rel=1e-5)

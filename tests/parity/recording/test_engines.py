@@ -1,0 +1,212 @@
+"""One model in several forms: analysed by mpdiag, by transformers, from the hub, as a module."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pandas as pd
+import pytest
+import torch
+
+import mpdiag
+from mpdiag.checkpoints import load_model, save_checkpoint
+from mpdiag.checkpoints.detectron2_config import Setup
+from mpdiag.checkpoints.transformers_form import write_transformers
+from mpdiag.config import BackboneConfig, LossConfig, ModelConfig
+from mpdiag.data import SegmentationDataset, generate, load_dataset
+from mpdiag.errors import CheckpointError, ConfigError, DependencyError, MpdiagError
+from mpdiag.models import Mask2Former
+from mpdiag.store import Run
+
+t = pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
+    """Sides of 64 pixels: transformers stretches others to a multiple of 32, where mpdiag pads."""
+    root = tmp_path_factory.mktemp("data")
+    generate(root / "synthetic", train=1, val=4, size=64)
+    return load_dataset("synthetic", root=root)
+
+
+@pytest.fixture(scope="module")
+def model(dataset: SegmentationDataset) -> Mask2Former:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        num_classes=len(dataset.classes),
+        backbone=BackboneConfig(name="resnet18", channels=(8, 8, 16, 16), stem_channels=8),
+        hidden_dim=32,
+        mask_dim=16,
+        heads=4,
+        encoder_layers=1,
+        encoder_feedforward_dim=32,
+        decoder_layers=3,
+        feedforward_dim=32,
+        num_queries=7,
+    )
+    model = Mask2Former(config).eval()
+    with torch.no_grad():  # a fresh model's masks are near empty and all alike
+        model.decoder.query_feat.weight.mul_(3)
+        model.pixel_decoder.mask_features.weight.mul_(8)
+    return model
+
+
+@pytest.fixture(scope="module")
+def directory(
+    tmp_path_factory: pytest.TempPathFactory, model: Mask2Former, dataset: SegmentationDataset
+) -> Path:
+    """As `mpdiag convert --to transformers` writes it."""
+    directory = tmp_path_factory.mktemp("hf")
+    names = [info.name for info in dataset.classes]
+    write_transformers(directory, model, Setup(LossConfig(mask_weight=4.0), 64, 96), labels=names)
+    return directory
+
+
+def rows(path: Path) -> pd.DataFrame:
+    return Run.open(path).query("SELECT * FROM queries ORDER BY image_id, layer, query")
+
+
+def detections(path: Path) -> pd.DataFrame:
+    return Run.open(path).query(
+        "SELECT image_id, query, label, score FROM detections ORDER BY image_id, score DESC, query"
+    )
+
+
+def check_alike(found: Path, expected: Path) -> None:
+    """Logits differ in their last bits, so a cell at 0 may fall either way; none does here."""
+    ours, theirs = rows(expected), rows(found)
+    exact = ["image_id", "layer", "query", "area", "matched_gt", "best_gt", "label"]
+    pd.testing.assert_frame_equal(theirs[exact], ours[exact])
+    close = ["iou_prev", "best_gt_iou", "score", "class_cost", "mask_cost", "dice_cost", "margin"]
+    pd.testing.assert_frame_equal(theirs[close], ours[close], rtol=1e-4, atol=1e-5)
+    assert ours["area"].nunique() > 20 and (ours["matched_gt"] >= 0).sum() > 10
+    pd.testing.assert_frame_equal(detections(found), detections(expected), rtol=1e-4)
+
+
+def test_a_directory_by_mpdiag_and_by_transformers(
+    tmp_path: Path, directory: Path, dataset: SegmentationDataset
+) -> None:
+    first = mpdiag.analyze(directory, dataset, tmp_path / "own")
+    second = mpdiag.analyze(directory, dataset, tmp_path / "theirs", engine="transformers")
+    check_alike(tmp_path / "theirs", tmp_path / "own")
+    assert second["ap"] == pytest.approx(first["ap"], abs=1e-6)
+    headers = [Run.open(tmp_path / name).header for name in ("own", "theirs")]
+    assert headers[0]["checkpoint"]["sha256"] == headers[1]["checkpoint"]["sha256"]
+    for key in ("class_cost", "mask_cost", "dice_cost", "match_points", "inference"):
+        assert headers[0]["settings"][key] == headers[1]["settings"][key]
+    assert headers[1]["settings"]["mask_cost"] == 4
+    assert headers[1]["settings"]["image_processor"]["size"]["shortest_edge"] == 64
+    assert headers[1]["architecture"]["family"] == "transformers Mask2Former"
+    assert headers[1]["versions"]["transformers"] == t.__version__
+    assert "transformers" not in headers[0]["versions"]
+
+
+def test_modules_as_they_are(
+    tmp_path: Path, directory: Path, model: Mask2Former, dataset: SegmentationDataset
+) -> None:
+    mpdiag.analyze(directory, dataset, tmp_path / "theirs", engine="transformers")
+    module = t.Mask2FormerForUniversalSegmentation.from_pretrained(directory)
+    mpdiag.analyze(module, dataset, tmp_path / "module")  # its processor lies in its directory
+    pd.testing.assert_frame_equal(rows(tmp_path / "module"), rows(tmp_path / "theirs"))
+    processor = t.AutoImageProcessor.from_pretrained(directory)
+    module.config.name_or_path = ""
+    mpdiag.analyze(module, dataset, tmp_path / "given", processor=processor)
+    pd.testing.assert_frame_equal(rows(tmp_path / "given"), rows(tmp_path / "theirs"))
+    with pytest.raises(CheckpointError, match="give it as processor="):
+        mpdiag.analyze(module, dataset, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_our_own_module_as_it_is(
+    tmp_path: Path, model: Mask2Former, dataset: SegmentationDataset
+) -> None:
+    """At the published size, as a checkpoint that says no other."""
+    save_checkpoint(tmp_path / "model.pth", model)
+    for given, name in ((tmp_path / "model.pth", "file"), (model, "own")):
+        mpdiag.analyze(given, dataset, tmp_path / name, limit=1, evaluate=False, save_masks="none")
+    pd.testing.assert_frame_equal(rows(tmp_path / "own"), rows(tmp_path / "file"))
+
+
+def test_a_hub_id_is_a_directory_elsewhere(
+    tmp_path: Path, directory: Path, dataset: SegmentationDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(directory))
+    monkeypatch.chdir(tmp_path)
+    for engine in ("mpdiag", "transformers"):
+        mpdiag.analyze(directory, dataset, tmp_path / "here", engine=engine)
+        mpdiag.analyze("someone/something", dataset, tmp_path / "there", engine=engine)
+        pd.testing.assert_frame_equal(rows(tmp_path / "there"), rows(tmp_path / "here"))
+        (tmp_path / "here").rename(tmp_path / f"here-{engine}")
+        (tmp_path / "there").rename(tmp_path / f"there-{engine}")
+    assert type(load_model("someone/something")) is Mask2Former
+
+
+def test_classes_in_another_order_are_found_by_both(
+    tmp_path: Path, directory: Path, model: Mask2Former, dataset: SegmentationDataset
+) -> None:
+    names = [info.name for info in dataset.classes][::-1]
+    other = Mask2Former(model.config).eval()
+    state = model.state_dict()
+    for name in ("decoder.class_embed.weight", "decoder.class_embed.bias"):
+        state[name] = torch.cat([state[name][:-1].flip(0), state[name][-1:]])
+    other.load_state_dict(state)
+    (tmp_path / "hf").mkdir()
+    setup = Setup(LossConfig(mask_weight=4.0), 64, 96)
+    write_transformers(tmp_path / "hf", other, setup, labels=names)
+    mpdiag.analyze(directory, dataset, tmp_path / "expected")
+    for engine in ("mpdiag", "transformers"):
+        mpdiag.analyze(tmp_path / "hf", dataset, tmp_path / engine, engine=engine)
+        check_alike(tmp_path / engine, tmp_path / "expected")
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_mistakes_are_one_sentence_and_leave_nothing(
+    tmp_path: Path,
+    model: Mask2Former,
+    dataset: SegmentationDataset,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = tmp_path / "hf"
+    there.mkdir()
+    write_transformers(there, model, labels=[info.name for info in dataset.classes])
+    settings, images = (there / name for name in ("config.json", "preprocessor_config.json"))
+
+    def refuses(kind: type[MpdiagError], message: str, given: Any = there, **more: Any) -> None:
+        arguments = {"engine": "transformers", **more}
+        with pytest.raises(kind, match=message) as caught:
+            mpdiag.analyze(given, dataset, tmp_path / "run", **arguments)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "run").exists()
+
+    refuses(ConfigError, "--part piloted is for models that mpdiag itself runs", part="piloted")
+    refuses(ConfigError, "--intervene is for models that", intervene=["attention=gt:1"])
+    refuses(ConfigError, "has a config.json of its own", config=tmp_path / "x.yaml")
+    refuses(ConfigError, "is no transformers directory", given=tmp_path)
+    refuses(CheckpointError, "neither mpdiag's Mask2Former nor", given=torch.nn.Linear(1, 1))
+    content = settings.read_text(), images.read_text()
+    names = {str(n): f"thing {n}" for n in range(len(dataset.classes))}
+    rewrite(settings, id2label=names, label2id={name: int(n) for n, name in names.items()})
+    refuses(CheckpointError, "its 7 classes .thing 0, .* don't name disc, .* of .*instances_val")
+    rewrite(settings, model_type="bert")
+    refuses(CheckpointError, "model_type = 'bert' is none that segments by queries; known are")
+    settings.write_text(content[0])
+    rewrite(settings, num_queries=9)
+    refuses(CheckpointError, "hf: no weights of a Mask2FormerForUniversalSegmentation: .* missing")
+    settings.write_text("[]")
+    refuses(CheckpointError, "config.json: holds a list, not settings")
+    settings.write_text(content[0])
+    rewrite(images, image_processor_type="NoneSuch")
+    refuses(CheckpointError, "hf: transformers can't read its preprocessing")
+    images.unlink()
+    refuses(CheckpointError, "preprocessor_config.json: no such file, so how images are shown")
+    images.write_text(content[1])
+    (there / "model.safetensors").write_bytes(b"not one")
+    refuses(CheckpointError, "model.safetensors: truncated, or no safetensors file")
+    (there / "model.safetensors").unlink()
+    refuses(CheckpointError, "no model.safetensors or pytorch_model.bin")
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    refuses(DependencyError, r"transformers, which isn't installed: pip install 'mpdiag\[trans")
