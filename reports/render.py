@@ -1,23 +1,21 @@
 """A report as Markdown, HTML, LaTeX or CSV.
 
-Each text format is one template, in an environment that escapes every value put into it.
+Each text format is one template.
 """
 
 import base64
 import csv
 import io
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from mpdiag.store import Run
 from mpdiag.store.consistency import COLUMNS
 from reports.cells import NO_VALUE, UNKNOWN
 from reports.facts import CONVENTIONS, RunFacts
 from reports.table1 import Table1, labels
+from reports.templating import html_environment, latex_environment, markdown_environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +30,18 @@ class Report:
 
 def markdown(report: Report, figure: str) -> str:
     """The report in Markdown; `figure` is the file name of the curves."""
-    environment = _environment(finalize=lambda value: _escape_markdown(str(value)))
-    return _render(environment, "report.md", report, figure=figure)
+    return _render(markdown_environment(), "report.md", report, figure=figure)
 
 
 def html(report: Report, svg: bytes) -> str:
     """The report as one HTML page that needs no other file; `svg` are the curves."""
     uri = "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
-    return _render(_environment(autoescape=True), "report.html", report, figure=uri)
+    return _render(html_environment(), "report.html", report, figure=uri)
 
 
 def latex(report: Report) -> str:
     """The tables for a LaTeX document that uses booktabs."""
-    environment = _environment(
-        finalize=lambda value: _escape_latex(str(value)),
-        variable_start_string="<<",
-        variable_end_string=">>",
-        block_start_string="<%",
-        block_end_string="%>",
-        comment_start_string="<#",
-        comment_end_string="#>",
-    )
-    return _render(environment, "table1.tex", report)
+    return _render(latex_environment(), "table1.tex", report)
 
 
 def long_csv(runs: list[Run], table: Table1) -> str:
@@ -80,22 +68,6 @@ def long_csv(runs: list[Run], table: Table1) -> str:
     return stream.getvalue()
 
 
-def _environment(
-    *, finalize: Callable[[Any], str] | None = None, autoescape: bool = False, **syntax: str
-) -> Environment:
-    environment = Environment(
-        loader=PackageLoader("reports"),
-        autoescape=autoescape,
-        finalize=finalize,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        **syntax,  # type: ignore[arg-type]
-    )
-    return environment
-
-
 def _render(environment: Environment, template: str, report: Report, **more: str) -> str:
     return environment.get_template(template).render(
         report=report,
@@ -105,30 +77,3 @@ def _render(environment: Environment, template: str, report: Report, **more: str
         no_value=NO_VALUE,
         **more,
     )
-
-
-def _escape_markdown(text: str) -> str:
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", text)
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "%": r"\%",
-    "_": r"\_",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "–": "--",  # noqa: RUF001
-    "…": r"\dots{}",
-}
-
-
-def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))

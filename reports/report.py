@@ -1,18 +1,16 @@
-"""Write the report of some runs into a directory."""
+"""Write the report of some runs, or all about one of them, into a directory."""
 
-import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from mpdiag import __version__
 from mpdiag.errors import ConfigError, RunError
+from reports.document import FORMATS, today, write_document
 from reports.facts import describe
 from reports.figures import draw_curves
+from reports.findings import build_findings
 from reports.render import Report, html, latex, long_csv, markdown
 from reports.table1 import build_table, labels, open_runs
-
-FORMATS = ("md", "html", "tex", "csv")
 
 
 def write_report(
@@ -34,7 +32,7 @@ def write_report(
     opened = open_runs(runs)
     table = build_table(opened)
     facts = tuple(describe(run, name) for run, name in zip(opened, labels(opened), strict=True))
-    report = Report(_today(), __version__, table, facts)
+    report = Report(today(), __version__, table, facts)
     svg = draw_curves(table, "svg")
     contents = {
         "report.md": lambda: markdown(report, "curves.png"),
@@ -51,7 +49,12 @@ def write_report(
     return [output / name for name in files]
 
 
-def _today() -> str:
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
-    return f"{moment:%Y-%m-%d}"
+def write_findings(runs: Sequence[Path], output: Path) -> list[Path]:
+    """Write findings.html about one run to `output`: one page that needs no other file.
+
+    Raises RunError for a run that can't be opened, and ConfigError for several.
+    """
+    (run, *more) = open_runs(runs)
+    if more:
+        raise ConfigError(f"--html is about one run, and {len(runs)} were given: give one of them")
+    return write_document(build_findings(run), Path(output), ("html",))

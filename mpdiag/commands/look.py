@@ -11,13 +11,25 @@ from mpdiag.commands.options import Runs, out
 
 def report(
     runs: Runs,
-    output: Annotated[Path, typer.Option(help="Directory of the report.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Directory of the report; RUN-report by default.")
+    ] = None,
     formats: Annotated[str, typer.Option(help="Comma-separated.")] = "md,html,tex,csv",
+    html: Annotated[
+        bool,
+        typer.Option("--html", help="One page about one run: findings, worst pairs, tables."),
+    ] = False,
 ) -> None:
-    """Table 1 of one or several runs, beside the paper's figures."""
-    from reports import write_report
+    """Table 1 of one or several runs, beside the paper's figures; or all about one of them."""
+    from reports import write_findings, write_report
 
-    for path in write_report(runs, output, tuple(formats.split(","))):
+    where = output or runs[0].with_name(f"{runs[0].resolve().name}-report")
+    written = (
+        write_findings(runs, where)
+        if html
+        else write_report(runs, where, tuple(formats.split(",")))
+    )
+    for path in written:
         out.print(escape(str(path)), soft_wrap=True)
 
 
