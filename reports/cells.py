@@ -13,3 +13,17 @@ def percents(values: Sequence[float | None], columns: int, missing: str) -> list
         missing if value is None or math.isnan(value) else f"{100 * value:.1f}" for value in values
     ]
     return cells + [""] * (columns - len(cells))
+
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def signed(value: float, half: float | None = None) -> str:
+    """A difference of fractions in percentage points, with the half of its interval."""
+    interval = "" if half is None else f" ± {100 * half:.1f}"
+    return f"{100 * value:+.1f}{interval}".replace("-", MINUS)
+
+
+def seeds(count: int) -> str:
+    """A number of seeds in words."""
+    return "1 seed" if count == 1 else f"{count} seeds"

@@ -32,11 +32,10 @@ class Pair:
 
 
 def worst_pairs(run: Run, count: int) -> list[Pair]:
-    """The pairs of least IoU among queries whose masks are kept, one a query, larger masks first.
+    """The pairs of least IoU, one a query, larger masks first.
 
-    A run keeps the masks of queries that match an object in the last layer
-    (`mpdiag analyze --save-masks worst:K`). Pairs with an empty mask are left out: there is nothing
-    to see.
+    Of the queries that match an object in the last layer and whose masks are kept
+    (`mpdiag analyze --save-masks`). Pairs with an empty mask are left out: there is nothing to see.
     """
     found = run.query(
         """
@@ -45,7 +44,7 @@ def worst_pairs(run: Run, count: int) -> list[Pair]:
         ),
         last AS (
             SELECT q.image_id, query, t.label FROM queries q
-            LEFT JOIN targets t ON q.image_id = t.image_id AND q.matched_gt = t.gt
+            JOIN targets t ON q.image_id = t.image_id AND q.matched_gt = t.gt
             WHERE layer = (SELECT max(layer) FROM queries)
         ),
         pairs AS (
@@ -70,15 +69,14 @@ def worst_pairs(run: Run, count: int) -> list[Pair]:
             int(row["query"]),
             int(row["layer"]),
             float(row["iou_prev"]),
-            _name(classes, row["label"]),
+            _name(classes, int(row["label"])),
         )
         for row in found.to_dict("records")
     ]
 
 
-def _name(classes: list[dict[str, object]], label: float) -> str:
-    known = label == label and 0 <= label < len(classes)
-    return str(classes[int(label)]["name"]) if known else ""
+def _name(classes: list[dict[str, object]], label: int) -> str:
+    return str(classes[label]["name"]) if label < len(classes) else ""
 
 
 def draw_pairs(run: Run, pairs: list[Pair], stem: str) -> tuple[Picture, ...]:

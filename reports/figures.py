@@ -1,9 +1,10 @@
-"""The two curves of Table 1."""
+"""The two curves of Table 1, and the style of all figures."""
 
 import io
 import math
 import textwrap
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal
 
 import matplotlib
@@ -33,12 +34,17 @@ _STYLE: dict[Any, Any] = {
 
 def draw_curves(table: Table1, kind: Literal["svg", "png"]) -> bytes:
     """mIoU-L and Util against the layer, side by side; the same bytes for the same table."""
+    return drawn(lambda: _figure(table), kind)
+
+
+def drawn(figure: Callable[[], Figure], kind: Literal["svg", "png"]) -> bytes:
+    """A figure in the reports' style; the same bytes for the same figure."""
     stream = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # A run's name may hold letters that the font lacks; a box in the legend will do.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        _figure(table).savefig(stream, format=kind, dpi=160, metadata=metadata)
+        figure().savefig(stream, format=kind, dpi=160, metadata=metadata)
     return stream.getvalue()
 
 

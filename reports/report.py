@@ -54,7 +54,7 @@ def write_findings(runs: Sequence[Path], output: Path) -> list[Path]:
 
     Raises RunError for a run that can't be opened, and ConfigError for several.
     """
-    (run, *more) = open_runs(runs)
-    if more:
+    if len(runs) > 1:
         raise ConfigError(f"--html is about one run, and {len(runs)} were given: give one of them")
+    (run,) = open_runs(runs)
     return write_document(build_findings(run), Path(output), ("html",))

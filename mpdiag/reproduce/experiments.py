@@ -1,6 +1,6 @@
-"""What there is to reproduce: tables and figures of the paper, row by row, and their trainings.
+"""The trainings behind the paper's tables and figures, by name, at each size.
 
-A training has a name. What it is at each size stands here once; tables that share it, share it.
+Rows of several tables share a training by its name (`reports.reproduction.rows`).
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mpdiag.config import Recipe, TrainConfig
 from mpdiag.errors import ConfigError
+from reports.reproduction import TABLES, rows_of
 from trainers.recipe import read_recipe
 
 
@@ -116,32 +117,6 @@ TRAININGS = {
     )
 }
 
-_TABLE3_PAPER = (
-    "coco-mask2former-50-epochs",
-    "coco-mp-former-36-epochs",
-    "ade20k-mask2former-160k",
-    "ade20k-mp-former-80k",
-)
-
-TARGETS: dict[str, tuple[str, ...]] = {
-    "table1": ("baseline", "mp-first-layer", "mp-all-layers"),
-    "table3": ("baseline", "mp-72-percent", "mp-half"),
-    "table4": ("baseline", "mp-no-noise", "mp-label-noise", "mp-point-noise", "mp-all-layers"),
-    "table5": (
-        "mp-first-layer",
-        "mp-label-noise",
-        "mp-all-layers",
-        "mp-point-noise",
-        "mp-shift-noise",
-        "mp-scale-noise",
-    ),
-    "table6": ("mp-all-layers", "mp-all-large", "mp-match", "mp-label-noise"),
-    "table7": ("baseline", "fixed-matching", "auxiliary-loss"),
-    "figure1": ("baseline",),
-    "figure4": (),
-}
-"""Trainings of each table and figure that can be asked for; 4 of figures measures data alone."""
-
 
 def trainings_of(targets: Sequence[str], size: Size) -> list[Training]:
     """The trainings that these tables and figures need, each once.
@@ -151,8 +126,8 @@ def trainings_of(targets: Sequence[str], size: Size) -> list[Training]:
     """
     names: dict[str, None] = {}
     for target in expanded(targets):
-        of_paper = size.recipe is None and target == "table3"
-        names |= dict.fromkeys(_TABLE3_PAPER if of_paper else TARGETS[target])
+        rows = rows_of(target, as_published=size.recipe is None)
+        names |= dict.fromkeys(row.training for row in rows)
     return [TRAININGS[name] for name in names]
 
 
@@ -162,11 +137,11 @@ def expanded(targets: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: there is no such table.
     """
-    unknown = [name for name in targets if name not in TARGETS and name != "all"]
+    unknown = [name for name in targets if name not in TABLES and name != "all"]
     if unknown or not targets:
         given = unknown[0] if unknown else "nothing"
-        raise ConfigError(f"reproduce {given}: choose from {', '.join(TARGETS)} or all")
-    return [name for name in TARGETS if name in targets or "all" in targets]
+        raise ConfigError(f"reproduce {given}: choose from {', '.join(TABLES)} or all")
+    return [name for name in TABLES if name in targets or "all" in targets]
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,8 +98,15 @@ class Layout:
         """Content of reproduce.json; empty where there is none."""
         return read_json(self.root / MANIFEST)
 
-    def claim(self, size: str, trainings: Sequence[SeededTraining], call: dict[str, Any]) -> None:
-        """Note in reproduce.json what is asked for now.
+    def machines(self) -> list[str]:
+        """On what the calls so far have trained and analysed, in words."""
+        calls = self.manifest().get("calls", [])
+        return list(dict.fromkeys(str(call["machine"]) for call in calls))
+
+    def claim(
+        self, size: str, trainings: Sequence[SeededTraining], call: dict[str, Any] | None
+    ) -> None:
+        """Note in reproduce.json what is asked for now; `call` is None where nothing is to be done.
 
         Raises:
             RunError: the directory holds other files, another size, or a training of this name with
@@ -125,7 +132,7 @@ class Layout:
                     "give another directory"
                 )
         self.root.mkdir(parents=True, exist_ok=True)
-        calls = [*held.get("calls", []), call]
+        calls = [*held.get("calls", []), *([] if call is None else [call])]
         content = {"size": size, "calls": calls, "trainings": dict(sorted(known.items()))}
         replace_json(self.root / MANIFEST, content)
 

@@ -1,6 +1,5 @@
 """How long a reproduction will take and how much disk it will fill: estimates, and said as such."""
 
-import json
 import logging
 import statistics
 import time
@@ -16,6 +15,7 @@ from mpdiag.data import TrainingBatches, augmentation, generate, load_dataset
 from mpdiag.errors import DataError
 from mpdiag.reproduce.experiments import SeededTraining, Size
 from mpdiag.reproduce.layout import Layout, Step, read_json
+from reports.reproduction import logged_steps, seconds_a_step
 from trainers.loop import fit
 from trainers.ranks import Ranks
 from trainers.trainer import Trainer
@@ -69,7 +69,7 @@ class Pace:
         if trained.piloted not in self._measured:
             self._measured[trained.piloted] = _first_steps(trained.config, self.size)
         seconds, parameters = self._measured[trained.piloted]
-        logged = logged_seconds(self.layout.training(trained.key))
+        logged = seconds_a_step(self.layout.training(trained.key))
         if logged is None:
             self.first_steps = True
         return logged or seconds, parameters
@@ -121,33 +121,6 @@ def _of(
     rows = val_images * (model.decoder_layers + 1) * model.num_queries
     each = _ANALYSIS * seconds / config.data.batch_size
     return float(known or each * val_images), rows * _ROW + _KEPT
-
-
-def logged_seconds(directory: Path) -> float | None:
-    """Median seconds of a training's steps, as its metrics.json has them; None without."""
-    values = [line["time"] for line in _lines(directory) if "time" in line]
-    return statistics.median(values) if values else None
-
-
-def logged_steps(directory: Path) -> int:
-    """Steps that a training has logged."""
-    return max(
-        (int(line["iteration"]) + 1 for line in _lines(directory) if "time" in line), default=0
-    )
-
-
-def _lines(directory: Path) -> list[dict[str, float]]:
-    try:
-        text = (directory / "metrics.json").read_text(encoding="utf-8")
-    except OSError:
-        return []
-    lines = []
-    for line in text.splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break  # torn by a crash
-    return lines
 
 
 def _first_steps(config: TrainConfig, size: Size) -> tuple[float, int]:

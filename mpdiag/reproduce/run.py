@@ -16,6 +16,7 @@ from mpdiag.errors import ConfigError, DataError, TrainingError
 from mpdiag.progress import progress_bar
 from mpdiag.reproduce.experiments import (
     SIZES,
+    TRAININGS,
     SeededTraining,
     Size,
     expanded,
@@ -23,9 +24,12 @@ from mpdiag.reproduce.experiments import (
     trainings_of,
     with_changes,
 )
+from mpdiag.reproduce.explanations import FILE, read_explanations
 from mpdiag.reproduce.layout import Layout, Step
-from mpdiag.reproduce.pace import Estimate, estimate, logged_steps
+from mpdiag.reproduce.pace import Estimate, estimate
+from mpdiag.reproduce.reporting import costs, noise, write_reports
 from mpdiag.reproduce.scheduler import Machine, Running, machine_for, run_chains
+from reports.reproduction import TABLES, Made, logged_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +70,16 @@ class Request:
             for training in trainings_of(self.targets, self.size)
         ]
 
+    def any_training(self) -> SeededTraining:
+        """One whose data set is that of all; also where no training is asked for."""
+        root = self.layout.data.absolute() if self.size.images else self.root
+        return seeded(TRAININGS["baseline"], self.seeds[0], self.size, root)
+
     def command(self) -> str:
         """The command that asks for this."""
-        words = ["mpdiag", "reproduce", *expanded(self.targets), "--size", self.size.name]
+        changes = self.size.changes[len(SIZES[self.size.name].changes) :]
+        words = ["mpdiag", "reproduce", *expanded(self.targets), *changes]
+        words += ["--size", self.size.name]
         words += ["--seeds", ",".join(map(str, self.seeds)), "--output", str(self.output)]
         return shlex.join(words)
 
@@ -108,38 +119,55 @@ def reproduce(request: Request, console: Console, *, plan: bool = False) -> list
         StoppedBySignalError: SIGTERM or Ctrl-C; the same command goes on.
     """
     trainings, layout = request.trainings(), request.layout
+    explanations = read_explanations(layout.root / FILE, tuple(TABLES))
     machine = machine_for(request.size, request.jobs)
+    found = estimate(trainings, layout, request.size, _val_images(request, trainings))
     if not plan:
         call = {
             "command": request.command(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine.where,
         }
-        layout.claim(request.size.name, trainings, call)
-    found = estimate(trainings, layout, request.size, _val_images(request, trainings))
+        idle = not found.trainings and not found.analyses
+        layout.claim(request.size.name, trainings, None if idle else call)
     console.print(_in_words(found, len(trainings), machine), soft_wrap=True)
     if plan:
         return []
-    if request.size.images is not None and found.trainings + found.analyses:
+    if request.size.images is not None:
         train, val = request.size.images
         with progress_bar(console, "generating") as progress:
             generate(layout.data / "synthetic", train=train, val=val, progress=progress)
     with _Board(layout, trainings, console) as board:
         chains = [layout.steps(trained) for trained in trainings]
         failures = run_chains(chains, layout, machine, board.watch)
+    targets = expanded(request.targets)
+    made = Made(
+        targets=targets,
+        size=request.size.name,
+        about=request.size.about,
+        command=request.command(),
+        machines=layout.machines(),
+        seeds=request.seeds,
+        costs=costs(trainings, layout) if "table7" in targets else {},
+        noise=noise(request.any_training(), layout) if "figure4" in targets else None,
+        explanations=explanations,
+    )
+    files = write_reports(made, trainings, layout)
     if failures:
         first = failures[0]
         raise TrainingError(
             f"{len(failures)} steps failed; the first is {first.step.name}: {first.said} (all that "
             f"it said is in {layout.log(first.step)}); mend it and give the same command again"
         )
-    return []
+    return files
 
 
 def _val_images(request: Request, trainings: Sequence[SeededTraining]) -> int:
     """Images of an analysis; 0 where the data set is not there yet."""
     if request.size.images is not None:
         return request.size.images[1]
+    if not trainings:
+        return 0
     data = trainings[0].config.data
     try:
         return len(load_dataset(data.dataset, root=data.root, split=data.val_split, task=data.task))
@@ -149,7 +177,7 @@ def _val_images(request: Request, trainings: Sequence[SeededTraining]) -> int:
 
 def _in_words(found: Estimate, trainings: int, machine: Machine) -> str:
     if not found.trainings and not found.analyses:
-        return f"All {trainings} trainings and their analyses are done."
+        return f"Nothing of {trainings} trainings and their analyses is to be done."
     left = (
         f"{found.trainings} of {trainings} trainings and {found.analyses} analyses are to be done"
     )

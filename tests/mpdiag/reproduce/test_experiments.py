@@ -6,8 +6,9 @@ import pytest
 
 from mpdiag.config import TrainConfig
 from mpdiag.errors import ConfigError
-from mpdiag.reproduce import SIZES, TARGETS, Request, parse_seeds, sized
+from mpdiag.reproduce import SIZES, Request, parse_seeds, sized
 from mpdiag.reproduce.experiments import TRAININGS, seeded, trainings_of
+from reports.reproduction import TABLES
 
 
 def configs(size: str) -> dict[str, TrainConfig]:
@@ -61,7 +62,7 @@ def test_an_unknown_table_is_named(words: list[str], named: str) -> None:
 
 
 def test_all_is_every_target() -> None:
-    every = {name for names in TARGETS.values() for name in names}
+    every = {row.training for rows in TABLES.values() for row in rows}
     assert {one.name for one in trainings_of(["all"], SIZES["tiny"])} == every
 
 

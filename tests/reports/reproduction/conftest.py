@@ -1,0 +1,89 @@
+"""Directories of trainings and runs as `mpdiag reproduce` leaves them, with seeded numbers."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reports.reproduction import TABLES, Made, TrainedRun, rows_of
+
+MakeRun = Callable[..., Path]
+STEPS = 40
+
+
+@pytest.fixture(scope="session")
+def trained_below(make_run: MakeRun) -> Callable[..., list[TrainedRun]]:
+    """Trainings of some targets with their runs below a path; `ap` gives that of name and seed."""
+
+    def build(
+        root: Path,
+        targets: Sequence[str],
+        seeds: Sequence[int] = (0, 1),
+        ap: Callable[[str, int], float] = lambda name, seed: 0.2 + len(name) / 1000 + seed / 100,
+        **options: Any,
+    ) -> list[TrainedRun]:
+        names = dict.fromkeys(
+            row.training for target in targets for row in rows_of(target, as_published=False)
+        )
+        return [
+            _trained(root, make_run, name, seed, ap(name, seed), options)
+            for seed in seeds
+            for name in names
+        ]
+
+    return build
+
+
+@pytest.fixture
+def make_trained(
+    tmp_path: Path, trained_below: Callable[..., list[TrainedRun]]
+) -> Callable[..., list[TrainedRun]]:
+    """The same below a test's own path."""
+    return partial(trained_below, tmp_path)
+
+
+def _trained(
+    root: Path, make_run: MakeRun, name: str, seed: int, ap: float, options: dict[str, Any]
+) -> TrainedRun:
+    key = f"{name}-seed-{seed}"
+    directory = root / "trainings" / key
+    directory.mkdir(parents=True)
+    lines = [{"iteration": step - 1, "time": 0.5, "total_loss": 1.0} for step in (1, 20, STEPS)]
+    (directory / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (directory / "model_final.pth").touch()
+    parts = {}
+    for part in ("matching", "piloted") if name.startswith("mp-") else ("matching",):
+        number = 100 * seed + sum(map(ord, name + part))
+        path = root / "runs" / f"{key}-{part}"
+        parts[part] = make_run(path, seed=number, part=part, method=name, **options)
+        summary = json.loads((path / "summary.json").read_text())
+        scores = dict.fromkeys(("ap50", "ap75", "ap_small", "ap_medium", "ap_large"), ap)
+        (path / "summary.json").write_text(json.dumps({"ap": {"ap": ap, **scores}, **summary}))
+    return TrainedRun(name, seed, directory, parts, STEPS)
+
+
+@pytest.fixture(scope="session")
+def made() -> Callable[..., Made]:
+    """How it was made; `changes` replace what is given."""
+
+    def build(targets: Sequence[str] = tuple(TABLES), **changes: Any) -> Made:
+        cost = {"parameters": 1_234_567, "multiply_adds": 226e9, "frames_per_second": 9.75,
+                "height": 96, "width": 128, "device": "the CPU"}  # fmt: skip
+        names = ("baseline", "fixed-matching", "auxiliary-loss")
+        values: dict[str, Any] = {
+            "targets": targets,
+            "size": "tiny",
+            "about": "a small model",
+            "command": "mpdiag reproduce all --size tiny",
+            "machines": ["2 CPU cores"],
+            "seeds": [0, 1],
+            "costs": {name: cost for name in names},
+            "noise": None,
+            "explanations": {},
+        }
+        return Made(**(values | changes))
+
+    return build

@@ -1,0 +1,124 @@
+"""The report of a reproduction: the same bytes again, the same numbers in every format."""
+
+import csv
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reports.document import write_document
+from reports.reproduction import Made, TrainedRun, build
+
+MakeTrained = Callable[..., list[TrainedRun]]
+MakeMade = Callable[..., Made]
+SMALL = {"images": 4, "queries": 4, "layers": 9}
+TARGETS = ("table1", "table7", "figure1")
+
+
+@pytest.fixture(scope="module")
+def written(
+    tmp_path_factory: pytest.TempPathFactory, trained_below: MakeTrained, made: MakeMade
+) -> tuple[list[TrainedRun], dict[str, bytes]]:
+    """Trainings of two seeds, and the files of their report, on a certain day."""
+    root = tmp_path_factory.mktemp("reproduction")
+    trained = trained_below(root, TARGETS, [0, 1], **SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCE_DATE_EPOCH", "86400")
+        files = write_document(build(trained, made(TARGETS)), root / "report")
+    return trained, {path.name: path.read_bytes() for path in files}
+
+
+def test_the_same_runs_give_the_same_bytes(
+    tmp_path: Path,
+    written: tuple[list[TrainedRun], dict[str, bytes]],
+    made: MakeMade,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    trained, first = written
+    again = write_document(build(trained, made(TARGETS)), tmp_path / "again")
+    assert {path.name: path.read_bytes() for path in again} == first
+    assert first.keys() == {
+        "report.md", "report.html", "report.tex", "report.csv", "table1.svg",
+        *(f"figure1-{number}.jpg" for number in range(1, 5)),
+    }  # fmt: skip
+    assert b"1970-01-02" in first["report.html"]
+
+
+def test_numbers_of_all_formats_agree_with_the_summaries(
+    written: tuple[list[TrainedRun], dict[str, bytes]],
+) -> None:
+    trained, files = written
+    util = {
+        one.seed: json.loads((one.parts["matching"] / "summary.json").read_text())["layers"]
+        for one in trained
+        if one.name == "baseline"
+    }
+    rows = list(csv.DictReader(files["report.csv"].decode().splitlines()))
+    for layer in range(1, 10):
+        values = {
+            row["seed"]: row["value"]
+            for row in rows
+            if (row["section"], row["source"], row["row"], row["part"], row["metric"], row["layer"])
+            == ("table1", "ours", "Mask2Former", "matching", "util", str(layer))
+        }
+        expected = {str(seed): layers[layer - 1]["util"] for seed, layers in util.items()}
+        assert {seed: float(values[seed]) for seed in expected} == expected
+        assert float(values["mean"]) == pytest.approx(sum(expected.values()) / 2, abs=1e-15)
+    cells = [f"{50 * (util[0][k]['util'] + util[1][k]['util']):.1f}" for k in range(9)]
+    assert f"| Util | {' | '.join(cells)} |" in files["report.md"].decode()
+    assert f"Util & {' & '.join(cells)} " in files["report.tex"].decode()
+    in_html = "".join(f'<td class="n">{cell}</td>' for cell in cells)
+    assert f"<th>Util</th>{in_html}" in files["report.html"].decode()
+
+
+def test_the_papers_figures_stand_beside_ours(
+    written: tuple[list[TrainedRun], dict[str, bytes]],
+) -> None:
+    text = written[1]["report.md"].decode()
+    assert "| paper | 38.1 | 65.5 | 70.8 | 73.5 | 78.5 | – | 83.2 | 83.2 | 100.0 |" in text  # noqa: RUF001
+    assert "| paper | 36.0 | 15.4 | 38.6 | 57.2 | 44M | 226G | 9.7 |" in text
+    assert "1.23M | 226G | 9.8 |" in text
+
+
+def test_it_says_how_to_make_it_again(written: tuple[list[TrainedRun], dict[str, bytes]]) -> None:
+    for name in ("report.md", "report.html", "report.tex"):
+        text = written[1][name].decode()
+        for fact in ("mpdiag reproduce all --size tiny", "0, 1", "2 CPU cores", "torch 2.9.0"):
+            assert fact in text, (name, fact)
+
+
+def test_a_page_needs_no_other_file(written: tuple[list[TrainedRun], dict[str, bytes]]) -> None:
+    page = written[1]["report.html"].decode()
+    assert "http" not in page.replace("http-equiv", "") and "<script" not in page
+    assert page.count('src="data:') == page.count("<img") == 5
+
+
+def test_what_is_missing_is_named_and_explanations_stand_at_their_table(
+    make_trained: MakeTrained, made: MakeMade, tmp_path: Path
+) -> None:
+    trained = make_trained(["table7"], [0], images=2, queries=3, layers=2)
+    shutil.rmtree(trained[1].parts["matching"])
+    how = made(["table7"], explanations={"table7": ["Few queries are ever trained <there>."]})
+    write_document(build(trained, how), tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert f"{trained[1].parts['matching'].name} is not a run directory" in text
+    assert "> Few queries are ever trained &lt;there>." in text
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Few queries are ever trained &lt;there&gt;." in page
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX is installed")
+def test_latex_compiles(written: tuple[list[TrainedRun], dict[str, bytes]], tmp_path: Path) -> None:
+    (tmp_path / "report.tex").write_bytes(written[1]["report.tex"])
+    (tmp_path / "main.tex").write_text(
+        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{booktabs,graphicx}\n"
+        "\\begin{document}\n\\input{report.tex}\n\\end{document}\n"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull \\hbox" not in done.stdout

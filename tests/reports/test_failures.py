@@ -1,0 +1,71 @@
+"""The worst pairs of adjacent layers, against a search by hand."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mpdiag.store import Run
+from reports.failures import RED, draw_pairs, worst_pairs
+
+MakeRun = Callable[..., Path]
+
+
+def by_hand(run: Run) -> list[tuple[float, int, int, int]]:
+    """IoU, image, query, layer of the worst pair of each query that matches in the last layer."""
+    rows = run.query("SELECT * FROM queries").to_dict("records")
+    last = max(row["layer"] for row in rows)
+    matched = {
+        (row["image_id"], row["query"])
+        for row in rows
+        if row["layer"] == last and row["matched_gt"] >= 0
+    }
+    worst = []
+    for image, query in matched:
+        masks = run.masks(image, query)
+        found = []
+        for layer in range(1, last + 1):
+            before, now = masks[layer - 1], masks[layer]
+            if before.any() and now.any():
+                iou = (before & now).sum() / (before | now).sum()
+                found.append((iou, -int(before.sum() + now.sum()), image, query, layer))
+        if found:
+            worst.append(min(found))
+    return [(iou, image, query, layer) for iou, _, image, query, layer in sorted(worst)]
+
+
+def test_worst_pairs_are_those_of_least_iou(tmp_path: Path, make_run: MakeRun) -> None:
+    run = Run.open(make_run(tmp_path / "run", images=8, layers=5))
+    expected = by_hand(run)
+    assert len(expected) > 6
+    found = [(one.iou, one.image_id, one.query, one.layer) for one in worst_pairs(run, 6)]
+    np.testing.assert_allclose([one[0] for one in found], [one[0] for one in expected[:6]])
+    assert [one[1:] for one in found] == [one[1:] for one in expected[:6]]
+
+
+def test_a_pair_shows_both_masks_in_red(tmp_path: Path, make_run: MakeRun) -> None:
+    run = Run.open(make_run(tmp_path / "run", images=8, layers=5))
+    pair = worst_pairs(run, 1)[0]
+    (picture,) = draw_pairs(run, [pair], "pair")
+    assert picture.file == "pair-1.jpg"
+    assert f"Query {pair.query} of the {pair.label} in layers {pair.layer - 1}" in picture.caption
+    image = np.asarray(Image.open(io.BytesIO(picture.data))).astype(float)
+    height, width = image.shape[0], (image.shape[1] - 6) // 2
+    for start, mask in zip((0, width + 6), run.masks(pair.image_id, pair.query)[pair.layer - 1 :],
+                           strict=False):  # fmt: skip
+        rows = (np.arange(height) + 0.5) * mask.shape[0] / height
+        columns = (np.arange(width) + 0.5) * mask.shape[1] / width
+        on = mask[np.ix_(rows.astype(int), columns.astype(int))]
+        side = image[:, start : start + width]
+        redness = side[..., 0] - side[..., 1:].max(-1)
+        assert redness[on].mean() > 60 > 20 > redness[~on].mean()
+    assert RED[0] > 200
+
+
+def test_without_kept_masks_there_are_no_pairs(tmp_path: Path, make_run: MakeRun) -> None:
+    path = make_run(tmp_path / "run")
+    for file in (path / "masks").iterdir():
+        file.unlink()
+    assert worst_pairs(Run.open(path), 5) == []
