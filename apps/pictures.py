@@ -10,6 +10,7 @@ from scipy.ndimage import distance_transform_edt
 
 from apps import palette
 from mpdiag.errors import RunError
+from mpdiag.store import Run
 
 Picture = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -45,6 +46,17 @@ def thumbnail(path: Path) -> bytes:
 def no_thumbnail() -> bytes:
     """A grey field of THUMBNAIL pixels, for want of the image."""
     return _png(Image.new("RGBA", THUMBNAIL, (128, 128, 128, 90)))
+
+
+def of_run(run: Run, image_id: int, shape: tuple[int, ...]) -> Picture:
+    """The picture of a run's image; a grey one for masks of this (height, width) where it is gone.
+
+    For many small pictures; a page about one image says what is missing.
+    """
+    try:
+        return load(run.image(image_id))
+    except RunError:
+        return blank(*shape)
 
 
 def blank(height: int, width: int) -> Picture:

@@ -39,11 +39,12 @@ class Thresholds(BaseModel):
 DEFAULT = Thresholds()
 
 
-def classified(thresholds: Thresholds = DEFAULT) -> str:
+def classified(thresholds: Thresholds = DEFAULT, rows: str = "queries") -> str:
     """SQL of all transitions: image_id, layer, query, kind, empty, and both layers' match.
 
-    Both masks must be finite. The rules are tried in order, and the last takes all that is left,
-    so every transition has exactly one class.
+    `rows` is a table of all the rows of `queries`, or of some. Both masks must be finite. The
+    rules are tried in order, and the last takes all that is left, so every transition has exactly
+    one class.
     """
     keep, found, several = thresholds.kept_iou, thresholds.object_iou, thresholds.several
     return f"""
@@ -63,7 +64,7 @@ def classified(thresholds: Thresholds = DEFAULT) -> str:
                WHEN now.best_gt_iou > before.best_gt_iou THEN 'refined'
                ELSE 'drifted'
            END AS kind
-    FROM queries now JOIN queries before
+    FROM {rows} now JOIN {rows} before
         ON now.image_id = before.image_id AND now.query = before.query
         AND now.layer = before.layer + 1
     WHERE now.area IS NOT NULL AND before.area IS NOT NULL
