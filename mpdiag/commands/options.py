@@ -42,7 +42,7 @@ class Precision(StrEnum):
     bfloat16 = "bfloat16"
 
 
-class Engine(StrEnum):
+class TrainingEngine(StrEnum):
     """Whose trainer runs."""
 
     mpdiag = "mpdiag"

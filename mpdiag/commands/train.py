@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from mpdiag.commands.options import Engine, err, out, stoppable
+from mpdiag.commands.options import TrainingEngine, err, out, stoppable
 from mpdiag.errors import ConfigError, DependencyError
 
 _THERE = "With --engine detectron2"
@@ -39,8 +39,8 @@ def train(
         Path | None, typer.Option(help="A YAML file in place of RECIPE, as detectron2's tools.")
     ] = None,
     engine: Annotated[
-        Engine, typer.Option(help="Whose trainer runs; detectron2 needs to be installed.")
-    ] = Engine.mpdiag,
+        TrainingEngine, typer.Option(help="Whose trainer runs; detectron2 needs to be installed.")
+    ] = TrainingEngine.mpdiag,
     num_gpus: Annotated[
         int, typer.Option(help="Processes of a machine.", min=1, rich_help_panel=_THERE)
     ] = 1,
@@ -75,12 +75,12 @@ def train(
     if mistaken:
         raise ConfigError(f"there is no option {mistaken[0]}; see mpdiag train --help")
     there = (num_gpus, num_machines, machine_rank, dist_url)
-    if engine is Engine.mpdiag and (there != (1, 1, 0, "auto") or eval_only):
+    if engine is TrainingEngine.mpdiag and (there != (1, 1, 0, "auto") or eval_only):
         raise ConfigError(
             "processes and --eval-only are options of --engine detectron2; our own engine is "
             "started by torchrun, and mpdiag analyze evaluates"
         )
-    if engine is Engine.detectron2 and not dry_run:
+    if engine is TrainingEngine.detectron2 and not dry_run:
         path = _train_there(Path(recipe), words, output, resume, eval_only, there)
         out.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)
         return
