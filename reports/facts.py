@@ -126,6 +126,7 @@ def _architecture(config: dict[str, Any]) -> str:
     backbone = config.get("backbone")
     name = backbone.get("name") if isinstance(backbone, dict) else backbone
     parts = (
+        (config.get("family"), "{}"),
         (name, "{} backbone"),
         (config.get("encoder_layers"), "{} encoder layers"),
         (config.get("decoder_layers"), "{} decoder layers"),

@@ -79,7 +79,7 @@ class Measurer:
                 masks,
                 targets[index],
                 own.assignment,
-                shown.valid((masks.shape[-2], masks.shape[-1])),
+                shown.sizes.cells((masks.shape[-2], masks.shape[-1])),
                 finite=known,
                 fed=torch.arange(masks.shape[1]) if self.segmenter.fed_gt else None,
             )

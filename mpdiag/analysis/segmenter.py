@@ -37,14 +37,6 @@ class Shown:
         """All sizes on the way from the model to the image file."""
         return Sizes(self.padded, self.size, self.sample.original_size)
 
-    def valid(self, grid: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of a prediction's grid that the unpadded image touches."""
-        rows, columns = (
-            -(-own * cells // whole)
-            for own, cells, whole in zip(self.size, grid, self.padded, strict=True)
-        )
-        return rows, columns
-
 
 class Segmenter(Protocol):
     """A model that predicts masks in every layer, and how images are shown to it."""

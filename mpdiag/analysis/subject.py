@@ -104,7 +104,7 @@ def _library_subject(model: LibraryModel, data: SegmentationDataset, request: Re
             "family": family.name,
             "notes": list(family.notes),
             "module": type(model.module).__name__,
-            "config": config,
+            **{key: value for key, value in config.items() if key not in ("id2label", "label2id")},
         },
         packages=("transformers",),
     )

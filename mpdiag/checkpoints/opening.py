@@ -15,7 +15,7 @@ from mpdiag.checkpoints.library_models import (
 )
 from mpdiag.checkpoints.loading import LoadedCheckpoint, load_checkpoint
 from mpdiag.checkpoints.transformers_form import CONFIG
-from mpdiag.errors import ConfigError
+from mpdiag.errors import CheckpointError, ConfigError, UnsafeCheckpointError
 from mpdiag.models import Mask2Former
 
 Engine = Literal["mpdiag", "transformers"]
@@ -51,11 +51,22 @@ def open_model(
     kind = model_type(path) if (path / CONFIG).is_file() else None
     if engine == "transformers" and kind is None:
         raise ConfigError(f"--engine transformers: {given} is no transformers directory or hub id")
-    if kind is None or engine == "mpdiag" or (engine is None and kind == "mask2former"):
+    if kind is None or engine == "mpdiag":
         return load_checkpoint(path, config)
+    if engine is None and kind == "mask2former":
+        return _load_own(path, config)
     if config is not None:
         raise ConfigError(f"{config}: {given} has a config.json of its own; leave it out")
     return load_library_model(path)
+
+
+def _load_own(path: Path, config: str | Path | None) -> LoadedCheckpoint:
+    try:
+        return load_checkpoint(path, config)
+    except UnsafeCheckpointError:
+        raise
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; --engine transformers has that library run it") from error
 
 
 def load_model(path: str | Path, config: str | Path | None = None) -> nn.Module:

@@ -85,7 +85,8 @@ def read_transformers(directory: Path) -> TransformersModel:
     settings = read_json(directory / CONFIG)
     if settings.get("model_type") != "mask2former":
         raise CheckpointError(
-            f"{source}: model_type = {settings.get('model_type')!r}; only mask2former is read"
+            f"{source}: model_type = {settings.get('model_type')!r}; only mask2former is read by "
+            "mpdiag itself, and only mpdiag analyze has transformers run another"
         )
     own = settings["mpdiag"] if isinstance(settings.get("mpdiag"), dict) else {}
     weights, unknown = from_transformers(read_state(file))

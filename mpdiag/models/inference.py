@@ -23,7 +23,8 @@ mask2former  the most probable pairs of query and class, scored by their masks' 
 detr         each query once, by its most probable class and scored by that alone (DETR, PostProcess
              and PostProcessSegm)
 sigmoid      the pairs with the highest scores, each class by itself: its logit against no-object's
-             (Conditional DETR and RF-DETR, which have a sigmoid for each class)
+             (Conditional DETR and RF-DETR, which have a sigmoid for each class); masks are resized
+             in one step, from the image's cells to the output (RF-DETR)
 """
 
 
@@ -31,7 +32,7 @@ sigmoid      the pairs with the highest scores, each class by itself: its logit 
 class Sizes:
     """The (height, width) that an image has on its way through the model, in pixels.
 
-    padded  what the model saw, a whole batch's size; the mask logits cover it at stride 4
+    padded  what the model saw, a whole batch's size; the mask logits cover it, ours at stride 4
     image   its upper left part that shows this image
     output  the size that is asked for, as a rule that of the image file
     """
@@ -39,6 +40,14 @@ class Sizes:
     padded: tuple[int, int]
     image: tuple[int, int]
     output: tuple[int, int]
+
+    def cells(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of a grid over the padded size that the image touches."""
+        rows, columns = (
+            -(-own * count // whole)
+            for own, count, whole in zip(self.image, grid, self.padded, strict=True)
+        )
+        return rows, columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +103,9 @@ def instance_inference(
         rule: whose post-processing.
     """
     scores, queries, labels = _pairs(class_logits.float(), detections, rule)
+    if rule == "sigmoid":
+        grid = (mask_logits.shape[1], mask_logits.shape[2])
+        sizes = Sizes(grid, sizes.cells(grid), sizes.output)
     if things is not None:
         countable = torch.tensor(things, device=labels.device)[labels]
         scores, queries, labels = scores[countable], queries[countable], labels[countable]
