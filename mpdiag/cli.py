@@ -9,6 +9,7 @@ import typer
 from rich.logging import RichHandler
 from rich.markup import escape
 
+from mpdiag.allocator import keep_freed_memory
 from mpdiag.commands.analyze import analyze
 from mpdiag.commands.bench import bench_app
 from mpdiag.commands.checkpoint import convert, info
@@ -76,6 +77,7 @@ app.add_typer(bench_app, name="bench")
 
 def main() -> None:
     """Run a command; what the user can mend is one sentence and exit status 2."""
+    keep_freed_memory()
     try:
         app()
     except MpdiagError as error:

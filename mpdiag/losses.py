@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpdiag.matching import Target
-from mpdiag.ops import cell_centers, sample_logits, sample_masks
+from mpdiag.ops import cell_centers, mask_losses, sample_logits, sample_masks
 
 
 @dataclass(slots=True)
@@ -109,10 +109,7 @@ def set_losses(
     at_points = logits.flatten(1)
     if points is not None:
         at_points = sample_logits(logits[:, None], points)[:, 0]
-    mask = F.binary_cross_entropy_with_logits(at_points, truth, reduction="none").mean(1)
-    probability = at_points.sigmoid()
-    overlap = 2 * (probability * truth).sum(1) + 1
-    dice = 1 - overlap / (probability.sum(1) + truth.sum(1) + 1)
+    mask, dice = mask_losses(at_points, truth)
     zero = logits.new_zeros(len(class_logits))
     return SetLosses(
         class_loss,

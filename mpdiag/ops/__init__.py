@@ -2,11 +2,13 @@
 
 from mpdiag.ops.backends import use_backend
 from mpdiag.ops.deformable_attention import ms_deform_attn
+from mpdiag.ops.mask_losses import mask_losses
 from mpdiag.ops.mask_sums import mask_overlaps, point_sums
 from mpdiag.ops.points import cell_centers, sample_logits, sample_masks, seeded_points
 
 __all__ = [
     "cell_centers",
+    "mask_losses",
     "mask_overlaps",
     "ms_deform_attn",
     "point_sums",

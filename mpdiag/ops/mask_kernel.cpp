@@ -1,4 +1,4 @@
-// Masks counted and compared with ground truth on the CPU, for `mask_sums.py`.
+// Masks counted and compared with ground truth on the CPU, for `mask_sums.py` and `mask_losses.py`.
 //
 // A map is one query's mask logits in one layer: `height` x `width` float32, row by row. Each map is
 // read once and by itself, so results depend neither on the number of threads nor on what else is in
@@ -261,6 +261,53 @@ void point_sums(const Maps* maps, const float* points, std::int64_t count, const
         dots(values, sigmoids.data(), truths + one * count, count, logit_truth + map * gts + one,
              sigmoid_truth + map * gts + one);
       }
+    }
+  }
+}
+
+// For each row of `count` logits x and truths t: the mean of softplus(x) - x t, the dice loss, and
+// for the backward pass the two terms of its fraction.
+void mask_losses(std::int64_t rows, std::int64_t count, std::int64_t threads, const float* logits,
+                 const float* truth, float* cross_entropy, float* dice, float* fraction) {
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<float> sigmoids(count);
+#pragma omp for schedule(static)
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const float *x = logits + row * count, *t = truth + row * count;
+      const Sums sums = activate(x, count, sigmoids.data());
+      float logit_truth, sigmoid_truth, total = 0;
+      dots(x, sigmoids.data(), t, count, &logit_truth, &sigmoid_truth);
+#pragma omp simd reduction(+ : total)
+      for (std::int64_t at = 0; at < count; ++at) {
+        total += t[at];
+      }
+      const float above = 2 * sigmoid_truth + 1;
+      const float below = static_cast<float>(sums.sigmoid) + total + 1;
+      cross_entropy[row] =
+          static_cast<float>((sums.softplus - logit_truth) / static_cast<double>(count));
+      dice[row] = 1 - above / below;
+      fraction[2 * row] = above;
+      fraction[2 * row + 1] = below;
+    }
+  }
+}
+
+// The gradient of the logits, from those of both losses.
+void mask_losses_backward(std::int64_t rows, std::int64_t count, std::int64_t threads,
+                          const float* logits, const float* truth, const float* fraction,
+                          const float* of_cross_entropy, const float* of_dice, float* gradient) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const float *x = logits + row * count, *t = truth + row * count;
+    float* g = gradient + row * count;
+    const float above = fraction[2 * row], below = fraction[2 * row + 1];
+    const float mean = of_cross_entropy[row] / static_cast<float>(count);
+    const float scale = of_dice[row] / (below * below);
+    activate(x, count, g);
+    for (std::int64_t at = 0; at < count; ++at) {
+      const float s = g[at];
+      g[at] = mean * (s - t[at]) + scale * (above - 2 * t[at] * below) * s * (1 - s);
     }
   }
 }

@@ -83,7 +83,7 @@ def mask_overlaps(mask_logits: Tensor, gt_masks: Tensor, counted: Tensor) -> Ove
         gt_masks: (G, rows, columns) bool over the grid's upper left part; only that is counted.
         counted: (L + 1, N) bool; other masks are taken as empty.
     """
-    library = _library_for(mask_logits)
+    library = library_for(mask_logits)
     (layers, queries, height, width), (gts, rows, columns) = mask_logits.shape, gt_masks.shape
     if rows > height or columns > width or counted.shape != (layers, queries):
         raise ValueError("masks, their GT and what is counted don't belong together")
@@ -115,7 +115,7 @@ def point_sums(mask_logits: Tensor, truth: Tensor, points: Tensor | None) -> Poi
         truth: (B, G, P) float32, each GT at the points.
         points: (P, 2) where logits are read, as `sample_logits` reads; every cell if None.
     """
-    library = _library_for(mask_logits)
+    library = library_for(mask_logits)
     layers, batch, queries, height, width = mask_logits.shape
     gts, count = truth.shape[1:]
     if len(truth) != batch or count != (height * width if points is None else len(points)):
@@ -146,7 +146,7 @@ def _plain_sums(mask_logits: Tensor, truth: Tensor, points: Tensor | None) -> Po
     )
 
 
-def _library_for(logits: Tensor) -> ctypes.CDLL | None:
+def library_for(logits: Tensor) -> ctypes.CDLL | None:
     """The compiled functions where they take such logits: float32 loses signs of float64."""
     return kernels() if logits.device.type == "cpu" and logits.dtype != torch.float64 else None
 

@@ -1,0 +1,42 @@
+"""Whether freed memory stays with the process, as the kernel counts it."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from mpdiag.allocator import keep_freed_memory
+
+PROGRAM = """
+import re
+from mpdiag.allocator import keep_freed_memory
+
+def resident():  # MiB
+    return int(re.search(r"VmRSS:\\s*(\\d+)", open("/proc/self/status").read()).group(1)) / 1024
+
+if {keep}:
+    assert keep_freed_memory()
+before = resident()
+blocks = [bytearray(b"x") * 2**20 for _ in range(100)]
+full = resident()
+del blocks
+print(full - before, resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+@pytest.mark.parametrize("keep", [True, False])
+def test_freed_memory_is_kept_if_asked(keep: bool) -> None:
+    program = PROGRAM.format(keep=keep)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    used, left = map(float, done.stdout.split())
+    assert used > 95
+    assert left > 90 if keep else left < 10
+
+
+def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not keep_freed_memory()
