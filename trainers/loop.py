@@ -9,7 +9,14 @@ from pathlib import Path
 from rich.console import Console
 
 from mpdiag.config import TrainConfig
-from mpdiag.data import Sample, SegmentationDataset, TrainingBatches, augmentation, load_dataset
+from mpdiag.data import (
+    KNOWN_DATASETS,
+    Sample,
+    SegmentationDataset,
+    TrainingBatches,
+    augmentation,
+    load_dataset,
+)
 from mpdiag.errors import ConfigError, DataError, NonFiniteError
 from trainers.diagnosis import Diagnosis
 from trainers.interrupt import StoppedBySignalError, StopRequest
@@ -174,9 +181,10 @@ def _held_out(config: TrainConfig, dataset: SegmentationDataset) -> Segmentation
         return None
     data = config.data
     name = data.val_dataset or data.dataset
-    if data.val_dataset is None and name.endswith(".json"):
+    # One of detectron2's names is one split, as a file is.
+    if data.val_dataset is None and not (name in KNOWN_DATASETS or Path(name).is_dir()):
         raise ConfigError(
-            f"data.dataset = {name}: one file has no held-out images; give data.val_dataset=FILE, "
+            f"data.dataset = {name}: it has no held-out images; give data.val_dataset=FILE or NAME, "
             "or evaluate_every=null diagnose_every=null"
         )
     held_out = load_dataset(name, root=data.root, split=data.val_split, task=data.task)

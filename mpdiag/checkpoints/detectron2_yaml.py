@@ -51,7 +51,7 @@ def read_detectron2_config(path: Path) -> Values:
                 f"{path}: {key} has a tag that would run code; write the value itself there"
             )
         sizes = _numbers_of(value)
-        if sizes is not None:
+        if sizes is not None and get(values, key) is value:
             values = lay_over(values, {key: sizes})
     return values
 

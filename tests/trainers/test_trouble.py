@@ -199,7 +199,7 @@ def test_a_file_of_ones_own_needs_held_out_images(
     small_recipe, odd_images: Path, tmp_path: Path
 ) -> None:
     own = (f"data.dataset={odd_images}", f"data.root={odd_images.parent}", "evaluate_every=1")
-    with pytest.raises(ConfigError, match=r"give data\.val_dataset=FILE, or evaluate_every=null d"):
+    with pytest.raises(ConfigError, match=r"give data\.val_dataset=FILE or NAME, or eval"):
         train(small_recipe(*own), tmp_path / "run", console=QUIET)
     content = json.loads(odd_images.read_text())
     content["categories"][1]["name"] = "c"
@@ -209,6 +209,21 @@ def test_a_file_of_ones_own_needs_held_out_images(
         train(small_recipe(*own, f"data.val_dataset={other}"), tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
     settings = (*own, f"data.val_dataset={odd_images}", "schedule.iterations=1")
+    train(small_recipe(*settings), tmp_path / "run", console=QUIET)
+    assert '"ap"' in (tmp_path / "run" / "metrics.json").read_text()
+
+
+def test_one_of_detectron2s_names_needs_another(
+    small_recipe, ade20k_root: Path, tmp_path: Path
+) -> None:
+    """Or a run would be judged by the images that it trains on."""
+    own = (
+        "data.dataset=ade20k_instance_train", f"data.root={ade20k_root}", "evaluate_every=1",
+        "schedule.iterations=1",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="ade20k_instance_train: it has no held-out images"):
+        train(small_recipe(*own), tmp_path / "run", console=QUIET)
+    settings = (*own, "data.val_dataset=ade20k_instance_val")
     train(small_recipe(*settings), tmp_path / "run", console=QUIET)
     assert '"ap"' in (tmp_path / "run" / "metrics.json").read_text()
 

@@ -77,6 +77,12 @@ def test_other_code_stays_a_note(
     assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
 
 
+def test_a_size_among_others_is_not_taken_for_all(tmp_path: Path) -> None:
+    code = "!!python/object/apply:eval ['[int(x * 0.1 * 512) for x in range(5, 21)]']"
+    found = sizes_of(tmp_path, f"[64, {code}]")
+    assert isinstance(found, list) and found[0] == 64 and isinstance(found[1], Tagged)
+
+
 def test_values_by_dotted_key() -> None:
     """Text that is a literal is one, as yacs decodes it; other text stays."""
     values = lay_over({"A": {"B": "(1, 2)", "C": "1e-4"}}, {"A.B": "(3,)", "A.D.E": "some text"})
