@@ -184,8 +184,8 @@ def _held_out(config: TrainConfig, dataset: SegmentationDataset) -> Segmentation
     # One of detectron2's names is one split, as a file is.
     if data.val_dataset is None and not (name in KNOWN_DATASETS or Path(name).is_dir()):
         raise ConfigError(
-            f"data.dataset = {name}: it has no held-out images; give data.val_dataset=FILE or NAME, "
-            "or evaluate_every=null diagnose_every=null"
+            f"data.dataset = {name}: it has no held-out images; give data.val_dataset=FILE or "
+            "NAME, or evaluate_every=null diagnose_every=null"
         )
     held_out = load_dataset(name, root=data.root, split=data.val_split, task=data.task)
     for index, (ours, theirs) in enumerate(zip_longest(dataset.classes, held_out.classes)):
