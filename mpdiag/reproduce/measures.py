@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpdiag.checkpoints import load_model
+from mpdiag.checkpoints import load_checkpoint
 from mpdiag.data import ResizeShortestEdge, SegmentationDataset, drop_empty, padded_targets
 from mpdiag.models.complexity import frames_per_second, multiply_adds, parameters
 from mpdiag.models.mask2former import padded_size
@@ -34,7 +34,7 @@ def model_costs(checkpoints: Mapping[str, Path], height: int, width: int) -> dic
     where = torch.cuda.get_device_name() if device.type == "cuda" else "the CPU"
     costs: dict[str, Any] = {}
     for name, path in checkpoints.items():
-        model = load_model(path)
+        model = load_checkpoint(path).model
         costs[name] = {
             "parameters": parameters(model)["total"],
             "multiply_adds": multiply_adds(model, height, width)["total"],
