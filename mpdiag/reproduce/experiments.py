@@ -197,4 +197,5 @@ def seeded(training: Training, seed: int, size: Size, root: Path | None) -> Seed
 
 def with_changes(size: Size, changes: Sequence[str]) -> Size:
     """The size with further KEY=VALUE settings, for all its trainings."""
-    return replace(size, changes=(*size.changes, *changes))
+    about = f"{size.about}; changed: {', '.join(changes)}" if changes else size.about
+    return replace(size, about=about, changes=(*size.changes, *changes))

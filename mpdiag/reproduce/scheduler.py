@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +94,7 @@ def run_chains(
     running: dict[int, Running] = {}
     behind: dict[int, list[Step]] = {}
     failures: list[Failure] = []
-    with StopRequest() as stop:
+    with StopRequest() as stop, _stopped_at_last(running):
         while True:
             while free and (steps := _next(waiting)):
                 slot = free.pop(0)
@@ -104,7 +104,6 @@ def run_chains(
                 return failures
             time.sleep(_PAUSE)
             if stop.number is not None:
-                _stop(list(running.values()))
                 message = "stopped; the same command goes on where it was"
                 raise StoppedBySignalError(message, stop.number)
             watch(list(running.values()), None)
@@ -150,12 +149,16 @@ def _log(path: Path) -> Iterator[IO[bytes]]:
         yield stream
 
 
-def _stop(running: Sequence[Running]) -> None:
-    """A training keeps its last step when it is asked to end; then wait for all."""
-    for one in running:
-        one.process.send_signal(signal.SIGTERM)
-    for one in running:
-        one.process.wait()
+@contextmanager
+def _stopped_at_last(running: Mapping[int, Running]) -> Iterator[None]:
+    """Whatever ends this, nothing runs on: trainings are asked to keep their last step and end."""
+    try:
+        yield
+    finally:
+        for one in running.values():
+            one.process.send_signal(signal.SIGTERM)
+        for one in running.values():
+            one.process.wait()
 
 
 def _last_line(log: Path) -> str:

@@ -1,6 +1,6 @@
 """The paper's Figures 1 and 4, measured."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,36 +52,53 @@ def figure4(noise: Mapping[str, Any] | None) -> Section:
         "such bound. Shapes are moved on the grid of predictions (stride 4) and by whole "
         "cells, so that small objects often stay where they are."
     )
-    rows = [
-        Row(
-            (
-                _TITLES[row["noise"]],
-                f"{row['ratio']:g}",
-                str(row["stride"]),
-                f"{row['masks']:,}",
-                *(f"{100 * row[key]:.1f}" for key in ("mean", "least", "low", "median", "high")),
-                _bound(row),
-            ),
-            quiet=row["stride"] != STRIDE,
-        )
-        for row in noise["rows"]
-    ]
-    head = ("Noise", "λ", "Stride", "Masks", "Mean", "Least", "5%", "Median", "95%", "Bound")
-    note = (
-        "Percent; the quantiles are over masks. Bound: the least IoU that the paper's Eq. 4 "
-        "allows. Strides 8 to 32 are those at which decoder layers attend."
-    )
-    table = Table("IoU with the GT mask", head, tuple(rows), note)
+    tables = (_distribution(noise["rows"]), _by_stride(noise["rows"]))
     caption = (
         f"Above: how often each IoU occurs, λ = {RATIO}, stride {STRIDE}. Below: the largest mask "
         "of the first image, GT in red, noised in blue, both in violet."
     )
     picture = Picture("figure4.svg", _draw(noise), caption, "Histograms of IoU, and examples")
-    return Section(title, text=(text,), tables=(table,), pictures=(picture,))
+    return Section(title, text=(text,), tables=tables, pictures=(picture,))
 
 
-def _bound(row: Mapping[str, Any]) -> str:
-    return f"{100 * (1 - row['ratio']):.1f}" if row["noise"] == "point" else NO_VALUE
+def _distribution(measured: Sequence[Mapping[str, Any]]) -> Table:
+    rows = tuple(
+        Row(
+            (
+                _TITLES[row["noise"]],
+                f"{row['ratio']:g}",
+                *(f"{100 * row[key]:.1f}" for key in ("mean", "least", "low", "median", "high")),
+                f"{100 * (1 - row['ratio']):.1f}" if row["noise"] == "point" else NO_VALUE,
+            )
+        )
+        for row in measured
+        if row["stride"] == STRIDE
+    )
+    head = ("Noise", "λ", "Mean", "Least", "5%", "Median", "95%", "Bound")
+    note = (
+        f"Percent, of {measured[0]['masks']:,} masks; 5% and 95% are quantiles. Bound: the least "
+        "IoU that the paper's Eq. 4 allows."
+    )
+    return Table("IoU with the GT mask at stride 4", head, rows, note)
+
+
+def _by_stride(measured: Sequence[Mapping[str, Any]]) -> Table:
+    strides = sorted({row["stride"] for row in measured})
+    means = {(row["noise"], row["ratio"], row["stride"]): row["mean"] for row in measured}
+    kinds = dict.fromkeys((row["noise"], row["ratio"]) for row in measured)
+    rows = tuple(
+        Row(
+            (
+                _TITLES[noise],
+                f"{ratio:g}",
+                *(f"{100 * means[noise, ratio, stride]:.1f}" for stride in strides),
+            )
+        )
+        for noise, ratio in kinds
+    )
+    head = ("Noise", "λ", *(f"Stride {stride}" for stride in strides))
+    note = "Percent. Decoder layers attend at strides 32, 16 and 8."
+    return Table("Mean IoU at the strides of attention masks", head, rows, note)
 
 
 def _draw(noise: Mapping[str, Any]) -> bytes:

@@ -79,7 +79,8 @@ def table1(rows: Sequence[TableRow], results: Results) -> Written:
             lines += _series(written, row, part, results, layers, theirs)
     note = (
         "Percent, mean over seeds and standard deviation below it. Pairs of two empty masks are "
-        "left out of mIoU-L. * Queries of the MP part, matched again. Paper: as published; "
+        "left out of mIoU-L. * Queries of the MP part, matched again; assigned to their own "
+        "objects, they would have 100% by construction. Paper: as published; "
         f"{UNKNOWN} is not legible in our copy."
     )
     head = ("", "Layer", *map(str, layers))

@@ -1,0 +1,89 @@
+"""What is left to do, and what a machine has room for."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mpdiag.reproduce import SIZES, Request, pace, run, scheduler, sized
+from mpdiag.reproduce.layout import Layout, Step, command
+from mpdiag.reproduce.pace import estimate
+from mpdiag.reproduce.scheduler import machine_for
+
+
+@pytest.fixture
+def request_of_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request:
+    """The baseline with two seeds, whose first steps take half a second."""
+    monkeypatch.setattr(pace, "_first_steps", lambda config, size: (0.5, 1000))
+    return Request(["figure1"], sized("tiny"), [0, 1], tmp_path / "out")
+
+
+def test_time_is_steps_left_times_their_seconds(request_of_two: Request) -> None:
+    trainings, layout, size = request_of_two.trainings(), request_of_two.layout, sized("tiny")
+    found = estimate(trainings, layout, size, val_images=0)
+    assert (found.trainings, found.analyses) == (2, 2)
+    assert found.seconds == pytest.approx(2 * 1500 * 0.5)
+    assert found.measured_on == "4 steps"
+    more = estimate(trainings, layout, size, val_images=1000)
+    assert more.seconds is not None and more.seconds > found.seconds and more.disk > found.disk
+
+
+def test_earlier_steps_tell_better_and_what_is_done_is_not_counted(request_of_two: Request) -> None:
+    trainings, layout, size = request_of_two.trainings(), request_of_two.layout, sized("tiny")
+    for trained, steps in zip(trainings, (1500, 500), strict=True):
+        directory = layout.training(trained.key)
+        directory.mkdir(parents=True)
+        line = json.dumps({"iteration": steps - 1, "time": 0.2})
+        (directory / "metrics.json").write_text(line + "\n")
+    (layout.training(trainings[0].key) / "model_final.pth").touch()
+    found = estimate(trainings, layout, size, val_images=0)
+    assert (found.trainings, found.analyses) == (1, 2)
+    assert found.seconds == pytest.approx(1000 * 0.2)
+    assert found.measured_on == "steps of earlier runs"
+
+
+def test_it_is_said_in_words(request_of_two: Request) -> None:
+    found = estimate(request_of_two.trainings(), request_of_two.layout, sized("tiny"), 0)
+    machine = scheduler.Machine(({}, {}), 1, "here")
+    said = run._in_words(found, 2, machine)
+    assert "2 of 2 trainings and 2 analyses are to be done on here, 2 at a time" in said
+    assert "about 12 min (estimated from 4 steps)" in said and "MiB of disk" in said
+    assert [run._duration(seconds) for seconds in (89, 90, 5400)] == ["89 s", "2 min", "1 h 30 min"]
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, gpus: int, cores: int, free: int) -> None:
+    monkeypatch.setattr(scheduler.os, "sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free << 30, 80 << 30))
+
+
+def test_one_at_a_time_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, gpus=0, cores=8, free=0)
+    found = machine_for(SIZES["tiny"], None)
+    assert (found.slots, found.processes, found.where) == (({},), 1, "8 CPU cores")
+    assert machine_for(SIZES["tiny"], 3).slots == ({"OMP_NUM_THREADS": "2"},) * 3
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "free", "count"),
+    [(1, 64, 79, 19), (1, 16, 79, 8), (2, 64, 22, 10), (1, 16, 2, 1), (1, 1, 79, 1)],
+)
+def test_as_many_as_memory_and_cores_allow(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, cores: int, free: int, count: int
+) -> None:
+    machine(monkeypatch, gpus, cores, free)
+    found = machine_for(SIZES["small"], None)
+    assert len(found.slots) == count and found.processes == 1
+    used = [slot["CUDA_VISIBLE_DEVICES"] for slot in found.slots]
+    assert used == [str(number % gpus) for number in range(count)]
+
+
+def test_size_paper_takes_all_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine(monkeypatch, gpus=4, cores=64, free=79)
+    found = machine_for(SIZES["paper"], None)
+    assert (found.slots, found.processes) == (({},), 4)
+    words = command(Step("one", ("train", "recipe"), Layout(tmp_path).training("one")), 4)
+    assert words[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"]
+    assert words[-4:] == ["-m", "mpdiag", "train", "recipe"]
