@@ -27,8 +27,7 @@ from mpdiag.analysis.tables import (
     targets_table,
 )
 from mpdiag.checkpoints import LoadedCheckpoint
-from mpdiag.checkpoints.library_models import LibraryModel
-from mpdiag.checkpoints.opening import Engine, open_model
+from mpdiag.checkpoints.opening import AnyModel, Engine, open_model
 from mpdiag.data import SegmentationDataset, load_dataset
 from mpdiag.errors import ConfigError
 from mpdiag.evaluation import Evaluator
@@ -64,8 +63,8 @@ def analyze(
 
     Args:
         checkpoint: file, training output directory, transformers directory, hub id, what
-            `load_checkpoint` gave, or a module as it is: our Mask2Former, or one of transformers'
-            segmenters.
+            `load_checkpoint` gave, or a module as it is: our Mask2Former, one of transformers'
+            segmenters, or an official model that detectron2 built.
         dataset: name (ours or detectron2's), folder, path of a COCO-format JSON, or a data set;
             None for the test data that the checkpoint's detectron2 config names.
         output: the run directory.
@@ -123,7 +122,7 @@ def analyze(
     )
 
 
-def _named_by(model: LoadedCheckpoint | LibraryModel) -> str:
+def _named_by(model: AnyModel) -> str:
     """The data set of the config that was read with a checkpoint."""
     setup = model.setup if isinstance(model, LoadedCheckpoint) else None
     if setup is None or setup.dataset is None:

@@ -8,11 +8,20 @@ from mpdiag.analysis.interventions import Intervention
 from mpdiag.analysis.measure import Matching
 from mpdiag.analysis.own_model import DisturbedPart, MatchingPart, PilotedPart
 from mpdiag.analysis.preprocessing import Preprocessing
-from mpdiag.analysis.recorded_model import RecordedModel
+from mpdiag.analysis.recorded_model import OfficialModel, TransformersModule
 from mpdiag.analysis.segmenter import Segmenter
-from mpdiag.analysis.settings import Request, Settings, own_settings, settings_for
+from mpdiag.analysis.settings import (
+    LONG_SIDE,
+    SHORT_SIDE,
+    Request,
+    Settings,
+    own_settings,
+    settings_for,
+)
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.checkpoints.library_models import LibraryModel
+from mpdiag.checkpoints.official_modules import OfficialModule
+from mpdiag.checkpoints.opening import AnyModel
 from mpdiag.checkpoints.transformers_config import loss_of
 from mpdiag.config import LossConfig
 from mpdiag.data import SegmentationDataset
@@ -56,9 +65,7 @@ class Subject:
     packages: tuple[str, ...] = ()
 
 
-def subject_of(
-    model: LoadedCheckpoint | LibraryModel, data: SegmentationDataset, request: Request
-) -> Subject:
+def subject_of(model: AnyModel, data: SegmentationDataset, request: Request) -> Subject:
     """A model that is to be measured on a data set.
 
     Raises:
@@ -66,18 +73,34 @@ def subject_of(
         ConfigError: an intervention that it can't do.
         RecordingError: the recorder knows no such family.
     """
-    if isinstance(model, LibraryModel):
-        return _library_subject(model, data, request)
-    return _own_subject(model, data, request)
-
-
-def _library_subject(model: LibraryModel, data: SegmentationDataset, request: Request) -> Subject:
+    if isinstance(model, LoadedCheckpoint):
+        return _own_subject(model, data, request)
     if request.part == "piloted" or request.intervene:
         asked = "--part piloted" if request.part == "piloted" else "--intervene"
         raise ConfigError(
-            f"{asked} is for models that mpdiag itself runs, and {model.name} is run by "
-            "transformers; leave it out"
+            f"{asked} is for models that mpdiag itself runs, and {model.name} is run by another "
+            "library; leave it out"
         )
+    if isinstance(model, OfficialModule):
+        return _official_subject(model, data, request)
+    return _library_subject(model, data, request)
+
+
+def _official_subject(
+    model: OfficialModule, data: SegmentationDataset, request: Request
+) -> Subject:
+    count = model.num_classes
+    classes = class_map(model.labels, count, data.classes, model.name, _source(data))
+    size = (SHORT_SIDE, LONG_SIDE)
+    return Subject(
+        OfficialModel(model.module, size, model.divisibility, classes),
+        settings_for(request, model.loss, size=size),
+        {"path": model.name, "sha256": model.sha256},
+        {"family": family_of(model.module).name, "num_classes": count},
+    )
+
+
+def _library_subject(model: LibraryModel, data: SegmentationDataset, request: Request) -> Subject:
     family, config = family_of(model.module), model.settings
     kind = str(config["model_type"])
     rule = _RULES.get(kind, "mask2former")
@@ -97,7 +120,7 @@ def _library_subject(model: LibraryModel, data: SegmentationDataset, request: Re
         image_processor=preprocess.settings,
     )
     return Subject(
-        RecordedModel(model.module, preprocess, classes),
+        TransformersModule(model.module, preprocess, classes),
         settings,
         {"path": model.name, "sha256": model.sha256},
         {

@@ -100,8 +100,8 @@ def as_library_model(module: nn.Module, processor: Any = None) -> LibraryModel:
     name, config = type(module).__name__, getattr(module, "config", None)
     if not type(module).__module__.startswith("transformers.") or config is None:
         raise CheckpointError(
-            f"{name}: neither mpdiag's Mask2Former nor a model of transformers, so how images are "
-            "shown to it isn't known"
+            f"{name}: neither mpdiag's Mask2Former nor a model of transformers or detectron2, so "
+            "how images are shown to it isn't known"
         )
     if processor is None:
         origin = Path(str(config.name_or_path or ""))

@@ -14,12 +14,18 @@ from mpdiag.checkpoints.library_models import (
     parameters_sha256,
 )
 from mpdiag.checkpoints.loading import LoadedCheckpoint, load_checkpoint
+from mpdiag.checkpoints.official_modules import (
+    OfficialModule,
+    as_official_module,
+    is_official,
+)
 from mpdiag.checkpoints.transformers_form import CONFIG
 from mpdiag.errors import CheckpointError, ConfigError, UnsafeCheckpointError
 from mpdiag.models import Mask2Former
 
 Engine = Literal["mpdiag", "transformers"]
 """Whose code runs a model."""
+AnyModel = LoadedCheckpoint | LibraryModel | OfficialModule
 
 
 def open_model(
@@ -27,12 +33,13 @@ def open_model(
     config: str | Path | None = None,
     engine: Engine | None = None,
     processor: Any = None,
-) -> LoadedCheckpoint | LibraryModel:
+) -> AnyModel:
     """A model in evaluation mode, run by mpdiag where it can, else by transformers.
 
     Args:
         given: a checkpoint, a training output directory, a transformers directory or hub id, what
-            `load_checkpoint` gave, or a module: our Mask2Former, or one of transformers.
+            `load_checkpoint` gave, or a module: our Mask2Former, one of transformers, or an
+            official one of detectron2's.
         config: a detectron2 YAML, as for `load_checkpoint`.
         engine: whose code is to run it.
         processor: the image processor of a module of transformers.
@@ -45,6 +52,8 @@ def open_model(
     if isinstance(given, Mask2Former):
         name = Path(type(given).__name__)
         return LoadedCheckpoint(name, "module as it is", parameters_sha256(given), given.eval())
+    if isinstance(given, nn.Module) and is_official(given):
+        return as_official_module(given)
     if isinstance(given, nn.Module):
         return as_library_model(given, processor)
     path = local_copy(given)
@@ -81,4 +90,4 @@ def load_model(path: str | Path, config: str | Path | None = None) -> nn.Module:
         CheckpointError, ConfigError, DependencyError: see `open_model`.
     """
     opened = open_model(path, config)
-    return opened.module if isinstance(opened, LibraryModel) else opened.model
+    return opened.model if isinstance(opened, LoadedCheckpoint) else opened.module
