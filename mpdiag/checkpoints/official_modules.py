@@ -1,4 +1,4 @@
-"""The official Mask2Former and MP-Former as detectron2 builds them, and what they say of themselves."""
+"""The official Mask2Former and MP-Former as detectron2 builds them, in our words."""
 
 from dataclasses import dataclass
 from typing import Any
