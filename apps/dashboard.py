@@ -12,7 +12,7 @@ import streamlit as st
 
 from apps import address, elements
 from apps.runs import Loaded, open_all
-from apps.views import images, inspector, overview, queries, transitions
+from apps.views import compare, images, inspector, overview, queries, transitions
 from mpdiag.errors import MpdiagError
 
 # Less margin than Streamlit leaves, since ten masks stand side by side; and a chart's texts in the
@@ -32,6 +32,7 @@ VIEWS: dict[str, tuple[str, str, View]] = {
     "inspector": ("Inspector", ":material/layers:", inspector.show),
     "queries": ("Queries", ":material/scatter_plot:", queries.show),
     "transitions": ("Transitions", ":material/swap_horiz:", transitions.show),
+    "compare": ("Compare", ":material/compare_arrows:", compare.show),
 }
 
 

@@ -4,7 +4,8 @@
 
 Each part is drawn at once, as NumPy arrays. The rows agree with each other (areas with IoUs, the
 matches of queries with those of GT), and the rows of the queries whose masks are kept with their
-masks; what no mask tells is drawn at random. Runs of one size and different seeds have the same GT.
+masks; what no mask tells is drawn at random. Runs of one size and different seeds have the same
+images and GT.
 """
 
 import argparse
@@ -90,7 +91,7 @@ def write_run(path: Path, size: Size, seed: int = 0, tell: Callable[[str], None]
         tell(f"{int(ids[-1])} of {size.images} images")
     if masks:
         writer.write_masks("worst", pa.concat_tables(masks))
-    pictures = [_picture(seed + number, size) for number in range(min(PICTURES, size.images))]
+    pictures = [_picture(number, size) for number in range(min(PICTURES, size.images))]
     for image_id in range(1, size.images + 1):  # plainly: a sync for each file would take minutes
         picture = pictures[image_id % len(pictures)]
         (path / "thumbnails" / f"{image_id}.jpg").write_bytes(picture)

@@ -71,7 +71,7 @@ def test_rows_that_break_a_page_are_an_error_on_it(make_run, open_page, tmp_path
         table = table.set_column(table.schema.get_field_index(name), name, words)
     pq.write_table(table, queries)
     shutil.rmtree(run / "aggregates")
-    page = open_page(run, page=path, damaged=True)
+    page = open_page(run, make_run(tmp_path / "two"), page=path, damaged=True)
     assert page.error
     assert not any("<script>" in error.value for error in page.error)
 

@@ -1,0 +1,106 @@
+"""The page Compare against the comparison of the store, and one image in both runs."""
+
+import os
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+from plotly.io import from_json
+
+from mpdiag.store import Run, compare
+
+
+@pytest.fixture
+def runs(make_run, tmp_path):
+    """Two runs over the same images; of the second a third of the masks are as before."""
+    paths = [make_run(tmp_path / name, images=8, seed=3) for name in "ab"]
+    file = next((paths[1] / "queries").glob("*.parquet"))
+    table = pq.read_table(file)
+    rows = [
+        {**row, "iou_prev": 1.0} if row["query"] % 3 == 0 and row["iou_prev"] is not None else row
+        for row in table.to_pylist()
+    ]
+    pq.write_table(table.from_pylist(rows, table.schema), file)
+    shutil.rmtree(paths[1] / "aggregates")
+    return paths
+
+
+def figures(page):
+    return [from_json(chart.proto.spec) for chart in page.get("plotly_chart")]
+
+
+def test_one_run_is_told_to_bring_another(make_run, open_page, tmp_path):
+    page = open_page(make_run(tmp_path / "one"), page="compare")
+    assert "mpdiag dashboard RUN_A RUN_B" in page.info[0].value
+
+
+def test_differences_are_those_of_the_store(runs, open_page):
+    page = open_page(*runs, page="compare")
+    expected = compare(*map(Run.open, runs))
+    for trace, metric in zip(figures(page)[0].data, ("miou_l", "util"), strict=True):
+        rows = expected.layers[expected.layers["metric"] == metric]
+        assert list(trace.x) == rows["layer"].tolist()
+        assert list(trace.y) == pytest.approx(100 * rows["difference"])
+        assert list(trace.error_y.array) == pytest.approx(100 * (rows["high"] - rows["difference"]))
+    moved = expected.moved_images[expected.moved_images["metric"] == "miou_l"]
+    images = next(frame.value for frame in page.dataframe if "Image" in frame.value)
+    assert images["Image"].tolist() == moved["file_name"].tolist()
+    assert images["difference"].tolist() == pytest.approx(100 * moved["difference"])
+    assert page.selectbox(key="widget of image").value == moved["image_id"].iloc[0]
+
+
+def test_the_runs_can_change_sides_and_must_differ(runs, open_page):
+    page = open_page(*runs, page="compare", a="b-matching-part", b="a-matching-part")
+    there = list(figures(open_page(*runs, page="compare"))[0].data[0].y)
+    assert list(figures(page)[0].data[0].y) == pytest.approx([-value for value in there])
+    page.selectbox(key="widget of b").set_value("b-matching-part").run()
+    assert "the same run" in page.info[0].value
+
+
+def test_one_image_in_both_runs(runs, open_page):
+    page = open_page(*runs, page="compare", image=4, gt=1)
+    for number, run in enumerate(runs, start=1):
+        heat = figures(page)[number].data[0]
+        for row in pq.read_table(run / "queries").to_pylist():
+            if row["image_id"] == 4 and row["matched_gt"] >= 0:
+                cell = row["matched_gt"], row["layer"]
+                assert heat.text[cell[0]][cell[1]] == str(row["query"])
+                assert heat.z[cell[0]][cell[1]] == pytest.approx(100 * row["matched_gt_iou"])
+    targets = pq.read_table(runs[0] / "targets").to_pylist()
+    final = next(r["matched_query"][-1] for r in targets if (r["image_id"], r["gt"]) == (4, 1))
+    captions = [caption.value for caption in page.caption]
+    assert f"a: query {final}, which matches GT 1 in the last layer" in captions
+    assert len(page.get("image")) == 2 * 10
+    links = [link.proto.query_string for link in page.get("page_link")]
+    assert links == [f"run={name}-matching-part&image=4" for name in "ab"]
+
+
+def test_another_metric_lists_other_images(runs, open_page):
+    page = open_page(*runs, page="compare", image=4)
+    page.selectbox(key="widget of metric").set_value("util").run()
+    assert page.query_params["metric"] == "util" and "image" not in page.query_params
+    moved = compare(*map(Run.open, runs)).moved_images
+    expected = moved[moved["metric"] == "util"]["file_name"].tolist()
+    assert page.dataframe[1].value["Image"].tolist() == expected
+
+
+@pytest.mark.parametrize("image", ["99", "-1", "../../etc/passwd", "9" * 30])
+def test_an_image_that_is_not_there(runs, open_page, image):
+    page = open_page(*runs, page="compare", image=image)
+    assert all("no image" in error.value for error in page.error)
+    assert page.selectbox(key="widget of image").value in range(1, 9)
+
+
+def test_an_image_without_objects_or_masks(runs, open_page):
+    page = open_page(*runs, page="compare", image=1)
+    assert "no ground truth" in page.info[0].value
+    shutil.rmtree(runs[0] / "masks")
+    os.utime(runs[0] / "run.json", (1, 1))  # as if it had been analysed anew
+    page = open_page(*runs, page="compare", image=4, gt=0)
+    assert any("--save-masks all" in caption.value for caption in page.caption)
+
+
+def test_runs_over_different_images_are_an_error_on_the_page(make_run, open_page, tmp_path):
+    runs = [make_run(tmp_path / name, images=count) for name, count in (("a", 4), ("b", 5))]
+    page = open_page(*runs, page="compare")
+    assert "different images" in page.error[0].value
