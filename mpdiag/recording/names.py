@@ -10,8 +10,8 @@ _MATCHING = {
     "class_logits": "layers 0..L, each (B, N, K + 1), no-object last",
     "mask_logits": "layers 0..L, each (B, N, h, w), at the resolution in which they are predicted",
     "attention_mask": "layers 1..L, each (B, N, cells) bool, True where a query may attend",
-    "assignment": "layers 0..L, each (B, N): GT that the model itself matches with each query in "
-    "training mode, -1 for none",
+    "assignment": "layers 0..L, each (B, N): GT that the model itself matches with each query "
+    "where it is given labels, -1 for none",
 }
 
 CANONICAL = {

@@ -18,7 +18,7 @@ def sampling_taps(attentions: Sequence[Any]) -> dict[str, Tap]:
         return locations(
             call.kwargs["reference_points"],
             call.seen["offsets"].unflatten(-1, shape),
-            call.kwargs["spatial_shapes_list"],
+            call.kwargs.get("spatial_shapes_list") or call.kwargs["spatial_shapes"].tolist(),
         )
 
     return with_offsets(attentions, read)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mpdiag.recording.families.matchings import assignment
 from mpdiag.recording.family import Family, is_a
 from mpdiag.recording.tap import Call, Tap, Taps, first, output
 
@@ -91,24 +92,20 @@ def _matchings(criterion: nn.Module) -> dict[str, Tap]:
         """Those of this pass so far."""
         return [*call.seen.get("matched", ()), _assignment(call)]
 
-    def assignment(call: Call) -> list[Tensor]:
+    def in_order(call: Call) -> list[Tensor]:
         last, *others = call.seen["matched"]
         return [*others, last]
 
     return {
         "matched": Tap([criterion.get_submodule("matcher")], None, matched),
-        "assignment": Tap([criterion], None, assignment, ["matched"]),
+        "assignment": Tap([criterion], None, in_order, ["matched"]),
         "piloted_assignment": Tap([criterion], None, _hard_assignment),
     }
 
 
 def _assignment(call: Call) -> Tensor:
-    """(B, N) of one call of the matcher, which gives pairs of query and GT for each image."""
-    logits = call.argument(0, "outputs")["pred_logits"]
-    rows = torch.full(logits.shape[:2], -1)
-    for row, (queries, gt) in zip(rows, call.output, strict=True):
-        row[queries.cpu()] = gt.cpu()
-    return rows.to(logits.device)
+    """(B, N) of one call of the matcher."""
+    return assignment(call.output, call.argument(0, "outputs")["pred_logits"])
 
 
 def _hard_assignment(call: Call) -> list[Tensor]:

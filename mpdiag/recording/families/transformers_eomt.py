@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mpdiag.recording.families.decoder_states import APPLIED_HEADS, DecoderStates
+from mpdiag.recording.families.matchings import matching_taps
 from mpdiag.recording.family import Family, is_a
 from mpdiag.recording.tap import Call, Tap, Taps
 
@@ -64,4 +65,5 @@ class TransformersEomt(Family):
                 needs=["predictions"],
             ),
             "attention_mask": Tap(layers, blocks, visible),
+            **matching_taps(model.criterion.matcher, blocks + 1, last_first=False),
         }

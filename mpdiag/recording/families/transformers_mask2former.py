@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from mpdiag.recording.families.attention import masked_weights, visible_cells
 from mpdiag.recording.families.deformable import sampling_taps
+from mpdiag.recording.families.matchings import matching_taps
 from mpdiag.recording.family import Family, is_a
 from mpdiag.recording.tap import Call, Tap, Taps, first, output
 
@@ -31,6 +32,7 @@ class TransformersMask2Former(Family):
             "mask_logits": Tap([decoder.mask_predictor], after, output),
             "attention_mask": Tap(cross, len(layers), visible_cells),
             "cross_attention": Tap(cross, len(layers), masked_weights),
+            **matching_taps(model.criterion.matcher, after, last_first=True),
             **sampling_taps([layer.self_attn for layer in encoder]),
         }
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mpdiag.recording.families.attention import masked_weights, visible_cells
 from mpdiag.recording.families.deformable import sampling_taps
+from mpdiag.recording.families.matchings import matching_taps
 from mpdiag.recording.family import Family, is_a
 from mpdiag.recording.tap import Call, Tap, Taps, output
 
@@ -42,6 +43,7 @@ class TransformersOneFormer(Family):
             "mask_logits": Tap([decoder.mask_embed], after, _masks, needs=["mask_features"]),
             "attention_mask": Tap(cross, len(layers), visible_cells),
             "cross_attention": Tap(cross, len(layers), masked_weights),
+            **matching_taps(model.criterion.matcher, after, last_first=True),
             **sampling_taps([layer.self_attn for layer in encoder]),
         }
 

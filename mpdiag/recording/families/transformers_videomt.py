@@ -45,4 +45,5 @@ class TransformersVideomt(TransformersEomt):
                 tap, count=None, gather=by_layer(blocks if name == "attention_mask" else blocks + 1)
             )
             for name, tap in super().taps(model).items()
+            if name != "assignment"  # it takes no labels
         }

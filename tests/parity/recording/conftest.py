@@ -202,6 +202,7 @@ def _detr(model: type[Any], config: type[Any], layers: str) -> Tiny:
         ),
         use_timm_backbone=False,
         backbone=None,
+        use_pretrained_backbone=False,
         d_model=128,
         encoder_layers=1,
         decoder_layers=L,

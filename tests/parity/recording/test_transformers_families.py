@@ -126,3 +126,31 @@ def test_detr_auxiliary_outputs(tiny: Any) -> None:
     torch.testing.assert_close(recording.class_logits[1:-1], own[:-1])
     assert torch.equal(recording.class_logits[-1], output.logits)
     assert torch.equal(recording.mask_logits[-1], output.pred_masks)
+
+
+MATCHED = ["transformers Mask2Former", "transformers OneFormer", "transformers EoMT"]
+
+
+@pytest.mark.parametrize("family", MATCHED, indirect=True)
+def test_matchings_inside_the_loss(tiny: Any) -> None:
+    """Each layer's assignment is what the matcher made of the very masks of that layer."""
+    masks = [torch.zeros(2, 64, 64), torch.zeros(1, 64, 64)]
+    masks[0][0, :30, :30] = masks[0][1, 40:, 20:] = masks[1][0, 10:50, 10:50] = 1
+    labels = [torch.tensor([0, 2]), torch.tensor([1])]
+    tiny.inputs["pixel_values"] = tiny.inputs["pixel_values"][..., :64]
+    calls: list[Any] = []
+    tiny.model.criterion.matcher.register_forward_hook(
+        lambda module, args, pairs: calls.append((args[0], pairs))
+    )
+    with record(tiny.model) as recording:
+        tiny.run()
+        assert "assignment" not in recording
+        tiny.run(mask_labels=masks, class_labels=labels)
+    assert recording.assignment.shape == (4, 2, 5) and len(calls) == 4
+    for own, found in zip(recording.mask_logits, recording.assignment, strict=True):
+        (pairs,) = [pairs for given, pairs in calls if torch.equal(given, own)]
+        for image, (queries, gt) in enumerate(pairs):
+            expected = torch.full((5,), -1)
+            expected[queries] = gt
+            assert torch.equal(found[image], expected)
+            assert (expected >= 0).sum() == len(labels[image])
