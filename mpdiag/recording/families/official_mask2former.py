@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mpdiag.recording.families.attention import masked_weights
 from mpdiag.recording.families.matchings import assignment
 from mpdiag.recording.family import Family, is_a
 from mpdiag.recording.tap import Call, Tap, Taps, first, output
@@ -63,7 +64,13 @@ class OfficialMask2Former(Family):
             "mask_logits": ([embed], len(cross) + 1, masks, ("mask_features",)),
             "attention_mask": (cross, len(cross), visible, ()),
         }
-        taps = {"mask_features": Tap([features], 1, output)}
+        attentions = [layer.get_submodule("multihead_attn") for layer in cross]
+        taps = {
+            "mask_features": Tap([features], 1, output),
+            "cross_attention": Tap(
+                attentions, len(cross), lambda call: masked_weights(call)[:, :, -queries:]
+            ),
+        }
         for name, (modules, count, read, needs) in both.items():
             taps[name] = Tap(modules, count, _matching_part(read, queries), needs)
             taps[f"piloted_{name}"] = Tap(modules, None, _mp_part(read, queries), needs)

@@ -16,9 +16,17 @@ LAYERS, QUERIES, DIM, HEADS = 2, 3, 8, 2
 
 
 class Cross(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.multihead_attn = nn.MultiheadAttention(DIM, HEADS)
+        self.weights: list[Tensor] = []
+
     def forward(self, tgt: Tensor, memory: Tensor, memory_mask: Tensor, pos: Any = None) -> Tensor:
-        allowed = (~memory_mask).unflatten(0, (-1, HEADS)).float().mean((1, 3))
-        return tgt + allowed.T[..., None]
+        attended, weights = self.multihead_attn(
+            query=tgt, key=memory, value=memory, attn_mask=memory_mask, average_attn_weights=False
+        )
+        self.weights.append(weights)
+        return tgt + attended
 
 
 class MultiScaleMaskedTransformerDecoderMaskDN(nn.Module):
@@ -37,7 +45,9 @@ class MultiScaleMaskedTransformerDecoderMaskDN(nn.Module):
     def heads(self, query: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         state = self.decoder_norm(query).transpose(0, 1)
         masks = torch.einsum("bqc,bchw->bqhw", self.mask_embed(state), features)
-        hidden = (masks.flatten(2) < 0)[:, None].repeat(1, HEADS, 1, 1).flatten(0, 1)
+        hidden = masks.flatten(2) < 0
+        hidden = hidden & ~hidden.all(-1, keepdim=True)
+        hidden = hidden[:, None].repeat(1, HEADS, 1, 1).flatten(0, 1)
         return self.class_embed(state), masks, hidden
 
     def forward(self, x: Any, features: Tensor, mask: Any = None, dn_args: Any = None) -> Any:
@@ -54,7 +64,8 @@ class MultiScaleMaskedTransformerDecoderMaskDN(nn.Module):
             dn_out = {"dn_args": {"pad_size": 2 * most, "max_num": most}}
         outputs = [self.heads(query, features)]
         for layer in self.transformer_cross_attention_layers:
-            query = layer(query, x, memory_mask=outputs[-1][2], pos=None)
+            memory = features.flatten(2).permute(2, 0, 1)
+            query = layer(query, memory, memory_mask=outputs[-1][2], pos=None)
             outputs.append(self.heads(query, features))
 
         def part(rows: slice) -> dict[str, Any]:
@@ -155,7 +166,8 @@ def test_inference(model: MaskFormer, images: Tensor) -> None:
     assert torch.equal(output["pred_masks"], plain["pred_masks"])
     assert torch.equal(recording.class_logits, layers(output, "pred_logits"))
     assert torch.equal(recording.mask_logits, layers(output, "pred_masks"))
-    assert torch.equal(recording.attention_mask, recording.mask_logits[:-1].flatten(3) >= 0)
+    within = recording.mask_logits[:-1].flatten(3) >= 0
+    assert torch.equal(recording.attention_mask, within | ~within.any(-1, keepdim=True))
     assert torch.equal(recording.query[0, 1], model.sem_seg_head.predictor.query_feat.weight)
     assert "piloted_query" not in recording and "assignment" not in recording
     assert all(not module._forward_hooks for module in model.modules())
@@ -179,6 +191,19 @@ def test_training_has_matchings_and_the_mp_part(model: MaskFormer, images: Tenso
     assert recording.piloted_assignment.tolist() == [[[0, -1, 0, -1], [0, 1, 0, 1]]] * 3
     embedded = model.sem_seg_head.predictor.label_enc.weight
     assert torch.equal(recording.piloted_query[0, 1], embedded[[0, 2, 0, 2]])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_cross_attention_of_the_matching_part(
+    model: MaskFormer, images: Tensor, training: bool
+) -> None:
+    model.train(training)
+    targets = [{"labels": torch.tensor([3])}, {"labels": torch.tensor([0, 2])}]
+    with mpdiag.record(model, only=["cross_attention"]) as recording:
+        model(images, targets)
+    layers = model.sem_seg_head.predictor.transformer_cross_attention_layers
+    for found, layer in zip(recording.cross_attention, layers, strict=True):
+        torch.testing.assert_close(found, layer.weights[-1][:, :, -QUERIES:])
 
 
 def test_only_what_is_asked_for(model: MaskFormer, images: Tensor) -> None:
