@@ -33,6 +33,7 @@ CLASSES = {
 """transformers' model type -> its class that segments by queries."""
 
 NAMES_SHOWN = 4  # of parameters in an error
+_PROCESSOR = "processor_config.json"  # of an image processor and a tokenizer together
 _WEIGHTS = ("model", "pytorch_model")  # file.safetensors, file.bin, or shards with an index
 
 
@@ -105,7 +106,7 @@ def as_library_model(module: nn.Module, processor: Any = None) -> LibraryModel:
         )
     if processor is None:
         origin = Path(str(config.name_or_path or ""))
-        if not (origin / PREPROCESSOR).is_file():
+        if not _has_processor(origin):
             raise CheckpointError(
                 f"{name}: its image processor isn't known; give it as processor=..., as "
                 "AutoImageProcessor.from_pretrained gives it"
@@ -197,7 +198,7 @@ def load_processor(directory: Path, kind: str) -> Any:
         CheckpointError: it isn't there, or can't be read.
     """
     library = transformers()
-    if not (directory / PREPROCESSOR).is_file():
+    if not _has_processor(directory):
         raise CheckpointError(
             f"{directory / PREPROCESSOR}: no such file, so how images are shown to the model isn't "
             "known; save its image processor there"
@@ -214,12 +215,17 @@ def load_processor(directory: Path, kind: str) -> Any:
             words = library.AutoTokenizer.from_pretrained(
                 directory, trust_remote_code=False, local_files_only=True
             )
-            return library.OneFormerProcessor(image_processor=images, tokenizer=words)
+            length = read_json(directory / CONFIG).get("task_seq_len", 77)
+            return library.OneFormerProcessor(images, words, task_seq_length=length)
     except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
         why = str(error).strip().partition("\n")[0]
         raise CheckpointError(
             f"{directory}: transformers can't read its preprocessing ({why:.200})"
         ) from error
+
+
+def _has_processor(directory: Path) -> bool:
+    return any((directory / name).is_file() for name in (PREPROCESSOR, _PROCESSOR))
 
 
 def transformers() -> Any:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 import mpdiag
 from mpdiag.data import SegmentationDataset, load_dataset
+from mpdiag.errors import CheckpointError
 from mpdiag.recording import record
 from mpdiag.store import Run
 
@@ -40,27 +41,6 @@ PROCESSORS = {
     "transformers RF-DETR": lambda: t.RfDetrImageProcessor(size={"height": 64, "width": 64}),
 }
 """Settings that resize, pad and stretch images of 48 x 80."""
-
-
-class Words:
-    """A tokenizer in OneFormer's place for one: a number for each letter."""
-
-    def __call__(self, texts: list[str], max_length: int, **_: Any) -> dict[str, list[list[int]]]:
-        ids = [[ord(letter) % 97 for letter in text][:max_length] for text in texts]
-        return {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
-
-
-class OneFormerInputs:
-    """As OneFormerProcessor, whose constructor wants a real CLIP tokenizer."""
-
-    def __init__(self, images: Any, length: int) -> None:
-        self.image_processor, self.length = images, length
-
-    def __call__(self, images: Any, task_inputs: list[str], **more: Any) -> Any:
-        found = self.image_processor(images, task_inputs, **more)
-        ids = Words()([f"the task is {task}" for task in task_inputs], self.length)["input_ids"]
-        found["task_inputs"] = torch.tensor(ids)
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +77,10 @@ def processor_of(family: str, model: Any) -> Any:
     images = PROCESSORS[family]()
     if family != "transformers OneFormer":
         return images
-    return OneFormerInputs(images, model.config.task_seq_len)
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words = [*letters, *(f"{one}</w>" for one in letters), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = t.CLIPTokenizer(vocab={word: n for n, word in enumerate(words)}, merges=[])
+    return t.OneFormerProcessor(images, tokenizer, task_seq_length=model.config.task_seq_len)
 
 
 @torch.no_grad()
@@ -122,7 +105,7 @@ def layers_of(model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 def shown(processor: Any, pixels: Any) -> tuple[dict[str, Tensor], tuple[int, int]]:
     """What the model takes, and (height, width) that the image has therein."""
-    more = {"task_inputs": ["instance"]} if isinstance(processor, OneFormerInputs) else {}
+    more = {"task_inputs": ["instance"]} if isinstance(processor, t.OneFormerProcessor) else {}
     found = dict(processor(images=[pixels], return_tensors="pt", **more))
     found.pop("patch_offsets", None)
     height, width = found["pixel_values"].shape[-2:]
@@ -166,10 +149,18 @@ def test_rows_are_those_of_the_librarys_own_outputs(
 ) -> None:
     model = tiny.model
     model.config.id2label = dict(enumerate(ORDER))
+    model.config.label2id = {name: n for n, name in enumerate(ORDER)}
     processor = processor_of(family, model)
     balance(model, shown(processor, dataset.image(0))[0])
+    for saved in (model, processor):
+        saved.save_pretrained(tmp_path / "model")
     mpdiag.analyze(
-        model, dataset, tmp_path / "run", processor=processor, match_points="all", save_masks="all"
+        tmp_path / "model",
+        dataset,
+        tmp_path / "run",
+        engine="transformers",
+        match_points="all",
+        save_masks="all",
     )
     run = Run.open(tmp_path / "run")
     order = [ORDER.index(name) for name in NAMES]
@@ -218,3 +209,52 @@ def check_matches(rows: Any, classes: Tensor, logits: Tensor, labels: Tensor, gt
     best = table[linear_sum_assignment(table)].sum()
     queries = np.flatnonzero(matched >= 0)
     assert table[queries, matched[queries]].sum() == pytest.approx(best, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ["transformers EoMT"], indirect=True)
+def test_images_that_are_cut_into_windows_are_refused(
+    tiny: Any, dataset: SegmentationDataset, tmp_path: Path
+) -> None:
+    tiny.model.config.id2label = dict(enumerate(ORDER))
+    processor = t.EomtImageProcessor(size={"shortest_edge": 64}, do_split_image=True)
+    with pytest.raises(CheckpointError, match="cuts images into windows"):
+        mpdiag.analyze(tiny.model, dataset, tmp_path / "run", processor=processor)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("family", ["transformers OneFormer"], indirect=True)
+def test_oneformer_needs_its_tokenizer(
+    tiny: Any, dataset: SegmentationDataset, tmp_path: Path
+) -> None:
+    tiny.model.config.id2label = dict(enumerate(ORDER))
+    processor = t.OneFormerImageProcessor(size=SIDES)
+    with pytest.raises(CheckpointError, match="needs its OneFormerProcessor, whose tokenizer"):
+        mpdiag.analyze(tiny.model, dataset, tmp_path / "run", processor=processor)
+
+
+@pytest.mark.parametrize(
+    "family", ["transformers MaskFormer", "transformers RF-DETR"], indirect=True
+)
+def test_classes_that_the_data_set_has_not(
+    tiny: Any, family: str, dataset: SegmentationDataset, tmp_path: Path
+) -> None:
+    """They count as no-object; a sigmoid knows nothing of the other classes."""
+    model = tiny.model
+    model.config.id2label = {0: "square", 1: "sky", 2: "disc"}
+    processor = processor_of(family, model)
+    source = json.loads((dataset.source.path).read_text())
+    source["categories"] = [one for one in source["categories"] if one["name"] != "star"]
+    source["annotations"] = [one for one in source["annotations"] if one["category_id"] != 2]
+    path = tmp_path / "two.json"
+    path.write_text(json.dumps(source))
+    two = load_dataset(str(path), root=dataset.image_root)
+    mpdiag.analyze(model, two, tmp_path / "run", processor=processor, limit=1)
+    rows = Run.open(tmp_path / "run").query("SELECT * FROM queries ORDER BY layer, query")
+    logits, _ = layers_of(model, shown(processor, dataset.image(0))[0])
+    if tiny.no_object:
+        probability = logits.softmax(-1)[..., [2, 0]]
+    else:
+        probability = logits[..., [2, 0, 3]].softmax(-1)[..., :2]
+    score, label = probability.flatten(0, 1).max(-1)
+    assert rows["label"].tolist() == label.tolist()
+    assert rows["score"].tolist() == pytest.approx(score.tolist(), rel=1e-5)
