@@ -99,6 +99,8 @@ def bench_analysis(images: int, size: tuple[int, int], model: ModelConfig) -> An
     if images < 1:
         raise ConfigError(f"--images {images}: give the number of images, at least 1")
     scenes = Scenes(images, size, model.num_classes)
+    for index in range(images):
+        scenes[index]  # drawn now
     torch.manual_seed(0)
     loaded = LoadedCheckpoint(
         Path("random"),

@@ -1,5 +1,6 @@
 """Synthetic scenes of any size, drawn into memory, so that no pass waits for a disk."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,22 @@ from mpdiag.data.source import ImageRecord
 class Scenes(SegmentationDataset):
     """Instances; image i is that of seed i, the upper left part of a square scene."""
 
-    def __init__(self, count: int, size: tuple[int, int], classes: int) -> None:
-        """Scenes of `size` (height, width) pixels, labelled as if there were that many classes."""
+    def __init__(
+        self, count: int, size: tuple[int, int], classes: int, *, keep: bool = True
+    ) -> None:
+        """Scenes of `size` (height, width) pixels, labelled as if there were that many classes.
+
+        Each is drawn when it is first asked for, and kept; or with `keep` False, drawn anew.
+        """
         self.size = size
-        source = _Drawn(count, size, classes)
-        self.source, self.classes, self._images = source, source.classes, source.pictures
+        self._drawn = _Drawn(count, size, classes, keep)
+        self.source, self.classes = self._drawn, self._drawn.classes
         self.task, self.name, self.split = "instance", "scenes", ""
-        self.image_ids = [image.image_id for image in source.images]
-        self.image_root = source.path
+        self.image_ids = [image.image_id for image in self._drawn.images]
+        self.image_root = self._drawn.path
 
     def image(self, index: int) -> Tensor:
-        return self._images[index]
+        return self._drawn.scene(index)[0]
 
 
 class _Drawn:
@@ -32,26 +38,26 @@ class _Drawn:
 
     path = Path("scenes")
 
-    def __init__(self, count: int, size: tuple[int, int], classes: int) -> None:
+    def __init__(self, count: int, size: tuple[int, int], classes: int, keep: bool) -> None:
         self.images = [ImageRecord(index + 1, f"{index + 1}.png") for index in range(count)]
         self.classes = [ClassInfo(index + 1, f"class {index + 1}") for index in range(classes)]
-        self.pictures: list[Tensor] = []
-        self._truths: list[Truth] = []
-        height, width = size
-        for index in range(count):
-            scene = draw_scene(np.random.default_rng(index), max(size))
-            image = np.ascontiguousarray(scene.image[:height, :width].transpose(2, 0, 1))
-            self.pictures.append(torch.from_numpy(image))
-            segments = torch.from_numpy(scene.segments[:height, :width].copy())
-            masks = segments == torch.arange(len(scene.labels))[:, None, None]
-            seen = masks.flatten(1).any(1)
-            labels = torch.tensor(scene.labels)[seen] % classes
-            masks = masks[seen]
-            crowd = torch.zeros(len(masks), dtype=torch.bool)
-            self._truths.append(Truth(masks, labels, crowd, masks.flatten(1).sum(1).double()))
+        self._size = size
+        self.scene = lru_cache(maxsize=None if keep else 1)(self._draw)
+
+    def _draw(self, index: int) -> tuple[Tensor, Truth]:
+        height, width = self._size
+        scene = draw_scene(np.random.default_rng(index), max(self._size))
+        image = np.ascontiguousarray(scene.image[:height, :width].transpose(2, 0, 1))
+        segments = torch.from_numpy(scene.segments[:height, :width].copy())
+        masks = segments == torch.arange(len(scene.labels))[:, None, None]
+        seen = masks.flatten(1).any(1)
+        masks, labels = masks[seen], torch.tensor(scene.labels)[seen] % len(self.classes)
+        crowd = torch.zeros(len(masks), dtype=torch.bool)
+        areas = masks.flatten(1).sum(1).double()
+        return torch.from_numpy(image), Truth(masks, labels, crowd, areas)
 
     def num_objects(self, index: int) -> int:
-        return len(self._truths[index].labels)
+        return len(self.read(index).labels)
 
     def read(self, index: int) -> Truth:
-        return self._truths[index]
+        return self.scene(index)[1]

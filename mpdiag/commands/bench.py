@@ -1,4 +1,4 @@
-"""`mpdiag bench ops|analyze|train`."""
+"""`mpdiag bench ops|analyze|loader|memory|train`."""
 
 import logging
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mpdiag.commands.options import Precision, out
+from mpdiag.commands.options import Precision, Root, out
 
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures into this file, too.")]
 
@@ -70,6 +70,65 @@ def bench_analyze(
     out.print(analysis_table(found))
     if json_file is not None:
         replace_json(json_file, found.as_json())
+
+
+@bench_app.command("loader")
+def bench_loader(
+    dataset: Annotated[str, typer.Argument(help="coco, or a COCO-format FILE.json.")],
+    root: Root = None,
+    split: Annotated[str, typer.Option(help="Part of the data set.")] = "train",
+    images: Annotated[int, typer.Option(help="The first so many that are annotated.")] = 80,
+    json_file: Json = None,
+) -> None:
+    """Training samples a second and core, beside those made as detectron2 makes them."""
+    from mpdiag.bench.loader import bench_loader as run
+    from mpdiag.bench.loader import loader_table
+    from mpdiag.store.files import replace_json
+
+    timings = run(dataset, root=root, split=split, images=images)
+    out.print(loader_table(timings))
+    if json_file is not None:
+        replace_json(json_file, {"timings": [timing.as_json() for timing in timings]})
+
+
+@bench_app.command("memory")
+def bench_memory(
+    batch: Annotated[int, typer.Option(help="Images of the training step.", min=1)] = 1,
+    images: Annotated[
+        list[int] | None,
+        typer.Option(help="Of a small analysis; may be repeated.", min=1, show_default=False),
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Peak memory of a training step, of inference, and of analyses of more and more images.
+
+    R50, 100 queries: a step with 100 MP queries at 1024, inference at 800x1333. By default small
+    analyses of 500, 1000 and 2000 images.
+    """
+    from functools import partial
+
+    from mpdiag.bench.memory import analysis, inference, memory_table, peak_of
+    from mpdiag.config import ModelConfig
+    from mpdiag.store.files import replace_json
+    from trainers.memory import training_step
+    from trainers.recipe import load_recipe
+
+    recipe = load_recipe(
+        "table3-mp-former-r50-coco-instance",
+        [f"data.batch_size={batch}", "pilot.queries=100"],
+    )
+    jobs = {
+        f"training step, {batch} x 1024x1024": partial(training_step, recipe, (1024, 1024)),
+        "inference, 800x1333": partial(inference, ModelConfig(), (800, 1333)),
+        **{
+            f"analysis, {count} x 64x96": partial(analysis, count, (64, 96))
+            for count in images or (500, 1000, 2000)
+        },
+    }
+    peaks = [peak_of(name, job) for name, job in jobs.items()]
+    out.print(memory_table(peaks))
+    if json_file is not None:
+        replace_json(json_file, {"peaks": [peak.as_json() for peak in peaks]})
 
 
 @bench_app.command("train")
