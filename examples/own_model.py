@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import mpdiag
-from mpdiag.recording import Family, Tap, Taps, register
-from mpdiag.recording.tap import output
+from mpdiag.recording import Family, Tap, Taps, output, register
 
 
 # The model: any code. It says nothing of mpdiag, and gives its last layer's predictions only.

@@ -6,7 +6,7 @@ from mpdiag.recording.names import CANONICAL, names
 from mpdiag.recording.points import HookPoint
 from mpdiag.recording.recorder import record
 from mpdiag.recording.recording import Recording
-from mpdiag.recording.tap import Call, Tap, Taps
+from mpdiag.recording.tap import Call, Tap, Taps, output
 
 __all__ = [
     "CANONICAL",
@@ -20,6 +20,7 @@ __all__ = [
     "is_a",
     "known_families",
     "names",
+    "output",
     "record",
     "register",
 ]

@@ -43,7 +43,25 @@ _FAMILIES: list[Family] = []
 def register(family: Family) -> Family:
     """Let `mpdiag.record` know a family. It is asked before all that were registered earlier.
 
-    One of the same name is replaced, so that a notebook's cell can run twice.
+    One of the same name is replaced, so that a notebook's cell can run twice. For a model that
+    classifies with its module `classify` and predicts masks with `mask_head`, in each layer:
+
+        from mpdiag.recording import Family, Tap, output, register
+
+        class SegmenterFamily(Family):
+            name = "my segmenter"
+
+            def recognises(self, model):
+                return type(model).__name__ == "Segmenter"
+
+            def taps(self, model):
+                layers = len(model.layers) + 1
+                return {
+                    "class_logits": Tap([model.classify], layers, output),
+                    "mask_logits": Tap([model.mask_head], layers, output),
+                }
+
+        register(SegmenterFamily())
     """
     _FAMILIES[:] = [family, *(known for known in _FAMILIES if known.name != family.name)]
     return family
@@ -89,7 +107,8 @@ def find(model: nn.Module) -> tuple[Family, nn.Module]:
     known = ", ".join(family.name for family in _FAMILIES)
     raise RecordingError(
         f"{what} is of no known family, and neither is any module in it; known are {known}. "
-        f"mpdiag.recording.register teaches the recorder another, as {EXAMPLE} shows"
+        "mpdiag.recording.register teaches the recorder another: ten lines, of which "
+        f"help(mpdiag.recording.register) and {EXAMPLE} have an example"
     )
 
 

@@ -84,3 +84,12 @@ def test_a_pass_of_fewer_layers_is_refused(tiny: Any) -> None:
         with pytest.raises(RecordingError, match="layers were skipped or repeated"):
             tiny.run()
         assert "mask_logits" not in recording
+
+
+def test_the_record_says_whose_predictions_it_holds(tiny: Any, family: str) -> None:
+    """The model's own head, applied by the recorder, where the model predicts at its end only."""
+    own = family in ("transformers Mask2Former", "transformers OneFormer")
+    with record(tiny.model, only=["mask_logits"]) as recording:
+        tiny.run()
+    assert any("own head" in note for note in recording.notes) is not own
+    assert all(note in repr(recording) for note in recording.notes)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mpdiag.errors import RecordingError
 from mpdiag.recording import record
 
 
@@ -154,3 +155,15 @@ def test_matchings_inside_the_loss(tiny: Any) -> None:
             expected[queries] = gt
             assert torch.equal(found[image], expected)
             assert (expected >= 0).sum() == len(labels[image])
+
+
+@pytest.mark.parametrize("family", ["transformers Mask2Former"], indirect=True)
+def test_layer_drop_is_refused(tiny: Any) -> None:
+    tiny.model.train()
+    tiny.model.model.transformer_module.decoder.layerdrop = 1.0
+    with (
+        record(tiny.model) as recording,
+        pytest.raises(RecordingError, match=r"in 1 layers, .* makes it in 4: .* layer drop"),
+    ):
+        tiny.run()
+    assert "mask_logits" not in recording
