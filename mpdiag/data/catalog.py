@@ -87,7 +87,10 @@ def import_module(name: str) -> None:
     try:
         importlib.import_module(name)
     except ImportError as error:
-        raise DataError(f"{name}: can't be imported ({error}); correct its name") from None
+        raise DataError(
+            f"{name}: can't be imported ({error}); correct its name, or put its folder into "
+            "PYTHONPATH"
+        ) from None
 
 
 class RecordReader:

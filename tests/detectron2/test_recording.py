@@ -107,6 +107,36 @@ def test_training(
     assert hooks_of(model) == 0
 
 
+def test_attention(
+    build_official: Callable[[], nn.Module],
+    inputs: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = build_official().eval()
+    weights: list[Tensor] = []
+    for layer in model.sem_seg_head.predictor.transformer_cross_attention_layers:
+        layer.multihead_attn.register_forward_hook(lambda *call: weights.append(call[-1][1]))
+    module = importlib.import_module(
+        "mask2former.modeling.pixel_decoder.ops.modules.ms_deform_attn"
+    )
+    sampled: list[Tensor] = []
+    core = module.ms_deform_attn_core_pytorch
+
+    def listening(value: Any, shapes: Any, locations: Tensor, *rest: Any) -> Tensor:
+        sampled.append(locations)
+        result: Tensor = core(value, shapes, locations, *rest)
+        return result
+
+    monkeypatch.setattr(module, "ms_deform_attn_core_pytorch", listening)
+    names = ["cross_attention", "sampling_locations"]
+    with torch.no_grad(), mpdiag.record(model, only=names) as recording:
+        model(inputs)
+    assert len(recording.layers("cross_attention")) == len(weights) == 4
+    for found, own in zip(recording.layers("cross_attention"), weights, strict=True):
+        torch.testing.assert_close(found.mean(1), own)  # averaged over heads by torch
+    torch.testing.assert_close(recording.sampling_locations, torch.stack(sampled))
+
+
 def test_hooks_are_gone_after_an_exception(build_official: Callable[[], nn.Module]) -> None:
     model = build_official().eval()
     with pytest.raises(KeyError, match="image"), mpdiag.record(model):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mpdiag.recording.families.attention import masked_weights
+from mpdiag.recording.families.deformable import locations, with_offsets
 from mpdiag.recording.families.matchings import assignment
 from mpdiag.recording.family import Family, is_a
 from mpdiag.recording.tap import Call, Tap, Taps, first, output
@@ -64,17 +65,30 @@ class OfficialMask2Former(Family):
             "mask_logits": ([embed], len(cross) + 1, masks, ("mask_features",)),
             "attention_mask": (cross, len(cross), visible, ()),
         }
+        encoder = head.get_submodule("pixel_decoder.transformer.encoder.layers").children()
         attentions = [layer.get_submodule("multihead_attn") for layer in cross]
         taps = {
             "mask_features": Tap([features], 1, output),
             "cross_attention": Tap(
                 attentions, len(cross), lambda call: masked_weights(call)[:, :, -queries:]
             ),
+            **with_offsets([layer.get_submodule("self_attn") for layer in encoder], _locations),
         }
         for name, (modules, count, read, needs) in both.items():
             taps[name] = Tap(modules, count, _matching_part(read, queries), needs)
             taps[f"piloted_{name}"] = Tap(modules, None, _mp_part(read, queries), needs)
         return taps | (_matchings(model.get_submodule("criterion")) if whole else {})
+
+
+def _locations(call: Call) -> Tensor:
+    """Where an MSDeformAttn samples: reference points, and the offsets that it has projected."""
+    attention: Any = call.module
+    shape = (attention.n_heads, attention.n_levels, attention.n_points, 2)
+    return locations(
+        call.argument(1, "reference_points"),
+        call.seen["offsets"].unflatten(-1, shape),
+        call.argument(3, "input_spatial_shapes").tolist(),
+    )
 
 
 def _matching_part(read: Any, queries: int) -> Any:

@@ -80,14 +80,39 @@ class MultiScaleMaskedTransformerDecoderMaskDN(nn.Module):
         return part(slice(-QUERIES, None)) | {"dn_out": dn_out}
 
 
+class Attention(nn.Module):
+    """Deformable: 2 heads, a level of 4 x 4 cells, a point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_heads, self.n_levels, self.n_points = 2, 1, 1
+        self.sampling_offsets = nn.Linear(3, 4)
+
+    def forward(self, query: Tensor, reference: Tensor, flat: Tensor, shapes: Tensor) -> Tensor:
+        offsets = self.sampling_offsets(query).view(2, 16, 2, 1, 1, 2)
+        self.sampled = reference[:, :, None, :, None] + offsets / shapes.flip(-1)[:, None]
+        return flat
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.self_attn = Attention()
+
+
 class PixelDecoder(nn.Module):
     """Called by a method, too."""
 
     def __init__(self) -> None:
         super().__init__()
+        encoder = nn.ModuleDict({"layers": nn.ModuleList([EncoderLayer()])})
+        self.transformer = nn.ModuleDict({"encoder": encoder})
         self.mask_features = nn.Conv2d(3, DIM, 1)
 
     def forward_features(self, features: Tensor) -> Tensor:
+        flat, reference = features.flatten(2).transpose(1, 2), torch.rand(2, 16, 1, 2)
+        attention = self.transformer["encoder"]["layers"][0].self_attn
+        attention(flat, reference, flat, torch.tensor([[4, 4]]))
         found: Tensor = self.mask_features(features)
         return found
 
@@ -204,6 +229,13 @@ def test_cross_attention_of_the_matching_part(
     layers = model.sem_seg_head.predictor.transformer_cross_attention_layers
     for found, layer in zip(recording.cross_attention, layers, strict=True):
         torch.testing.assert_close(found, layer.weights[-1][:, :, -QUERIES:])
+
+
+def test_sampling_locations(model: MaskFormer, images: Tensor) -> None:
+    with mpdiag.record(model.eval(), only=["sampling_locations"]) as recording:
+        model(images)
+    sampled = model.sem_seg_head.pixel_decoder.transformer["encoder"]["layers"][0].self_attn.sampled
+    torch.testing.assert_close(recording.sampling_locations[0], sampled)
 
 
 def test_only_what_is_asked_for(model: MaskFormer, images: Tensor) -> None:
