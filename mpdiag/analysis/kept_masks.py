@@ -180,8 +180,12 @@ def _encode(image: MeasuredImage, queries: list[int], bad: list[float]) -> Itera
 
 
 def _thumbnail(image: MeasuredImage) -> bytes:
+    """What the model was shown, in the proportions of the file, which some models stretch."""
     picture = Image.fromarray(image.sample.image.permute(1, 2, 0).numpy())
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    height, width = image.sample.original_size
+    scale = min(THUMBNAIL, max(picture.size)) / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=90)
     return buffer.getvalue()

@@ -297,3 +297,33 @@ def test_the_other_engine_needs_detectron2(
     assert status == 2 and "docs/detectron2.md says how to install it" in err
     status, _, err = mpdiag("train", "synthetic-tiny", "--num-gpus", 2)
     assert status == 2 and "our own engine is started by torchrun" in " ".join(err.split())
+
+
+def test_a_model_that_transformers_runs(tmp_path: Path, root: Path, mpdiag: Command) -> None:
+    transformers = pytest.importorskip("transformers")
+    annotations = root / "synthetic" / "annotations" / "instances_val.json"
+    categories = json.loads(annotations.read_text())["categories"]
+    labels = {number: one["name"] for number, one in enumerate(categories)}
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "num_blocks": 2}
+    config = transformers.EomtConfig(
+        image_size=64, num_queries=4, num_register_tokens=1, id2label=labels, **size
+    )
+    transformers.EomtForUniversalSegmentation(config).save_pretrained(tmp_path / "model")
+    images = transformers.EomtImageProcessor(size={"shortest_edge": 64, "longest_edge": 64})
+    images.save_pretrained(tmp_path / "model")
+    analyze = ("analyze", tmp_path / "model", "--dataset", "synthetic", "--root", root)
+    status, out, _ = mpdiag(*analyze, "--output", tmp_path / "run")
+    assert status == 0 and str(tmp_path / "run") in out
+    assert Run.open(tmp_path / "run").num_layers == 2
+    status, out, _ = mpdiag("report", tmp_path / "run", "--output", tmp_path / "report")
+    assert status == 0
+    assert "transformers EoMT" in (tmp_path / "report" / "report.md").read_text()
+    for words, message in (
+        (("--engine", "mpdiag"), "model_type = 'eomt'; only mask2former is read by mpdiag itself"),
+        (("--part", "piloted"), "--part piloted is for models that mpdiag itself runs"),
+        (("--intervene", "attention=gt:1"), "--intervene is for models that mpdiag itself runs"),
+    ):
+        status, _, error = mpdiag(*analyze, "--output", tmp_path / "no", *words)
+        assert status == 2 and message in " ".join(error.split())
+        assert not (tmp_path / "no").exists()

@@ -194,6 +194,8 @@ def test_rows_are_those_of_the_librarys_own_outputs(
                 assert row.matched_gt_iou == ious[row.matched_gt]
             score, label = classes[row.layer, row.query].softmax(-1)[:-1].max(0)
             assert row.label == label and row.score == pytest.approx(score.item(), rel=1e-5)
+        with Image.open(run.image(image_id)) as picture:  # not stretched as the model's own was
+            assert picture.width / picture.height == pytest.approx(80 / 48, rel=0.02)
         for query in range(logits.shape[1]):
             assert np.array_equal(run.masks(image_id, query), masks[:, query].numpy())
     assert len(kinds) > 5  # masks of many sizes, not all empty or full
