@@ -18,6 +18,7 @@ from mpdiag.checkpoints import load_checkpoint, load_model, save_checkpoint
 from mpdiag.checkpoints.detectron2_yaml import read_detectron2_config
 from mpdiag.checkpoints.official_keys import to_official
 from mpdiag.cli import main
+from mpdiag.config import AugmentConfig, DataConfig
 from mpdiag.data import Sample, generate, load_dataset
 from mpdiag.errors import ConfigError, DataError
 from trainers.loop import fit
@@ -328,6 +329,7 @@ def test_results_are_those_of_the_official_model(
     cfg.MODEL.META_ARCHITECTURE = bridge.META_ARCHITECTURE
     ours = build_model(cfg).eval()
     ours.load_state_dict(official.state_dict())
+    official.load_state_dict(ours.state_dict())
     sized = [one | {"height": 50 + 30 * k, "width": 90} for k, one in enumerate(inputs)]
     with torch.no_grad():
         for found, expected in zip(ours(sized), official(sized), strict=True):
@@ -340,6 +342,28 @@ def test_results_are_those_of_the_official_model(
             ids, segments = found["panoptic_seg"]
             assert segments == expected["panoptic_seg"][1] and segments
             assert (ids != expected["panoptic_seg"][0]).float().mean() < 1e-3
+
+
+def test_the_mapper_reads_and_augments(bridge: ModuleType, scenes: Path) -> None:
+    records = importlib.import_module("detectron2.data").DatasetCatalog.get(TRAIN)
+    sample_of = importlib.import_module("trainers.detectron2.structures").sample_of
+    own = load_dataset("synthetic", root=scenes, split="train")
+    plain = bridge.TrainingMapper(TRAIN, DataConfig(augment=AugmentConfig(flip=False)))
+    for index, record in enumerate(records):
+        mapped, expected = plain(record), own[index]
+        assert mapped["image_id"] == expected.image_id
+        assert (mapped["height"], mapped["width"]) == expected.original_size
+        found = sample_of(mapped)
+        assert torch.equal(found.image, expected.image)
+        assert torch.equal(found.masks, expected.masks)
+        assert torch.equal(found.labels, expected.labels)
+    jitter = AugmentConfig(scale_jitter=(0.5, 2.0), crop=(48, 80))
+    jittered = bridge.TrainingMapper(TRAIN, DataConfig(augment=jitter))
+    torch.manual_seed(0)
+    first, second = jittered(records[0])["image"], jittered(records[0])["image"]
+    assert first.shape == second.shape == (3, 48, 80) and not torch.equal(first, second)
+    torch.manual_seed(0)
+    assert torch.equal(jittered(records[0])["image"], first)
 
 
 def test_structures_there_and_back(bridge: ModuleType, scenes: Path) -> None:
