@@ -1,8 +1,12 @@
 """What the page Queries asks of a run's rows: how much each query does, and where on the image."""
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from apps.runs import Loaded, cached
+
+Counts = npt.NDArray[np.int64]
 
 BINS = 20
 """Columns and rows of the map of an image, whatever its size."""
@@ -16,35 +20,15 @@ FROM queries JOIN images USING (image_id)
 WHERE layer = ? GROUP BY query ORDER BY query
 """
 
-_OF_MASKS = """
-SELECT center_x AS x, center_y AS y FROM queries
-WHERE layer = ? AND query = ? AND center_x IS NOT NULL AND center_y IS NOT NULL
-"""
-
-_OF_GT = """
-SELECT (bbox[1] + bbox[3] / 2) / width AS x, (bbox[2] + bbox[4] / 2) / height AS y
-FROM queries JOIN images USING (image_id)
-JOIN targets ON targets.image_id = queries.image_id AND gt = matched_gt
-WHERE layer = ? AND query = ?
-"""
-
-_BINNED = f"""
-SELECT least(greatest(floor(x * {BINS}), 0), {BINS - 1})::INTEGER AS x,
-       least(greatest(floor(y * {BINS}), 0), {BINS - 1})::INTEGER AS y, count(*) AS count
-FROM ({{}}) GROUP BY ALL ORDER BY ALL
-"""
-
-_LABELS = """
-SELECT targets.label, count(*) AS count, avg(matched_gt_iou) AS iou
-FROM queries JOIN targets ON targets.image_id = queries.image_id AND gt = matched_gt
-WHERE layer = ? AND query = ? GROUP BY ALL ORDER BY count DESC, targets.label
-"""
-
-_BEST = """
-SELECT image_id, file_name, matched_gt, matched_gt_iou AS iou
-FROM queries JOIN images USING (image_id)
-WHERE layer = ? AND query = ? AND matched_gt >= 0
-ORDER BY iou DESC, image_id LIMIT ?
+_OWN = """
+WITH own AS (
+    SELECT image_id, center_x AS x, center_y AS y, matched_gt AS gt, matched_gt_iou AS iou
+    FROM queries WHERE layer = ? AND query = ?
+)
+SELECT image_id, file_name, x, y, gt, iou, label,
+       (bbox[1] + bbox[3] / 2) / width AS gt_x, (bbox[2] + bbox[4] / 2) / height AS gt_y
+FROM own JOIN images USING (image_id) LEFT JOIN targets USING (image_id, gt)
+ORDER BY image_id
 """
 
 
@@ -60,24 +44,22 @@ def use(one: Loaded, layer: int) -> pd.DataFrame:
 
 
 @cached
-def places_of_masks(one: Loaded, layer: int, query: int) -> pd.DataFrame:
-    """Where on the image the centres of a query's masks lie: columns x, y (bins), count."""
-    return one.run.query(_BINNED.format(_OF_MASKS), [layer, query])
+def of_query(one: Loaded, layer: int, query: int) -> pd.DataFrame:
+    """One row for each image, of a query's mask in a layer; places as shares of the image.
+
+    Columns: image_id, file_name; x and y of the mask's centre, null where it is empty or the run is
+    too old to tell; gt that it matches, -1 for none, and of that iou, label, gt_x and gt_y, the
+    centre of its box.
+    """
+    return one.run.query(_OWN, [layer, query])
 
 
-@cached
-def places_of_gt(one: Loaded, layer: int, query: int) -> pd.DataFrame:
-    """Where the centres of the boxes of the GT lie that a query matches: x, y (bins), count."""
-    return one.run.query(_BINNED.format(_OF_GT), [layer, query])
-
-
-@cached
-def labels_matched(one: Loaded, layer: int, query: int) -> pd.DataFrame:
-    """The classes of the GT that a query matches, commonest first: label, count, iou."""
-    return one.run.query(_LABELS, [layer, query])
-
-
-@cached
-def best_matches(one: Loaded, layer: int, query: int, count: int) -> pd.DataFrame:
-    """The images in which a query fits its GT best: image_id, file_name, matched_gt, iou."""
-    return one.run.query(_BEST, [layer, query, count])
+def places(x: pd.Series, y: pd.Series) -> Counts:
+    """How many points lie in each part of the image, (BINS, BINS) from the upper left corner."""
+    known = (x.notna() & y.notna()).to_numpy()
+    column, row = (
+        np.clip(values.to_numpy()[known] * BINS, 0, BINS - 1).astype(int) for values in (x, y)
+    )
+    counts = np.zeros((BINS, BINS), dtype=np.int64)
+    np.add.at(counts, (row, column), 1)
+    return counts

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
@@ -83,19 +82,21 @@ def _choose(use: pd.DataFrame) -> int:
 
 
 def _show_query(one: Loaded, layer: int, query: int) -> None:
+    own = activity.of_query(one, layer, query)
+    matched = own[own["gt"] >= 0]
     masks, gt, classes = st.columns([1, 1, 1], gap="medium")
-    of_masks = activity.places_of_masks(one, layer, query)
     with masks:
-        if of_masks.empty and one.run.header["schema_version"] < 3:
+        if own["x"].isna().all() and one.run.header["schema_version"] < 3:
             elements.empty("This run is too old to tell where masks lie: analyse it again.")
         else:
-            _show_places(of_masks, "Centres of its masks", f"{one.token} query {query} masks")
+            counts = activity.places(own["x"], own["y"])
+            _show_places(counts, "Centres of its masks", f"{one.token} query {query} masks")
     with gt:
-        found = activity.places_of_gt(one, layer, query)
-        _show_places(found, "Centres of the GT it matches", f"{one.token} query {query} GT")
+        counts = activity.places(matched["gt_x"], matched["gt_y"])
+        _show_places(counts, "Centres of the GT it matches", f"{one.token} query {query} GT")
     with classes:
-        _show_classes(one, layer, query)
-    best = activity.best_matches(one, layer, query, EXAMPLES)
+        _show_classes(one, query, matched)
+    best = matched.sort_values("iou", ascending=False, kind="stable").head(EXAMPLES)
     if not best.empty:
         st.caption("Where it fits its GT best:")
         columns = st.columns(EXAMPLES)
@@ -111,9 +112,7 @@ def _show_query(one: Loaded, layer: int, query: int) -> None:
             )
 
 
-def _show_places(places: pd.DataFrame, title: str, name: str) -> None:
-    counts = np.zeros((activity.BINS, activity.BINS), dtype=int)
-    counts[places["y"], places["x"]] = places["count"]
+def _show_places(counts: activity.Counts, title: str, name: str) -> None:
     most = max(int(counts.max()), 1)
     chart = go.Figure(
         go.Heatmap(
@@ -136,16 +135,17 @@ def _show_places(places: pd.DataFrame, title: str, name: str) -> None:
     elements.figure(chart, name)
 
 
-def _show_classes(one: Loaded, layer: int, query: int) -> None:
-    found = activity.labels_matched(one, layer, query)
-    if found.empty:
+def _show_classes(one: Loaded, query: int, matched: pd.DataFrame) -> None:
+    if matched.empty:
         st.caption("It matches no object in this layer.")
         return
+    found = matched.groupby("label").agg(count=("iou", "size"), iou=("iou", "mean"))
+    found = found.sort_values("count", ascending=False, kind="stable")
     table = pd.DataFrame(
         {
-            "Class": [texts.class_name(one.run, int(label)) for label in found["label"]],
-            "Matches": found["count"],
-            "IoU, %": 100 * found["iou"],
+            "Class": [texts.class_name(one.run, int(label)) for label in found.index],
+            "Matches": found["count"].to_numpy(),
+            "IoU, %": 100 * found["iou"].to_numpy(),
         }
     )
     height = "content" if len(table) <= CLASSES else elements.ROW * (CLASSES + 1)
