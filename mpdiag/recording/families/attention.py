@@ -37,8 +37,8 @@ def packed_weights(
     weights, bias = attention.in_proj_weight.chunk(3), attention.in_proj_bias
     biases = (None, None) if bias is None else bias.chunk(3)
     return attention_weights(
-        _heads(F.linear(query, weights[0], biases[0]), heads),
-        _heads(F.linear(key, weights[1], biases[1]), heads),
+        split_heads(F.linear(query, weights[0], biases[0]), heads),
+        split_heads(F.linear(key, weights[1], biases[1]), heads),
         mask,
     )
 
@@ -66,18 +66,25 @@ def projected_weights(attentions: Sequence[Any]) -> dict[str, Tap]:
 
     def read(call: Call) -> Tensor:
         heads = int(call.seen["q"].shape[-1]) // call.module.head_dim
-        query, key = (_heads(call.seen[name], heads) for name in ("q", "k"))
+        query, key = (split_heads(call.seen[name], heads) for name in ("q", "k"))
         return attention_weights(query, key, call.argument(2, "attention_mask"))
 
+    return {
+        **projections(attentions),
+        "cross_attention": Tap(attentions, len(attentions), read, needs=["q", "k"]),
+    }
+
+
+def projections(attentions: Sequence[Any]) -> dict[str, Tap]:
+    """Taps `q` and `k`: projected queries and keys, heads not split."""
     count = len(attentions)
     return {
         "q": Tap([x.q_proj for x in attentions], count, output),
         "k": Tap([x.k_proj for x in attentions], count, output),
-        "cross_attention": Tap(attentions, count, read, needs=["q", "k"]),
     }
 
 
-def _heads(x: Tensor, heads: int) -> Tensor:
+def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, N, heads * d) -> (B, heads, N, d)."""
     split: Tensor = x.unflatten(-1, (heads, -1))
     return split.transpose(1, 2)

@@ -1,10 +1,12 @@
 """transformers' EoMT: queries join the tokens of a plain ViT for its last blocks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mpdiag.recording.families.attention import attention_weights, projections, split_heads
 from mpdiag.recording.families.decoder_states import APPLIED_HEADS, DecoderStates
 from mpdiag.recording.families.matchings import matching_taps
 from mpdiag.recording.family import Family, is_a
@@ -33,10 +35,17 @@ class TransformersEomt(Family):
         queries, blocks = model.config.num_queries, model.config.num_blocks
         layers = list(model.layers)[-blocks:]
         states = DecoderStates(layers, model.layernorm, normed_between=False)
+        attentions = [layer.attention for layer in layers]
         rows, columns = model.grid_size
 
         def predictions(call: Call) -> list[tuple[Tensor, Tensor]]:
             return [model.predict(state) for state in states.normed(call)]
+
+        def part(index: int) -> Callable[[Call], list[Tensor]]:
+            return lambda call: [both[index] for both in call.seen["predictions"]]
+
+        def query(call: Call) -> list[Tensor]:
+            return [tokens[:, :queries] for tokens in states.raw(call)]
 
         def visible(call: Call) -> Tensor:
             """(B, N, cells) of a (B, heads, tokens, tokens) mask, negative where hidden."""
@@ -47,23 +56,30 @@ class TransformersEomt(Family):
             shown: Tensor = mask[:, 0, :queries, -rows * columns :] >= 0
             return shown
 
+        def weights(call: Call) -> Tensor:
+            """Of what queries give to patches; all 0 where they see none."""
+            heads = call.module.num_heads
+            asking = split_heads(call.seen["q"][:, :queries], heads)
+            patches = split_heads(call.seen["k"][:, -rows * columns :], heads)
+            position = call.argument(2, "position_embeddings")
+            if position is not None:  # of DINOv3, on patches alone
+                patches = _rotated(patches, *position)
+            return attention_weights(asking, patches, visible(call)[:, None]).nan_to_num(0.0)
+
+        after = blocks + 1
         return {
             "predictions": Tap(layers, blocks, predictions),
-            "query": Tap(
-                layers, blocks + 1, lambda call: [x[:, :queries] for x in states.raw(call)]
-            ),
-            "class_logits": Tap(
-                layers,
-                blocks + 1,
-                lambda call: [classes for _, classes in call.seen["predictions"]],
-                needs=["predictions"],
-            ),
-            "mask_logits": Tap(
-                layers,
-                blocks + 1,
-                lambda call: [masks for masks, _ in call.seen["predictions"]],
-                needs=["predictions"],
-            ),
+            "query": Tap(layers, after, query),
+            "class_logits": Tap(layers, after, part(1), needs=["predictions"]),
+            "mask_logits": Tap(layers, after, part(0), needs=["predictions"]),
             "attention_mask": Tap(layers, blocks, visible),
-            **matching_taps(model.criterion.matcher, blocks + 1, last_first=False),
+            **projections(attentions),
+            "cross_attention": Tap(attentions, blocks, weights, needs=["q", "k"]),
+            **matching_taps(model.criterion.matcher, after, last_first=False),
         }
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """(B, heads, cells, d) with rotary position embedding (Su et al., RoFormer), in two halves."""
+    one, other = x.chunk(2, -1)
+    return x * cos + torch.cat([-other, one], -1) * sin

@@ -40,9 +40,10 @@ class TransformersVideomt(TransformersEomt):
 
             return gather
 
+        between = ("attention_mask", "cross_attention")  # of layers 1..L
         return {
             name: replace(
-                tap, count=None, gather=by_layer(blocks if name == "attention_mask" else blocks + 1)
+                tap, count=None, gather=by_layer(blocks if name in between else blocks + 1)
             )
             for name, tap in super().taps(model).items()
             if name != "assignment"  # it takes no labels

@@ -12,6 +12,8 @@ from mpdiag.recording import record
 MASKED = ["transformers Mask2Former", "transformers OneFormer"]
 DENSE = ["transformers MaskFormer", "transformers DETR", "transformers Conditional DETR"]
 
+JOINT = ["transformers EoMT", "transformers EoMT DINOv3", "transformers VideoMT"]
+
 
 def recorded(tiny: Any) -> list[Tensor]:
     with record(tiny.model, only=["cross_attention"]) as recording:
@@ -55,6 +57,27 @@ def test_attention_of_a_fused_kernel(tiny: Any, family: str) -> None:
         torch.testing.assert_close(weights, own, rtol=1e-4, atol=1e-6)
     if family != "transformers MaskFormer":  # the second image is padded at the right
         assert not layers[0][1].unflatten(-1, (2, 3))[..., 2].any()
+
+
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("family", JOINT, indirect=True)
+def test_attention_to_patches_among_other_tokens(tiny: Any, guided: bool) -> None:
+    """Of the library's plain weights over all tokens, those of queries over patches."""
+    tiny.model.attn_mask_probs.fill_(float(guided))
+    with record(tiny.model, only=["cross_attention", "attention_mask"]) as recording:
+        tiny.run()
+    plain: list[Tensor] = []
+    for layer in tiny.model.layers[1:]:
+        layer.attention.register_forward_hook(lambda *call: plain.append(call[2][1]))
+    tiny.model.set_attn_implementation("eager")
+    tiny.run()
+    for index, weights in enumerate(recording.layers("cross_attention")):
+        own = plain[index][:, :, :5, -16:]
+        expected = (own / own.sum(-1, keepdim=True)).nan_to_num(0.0)
+        torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-6)
+        visible = recording.attention_mask[index][:, None].expand_as(weights)
+        assert not weights[~visible].any()
+        torch.testing.assert_close(weights.sum(-1), visible.any(-1).float())
 
 
 @pytest.mark.parametrize("family", MASKED, indirect=True)

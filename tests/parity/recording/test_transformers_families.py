@@ -88,7 +88,7 @@ def test_videomt_frames_in_the_order_of_its_output(tiny: Any) -> None:
         block.register_forward_hook(lambda *call: states.append(call[2]))
         for block in tiny.model.layers[1:]
     ]
-    with record(tiny.model) as recording:
+    with record(tiny.model, only=["*"]) as recording:
         output = tiny.run()
     for handle in handles:
         handle.remove()
@@ -99,6 +99,7 @@ def test_videomt_frames_in_the_order_of_its_output(tiny: Any) -> None:
         masks, _ = tiny.model.predict(tiny.model.layernorm(states[3 * frame + layer - 1]))
     assert torch.equal(recording.mask_logits[layer, 2 * frame + video], masks[video])
     assert recording.attention_mask.shape == (3, 6, 5, 16)
+    assert recording.cross_attention.shape == (3, 6, 4, 5, 16)
 
 
 @pytest.mark.parametrize("family", ["transformers RF-DETR"], indirect=True)
