@@ -78,13 +78,7 @@ def load_library_model(directory: Path) -> LibraryModel:
         UnsafeCheckpointError: reading the weights would run code.
         DependencyError: transformers isn't installed.
     """
-    kind = model_type(directory)
-    if kind not in CLASSES:
-        known = ", ".join(CLASSES)
-        raise CheckpointError(
-            f"{directory / CONFIG}: model_type = {kind!r} is none that segments by queries; known "
-            f"are {known}"
-        )
+    kind = _known(model_type(directory), str(directory / CONFIG))
     library = transformers()
     files = weight_files(directory)
     state = {name: tensor for file in files for name, tensor in read_state(file).items()}
@@ -104,6 +98,7 @@ def as_library_model(module: nn.Module, processor: Any = None) -> LibraryModel:
             f"{name}: neither mpdiag's Mask2Former nor a model of transformers or detectron2, so "
             "how images are shown to it isn't known"
         )
+    kind = _known(config.model_type, name)
     if processor is None:
         origin = Path(str(config.name_or_path or ""))
         if not _has_processor(origin):
@@ -111,7 +106,7 @@ def as_library_model(module: nn.Module, processor: Any = None) -> LibraryModel:
                 f"{name}: its image processor isn't known; give it as processor=..., as "
                 "AutoImageProcessor.from_pretrained gives it"
             )
-        processor = load_processor(origin, str(config.model_type))
+        processor = load_processor(origin, kind)
     return LibraryModel(name, parameters_sha256(module), module.eval(), processor)
 
 
@@ -128,6 +123,16 @@ def model_type(directory: Path) -> str | None:
     """What config.json calls the kind of model; None where it doesn't say."""
     found = read_json(directory / CONFIG).get("model_type")
     return None if found is None else str(found)
+
+
+def _known(kind: str | None, source: str) -> str:
+    """The model type, refused where it is none of CLASSES."""
+    if kind not in CLASSES:
+        raise CheckpointError(
+            f"{source}: model_type = {kind!r} is none that segments images by queries; known are "
+            f"{', '.join(CLASSES)}"
+        )
+    return kind
 
 
 def weight_files(directory: Path) -> list[Path]:

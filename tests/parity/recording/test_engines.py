@@ -187,12 +187,16 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
     refuses(ConfigError, "has a config.json of its own", config=tmp_path / "x.yaml")
     refuses(ConfigError, "is no transformers directory", given=tmp_path)
     refuses(CheckpointError, "neither mpdiag's Mask2Former nor", given=torch.nn.Linear(1, 1))
+    bert = t.BertModel(t.BertConfig(hidden_size=4, num_attention_heads=1, num_hidden_layers=1))
+    refuses(CheckpointError, "BertModel: model_type = 'bert' is none that segments", given=bert)
     content = settings.read_text(), images.read_text()
     names = {str(n): f"thing {n}" for n in range(len(dataset.classes))}
     rewrite(settings, id2label=names, label2id={name: int(n) for n, name in names.items()})
     refuses(CheckpointError, "its 7 classes .thing 0, .* don't name disc, .* of .*instances_val")
     rewrite(settings, model_type="bert")
-    refuses(CheckpointError, "model_type = 'bert' is none that segments by queries; known are")
+    refuses(
+        CheckpointError, "model_type = 'bert' is none that segments images by queries; known are"
+    )
     settings.write_text(content[0])
     rewrite(settings, num_queries=9)
     refuses(CheckpointError, "hf: no weights of a Mask2FormerForUniversalSegmentation: .* missing")
