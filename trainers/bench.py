@@ -25,6 +25,7 @@ from mpdiag.data import Sample, TrainingBatches, augmentation, load_dataset
 from mpdiag.errors import ConfigError, DependencyError
 from trainers.loop import fit
 from trainers.methods import Batch, Randomness, SetPrediction
+from trainers.official_step import OfficialStep
 from trainers.ranks import Ranks
 from trainers.trainer import AUTOCAST, Trainer
 
@@ -68,17 +69,20 @@ class Timing:
         return {"name": self.name, "seconds": phases, **rate, "peak_bytes": self.peak}
 
 
-def bench_training(config: TrainConfig, *, steps: int, peer: bool) -> list[Timing]:
-    """Time steps of the baseline, of multi-layer MP, and of transformers' Mask2Former.
+def bench_training(
+    config: TrainConfig, *, steps: int, peer: bool, official: Path | None = None
+) -> list[Timing]:
+    """Time steps of the baseline, of multi-layer MP, and of peers.
 
     Args:
         config: a recipe; its method is set by what is timed.
         steps: how many are counted.
         peer: take transformers' model of the same dimensions, with its own loss, too.
+        official: a checkout of Mask2Former or MP-Former, whose model and loss are taken, too.
 
     Raises:
         ConfigError, DataError: the recipe or its data set is wrong.
-        DependencyError: transformers is not installed.
+        DependencyError: transformers is not installed, or the checkout can't be imported.
     """
     if steps < 1:
         raise ConfigError(f"--steps {steps}: give the number of steps to time, at least 1")
@@ -100,6 +104,8 @@ def bench_training(config: TrainConfig, *, steps: int, peer: bool) -> list[Timin
     ]
     if peer:
         runners.append(("transformers", PeerStep(trainer("baseline"))))
+    if official is not None:
+        runners.append(_official(official, trainer("baseline")))
     timings = [Timing(name, data.batch_size) for name, _ in runners]
     stream = batches.start(0)
     for number in range(WARM_UP + steps):
@@ -229,6 +235,17 @@ class PeerStep:
         nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_norm)
         self.optimizer.step()
         clock.lap("step")
+
+
+def _official(folder: Path, trainer: Trainer) -> tuple[str, TakeStep]:
+    """The official model of the trainer's recipe, by name, and its step."""
+    step = OfficialStep(folder, trainer.config, trainer.ranks.device)
+
+    def take_step(samples: list[Sample], clock: Clock) -> None:
+        step(samples, trainer.autocast())
+        clock.lap("step")
+
+    return step.name, take_step
 
 
 def table(timings: list[Timing]) -> Table:

@@ -139,14 +139,24 @@ def bench_train(
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps to time.")] = 20,
     peer: Annotated[bool, typer.Option(help="transformers' Mask2Former beside ours.")] = True,
+    official: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A checkout of Mask2Former or MP-Former: its model and loss, too. Needs "
+            "detectron2.",
+        ),
+    ] = None,
     json_file: Json = None,
 ) -> None:
-    """A training step of the baseline and of multi-layer MP, phase by phase, and a peer's."""
+    """A training step of the baseline and of multi-layer MP, phase by phase, and peers'."""
     from mpdiag.store.files import replace_json
     from trainers.bench import bench_training, table
     from trainers.recipe import load_recipe
 
-    timings = bench_training(load_recipe(recipe, changes or []), steps=steps, peer=peer)
+    timings = bench_training(
+        load_recipe(recipe, changes or []), steps=steps, peer=peer, official=official
+    )
     if json_file is not None:
         replace_json(json_file, {"timings": [timing.as_json() for timing in timings]})
     out.print(table(timings))

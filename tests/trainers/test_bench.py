@@ -52,3 +52,15 @@ def test_mistakes_are_one_sentence(small_recipe, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(DependencyError, match="--no-peer"):
         bench_training(small_recipe(), steps=1, peer=True)
+
+
+def test_a_checkout_that_cannot_be_taken(small_recipe, tmp_path, monkeypatch) -> None:
+    with pytest.raises(DependencyError, match="holds no package mask2former"):
+        bench_training(small_recipe(), steps=1, peer=False, official=tmp_path)
+    (tmp_path / "mask2former").mkdir()
+    (tmp_path / "mask2former" / "__init__.py").touch()
+    monkeypatch.setitem(sys.modules, "detectron2", None)
+    before = list(sys.path)
+    with pytest.raises(DependencyError, match="needs detectron2"):
+        bench_training(small_recipe(), steps=1, peer=False, official=tmp_path)
+    assert sys.path == before
