@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mpdiag.errors import RecordingError
-from mpdiag.recording.frame import rows_of
+from mpdiag.recording.frame import masks_of, rows_of
 
 if TYPE_CHECKING:
     from mpdiag.recording.recording import Recording
@@ -40,7 +40,7 @@ def draw(
     layers: Sequence[int] | None,
 ) -> LayerFigure:
     """The figure of `Recording.show`."""
-    masks = recording.mask_logits
+    masks = masks_of(recording)
     count, batch, queries = masks.shape[:3]
     _check("query", query, queries)
     _check("index", index, batch)

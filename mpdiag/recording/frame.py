@@ -7,13 +7,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mpdiag.errors import RecordingError
 from mpdiag.metrics import adjacent_overlap
 from mpdiag.recording.recording import Recording
 
 
 def rows_of(recording: Recording, valid: Sequence[tuple[int, int]] | None = None) -> pd.DataFrame:
     """One row for each image, layer and query, in this order; see `Recording.frame`."""
-    masks = recording.mask_logits
+    masks = masks_of(recording)
     images = [
         _one_image(masks[:, index], valid[index] if valid else None)
         for index in range(masks.shape[1])
@@ -21,11 +22,26 @@ def rows_of(recording: Recording, valid: Sequence[tuple[int, int]] | None = None
     frame = pd.concat(images, keys=range(len(images)), names=["image", None])
     frame = frame.reset_index("image").reset_index(drop=True)
     if "class_logits" in recording:
+        found = len(recording.layers("class_logits"))
+        if found != len(masks):
+            raise RecordingError(
+                f"class_logits were made in {found} layers and mask_logits in {len(masks)}, so "
+                "that classes can't stand beside masks: record only=['mask_logits']"
+            )
         score, label = recording.class_logits.float().softmax(-1)[..., :-1].max(-1)
         frame["label"], frame["score"] = _column(label), _column(score)
     if "assignment" in recording:
         frame["matched_gt"] = _column(recording.assignment)
     return frame
+
+
+def masks_of(recording: Recording) -> Tensor:
+    """(L + 1, B, N, h, w) mask logits; RecordingError where their size changes between layers."""
+    masks = recording.mask_logits
+    if not isinstance(masks, Tensor):
+        sizes = ", ".join(str(tuple(layer.shape)) for layer in masks)
+        raise RecordingError(f"masks of layers of different sizes can't be compared: {sizes}")
+    return masks
 
 
 def _one_image(mask_logits: Tensor, valid: tuple[int, int] | None) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """A recording as rows, as a figure and as text."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -28,9 +30,10 @@ class Given(nn.Module):
         super().__init__()
         self.mask_logits, self.class_logits = HookPoint(), HookPoint()
 
-    def forward(self, masks: Tensor, classes: Tensor) -> None:
-        for mask, logits in zip(masks, classes, strict=True):
+    def forward(self, masks: Sequence[Tensor], classes: Sequence[Tensor]) -> None:
+        for mask in masks:
             self.mask_logits(mask)
+        for logits in classes:
             self.class_logits(logits)
 
 
@@ -54,6 +57,21 @@ def test_rows_of_a_case_by_hand() -> None:
     assert frame["label"][2] == 1 and frame["score"][2] == pytest.approx(1)
     narrow = recording.frame(valid=[(1, 4)])
     assert narrow["area"].tolist() == [4, 0, 2, 0, 4, 0]
+
+
+def test_layers_that_do_not_fit_are_refused() -> None:
+    model, classes = Given(), torch.zeros(3, 1, 2, 3)
+    with record(model) as recording:
+        model([torch.zeros(1, 2, size, size) for size in (2, 4, 4)], classes)
+    sizes = r"different sizes .*\(1, 2, 2, 2\), \(1, 2, 4, 4\)"
+    with pytest.raises(RecordingError, match=sizes):
+        recording.frame()
+    with pytest.raises(RecordingError, match=sizes):
+        recording.show(0)
+    with record(model) as recording:
+        model(torch.zeros(3, 1, 2, 4, 4), classes[:1])
+    with pytest.raises(RecordingError, match="in 1 layers and mask_logits in 3"):
+        recording.frame()
 
 
 def test_rows_average_to_the_measure(recording: Recording) -> None:
