@@ -3,8 +3,8 @@
 A page is a module of apps.views with a function `show(loaded)`; docs/dashboard.md has the rules.
 """
 
+import argparse
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +12,7 @@ import streamlit as st
 
 from apps import address, elements
 from apps.runs import Loaded, open_all
-from apps.views import compare, images, inspector, overview, queries, transitions
+from apps.views import compare, images, inspector, live, overview, queries, transitions
 from mpdiag.errors import MpdiagError
 
 # Less margin than Streamlit leaves, since ten masks stand side by side; and a chart's texts in the
@@ -33,16 +33,21 @@ VIEWS: dict[str, tuple[str, str, View]] = {
     "queries": ("Queries", ":material/scatter_plot:", queries.show),
     "transitions": ("Transitions", ":material/swap_horiz:", transitions.show),
     "compare": ("Compare", ":material/compare_arrows:", compare.show),
+    "live": ("Live", ":material/play_circle:", live.show),
 }
 
 
-def main(paths: Sequence[str]) -> None:
-    """Show the page that the address names, for the run directories `paths`."""
+def main(paths: Sequence[str], checkpoint: str | None = None) -> None:
+    """Show the page that the address names, for the run directories `paths`.
+
+    `checkpoint` is what the page Live runs at first.
+    """
     st.set_page_config(page_title="mpdiag", page_icon=":material/layers:", layout="wide")
     st.html(f"<style>{STYLE}</style>")
     loaded, errors = open_all(paths)
     pages = {path: _page(path, *view, loaded) for path, view in VIEWS.items()}
     address.register(pages)
+    live.offer(checkpoint)
     current = st.navigation(list(pages.values()), position="top")
     for problem in errors:
         elements.error(problem)
@@ -73,4 +78,8 @@ def _page(path: str, title: str, icon: str, view: View, loaded: Sequence[Loaded]
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--checkpoint")
+    parser.add_argument("runs", nargs="*")
+    given = parser.parse_args()
+    main(given.runs, given.checkpoint)

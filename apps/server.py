@@ -12,6 +12,7 @@ OPTIONS = {
     "server.address": "localhost",
     "server.fileWatcherType": "none",
     "server.showEmailPrompt": "false",
+    "server.maxUploadSize": "20",
     "browser.gatherUsageStats": "false",
     "logger.level": "warning",
     "client.toolbarMode": "viewer",
@@ -20,27 +21,38 @@ OPTIONS = {
 }
 
 
-def launch(runs: Sequence[Path], port: int | None = None, headless: bool = False) -> int:
+def launch(
+    runs: Sequence[Path],
+    port: int | None = None,
+    headless: bool = False,
+    checkpoint: Path | None = None,
+) -> int:
     """Serve the dashboard over `runs` on localhost until it is interrupted.
 
-    Without `port`, the first free one from 8501; `headless` opens no browser. Gives back the
-    server's exit status. Raises RunError where a path is no run directory; one that can't be
-    read shows that on the page.
+    Without `port`, the first free one from 8501; `headless` opens no browser. `checkpoint` is
+    what the page Live runs. Gives back the server's exit status. Raises RunError where a path is
+    no run directory; one that can't be read shows that on the page.
     """
     for run in runs:
         if not (run / "run.json").is_file():
             raise RunError(f"{run} is not a run directory: give what mpdiag analyze wrote")
     try:
-        return subprocess.run(command(runs, port, headless), check=False).returncode
+        return subprocess.run(command(runs, port, headless, checkpoint), check=False).returncode
     except KeyboardInterrupt:
         return 0
 
 
-def command(runs: Sequence[Path], port: int | None = None, headless: bool = False) -> list[str]:
+def command(
+    runs: Sequence[Path],
+    port: int | None = None,
+    headless: bool = False,
+    checkpoint: Path | None = None,
+) -> list[str]:
     """The command line that `launch` runs."""
     options = {**OPTIONS, "server.headless": str(headless).lower()}
     if port is not None:
         options["server.port"] = str(port)
     flags = [f"--{name}={value}" for name, value in options.items()]
     streamlit = [sys.executable, "-m", "streamlit", "run", str(PAGE)]
-    return [*streamlit, *flags, "--", *(str(Path(run).resolve()) for run in runs)]
+    given = [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
+    return [*streamlit, *flags, "--", *given, *(str(Path(run).resolve()) for run in runs)]

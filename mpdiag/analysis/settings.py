@@ -9,8 +9,6 @@ from mpdiag.config import LossConfig
 from mpdiag.errors import CheckpointError, ConfigError
 from mpdiag.models import InstanceRule
 
-SHORT_SIDE, LONG_SIDE = 800, 1333  # of the published models at inference
-
 Part = Literal["matching", "piloted"]
 MatchPoints = int | Literal["all"]
 
@@ -100,17 +98,9 @@ def own_settings(loaded: LoadedCheckpoint, request: Request) -> Settings:
     return settings_for(
         request,
         loaded.setup.loss if loaded.setup else LossConfig(),
-        size=_image_size(loaded),
+        size=loaded.image_size,
         pilot_layers=_pilot_layers(loaded) if request.part == "piloted" else None,
     )
-
-
-def _image_size(loaded: LoadedCheckpoint) -> tuple[int | None, int]:
-    """Shorter and longer side of images at inference; a recipe's None keeps their own size."""
-    if loaded.recipe is not None:
-        return loaded.recipe.data.short_side, loaded.recipe.data.long_side
-    setup = loaded.setup
-    return (setup and setup.short_side) or SHORT_SIDE, (setup and setup.long_side) or LONG_SIDE
 
 
 def _pilot_layers(loaded: LoadedCheckpoint) -> int:

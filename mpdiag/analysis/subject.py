@@ -11,8 +11,6 @@ from mpdiag.analysis.preprocessing import Preprocessing
 from mpdiag.analysis.recorded_model import OfficialModel, TransformersModule
 from mpdiag.analysis.segmenter import Segmenter
 from mpdiag.analysis.settings import (
-    LONG_SIDE,
-    SHORT_SIDE,
     Request,
     Settings,
     own_settings,
@@ -20,6 +18,7 @@ from mpdiag.analysis.settings import (
 )
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.checkpoints.library_models import LibraryModel
+from mpdiag.checkpoints.loading import LONG_SIDE, SHORT_SIDE
 from mpdiag.checkpoints.official_modules import OfficialModule
 from mpdiag.checkpoints.opening import AnyModel
 from mpdiag.checkpoints.transformers_config import loss_of

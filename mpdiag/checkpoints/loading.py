@@ -27,6 +27,9 @@ from mpdiag.models import Mask2Former
 NAMES_SHOWN = 12  # of missing and left-over entries in an error
 
 
+SHORT_SIDE, LONG_SIDE = 800, 1333  # of the published models at inference
+
+
 @dataclass(slots=True)
 class LoadedCheckpoint:
     """A model in evaluation mode and what its files say of it.
@@ -52,6 +55,14 @@ class LoadedCheckpoint:
     labels: list[str] | None = None
     config_path: Path | None = None
     setup: Setup | None = None
+
+    @property
+    def image_size(self) -> tuple[int | None, int]:
+        """Shorter and longer side of images at inference; a recipe's None keeps their own size."""
+        if self.recipe is not None:
+            return self.recipe.data.short_side, self.recipe.data.long_side
+        setup = self.setup
+        return (setup and setup.short_side) or SHORT_SIDE, (setup and setup.long_side) or LONG_SIDE
 
 
 @dataclass(slots=True)

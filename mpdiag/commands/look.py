@@ -57,8 +57,11 @@ def dashboard(
     runs: Runs,
     port: Annotated[int | None, typer.Option(help="Port on this machine.")] = None,
     headless: Annotated[bool, typer.Option("--headless", help="Open no browser.")] = False,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A checkpoint to run images of your own through.")
+    ] = None,
 ) -> None:
     """Look at runs in the browser."""
     from apps import launch
 
-    raise typer.Exit(launch(runs, port=port, headless=headless))
+    raise typer.Exit(launch(runs, port=port, headless=headless, checkpoint=checkpoint))

@@ -1,0 +1,153 @@
+"""The page Live: an uploaded image through a small model, and what it refuses."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import streamlit as st
+import torch
+from PIL import Image
+
+from apps import live_model
+from mpdiag.checkpoints.saving import save_checkpoint
+from mpdiag.config import BackboneConfig, ModelConfig
+from mpdiag.models import Mask2Former
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    config = ModelConfig(
+        num_classes=3,
+        backbone=BackboneConfig(
+            name="resnet18", channels=(8, 8, 16, 16), stem_channels=8, norm="frozen"
+        ),
+        hidden_dim=32,
+        mask_dim=16,
+        heads=4,
+        encoder_layers=1,
+        encoder_feedforward_dim=32,
+        decoder_layers=4,
+        feedforward_dim=32,
+        num_queries=6,
+    )
+    model = Mask2Former(config)
+    with torch.no_grad():  # masks of all sizes, not the near-empty ones of a fresh model
+        model.pixel_decoder.mask_features.weight.mul_(4)
+    path = tmp_path_factory.mktemp("checkpoint") / "model.pth"
+    save_checkpoint(path, model)
+    return path
+
+
+@pytest.fixture
+def local(monkeypatch):
+    """As `mpdiag dashboard` serves: on this machine alone. Images are not made larger."""
+    monkeypatch.setattr(st, "get_option", {"server.address": "localhost"}.get)
+    monkeypatch.setattr("mpdiag.checkpoints.loading.SHORT_SIDE", 64)
+
+
+def photo(width=96, height=64, kind="PNG"):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind)
+    return pixels, stream.getvalue()
+
+
+def upload(page, data, name="photo.png"):
+    page.file_uploader[0].set_value((name, data, "image/png")).run(timeout=120)
+    return page
+
+
+def test_an_image_is_shown_layer_by_layer(make_run, open_page, tmp_path, checkpoint, local):
+    pixels, data = photo()
+    page = open_page(make_run(tmp_path / "one"), page="live")
+    assert "Name a checkpoint" in page.info[0].value
+    page.text_input[0].set_value(str(checkpoint)).run()
+    upload(page, data)
+    assert not page.exception and not page.error
+    found = live_model.predict(live_model.load(str(checkpoint)), pixels)
+    assert len(page.get("image")) == 5
+    table = page.dataframe[0].value
+    assert table["Query"].tolist() == found.queries.tolist()
+    assert table["Score, %"].tolist() == pytest.approx(100 * found.scores[-1])
+    page.selectbox(key="widget of query").set_value(int(found.queries[3])).run()
+    lines = [c.value.split("  \n") for c in page.caption if c.value.startswith("**M")]
+    for layer, (_, iou, predicted) in enumerate(lines):
+        expected = f"IoU {100 * found.iou[layer - 1, 3]:.1f} %" if layer else "first"
+        assert iou == expected or np.isnan(found.iou[layer - 1, 3])
+        assert predicted == f"class {found.labels[layer, 3]} {found.scores[layer, 3]:.2f}"
+
+
+def test_predictions_are_those_of_the_model(checkpoint, local):
+    pixels, _ = photo()
+    loaded = live_model.load(str(checkpoint))
+    found = live_model.predict(loaded, pixels)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    with torch.inference_mode():
+        output = loaded.model([image]).matching
+    classes, masks = output.class_logits[-1, 0], output.mask_logits[-1, 0]
+    scores = classes.softmax(-1)[:, :-1].max(-1).values
+    order = scores.argsort(descending=True)
+    assert found.queries.tolist() == order.tolist()
+    assert np.array_equal(found.masks[-1], (masks[order] > 0).numpy())
+    assert found.miou_l.shape == (4,)
+
+
+def test_the_checkpoint_given_at_the_start_is_there(
+    make_run, open_page, tmp_path, checkpoint, local, monkeypatch
+):
+    run = make_run(tmp_path / "one")
+    page = open_page("--checkpoint", checkpoint, run, page="live")
+    assert page.text_input[0].value == str(checkpoint)
+    monkeypatch.setattr(st, "get_option", {"server.address": "0.0.0.0"}.get)
+    page = open_page("--checkpoint", checkpoint, run, page="live")
+    assert not page.text_input
+    upload(page, photo()[1])
+    assert len(page.get("image")) == 5
+
+
+def test_only_a_local_server_lets_a_path_be_typed(make_run, open_page, tmp_path, monkeypatch):
+    for served in ("0.0.0.0", None, "192.0.2.7"):
+        monkeypatch.setattr(st, "get_option", {"server.address": served}.get)
+        page = open_page(make_run(tmp_path / str(served)), page="live")
+        assert not page.text_input
+        assert "--checkpoint" in page.info[0].value
+
+
+@pytest.mark.parametrize("text", ["nowhere.pth", "/etc/passwd", "<b>", "\0"])
+def test_what_is_no_checkpoint_is_one_sentence(make_run, open_page, tmp_path, local, text):
+    page = open_page(make_run(tmp_path / "one"), page="live")
+    page.text_input[0].set_value(text).run()
+    upload(page, photo()[1])
+    assert len(page.error) == 1 and not page.exception
+    assert "<" not in page.error[0].value.replace(r"\<", "")
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(make_run, open_page, tmp_path, local):
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"model": Evil()}))
+    page = open_page(make_run(tmp_path / "one"), page="live")
+    page.text_input[0].set_value(str(tmp_path / "evil.pth")).run()
+    upload(page, photo()[1])
+    assert len(page.error) == 1
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_is_no_image_is_one_sentence(make_run, open_page, tmp_path, checkpoint, local):
+    page = open_page(make_run(tmp_path / "one"), page="live")
+    page.text_input[0].set_value(str(checkpoint)).run()
+    upload(page, b"\x89PNG no more", "<i>a</i>.png")
+    assert r"\<i\>a\<\/i\>\.png can\'t be read as an image" in page.error[0].value
+
+
+def test_torch_waits_until_a_model_runs():
+    code = "import sys, apps.dashboard; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
