@@ -162,3 +162,17 @@ def test_another_decoder_is_refused(official_config: Any) -> None:
         mpdiag.record(model),
     ):
         pass
+
+
+def test_cross_attention(
+    build_official: Callable[[], nn.Module], inputs: list[dict[str, Any]]
+) -> None:
+    """torch's attention module returns the mean over its heads beside its output."""
+    model = build_official().eval()
+    means: list[Tensor] = []
+    for layer in model.get_submodule("sem_seg_head.predictor.transformer_cross_attention_layers"):
+        layer.multihead_attn.register_forward_hook(lambda *call: means.append(call[2][1]))
+    with torch.no_grad(), mpdiag.record(model, only=["cross_attention"]) as recording:
+        model(inputs)
+    for weights, mean in zip(recording.layers("cross_attention"), means, strict=True):
+        torch.testing.assert_close(weights.mean(1), mean)
