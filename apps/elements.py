@@ -4,7 +4,6 @@ import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
@@ -69,11 +68,15 @@ def csv(frame: pd.DataFrame) -> bytes:
     return inert.to_csv(index=False).encode()
 
 
-def save_picture(picture: Picture, name: str) -> None:
-    """A button that saves a picture as PNG."""
-    stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(stream, "PNG")
-    download("PNG", stream.getvalue(), f"{texts.slug(name)}.png", "image/png")
+def save_picture(paint: Callable[[], Picture], name: str) -> None:
+    """A button that saves as PNG the picture that `paint` gives once it is pressed."""
+
+    def data() -> bytes:
+        stream = io.BytesIO()
+        Image.fromarray(paint()).save(stream, "PNG")
+        return stream.getvalue()
+
+    download("PNG", data, f"{texts.slug(name)}.png", "image/png")
 
 
 def download(label: str, data: bytes | Callable[[], bytes], name: str, mime: str) -> None:

@@ -15,6 +15,8 @@ PAPER = "#8a8a8a"
 PAPER_DASHES = ("dash", "dot", "dashdot")
 PAPER_MARKERS = ("circle-open", "square-open", "diamond-open")
 
+CHOSEN = "#d55e00"
+"""Frames what is chosen."""
 MASK = (225, 25, 35)
 """A predicted mask is red, as in the paper's Figure 1; RGB."""
 GT = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (240, 228, 66))

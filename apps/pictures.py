@@ -1,6 +1,7 @@
 """Masks drawn over a picture, as arrays of shape (height, width, 3), uint8 RGB."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ Picture = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
 SIDE = 480
+GAP = 8
 THUMBNAIL = (256, 192)
 
 
@@ -74,6 +76,23 @@ def red_over(picture: Picture, mask: Mask) -> Picture:
     grey = picture.mean(axis=2, keepdims=True)
     faded = (0.75 * grey + 0.25 * picture).astype(np.uint8)
     return _tint(faded, _stretch(mask, picture), palette.MASK)
+
+
+def lit(picture: Picture, mask: Mask) -> Picture:
+    """The picture where the mask lies, and the rest in the dark; all of it for an empty mask."""
+    if not mask.any():
+        return picture
+    dark = ~_stretch(mask, picture)
+    shown = picture.copy()
+    shown[dark] = shown[dark] // 4
+    return shown
+
+
+def row(tiles: Sequence[Picture]) -> Picture:
+    """Pictures of one size side by side on white."""
+    height = tiles[0].shape[0]
+    gap = np.full((height, GAP, 3), 255, dtype=np.uint8)
+    return np.concatenate([part for tile in tiles for part in (gap, tile)][1:], axis=1)
 
 
 def numbered_over(picture: Picture, masks: Mask, marked: int = -1) -> Picture:

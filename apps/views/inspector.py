@@ -1,113 +1,245 @@
 """Inspector: one image of one run; all layers of a query side by side, and where they fail."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
 
-from apps import address, elements, filmstrip, pictures, rows, texts
-from apps.runs import Loaded, cached
+from apps import address, elements, filmstrip, image_charts, pictures, rows, texts
+from apps.image_charts import MEASURES
+from apps.rows import ImageRows
+from apps.runs import Loaded
 from mpdiag.errors import RunError
 from mpdiag.store import Run
+
+NO_MASKS = (
+    "This run has kept no masks of {}. Analyse again with `--save-masks worst:100` for the "
+    "queries whose masks change most, or with `--save-masks all`."
+)
+STRIDES = (32, 16, 8)
+"""Levels of the feature maps that decoder layers attend to, in turn (Mask2Former, section 3.2)."""
 
 
 def show(loaded: Sequence[Loaded]) -> None:
     """Show the page."""
     elements.heading("Inspector", "One image: what each query predicts, from layer to layer.")
-    choice, overview = st.columns([2, 3], gap="large")
-    with choice:
-        one = address.run(loaded)
-        chosen = _choose(one)
-    if chosen is None:
+    run_box, image_box, query_box = st.columns([2, 3, 2])
+    one = address.run(loaded, box=run_box)
+    image = _choose_image(one, image_box)
+    if image is None:
         return
-    image_id, query = chosen
     run = one.run
-    picture = _picture(run, image_id)
-    layers = rows.layers_of(run, image_id, query)
-    with overview:
-        _show_targets(run, image_id, layers[-1].matched_gt, picture)
+    query, layer = _choose_query(run, image, query_box)
+    picture = _picture(run, image)
+    masks = run.masks(image.image_id, query) if query in image.kept else None
+    layers = image.layers(query)
     st.header(f"Query {query} through the layers", anchor=False)
-    filmstrip.show(run, layers, run.masks(image_id, query), picture)
+    if masks is None:
+        elements.empty(NO_MASKS.format(f"query {query}" if image.kept else "this image"))
+    filmstrip.show(run, layers, masks, picture)
+    if masks is not None:
+        filmstrip.save(masks, picture, f"{one.token} image {image.image_id} query {query}")
+    _show_image(one, image, picture, layers[-1].matched_gt)
+    _show_heat(one, image, query, layer)
+    if masks is not None:
+        _show_attention(run, layer, masks, picture)
+    _show_flow(one, image, layers[-1].matched_gt)
+    _show_failures(one, image, picture)
 
 
-def _choose(one: Loaded) -> tuple[int, int] | None:
-    """The image and the query that the user chose; None where the run has kept no masks."""
-    kept = _kept_queries(one)
-    if kept.empty:
-        elements.empty(
-            "This run has kept no masks. Analyse again with `--save-masks worst:100` for the "
-            "queries whose masks change most, or with `--save-masks all`."
-        )
+def _choose_image(one: Loaded, box: Any) -> ImageRows | None:
+    """The image of the address, else the worst; None where the run has no image."""
+    offered = rows.worst_images(one)
+    if offered.empty:
+        elements.empty("This run has no images. Analyse again with a data set that has some.")
         return None
-    # An image's first row is its worst, so this is the order of the images' worst queries.
-    images = {
-        int(row["image_id"]): f"{row['file_name']}: {_worst(row)}"
-        for row in kept.drop_duplicates("image_id").to_dict("records")
+    names = {
+        int(row["image_id"]): f"{row['file_name']}: mIoU-L {texts.percent(row['miou_l'])}"
+        for row in offered.to_dict("records")
     }
-    image_id = address.select(
-        "Image, worst transition first",
+    wanted = address.number("image")
+    image = rows.read(one.run, wanted) if wanted is not None and wanted < 2**63 else None
+    if image is not None and image.image_id not in names:
+        names = {image.image_id: image.file_name, **names}
+    chosen = address.select(
+        "Image",
         "image",
-        list(images),
-        show=images.__getitem__,
-        resets=("query",),
+        list(names),
+        default=int(offered["image_id"][0]),
+        box=box,
+        show=names.__getitem__,
+        resets=("query", "layer"),
+        help="The worst images; the page Images finds all others.",
     )
-    queries = {
-        int(row["query"]): f"Query {row['query']}: {_worst(row)}"
-        for row in kept[kept["image_id"] == image_id].to_dict("records")
-    }
+    return image if image is not None else rows.read(one.run, chosen)
+
+
+def _choose_query(run: Run, image: ImageRows, box: Any) -> tuple[int, int]:
+    """Query and layer of the address, else the worst of the image."""
+    worst = {int(row["query"]): row for row in image.worst().to_dict("records")}
+
+    def words(query: int) -> str:
+        row = worst[query]
+        if pd.isna(row["iou"]):
+            return f"Query {query}: always empty"
+        return f"Query {query}: IoU {texts.percent(row['iou'])} at {texts.layer(int(row['layer']))}"
+
     query = address.select(
         "Query, worst transition first",
         "query",
-        list(queries),
-        show=queries.__getitem__,
-        help="Only the queries whose masks were kept.",
+        list(worst),
+        box=box,
+        show=words,
+        resets=("layer",),
+        help="Those whose masks were kept come first.",
     )
-    return image_id, query
+    lowest = worst[query]["layer"]
+    layer = address.choice(
+        "layer", range(1, run.num_layers + 1), 1 if pd.isna(lowest) else int(lowest)
+    )
+    return query, layer
 
 
-@cached
-def _kept_queries(one: Loaded) -> pd.DataFrame:
-    return rows.kept_queries(one.run)
-
-
-def _picture(run: Run, image_id: int) -> pictures.Picture:
+def _picture(run: Run, image: ImageRows) -> pictures.Picture:
     """The image, or where it is gone a grey field under the masks and a word about it."""
     try:
-        return pictures.load(run.image(image_id))
+        return pictures.load(run.image(image.image_id))
     except RunError as error:
         st.warning(texts.markdown(str(error)), icon=":material/image:")
-        return pictures.blank(*rows.size_of(run, image_id))
+        return pictures.blank(image.height, image.width)
 
 
-def _show_targets(run: Run, image_id: int, marked: int, picture: pictures.Picture) -> None:
+def _show_image(one: Loaded, image: ImageRows, picture: pictures.Picture, marked: int) -> None:
     """The image with its GT masks, and the query that each GT matches; `marked` is a GT."""
-    image, listing = st.columns(2, gap="medium")
-    targets = rows.targets_of(run, image_id)
-    masks = run.gt_masks(image_id)
-    with image:
+    st.header("Ground truth", anchor=False)
+    plain, covered, listing = st.columns([2, 2, 3], gap="medium")
+    plain.image(picture, width="stretch", output_format="JPEG")
+    plain.caption(texts.markdown(image.file_name))
+    if image.targets.empty:
+        covered.caption("The image has no ground truth.")
+        return
+    masks = one.run.gt_masks(image.image_id)
+    with covered:
         st.image(pictures.numbered_over(picture, masks, marked), width="stretch")
-        if targets.empty:
-            st.caption("The image; it has no ground truth.")
+        if not len(masks):
+            st.caption("The run has kept no masks of the ground truth (GT).")
         elif marked < 0:
             st.caption("Ground truth (GT). The query matches none in the last layer.")
         else:
             st.caption(f"Ground truth (GT). Red: GT {marked}, the query's in the last layer.")
-    if targets.empty:
-        return
-    settled = [_settled(list(queries)) for queries in targets["matched_query"]]
+    settled = [_settled(list(queries)) for queries in image.targets["matched_query"]]
     table = pd.DataFrame(
         {
-            "GT": targets["gt"],
-            "Class": [texts.class_name(run, label) for label in targets["label"]],
+            "GT": image.targets["gt"],
+            "Class": [texts.class_name(one.run, label) for label in image.targets["label"]],
             "Final query": [query for query, _ in settled],
             "Since": [since for _, since in settled],
         }
     )
     with listing:
-        height: int | Literal["content"] = "content" if len(table) <= 7 else 8 * elements.ROW
-        elements.table(table, f"{run.name} image {image_id} GT", height=height)
+        height: int | Literal["content"] = "content" if len(table) <= 6 else 7 * elements.ROW
+        elements.table(table, f"{one.token} image {image.image_id} GT", height=height)
         st.caption("Since: the layer from which on the GT stays with its final query.")
+
+
+def _show_heat(one: Loaded, image: ImageRows, query: int, layer: int) -> None:
+    st.header("All queries", anchor=False)
+    choice, words = st.columns([2, 5], vertical_alignment="bottom")
+    measure = address.select(
+        "Colour", "colour", list(MEASURES), box=choice, show=MEASURES.__getitem__
+    )
+    words.caption(
+        "A click on a cell shows its query above and its layer below. No colour: there is no such "
+        "IoU, since masks are empty or nothing matches."
+    )
+
+    def go_to(point: Mapping[str, Any]) -> None:
+        address.put(query=int(point["x"]), layer=max(int(point["y"]), 1))
+
+    elements.clickable(
+        image_charts.heat_map(image.queries, measure, query, layer),
+        f"{one.token} image {image.image_id} {measure}",
+        go_to,
+    )
+
+
+def _show_attention(run: Run, layer: int, masks: pictures.Mask, picture: pictures.Picture) -> None:
+    """Where the query may attend in a layer, and what it predicts there."""
+    st.header("What the layer sees", anchor=False)
+    options = range(1, run.num_layers + 1)
+    box, before, after, _ = st.columns([2, 2, 2, 1], gap="medium")
+    address.select("Layer", "layer", options, default=layer, box=box, show=str)
+    stride = STRIDES[(layer - 1) % len(STRIDES)]
+    box.caption(
+        f"Masked attention: layer {layer} reads the image only where {texts.layer(layer - 1)} "
+        f"lies, at stride {stride}; where that is empty there, everywhere. The mask is shown as "
+        "it was kept, at stride 4. Weights of cross-attention are not part of a run; "
+        '`mpdiag.record(model, only=["cross_attention"])` gives them.'
+    )
+    settings = run.header.get("settings")
+    if isinstance(settings, dict) and settings.get("intervene"):
+        box.warning("The masks of some layers were replaced in this run: see its settings.")
+    seen = masks[layer - 1]
+    before.image(pictures.lit(picture, seen), width="stretch", output_format="JPEG")
+    before.caption(
+        f"Attention mask of layer {layer}: {texts.layer(layer - 1)}"
+        if seen.any()
+        else f"{texts.layer(layer - 1)} is empty: layer {layer} attends everywhere"
+    )
+    red = pictures.red_over(picture, masks[layer])
+    after.image(red, width="stretch", output_format="JPEG")
+    after.caption(f"What it predicts from that: {texts.layer(layer)}")
+
+
+def _show_flow(one: Loaded, image: ImageRows, marked: int) -> None:
+    st.header("Matching", anchor=False)
+    matched = [max(queries) >= 0 for queries in image.targets["matched_query"]]
+    targets = image.targets[matched]
+    if targets.empty:
+        elements.empty("No object of this image matches a query.")
+        return
+    names = [texts.class_name(one.run, label) for label in targets["label"]]
+    elements.figure(
+        image_charts.flow(targets, names, marked), f"{one.token} image {image.image_id} matching"
+    )
+    st.caption(
+        "Each band is a GT, from its name over the query that it matches in each layer. Queries "
+        "have rows: a band that changes its row changes its query."
+        + (
+            f" The first {image_charts.MOST_FLOWS} of {len(targets)} GT are shown."
+            if len(targets) > image_charts.MOST_FLOWS
+            else ""
+        )
+    )
+
+
+def _show_failures(one: Loaded, image: ImageRows, picture: pictures.Picture) -> None:
+    st.header("Failure pairs", anchor=False)
+    if not image.kept:
+        elements.empty(NO_MASKS.format("this image"))
+        return
+    pairs = filmstrip.show_pairs(one.run, image, picture)
+    if not pairs:
+        elements.empty(
+            f"No mask of the kept queries has an IoU below {rows.PAIR_IOU:.0%} with the one of "
+            "the layer before."
+        )
+        return
+    for box, (query, layer) in zip(st.columns(filmstrip.PAIRS, gap="medium"), pairs, strict=False):
+        address.link(
+            "inspector",
+            f"Show query {query}",
+            box=box,
+            run=one.token,
+            image=image.image_id,
+            query=query,
+            layer=layer,
+        )
+    st.caption(
+        "As in the paper's Figure 1: predictions of one query in adjacent layers, those that "
+        "differ in most cells."
+    )
 
 
 def _settled(queries: list[int]) -> tuple[str, str]:
@@ -118,9 +250,3 @@ def _settled(queries: list[int]) -> tuple[str, str]:
     while since and queries[since - 1] == queries[-1]:
         since -= 1
     return str(queries[-1]), texts.layer(since)
-
-
-def _worst(row: dict[Hashable, Any]) -> str:
-    if pd.isna(row["worst_iou"]):
-        return "always empty"
-    return f"IoU {texts.percent(row['worst_iou'])} at {texts.layer(int(row['worst_layer']))}"

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -80,3 +82,31 @@ def test_a_broken_picture_is_named(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 no more")
     with pytest.raises(RunError, match=r"a\.jpg"):
         pictures.load(tmp_path / "a.jpg")
+
+
+def test_what_is_attended_stays_and_the_rest_is_dark():
+    picture, mask = checkerboard(20, 20)
+    shown = pictures.lit(picture, mask)
+    np.testing.assert_array_equal(shown[:10, :10], picture[:10, :10])
+    assert (shown[10:] <= picture[10:] // 4).all()
+    np.testing.assert_array_equal(pictures.lit(picture, mask & False), picture)
+
+
+def test_pictures_stand_in_a_row_with_gaps():
+    picture, _ = checkerboard(20, 30)
+    row = pictures.row([picture, picture // 2])
+    assert row.shape == (20, 60 + pictures.GAP, 3)
+    np.testing.assert_array_equal(row[:, -30:], picture // 2)
+    assert (row[:, 30:-30] == 255).all()
+
+
+@pytest.mark.parametrize("size", [(640, 480), (300, 900)])
+def test_thumbnails_are_whole_and_of_one_size(tmp_path, size):
+    Image.new("RGB", size, (9, 99, 199)).save(tmp_path / "a.jpg", quality=95)
+    shown = np.asarray(Image.open(io.BytesIO(pictures.thumbnail(tmp_path / "a.jpg"))))
+    width, height = pictures.THUMBNAIL
+    assert shown.shape == (height, width, 4)
+    covered = (shown[..., 3] > 0).mean()
+    whole = min(width / size[0], height / size[1]) ** 2 * size[0] * size[1] / (width * height)
+    assert covered == pytest.approx(whole, abs=0.02)
+    assert Image.open(io.BytesIO(pictures.no_thumbnail())).size == pictures.THUMBNAIL

@@ -30,11 +30,10 @@ def test_the_masks_of_all_layers_stand_in_a_row_with_their_figures(make_run, ope
     page = open_page(run, page="inspector", image=4, query=2)
     shown = tiles(page)
     assert [lines[0].strip("*") for lines in shown] == SYMBOLS
-    assert len(page.get("image")) == 1 + len(SYMBOLS)
     rows = rows_of(run, 4, 2)
     lowest = min(row["iou_prev"] for row in rows if row["iou_prev"] is not None)
     before = None
-    for row, (_, iou, gt, predicted) in zip(rows, shown, strict=True):
+    for row, (_, iou, gt, best, predicted) in zip(rows, shown, strict=True):
         if row["layer"] == 0:
             assert iou == "first"
         elif row["iou_prev"] is None:
@@ -44,8 +43,11 @@ def test_the_masks_of_all_layers_stand_in_a_row_with_their_figures(make_run, ope
             assert iou == (f"**{text}**" if row["iou_prev"] == lowest else text)
         matched = row["matched_gt"]
         assert gt.startswith("⇄") == (before is not None and matched != before)
-        assert ("no GT" in gt) == (matched < 0)
-        assert matched < 0 or f"GT {matched} " in gt
+        assert gt.endswith(f"is GT {matched}" if matched >= 0 else "no match")
+        if row["best_gt"] >= 0:
+            assert best == f"GT {row['best_gt']}: {100 * row['best_gt_iou']:.1f} %"
+        else:
+            assert best == "on no GT"
         assert predicted == f"{('disc', 'square', 'star')[row['label']]} {row['score']:.2f}"
         before = matched
 
@@ -71,6 +73,58 @@ def test_each_object_is_listed_with_the_layer_where_it_settles(make_run, open_pa
         assert (row["Final query"], row["Since"]) == (str(queries[-1]), SYMBOLS[since])
 
 
+def test_an_address_brings_back_image_query_and_layer(make_run, open_page, tmp_path):
+    run = make_run(tmp_path / "one")
+    page = open_page(run, page="inspector", image=3, query=5, layer=7, colour="score")
+    assert [box(page, key).value for key in ("image", "query", "layer", "colour")] == [
+        3,
+        5,
+        7,
+        "score",
+    ]
+    assert any("M⁶" in caption.value and "layer 7" in caption.value for caption in page.caption)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"image": 99},
+        {"image": "../../etc"},
+        {"image": -4, "query": 99, "layer": 0},
+        {"image": 10**30, "query": "<b>", "layer": "x", "colour": "1; DROP"},
+    ],
+)
+def test_an_address_of_what_is_not_there_shows_the_worst(make_run, open_page, tmp_path, state):
+    run = make_run(tmp_path / "one", seed=5)
+    page, usual = (open_page(run, page="inspector", **given) for given in (state, {}))
+    assert tiles(page) == tiles(usual)
+    assert not page.error
+
+
+def test_another_image_starts_at_its_worst_query(make_run, open_page, tmp_path):
+    page = open_page(make_run(tmp_path / "one"), page="inspector", image=3, query=5, layer=7)
+    box(page, "image").set_value(4).run()
+    assert page.query_params == {"image": "4"}
+    assert box(page, "query").options[0].startswith(f"Query {box(page, 'query').value}:")
+
+
+def test_failure_pairs_lead_to_their_query_and_layer(make_run, open_page, tmp_path):
+    run = make_run(tmp_path / "one")
+    page = open_page(run, page="inspector", image=4)
+    links = [link.proto.query_string for link in page.get("page_link")]
+    assert 1 <= len(links) <= 4
+    for link in links:
+        state = dict(part.split("=") for part in link.split("&"))
+        row = rows_of(run, 4, int(state["query"]))[int(state["layer"])]
+        assert row["iou_prev"] < 0.5
+
+
+def test_an_image_without_objects_is_ordinary(make_run, open_page, tmp_path):
+    page = open_page(make_run(tmp_path / "one"), page="inspector", image=1)
+    assert any("no ground truth" in caption.value for caption in page.caption)
+    assert not page.dataframe
+
+
 @pytest.mark.parametrize("layers", [1, 3, 15])
 def test_any_number_of_layers_is_shown(make_run, open_page, tmp_path, layers):
     page = open_page(make_run(tmp_path / "run", layers=layers), page="inspector")
@@ -82,6 +136,8 @@ def test_a_run_without_masks_says_what_to_do(make_run, open_page, tmp_path):
     shutil.rmtree(run / "masks")
     page = open_page(run, page="inspector")
     assert "--save-masks" in page.info[0].value
+    assert len(tiles(page)) == 10
+    assert len(page.get("plotly_chart")) == 2
 
 
 def test_a_missing_picture_is_told_and_the_masks_still_show(make_run, open_page, tmp_path):
@@ -107,4 +163,4 @@ def test_names_from_files_are_shown_as_they_are(make_run, open_page, tmp_path):
     hostile = [{"category_id": k, "name": "<b>*x*</b> $y$", "isthing": True} for k in (1, 2, 3)]
     page = open_page(make_run(tmp_path / "one", classes=hostile), page="inspector")
     for lines in tiles(page):
-        assert lines[3].startswith(r"\<b\>\*x\*\<\/b\> \$y\$ ")
+        assert lines[4].startswith(r"\<b\>\*x\*\<\/b\> \$y\$ ")
