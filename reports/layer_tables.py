@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from mpdiag.store import Run, Thresholds
+from mpdiag.store import Run
 from mpdiag.store.consistency import COLUMNS
 from mpdiag.store.transitions import TRANSITIONS
 from reports.cells import NO_VALUE
@@ -59,7 +59,7 @@ def _masks_and_matches(run: Run) -> LayerTable:
 
 
 def _transitions(run: Run) -> list[LayerTable]:
-    found, used = run.transitions(), Thresholds()
+    found, used = run.transitions(), run.thresholds
     by_class = {kind: found[found["transition"] == kind] for kind in TRANSITIONS}
     first = [math.nan]  # there is no transition into layer 0
     labels = {kind: f"{kind}: {meaning}" for kind, meaning in TRANSITIONS.items()}

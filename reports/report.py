@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mpdiag import __version__
 from mpdiag.errors import ConfigError, RunError
+from mpdiag.store import Thresholds
 from reports.document import FORMATS, today, write_document
 from reports.facts import describe
 from reports.figures import draw_curves
@@ -14,12 +15,16 @@ from reports.table1 import build_table, labels, open_runs
 
 
 def write_report(
-    runs: Sequence[Path], output: Path, formats: Sequence[str] = FORMATS
+    runs: Sequence[Path],
+    output: Path,
+    formats: Sequence[str] = FORMATS,
+    thresholds: Thresholds | None = None,
 ) -> list[Path]:
     """Write report.md, report.html, table1.tex, table1.csv and curves.svg and .png to `output`.
 
     Gives back what was written, the tables first. The content depends on the runs alone, but for
-    the date, which SOURCE_DATE_EPOCH fixes. Raises RunError for a run that can't be opened or an
+    the date, which SOURCE_DATE_EPOCH fixes. `thresholds` are those by which transitions are named,
+    if not the usual ones. Raises RunError for a run that can't be opened or an
     `output` that is a file, and ConfigError for an unknown format, before anything is written.
     """
     unknown = [name for name in formats if name not in FORMATS]
@@ -29,7 +34,7 @@ def write_report(
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise RunError(f"{output} is a file: give a directory for the report")
-    opened = open_runs(runs)
+    opened = open_runs(runs, thresholds)
     table = build_table(opened)
     facts = tuple(describe(run, name) for run, name in zip(opened, labels(opened), strict=True))
     report = Report(today(), __version__, table, facts)
@@ -49,12 +54,14 @@ def write_report(
     return [output / name for name in files]
 
 
-def write_findings(runs: Sequence[Path], output: Path) -> list[Path]:
+def write_findings(
+    runs: Sequence[Path], output: Path, thresholds: Thresholds | None = None
+) -> list[Path]:
     """Write findings.html about one run to `output`: one page that needs no other file.
 
     Raises RunError for a run that can't be opened, and ConfigError for several.
     """
     if len(runs) > 1:
         raise ConfigError(f"--html is about one run, and {len(runs)} were given: give one of them")
-    (run,) = open_runs(runs)
+    (run,) = open_runs(runs, thresholds)
     return write_document(build_findings(run), Path(output), ("html",))

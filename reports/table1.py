@@ -11,7 +11,7 @@ import rich.table
 from rich.text import Text
 
 from mpdiag.errors import RunError
-from mpdiag.store import Run
+from mpdiag.store import Run, Thresholds
 from reports import paper
 from reports.cells import NO_VALUE, UNKNOWN, percents
 
@@ -52,11 +52,14 @@ class Table1:
         return [series for series in self.series if series.source == source]
 
 
-def open_runs(paths: Sequence[Path]) -> list[Run]:
-    """Open run directories; RunError where there is none or one can't be opened."""
+def open_runs(paths: Sequence[Path], thresholds: Thresholds | None = None) -> list[Run]:
+    """Open run directories; RunError where there is none or one can't be opened.
+
+    `thresholds` are those by which they name their transitions, if not the usual ones.
+    """
     if not paths:
         raise RunError("No run was given: name at least one run directory")
-    return [Run.open(path) for path in paths]
+    return [Run.open(path, thresholds or Thresholds()) for path in paths]
 
 
 def labels(runs: Sequence[Run]) -> list[str]:

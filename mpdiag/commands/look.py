@@ -19,15 +19,26 @@ def report(
         bool,
         typer.Option("--html", help="One page about one run: findings, worst pairs, tables."),
     ] = False,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Where classes of transitions part: kept_iou, object_iou or several, as "
+            "kept_iou=0.8. May be given several times.",
+        ),
+    ] = None,
 ) -> None:
     """Table 1 of one or several runs, beside the paper's figures; or all about one of them."""
+    from mpdiag.config import overrides, parse
+    from mpdiag.store import Thresholds
     from reports import write_findings, write_report
 
+    thresholds = parse(Thresholds, overrides(threshold or []), "--threshold")
     where = output or runs[0].with_name(f"{runs[0].resolve().name}-report")
     written = (
-        write_findings(runs, where)
+        write_findings(runs, where, thresholds)
         if html
-        else write_report(runs, where, tuple(formats.split(",")))
+        else write_report(runs, where, tuple(formats.split(",")), thresholds)
     )
     for path in written:
         out.print(escape(str(path)), soft_wrap=True)

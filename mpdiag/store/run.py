@@ -27,15 +27,25 @@ from mpdiag.store.transitions import DEFAULT, Thresholds, counts, transitions
 class Run:
     """A finished run: its header, its summary, and its rows through SQL. Open one with `open`."""
 
-    def __init__(self, path: Path, header: dict[str, Any], summary: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        header: dict[str, Any],
+        summary: dict[str, Any],
+        thresholds: Thresholds = DEFAULT,
+    ) -> None:
         self.path = path
+        self.thresholds = thresholds
         self.header = header
         self.summary = summary
         self._connection = _connect(path)
 
     @classmethod
-    def open(cls, path: Path) -> "Run":
-        """Open the run directory at `path`; RunError where it is none, unfinished or newer."""
+    def open(cls, path: Path, thresholds: Thresholds = DEFAULT) -> "Run":
+        """Open the run directory at `path`; RunError where it is none, unfinished or newer.
+
+        `thresholds` are those by which it names its transitions.
+        """
         path = Path(path)
         if not (path / "run.json").is_file():
             raise RunError(f"{path} is not a run directory: it has no run.json")
@@ -55,7 +65,7 @@ class Run:
         summary = _read_json(path / "summary.json")
         if not _is_summary(summary):
             raise RunError(f"{path / 'summary.json'} lacks values: analyse it again")
-        return cls(path, header, summary)
+        return cls(path, header, summary, thresholds)
 
     @property
     def name(self) -> str:
@@ -111,10 +121,11 @@ class Run:
         """
         return consistency(self._connection.cursor())
 
-    def transitions(self, thresholds: Thresholds = DEFAULT) -> pd.DataFrame:
+    def transitions(self, thresholds: Thresholds | None = None) -> pd.DataFrame:
         """How often each class of transition happens in each layer, and what Util gains without.
 
-        See `mpdiag.store.transitions.transitions`. Raises RunError where the rows are too old.
+        See `mpdiag.store.transitions.transitions`; by other `thresholds` than the run's own if
+        given. Raises RunError where the rows are too old.
         """
         if self.header["schema_version"] < 2:
             raise RunError(
@@ -122,6 +133,7 @@ class Run:
                 "analyse it again"
             )
         cursor = self._connection.cursor()
+        thresholds = thresholds or self.thresholds
         if thresholds == DEFAULT:
             return transitions(cursor, "FROM image_transitions")
         return transitions(cursor, counts(thresholds))

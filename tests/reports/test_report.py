@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mpdiag.errors import ConfigError, RunError
+from mpdiag.store import Run, Thresholds
 from reports import FORMATS, write_report
 
 MakeRun = Callable[..., Path]
@@ -100,3 +101,15 @@ def test_refuses_before_writing(tmp_path: Path, make_run: MakeRun) -> None:
 def test_opens_without_torch() -> None:
     code = "import sys, reports; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_transitions_go_by_the_thresholds(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path / "run")
+    write_report([run], tmp_path, ("md",), Thresholds(kept_iou=0.2))
+    text = (tmp_path / "report.md").read_text()
+    assert "Kept from an IoU of 0.2 on" in text
+    pairs = Run.open(run).query("SELECT area, area_prev, iou_prev FROM queries WHERE layer = 1")
+    kept = (pairs.area == 0) & (pairs.area_prev == 0) | (pairs.iou_prev >= 0.2)
+    assert 0 < kept.mean() < 1
+    row = next(line for line in text.splitlines() if line.startswith("| kept: nearly"))
+    assert float(row.split("|")[3]) == pytest.approx(100 * kept.mean(), abs=0.05)
