@@ -48,7 +48,8 @@ def test_a_link_shows_what_it_says(page, address):
     page.goto(f"{address}/queries?run=run-2-matching-part&layer=3&query=5&figures=png")
     page.wait_for_selector("h2 >> text=Query 5 in M³")
     settle(page)
-    assert "run-2, matching part" in page.locator("[data-testid=stMain]").inner_text()
+    chosen = page.locator(".st-key-widget-of-run input")
+    assert chosen.input_value() == "run-2, matching part"
     page.goto(f"{address}/transitions?run=run-2-matching-part&transition=vanished&layer=2")
     page.wait_for_selector("text=Vanished: empty now, and was not before.")
     assert "run-2" in page.url
