@@ -21,8 +21,15 @@ from torch import nn
 
 from mpdiag.checkpoints.transformers_form import write_transformers
 from mpdiag.config import TrainConfig
-from mpdiag.data import Sample, TrainingBatches, augmentation, load_dataset
+from mpdiag.data import (
+    Sample,
+    SegmentationDataset,
+    TrainingBatches,
+    augmentation,
+    load_dataset,
+)
 from mpdiag.errors import ConfigError, DependencyError
+from trainers.diagnosis import Diagnosis
 from trainers.loop import fit
 from trainers.methods import Batch, Randomness, SetPrediction
 from trainers.official_step import OfficialStep
@@ -43,12 +50,15 @@ class Timing:
         steps: seconds of each counted step by phase; the peer has one phase, `step`.
         peak: bytes of GPU memory that a step takes beyond what lay there before, at the most; None
             on a CPU. Weights and optimizer of all that is compared lie there all the time.
+        diagnosis: share that the diagnosis on the way adds to a training's time, as often as the
+            recipe asks for it; None of peers, and where it isn't asked for.
     """
 
     name: str
     images: int
     steps: list[dict[str, float]] = field(default_factory=list)
     peak: int | None = None
+    diagnosis: float | None = None
 
     def seconds(self, phase: str) -> float:
         """Median of a phase."""
@@ -66,7 +76,8 @@ class Timing:
         """All medians."""
         phases = {phase: self.seconds(phase) for phase in self.steps[0]}
         rate = {"images_a_second": self.images_a_second()}
-        return {"name": self.name, "seconds": phases, **rate, "peak_bytes": self.peak}
+        named = {"name": self.name, "seconds": phases, **rate, "peak_bytes": self.peak}
+        return named | {"diagnosis_share": self.diagnosis}
 
 
 def bench_training(
@@ -118,7 +129,24 @@ def bench_training(
             if number >= WARM_UP:
                 timing.steps.append({"data": waited, **clock.phases})
                 timing.peak = clock.peak(timing.peak)
+    for timing, (_, take_step) in zip(timings, runners, strict=True):
+        if isinstance(take_step, OurStep):
+            timing.diagnosis = _diagnosis_share(dataset, take_step.trainer, timing.step_seconds())
     return timings
+
+
+def _diagnosis_share(
+    data: SegmentationDataset, trainer: Trainer, step_seconds: float
+) -> float | None:
+    """Seconds of a diagnosis by those of the steps between two."""
+    every = trainer.config.diagnose_every
+    if every is None:
+        return None
+    diagnosis = Diagnosis(data, trainer)
+    clock = Clock(trainer.ranks.device)
+    diagnosis.measure(trainer)
+    clock.lap("diagnosis")
+    return clock.phases["diagnosis"] / (every * step_seconds)
 
 
 class Clock:
@@ -254,7 +282,7 @@ def table(timings: list[Timing]) -> Table:
     view.add_column("")
     for phase in (*PHASES, "step"):
         view.add_column(phase, justify="right")
-    for name in ("images/s", "times the baseline", "memory of a step"):
+    for name in ("images/s", "times the baseline", "memory of a step", "diagnosis"):
         view.add_column(name, justify="right")
     base = timings[0].step_seconds()
     for timing in timings:
@@ -263,5 +291,6 @@ def table(timings: list[Timing]) -> Table:
         took = timing.step_seconds()
         peak = "" if timing.peak is None else f"{timing.peak / 2**30:.1f} GiB"
         rates = (f"{1e3 * took:.1f}", f"{timing.images_a_second():.2f}", f"{took / base:.2f}", peak)
-        view.add_row(timing.name, *phases, *rates)
+        share = "" if timing.diagnosis is None else f"{timing.diagnosis:.2%}"
+        view.add_row(timing.name, *phases, *rates, share)
     return view

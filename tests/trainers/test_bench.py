@@ -15,11 +15,17 @@ from trainers.trainer import Trainer
 
 
 def test_phases_and_peer_are_timed_on_the_same_batches(small_recipe) -> None:
-    found = bench_training(small_recipe("data.batch_size=2"), steps=2, peer=True)
+    found = bench_training(
+        small_recipe("data.batch_size=2", "diagnose_every=10", "diagnose_images=2"),
+        steps=2,
+        peer=True,
+    )
     assert [timing.name for timing in found] == ["baseline", "multi-layer MP", "transformers"]
     assert all(len(timing.steps) == 2 for timing in found)
     assert [set(timing.steps[0]) for timing in found] == [{*PHASES}, {*PHASES}, {"data", "step"}]
-    console = Console(width=140, file=StringIO())
+    shares = [timing.diagnosis for timing in found]
+    assert shares[0] and shares[1] and shares[2] is None
+    console = Console(width=160, file=StringIO())
     console.print(table(found))
     text = console.file.getvalue()
     assert all(name in text for name in (*PHASES, "transformers", "images/s"))
