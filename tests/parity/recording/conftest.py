@@ -19,9 +19,9 @@ class Tiny:
 
     model: nn.Module
     inputs: dict[str, Tensor]
-    masks: str
-    classes: str
     truncate: Callable[[nn.Module, int], None]
+    masks: str = "masks_queries_logits"
+    classes: str = "class_queries_logits"
     first: int = 0  # the fewest layers that it still runs with
     no_object: bool = True  # whether it has such a class itself
 
@@ -73,8 +73,6 @@ def mask2former() -> Tiny:
     return Tiny(
         model,
         {"pixel_values": pixels(2, 3, 64, 96)},
-        "masks_queries_logits",
-        "class_queries_logits",
         cut("model.transformer_module.decoder.layers"),
     )
 
@@ -97,8 +95,6 @@ def maskformer() -> Tiny:
     return Tiny(
         model,
         {"pixel_values": pixels(2, 3, 64, 96)},
-        "masks_queries_logits",
-        "class_queries_logits",
         cut("model.transformer_module.decoder.layers"),
     )
 
@@ -126,8 +122,6 @@ def oneformer() -> Tiny:
             "pixel_values": pixels(2, 3, 64, 96),
             "task_inputs": torch.tensor([[1, 2, 3, 0, 0, 0, 0]] * 2),
         },
-        "masks_queries_logits",
-        "class_queries_logits",
         cut("model.transformer_module.decoder.layers"),
         first=1,  # its decoder returns what its last layer gave
     )
@@ -162,8 +156,6 @@ def eomt() -> Tiny:
     return Tiny(
         model,
         {"pixel_values": pixels(2, 3, 64, 64)},
-        "masks_queries_logits",
-        "class_queries_logits",
         fewer_blocks,
         first=1,
     )
@@ -217,7 +209,7 @@ def _detr(model: type[Any], config: type[Any], layers: str) -> Tiny:
     mask = torch.ones(2, 64, 96, dtype=torch.long)
     mask[1, :, 50:] = 0
     inputs = {"pixel_values": pixels(2, 3, 64, 96), "pixel_mask": mask}
-    return Tiny(model(settings), inputs, "pred_masks", "logits", cut(layers))
+    return Tiny(model(settings), inputs, cut(layers), "pred_masks", "logits")
 
 
 def rf_detr() -> Tiny:
@@ -247,9 +239,9 @@ def rf_detr() -> Tiny:
     return Tiny(
         model,
         {"pixel_values": pixels(2, 3, 64, 64)},
+        cut("model.model.decoder.layers"),
         "pred_masks",
         "logits",
-        cut("model.model.decoder.layers"),
         first=1,
         no_object=False,
     )
