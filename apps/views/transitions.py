@@ -3,7 +3,6 @@
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
@@ -14,8 +13,6 @@ from mpdiag.store.transitions import TRANSITIONS
 
 EXAMPLES = 6
 IN_A_ROW = 3
-GAP = 12
-"""Pixels between the two pictures of an example."""
 
 
 def show(loaded: Sequence[Loaded]) -> None:
@@ -138,8 +135,7 @@ def _show_example(one: Loaded, row: dict[Hashable, Any], layer: int) -> None:
         masks = one.run.masks(image_id, query)
         picture = pictures.of_run(one.run, image_id, masks.shape[1:])
         pair = [pictures.red_over(picture, masks[i]) for i in (layer - 1, layer)]
-        gap = np.full((len(picture), GAP, 3), 255, dtype=np.uint8)
-        st.image(np.concatenate([pair[0], gap, pair[1]], axis=1), width="stretch")
+        st.image(pictures.row(pair), width="stretch")
     fits = [_fit(row[f"gt_{when}"], row[f"fit_{when}"]) for when in ("before", "after")]
     st.caption(
         f"{texts.layer(layer - 1)} and {texts.layer(layer)}: IoU {texts.percent(row['iou'])}. "
