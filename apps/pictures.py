@@ -149,7 +149,12 @@ def _edge(mask: Mask, width: int = 3) -> Mask:
 
 
 def _inner_point(mask: Mask) -> tuple[float, float]:
-    """The (x, y) of the mask's pixel that is farthest from its border, also for a ring."""
-    depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    y, x = np.unravel_index(np.argmax(depth), mask.shape)
-    return float(x), float(y)
+    """The (x, y) of the mask's pixel that is farthest from its border, also for a ring.
+
+    Of every second pixel, which is as good to the eye, where that leaves any.
+    """
+    step = 2 if mask[::2, ::2].any() else 1
+    coarse = mask[::step, ::step]
+    depth = distance_transform_edt(np.pad(coarse, 1))[1:-1, 1:-1]
+    y, x = np.unravel_index(np.argmax(depth), coarse.shape)
+    return float(step * x), float(step * y)

@@ -3,8 +3,9 @@
     python tests/apps/synthetic_run.py RUN --images 5000
     python tests/apps/speed.py RUN [--browser]
 
-On the server: Streamlit's AppTest runs the page's script, and nothing is cached before. With
-`--browser` also in Chromium, from the click to the page that stands still.
+On the server: Streamlit's AppTest runs the page's script, and nothing is cached before. Beside
+the clock's seconds stand those of a core, which another program's load changes little. With
+`--browser` also in Chromium, from the key to the page that stands still.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import logging
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def _on_the_server(images: list[int]) -> None:
         st.cache_resource.clear()
         st.cache_data.clear()
         app = _page(path)
-        _tell(f"server: opens at {path}", [_seconds(app.run)])
+        clock, busy = _seconds(app.run)
+        _tell(f"server: opens at {path}", [clock], [busy])
     for path, key, values in (
         ("inspector", "image", images),
         ("queries", "query", range(len(images))),
@@ -68,7 +70,8 @@ def _on_the_server(images: list[int]) -> None:
         for value in values:
             app.query_params[key] = str(value)
             times.append(_seconds(app.run))
-        _tell(f"server: another {key} at {path}", times)
+        clocks, cores = zip(*times, strict=True)
+        _tell(f"server: another {key} at {path}", clocks, cores)
 
 
 def _page(path: str) -> AppTest:
@@ -109,15 +112,20 @@ def _timed(what: str) -> Iterator[None]:
     _tell(what, [time.perf_counter() - start])
 
 
-def _seconds(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def _seconds(action: Callable[[], object]) -> tuple[float, float]:
+    """Of the clock, and of all cores together."""
+    start, busy = time.perf_counter(), time.process_time()
     action()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - busy
 
 
-def _tell(what: str, times: list[float]) -> None:
-    spread = f" (from {min(times):.2f} to {max(times):.2f})" if len(times) > 1 else ""
-    print(f"{what:45} {statistics.median(times):6.2f} s{spread}", flush=True)
+def _tell(what: str, times: Sequence[float], busy: Sequence[float] = ()) -> None:
+    text = f"{what:40} {statistics.median(times):5.2f} s"
+    if busy:
+        text += f", {statistics.median(busy):5.2f} s of a core"
+    if len(times) > 1:
+        text += f" (clock from {min(times):.2f} to {max(times):.2f})"
+    print(text, flush=True)
 
 
 if __name__ == "__main__":
