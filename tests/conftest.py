@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.data.label_tables import ade20k_classes, cityscapes_classes
 from mpdiag.store import RunWriter, rle
 from mpdiag.store.schema import DETECTIONS, IMAGES, MASKS, QUERIES, TARGETS
@@ -30,6 +31,26 @@ STRIDE = 4
 def make_run() -> Callable[..., Path]:
     """A factory of small run directories with random, seeded and consistent rows; see below."""
     return _make_run
+
+
+@pytest.fixture(scope="session")
+def small_config() -> ModelConfig:
+    """Of a model small enough to run many times."""
+    return ModelConfig(
+        num_classes=3,
+        backbone=BackboneConfig(
+            name="resnet18", channels=(8, 8, 16, 16), stem_channels=8, norm="frozen"
+        ),
+        hidden_dim=32,
+        mask_dim=16,
+        heads=4,
+        encoder_layers=1,
+        encoder_feedforward_dim=32,
+        decoder_layers=4,
+        feedforward_dim=32,
+        num_queries=6,
+        label_embedding=True,
+    )
 
 
 def _detections(table: dict[str, Rows], layers: int) -> Rows:

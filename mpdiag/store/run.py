@@ -88,8 +88,9 @@ class Run:
         try:
             # A cursor of its own for each call: a connection must not be shared by threads.
             cursor = self._connection.cursor()
-            if image_id in self._parts:
-                narrow(cursor, self._parts[image_id])
+            part = None if image_id is None else self._parts.get(image_id)
+            if part is not None:
+                narrow(cursor, part)
             return cursor.execute(sql, list(params)).df()
         except duckdb.Error as error:
             raise RunError(f"{self.path}: the query failed ({_first_line(error)})") from error

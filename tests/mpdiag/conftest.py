@@ -3,28 +3,9 @@
 import pytest
 import torch
 
-from mpdiag.config import BackboneConfig, ModelConfig
+from mpdiag.config import ModelConfig
 from mpdiag.matching import Target
 from mpdiag.models import Mask2Former
-
-
-@pytest.fixture(scope="session")
-def small_config() -> ModelConfig:
-    return ModelConfig(
-        num_classes=3,
-        backbone=BackboneConfig(
-            name="resnet18", channels=(8, 8, 16, 16), stem_channels=8, norm="frozen"
-        ),
-        hidden_dim=32,
-        mask_dim=16,
-        heads=4,
-        encoder_layers=1,
-        encoder_feedforward_dim=32,
-        decoder_layers=4,
-        feedforward_dim=32,
-        num_queries=6,
-        label_embedding=True,
-    )
 
 
 @pytest.fixture

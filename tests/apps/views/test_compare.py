@@ -104,3 +104,15 @@ def test_runs_over_different_images_are_an_error_on_the_page(make_run, open_page
     runs = [make_run(tmp_path / name, images=count) for name, count in (("a", 4), ("b", 5))]
     page = open_page(*runs, page="compare")
     assert "different images" in page.error[0].value
+
+
+def test_names_from_files_are_shown_as_they_are(make_run, open_page, tmp_path):
+    hostile = [{"category_id": k, "name": "<b>*x*</b> $y$", "isthing": True} for k in (1, 2, 3)]
+    names = {"name": "[run](http://x) <i>", "classes": hostile}
+    runs = [make_run(tmp_path / name, seed=seed, **names) for seed, name in enumerate("ab")]
+    for file in (runs[1] / "targets").glob("*.parquet"):  # the same GT in both
+        shutil.copy(runs[0] / "targets" / file.name, file)
+    page = open_page(*runs, page="compare", image=4)
+    assert not page.error
+    assert figures(page)[1].data[0].y[0] == "0 &lt;b&gt;*x*&lt;/b&gt; $y$"
+    assert any(r"\[run\]\(http\:\/\/x\) \<i\>" in text.value for text in page.markdown)

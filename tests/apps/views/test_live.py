@@ -12,28 +12,13 @@ from PIL import Image
 
 from apps import live_model
 from mpdiag.checkpoints.saving import save_checkpoint
-from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.models import Mask2Former
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
+def checkpoint(tmp_path_factory, small_config):
     torch.manual_seed(0)
-    config = ModelConfig(
-        num_classes=3,
-        backbone=BackboneConfig(
-            name="resnet18", channels=(8, 8, 16, 16), stem_channels=8, norm="frozen"
-        ),
-        hidden_dim=32,
-        mask_dim=16,
-        heads=4,
-        encoder_layers=1,
-        encoder_feedforward_dim=32,
-        decoder_layers=4,
-        feedforward_dim=32,
-        num_queries=6,
-    )
-    model = Mask2Former(config)
+    model = Mask2Former(small_config)
     with torch.no_grad():  # masks of all sizes, not the near-empty ones of a fresh model
         model.pixel_decoder.mask_features.weight.mul_(4)
     path = tmp_path_factory.mktemp("checkpoint") / "model.pth"
