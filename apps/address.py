@@ -33,12 +33,12 @@ def number(key: str) -> int | None:
 
 
 def put(**state: object) -> None:
-    """Write to the address; None takes a key out of it."""
-    for key, value in state.items():
-        if value is None:
-            st.query_params.pop(key, None)
-        else:
-            st.query_params[key] = str(value)
+    """Write to the address, as one step of the browser's history; None takes a key out of it."""
+    before = st.query_params.to_dict()
+    merged = {**before, **{key: str(value) for key, value in state.items() if value is not None}}
+    after = {key: text for key, text in merged.items() if state.get(key, text) is not None}
+    if after != before:
+        st.query_params.from_dict(after)
 
 
 def select(

@@ -66,7 +66,8 @@ def heat_map(queries: pd.DataFrame, measure: str, query: int, layer: int) -> go.
         y1=layer + 0.5,
         line={"color": palette.CHOSEN, "width": 2.5},
     )
-    chart.update_xaxes(title_text="query", showgrid=False, zeroline=False, nticks=26)
+    ends = [grid.columns.min() - 0.5, grid.columns.max() + 0.5]
+    chart.update_xaxes(title_text="query", showgrid=False, zeroline=False, nticks=26, range=ends)
     chart.update_yaxes(
         autorange="reversed",
         showgrid=False,
@@ -84,14 +85,14 @@ def flow(targets: pd.DataFrame, class_names: Sequence[str], marked: int = -1) ->
     """Each GT as a band, from its name over the query that it matches in each of layers 0..L.
 
     Queries have rows: a band that changes its row changes its query, and one that ends in a gap
-    matches none there. GT `marked` is drawn stronger than others.
+    matches none there. GT `marked` is red, as in pictures, and stronger than others.
     """
     shown = targets.head(MOST_FLOWS)
     matches = np.stack([np.asarray(row) for row in shown["matched_query"]])
     rows = _rows(matches)
     chart = go.Figure()
     for gt, name, queries in zip(shown["gt"], class_names, matches.tolist(), strict=False):
-        color = palette.css(palette.nth(palette.GT, int(gt)))
+        color = palette.css(palette.MASK if gt == marked else palette.nth(palette.GT, int(gt)))
         text = texts.html(f"GT {gt} {name}")
         chart.add_scatter(
             x=list(range(len(queries))),

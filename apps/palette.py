@@ -19,8 +19,8 @@ CHOSEN = "#d55e00"
 """Frames what is chosen."""
 MASK = (225, 25, 35)
 """A predicted mask is red, as in the paper's Figure 1; RGB."""
-GT = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (240, 228, 66))
-"""GT masks in turn; Okabe and Ito's colours, RGB."""
+GT = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (125, 111, 208))
+"""GT masks in turn, RGB; Okabe and Ito's colours, without their yellow, which white swallows."""
 
 TRANSITIONS = {
     "kept": "#8a8a8a",
