@@ -66,7 +66,8 @@ def heat_map(queries: pd.DataFrame, measure: str, query: int, layer: int) -> go.
         y1=layer + 0.5,
         line={"color": palette.CHOSEN, "width": 2.5},
     )
-    ends = [grid.columns.min() - 0.5, grid.columns.max() + 0.5]
+    numbers = [int(number) for number in grid.columns]
+    ends = [min(numbers) - 0.5, max(numbers) + 0.5]
     chart.update_xaxes(title_text="query", showgrid=False, zeroline=False, nticks=26, range=ends)
     chart.update_yaxes(
         autorange="reversed",
