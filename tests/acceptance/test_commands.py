@@ -94,6 +94,17 @@ def test_train_analyze_report(tmp_path: Path, mpdiag: Command, root: Path) -> No
     assert json.loads((tmp_path / "difference.json").read_text())["images"] == 4
 
 
+def test_a_page_about_one_run_goes_beside_it(
+    tmp_path: Path, mpdiag: Command, make_run: Callable[..., Path]
+) -> None:
+    run = make_run(tmp_path / "run")
+    status, out, _ = mpdiag("report", run, "--html")
+    page = tmp_path / "run-report" / "findings.html"
+    assert status == 0 and str(page) in out and "Worst layer by Util" in page.read_text()
+    status, _, err = mpdiag("report", run, run, "--html")
+    assert status == 2 and "about one run" in err
+
+
 def test_synth_makes_a_data_set_once(tmp_path: Path, mpdiag: Command) -> None:
     words = ("data", "synth", tmp_path / "set", "--train", 2, "--val", 1, "--size", 48)
     assert mpdiag(*words)[0] == 0
