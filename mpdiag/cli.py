@@ -3,7 +3,7 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.logging import RichHandler
@@ -83,5 +83,13 @@ def main() -> None:
     except MpdiagError as error:
         if "--debug" in sys.argv:
             raise
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(2)
+        _refuse(str(error))
+    except OSError as error:  # of a path: not writable, no directory, a full disk
+        if "--debug" in sys.argv or error.filename is None:
+            raise
+        _refuse(f"{error.filename} can't be used ({error.strerror}): give another place")
+
+
+def _refuse(sentence: str) -> NoReturn:
+    err.print(f"[bold red]error:[/] {escape(sentence)}", soft_wrap=True, highlight=False)
+    sys.exit(2)

@@ -11,6 +11,7 @@
     │   └── NonFiniteError          a loss or a matching cost that is NaN or infinite
     └── DependencyError         an optional package that the request needs
 
+A path that the system refuses stays the OSError that it is; the command line tells it the same way.
 Anything else that reaches the user is a defect of mpdiag.
 """
 

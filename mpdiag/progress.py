@@ -26,4 +26,5 @@ def progress_bar(console: Console, label: str) -> Iterator[Callable[[int, int], 
     try:
         yield show
     finally:
-        bar.stop()
+        if bar.live.is_started:  # else an empty line is all that it would leave
+            bar.stop()

@@ -135,6 +135,29 @@ def test_check_lists_all_that_is_wrong(tmp_path: Path, mpdiag: Command, root: Pa
     assert status == 2 and out.count("there is no data set") == 1
 
 
+def test_where_nothing_can_be_written(
+    tmp_path: Path, mpdiag: Command, trained: Path, root: Path
+) -> None:
+    """An output below a file, which nobody can write, not root either."""
+    (tmp_path / "file").write_text("mine")
+    output = tmp_path / "file" / "below"
+    data = ("--dataset", "synthetic", "--root", root, "--limit", 1)
+    run = tmp_path / "run"
+    assert mpdiag("analyze", trained, *data, "--output", run)[0] == 0
+    for words in (
+        ("analyze", trained, *data),
+        ("report", run),
+        ("report", run, "--html"),
+        ("train", "synthetic-tiny", f"data.root={root}", "schedule.iterations=1"),
+    ):
+        status, _, err = mpdiag(*words, "--output", output)
+        assert status == 2 and "Traceback" not in err, words
+        assert f"{output} can't be used (Not a directory)" in " ".join(err.split()), words
+    with pytest.raises(NotADirectoryError):
+        mpdiag("--debug", "report", run, "--output", output)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def coco_file(path: Path, **changes: object) -> Path:
     content: dict[str, object] = {
         "images": [
