@@ -19,7 +19,7 @@ from mpdiag.checkpoints.official_modules import (
     as_official_module,
     is_official,
 )
-from mpdiag.checkpoints.transformers_form import CONFIG
+from mpdiag.checkpoints.transformers_form import CONFIG, is_transformers
 from mpdiag.errors import CheckpointError, ConfigError, UnsafeCheckpointError
 from mpdiag.models import Mask2Former
 
@@ -75,6 +75,8 @@ def _load_own(path: Path, config: str | Path | None) -> LoadedCheckpoint:
     except UnsafeCheckpointError:
         raise
     except CheckpointError as error:
+        if not is_transformers(path):  # there is nothing that it could run
+            raise
         raise CheckpointError(f"{error}; --engine transformers has that library run it") from error
 
 

@@ -110,8 +110,8 @@ def _file_of(path: Path) -> Path:
             if (path / name).is_file():
                 return path / name
         raise CheckpointError(
-            f"{path}: no model_final.pth or last.pth in this directory; give a checkpoint file or "
-            "a training output directory"
+            f"{path}: no model_final.pth or last.pth in this directory, nor a transformers model's "
+            "model.safetensors or pytorch_model.bin; give a directory that has one, or a file"
         )
     return path
 

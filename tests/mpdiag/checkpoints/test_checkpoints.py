@@ -232,6 +232,9 @@ def test_missing_truncated_and_foreign_files_are_named(
         load_model(tmp_path / "none.pth")
     with pytest.raises(CheckpointError, match=r"no model_final\.pth or last\.pth"):
         load_model(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "mask2former"}')
+    with pytest.raises(CheckpointError, match=r"nor .* model\.safetensors .* or a file$"):
+        load_model(tmp_path)
     path = tmp_path / "model.pth"
     save_checkpoint(path, small_model)
     path.write_bytes(path.read_bytes()[:5000])
