@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from io import BytesIO
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,6 +87,8 @@ def _grey(picture: Any, grid: tuple[int, int]) -> Floats:
     """(H, W, 3) in 0..1 with most of its colour gone, so that no red object looks like a mask."""
     if picture is None:
         return np.full((*grid, 3), 0.6)
+    if isinstance(picture, str | PathLike):
+        raise RecordingError(f"{picture} is a path: give the image itself, as PIL.Image.open reads")
     array = picture.cpu().numpy() if isinstance(picture, Tensor) else np.asarray(picture)
     if array.ndim == 3 and array.shape[0] == 3 and array.shape[-1] != 3:
         array = array.transpose(1, 2, 0)

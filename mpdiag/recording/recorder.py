@@ -19,7 +19,7 @@ from mpdiag.recording.tap import Call, Tap, Taps
 @contextmanager
 def record(
     model: nn.Module,
-    only: Sequence[str] | None = None,
+    only: str | Sequence[str] | None = None,
     reduce: str | Reduction | Sequence[str | Reduction] = (),
 ) -> Iterator[Recording]:
     """Record every forward pass of `model` inside the `with`; all hooks are gone afterwards.
@@ -27,21 +27,26 @@ def record(
     Args:
         model: a model of a known family (`mpdiag.recording.known_families()`), or a module that
             holds one. It computes what it would compute without the hooks.
-        only: names or shell patterns; if None all that the family has but the large ones
-            (`cross_attention`, `sampling_locations`). Nothing else is hooked or kept.
+        only: a name or shell pattern, or several; if None all that the family has but the large
+            ones (`cross_attention`, `sampling_locations`). Nothing else is hooked or kept.
         reduce: what makes each tensor smaller before it is kept, in turn: `binary`, `pool:K`,
             `mean-heads`, `host`, or functions of a name and a tensor (mpdiag.recording.reduction).
 
     Raises:
-        RecordingError: no family knows the model, the model has nothing of a wanted name, it is
-            compiled, `reduce` is unknown, or (from the forward pass) it calls its layers another
-            number of times or in another way than its family does.
+        RecordingError: `model` is no module, no family knows it, it has nothing of a wanted name,
+            it is compiled, `reduce` is unknown, or (from the forward pass) it calls its layers
+            another number of times or in another way than its family does.
     """
+    if not isinstance(model, nn.Module):
+        raise RecordingError(
+            f"a model is recorded, not a {type(model).__name__}; mpdiag.load_model reads one "
+            "from a path or hub id"
+        )
     refuse_compiled(model)
     family, module = find(model)
     taps = _taps(family, module)
-    wanted = _wanted(family, taps, only)
-    recording = Recording(family.name, family.notes, wanted)
+    wanted = _wanted(family, taps, [only] if isinstance(only, str) else only)
+    recording = Recording(family.name, family.notes, wanted, has=taps)
     hooks = _Pass(family, taps, recording, reduce_by(reduce))
     try:
         hooks.attach(module, wanted)

@@ -1,6 +1,6 @@
 """What a forward pass did, by canonical names."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,18 +26,22 @@ class Recording:
     whoever reads the numbers must know.
     """
 
-    def __init__(self, family: str, notes: Sequence[str], wanted: Sequence[str]) -> None:
+    def __init__(
+        self, family: str, notes: Sequence[str], wanted: Sequence[str], has: Container[str] = ()
+    ) -> None:
         self.family = family
         self.notes = tuple(notes)
+        self._has = has  # all that could have been recorded
         self._layers: dict[str, list[Tensor]] = {name: [] for name in wanted}
         self._mask_size: tuple[int, int] | None = None  # before any reduction
 
     def layers(self, name: str) -> list[Tensor]:
         """The tensors called `name`, one for each layer in which the model made one."""
         if name not in self._layers:
-            raise RecordingError(
-                f"{name} was not recorded: not asked for, or {self.family} has none"
-            )
+            if name in self._has:
+                asked = f'mpdiag.record(model, only=["*_logits", "{name}"])'
+                raise RecordingError(f"{name} was not asked for; {asked} records it")
+            raise RecordingError(f"{name} was not recorded: {self.family} has none")
         if not self._layers[name]:
             raise RecordingError(
                 f"{name} was not recorded: no forward pass of the model has made it and ended "

@@ -115,6 +115,8 @@ def test_the_figure_takes_pictures_of_any_kind(recording: Recording, images: lis
     for wrong in (torch.zeros(5, 5), torch.zeros(4, 5, 5)):
         with pytest.raises(RecordingError, match="can't be drawn"):
             recording.show(0, wrong)
+    with pytest.raises(RecordingError, match=r"street\.jpg is a path: give the image"):
+        recording.show(0, "street.jpg")
     for settings, what in (({"query": 6}, "query 6"), ({"query": 0, "index": 2}, "index 2")):
         with pytest.raises(RecordingError, match=f"{what} is not there"):
             recording.show(**settings)

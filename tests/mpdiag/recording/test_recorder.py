@@ -59,8 +59,23 @@ def test_the_mp_part_has_names_of_its_own(
     assert torch.equal(recording.piloted_mask_logits, output.piloted.mask_logits)
     assert torch.equal(recording.mask_logits, output.matching.mask_logits)
     assert "query" not in recording
-    with pytest.raises(RecordingError, match="not asked for"):
+    with pytest.raises(RecordingError, match=r'not asked for; .*only=\["\*_logits", "query"\]'):
         _ = recording.query
+    with pytest.raises(RecordingError, match="assignment was not recorded: mpdiag Mask2Former has"):
+        _ = recording.assignment
+
+
+def test_what_is_wanted_may_be_one_name(
+    small_model: Mask2Former, images: list[torch.Tensor]
+) -> None:
+    with torch.no_grad(), record(small_model, only="mask_logits") as recording:
+        small_model(images)
+    assert "mask_logits" in recording and "class_logits" not in recording
+
+
+def test_a_path_is_no_model() -> None:
+    with pytest.raises(RecordingError, match=r"not a str; mpdiag\.load_model"):
+        record("model_final.pth").__enter__()  # type: ignore[arg-type]
 
 
 def test_hooks_go_also_after_an_exception(small_model: Mask2Former) -> None:
