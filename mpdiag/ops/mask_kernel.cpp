@@ -55,24 +55,70 @@ std::int64_t shared(const Word* one, const Word* other, std::int64_t words) {
   return count;
 }
 
-// The four cells around a point in a map with a border of one zero: the first of them, and how far
+// Points of a map with a border of one zero: the first of the four cells around each, and how far
 // the point lies right of and below it.
-struct Point {
-  std::int32_t cell;
-  float x, y;
+struct Points {
+  std::vector<std::int32_t> cell;
+  std::vector<float> x, y;
 };
 
 // As PyTorch's grid_sample reads, with align_corners=False and zeros outside.
-Point place(const float* point, std::int64_t height, std::int64_t width) {
-  const float x = std::fma(2 * point[0] - 1 + 1, static_cast<float>(width) / 2, -0.5f);
-  const float y = std::fma(2 * point[1] - 1 + 1, static_cast<float>(height) / 2, -0.5f);
-  if (!(x > -1 && y > -1 && x < static_cast<float>(width) && y < static_cast<float>(height))) {
-    return {0, 0, 0};
+Points place(const float* points, std::int64_t count, std::int64_t height, std::int64_t width) {
+  Points placed{std::vector<std::int32_t>(count), std::vector<float>(count),
+                std::vector<float>(count)};
+  for (std::int64_t at = 0; at < count; ++at) {
+    const float* point = points + 2 * at;
+    const float x = std::fma(2 * point[0] - 1 + 1, static_cast<float>(width) / 2, -0.5f);
+    const float y = std::fma(2 * point[1] - 1 + 1, static_cast<float>(height) / 2, -0.5f);
+    if (!(x > -1 && y > -1 && x < static_cast<float>(width) && y < static_cast<float>(height))) {
+      continue;
+    }
+    const float left = std::floor(x), top = std::floor(y);
+    placed.cell[at] = static_cast<std::int32_t>(
+        (static_cast<std::int64_t>(top) + 1) * (width + 2) + static_cast<std::int64_t>(left) + 1);
+    placed.x[at] = x - left;
+    placed.y[at] = y - top;
   }
-  const float left = std::floor(x), top = std::floor(y);
-  const auto cell = (static_cast<std::int64_t>(top) + 1) * (width + 2) +
-                    static_cast<std::int64_t>(left) + 1;
-  return {static_cast<std::int32_t>(cell), x - left, y - top};
+  return placed;
+}
+
+#ifdef __AVX2__
+// Two neighbouring cells of each of four points: those on the left, and those on the right.
+void pairs(const float* map, const std::int32_t* cell, __m128* left, __m128* right) {
+  const auto two = [map](std::int32_t one, std::int32_t other) {
+    const __m128 first = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(map + one)));
+    return _mm_loadh_pi(first, reinterpret_cast<const __m64*>(map + other));
+  };
+  const __m128 low = two(cell[0], cell[1]), high = two(cell[2], cell[3]);
+  *left = _mm_shuffle_ps(low, high, _MM_SHUFFLE(2, 0, 2, 0));
+  *right = _mm_shuffle_ps(low, high, _MM_SHUFFLE(3, 1, 3, 1));
+}
+#endif
+
+// A bordered map, whose rows are `line` apart, read at points `start`..`start + count`.
+void read_at(const float* map, std::int64_t line, const Points& points, std::int64_t start,
+             std::int64_t count, float* read) {
+  const std::int32_t* cell = points.cell.data() + start;
+  const float *x = points.x.data() + start, *y = points.y.data() + start;
+  std::int64_t at = 0;
+#ifdef __AVX2__
+  for (; at + 4 <= count; at += 4) {
+    const __m128 right_of = _mm_loadu_ps(x + at), below_of = _mm_loadu_ps(y + at);
+    __m128 left, right;
+    pairs(map, cell + at, &left, &right);
+    const __m128 above = left + right_of * (right - left);
+    pairs(map + line, cell + at, &left, &right);
+    const __m128 below = left + right_of * (right - left);
+    _mm_storeu_ps(read + at, above + below_of * (below - above));
+  }
+#endif
+  for (; at < count; ++at) {
+    const float* top = map + cell[at];
+    const float* bottom = top + line;
+    const float above = top[0] + x[at] * (top[1] - top[0]);
+    const float below = bottom[0] + x[at] * (bottom[1] - bottom[0]);
+    read[at] = above + y[at] * (below - above);
+  }
 }
 
 // exp for arguments of at most 0, within 2 units in the last place (Cephes' polynomial).
@@ -222,44 +268,51 @@ void point_sums(const Maps* maps, const float* points, std::int64_t count, const
                 std::int64_t gts, float* softplus, float* sigmoid, float* logit_truth,
                 float* sigmoid_truth) {
   const std::int64_t height = maps->height, width = maps->width, line = width + 2;
-  std::vector<Point> places(points ? count : 0);
-  for (std::int64_t point = 0; point < static_cast<std::int64_t>(places.size()); ++point) {
-    places[point] = place(points + 2 * point, height, width);
-  }
+  const Points places = place(points, points ? count : 0, height, width);
   const std::int64_t total = maps->layers * maps->images * maps->queries;
 #pragma omp parallel num_threads(maps->threads)
   {
-    std::vector<float> bordered(points ? (height + 2) * line : 0), read(points ? count : 0);
-    std::vector<float> sigmoids(count);
+    std::vector<float> bordered(points ? (height + 2) * line : 0);
+    std::vector<double> of_truth(2 * gts);
+    float read[BLOCK], sigmoids[BLOCK];
 #pragma omp for schedule(static)
     for (std::int64_t map = 0; map < total; ++map) {
       const std::int64_t query = map % maps->queries;
       const std::int64_t image = map / maps->queries % maps->images;
       const std::int64_t layer = map / (maps->queries * maps->images);
-      const float* values = maps->logits + layer * maps->layer_stride +
-                            image * maps->image_stride + query * maps->query_stride;
+      const float* cells = maps->logits + layer * maps->layer_stride +
+                           image * maps->image_stride + query * maps->query_stride;
       if (points) {
         for (std::int64_t row = 0; row < height; ++row) {
-          std::memcpy(bordered.data() + (row + 1) * line + 1, values + row * width,
+          std::memcpy(bordered.data() + (row + 1) * line + 1, cells + row * width,
                       width * sizeof(float));
         }
-        for (std::int64_t point = 0; point < count; ++point) {
-          const Point& at = places[point];
-          const float* top = bordered.data() + at.cell;
-          const float* bottom = top + line;
-          const float above = top[0] + at.x * (top[1] - top[0]);
-          const float below = bottom[0] + at.x * (bottom[1] - bottom[0]);
-          read[point] = above + at.y * (below - above);
-        }
-        values = read.data();
       }
-      const Sums sums = activate(values, count, sigmoids.data());
+      const float* truths = truth + image * gts * count;
+      std::fill(of_truth.begin(), of_truth.end(), 0.0);
+      Sums sums{0, 0};
+      // Block by block, so that what is read stays in the nearest cache.
+      for (std::int64_t start = 0; start < count; start += BLOCK) {
+        const std::int64_t size = std::min(BLOCK, count - start);
+        if (points) {
+          read_at(bordered.data(), line, places, start, size, read);
+        }
+        const float* values = points ? read : cells + start;
+        const Sums some = activate(values, size, sigmoids);
+        sums.softplus += some.softplus;
+        sums.sigmoid += some.sigmoid;
+        for (std::int64_t one = 0; one < gts; ++one) {
+          float of_logit, of_sigmoid;
+          dots(values, sigmoids, truths + one * count + start, size, &of_logit, &of_sigmoid);
+          of_truth[2 * one] += of_logit;
+          of_truth[2 * one + 1] += of_sigmoid;
+        }
+      }
       softplus[map] = static_cast<float>(sums.softplus);
       sigmoid[map] = static_cast<float>(sums.sigmoid);
-      const float* truths = truth + image * gts * count;
       for (std::int64_t one = 0; one < gts; ++one) {
-        dots(values, sigmoids.data(), truths + one * count, count, logit_truth + map * gts + one,
-             sigmoid_truth + map * gts + one);
+        logit_truth[map * gts + one] = static_cast<float>(of_truth[2 * one]);
+        sigmoid_truth[map * gts + one] = static_cast<float>(of_truth[2 * one + 1]);
       }
     }
   }

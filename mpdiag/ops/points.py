@@ -8,10 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_BANDS = 32
+
 
 def seeded_points(count: int, seed: int) -> Tensor:
-    """(count, 2) uniform points that depend on `seed` alone."""
-    return torch.rand(count, 2, generator=torch.Generator().manual_seed(seed))
+    """(count, 2) uniform points that depend on `seed` alone.
+
+    They come in bands from top to bottom, so that who reads a map at all of them stays near by.
+    """
+    points = torch.rand(count, 2, generator=torch.Generator().manual_seed(seed))
+    x, y = points.unbind(1)
+    return points[((y * _BANDS).floor() + x).argsort(stable=True)]
 
 
 def cell_centers(height: int, width: int, device: torch.device | None = None) -> Tensor:
