@@ -68,7 +68,8 @@ def heat_map(queries: pd.DataFrame, measure: str, query: int, layer: int) -> go.
     )
     numbers = [int(number) for number in grid.columns]
     ends = [min(numbers) - 0.5, max(numbers) + 0.5]
-    chart.update_xaxes(title_text="query", showgrid=False, zeroline=False, nticks=26, range=ends)
+    steps = {"nticks": 26} if len(numbers) > 26 else {"dtick": 1}
+    chart.update_xaxes(title_text="query", showgrid=False, zeroline=False, range=ends, **steps)
     chart.update_yaxes(
         autorange="reversed",
         showgrid=False,
