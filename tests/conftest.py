@@ -16,7 +16,8 @@ from pycocotools import mask as coco_mask
 from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.data.label_tables import ade20k_classes, cityscapes_classes
 from mpdiag.store import RunWriter, rle
-from mpdiag.store.schema import DETECTIONS, IMAGES, MASKS, QUERIES, TARGETS
+from mpdiag.store.attention import pack
+from mpdiag.store.schema import ATTENTION, DETECTIONS, IMAGES, MASKS, QUERIES, TARGETS
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -102,7 +103,9 @@ def _make_run(
             ),
         )
         masks = [row for table in chosen for row in table["masks"]]
-        writer.write_masks(f"part-{shard:03d}", pa.Table.from_pylist(masks, MASKS))
+        writer.write_kept("masks", f"part-{shard:03d}", pa.Table.from_pylist(masks, MASKS))
+        looks = [row for table in chosen for row in table["attention"]]
+        writer.write_kept("attention", f"part-{shard:03d}", pa.Table.from_pylist(looks, ATTENTION))
     for image_id in range(1, images + 1):
         writer.save_thumbnail(image_id, _thumbnail(seed * 1000 + image_id))
     if finish:
@@ -186,6 +189,11 @@ def _image_rows(image_id: int, queries: int, layers: int, seed: int) -> dict[str
             for o in range(num_gt)
         ],
         "queries": [],
+        "attention": [
+            _attention_row(image_id, layer, n, masks[layer - 1, n])
+            for n in range(queries)
+            for layer in range(1, layers + 1)
+        ],
         "masks": [_mask_row(image_id, "gt", -1, o, gt_masks[o]) for o in range(num_gt)],
     }
     for layer in range(layers + 1):
@@ -277,6 +285,25 @@ def _mask_row(image_id: int, kind: str, layer: int, index: int, mask: Bools) -> 
         "width": mask.shape[1],
         "counts": rle.encode(mask),
         "badness": 0.5,
+    }
+
+
+def _attention_row(image_id: int, layer: int, query: int, before: Bools) -> dict[str, Any]:
+    """Evenly within the mask of the layer before, at strides 32, 16 and 8 in turn."""
+    side = (8, 4, 2)[(layer - 1) % 3]
+    height, width = GRID[0] // side, GRID[1] // side
+    mask = before.reshape(height, side, width, side).any((1, 3))
+    mask |= ~mask.any()
+    packed, step = pack((mask / mask.sum()).astype(np.float32))
+    return {
+        **{"image_id": image_id, "layer": layer, "query": query},
+        "height": height,
+        "width": width,
+        "image_height": float(height),
+        "image_width": float(width),
+        "counts": rle.encode(mask),
+        "weights": packed,
+        "step": step,
     }
 
 

@@ -1,8 +1,9 @@
-"""Which masks a run keeps, and how: those of the queries whose masks change most, or all."""
+"""Which masks and attention a run keeps, and how: of the queries that change most, or all."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,10 +14,13 @@ from PIL import Image
 from mpdiag.analysis.tables import MeasuredImage
 from mpdiag.errors import ConfigError
 from mpdiag.store import RunWriter, rle
-from mpdiag.store.schema import MASKS
+from mpdiag.store.attention import pack
+from mpdiag.store.schema import TABLES
+from mpdiag.store.writer import Kept
 
 THUMBNAIL = 640  # longest side of a kept picture, in pixels
 WORST = "worst"
+TABLES_OF_QUERIES: tuple[Kept, ...] = ("masks", "attention")
 
 Row = dict[str, Any]
 Entry = tuple[float, int, int]  # badness, image, query
@@ -40,7 +44,7 @@ class KeepPolicy:
 
 
 class MaskKeeper:
-    """Collects masks while a run grows and writes them with each part.
+    """Collects masks, and attention if there is some, and writes them with each part of a run.
 
     How bad a query is: the sum over layers of 1 - IoU(M^{i-1}, M^i), pairs of empty masks
     counting nothing; of an image's queries only those that match a GT in the last layer compete.
@@ -51,11 +55,11 @@ class MaskKeeper:
         self._writer = writer
         self._policy = policy
         self._name = f"{WORST}-{rank}" if rank else WORST
-        kept = writer.path / "masks" / f"{self._name}.parquet"
-        rows = pq.read_table(kept).to_pylist() if kept.is_file() else []
-        self._rows: list[Row] = [row for row in rows if row["image_id"] in writer.done]
-        self._worst = _queries(self._rows)
-        self._pictured = {row["image_id"] for row in rows}
+        kept = {table: writer.path / table / f"{self._name}.parquet" for table in TABLES_OF_QUERIES}
+        rows = {table: _read([file]) for table, file in kept.items()}
+        self._pictured = {row["image_id"] for row in rows["masks"]}
+        self._rows = {table: _done(found, writer.done) for table, found in rows.items()}
+        self._worst = _queries(self._rows["masks"])
 
     def add(self, image: MeasuredImage) -> None:
         """Look at an image's masks and keep what the policy asks for."""
@@ -70,7 +74,8 @@ class MaskKeeper:
             self._worst = sorted([*self._worst, *found], key=_order)[: self._policy.count]
             queries = [q for _, i, q in self._worst if i == image.sample.image_id]
         if queries:
-            self._rows += _encode(image, queries, bad)
+            self._rows["masks"] += _encode(image, queries, bad)
+            self._rows["attention"] += _encode_attention(image, queries)
             self._pictured.add(image.sample.image_id)
             self._writer.save_thumbnail(image.sample.image_id, _thumbnail(image))
 
@@ -79,11 +84,13 @@ class MaskKeeper:
         if self._policy.count == 0:
             return
         if self._policy.count is None:
-            self._writer.write_masks(part, pa.Table.from_pylist(self._rows, schema=MASKS))
-            self._rows = []
+            for table, rows in self._rows.items():
+                _write(self._writer, table, part, rows)
+            self._rows = {table: [] for table in TABLES_OF_QUERIES}
             return
-        self._rows = _of_queries(self._rows, self._worst)
-        self._writer.write_masks(self._name, pa.Table.from_pylist(self._rows, schema=MASKS))
+        for table, rows in self._rows.items():
+            self._rows[table] = _of_queries(rows, self._worst)
+            _write(self._writer, table, self._name, self._rows[table])
         images = {image for _, image, _ in self._worst}
         for image in self._pictured - images:
             self._writer.drop_thumbnail(image)
@@ -98,25 +105,42 @@ def unite(writer: RunWriter, policy: KeepPolicy) -> None:
     """
     if not policy.count:
         return
-    files = sorted((writer.path / "masks").glob(f"{WORST}*.parquet"))
     done = RunWriter(writer.path).done
-    rows = {
-        (row["image_id"], row["kind"], row["layer"], row["index"]): row
-        for file in files
-        for row in pq.read_table(file).to_pylist()
-        if row["image_id"] in done
-    }
-    worst = _queries(list(rows.values()))[: policy.count]
-    kept = _of_queries(list(rows.values()), worst)
-    if files:
-        writer.write_masks(WORST, pa.Table.from_pylist(kept, schema=MASKS))
-    for file in files:
-        if file.stem != WORST:
-            file.unlink()
+    worst: list[Entry] = []
+    for table in TABLES_OF_QUERIES:  # masks first: they say which queries are the worst
+        files = sorted((writer.path / table).glob(f"{WORST}*.parquet"))
+        rows = list({_key(row): row for row in _done(_read(files), done)}.values())
+        if table == "masks":
+            worst = _queries(rows)[: policy.count]
+        if files:
+            _write(writer, table, WORST, _of_queries(rows, worst))
+        for file in files:
+            if file.stem != WORST:
+                file.unlink()
     images = {image for _, image, _ in worst}
     for thumbnail in (writer.path / "thumbnails").glob("*.jpg"):
         if int(thumbnail.stem) not in images:
             writer.drop_thumbnail(int(thumbnail.stem))
+
+
+def _read(files: Sequence[Path]) -> list[Row]:
+    return [row for file in files if file.is_file() for row in pq.read_table(file).to_pylist()]
+
+
+def _done(rows: list[Row], done: set[int]) -> list[Row]:
+    """Those of images whose rows are complete: a run that was stopped does the others again."""
+    return [row for row in rows if row["image_id"] in done]
+
+
+def _write(writer: RunWriter, table: Kept, name: str, rows: list[Row]) -> None:
+    """A run without attention has no file of it."""
+    if rows or table == "masks":
+        writer.write_kept(table, name, pa.Table.from_pylist(rows, schema=TABLES[table]))
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    """What tells a row of masks or of attention from all others of its table."""
+    return tuple(row.get(name) for name in ("image_id", "kind", "layer", "index", "query"))
 
 
 def _queries(rows: list[Row]) -> list[Entry]:
@@ -128,15 +152,16 @@ def _queries(rows: list[Row]) -> list[Entry]:
 
 
 def _of_queries(rows: list[Row], worst: list[Entry]) -> list[Row]:
-    """Those of the rows that are masks of these queries, or GT of their images."""
+    """Those of the rows that are of these queries, or GT of their images."""
     queries = {(image, query) for _, image, query in worst}
     images = {image for image, _ in queries}
-    return [
-        row
-        for row in rows
-        if (row["kind"] == "gt" and row["image_id"] in images)
-        or (row["kind"] == "query" and (row["image_id"], row["index"]) in queries)
-    ]
+
+    def wanted(row: Row) -> bool:
+        if row.get("kind") == "gt":
+            return row["image_id"] in images
+        return (row["image_id"], row.get("query", row.get("index"))) in queries
+
+    return [row for row in rows if wanted(row)]
 
 
 def badness(image: MeasuredImage) -> list[float]:
@@ -177,6 +202,28 @@ def _encode(image: MeasuredImage, queries: list[int], bad: list[float]) -> Itera
             "counts": counts,
             "badness": None,
         }
+
+
+def _encode_attention(image: MeasuredImage, queries: list[int]) -> Iterator[Row]:
+    for number, layer in enumerate(image.attention, start=1):
+        weights = layer.weights[queries].float().cpu().numpy()
+        visible = None if layer.visible is None else layer.visible[queries].cpu().numpy()
+        for position, query in enumerate(queries):
+            packed, step = pack(weights[position])
+            yield {
+                "image_id": image.sample.image_id,
+                "layer": number,
+                "query": query,
+                "height": layer.grid[0],
+                "width": layer.grid[1],
+                "image_height": layer.covered[0],
+                "image_width": layer.covered[1],
+                "counts": None
+                if visible is None
+                else rle.encode(visible[position].reshape(layer.grid)),
+                "weights": packed,
+                "step": step,
+            }
 
 
 def _thumbnail(image: MeasuredImage) -> bytes:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mpdiag.analysis.segmenter import Segmenter, Shown, batches
 from mpdiag.analysis.settings import Settings
-from mpdiag.analysis.tables import MeasuredImage
+from mpdiag.analysis.tables import ImageAttention, MeasuredImage
 from mpdiag.data import Sample, padded_targets
 from mpdiag.evaluation import Evaluator, Found
 from mpdiag.matching import Matches, MatchingCosts, Target, finite_queries, match_finite
@@ -51,10 +51,15 @@ class Measurer:
     def __init__(
         self, segmenter: Segmenter, settings: Settings, evaluator: Evaluator | None = None
     ) -> None:
-        """`evaluator` says what the last layer's predictions come to, if that is to be kept."""
+        """`evaluator` says what the last layer's predictions come to, if that is to be kept.
+
+        Raises ConfigError where attention is to be kept and the model has none to show.
+        """
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.segmenter = segmenter
         self.segmenter.to(self.device)
+        if settings.save_attention:
+            self.segmenter.watch_attention()
         self.evaluator = evaluator
         self.every_layer = settings.evaluate_layers
         self.match = Matching(settings)
@@ -68,7 +73,8 @@ class Measurer:
     def _batch(self, batch: Sequence[Shown]) -> Iterator[MeasuredImage]:
         samples = [shown.sample for shown in batch]
         targets = padded_targets(samples, batch[0].padded, self.device)
-        class_logits, mask_logits = self.segmenter.predict(batch, targets)
+        predicted = self.segmenter.predict(batch, targets)
+        class_logits, mask_logits = predicted.class_logits, predicted.mask_logits
         finite = finite_queries(class_logits, mask_logits)
         matches = self.match(class_logits, mask_logits, targets, finite)
         for index, shown in enumerate(batch):
@@ -84,7 +90,10 @@ class Measurer:
                 fed=torch.arange(masks.shape[1]) if self.segmenter.fed_gt else None,
             )
             detections = self._find(classes, masks, known, shown.sizes)
-            yield MeasuredImage(shown.sample, rows, own, detections)
+            attention = [
+                ImageAttention.of(layer, index, shown.sizes) for layer in predicted.attention
+            ]
+            yield MeasuredImage(shown.sample, rows, own, detections, attention)
 
     def _find(
         self, class_logits: Tensor, mask_logits: Tensor, finite: Tensor, sizes: Sizes

@@ -7,9 +7,11 @@ from torch import Tensor
 
 from mpdiag.analysis.class_names import ClassMap
 from mpdiag.analysis.interventions import Intervention, intervene
-from mpdiag.analysis.segmenter import Shown
+from mpdiag.analysis.predicted import recorded, require_attention
+from mpdiag.analysis.segmenter import Predicted, Shown
 from mpdiag.config import PilotConfig
 from mpdiag.data import ResizeShortestEdge, Sample, drop_empty
+from mpdiag.errors import ConfigError
 from mpdiag.matching import Matches, Target
 from mpdiag.models import Mask2Former, assemble_pilot
 from mpdiag.models.mask2former import padded_size
@@ -23,6 +25,7 @@ class MatchingPart:
 
     one_by_one = False
     fed_gt = False
+    attention = False
 
     def __init__(
         self, model: Mask2Former, size: tuple[int, int] | None, classes: ClassMap | None = None
@@ -39,11 +42,18 @@ class MatchingPart:
         sample = drop_empty(self.resize(sample) if self.resize else sample)
         return Shown(sample, padded_size([(sample.image.shape[-2], sample.image.shape[-1])]))
 
-    def predict(self, batch: Sequence[Shown], targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
-        with record(self.model, only=["class_logits", "mask_logits"]) as recording:
-            self.model(_images(batch))
-        classes = recording.class_logits
-        return self.classes(classes) if self.classes else classes, recording.mask_logits
+    def watch_attention(self) -> None:
+        require_attention(self.model)
+        self.attention = True
+
+    def predict(self, batch: Sequence[Shown], targets: Sequence[Target]) -> Predicted:
+        images = _images(batch)
+        return recorded(
+            self.model,
+            lambda: self.model(images),
+            attention=self.attention,
+            classes=self.classes,
+        )
 
 
 class DisturbedPart(MatchingPart):
@@ -62,11 +72,13 @@ class DisturbedPart(MatchingPart):
         self.interventions = interventions
         self.matcher = matcher
 
-    def predict(self, batch: Sequence[Shown], targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
+    def predict(self, batch: Sequence[Shown], targets: Sequence[Target]) -> Predicted:
         last = torch.full((len(batch), self.model.config.num_queries), -1)
         if any(one.source == "gt" for one in self.interventions):
-            classes, masks = super().predict(batch, targets)
-            last = self.matcher(classes[-1:], masks[-1:], targets).assignment[0]
+            plain = super().predict(batch, targets)
+            last = self.matcher(
+                plain.class_logits[-1:], plain.mask_logits[-1:], targets
+            ).assignment[0]
         with intervene(self.model, self.interventions, batch[0].padded, targets, last):
             return super().predict(batch, targets)
 
@@ -82,7 +94,13 @@ class PilotedPart(MatchingPart):
         super().__init__(model, size)
         self.layers = layers
 
-    def predict(self, batch: Sequence[Shown], targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
+    def watch_attention(self) -> None:
+        raise ConfigError(
+            "--save-attention is for the matching part, and --part piloted measures the other: "
+            "give one of them"
+        )
+
+    def predict(self, batch: Sequence[Shown], targets: Sequence[Target]) -> Predicted:
         """A query for each GT, in their order; none where there is no GT."""
         config, most = self.model.config, max(len(targets[0]["labels"]), 1)
         device = targets[0]["labels"].device
@@ -96,11 +114,12 @@ class PilotedPart(MatchingPart):
         if pilot is None:
             shape, (height, width) = (config.decoder_layers + 1, 1, 0), batch[0].padded
             classes = torch.zeros(*shape, config.num_classes + 1, device=device)
-            return classes, torch.zeros(*shape, height // 4, width // 4, device=device)
+            masks = torch.zeros(*shape, height // 4, width // 4, device=device)
+            return Predicted(classes, masks)
         names = ["piloted_class_logits", "piloted_mask_logits"]
         with record(self.model, only=names) as recording:
             self.model(_images(batch), pilot)
-        return recording.piloted_class_logits, recording.piloted_mask_logits
+        return Predicted(recording.piloted_class_logits, recording.piloted_mask_logits)
 
 
 def _images(batch: Sequence[Shown]) -> list[Tensor]:

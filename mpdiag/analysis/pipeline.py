@@ -51,6 +51,7 @@ def analyze(
     limit: int | None = None,
     part: Part = "matching",
     save_masks: str = "worst:50",
+    save_attention: bool = False,
     match_points: MatchPoints | None = None,
     evaluate: bool = True,
     evaluate_layers: bool = False,
@@ -78,6 +79,8 @@ def analyze(
         part: the matching part, or the MP part (GT fed as in training: one group, no noise;
             predictions matched again by bipartite matching, Table 1's starred rows).
         save_masks: `worst:K`, `all` or `none`.
+        save_attention: also keep, for the queries whose masks are kept, where they may look and
+            look in each decoder layer; of the matching part alone.
         match_points: number of seeded points to match on, or "all" cells; by default what the
             checkpoint was trained with, else 12,544.
         evaluate: also keep the last layer's detections at the images' own size and compute their
@@ -97,11 +100,23 @@ def analyze(
         MpdiagError: what is wrong with checkpoint, data set, settings or `output`, before
             anything is written.
     """
-    KeepPolicy.parse(save_masks)  # a mistake is told before anything is read
+    # A mistake is told before anything is read.
+    if KeepPolicy.parse(save_masks).count == 0 and save_attention:
+        raise ConfigError(
+            f"--save-attention is for queries whose masks are kept, and --save-masks {save_masks} "
+            "keeps none: choose worst:K or all"
+        )
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit {limit}: give the number of images to analyse, at least 1")
     request = Request(
-        part, match_points, limit, save_masks, evaluate, evaluate_layers, tuple(intervene)
+        part=part,
+        match_points=match_points,
+        limit=limit,
+        save_masks=save_masks,
+        save_attention=save_attention,
+        evaluate=evaluate,
+        evaluate_layers=evaluate_layers,
+        intervene=tuple(intervene),
     )
     model = open_model(checkpoint, config, engine, processor)
     if dataset is None:

@@ -4,15 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mpdiag.analysis.class_names import ClassMap
+from mpdiag.analysis.predicted import recorded, require_attention
 from mpdiag.analysis.preprocessing import Preprocessing
-from mpdiag.analysis.segmenter import Shown
+from mpdiag.analysis.segmenter import Predicted, Shown
 from mpdiag.data import ResizeShortestEdge, Sample, drop_empty
 from mpdiag.data.transforms import resize
 from mpdiag.matching import Target
-from mpdiag.recording import record
 
 
 class RecordedModel(ABC):
@@ -20,6 +20,7 @@ class RecordedModel(ABC):
 
     one_by_one = False
     fed_gt = False
+    attention = False
 
     def __init__(self, module: nn.Module, classes: ClassMap) -> None:
         self.module = module
@@ -35,10 +36,18 @@ class RecordedModel(ABC):
     def run(self, batch: Sequence[Shown], device: torch.device) -> None:
         """The module's forward pass on images that are padded alike."""
 
-    def predict(self, batch: Sequence[Shown], targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
-        with record(self.module, only=["class_logits", "mask_logits"]) as recording:
-            self.run(batch, next(self.module.parameters()).device)
-        return self.classes(recording.class_logits), recording.mask_logits
+    def watch_attention(self) -> None:
+        require_attention(self.module)
+        self.attention = True
+
+    def predict(self, batch: Sequence[Shown], targets: Sequence[Target]) -> Predicted:
+        device = next(self.module.parameters()).device
+        return recorded(
+            self.module,
+            lambda: self.run(batch, device),
+            attention=self.attention,
+            classes=self.classes,
+        )
 
 
 class TransformersModule(RecordedModel):

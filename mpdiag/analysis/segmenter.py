@@ -38,6 +38,34 @@ class Shown:
         return Sizes(self.padded, self.size, self.sample.original_size)
 
 
+@dataclass(frozen=True, slots=True)
+class LayerAttention:
+    """Where N queries may look, and look, in one decoder layer.
+
+    grid     rows and columns of the map that the layer attends to, which covers the padded image
+    weights  (B, N, cells) cross-attention, averaged over heads
+    visible  (B, N, cells) bool, True where a query may look; None where a model has no such masks
+    """
+
+    grid: tuple[int, int]
+    weights: Tensor
+    visible: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """All layers of B images that are padded alike, on the device.
+
+    class_logits  (L + 1, B, N, K + 1), no-object last and classes in the data set's order
+    mask_logits   (L + 1, B, N, h, w)
+    attention     of layers 1..L; nothing where it isn't asked for
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
+    attention: Sequence[LayerAttention] = ()
+
+
 class Segmenter(Protocol):
     """A model that predicts masks in every layer, and how images are shown to it."""
 
@@ -46,19 +74,20 @@ class Segmenter(Protocol):
     fed_gt: bool
     """Whether its queries are GT, one for each in their order (the MP part)."""
 
+    attention: bool
+    """Whether predictions come with attention; set by `watch_attention`."""
+
+    def watch_attention(self) -> None:
+        """Let predictions come with attention; ConfigError where the model has none to show."""
+
     def to(self, device: torch.device) -> None:
         """Move the model there, in evaluation mode."""
 
     def show(self, sample: Sample) -> Shown:
         """Preprocess one image of a data set and its GT."""
 
-    def predict(self, batch: Sequence[Shown], targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
-        """All layers of B images that are padded alike.
-
-        Returns:
-            class logits (L + 1, B, N, K + 1), no-object last and classes in the data set's order,
-            and mask logits (L + 1, B, N, h, w), on the device.
-        """
+    def predict(self, batch: Sequence[Shown], targets: Sequence[Target]) -> Predicted:
+        """All layers of B images that are padded alike."""
 
 
 def batches(

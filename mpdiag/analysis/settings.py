@@ -24,6 +24,7 @@ class Request:
     match_points: MatchPoints | None
     limit: int | None
     save_masks: str
+    save_attention: bool
     evaluate: bool
     evaluate_layers: bool
     intervene: tuple[str, ...]
@@ -50,6 +51,7 @@ class Settings:
     limit: int | None
     pilot_layers: int | None
     save_masks: str
+    save_attention: bool
     evaluate: bool
     evaluate_layers: bool
     inference: InstanceRule
@@ -57,8 +59,13 @@ class Settings:
     image_processor: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """As run.json has them; other libraries' settings only where there are some."""
+        """As run.json has them; other libraries' settings only where there are some.
+
+        So is `save_attention`: runs that were begun before it was known can be resumed.
+        """
         values = asdict(self)
+        if not self.save_attention:
+            del values["save_attention"]
         if self.image_processor is None:
             del values["image_processor"]
         return values
@@ -85,6 +92,7 @@ def settings_for(
         limit=request.limit,
         pilot_layers=pilot_layers,
         save_masks=request.save_masks,
+        save_attention=request.save_attention,
         evaluate=(request.evaluate or request.evaluate_layers) and evaluate,
         evaluate_layers=request.evaluate_layers and evaluate,
         inference=inference,

@@ -7,11 +7,36 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from mpdiag.analysis.segmenter import LayerAttention
 from mpdiag.data import ClassInfo, Sample
 from mpdiag.evaluation import Found
 from mpdiag.matching import Matches
 from mpdiag.metrics import ImageRows
+from mpdiag.models import Sizes
 from mpdiag.store.schema import DETECTIONS, IMAGES, QUERIES, TARGETS
+
+
+@dataclass(frozen=True, slots=True)
+class ImageAttention:
+    """An image's part of a `LayerAttention`: weights and visible are (N, cells).
+
+    `covered` are the rows and columns of the grid, not always whole, that show the image.
+    """
+
+    grid: tuple[int, int]
+    covered: tuple[float, float]
+    weights: torch.Tensor
+    visible: torch.Tensor | None
+
+    @classmethod
+    def of(cls, layer: LayerAttention, index: int, sizes: Sizes) -> "ImageAttention":
+        """Of image `index` of a batch."""
+        rows, columns = (
+            count * own / whole
+            for count, own, whole in zip(layer.grid, sizes.image, sizes.padded, strict=True)
+        )
+        visible = None if layer.visible is None else layer.visible[index]
+        return cls(layer.grid, (rows, columns), layer.weights[index], visible)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +44,15 @@ class MeasuredImage:
     """One image, its numbers, and the sample it was measured on (at the model's input size).
 
     `matches` has the costs of the pairs that `rows.matched_gt` names. `detections` are what each
-    of some layers found at the size of the image file, by layer.
+    of some layers found at the size of the image file, by layer. `attention` is that of decoder
+    layers 1..L, where it is to be kept.
     """
 
     sample: Sample
     rows: ImageRows
     matches: Matches
     detections: Mapping[int, Found]
+    attention: Sequence[ImageAttention] = ()
 
 
 def queries_table(image: MeasuredImage) -> pa.Table:

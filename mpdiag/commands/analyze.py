@@ -37,7 +37,13 @@ def analyze(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
     part: Annotated[Part, typer.Option(help="Matching part or MP part.")] = Part.matching,
-    save_masks: Annotated[str, typer.Option(help="worst:K, all or none.")] = "worst:50",
+    save_masks: Annotated[
+        str, typer.Option(help="Of the worst:K queries, all or none.")
+    ] = "worst:50",
+    save_attention: Annotated[
+        bool,
+        typer.Option("--save-attention", help="And where those queries look in each layer."),
+    ] = False,
     match_points: Annotated[
         str | None, typer.Option(help="Points to match on, or 'all' cells.")
     ] = None,
@@ -77,6 +83,7 @@ def analyze(
             limit=limit,
             part=part.value,
             save_masks=save_masks,
+            save_attention=save_attention,
             match_points=parse_match_points(match_points),
             evaluate=evaluate,
             evaluate_layers=evaluate_layers,

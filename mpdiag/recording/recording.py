@@ -72,7 +72,7 @@ class Recording:
         if not 1 <= layer <= len(layers):
             raise RecordingError(f"decoder layer {layer} is not there: they go 1..{len(layers)}")
         weights = layers[layer - 1][index, :, query]
-        rows, columns = grid or self._grid_of(weights.shape[-1])
+        rows, columns = grid or self.grid_of(weights.shape[-1])
         return weights.view(-1, rows, columns)
 
     def frame(self, valid: Sequence[tuple[int, int]] | None = None) -> "pd.DataFrame":
@@ -128,8 +128,11 @@ class Recording:
             lines.append("  nothing yet")
         return "\n".join([*lines, *(f"  Note: {note}." for note in self.notes)])
 
-    def _grid_of(self, cells: int) -> tuple[int, int]:
-        """The grid of so many cells that the mask's grid becomes at a coarser stride."""
+    def grid_of(self, cells: int) -> tuple[int, int]:
+        """Rows and columns of a map of so many cells: the masks' grid at a coarser stride.
+
+        Raises RecordingError where the mask logits, by whose size it is told, were not recorded.
+        """
         height, width = self._mask_size or (0, 0)
         for stride in range(1, max(height, width) + 1):
             grid = -(-height // stride), -(-width // stride)

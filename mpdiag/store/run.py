@@ -14,6 +14,7 @@ import pandas as pd
 from mpdiag.errors import RunError
 from mpdiag.store import rle
 from mpdiag.store.aggregates import add_views
+from mpdiag.store.attention import Attention, unpack
 from mpdiag.store.bootstrap import RESAMPLES
 from mpdiag.store.consistency import consistency
 from mpdiag.store.database import connect, narrow
@@ -151,6 +152,28 @@ class Run:
                 "analyse with --save-masks all"
             )
         return masks
+
+    def attention(self, image_id: int, query: int) -> list[Attention]:
+        """Where a query may look, and looks, in decoder layers 1..L.
+
+        Raises RunError where the run has not kept it.
+        """
+        rows = self.query(
+            "SELECT * FROM attention WHERE image_id = ? AND query = ? ORDER BY layer",
+            [int(image_id), int(query)],
+        )
+        if rows.empty:
+            raise RunError(
+                f"{self.path} has not kept the attention of image {image_id}, query {query}: "
+                "analyse with --save-attention"
+            )
+        try:
+            return unpack(rows, self.num_layers)
+        except ValueError as error:
+            raise RunError(
+                f"{self.path / 'attention'}: the attention of image {image_id}, query {query} is "
+                f"broken ({error}): analyse it again"
+            ) from error
 
     def gt_masks(self, image_id: int) -> npt.NDArray[np.bool_]:
         """GT masks of an image, shape (GT, height, width); (0, 0, 0) where none were kept."""

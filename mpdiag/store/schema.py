@@ -72,6 +72,21 @@ MASKS = pa.schema(
     ]
 )
 
+ATTENTION = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("layer", pa.int16()),
+        ("query", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("image_height", pa.float64()),
+        ("image_width", pa.float64()),
+        ("counts", pa.binary()),
+        ("weights", pa.binary()),
+        ("step", pa.float64()),
+    ]
+)
+
 DETECTIONS = pa.schema(
     [
         ("image_id", pa.int64()),
@@ -90,6 +105,7 @@ TABLES: dict[str, pa.Schema] = {
     "targets": TARGETS,
     "images": IMAGES,
     "masks": MASKS,
+    "attention": ATTENTION,
     "detections": DETECTIONS,
 }
 
@@ -103,6 +119,7 @@ ADDED: dict[str, frozenset[str]] = {
     "targets": frozenset(["pixels", "covered", "best_query", "best_query_iou"]),
     "images": frozenset(),
     "masks": frozenset(),
+    "attention": frozenset(),
     "detections": frozenset(["layer"]),
 }
 """Columns that a run of an older version may lack: they read as null."""

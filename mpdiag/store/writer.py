@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,12 +11,22 @@ from mpdiag.errors import RunError
 from mpdiag.store.aggregates import FOLDER, stored
 from mpdiag.store.database import connect
 from mpdiag.store.files import TEMPORARY_SUFFIX, replace_file, replace_json, replace_parquet
-from mpdiag.store.schema import DETECTIONS, IMAGES, MASKS, QUERIES, SCHEMA_VERSION, TARGETS
+from mpdiag.store.schema import (
+    DETECTIONS,
+    IMAGES,
+    QUERIES,
+    SCHEMA_VERSION,
+    TABLES,
+    TARGETS,
+)
 from mpdiag.store.summary import summarize
 
 HEADER = "run.json"
 SUMMARY = "summary.json"
-FOLDERS = ("queries", "targets", "detections", "images", "masks", "thumbnails", FOLDER)
+FOLDERS = ("queries", "targets", "detections", "images", "masks", "attention", "thumbnails", FOLDER)
+
+Kept = Literal["masks", "attention"]
+"""Tables of chosen queries, of which any number of files holds any rows."""
 
 _SAME_RUN = (
     ("schema_version",),
@@ -94,9 +104,9 @@ class RunWriter:
             replace_parquet(self.path / folder / f"{part_name}.parquet", table)
         self.done.update(ids)
 
-    def write_masks(self, name: str, table: pa.Table) -> None:
-        """Keep masks (columns of schema.MASKS) under `name`, in place of what stood there."""
-        replace_parquet(self.path / "masks" / f"{name}.parquet", _conform(table, MASKS))
+    def write_kept(self, folder: Kept, name: str, table: pa.Table) -> None:
+        """Keep masks or attention of some queries under `name`, in place of what stood there."""
+        replace_parquet(self.path / folder / f"{name}.parquet", _conform(table, TABLES[folder]))
 
     def save_thumbnail(self, image_id: int, jpeg: bytes) -> None:
         """Keep a small picture of an image, so that the run can be looked at by itself."""

@@ -66,8 +66,11 @@ def rows(run: Path, table: str) -> object:
 def test_any_number_of_processes_and_a_kill_give_the_same_bits(
     tmp_path: Path, trained: Path, root: Path
 ) -> None:
-    words = (trained, "--dataset", "synthetic", "--root", root, "--save-masks", "worst:6")
-    analyze(trained, "synthetic", tmp_path / "one", root=root, save_masks="worst:6")
+    masks = ("--save-masks", "worst:6", "--save-attention")
+    words = (trained, "--dataset", "synthetic", "--root", root, *masks)
+    analyze(
+        trained, "synthetic", tmp_path / "one", root=root, save_masks="worst:6", save_attention=True
+    )
     process = two_processes(*words, "--output", tmp_path / "two")
     out, err = process.communicate()
     assert process.returncode == 0, err[-2000:]
@@ -83,15 +86,24 @@ def test_any_number_of_processes_and_a_kill_give_the_same_bits(
     with pytest.raises(RunError, match="unfinished"):
         Run.open(killed)
     assert 0 < len(list((killed / "images").glob("*.parquet"))) < 4
-    analyze(trained, "synthetic", killed, root=root, save_masks="worst:6", resume=True)
+    analyze(
+        trained,
+        "synthetic",
+        killed,
+        root=root,
+        save_masks="worst:6",
+        save_attention=True,
+        resume=True,
+    )
 
     summaries = {
         (tmp_path / name / "summary.json").read_bytes() for name in ("one", "two", "killed")
     }
     assert len(summaries) == 1
     for name in ("two", "killed"):
-        assert {path.name for path in (tmp_path / name / "masks").iterdir()} == {"worst.parquet"}
-        for table in ("queries", "targets", "images", "masks", "detections"):
+        for folder in ("masks", "attention"):
+            assert [path.name for path in (tmp_path / name / folder).iterdir()] == ["worst.parquet"]
+        for table in ("queries", "targets", "images", "masks", "attention", "detections"):
             assert rows(tmp_path / name, table).equals(rows(tmp_path / "one", table)), table
         thumbnails = [
             {path.name for path in (tmp_path / run / "thumbnails").iterdir()}

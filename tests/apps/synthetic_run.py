@@ -90,7 +90,7 @@ def write_run(path: Path, size: Size, seed: int = 0, tell: Callable[[str], None]
         )
         tell(f"{int(ids[-1])} of {size.images} images")
     if masks:
-        writer.write_masks("worst", pa.concat_tables(masks))
+        writer.write_kept("masks", "worst", pa.concat_tables(masks))
     pictures = [_picture(number, size) for number in range(min(PICTURES, size.images))]
     for image_id in range(1, size.images + 1):  # plainly: a sync for each file would take minutes
         picture = pictures[image_id % len(pictures)]

@@ -331,22 +331,22 @@ def test_a_stopped_run_goes_on_to_the_same_result(
 
         return progress
 
-    whole = analyze(loaded, dataset, tmp_path / "whole", save_masks=save_masks)
+    keep = {"save_masks": save_masks, "save_attention": True}
+    whole = analyze(loaded, dataset, tmp_path / "whole", **keep)
     with pytest.raises(KeyboardInterrupt):
-        analyze(loaded, dataset, tmp_path / "run", save_masks=save_masks, progress=stop_after(5))
+        analyze(loaded, dataset, tmp_path / "run", **keep, progress=stop_after(5))
     with pytest.raises(RunError, match="unfinished"):
         Run.open(tmp_path / "run")
     with pytest.raises(RunError, match="--resume"):
-        analyze(loaded, dataset, tmp_path / "run", save_masks=save_masks)
-    resumed = analyze(loaded, dataset, tmp_path / "run", save_masks=save_masks, resume=True)
+        analyze(loaded, dataset, tmp_path / "run", **keep)
+    resumed = analyze(loaded, dataset, tmp_path / "run", **keep, resume=True)
     assert resumed == whole
-    kept = [
-        Run.open(tmp_path / name).query(
-            "SELECT image_id, kind, layer, index, counts FROM masks ORDER BY ALL"
+    for table in ("masks", "attention"):
+        one, other = (
+            Run.open(tmp_path / name).query(f"SELECT * FROM {table} ORDER BY ALL")
+            for name in ("whole", "run")
         )
-        for name in ("whole", "run")
-    ]
-    assert len(kept[0]) and kept[0].equals(kept[1])
+        assert len(one) and one.equals(other)
 
 
 def test_masks_that_are_not_finite_are_counted_not_averaged(
@@ -415,6 +415,8 @@ def test_mistakes_leave_the_output_alone(
         assert not (tmp_path / "run").exists()
 
     refuses(ConfigError, "worst:K", save_masks="some")
+    refuses(ConfigError, "--save-masks none", save_masks="none", save_attention=True)
+    refuses(ConfigError, "the matching part", part="piloted", save_attention=True)
     refuses(ConfigError, "--limit 0", limit=0)
     refuses(CheckpointError, "no such checkpoint", checkpoint=tmp_path / "none.pth")
     with torch.device("cpu"):

@@ -41,6 +41,7 @@ def test_files_and_columns_of_a_run(tmp_path: Path, make_run: MakeRun) -> None:
     assert names == [
         "aggregates/image_layers.parquet",
         "aggregates/image_transitions.parquet",
+        "attention/part-000.parquet",
         "detections/part-000.parquet",
         "images/part-000.parquet",
         "masks/part-000.parquet",
@@ -256,12 +257,12 @@ def test_an_image_or_part_is_written_once(tmp_path: Path, make_run: MakeRun) -> 
 def test_other_columns_are_refused(tmp_path: Path) -> None:
     writer = RunWriter.create(tmp_path, {})
     with pytest.raises(ValueError, match=r"\['counts', 'size'\] are missing or unknown"):
-        writer.write_masks(
-            "a", MASKS.empty_table().rename_columns([*MASKS.names[:6], "size", "badness"])
+        writer.write_kept(
+            "masks", "a", MASKS.empty_table().rename_columns([*MASKS.names[:6], "size", "badness"])
         )
 
 
 def test_masks_are_replaced(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run")
-    RunWriter(run).write_masks("part-000", MASKS.empty_table())
+    RunWriter(run).write_kept("masks", "part-000", MASKS.empty_table())
     assert Run.open(run).query("SELECT * FROM masks").empty

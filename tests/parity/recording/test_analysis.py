@@ -20,7 +20,7 @@ from torch import Tensor
 
 import mpdiag
 from mpdiag.data import SegmentationDataset, load_dataset
-from mpdiag.errors import CheckpointError
+from mpdiag.errors import CheckpointError, ConfigError
 from mpdiag.recording import record
 from mpdiag.store import Run
 
@@ -260,3 +260,47 @@ def test_classes_that_the_data_set_has_not(
     score, label = probability.flatten(0, 1).max(-1)
     assert rows["label"].tolist() == label.tolist()
     assert rows["score"].tolist() == pytest.approx(score.tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", list(PROCESSORS), indirect=True)
+def test_attention_is_kept_where_a_family_has_it(
+    tiny: Any, family: str, dataset: SegmentationDataset, tmp_path: Path
+) -> None:
+    tiny.model.config.id2label = dict(enumerate(ORDER))
+    processor = processor_of(family, tiny.model)
+
+    def run() -> None:
+        keep = {"save_masks": "all", "save_attention": True}
+        mpdiag.analyze(tiny.model, dataset, tmp_path / "run", processor=processor, limit=1, **keep)
+
+    if family == "transformers RF-DETR":
+        with pytest.raises(ConfigError, match=f"{family} has no cross_attention; .* leave it out"):
+            run()
+        assert not (tmp_path / "run").exists()
+        return
+    run()
+    inputs, size = shown(processor, Image.open(dataset.image_root / dataset.file_name(0)))
+    with torch.no_grad(), record(tiny.model, only=["*logits", "*attention*"]) as recording:
+        tiny.model(**inputs)
+    masked = "attention_mask" in recording
+    assert masked == (family not in ("transformers MaskFormer", "transformers DETR",
+                                     "transformers Conditional DETR"))  # fmt: skip
+    padded = inputs["pixel_values"].shape[-2:]
+    for query in range(recording.mask_logits.shape[2]):
+        for number, layer in enumerate(
+            Run.open(tmp_path / "run").attention(dataset.image_ids[0], query)
+        ):
+            weights = recording.attention(number + 1, query).mean(0)
+            assert layer.weights.shape == weights.shape
+            bound = weights.max().item() * (0.5 / 255 + 1e-4)
+            assert np.abs(layer.weights - weights.numpy()).max() <= bound
+            covered = [
+                side * own / whole
+                for side, own, whole in zip(weights.shape, size, padded, strict=True)
+            ]
+            assert layer.image == pytest.approx(covered)
+            if masked:
+                seen = recording.layers("attention_mask")[number][0, query]
+                assert np.array_equal(layer.mask, seen.view(weights.shape).numpy())
+            else:
+                assert layer.mask is None

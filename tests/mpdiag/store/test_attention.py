@@ -1,0 +1,108 @@
+"""Attention in a run directory: what is written comes back, and what is broken is told."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mpdiag.errors import RunError
+from mpdiag.store import Run, RunWriter, rle
+from mpdiag.store.attention import pack
+from mpdiag.store.schema import ATTENTION
+
+MakeRun = Callable[..., Path]
+
+
+def row(layer: int, weights: Any, mask: Any = None) -> dict[str, Any]:
+    packed, step = pack(weights)
+    height, width = weights.shape
+    return {
+        "image_id": 2,
+        "layer": layer,
+        "query": 5,
+        "height": height,
+        "width": width,
+        "image_height": height - 0.5,
+        "image_width": float(width),
+        "counts": None if mask is None else rle.encode(mask),
+        "weights": packed,
+        "step": step,
+    }
+
+
+@pytest.fixture
+def write(tmp_path: Path, make_run: MakeRun) -> Callable[[list[dict[str, Any]]], Run]:
+    """A function that opens a run of two layers with these rows of attention."""
+
+    def write(rows: list[dict[str, Any]]) -> Run:
+        path = make_run(tmp_path / "run", layers=2)
+        table = pa.Table.from_pylist(rows, schema=ATTENTION)
+        RunWriter(path).write_kept("attention", "part-000", table)
+        return Run.open(path)
+
+    return write
+
+
+def test_what_is_written_comes_back(write: Callable[..., Run]) -> None:
+    weights = np.array([[0.0, 0.2, 0.3], [0.1, 0.4, 0.0]], dtype=np.float32)
+    first, second = write(
+        [row(2, weights[:1]), row(1, weights, weights > 0)]  # in any order
+    ).attention(2, 5)
+    assert np.allclose(first.weights, weights, rtol=0, atol=0.4 / 510 + 1e-7)
+    assert np.array_equal(first.mask, weights > 0)
+    assert (first.image, second.image) == ((1.5, 3.0), (0.5, 3.0))
+    assert second.mask is None
+    assert second.weights.shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [([0, 0], [0, 0]), ([np.nan, 0.5], [0, 0.5]), ([np.inf, 1e-42], [0, 1e-42])],
+)
+def test_what_is_no_weight_is_0(
+    write: Callable[..., Run], weights: list[float], expected: list[float]
+) -> None:
+    given = np.array([weights], dtype=np.float32)
+    found = write([row(1, given), row(2, given)]).attention(2, 5)[0].weights
+    assert np.allclose(found, [expected], rtol=1e-3, atol=0)
+
+
+def test_a_run_without_says_what_to_do(tmp_path: Path, make_run: MakeRun) -> None:
+    path = make_run(tmp_path / "run")
+    shutil.rmtree(path / "attention")  # as in the runs of earlier versions
+    with pytest.raises(RunError, match="has not kept the attention of image 2, query 5"):
+        Run.open(path).attention(2, 5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"height": 3},
+        {"height": -2, "width": -3},
+        {"height": 2**31 - 1, "width": 2**31 - 1},
+        {"height": None},
+        {"height": 0, "width": 0, "weights": b""},
+        {"weights": None},
+        {"weights": b"12345"},
+        {"counts": b"\xff\xff"},
+        {"counts": rle.encode(np.ones((9, 9), dtype=bool))},
+        {"step": -1.0},
+        {"step": float("nan")},
+        {"step": None},
+        {"image_height": 3.0},
+        {"image_width": 0.0},
+        {"image_width": None},
+        {"layer": 2},
+        {"layer": 7},
+    ],
+)
+def test_what_is_broken_is_told(write: Callable[..., Run], change: dict[str, Any]) -> None:
+    weights = np.full((2, 3), 1 / 6, dtype=np.float32)
+    first, second = (row(layer, weights, weights > 0) for layer in (1, 2))
+    run = write([first | change, second])
+    with pytest.raises(RunError, match=r"the attention of image 2, query 5 is broken \("):
+        run.attention(2, 5)
