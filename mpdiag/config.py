@@ -315,7 +315,7 @@ def overrides(pairs: Iterable[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise ConfigError(f"{pair!r}: an override is written KEY=VALUE, as schedule.warmup=100")
+            raise ConfigError(f"{pair!r}: a setting is written KEY=VALUE")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:

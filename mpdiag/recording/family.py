@@ -62,7 +62,12 @@ def register(family: Family) -> Family:
                 }
 
         register(SegmenterFamily())
+
+    Raises:
+        RecordingError: it is a class, or anything else than an instance of a `Family`.
     """
+    if not isinstance(family, Family):
+        raise RecordingError(f"{family!r} is no family: register an instance of one, as F() of F")
     _FAMILIES[:] = [family, *(known for known in _FAMILIES if known.name != family.name)]
     return family
 

@@ -57,11 +57,19 @@ def record(
 
 def _taps(family: Family, module: nn.Module) -> Taps:
     try:
-        return family.taps(module)
+        taps = family.taps(module)
     except (AttributeError, IndexError, KeyError) as error:
         raise RecordingError(
             f"{type(module).__name__} is not built as {family.name} expects: {error}"
         ) from error
+    needed = {need for tap in taps.values() for need in tap.needs}
+    strange = [name for name in taps if name not in CANONICAL and name not in needed]
+    if strange:
+        raise RecordingError(
+            f"{family.name} taps {strange[0]}, which is no canonical name and which no other tap "
+            f"needs; there are {', '.join(CANONICAL)}"
+        )
+    return taps
 
 
 def _wanted(family: Family, taps: Taps, only: Sequence[str] | None) -> list[str]:

@@ -48,6 +48,8 @@ class Run:
         `thresholds` are those by which it names its transitions.
         """
         path = Path(path)
+        if not path.exists():
+            raise RunError(f"{path} does not exist: give the directory of a run")
         if not (path / "run.json").is_file():
             raise RunError(f"{path} is not a run directory: it has no run.json")
         header = _read_json(path / "run.json")

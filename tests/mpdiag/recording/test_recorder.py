@@ -228,6 +228,30 @@ def test_a_layer_that_is_called_otherwise_is_refused() -> None:
         known_families.__globals__["_FAMILIES"][:] = known
 
 
+def test_a_family_that_names_what_nothing_knows_is_refused() -> None:
+    class Misnamed(Family):
+        name = "misnamed"
+
+        def recognises(self, model: torch.nn.Module) -> bool:
+            return isinstance(model, torch.nn.Identity)
+
+        def taps(self, model: torch.nn.Module) -> Taps:
+            return {"masks": Tap([model], 1, lambda call: call.output)}
+
+    with pytest.raises(RecordingError, match="register an instance"):
+        register(Misnamed)
+    known = known_families()
+    register(Misnamed())
+    try:
+        with (
+            pytest.raises(RecordingError, match=r"misnamed taps masks, .* mask_logits"),
+            record(torch.nn.Identity()),
+        ):
+            pass
+    finally:
+        known_families.__globals__["_FAMILIES"][:] = known
+
+
 def test_a_model_of_ones_own_needs_only_hook_points() -> None:
     class Own(torch.nn.Module):
         def __init__(self) -> None:

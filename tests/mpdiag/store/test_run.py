@@ -32,7 +32,7 @@ def refused(path: Path, message: str) -> None:
 
 
 def test_refuses_what_is_no_run(tmp_path: Path) -> None:
-    refused(tmp_path / "nothing", " is not a run directory: it has no run.json")
+    refused(tmp_path / "nothing", " does not exist: give the directory of a run")
     refused(tmp_path, " is not a run directory: it has no run.json")
     (tmp_path / "file").write_text("")
     refused(tmp_path / "file", " is not a run directory: it has no run.json")
