@@ -2,17 +2,21 @@
 
 import io
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from plotly.colors import sample_colorscale
 from scipy.ndimage import distance_transform_edt
 
 from apps import palette
 from mpdiag.errors import RunError
 from mpdiag.store import Run
 
+T = TypeVar("T", bound=np.generic)
 Picture = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
@@ -89,6 +93,32 @@ def lit(picture: Picture, mask: Mask) -> Picture:
     return shown
 
 
+def heated(picture: Picture, shares: npt.NDArray[np.floating[Any]]) -> Picture:
+    """The picture without colours under the scale of shares 0..1, (height, width) as it is."""
+    grey = picture.mean(2, keepdims=True)
+    colors = _heat()[np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)]
+    mixed: npt.NDArray[np.float64] = 0.3 * grey + 0.7 * colors
+    return mixed.astype(np.uint8)
+
+
+@cache
+def _heat() -> npt.NDArray[np.float64]:
+    """(256, 3): the colours of shares 0..1."""
+    levels = sample_colorscale(
+        palette.HEAT, [level / 255 for level in range(256)], colortype="tuple"
+    )
+    return 255 * np.array(levels)
+
+
+def spread(cells: npt.NDArray[T], covered: tuple[float, float], picture: Picture) -> npt.NDArray[T]:
+    """A grid at the picture's size; the picture covers so many rows and columns of its cells."""
+    rows, columns = (
+        np.minimum(np.arange(side) * extent // side, count - 1).astype(int)
+        for side, extent, count in zip(picture.shape, covered, cells.shape, strict=False)
+    )
+    return cells[np.ix_(rows, columns)]
+
+
 def row(tiles: Sequence[Picture]) -> Picture:
     """Pictures of one size side by side on white."""
     height = tiles[0].shape[0]
@@ -126,10 +156,8 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _stretch(mask: Mask, picture: Picture) -> Mask:
-    height, width = picture.shape[:2]
-    rows = np.arange(height) * mask.shape[0] // height
-    columns = np.arange(width) * mask.shape[1] // width
-    return mask[np.ix_(rows, columns)]
+    height, width = mask.shape
+    return spread(mask, (height, width), picture)
 
 
 def _tint(picture: Picture, mask: Mask, color: tuple[int, int, int]) -> Picture:

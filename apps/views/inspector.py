@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pandas as pd
 import streamlit as st
 
-from apps import address, elements, filmstrip, image_charts, pictures, rows, texts
+from apps import address, attention, elements, filmstrip, image_charts, pictures, rows, texts
 from apps.image_charts import MEASURES
 from apps.rows import ImageRows
 from apps.runs import Loaded
@@ -17,8 +17,6 @@ NO_MASKS = (
     "This run has kept no masks of {}. Analyse again with `--save-masks worst:100` for the "
     "queries whose masks change most, or with `--save-masks all`."
 )
-STRIDES = (32, 16, 8)
-"""Levels of the feature maps that decoder layers attend to, in turn (Mask2Former, section 3.2)."""
 
 
 def show(loaded: Sequence[Loaded]) -> None:
@@ -43,7 +41,8 @@ def show(loaded: Sequence[Loaded]) -> None:
     _show_image(one, image, picture, layers[-1].matched_gt)
     _show_heat(one, image, query, layer)
     if masks is not None:
-        _show_attention(run, layer, masks, picture)
+        name = f"{one.token} image {image.image_id} query {query} layer {layer}"
+        attention.show(run, image.image_id, query, layer, masks, picture, name)
     _show_flow(one, image, layers[-1].matched_gt)
     _show_failures(one, image, picture)
 
@@ -162,34 +161,6 @@ def _show_heat(one: Loaded, image: ImageRows, query: int, layer: int) -> None:
         f"{one.token} image {image.image_id} {measure}",
         go_to,
     )
-
-
-def _show_attention(run: Run, layer: int, masks: pictures.Mask, picture: pictures.Picture) -> None:
-    """Where the query may attend in a layer, and what it predicts there."""
-    st.header("What the layer sees", anchor=False)
-    options = range(1, run.num_layers + 1)
-    box, before, after, _ = st.columns([2, 2, 2, 1], gap="medium")
-    address.select("Layer", "layer", options, default=layer, box=box, show=str)
-    stride = STRIDES[(layer - 1) % len(STRIDES)]
-    box.caption(
-        f"Masked attention: layer {layer} reads the image only where {texts.layer(layer - 1)} "
-        f"lies, at stride {stride}; where that is empty there, everywhere. The mask is shown as "
-        "it was kept, at stride 4. Weights of cross-attention are not part of a run; "
-        '`mpdiag.record(model, only=["cross_attention"])` gives them.'
-    )
-    settings = run.header.get("settings")
-    if isinstance(settings, dict) and settings.get("intervene"):
-        box.warning("The masks of some layers were replaced in this run: see its settings.")
-    seen = masks[layer - 1]
-    before.image(pictures.lit(picture, seen), width="stretch", output_format="JPEG")
-    before.caption(
-        f"Attention mask of layer {layer}: {texts.layer(layer - 1)}"
-        if seen.any()
-        else f"{texts.layer(layer - 1)} is empty: layer {layer} attends everywhere"
-    )
-    red = pictures.red_over(picture, masks[layer])
-    after.image(red, width="stretch", output_format="JPEG")
-    after.caption(f"What it predicts from that: {texts.layer(layer)}")
 
 
 def _show_flow(one: Loaded, image: ImageRows, marked: int) -> None:

@@ -43,10 +43,10 @@ def replace_json(path: Path, content: dict[str, Any]) -> None:
     replace_file(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
-def replace_parquet(path: Path, table: pa.Table) -> None:
-    """`replace_file` with a Parquet file."""
+def replace_parquet(path: Path, table: pa.Table, group: int | None = None) -> None:
+    """`replace_file` with a Parquet file, of which readers skip `group` rows at once."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", row_group_size=group)
     replace_file(path, sink.getvalue().to_pybytes())
 
 

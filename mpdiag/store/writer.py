@@ -28,6 +28,9 @@ FOLDERS = ("queries", "targets", "detections", "images", "masks", "attention", "
 Kept = Literal["masks", "attention"]
 """Tables of chosen queries, of which any number of files holds any rows."""
 
+ROWS_AT_ONCE = {"attention": 64}
+"""Where rows are large: whoever asks for one image need not read through all others' bytes."""
+
 _SAME_RUN = (
     ("schema_version",),
     ("checkpoint", "sha256"),
@@ -106,7 +109,8 @@ class RunWriter:
 
     def write_kept(self, folder: Kept, name: str, table: pa.Table) -> None:
         """Keep masks or attention of some queries under `name`, in place of what stood there."""
-        replace_parquet(self.path / folder / f"{name}.parquet", _conform(table, TABLES[folder]))
+        path, group = self.path / folder / f"{name}.parquet", ROWS_AT_ONCE.get(folder)
+        replace_parquet(path, _conform(table, TABLES[folder]), group)
 
     def save_thumbnail(self, image_id: int, jpeg: bytes) -> None:
         """Keep a small picture of an image, so that the run can be looked at by itself."""

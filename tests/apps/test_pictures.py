@@ -110,3 +110,21 @@ def test_thumbnails_are_whole_and_of_one_size(tmp_path, size):
     whole = min(width / size[0], height / size[1]) ** 2 * size[0] * size[1] / (width * height)
     assert covered == pytest.approx(whole, abs=0.02)
     assert Image.open(io.BytesIO(pictures.no_thumbnail())).size == pictures.THUMBNAIL
+
+
+def test_a_grid_lies_on_the_part_of_it_that_the_image_covers():
+    """Of 2 x 3 cells the image has 1 row and a half, and all columns; the rest is padding."""
+    picture = np.zeros((30, 60, 3), dtype=np.uint8)
+    cells = np.arange(6).reshape(2, 3)
+    spread = pictures.spread(cells, (1.5, 3.0), picture)
+    assert spread.shape == (30, 60)
+    assert (spread[:20, :20] == 0).all() and (spread[20:, :20] == 3).all()
+    assert (spread[:20, 40:] == 2).all() and (spread[20:, 20:40] == 4).all()
+
+
+def test_a_share_is_as_yellow_as_it_is_large():
+    picture = np.full((3, 4, 3), 100, dtype=np.uint8)
+    shares = np.tile([0.0, 0.3, 0.7, 1.0], (3, 1))
+    red, _, blue = pictures.heated(picture, shares)[0].T.astype(int)
+    assert (np.diff(red - blue) > 0).all()
+    assert red[0] < blue[0] and red[-1] > blue[-1]

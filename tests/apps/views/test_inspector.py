@@ -1,10 +1,13 @@
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from mpdiag.store import rle
+from mpdiag.store.schema import ATTENTION
 
 SYMBOLS = ["M⁰", "M¹", "M²", "M³", "M⁴", "M⁵", "M⁶", "M⁷", "M⁸", "M⁹"]
 
@@ -106,6 +109,70 @@ def test_another_image_starts_at_its_worst_query(make_run, open_page, tmp_path):
     box(page, "image").set_value(4).run()
     assert page.query_params == {"image": "4"}
     assert box(page, "query").options[0].startswith(f"Query {box(page, 'query').value}:")
+
+
+def section(page, layer):
+    """Captions of the section of a layer: its words, and that of each picture."""
+    captions = [caption.value for caption in page.caption]
+    first = next(k for k, text in enumerate(captions) if f"ayer {layer} reads the" in text)
+    last = captions.index(f"What it predicts from that: {SYMBOLS[layer]}")
+    return captions[first : last + 1]
+
+
+@pytest.mark.parametrize("query", [2, 5])
+def test_a_layer_shows_the_attention_that_was_kept(make_run, open_page, tmp_path, query):
+    run = make_run(tmp_path / "one")
+    page = open_page(run, page="inspector", image=4, query=query, layer=3)
+    rows = pq.read_table(run / "attention").to_pylist()
+    (row,) = (r for r in rows if (r["image_id"], r["layer"], r["query"]) == (4, 3, query))
+    words, mask, weights, _ = section(page, 3)
+    assert "a grid of 12 x 16 cells" in words and "--save-attention" not in words
+    share = rle.decode(row["counts"], 12, 16).mean()
+    where = "everywhere" if share == 1 else f"{100 * share:.1f} % of the cells"
+    assert mask == f"Attention mask of layer 3: {where}"
+    assert f"{100 * 255 * row['step']:.2g} % of the weight" in weights
+
+
+@pytest.mark.parametrize("gone", ["folder", "query"])
+def test_without_attention_the_mask_of_the_layer_before_is_shown(
+    make_run, open_page, tmp_path, gone
+):
+    run = make_run(tmp_path / "one")
+    if gone == "folder":
+        shutil.rmtree(run / "attention")
+    else:
+        change(run, lambda table: table.filter(pc.field("query") != 5))
+    page = open_page(run, page="inspector", image=4, query=5, layer=3)
+    words, mask, _ = section(page, 3)
+    assert "--save-attention" in words and "mpdiag.record" in words and "stride 8" in words
+    assert "M²" in mask
+    assert not page.error
+
+
+def test_a_family_without_attention_masks_shows_its_weights(make_run, open_page, tmp_path):
+    run = make_run(tmp_path / "one")
+    place = ATTENTION.names.index("counts")
+    none = pa.nulls(pq.read_table(run / "attention").num_rows, pa.binary())
+    change(run, lambda table: table.set_column(place, "counts", none))
+    words, weights, _ = section(open_page(run, page="inspector", image=4, layer=3), 3)
+    assert "no attention masks" in words
+    assert "cross-attention" in weights
+
+
+def test_broken_attention_is_told_beside_all_else(make_run, open_page, tmp_path):
+    run = make_run(tmp_path / "one")
+    place = ATTENTION.names.index("height")
+    heights = pa.array([999] * pq.read_table(run / "attention").num_rows, pa.int32())
+    change(run, lambda table: table.set_column(place, "height", heights))
+    page = open_page(run, page="inspector", image=4, query=5)
+    assert r"the attention of image 4\, query 5 is broken" in page.error[0].value
+    assert any("differ in most cells" in caption.value for caption in page.caption)
+
+
+def change(run, edit):
+    """Write a run's attention anew, as `edit` changes it."""
+    (file,) = (run / "attention").glob("*.parquet")
+    pq.write_table(edit(pq.read_table(file)), file)
 
 
 def test_failure_pairs_lead_to_their_query_and_layer(make_run, open_page, tmp_path):
