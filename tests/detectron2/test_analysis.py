@@ -49,6 +49,21 @@ def rows(path: Path) -> pd.DataFrame:
     return Run.open(path).query("SELECT * FROM queries ORDER BY image_id, layer, query")
 
 
+def check_attention(ours: Run, theirs: Run) -> None:
+    """Alike in every layer in which the masks are the same to the cell."""
+    same = 0
+    for image_id, query in ((n, q) for n in range(2) for q in range(6)):
+        for one, other in zip(
+            ours.attention(image_id, query), theirs.attention(image_id, query), strict=True
+        ):
+            assert one.image == other.image
+            if np.array_equal(one.mask, other.mask):
+                same += 1
+                step = one.weights.max() / 255
+                assert np.abs(one.weights - other.weights).max() <= 2 * step
+    assert same > 2 * 6 * 2  # of 2 images, 6 queries, 4 layers
+
+
 def test_rows_are_those_of_our_model_with_its_weights(
     tmp_path: Path, build_official: Callable[[], nn.Module], our_config: ModelConfig
 ) -> None:
@@ -58,8 +73,9 @@ def test_rows_are_those_of_our_model_with_its_weights(
     with torch.no_grad():  # masks of all sizes
         official.get_parameter("sem_seg_head.pixel_decoder.mask_features.weight").mul_(8)
     torch.save({"model": official.state_dict()}, tmp_path / "model.pth")
-    mpdiag.analyze(tmp_path / "model.pth", data, tmp_path / "ours", match_points=64)
-    mpdiag.analyze(official, data, tmp_path / "official")
+    keep = {"save_masks": "all", "save_attention": True}
+    mpdiag.analyze(tmp_path / "model.pth", data, tmp_path / "ours", match_points=64, **keep)
+    mpdiag.analyze(official, data, tmp_path / "official", **keep)
     ours, theirs = rows(tmp_path / "ours"), rows(tmp_path / "official")
     assert len(ours) == 2 * 5 * 6 and ours["area"].nunique() > 10
     assert (ours["area"] - theirs["area"]).abs().max() <= 3  # of 200 x 334 cells
@@ -67,6 +83,7 @@ def test_rows_are_those_of_our_model_with_its_weights(
         assert ours[name].equals(theirs[name]), name
     close = ["iou_prev", "best_gt_iou", "score", "class_cost", "mask_cost", "dice_cost"]
     pd.testing.assert_frame_equal(theirs[close], ours[close], rtol=1e-3, atol=1e-4)
+    check_attention(Run.open(tmp_path / "ours"), Run.open(tmp_path / "official"))
     header = Run.open(tmp_path / "official").header
     assert header["architecture"]["family"] == "official Mask2Former"
     assert header["settings"]["match_points"] == 64  # as its matcher has them
