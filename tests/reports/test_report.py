@@ -87,7 +87,7 @@ def test_refuses_before_writing(tmp_path: Path, make_run: MakeRun) -> None:
     assert str(error.value) == "Unknown report format 'docx': choose from md, html, tex, csv"
     with pytest.raises(ConfigError, match="Unknown report format 'none'"):
         write_report([run], output, ())
-    with pytest.raises(RunError, match=r"missing is not a run directory: it has no run\.json"):
+    with pytest.raises(RunError, match="missing does not exist: give the directory of a run"):
         write_report([run, tmp_path / "missing"], output)
     with pytest.raises(RunError, match="No run was given"):
         write_report([], output)

@@ -105,7 +105,7 @@ def test_what_is_missing_is_named_and_explanations_stand_at_their_table(
     how = made(["table7"], explanations={"table7": ["Few queries are ever trained <there>."]})
     write_document(build(trained, how), tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
-    assert f"{trained[1].parts['matching'].name} is not a run directory" in text
+    assert f"{trained[1].parts['matching'].name} does not exist" in text
     assert "> Few queries are ever trained &lt;there>." in text
     page = (tmp_path / "report" / "report.html").read_text()
     assert "Few queries are ever trained &lt;there&gt;." in page

@@ -55,6 +55,6 @@ def test_missing_and_unfinished_runs_are_named(make_trained: MakeTrained, tmp_pa
     header.write_text(json.dumps({**json.loads(header.read_text()), "finished": False}))
     missing = "; ".join(Results.read(trained).missing)
     assert "baseline-seed-0 is not trained: 1 of 40 steps" in missing
-    assert "mp-first-layer-seed-0-piloted is not a run directory" in missing
+    assert "mp-first-layer-seed-0-piloted does not exist" in missing
     assert "mp-all-layers-seed-0-matching is unfinished" in missing
     assert str(tmp_path) not in missing
