@@ -5,12 +5,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from mpdiag.commands.options import Precision, Root, out
 
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures into this file, too.")]
 
 bench_app = typer.Typer(help="Measure speed, side by side with peers.", no_args_is_help=True)
+
+
+def _show(table: Table) -> None:
+    """Print a table in its full width: a narrow terminal breaks lines, but no figure is lost."""
+    wide = out.options.update(max_width=500)
+    table.width = max(out.measure(table, options=wide).maximum, 1)
+    out.print(table, crop=False)
 
 
 @bench_app.command("ops")
@@ -67,7 +75,7 @@ def bench_analyze(
     from mpdiag.store.files import replace_json
 
     found = run(images, parse_size(size), ModelConfig())
-    out.print(analysis_table(found))
+    _show(analysis_table(found))
     if json_file is not None:
         replace_json(json_file, found.as_json())
 
@@ -86,7 +94,7 @@ def bench_loader(
     from mpdiag.store.files import replace_json
 
     timings = run(dataset, root=root, split=split, images=images)
-    out.print(loader_table(timings))
+    _show(loader_table(timings))
     if json_file is not None:
         replace_json(json_file, {"timings": [timing.as_json() for timing in timings]})
 
@@ -126,7 +134,7 @@ def bench_memory(
         },
     }
     peaks = [peak_of(name, job) for name, job in jobs.items()]
-    out.print(memory_table(peaks))
+    _show(memory_table(peaks))
     if json_file is not None:
         replace_json(json_file, {"peaks": [peak.as_json() for peak in peaks]})
 
@@ -159,4 +167,4 @@ def bench_train(
     )
     if json_file is not None:
         replace_json(json_file, {"timings": [timing.as_json() for timing in timings]})
-    out.print(table(timings))
+    _show(table(timings))
