@@ -17,7 +17,7 @@ bench_app = typer.Typer(help="Measure speed, side by side with peers.", no_args_
 def _show(table: Table) -> None:
     """Print a table in its full width: a narrow terminal breaks lines, but no figure is lost."""
     wide = out.options.update(max_width=500)
-    table.width = max(out.measure(table, options=wide).maximum, 1)
+    table.width = out.measure(table, options=wide).maximum
     out.print(table, crop=False)
 
 
