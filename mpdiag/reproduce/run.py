@@ -126,7 +126,7 @@ def reproduce(request: Request, console: Console, *, plan: bool = False) -> list
         call = {
             "command": request.command(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": machine.where,
+            "machine": str(machine),
         }
         idle = not found.trainings and not found.analyses
         layout.claim(request.size.name, trainings, None if idle else call)
@@ -182,7 +182,7 @@ def _in_words(found: Estimate, trainings: int, machine: Machine) -> str:
         f"{found.trainings} of {trainings} trainings and {found.analyses} analyses are to be done"
     )
     disk = f"about {_size(found.disk)} of disk"
-    where = f"{escape(machine.where)}, {len(machine.slots)} at a time"
+    where = escape(str(machine))
     if found.seconds is None:
         return f"{left} on {where}: {disk}; how long can't be told without the data set."
     took = _duration(found.seconds / len(machine.slots))

@@ -17,6 +17,7 @@ from mpdiag.reproduce.layout import Layout, Step, command
 from trainers.interrupt import StoppedBySignalError, StopRequest
 
 CORES_EACH = 2  # of the processes that share a machine with GPUs
+_CPUINFO = Path("/proc/cpuinfo")
 _PAUSE = 0.2  # seconds between two looks at what runs
 
 
@@ -34,6 +35,10 @@ class Machine:
     processes: int
     where: str
 
+    def __str__(self) -> str:
+        count = len(self.slots)
+        return f"{self.where}, {count} {'training' if count == 1 else 'trainings'} at a time"
+
 
 def machine_for(size: Size, jobs: int | None) -> Machine:
     """One at a time on a CPU, which a training fills; on GPUs as many as fit.
@@ -46,7 +51,7 @@ def machine_for(size: Size, jobs: int | None) -> Machine:
     if not gpus:
         count = jobs or 1
         threads = {"OMP_NUM_THREADS": str(max(cores // count, 1))} if count > 1 else {}
-        return Machine((threads,) * count, 1, f"{cores} CPU cores")
+        return Machine((threads,) * count, 1, f"{cores} CPU cores{_processor()}")
     where = f"{gpus} x {torch.cuda.get_device_name()}, {cores} CPU cores"
     if size.alone:
         return Machine(({},), gpus, where)
@@ -55,6 +60,13 @@ def machine_for(size: Size, jobs: int | None) -> Machine:
     threads = {"OMP_NUM_THREADS": str(max(cores // count, 1))}
     slots = tuple({"CUDA_VISIBLE_DEVICES": str(k % gpus), **threads} for k in range(count))
     return Machine(slots, 1, where)
+
+
+def _processor() -> str:
+    """The processor's name in brackets, where Linux gives one."""
+    lines = _CPUINFO.read_text(encoding="utf-8").splitlines() if _CPUINFO.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f" ({names[0]})" if names else ""
 
 
 @dataclass(slots=True)

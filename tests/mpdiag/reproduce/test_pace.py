@@ -47,7 +47,7 @@ def test_it_is_said_in_words(request_of_two: Request) -> None:
     found = estimate(request_of_two.trainings(), request_of_two.layout, sized("tiny"), 0)
     machine = scheduler.Machine(({}, {}), 1, "here")
     said = run._in_words(found, 2, machine)
-    assert "2 of 2 trainings and 2 analyses are to be done on here, 2 at a time" in said
+    assert "2 of 2 trainings and 2 analyses are to be done on here, 2 trainings at a time" in said
     assert "about 12 min (estimated from 4 steps)" in said and "MiB of disk" in said
     assert [run._duration(seconds) for seconds in (89, 90, 5400)] == ["89 s", "2 min", "1 h 30 min"]
 
@@ -59,11 +59,24 @@ def machine(monkeypatch: pytest.MonkeyPatch, gpus: int, cores: int, free: int) -
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free << 30, 80 << 30))
 
 
-def test_one_at_a_time_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_at_a_time_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine(monkeypatch, gpus=0, cores=8, free=0)
+    monkeypatch.setattr(scheduler, "_CPUINFO", tmp_path / "cpuinfo")
     found = machine_for(SIZES["tiny"], None)
     assert (found.slots, found.processes, found.where) == (({},), 1, "8 CPU cores")
+    assert str(found) == "8 CPU cores, 1 training at a time"
     assert machine_for(SIZES["tiny"], 3).slots == ({"OMP_NUM_THREADS": "2"},) * 3
+
+
+def test_a_cpu_is_named_where_linux_names_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine(monkeypatch, gpus=0, cores=2, free=0)
+    monkeypatch.setattr(scheduler, "_CPUINFO", tmp_path / "cpuinfo")
+    core = "processor\t: {}\nvendor_id\t: A\nmodel name\t: Fast CPU: the 2nd\n\n"
+    (tmp_path / "cpuinfo").write_text(core.format(0) + core.format(1))
+    found = machine_for(SIZES["tiny"], 2)
+    assert str(found) == "2 CPU cores (Fast CPU: the 2nd), 2 trainings at a time"
 
 
 @pytest.mark.parametrize(
