@@ -21,7 +21,14 @@ METRICS = {"miou_l": "mIoU-L", "util": "Util"}
 
 
 def comparison_tables(found: Comparison) -> Iterator[Table]:
-    """Differences by layer, scores of the last layer, and what moved most; in percent."""
+    """How they were made, if otherwise; differences by layer, scores of the last layer, and what
+    moved most, in percent.
+    """
+    if found.settings:
+        table = _table(None, None, ("Made otherwise", "a", "b"))
+        for key, values in found.settings.items():
+            table.add_row(key, *(Text(in_words(value)) for value in values))
+        yield table
     table = _table(
         f"b: {found.b}, a: {found.a}, {found.images:,} images",
         "* the 95% interval over resampled images leaves out 0",
@@ -59,8 +66,15 @@ def comparison_tables(found: Comparison) -> Iterator[Table]:
             yield table
 
 
+def in_words(value: Any) -> str:
+    """A setting's value."""
+    return NO_VALUE if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
 def write_comparison(found: Comparison, path: Path) -> None:
-    """Write all of it to a .json (one list a table) or a .csv (one row a value, as fractions).
+    """Write it to a .json (one list a table) or a .csv (one row a value, as fractions).
+
+    Settings that differ stand in the .json alone.
 
     Raises ConfigError for another ending.
     """
@@ -70,7 +84,9 @@ def write_comparison(found: Comparison, path: Path) -> None:
         if isinstance(getattr(found, field.name), pd.DataFrame)
     }
     if path.suffix == ".json":
-        content: dict[str, Any] = {"a": found.a, "b": found.b, "images": found.images}
+        content: dict[str, Any] = {
+            "a": found.a, "b": found.b, "images": found.images, "settings": found.settings
+        }  # fmt: skip
         replace_json(path, content | {name: _records(table) for name, table in tables.items()})
     elif path.suffix == ".csv":
         rows = pd.concat([table.assign(table=name) for name, table in tables.items()])

@@ -13,6 +13,7 @@ from apps.pairs import OneImage
 from apps.runs import Loaded
 from mpdiag.errors import RunError
 from mpdiag.store import Comparison
+from reports.comparison import in_words
 
 METRICS = {"miou_l": "mIoU-L", "util": "Util"}
 LISTED = 10
@@ -91,6 +92,14 @@ def _show_differences(a: Loaded, b: Loaded, found: Comparison) -> None:
         f"Over {found.images:,} images, in points; the bars are 95% intervals over images drawn "
         "anew for both runs at once."
     )
+    if found.settings:
+        elements.table(
+            pd.DataFrame(
+                [(key, *map(in_words, values)) for key, values in found.settings.items()],
+                columns=["Made otherwise", "a", "b"],
+            ),
+            f"{name} settings",
+        )
     table = found.layers.assign(metric=found.layers["metric"].map(METRICS))
     values = table[["a", "b", "difference", "low", "high"]].mul(100)
     with st.expander("As a table"):

@@ -1,6 +1,8 @@
 """Two runs over the same images: paired differences, and what moved most."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,7 @@ from mpdiag.store.run import Run
 
 Floats = npt.NDArray[np.float64]
 TOP = 10
+_DESCRIBED = ("architecture", "method", "part", "settings")  # of run.json
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,8 @@ class Comparison:
     Attributes:
         a, b: names of the runs.
         images: how many both have.
+        settings: what run.json tells otherwise of b than of a (architecture, method, part and
+            settings, which have dotted names): the values of a and b, None where one has none.
         layers: one row for each metric (miou_l, util) and layer: `a`, `b`, `difference`, and `low`
             and `high`, the ends of its 95% interval over resampled images, the same for both runs.
         scores: AP, PQ or mIoU of the last layer, where both runs have it: `score`, `a`, `b`,
@@ -34,6 +39,7 @@ class Comparison:
     a: str
     b: str
     images: int
+    settings: dict[str, tuple[Any, Any]]
     layers: pd.DataFrame
     scores: pd.DataFrame
     moved_images: pd.DataFrame
@@ -64,11 +70,26 @@ def compare(
         a.name,
         b.name,
         len(files),
+        _unlike(a, b),
         pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(),
         _scores(a, b),
         _moved(files, own[0], own[1], top),
         _moved_classes(a, b, top),
     )
+
+
+def _unlike(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
+    of_a, of_b = (dict(_dotted({key: run.header.get(key) for key in _DESCRIBED})) for run in (a, b))
+    pairs = {key: (of_a.get(key), of_b.get(key)) for key in of_a | of_b}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 Terms = tuple[Floats, Floats]

@@ -25,6 +25,9 @@ def found(tmp_path: Path, make_run: MakeRun) -> Comparison:
     for path in paths:
         summary = json.loads((path / "summary.json").read_text())
         (path / "summary.json").write_text(json.dumps({**summary, "ap": {"ap": 0.25}}))
+    header = json.loads((paths[1] / "run.json").read_text())
+    settings = {**header["settings"], "short_side": 736, "note": "[b]"}
+    (paths[1] / "run.json").write_text(json.dumps({**header, "settings": settings}))
     return compare(*map(Run.open, paths))
 
 
@@ -39,12 +42,16 @@ def test_tables_for_the_terminal(found: Comparison) -> None:
     assert f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}" in text
     assert "AP" in text and "25.0" in text and "+0.0" in text
     assert "Images by Util of all layers" in text and "disc" in text
+    lines = [line.split() for line in text.splitlines()]
+    assert ["settings.short_side", "n/a", "736"] in lines
+    assert ["settings.note", "n/a", "[b]"] in lines
 
 
 def test_files(found: Comparison, tmp_path: Path) -> None:
     write_comparison(found, tmp_path / "x.json")
     content = json.loads((tmp_path / "x.json").read_text())
     assert content["images"] == 8
+    assert content["settings"]["settings.note"] == [None, "[b]"]
     assert content["layers"][0]["difference"] == pytest.approx(found.layers["difference"][0])
     write_comparison(found, tmp_path / "x.csv")
     rows = list(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))

@@ -1,5 +1,6 @@
 """The page Compare against the comparison of the store, and one image in both runs."""
 
+import json
 import os
 import shutil
 
@@ -47,6 +48,16 @@ def test_differences_are_those_of_the_store(runs, open_page):
     assert images["Image"].tolist() == moved["file_name"].tolist()
     assert images["difference"].tolist() == pytest.approx(100 * moved["difference"])
     assert page.selectbox(key="widget of image").value == moved["image_id"].iloc[0]
+
+
+def test_settings_that_differ_are_told(runs, open_page):
+    assert not [frame for frame in open_page(*runs, page="compare").dataframe
+                if "Made otherwise" in frame.value]  # fmt: skip
+    header = json.loads((runs[1] / "run.json").read_text())
+    (runs[1] / "run.json").write_text(json.dumps({**header, "method": "[piloted]"}))
+    page = open_page(*runs, page="compare")
+    found = next(frame.value for frame in page.dataframe if "Made otherwise" in frame.value)
+    assert found.to_numpy().tolist() == [["method", header["method"], "[piloted]"]]
 
 
 def test_the_runs_can_change_sides_and_must_differ(runs, open_page):

@@ -52,6 +52,26 @@ def test_differences_are_those_of_the_runs(tmp_path: Path, make_run: MakeRun) ->
     ]
 
 
+def test_what_the_runs_were_made_with_otherwise(tmp_path: Path, make_run: MakeRun) -> None:
+    a, b = two(tmp_path, make_run)
+    assert compare(a, b).settings == {}
+    processor = {"size": {"height": 384, "width": 384}}
+    made = (
+        (a, {"method": "baseline", "settings": {"limit": None, "image_processor": processor}}),
+        (b, {"method": "piloted", "settings": {"limit": 8, "intervene": "class"}}),
+    )
+    for run, changes in made:
+        header = {**json.loads((run.path / "run.json").read_text()), **changes}
+        (run.path / "run.json").write_text(json.dumps({**header, "device": run.name}))
+    assert compare(Run.open(a.path), Run.open(b.path)).settings == {
+        "method": ("baseline", "piloted"),
+        "settings.limit": (None, 8),
+        "settings.image_processor.size.height": (384, None),
+        "settings.image_processor.size.width": (384, None),
+        "settings.intervene": (None, "class"),
+    }
+
+
 def test_intervals_are_paired(tmp_path: Path, make_run: MakeRun) -> None:
     """Narrower than those of the two runs taken by themselves."""
     a, b = two(tmp_path, make_run)
