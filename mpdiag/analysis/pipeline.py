@@ -29,7 +29,7 @@ from mpdiag.analysis.tables import (
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.checkpoints.opening import AnyModel, Engine, open_model
 from mpdiag.data import SegmentationDataset, load_dataset
-from mpdiag.errors import ConfigError
+from mpdiag.errors import ConfigError, DataError
 from mpdiag.evaluation import Evaluator
 from mpdiag.store import Run, RunWriter
 
@@ -177,7 +177,10 @@ def _write_run(
     writer = shard.lead(begin)
     started = time.perf_counter()
     keeper = MaskKeeper(writer, policy, shard.rank)
-    _write_parts(writer, data, measurer, keeper, settings, shard, progress)
+    try:
+        _write_parts(writer, data, measurer, keeper, settings, shard, progress)
+    except DataError as error:
+        raise DataError(f"{error}, and go on with --resume") from error
     shard.wait()
     return shard.lead(finish)
 

@@ -25,8 +25,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-    except Exception:
+    except Exception as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)  # the user knows no other
         raise
     temporary.replace(path)
     _sync_directory(path.parent)

@@ -18,7 +18,7 @@ from mpdiag.checkpoints import LoadedCheckpoint, load_checkpoint, save_checkpoin
 from mpdiag.checkpoints.detectron2_config import Setup
 from mpdiag.config import BackboneConfig, LossConfig, ModelConfig, PilotConfig, TrainConfig
 from mpdiag.data import SegmentationDataset, generate, load_dataset, padded_targets
-from mpdiag.errors import CheckpointError, ConfigError, MpdiagError, RunError
+from mpdiag.errors import CheckpointError, ConfigError, DataError, MpdiagError, RunError
 from mpdiag.matching import match
 from mpdiag.metrics import (
     AveragePrecision,
@@ -347,6 +347,23 @@ def test_a_stopped_run_goes_on_to_the_same_result(
             for name in ("whole", "run")
         )
         assert len(one) and one.equals(other)
+
+
+def test_a_broken_image_is_mended_and_the_run_goes_on(
+    tmp_path: Path, loaded: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpdiag.analysis.pipeline.IMAGES_IN_A_PART", 2)
+    generate(tmp_path / "data" / "synthetic", train=1, val=5, size=64)
+    dataset = load_dataset("synthetic", root=tmp_path / "data")
+    whole = analyze(loaded, dataset, tmp_path / "whole")
+    image = dataset.image_root / dataset.file_name(3)
+    content = image.read_bytes()
+    image.write_bytes(content[:100])
+    said = rf"{image.name} can't be read \(.+\): fetch it anew, and go on with --resume"
+    with pytest.raises(DataError, match=said):
+        analyze(loaded, dataset, tmp_path / "run")
+    image.write_bytes(content)
+    assert analyze(loaded, dataset, tmp_path / "run", resume=True) == whole
 
 
 def test_masks_that_are_not_finite_are_counted_not_averaged(
