@@ -11,6 +11,7 @@ from PIL import Image
 
 from apps import address, texts
 from apps.pictures import Picture
+from reports.cells import inert
 
 FORMATS = ("svg", "png")
 DASH = "–"  # noqa: RUF001
@@ -64,21 +65,9 @@ def table(frame: pd.DataFrame, name: str, *, precision: int = 1, **options: Any)
 
 def csv(frame: pd.DataFrame) -> bytes:
     """The table as CSV in which no name from a file is a formula to a spreadsheet."""
-    inert = frame.map(_inert).rename(columns=_inert)
+    safe = frame.map(inert).rename(columns=inert)
     # Cells are quoted that hold a character of the line's end: none can begin a row of its own.
-    return inert.to_csv(index=False, lineterminator="\r\n").encode()
-
-
-def _inert(cell: Any) -> Any:
-    """The cell, quoted where a spreadsheet would take it for a formula; numbers stay."""
-    text = str(cell)
-    if not text.startswith(("=", "@", "+", "-", "\t", "\r")):
-        return cell
-    try:
-        float(text)
-    except ValueError:
-        return f"'{cell}"
-    return cell
+    return safe.to_csv(index=False, lineterminator="\r\n").encode()
 
 
 def save_picture(paint: Callable[[], Picture], name: str) -> None:

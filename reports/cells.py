@@ -1,7 +1,8 @@
-"""Fractions as the texts of table cells."""
+"""Fractions as the texts of table cells, and what a cell of a CSV may be."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 UNKNOWN = "–"  # noqa: RUF001  (an en dash is what tables show for an unknown figure)
 NO_VALUE = "n/a"
@@ -27,3 +28,15 @@ def signed(value: float, half: float | None = None) -> str:
 def seeds(count: int) -> str:
     """A number of seeds in words."""
     return "1 seed" if count == 1 else f"{count} seeds"
+
+
+def inert(cell: Any) -> Any:
+    """The cell of a CSV, quoted where a spreadsheet would take it for a formula; numbers stay."""
+    text = str(cell)
+    if not text.startswith(("=", "@", "+", "-", "\t", "\r")):
+        return cell
+    try:
+        float(text)
+    except ValueError:
+        return f"'{cell}"
+    return cell

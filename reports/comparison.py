@@ -15,7 +15,7 @@ from rich.text import Text
 from mpdiag.errors import ConfigError
 from mpdiag.store import Comparison
 from mpdiag.store.files import replace_file, replace_json
-from reports.cells import NO_VALUE
+from reports.cells import NO_VALUE, inert
 
 METRICS = {"miou_l": "mIoU-L", "util": "Util"}
 
@@ -92,7 +92,7 @@ def write_comparison(found: Comparison, path: Path) -> None:
         rows = pd.concat([table.assign(table=name) for name, table in tables.items()])
         first = ["table", *(c for c in ("metric", "score", "layer") if c in rows)]
         rows = rows[[*first, *(c for c in rows if c not in first)]]
-        replace_file(path, rows.to_csv(index=False, lineterminator="\n").encode())
+        replace_file(path, rows.map(inert).to_csv(index=False, lineterminator="\n").encode())
     else:
         raise ConfigError(f"--output {path}: give a file that ends in .json or .csv")
 

@@ -17,6 +17,7 @@ from jinja2 import Template
 from mpdiag import __version__
 from mpdiag.errors import ConfigError, RunError
 from mpdiag.store.files import replace_file
+from reports.cells import inert
 from reports.templating import html_environment, latex_environment, markdown_environment
 
 FORMATS = ("md", "html", "tex", "csv")
@@ -168,5 +169,5 @@ def _csv(document: Document) -> str:
     names = [field.name for field in fields(Value)]
     writer.writerow(names)
     for value in document.values:
-        writer.writerow([getattr(value, name) for name in names])
+        writer.writerow([inert(getattr(value, name)) for name in names])
     return stream.getvalue()

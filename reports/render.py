@@ -12,7 +12,7 @@ from jinja2 import Environment
 
 from mpdiag.store import Run
 from mpdiag.store.consistency import COLUMNS
-from reports.cells import NO_VALUE, UNKNOWN
+from reports.cells import NO_VALUE, UNKNOWN, inert
 from reports.facts import CONVENTIONS, RunFacts
 from reports.table1 import Table1, labels
 from reports.templating import html_environment, latex_environment, markdown_environment
@@ -53,7 +53,7 @@ def long_csv(runs: list[Run], table: Table1) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["source", "run", "part", "metric", "layer", "value"])
     for name, run in zip(labels(runs), runs, strict=True):
-        start = ["run", name, run.header.get("part", "unknown")]
+        start = ["run", inert(name), run.header.get("part", "unknown")]
         writer.writerow([*start, "util", 0, run.summary.get("util_m0")])
         first = {k: v for k, v in run.summary.get("m0", {}).items() if v is not None}
         every = [{"layer": 0, **first}, *run.summary["layers"]]

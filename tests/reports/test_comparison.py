@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,16 @@ def test_tables_for_the_terminal(found: Comparison) -> None:
     lines = [line.split() for line in text.splitlines()]
     assert ["settings.short_side", "n/a", "736"] in lines
     assert ["settings.note", "n/a", "[b]"] in lines
+
+
+def test_a_name_is_no_formula_in_a_csv(found: Comparison, tmp_path: Path) -> None:
+    moved = found.moved_classes.assign(**{"class": "=1+1"})
+    write_comparison(replace(found, moved_classes=moved), tmp_path / "x.csv")
+    rows = list(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
+    assert {row["class"] for row in rows} == {"", "'=1+1"}
+    differences = [float(row["difference"]) for row in rows if row["table"] == "moved_classes"]
+    assert differences == pytest.approx(moved["difference"].tolist())
+    assert min(differences) < 0  # which begin with a sign, and stay numbers
 
 
 def test_files(found: Comparison, tmp_path: Path) -> None:

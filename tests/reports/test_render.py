@@ -120,6 +120,13 @@ def measured(rows: list[list[str]]) -> list[list[str]]:
     return found[:4] + found[10:]
 
 
+def test_a_name_is_no_formula_in_the_csv(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path / "a", name="=1+1")
+    write_report([run], tmp_path / "report", ("csv",))
+    with (tmp_path / "report" / "table1.csv").open() as stream:
+        assert {row["run"] for row in csv.DictReader(stream) if row["source"] == "run"} == {"'=1+1"}
+
+
 def test_html_shows_every_figure(hostile: Path) -> None:
     page = Tables((hostile / "report.html").read_text())
     assert measured(page.rows) == expected_rows(hostile)
