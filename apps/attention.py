@@ -9,9 +9,6 @@ from mpdiag.errors import RunError
 from mpdiag.store import Run
 from mpdiag.store.attention import Attention
 
-STRIDES = (32, 16, 8)
-"""Levels of the feature maps that decoder layers attend to, in turn (Mask2Former, section 3.2)."""
-
 _KEPT = "SELECT layer FROM attention WHERE image_id = ? AND query = ? LIMIT 1"
 
 
@@ -58,11 +55,10 @@ def show(
 
 
 def _without(layer: int) -> str:
-    stride = STRIDES[(layer - 1) % len(STRIDES)]
     return (
         f"Masked attention: layer {layer} reads the image only where {texts.layer(layer - 1)} "
-        f"lies, at stride {stride}; where that is empty there, everywhere. The mask is shown as "
-        "it was kept, at stride 4. This run has kept no attention of the query: analyse again with "
+        "lies, on the grid of its feature map; where that is empty there, everywhere. The mask is "
+        "shown as it was kept, which is finer. This run has kept no attention of the query: analyse again with "
         '`--save-attention`, or let `mpdiag.record(model, only=["cross_attention"])` give it.'
     )
 

@@ -144,7 +144,7 @@ def test_without_attention_the_mask_of_the_layer_before_is_shown(
         change(run, lambda table: table.filter(pc.field("query") != 5))
     page = open_page(run, page="inspector", image=4, query=5, layer=3)
     words, mask, _ = section(page, 3)
-    assert "--save-attention" in words and "mpdiag.record" in words and "stride 8" in words
+    assert "--save-attention" in words and "mpdiag.record" in words and "everywhere" in words
     assert "M²" in mask
     assert not page.error
 
