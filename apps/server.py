@@ -53,6 +53,7 @@ def command(
     if port is not None:
         options["server.port"] = str(port)
     flags = [f"--{name}={value}" for name, value in options.items()]
-    streamlit = [sys.executable, "-m", "streamlit", "run", str(PAGE)]
+    # -P: no module is taken from the current directory, which may be a stranger's run.
+    streamlit = [sys.executable, "-P", "-m", "streamlit", "run", str(PAGE)]
     given = [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
     return [*streamlit, *flags, "--", *given, *(str(Path(run).resolve()) for run in runs)]

@@ -18,6 +18,7 @@ from trainers.interrupt import StoppedBySignalError, StopRequest
 
 CORES_EACH = 2  # of the processes that share a machine with GPUs
 _CPUINFO = Path("/proc/cpuinfo")
+_SAFE = {"PYTHONSAFEPATH": "1"}  # no module is taken from the current directory
 _PAUSE = 0.2  # seconds between two looks at what runs
 
 
@@ -145,7 +146,7 @@ def _start(step: Step, slot: int, layout: Layout, machine: Machine) -> Running:
     with _log(layout.log(step)) as stream:
         process = subprocess.Popen(
             command(step, machine.processes),
-            env=os.environ | machine.slots[slot],
+            env=os.environ | _SAFE | machine.slots[slot],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,

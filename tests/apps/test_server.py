@@ -15,7 +15,7 @@ from apps import server
 def test_the_command_stays_on_this_machine_and_tells_nobody(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = server.command([Path("a"), tmp_path / "b"], port=8600, headless=True)
-    assert command[:5] == [sys.executable, "-m", "streamlit", "run", str(server.PAGE)]
+    assert command[:6] == [sys.executable, "-P", "-m", "streamlit", "run", str(server.PAGE)]
     for option in (
         "--server.address=localhost",
         "--browser.gatherUsageStats=false",
@@ -41,11 +41,15 @@ def test_an_interrupt_ends_the_dashboard_quietly(monkeypatch):
     assert apps.launch([]) == 0
 
 
-def test_the_server_answers_on_localhost():
+def test_the_server_answers_on_localhost_and_runs_nothing_of_the_directory(tmp_path):
+    for name in ("streamlit", "pandas", "mpdiag", "reports"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a stranger was here')")
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    process = subprocess.Popen(server.command([], port, headless=True), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        server.command([], port, headless=True), stdout=subprocess.DEVNULL, cwd=tmp_path
+    )
     try:
         assert answer(f"http://localhost:{port}/_stcore/health") == b"ok"
     finally:

@@ -61,6 +61,21 @@ def test_chains_run_in_order_and_what_is_finished_is_skipped(layout: Layout) -> 
     assert ended == ["a1", "a2", "b1"]
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_nothing_of_the_current_directory_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """It may be a stranger's: there `python -m` would find his modules before ours."""
+    for name in ("mpdiag", "torch", "typer"):
+        (tmp_path / f"{name}.py").write_text("print('a stranger was here')\nraise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    layout = Layout(tmp_path / "out")
+    unknown = Step("one", ("train", "no-such-recipe"), layout.training("one"))
+    run_chains([[unknown]], layout, Machine(({},), processes, "here"), silent)
+    said = layout.log(unknown).read_text()
+    assert "no-such-recipe: no such recipe" in said and "stranger" not in said
+
+
 def test_as_many_run_side_by_side_as_there_are_slots(layout: Layout) -> None:
     most = 0
 
