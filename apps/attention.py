@@ -58,8 +58,9 @@ def _without(layer: int) -> str:
     return (
         f"Masked attention: layer {layer} reads the image only where {texts.layer(layer - 1)} "
         "lies, on the grid of its feature map; where that is empty there, everywhere. The mask is "
-        "shown as it was kept, which is finer. This run has kept no attention of the query: analyse again with "
-        '`--save-attention`, or let `mpdiag.record(model, only=["cross_attention"])` give it.'
+        "shown as it was kept, which is finer. This run has kept no attention of the query: "
+        "analyse again with `--save-attention`, or let "
+        '`mpdiag.record(model, only=["cross_attention"])` give it.'
     )
 
 

@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 from apps import palette, texts
 from apps.runs import Loaded, cached
 from reports import paper
+from reports.cells import part_name
 from reports.table1 import Series, Values
 
 CONVENTIONS = {
@@ -161,4 +162,4 @@ def _values(column: pd.Series) -> Values:
 
 
 def _short(part: str) -> str:
-    return part.split(",")[0] + " part"
+    return part_name(part.partition(",")[0])

@@ -10,6 +10,7 @@ import streamlit as st
 from apps import texts
 from mpdiag.errors import RunError
 from mpdiag.store import Run
+from reports.cells import part_name
 from reports.table1 import labels
 
 P = ParamSpec("P")
@@ -55,7 +56,7 @@ def open_all(paths: Sequence[str]) -> tuple[list[Loaded], list[RunError]]:
             errors.append(error)
     runs = [run for run, _ in found]
     names = [
-        f"{label}, {run.header.get('part')} part"
+        f"{label}, {part_name(str(run.header.get('part')))}"
         for label, run in zip(labels(runs), runs, strict=True)
     ]
     return [

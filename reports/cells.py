@@ -22,12 +22,17 @@ MINUS = "\N{MINUS SIGN}"
 def signed(value: float, half: float | None = None) -> str:
     """A difference of fractions in percentage points, with the half of its interval."""
     interval = "" if half is None else f" ± {100 * half:.1f}"
-    return f"{100 * value:+.1f}{interval}".replace("-", MINUS)
+    return f"{100 * value:+z.1f}{interval}".replace("-", MINUS)
 
 
 def seeds(count: int) -> str:
     """A number of seeds in words."""
     return "1 seed" if count == 1 else f"{count} seeds"
+
+
+def part_name(part: str) -> str:
+    """A part of the queries, as run.json has it, in the paper's words."""
+    return "MP part" if part == "piloted" else f"{part} part"
 
 
 def inert(cell: Any) -> Any:

@@ -126,4 +126,4 @@ def _percents(row: dict[Any, Any]) -> list[str]:
 
 
 def _signed(value: float) -> str:
-    return NO_VALUE if math.isnan(value) else f"{100 * value:+.1f}"
+    return NO_VALUE if math.isnan(value) else f"{100 * value:+z.1f}"

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from mpdiag.store import Run
-from reports.cells import NO_VALUE, percents
+from reports.cells import NO_VALUE, part_name, percents
 from reports.layer_tables import LayerTable, layer_tables
 
 CONVENTIONS = (
@@ -60,7 +60,7 @@ def describe(run: Run, name: str) -> RunFacts:
         values = [layer[key] for layer in run.summary["layers"]]
         first = percents([run.summary.get("util_m0")], 1, NO_VALUE) if key == "util" else [""]
         rows.append((label, (*first, *percents(values, run.num_layers, NO_VALUE))))
-    part = str(run.header.get("part", "unknown"))
+    part = part_name(str(run.header.get("part", "unknown")))
     facts = tuple(facts_of(run))
     return RunFacts(name, part, facts, tuple(layers), tuple(rows), layer_tables(run))
 
@@ -106,7 +106,9 @@ def _averages(words: dict[str, str], averages: dict[str, Any]) -> str:
 def _gains(gains: dict[str, Any]) -> str:
     """AP of the last layer if every transition of a class were undone, in percentage points."""
     return ", ".join(
-        f"{kind} {100 * gain:+.1f}" for kind, gain in gains.items() if isinstance(gain, int | float)
+        f"{kind} {100 * gain:+z.1f}"
+        for kind, gain in gains.items()
+        if isinstance(gain, int | float)
     )
 
 

@@ -119,8 +119,7 @@ def _decorate(axes: Axes, title: str, num_layers: int) -> None:
 def _label(series: Series) -> str:
     name = textwrap.shorten(series.name, 44, placeholder="…") or "…"
     suffix = "paper" if series.source == "paper" else ""
-    part = "piloted part" if series.piloted else f"{series.part} part"
-    text = f"{name} ({', '.join(filter(None, (part, suffix)))})"
+    text = f"{name} ({', '.join(filter(None, (series.part_name, suffix)))})"
     # Matplotlib reads $...$ as mathematics and drops labels that begin with an underscore.
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text

@@ -41,7 +41,7 @@ def build_findings(run: Run) -> Document:
             )
         )
     sections.append(Section("Tables", tables=tuple(tables)))
-    title = f"{run.name}: what its layers do ({facts.part} part)"
+    title = f"{run.name}: what its layers do ({facts.part})"
     return Document("findings", title, facts.facts, tuple(sections))
 
 

@@ -102,5 +102,5 @@ def _cell(value: float, percent: bool, signed: bool) -> str:
         return NO_VALUE
     if not percent:
         return f"{value:.2f}"
-    text = f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    text = f"{100 * value:+z.1f}" if signed else f"{100 * value:.1f}"
     return "0.0" if text in ("-0.0", "+0.0") else text

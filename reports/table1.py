@@ -13,7 +13,7 @@ from rich.text import Text
 from mpdiag.errors import RunError
 from mpdiag.store import Run, Thresholds
 from reports import paper
-from reports.cells import NO_VALUE, UNKNOWN, percents
+from reports.cells import NO_VALUE, UNKNOWN, part_name, percents
 
 Values = tuple[float | None, ...]
 
@@ -32,6 +32,11 @@ class Series:
     def piloted(self) -> bool:
         """Whether the queries are those of the MP part, re-matched: the paper's star."""
         return self.part == "piloted"
+
+    @property
+    def part_name(self) -> str:
+        """The part in words."""
+        return part_name(self.part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,7 @@ def print_table(runs: Sequence[Path]) -> rich.table.Table:
     table = build_table(open_runs(runs))
     view = rich.table.Table(
         title="Table 1: percent, pairs of empty masks left out",
-        caption=f"* piloted queries, matched again. {UNKNOWN} not legible in our copy.",
+        caption=f"* queries of the MP part, matched again. {UNKNOWN} not legible in our copy.",
         box=rich.box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
@@ -112,8 +117,7 @@ def print_table(runs: Sequence[Path]) -> rich.table.Table:
         for series in table.of(source):
             name = series.name if source == "run" else f"{series.name} (paper)"
             star = "*" if series.piloted else ""
-            part = f"{series.part} part"
             view.add_row(Text(name), "mIoU-L", *table.cells(series, "miou_l"))
-            view.add_row(Text(part), f"Util{star}", *table.cells(series, "util"))
+            view.add_row(Text(series.part_name), f"Util{star}", *table.cells(series, "util"))
             view.add_section()
     return view

@@ -151,7 +151,7 @@ def _show_image(a: Loaded, b: Loaded, found: Comparison, metric: str) -> None:
     st.header("One image in both", anchor=False)
     moved = found.moved_images[found.moved_images["metric"] == metric]
     names = {
-        int(row["image_id"]): f"{row['file_name']}: {100 * row['difference']:+.1f}"
+        int(row["image_id"]): f"{row['file_name']}: {100 * row['difference']:+z.1f}"
         for row in moved.to_dict("records")
     }
     first = next(iter(names), None)

@@ -31,7 +31,7 @@ def show(loaded: Sequence[Loaded]) -> None:
         elements.empty("This run has no image. Analyse one that has: `mpdiag data check` tells.")
         return
     if one.run.header.get("part") == "piloted":
-        st.caption("In the piloted part a query is the number of a GT in its image.")
+        st.caption("In the MP part a query is the number of a GT in its image.")
     _show_use(one, use, layer, order)
     query = _choose(use)
     st.header(f"Query {query} in {texts.layer(layer)}", anchor=False)

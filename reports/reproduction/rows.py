@@ -9,21 +9,26 @@ from mpdiag.config import Published
 class TableRow:
     """A row; `training` is a name in `mpdiag.reproduce.experiments`.
 
-    `paper` is where the paper has the row, `beside` where it has it on another data set.
+    `paper` is where the paper has the row, `beside` where it has it on another data set. `group` is
+    what the rows of a part of the table differ in.
     """
 
     label: str
     training: str
     paper: Published | None = None
     beside: Published | None = None
+    group: str = ""
 
 
 def _table4(row: int) -> Published:
     return Published(table="table4_components_coco_r50_ap", row={"row": row}, results=("ep12",))
 
 
-def _of(table: str, group: str, label: str) -> Published:
-    return Published(table=f"{table}_coco_r50_12ep_ap", row={group: label}, results=("AP",))
+def _row(table: str, group: str, label: str, training: str, theirs: str = "") -> TableRow:
+    """A row of a table with groups; `theirs` is the paper's name for it, if another."""
+    row = {group: theirs or label.lower()}
+    published = Published(table=f"{table}_coco_r50_12ep_ap", row=row, results=("AP",))
+    return TableRow(label, training, published, group=group[0].upper() + group[1:])
 
 
 def _table7(method: str) -> Published:
@@ -62,25 +67,19 @@ TABLES: dict[str, tuple[TableRow, ...]] = {
         TableRow("5: 4 + all-layer MP", "mp-all-layers", _table4(5)),
     ),
     "table5": (
-        TableRow("First layer", "mp-first-layer", _of("table5", "layers", "first layer")),
-        TableRow(
-            "First three layers", "mp-label-noise", _of("table5", "layers", "first three layers")
-        ),
-        TableRow("All layers", "mp-all-layers", _of("table5", "layers", "all layers")),
-        TableRow("No noise", "mp-label-noise", _of("table5", "noise", "no noise")),
-        TableRow("Point noise", "mp-point-noise", _of("table5", "noise", "point")),
-        TableRow("Shifting", "mp-shift-noise", _of("table5", "noise", "shifting")),
-        TableRow("Scaling", "mp-scale-noise", _of("table5", "noise", "scaling")),
+        _row("table5", "layers", "First layer", "mp-first-layer"),
+        _row("table5", "layers", "First three layers", "mp-label-noise"),
+        _row("table5", "layers", "All layers", "mp-all-layers"),
+        _row("table5", "noise", "No noise", "mp-label-noise"),
+        _row("table5", "noise", "Point noise", "mp-point-noise", "point"),
+        _row("table5", "noise", "Shifting", "mp-shift-noise"),
+        _row("table5", "noise", "Scaling", "mp-scale-noise"),
     ),
     "table6": (
-        TableRow("Coarse to fine", "mp-all-layers", _of("table6", "feature map", "coarse to fine")),
-        TableRow("All large", "mp-all-large", _of("table6", "feature map", "all large")),
-        TableRow("Matched", "mp-match", _of("table6", "assignment in MP part", "match")),
-        TableRow(
-            "Hard assignment",
-            "mp-label-noise",
-            _of("table6", "assignment in MP part", "hard assignment"),
-        ),
+        _row("table6", "feature map", "Coarse to fine", "mp-all-layers"),
+        _row("table6", "feature map", "All large", "mp-all-large"),
+        _row("table6", "assignment in MP part", "Matched", "mp-match", "match"),
+        _row("table6", "assignment in MP part", "Hard assignment", "mp-label-noise"),
     ),
     "table7": (
         TableRow("Mask2Former", "baseline", _table7("Mask2Former")),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reports import paper
-from reports.cells import NO_VALUE, UNKNOWN, signed
+from reports.cells import NO_VALUE, UNKNOWN, part_name, signed
 from reports.document import Row, Table, Value
 from reports.reproduction.results import MATCHING, PILOTED, Measure, Results
 from reports.reproduction.rows import TableRow
@@ -18,6 +18,10 @@ ABLATION = (AP, Measure("ap50", "AP50"), UTIL, MIOU)
 EMPTY = Measure("empty_pairs", "Empty pairs, mean")
 
 DEVIATION = "Percent; ± is the standard deviation over seeds."
+BY_SIZE = (
+    "Sizes are COCO's: below 32, up to 96 and from 96 pixels squared; n/a: there is no such "
+    "object, or no such run."
+)
 MEANS = (
     "Means are over the layers 1..L of the matching part, for Util without L, where it is 100% by "
     "definition."
@@ -97,7 +101,7 @@ def _series(
     theirs: "paper.PaperRow | None",
 ) -> Iterator[Row]:
     star = "*" if part == PILOTED else ""
-    name = f"{row.label} ({'MP' if part == PILOTED else 'matching'} part)"
+    name = f"{row.label} ({part_name(part)})"
     for key, label in (("miou_l", "mIoU-L"), ("util", f"Util{star}")):
         cells, deviations = [], []
         for layer in layers:
@@ -124,38 +128,48 @@ def ablation(
 ) -> Written:
     """AP and its difference to the row `base`, beside the paper's; mean Util and mIoU-L."""
     written = Written(target)
-    reference = next(row for row in rows if row.training == base)
-    lines = []
+    of_base = [row for row in rows if row.training == base]
+    reference = of_base[0]
+    grouped = bool(reference.group)
+    lines: list[Row] = []
+    told: set[str] = set()
     for row in rows:
         cells = [
             written.cell(row, measure, results.values(row.training, measure))
             for measure in ABLATION
         ]
+        begins = grouped and row.group not in told
+        told.add(row.group)
         difference = _difference(reference, row, results)
-        theirs, of_base = (_published_ap(one) for one in (row, reference))
+        theirs, base_ap = (_published_ap(one) for one in (row, reference))
         written.published(row, AP, theirs)
         change = ""
-        if theirs is not None and of_base is not None and row.training != base:
-            change = signed(theirs - of_base)
+        if theirs is not None and base_ap is not None and row.training != base:
+            change = signed(theirs - base_ap)
         lines.append(
             Row(
                 (
+                    *([row.group if begins else ""] if grouped else []),
                     row.label,
                     cells[0],
                     difference,
                     NO_VALUE if theirs is None else f"{100 * theirs:.1f}",
                     change,
                     *cells[1:],
-                )
+                ),
+                first=begins,
             )
         )
     further = (measure.label for measure in ABLATION[1:])
-    head = ("", "AP", "Difference", "AP, paper", "Difference, paper", *further)
+    labels = 2 if grouped else 1
+    head = (*[""] * labels, "AP", "Difference", "AP, paper", "Difference, paper", *further)
+    names = " and ".join(repr(row.label) for row in of_base)
+    to = f"rows {names}, which are one training" if len(of_base) > 1 else f"row {names}"
     note = (
-        f"{DEVIATION} Differences are to the row {reference.label!r}, in percentage points, with "
-        f"95% intervals of the pairs of a seed. {MEANS}"
+        f"{DEVIATION} Differences are to the {to}, in percentage points, with 95% intervals of the "
+        f"pairs of a seed. {MEANS}"
     )
-    written.tables.append(Table(title, head, tuple(lines), note))
+    written.tables.append(Table(title, head, tuple(lines), note, labels))
     return written
 
 
@@ -203,7 +217,7 @@ def table7(rows: Sequence[TableRow], results: Results, costs: Mapping[str, Any])
     )  # fmt: skip
     head = ("", *(measure.label for measure in SIZES), "Parameters", "FLOPs", "fps")
     title = "Naive solutions for inconsistent masks"
-    written.tables.append(Table(title, head, tuple(lines), DEVIATION + at))
+    written.tables.append(Table(title, head, tuple(lines), f"{DEVIATION} {BY_SIZE}{at}"))
     further = [
         Row(
             (
@@ -266,9 +280,9 @@ def table3(rows: Sequence[TableRow], results: Results) -> Written:
             written.published(source, hours, theirs["hours_ins"])
     head = ("", *(measure.label for measure in SIZES), "Clock time/h")
     note = (
-        f"{DEVIATION} Clock time is that of the steps, on the machine below, in whatever else it "
-        "did; evaluations are left out. The paper's rows are of 36 of 50 epochs on COCO (72%) and "
-        "of 80k of 160k steps on ADE20K (half), instance segmentation, R50."
+        f"{DEVIATION} {BY_SIZE} Clock time is that of the steps, on the machine below, in whatever "
+        "else it did; evaluations are left out. The paper's rows are of 36 of 50 epochs on COCO "
+        "(72%) and of 80k of 160k steps on ADE20K (half), instance segmentation, R50."
     )
     written.tables.append(Table("Shorter trainings", head, tuple(lines), note))
     return written

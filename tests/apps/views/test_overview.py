@@ -26,12 +26,12 @@ def test_the_curves_of_all_runs_stand_beside_the_papers(make_run, open_page, tmp
     shown = traces(page)
     assert list(shown)[:3] == [
         "Mask2Former, matching part (paper)",
-        "MP training, piloted part (paper)",
-        "Multi-layer MP, piloted part (paper)",
+        "MP training, MP part (paper)",
+        "Multi-layer MP, MP part (paper)",
     ]
     expected = [100 * layer["miou_l"] for layer in layers(runs[0])]
     assert shown["one, matching part"] == pytest.approx(expected)
-    assert "two, piloted part" in shown
+    assert "two, MP part" in shown
     assert len(page.dataframe[0].value) == 2 * 5
     assert len(areas(page)) == 2 * 2
 

@@ -84,6 +84,21 @@ def test_the_papers_figures_stand_beside_ours(
     assert "1.23M | 226G | 9.8 |" in text
 
 
+def test_rows_stand_in_the_papers_groups(make_trained: MakeTrained, made: MakeMade) -> None:
+    scores = {"mp-all-layers": 0.25, "mp-all-large": 0.125, "mp-match": 0.5, "mp-label-noise": 0.25}
+    trained = make_trained(("table6",), ap=lambda name, seed: scores[name] + seed / 8, **SMALL)
+    table = build(trained, made(("table6",))).sections[1].tables[0]
+    assert table.labels == 2
+    assert [row.cells[:6] for row in table.rows] == [
+        ("Feature map", "Coarse to fine", "31.2 ± 8.8", "+0.0 ± 0.0", "40.2", "+0.6"),
+        ("", "All large", "18.8 ± 8.8", "−12.5 ± 0.0", "40.0", "+0.4"),  # noqa: RUF001
+        ("Assignment in MP part", "Matched", "56.2 ± 8.8", "+25.0 ± 0.0", "39.4", "−0.2"),  # noqa: RUF001
+        ("", "Hard assignment", "31.2 ± 8.8", "", "39.6", ""),
+    ]
+    assert [row.first for row in table.rows] == [True, False, True, False]
+    assert "Differences are to the row 'Hard assignment', in percentage points" in table.note
+
+
 def test_it_says_how_to_make_it_again(written: tuple[list[TrainedRun], dict[str, bytes]]) -> None:
     for name in ("report.md", "report.html", "report.tex"):
         text = written[1][name].decode()
