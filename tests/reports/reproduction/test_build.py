@@ -75,6 +75,32 @@ def test_numbers_of_all_formats_agree_with_the_summaries(
     assert f"<th>Util</th>{in_html}" in files["report.html"].decode()
 
 
+def test_what_the_paper_does_not_print_comes_from_the_summaries(
+    written: tuple[list[TrainedRun], dict[str, bytes]],
+) -> None:
+    trained, files = written
+    text = files["report.md"].decode()
+
+    def mean(name: str, part: str, key: str, layer: int) -> float:
+        summaries = [
+            json.loads((one.parts[part] / "summary.json").read_text())
+            for one in trained
+            if one.name == name
+        ]
+        return sum(summary["layers"][layer][key] for summary in summaries) / len(summaries)
+
+    for label, name, part in (
+        ("Mask2Former (matching part)", "baseline", "matching"),
+        ("Multi-layer MP (MP part)", "mp-all-layers", "piloted"),
+    ):
+        cells = [f"{100 * mean(name, part, 'matched_iou', layer):.1f}" for layer in range(9)]
+        assert f"| {label} | {' | '.join(cells)} |" in text
+    duplicates = sum(mean("auxiliary-loss", "matching", "duplicates", k) for k in range(9)) / 9
+    row = next(line for line in text.splitlines() if line.startswith("| Auxiliary loss | ")
+               and line.count("|") == 6)  # fmt: skip
+    assert row.split(" | ")[-1].startswith(f"{100 * duplicates:.1f} ± ")
+
+
 def test_the_papers_figures_stand_beside_ours(
     written: tuple[list[TrainedRun], dict[str, bytes]],
 ) -> None:
