@@ -31,7 +31,10 @@ def model_costs(checkpoints: Mapping[str, Path], height: int, width: int) -> dic
         height, width: of the image, in pixels.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    where = torch.cuda.get_device_name() if device.type == "cuda" else "the CPU"
+    threads = torch.get_num_threads()
+    where = f"the CPU, {threads} {'thread' if threads == 1 else 'threads'}"
+    if device.type == "cuda":
+        where = torch.cuda.get_device_name()
     costs: dict[str, Any] = {}
     for name, path in checkpoints.items():
         model = load_checkpoint(path).model
