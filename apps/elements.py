@@ -60,7 +60,7 @@ def table(frame: pd.DataFrame, name: str, *, precision: int = 1, **options: Any)
     """Show a table with a button that saves it as CSV; `options` go to st.dataframe."""
     shown: dict[str, Any] = {"hide_index": True, "row_height": ROW, "height": "content"}
     st.dataframe(frame.style.format(precision=precision), placeholder=DASH, **{**shown, **options})
-    download("CSV", csv(frame), f"{texts.slug(name)}.csv", "text/csv")
+    download("csv", csv(frame), name, "text/csv")
 
 
 def csv(frame: pd.DataFrame) -> bytes:
@@ -78,17 +78,20 @@ def save_picture(paint: Callable[[], Picture], name: str) -> None:
         Image.fromarray(paint()).save(stream, "PNG")
         return stream.getvalue()
 
-    download("PNG", data, f"{texts.slug(name)}.png", "image/png")
+    download("png", data, name, "image/png")
 
 
-def download(label: str, data: bytes | Callable[[], bytes], name: str, mime: str) -> None:
-    """A small button that saves `data`, or what it gives; the page does not run again for it."""
+def download(kind: str, data: bytes | Callable[[], bytes], name: str, mime: str) -> None:
+    """A small button that saves `data`, or what it gives; the page does not run again for it.
+
+    `name`, which tells it from all others on the page, is that of the file without its ending.
+    """
     st.download_button(
-        label,
+        kind.upper(),
         data,
-        file_name=name,
+        file_name=f"{texts.slug(name)}.{kind}",
         mime=mime,
-        key=f"download {name}",
+        key=f"download {name}.{kind}",
         on_click="ignore",
         type="tertiary",
         icon=":material/download:",

@@ -18,8 +18,12 @@ def html(text: str) -> str:
 
 
 def slug(text: str) -> str:
-    """`text` in letters, digits, dots and dashes only: for addresses and names of files."""
-    return re.sub(r"[^\w.]+", "-", text, flags=re.ASCII).strip("-.").lower()[:80] or "unnamed"
+    """`text` in letters, digits, dots and dashes only: for addresses and names of files.
+
+    Of a long one the middle is left out, since its end tells it from its neighbours.
+    """
+    name = re.sub(r"[^\w.]+", "-", text, flags=re.ASCII).strip("-.").lower()
+    return (name if len(name) <= 80 else f"{name[:40]}-{name[-39:]}") or "unnamed"
 
 
 def layer(index: int) -> str:

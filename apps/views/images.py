@@ -106,9 +106,9 @@ def _show_head(one: Loaded, wanted: Filter, page: int, total: int) -> None:
     )
     with save:
         elements.download(
-            "CSV",
+            "csv",
             lambda: elements.csv(gallery.find(one, wanted, MOST_IN_CSV).drop(columns="total")),
-            f"{one.token} images.csv",
+            f"{one.token} images",
             "text/csv",
         )
 

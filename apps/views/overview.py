@@ -64,4 +64,4 @@ def _show_facts(one: Loaded) -> None:
     facts = pd.DataFrame(facts_of(one.run), columns=["Fact", "Value"])
     # A plain table, since texts as long as these need lines that break; its cells are Markdown.
     st.table(facts.set_index("Fact").map(texts.markdown))
-    elements.download("CSV", elements.csv(facts), f"{one.token} facts.csv", "text/csv")
+    elements.download("csv", elements.csv(facts), f"{one.token} facts", "text/csv")

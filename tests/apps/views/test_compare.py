@@ -60,6 +60,19 @@ def test_settings_that_differ_are_told(runs, open_page):
     assert found.to_numpy().tolist() == [["method", header["method"], "[piloted]"]]
 
 
+def test_long_names_of_runs_leave_the_buttons_apart(make_run, open_page, tmp_path):
+    runs = [make_run(tmp_path / (letter * 60), images=4, seed=3) for letter in "ab"]
+    for run, method in zip(runs, ("baseline", "piloted"), strict=True):
+        for file, more in (("run.json", {"method": method}), ("summary.json", {"ap": {"ap": 0.5}})):
+            content = json.loads((run / file).read_text())
+            (run / file).write_text(json.dumps({**content, **more}))
+    page = open_page(*runs, page="compare")
+    assert not page.exception and not page.error
+    assert sum("score" in frame.value for frame in page.dataframe) == 1
+    names = [button.proto.id for button in page.get("download_button")]
+    assert len(names) == len(set(names)) >= 3
+
+
 def test_the_runs_can_change_sides_and_must_differ(runs, open_page):
     page = open_page(*runs, page="compare", a="b-matching-part", b="a-matching-part")
     there = list(figures(open_page(*runs, page="compare"))[0].data[0].y)
