@@ -59,7 +59,9 @@ def bands_of(loaded: Loaded, key: str) -> Bands | None:
 def of_paper() -> list[Series]:
     """The curves of the paper's Table 1, None where they are not legible."""
     return [
-        Series(f"{row.model}, {_short(row.part)} (paper)", row.part, "paper", row.miou_l, row.util)
+        Series(
+            f"{row.model}, {part_name(row.part)} (paper)", row.part, "paper", row.miou_l, row.util
+        )
         for row in paper.table1()
     ]
 
@@ -159,7 +161,3 @@ def _percents(values: Values) -> list[float | None]:
 
 def _values(column: pd.Series) -> Values:
     return tuple(None if np.isnan(value) else float(value) for value in column)
-
-
-def _short(part: str) -> str:
-    return part_name(part.partition(",")[0])

@@ -10,10 +10,10 @@ from reports.document import Document, Finding, Picture, Section, Value
 from reports.figures import draw_curves
 from reports.reproduction.claims import judged
 from reports.reproduction.figures import figure1, figure4
-from reports.reproduction.results import MATCHING, PILOTED, Measure, Results, TrainedRun
+from reports.reproduction.results import Measure, Results, TrainedRun
 from reports.reproduction.rows import TABLE3_AS_PUBLISHED, TABLES, TableRow
 from reports.reproduction.statistics import RULE, spread
-from reports.reproduction.tables import Written, ablation, table1, table3, table7
+from reports.reproduction.tables import Written, ablation, shown_parts, table1, table3, table7
 from reports.table1 import Series, Table1
 
 TITLES = {
@@ -122,22 +122,16 @@ def _table(target: str, rows: Sequence[TableRow], results: Results, made: Made) 
 def _curves(rows: Sequence[TableRow], results: Results) -> tuple[Picture, ...]:
     """Table 1 as curves: means over seeds, and the paper's."""
     series = []
-    for row in rows:
-        for part in (MATCHING, PILOTED):
-            run = results.first(row.training, part)
-            if run is None:
-                continue
-            miou, util = (
-                tuple(_mean(results, row.training, key, layer, part) for layer in _layers(run))
-                for key in ("miou_l", "util")
-            )
-            series.append(Series(row.label, part, "run", miou, util))
+    for row, part in shown_parts(rows, results):
+        layers = _layers(results.first(row.training, part))
+        miou, util = (
+            tuple(_mean(results, row.training, key, layer, part) for layer in layers)
+            for key in ("miou_l", "util")
+        )
+        series.append(Series(row.label, part, "run", miou, util))
     if not series:
         return ()
-    series += [
-        Series(row.model, row.part.partition(",")[0], "paper", row.miou_l, row.util)
-        for row in paper.table1()
-    ]
+    series += [Series(row.model, row.part, "paper", row.miou_l, row.util) for row in paper.table1()]
     table = Table1(tuple(series), max(len(one.util) for one in series))
     caption = (
         "Means over seeds, and as published (grey; broken where a figure is not legible in our "

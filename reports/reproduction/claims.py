@@ -210,7 +210,7 @@ def _published(claim: Claim) -> str:
 def _figure(claim: Claim, point: Point) -> float | None:
     if claim.target == "table1":
         row = paper.table1()[_SERIES[point.training]]
-        if not row.part.startswith(point.part):
+        if row.part != point.part:
             return None
         values = {"util": row.util, "miou_l": row.miou_l}[claim.measure.key]
         return values[claim.measure.layer - 1] if claim.measure.layer else None

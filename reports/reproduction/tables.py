@@ -76,13 +76,10 @@ def table1(rows: Sequence[TableRow], results: Results) -> Written:
     published = {row.label: series for row, series in zip(rows, paper.table1(), strict=True)}
     layers = range(1, max(results.num_layers, 9) + 1)
     lines: list[Row] = []
-    for row in rows:
+    for row, part in shown_parts(rows, results):
         own = published[row.label]
-        for part in (MATCHING, PILOTED):
-            if results.first(row.training, part) is None:
-                continue
-            theirs = own if own.part.startswith(part) else None
-            lines += _series(written, row, part, results, layers, theirs)
+        theirs = own if own.part == part else None
+        lines += _series(written, row, part, results, layers, theirs)
     note = (
         "Percent, mean over seeds and standard deviation below it. Pairs of two empty masks are "
         "left out of mIoU-L. * Queries of the MP part, matched again; assigned to their own "
@@ -95,19 +92,24 @@ def table1(rows: Sequence[TableRow], results: Results) -> Written:
     return written
 
 
+def shown_parts(rows: Sequence[TableRow], results: Results) -> Iterator[tuple[TableRow, str]]:
+    """Each row with each part of its queries that there is a run of."""
+    for row in rows:
+        for part in (MATCHING, PILOTED):
+            if results.first(row.training, part) is not None:
+                yield row, part
+
+
 def _nearness(written: Written, rows: Sequence[TableRow], results: Results, layers: range) -> Table:
     """How well the masks that match fit, so that a change can be told from a loss."""
     lines = []
-    for row in rows:
-        for part in (MATCHING, PILOTED):
-            if results.first(row.training, part) is None:
-                continue
-            cells = []
-            for layer in layers:
-                measure = Measure("matched_iou", "IoU", layer)
-                values = results.values(row.training, measure, part)
-                cells.append(written.cell(row, measure, values, part).partition(" ± ")[0])
-            lines.append(Row((f"{row.label} ({part_name(part)})", *cells)))
+    for row, part in shown_parts(rows, results):
+        cells = []
+        for layer in layers:
+            measure = Measure("matched_iou", "IoU", layer)
+            values = results.values(row.training, measure, part)
+            cells.append(written.cell(row, measure, values, part).partition(" ± ")[0])
+        lines.append(Row((f"{row.label} ({part_name(part)})", *cells)))
     note = (
         "Percent, mean over seeds; the paper does not print it. Where it rises, masks change "
         "because they become better: mIoU-L is low there without harm."
