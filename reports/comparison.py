@@ -15,7 +15,7 @@ from rich.text import Text
 from mpdiag.errors import ConfigError
 from mpdiag.store import Comparison
 from mpdiag.store.files import replace_file, replace_json
-from reports.cells import NO_VALUE, inert
+from reports.formatting import NO_VALUE, escape_formula
 
 METRICS = {"miou_l": "mIoU-L", "util": "Util"}
 
@@ -27,7 +27,7 @@ def comparison_tables(found: Comparison) -> Iterator[Table]:
     if found.settings:
         table = _table(None, None, ("Made otherwise", "a", "b"))
         for key, values in found.settings.items():
-            table.add_row(key, *(Text(in_words(value)) for value in values))
+            table.add_row(key, *(Text(format_setting(value)) for value in values))
         yield table
     table = _table(
         f"b: {found.b}, a: {found.a}, {found.images:,} images",
@@ -66,7 +66,7 @@ def comparison_tables(found: Comparison) -> Iterator[Table]:
             yield table
 
 
-def in_words(value: Any) -> str:
+def format_setting(value: Any) -> str:
     """A setting's value."""
     return NO_VALUE if value is None else value if isinstance(value, str) else json.dumps(value)
 
@@ -92,7 +92,9 @@ def write_comparison(found: Comparison, path: Path) -> None:
         rows = pd.concat([table.assign(table=name) for name, table in tables.items()])
         first = ["table", *(c for c in ("metric", "score", "layer") if c in rows)]
         rows = rows[[*first, *(c for c in rows if c not in first)]]
-        replace_file(path, rows.map(inert).to_csv(index=False, lineterminator="\n").encode())
+        replace_file(
+            path, rows.map(escape_formula).to_csv(index=False, lineterminator="\n").encode()
+        )
     else:
         raise ConfigError(f"--output {path}: give a file that ends in .json or .csv")
 

@@ -17,7 +17,7 @@ from jinja2 import Template
 from mpdiag import __version__
 from mpdiag.errors import ConfigError, RunError
 from mpdiag.store.files import replace_file
-from reports.cells import inert
+from reports.formatting import escape_formula
 from reports.templating import html_environment, latex_environment, markdown_environment
 
 FORMATS = ("md", "html", "tex", "csv")
@@ -62,7 +62,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Highlight:
     """One thing that a reader is to know: what is asked or claimed, the answer, the measurement."""
 
     text: str
@@ -77,7 +77,7 @@ class Section:
 
     title: str
     text: tuple[str, ...] = ()
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Highlight, ...] = ()
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -169,5 +169,5 @@ def _csv(document: Document) -> str:
     names = [field.name for field in fields(Value)]
     writer.writerow(names)
     for value in document.values:
-        writer.writerow([inert(getattr(value, name)) for name in names])
+        writer.writerow([escape_formula(getattr(value, name)) for name in names])
     return stream.getvalue()

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from reports.table1 import Series, Table1, Values
+from reports.table1 import Table1, Table1Row, Values
 
 # Okabe and Ito's palette, which stays distinct under colour blindness; markers differ as well.
 RUN_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -34,10 +34,10 @@ _STYLE: dict[Any, Any] = {
 
 def draw_curves(table: Table1, kind: Literal["svg", "png"]) -> bytes:
     """mIoU-L and Util against the layer, side by side; the same bytes for the same table."""
-    return drawn(lambda: _figure(table), kind)
+    return render_figure(lambda: _figure(table), kind)
 
 
-def drawn(figure: Callable[[], Figure], kind: Literal["svg", "png"]) -> bytes:
+def render_figure(figure: Callable[[], Figure], kind: Literal["svg", "png"]) -> bytes:
     """A figure in the reports' style; the same bytes for the same figure."""
     stream = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
@@ -67,7 +67,7 @@ def _figure(table: Table1) -> Figure:
     return figure
 
 
-def _styles(table: Table1) -> list[tuple[Series, dict[str, Any]]]:
+def _styles(table: Table1) -> list[tuple[Table1Row, dict[str, Any]]]:
     runs = [
         (
             series,
@@ -116,7 +116,7 @@ def _decorate(axes: Axes, title: str, num_layers: int) -> None:
     axes.set_axisbelow(True)
 
 
-def _label(series: Series) -> str:
+def _label(series: Table1Row) -> str:
     name = textwrap.shorten(series.name, 44, placeholder="…") or "…"
     suffix = "paper" if series.source == "paper" else ""
     text = f"{name} ({', '.join(filter(None, (series.part_name, suffix)))})"

@@ -7,11 +7,11 @@ import pandas as pd
 
 from mpdiag.store import Run
 from mpdiag.store.transitions import TRANSITIONS
-from reports.cells import NO_VALUE, percents
-from reports.document import Document, Finding, Row, Section, Table
-from reports.facts import describe
-from reports.failures import draw_pairs, worst_pairs
+from reports.document import Document, Highlight, Row, Section, Table
+from reports.formatting import NO_VALUE, format_percents
 from reports.layer_tables import LayerTable
+from reports.mask_pairs import draw_pairs, lowest_iou_pairs
+from reports.run_facts import describe
 
 PAIRS = 10
 CLASSES = 5
@@ -23,11 +23,11 @@ def build_findings(run: Run) -> Document:
     """What a run found, for who never opens the dashboard."""
     facts = describe(run, run.name)
     by_class = run.layers(by="class", resamples=1)
-    pictures = draw_pairs(run, worst_pairs(run, PAIRS), "pair")
+    pictures = draw_pairs(run, lowest_iou_pairs(run, PAIRS), "pair")
     conventions = LayerTable("All conventions for empty pairs", "Percent.", facts.conventions)
     parts = [_metrics(run), _classes(by_class), conventions, *facts.tables]
     tables = [_table(part, facts.layers) for part in parts if part.rows]
-    sections = [Section("Findings", findings=tuple(_findings(run, by_class)))]
+    sections = [Section("Findings", highlights=tuple(_findings(run, by_class)))]
     if pictures:
         sections.append(
             Section(
@@ -45,7 +45,7 @@ def build_findings(run: Run) -> Document:
     return Document("findings", title, facts.facts, tuple(sections))
 
 
-def _findings(run: Run, by_class: pd.DataFrame) -> Iterator[Finding]:
+def _findings(run: Run, by_class: pd.DataFrame) -> Iterator[Highlight]:
     layers = run.summary["layers"]
     for metric, label in _METRICS.items():
         known = [layer for layer in layers if layer[metric] is not None]
@@ -58,29 +58,29 @@ def _findings(run: Run, by_class: pd.DataFrame) -> Iterator[Finding]:
             "miou_l": "masks change most between layers {before} and {layer}, mIoU-L there",
             "util": "the matches that the last layer keeps are fewest in layer {layer}, Util there",
         }[metric].format(before=worst["layer"] - 1, layer=worst["layer"])
-        yield Finding(what, f"Worst layer by {label}", _percent(worst[metric]))
+        yield Highlight(what, f"Worst layer by {label}", _percent(worst[metric]))
     use = run.summary.get("query_use")
     if isinstance(use, dict) and run.header.get("part") == "matching":
         text = f"of {len(use['matches'])} queries match no object in any image"
-        yield Finding(text, "Dead queries", str(use["dead"]))
+        yield Highlight(text, "Dead queries", str(use["dead"]))
     if run.header["schema_version"] >= 2:
         yield from _commonest(run)
     if not by_class.empty:
         lowest = _util_by_class(by_class)[:CLASSES]
         said = ", ".join(f"{name} {_percent(value)}" for name, value in lowest)
         text = "Util, mean of the layers before the last, of the classes where it is lowest"
-        yield Finding(text, "Lowest Util", said)
+        yield Highlight(text, "Lowest Util", said)
     empty = max(layers, key=lambda layer: layer["empty_pairs"], default=None)
     if empty is not None and empty["empty_pairs"] > 0:
         text = f"of the pairs of masks are both empty in layer {empty['layer']}, where most are"
-        yield Finding(text, "Empty masks", _percent(empty["empty_pairs"]))
+        yield Highlight(text, "Empty masks", _percent(empty["empty_pairs"]))
     for key, label in (("ap", "AP"), ("pq", "PQ"), ("miou", "mIoU")):
         value = (run.summary.get(key) or {}).get(key)
         if value is not None:
-            yield Finding(f"{label} of the last layer", label, _percent(value))
+            yield Highlight(f"{label} of the last layer", label, _percent(value))
 
 
-def _commonest(run: Run) -> Iterator[Finding]:
+def _commonest(run: Run) -> Iterator[Highlight]:
     moves = run.transitions()
     moves = moves[moves["transition"] != "kept"]
     total = moves.groupby("transition", sort=False)["count"].sum()
@@ -93,7 +93,7 @@ def _commonest(run: Run) -> Iterator[Finding]:
         f"{kind} ({TRANSITIONS[kind]}), among masks that do not stay the same; share of the "
         f"transitions into layer {worst['layer']}, where it is highest"
     )
-    yield Finding(text, "Commonest transition", _percent(worst["share"]))
+    yield Highlight(text, "Commonest transition", _percent(worst["share"]))
 
 
 def _util_by_class(by_class: pd.DataFrame) -> list[tuple[str, float]]:
@@ -110,8 +110,10 @@ def _metrics(run: Run) -> LayerTable:
     layers = run.layers()
     rows = []
     for metric, label in _METRICS.items():
-        low, high = (percents(layers[f"{metric}_{end}"].tolist(), 0, "") for end in ("low", "high"))
-        rows.append((label, tuple(percents(layers[metric].tolist(), 0, ""))))
+        low, high = (
+            format_percents(layers[f"{metric}_{end}"].tolist(), 0, "") for end in ("low", "high")
+        )
+        rows.append((label, tuple(format_percents(layers[metric].tolist(), 0, ""))))
         rows.append((f"{label}, from", tuple(low)))
         rows.append((f"{label}, to", tuple(high)))
     note = (
@@ -125,7 +127,7 @@ def _classes(by_class: pd.DataFrame) -> LayerTable:
     rows = []
     for name, _ in _util_by_class(by_class):
         own = by_class[by_class["group"] == name].sort_values("layer")["util"]
-        rows.append((name, tuple(percents(own.tolist(), 0, NO_VALUE))))
+        rows.append((name, tuple(format_percents(own.tolist(), 0, NO_VALUE))))
     return LayerTable(
         "Util by class", "Percent, over the objects of the class; the lowest first.", tuple(rows)
     )

@@ -10,7 +10,7 @@ import pandas as pd
 from mpdiag.store import Run
 from mpdiag.store.consistency import COLUMNS
 from mpdiag.store.transitions import TRANSITIONS
-from reports.cells import NO_VALUE
+from reports.formatting import NO_VALUE
 
 _SCORES = {"ap": "AP", "pq": "PQ", "miou": "mIoU"}
 _INTERVALS = {"miou_l": "mIoU-L: half of its interval", "util": "Util: half of its interval"}

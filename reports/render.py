@@ -12,9 +12,9 @@ from jinja2 import Environment
 
 from mpdiag.store import Run
 from mpdiag.store.consistency import COLUMNS
-from reports.cells import NO_VALUE, UNKNOWN, inert
-from reports.facts import CONVENTIONS, RunFacts
-from reports.table1 import Table1, labels
+from reports.formatting import NO_VALUE, UNAVAILABLE, escape_formula
+from reports.run_facts import CONVENTIONS, RunFacts
+from reports.table1 import Table1, run_labels
 from reports.templating import html_environment, latex_environment, markdown_environment
 
 
@@ -52,8 +52,8 @@ def long_csv(runs: list[Run], table: Table1) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["source", "run", "part", "metric", "layer", "value"])
-    for name, run in zip(labels(runs), runs, strict=True):
-        start = ["run", inert(name), run.header.get("part", "unknown")]
+    for name, run in zip(run_labels(runs), runs, strict=True):
+        start = ["run", escape_formula(name), run.header.get("part", "unknown")]
         writer.writerow([*start, "util", 0, run.summary.get("util_m0")])
         first = {k: v for k, v in run.summary.get("m0", {}).items() if v is not None}
         every = [{"layer": 0, **first}, *run.summary["layers"]]
@@ -73,7 +73,7 @@ def _render(environment: Environment, template: str, report: Report, **more: str
         report=report,
         table=report.table,
         layers=range(1, report.table.num_layers + 1),
-        unknown=UNKNOWN,
+        unknown=UNAVAILABLE,
         no_value=NO_VALUE,
         **more,
     )

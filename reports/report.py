@@ -7,11 +7,11 @@ from mpdiag import __version__
 from mpdiag.errors import ConfigError, RunError
 from mpdiag.store import Thresholds
 from reports.document import FORMATS, today, write_document
-from reports.facts import describe
 from reports.figures import draw_curves
 from reports.findings import build_findings
 from reports.render import Report, html, latex, long_csv, markdown
-from reports.table1 import build_table, labels, open_runs
+from reports.run_facts import describe
+from reports.table1 import build_table, open_runs, run_labels
 
 
 def write_report(
@@ -36,7 +36,7 @@ def write_report(
         raise RunError(f"{output} is a file: give a directory for the report")
     opened = open_runs(runs, thresholds)
     table = build_table(opened)
-    facts = tuple(describe(run, name) for run, name in zip(opened, labels(opened), strict=True))
+    facts = tuple(describe(run, name) for run, name in zip(opened, run_labels(opened), strict=True))
     report = Report(today(), __version__, table, facts)
     svg = draw_curves(table, "svg")
     contents = {

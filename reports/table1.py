@@ -13,13 +13,13 @@ from rich.text import Text
 from mpdiag.errors import RunError
 from mpdiag.store import Run, Thresholds
 from reports import paper
-from reports.cells import NO_VALUE, UNKNOWN, part_name, percents
+from reports.formatting import NO_VALUE, UNAVAILABLE, format_percents, part_name
 
 Values = tuple[float | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class Table1Row:
     """One row pair; values are fractions of layers 1..L, None where there is none."""
 
     name: str
@@ -43,16 +43,16 @@ class Series:
 class Table1:
     """The row pairs, runs first, and the number of layer columns."""
 
-    series: tuple[Series, ...]
+    series: tuple[Table1Row, ...]
     num_layers: int
 
-    def cells(self, series: Series, metric: Literal["miou_l", "util"]) -> list[str]:
+    def cells(self, series: Table1Row, metric: Literal["miou_l", "util"]) -> list[str]:
         """The row's texts, one a layer column, in percent."""
         values = series.miou_l if metric == "miou_l" else series.util
-        missing = UNKNOWN if series.source == "paper" else NO_VALUE
-        return percents(values, self.num_layers, missing)
+        missing = UNAVAILABLE if series.source == "paper" else NO_VALUE
+        return format_percents(values, self.num_layers, missing)
 
-    def of(self, source: Literal["run", "paper"]) -> list[Series]:
+    def of(self, source: Literal["run", "paper"]) -> list[Table1Row]:
         """The row pairs of the runs, or those of the paper."""
         return [series for series in self.series if series.source == source]
 
@@ -67,7 +67,7 @@ def open_runs(paths: Sequence[Path], thresholds: Thresholds | None = None) -> li
     return [Run.open(path, thresholds or Thresholds()) for path in paths]
 
 
-def labels(runs: Sequence[Run]) -> list[str]:
+def run_labels(runs: Sequence[Run]) -> list[str]:
     """The runs' names; those that share name and part are numbered."""
     keys = [(run.name, str(run.header.get("part"))) for run in runs]
     total, seen = Counter(keys), Counter[tuple[str, str]]()
@@ -81,17 +81,17 @@ def labels(runs: Sequence[Run]) -> list[str]:
 def build_table(runs: Sequence[Run]) -> Table1:
     """Table 1 of these runs, with mIoU-L over the pairs that are not both empty."""
     measured = [
-        Series(
+        Table1Row(
             name,
             str(run.header.get("part", "unknown")),
             "run",
             tuple(layer["miou_l"] for layer in run.summary["layers"]),
             tuple(layer["util"] for layer in run.summary["layers"]),
         )
-        for name, run in zip(labels(runs), runs, strict=True)
+        for name, run in zip(run_labels(runs), runs, strict=True)
     ]
     published = [
-        Series(row.model, row.part, "paper", row.miou_l, row.util) for row in paper.table1()
+        Table1Row(row.model, row.part, "paper", row.miou_l, row.util) for row in paper.table1()
     ]
     series = (*measured, *published)
     return Table1(series, max(len(one.util) for one in series))
@@ -102,7 +102,7 @@ def print_table(runs: Sequence[Path]) -> rich.table.Table:
     table = build_table(open_runs(runs))
     view = rich.table.Table(
         title="Table 1: percent, pairs of empty masks left out",
-        caption=f"* queries of the MP part, matched again. {UNKNOWN} not legible in our copy.",
+        caption=f"* queries of the MP part, matched again. {UNAVAILABLE} not legible in our copy.",
         box=rich.box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from mpdiag.commands.options import err, out, stoppable
+from mpdiag.commands.options import err, exit_on_signal, out
 
 
 def reproduce(
@@ -36,19 +36,19 @@ def reproduce(
     ] = False,
 ) -> None:
     """Train what is missing of the paper's tables and figures, analyse it, and report."""
-    from mpdiag.reproduce import Request, parse_seeds, sized
+    from mpdiag.reproduce import ReproductionOptions, find_size, parse_seeds
     from mpdiag.reproduce import reproduce as run
 
     names = [word for word in targets if "=" not in word]
-    request = Request(
+    request = ReproductionOptions(
         targets=names,
-        size=sized(size, [word for word in targets if "=" in word]),
+        size=find_size(size, [word for word in targets if "=" in word]),
         seeds=parse_seeds(seeds),
         output=output or Path("runs") / f"reproduce-{size}",
         root=root,
         jobs=jobs,
     )
-    with stoppable():
+    with exit_on_signal():
         files = run(request, err, plan=plan)
     for file in files:
         out.print(escape(str(file)), soft_wrap=True)

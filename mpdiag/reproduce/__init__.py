@@ -1,6 +1,6 @@
 """The paper's tables at a size that anyone can run: trainings, analyses, reports; resumable."""
 
 from mpdiag.reproduce.experiments import SIZES, Size
-from mpdiag.reproduce.run import Request, parse_seeds, reproduce, sized
+from mpdiag.reproduce.run import ReproductionOptions, find_size, parse_seeds, reproduce
 
-__all__ = ["SIZES", "Request", "Size", "parse_seeds", "reproduce", "sized"]
+__all__ = ["SIZES", "ReproductionOptions", "Size", "find_size", "parse_seeds", "reproduce"]

@@ -1,6 +1,6 @@
 """The trainings behind the paper's tables and figures, by name, at each size.
 
-Rows of several tables share a training by its name (`reports.reproduction.rows`).
+Rows of several tables share a training by its name (`reports.reproduction.table_rows`).
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mpdiag.config import Recipe, TrainConfig
 from mpdiag.errors import ConfigError
-from reports.reproduction import TABLES, rows_of
+from reports.reproduction import TABLES, table_rows
 from trainers.recipe import read_recipe
 
 
@@ -37,7 +37,7 @@ class Size:
 
 
 # The analysis evaluates once, at the end; on the way nothing is decided by it.
-_SILENT = ("evaluate_every=null", "diagnose_every=null", "log_every=10")
+_NO_EVALUATION = ("evaluate_every=null", "diagnose_every=null", "log_every=10")
 
 SIZES = {
     size.name: size
@@ -46,7 +46,7 @@ SIZES = {
             "tiny",
             "a small model on synthetic shapes, 1,500 steps: minutes a training on two cores",
             recipe="synthetic-tiny",
-            changes=("schedule.iterations=1500", *_SILENT),
+            changes=("schedule.iterations=1500", *_NO_EVALUATION),
             images=(6000, 1000),
             gpu_memory=4.0,
         ),
@@ -54,7 +54,7 @@ SIZES = {
             "small",
             "the same model four times as long on four times as many images: for one GPU",
             recipe="synthetic-tiny",
-            changes=("schedule.iterations=6000", *_SILENT),
+            changes=("schedule.iterations=6000", *_NO_EVALUATION),
             images=(24000, 1000),
             gpu_memory=4.0,
         ),
@@ -64,7 +64,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Training:
+class TrainingSpec:
     """One training of an ablation.
 
     Attributes:
@@ -93,45 +93,45 @@ _ALL_LAYERS = _piloted("all", "point")
 TRAININGS = {
     training.name: training
     for training in (
-        Training("baseline", ("method=baseline",), "table4-1-mask2former"),
-        Training("mp-no-noise", _piloted(3, "none", 0.0), "table4-2-mp"),
-        Training("mp-label-noise", _piloted(3, "none"), "table4-3-label-noise"),
-        Training("mp-point-noise", _piloted(3, "point"), "table4-4-point-noise"),
-        Training("mp-all-layers", _ALL_LAYERS, "table4-5-all-layers"),
-        Training("mp-first-layer", _piloted(1, "none"), "table5-first-layer"),
-        Training("mp-shift-noise", _piloted(3, "shift"), "table5-shift-noise"),
-        Training("mp-scale-noise", _piloted(3, "scale"), "table5-scale-noise"),
-        Training(
+        TrainingSpec("baseline", ("method=baseline",), "table4-1-mask2former"),
+        TrainingSpec("mp-no-noise", _piloted(3, "none", 0.0), "table4-2-mp"),
+        TrainingSpec("mp-label-noise", _piloted(3, "none"), "table4-3-label-noise"),
+        TrainingSpec("mp-point-noise", _piloted(3, "point"), "table4-4-point-noise"),
+        TrainingSpec("mp-all-layers", _ALL_LAYERS, "table4-5-all-layers"),
+        TrainingSpec("mp-first-layer", _piloted(1, "none"), "table5-first-layer"),
+        TrainingSpec("mp-shift-noise", _piloted(3, "shift"), "table5-shift-noise"),
+        TrainingSpec("mp-scale-noise", _piloted(3, "scale"), "table5-scale-noise"),
+        TrainingSpec(
             "mp-all-large", (*_ALL_LAYERS, "model.feature_maps=all-large"), "table6-all-large"
         ),
-        Training("mp-match", (*_piloted(3, "none"), "pilot.assignment=match"), "table6-match"),
-        Training("fixed-matching", ("method=fixed-matching",), "table7-fixed-matching"),
-        Training("auxiliary-loss", ("method=auxiliary-loss",), "table7-auxiliary-loss"),
+        TrainingSpec("mp-match", (*_piloted(3, "none"), "pilot.assignment=match"), "table6-match"),
+        TrainingSpec("fixed-matching", ("method=fixed-matching",), "table7-fixed-matching"),
+        TrainingSpec("auxiliary-loss", ("method=auxiliary-loss",), "table7-auxiliary-loss"),
         # Table 3 asks whether MP-Former needs fewer steps: 36 of 50 epochs, 80k of 160k steps.
-        Training("mp-72-percent", _ALL_LAYERS, share=0.72),
-        Training("mp-half", _ALL_LAYERS, share=0.5),
-        Training("coco-mask2former-50-epochs", recipe="table3-mask2former-r50-coco-instance"),
-        Training("coco-mp-former-36-epochs", recipe="table3-mp-former-r50-coco-instance"),
-        Training("ade20k-mask2former-160k", recipe="table2-mask2former-r50-instance"),
-        Training("ade20k-mp-former-80k", recipe="table3-mp-former-r50-80k-instance"),
+        TrainingSpec("mp-72-percent", _ALL_LAYERS, share=0.72),
+        TrainingSpec("mp-half", _ALL_LAYERS, share=0.5),
+        TrainingSpec("coco-mask2former-50-epochs", recipe="table3-mask2former-r50-coco-instance"),
+        TrainingSpec("coco-mp-former-36-epochs", recipe="table3-mp-former-r50-coco-instance"),
+        TrainingSpec("ade20k-mask2former-160k", recipe="table2-mask2former-r50-instance"),
+        TrainingSpec("ade20k-mp-former-80k", recipe="table3-mp-former-r50-80k-instance"),
     )
 }
 
 
-def trainings_of(targets: Sequence[str], size: Size) -> list[Training]:
+def required_trainings(targets: Sequence[str], size: Size) -> list[TrainingSpec]:
     """The trainings that these tables and figures need, each once.
 
     Raises:
         ConfigError: there is no such table.
     """
     names: dict[str, None] = {}
-    for target in expanded(targets):
-        rows = rows_of(target, as_published=size.recipe is None)
+    for target in expand_targets(targets):
+        rows = table_rows(target, as_published=size.recipe is None)
         names |= dict.fromkeys(row.training for row in rows)
     return [TRAININGS[name] for name in names]
 
 
-def expanded(targets: Sequence[str]) -> list[str]:
+def expand_targets(targets: Sequence[str]) -> list[str]:
     """The tables and figures by name, `all` spelled out.
 
     Raises:
@@ -148,7 +148,7 @@ def expanded(targets: Sequence[str]) -> list[str]:
 class SeededTraining:
     """A training with a seed: what has a directory of its own."""
 
-    training: Training
+    training: TrainingSpec
     seed: int
     recipe: str
     changes: tuple[str, ...]
@@ -176,7 +176,7 @@ def key(name: str, seed: int) -> str:
     return f"{name}-seed-{seed}"
 
 
-def seeded(training: Training, seed: int, size: Size, root: Path | None) -> SeededTraining:
+def seeded(training: TrainingSpec, seed: int, size: Size, root: Path | None) -> SeededTraining:
     """A training at a size, from its recipe.
 
     Args:

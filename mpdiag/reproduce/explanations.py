@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mpdiag.errors import ConfigError
 
-FILE = "explanations.md"
+EXPLANATIONS_FILE = "explanations.md"
 
 _TARGET = re.compile(r"##\s*(\w+)\s*$")
 _FIGURE = re.compile(r"\d+[.,]\d|\d+\s*%|[+−-]\d")  # noqa: RUF001

@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from mpdiag.data import load_dataset
+from mpdiag.reproduce.directory import PARTS, ReproductionDirectory, read_json
 from mpdiag.reproduce.experiments import SeededTraining
-from mpdiag.reproduce.layout import PARTS, Layout, read_json
-from mpdiag.reproduce.measures import model_costs, noise_overlap
+from mpdiag.reproduce.measurements import model_costs, noise_overlap
 from mpdiag.store import Run
 from mpdiag.store.files import replace_json
 from reports.document import write_document
-from reports.reproduction import TABLES, Made, TrainedRun, build
+from reports.reproduction import TABLES, ReproductionContext, TrainedRun, build
 
 
-def trained_runs(trainings: Sequence[SeededTraining], layout: Layout) -> list[TrainedRun]:
+def trained_runs(
+    trainings: Sequence[SeededTraining], layout: ReproductionDirectory
+) -> list[TrainedRun]:
     """Where the trainings and their runs are, for the report."""
     return [
         TrainedRun(
@@ -28,7 +30,7 @@ def trained_runs(trainings: Sequence[SeededTraining], layout: Layout) -> list[Tr
     ]
 
 
-def costs(trainings: Sequence[SeededTraining], layout: Layout) -> dict[str, Any]:
+def costs(trainings: Sequence[SeededTraining], layout: ReproductionDirectory) -> dict[str, Any]:
     """What the models of Table 7 cost, by training, at the size of the first analysed image.
 
     All are measured one after the other, so that their speeds can be compared; once.
@@ -53,7 +55,7 @@ def costs(trainings: Sequence[SeededTraining], layout: Layout) -> dict[str, Any]
     return found
 
 
-def noise(trained: SeededTraining, layout: Layout) -> dict[str, Any]:
+def noise(trained: SeededTraining, layout: ReproductionDirectory) -> dict[str, Any]:
     """IoU of noised masks of a training's validation images; once."""
     path = layout.root / "measured" / "noise.json"
     held = read_json(path)
@@ -67,6 +69,8 @@ def noise(trained: SeededTraining, layout: Layout) -> dict[str, Any]:
     return found
 
 
-def write_reports(made: Made, trainings: Sequence[SeededTraining], layout: Layout) -> list[Path]:
+def write_reports(
+    made: ReproductionContext, trainings: Sequence[SeededTraining], layout: ReproductionDirectory
+) -> list[Path]:
     """The report of these trainings in all formats."""
     return write_document(build(trained_runs(trainings, layout), made), layout.root / "reports")

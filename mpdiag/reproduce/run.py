@@ -11,34 +11,34 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from mpdiag.data import generate, load_dataset
+from mpdiag.data import generate_synthetic, load_dataset
 from mpdiag.errors import ConfigError, DataError, TrainingError
 from mpdiag.progress import progress_bar
+from mpdiag.reproduce.cost_estimate import CostEstimate, estimate_cost
+from mpdiag.reproduce.directory import Job, ReproductionDirectory
 from mpdiag.reproduce.experiments import (
     SIZES,
     TRAININGS,
     SeededTraining,
     Size,
-    expanded,
+    expand_targets,
+    required_trainings,
     seeded,
-    trainings_of,
     with_changes,
 )
-from mpdiag.reproduce.explanations import FILE, read_explanations
-from mpdiag.reproduce.layout import Layout, Step
-from mpdiag.reproduce.pace import Estimate, estimate
+from mpdiag.reproduce.explanations import EXPLANATIONS_FILE, read_explanations
 from mpdiag.reproduce.reporting import costs, noise, write_reports
-from mpdiag.reproduce.scheduler import Machine, Running, machine_for, run_chains
-from reports.reproduction import TABLES, Made, logged_steps
+from mpdiag.reproduce.scheduler import Machine, Running, plan_machine, run_job_chains
+from reports.reproduction import TABLES, ReproductionContext, logged_steps
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ReproductionOptions:
     """What is to be reproduced.
 
     Attributes:
         targets: tables and figures.
-        size: how large; `sized` finds it by name.
+        size: how large; `find_size` finds it by name.
         seeds: of each training.
         output: the directory of everything.
         root: where the data sets of the paper are, if not where the recipes look.
@@ -53,9 +53,9 @@ class Request:
     jobs: int | None = None
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> ReproductionDirectory:
         """Where everything lies."""
-        return Layout(self.output)
+        return ReproductionDirectory(self.output)
 
     def trainings(self) -> list[SeededTraining]:
         """All trainings; all of a seed before those of the next.
@@ -67,7 +67,7 @@ class Request:
         return [
             seeded(training, seed, self.size, root)
             for seed in self.seeds
-            for training in trainings_of(self.targets, self.size)
+            for training in required_trainings(self.targets, self.size)
         ]
 
     def any_training(self) -> SeededTraining:
@@ -78,13 +78,13 @@ class Request:
     def command(self) -> str:
         """The command that asks for this."""
         changes = self.size.changes[len(SIZES[self.size.name].changes) :]
-        words = ["mpdiag", "reproduce", *expanded(self.targets), *changes]
+        words = ["mpdiag", "reproduce", *expand_targets(self.targets), *changes]
         words += ["--size", self.size.name]
         words += ["--seeds", ",".join(map(str, self.seeds)), "--output", str(self.output)]
         return shlex.join(words)
 
 
-def sized(name: str, changes: Sequence[str] = ()) -> Size:
+def find_size(name: str, changes: Sequence[str] = ()) -> Size:
     """A size by name, with KEY=VALUE changes.
 
     Raises:
@@ -103,7 +103,7 @@ def parse_seeds(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def reproduce(request: Request, console: Console, *, plan: bool = False) -> list[Path]:
+def reproduce(request: ReproductionOptions, console: Console, *, plan: bool = False) -> list[Path]:
     """Do what is missing of `request`, and write its reports.
 
     Args:
@@ -119,9 +119,9 @@ def reproduce(request: Request, console: Console, *, plan: bool = False) -> list
         StoppedBySignalError: SIGTERM or Ctrl-C; the same command goes on.
     """
     trainings, layout = request.trainings(), request.layout
-    explanations = read_explanations(layout.root / FILE, tuple(TABLES))
-    machine = machine_for(request.size, request.jobs)
-    found = estimate(trainings, layout, request.size, _val_images(request, trainings))
+    explanations = read_explanations(layout.root / EXPLANATIONS_FILE, tuple(TABLES))
+    machine = plan_machine(request.size, request.jobs)
+    found = estimate_cost(trainings, layout, request.size, _val_images(request, trainings))
     if not plan:
         call = {
             "command": request.command(),
@@ -129,19 +129,19 @@ def reproduce(request: Request, console: Console, *, plan: bool = False) -> list
             "machine": str(machine),
         }
         idle = not found.trainings and not found.analyses
-        layout.claim(request.size.name, trainings, None if idle else call)
+        layout.register(request.size.name, trainings, None if idle else call)
     console.print(_in_words(found, len(trainings), machine), soft_wrap=True)
     if plan:
         return []
     if request.size.images is not None:
         train, val = request.size.images
         with progress_bar(console, "generating") as progress:
-            generate(layout.data / "synthetic", train=train, val=val, progress=progress)
-    with _Board(layout, trainings, console) as board:
+            generate_synthetic(layout.data / "synthetic", train=train, val=val, progress=progress)
+    with ProgressDisplay(layout, trainings, console) as board:
         chains = [layout.steps(trained) for trained in trainings]
-        failures = run_chains(chains, layout, machine, board.watch)
-    targets = expanded(request.targets)
-    made = Made(
+        failures = run_job_chains(chains, layout, machine, board.watch)
+    targets = expand_targets(request.targets)
+    made = ReproductionContext(
         targets=targets,
         size=request.size.name,
         about=request.size.about,
@@ -162,7 +162,7 @@ def reproduce(request: Request, console: Console, *, plan: bool = False) -> list
     return files
 
 
-def _val_images(request: Request, trainings: Sequence[SeededTraining]) -> int:
+def _val_images(request: ReproductionOptions, trainings: Sequence[SeededTraining]) -> int:
     """Images of an analysis; 0 where the data set is not there yet."""
     if request.size.images is not None:
         return request.size.images[1]
@@ -175,7 +175,7 @@ def _val_images(request: Request, trainings: Sequence[SeededTraining]) -> int:
         return 0
 
 
-def _in_words(found: Estimate, trainings: int, machine: Machine) -> str:
+def _in_words(found: CostEstimate, trainings: int, machine: Machine) -> str:
     if not found.trainings and not found.analyses:
         return f"Nothing of {trainings} trainings and their analyses is to be done."
     left = (
@@ -201,10 +201,10 @@ def _size(count: int) -> str:
 
 
 @dataclass(slots=True)
-class _Board:
+class ProgressDisplay:
     """Shows what runs, and says what is done."""
 
-    layout: Layout
+    layout: ReproductionDirectory
     trainings: Sequence[SeededTraining]
     console: Console
     since: float = field(default_factory=time.monotonic)
@@ -217,14 +217,14 @@ class _Board:
         self._progress = Progress(*columns, console=self.console)
         self._totals = {one.key: one.config.schedule.iterations for one in self.trainings}
 
-    def __enter__(self) -> "_Board":
+    def __enter__(self) -> "ProgressDisplay":
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def watch(self, running: Sequence[Running], ended: Step | None) -> None:
+    def watch(self, running: Sequence[Running], ended: Job | None) -> None:
         """See `scheduler.Watch`."""
         for one in running:
             name = one.step.name

@@ -12,8 +12,8 @@ from typing import IO
 
 import torch
 
+from mpdiag.reproduce.directory import Job, ReproductionDirectory, command
 from mpdiag.reproduce.experiments import Size
-from mpdiag.reproduce.layout import Layout, Step, command
 from trainers.interrupt import StoppedBySignalError, StopRequest
 
 CORES_EACH = 2  # of the processes that share a machine with GPUs
@@ -41,7 +41,7 @@ class Machine:
         return f"{self.where}, {count} {'training' if count == 1 else 'trainings'} at a time"
 
 
-def machine_for(size: Size, jobs: int | None) -> Machine:
+def plan_machine(size: Size, jobs: int | None) -> Machine:
     """One at a time on a CPU, which a training fills; on GPUs as many as fit.
 
     Args:
@@ -74,7 +74,7 @@ def _processor() -> str:
 class Running:
     """A step on its way, in a slot."""
 
-    step: Step
+    step: Job
     slot: int
     process: subprocess.Popen[bytes]
     since: float = field(default_factory=time.monotonic)
@@ -84,16 +84,16 @@ class Running:
 class Failure:
     """A step that came to nothing, and the last line that it said."""
 
-    step: Step
+    step: Job
     said: str
 
 
-Watch = Callable[[Sequence[Running], Step | None], None]
+Watch = Callable[[Sequence[Running], Job | None], None]
 """Called again and again with what runs, and with a step that has just ended."""
 
 
-def run_chains(
-    chains: Sequence[Sequence[Step]], layout: Layout, machine: Machine, watch: Watch
+def run_job_chains(
+    chains: Sequence[Sequence[Job]], layout: ReproductionDirectory, machine: Machine, watch: Watch
 ) -> list[Failure]:
     """Run what is not finished of every chain, in the chains' order.
 
@@ -105,7 +105,7 @@ def run_chains(
     waiting = [list(chain) for chain in chains]
     free = list(range(len(machine.slots)))
     running: dict[int, Running] = {}
-    behind: dict[int, list[Step]] = {}
+    behind: dict[int, list[Job]] = {}
     failures: list[Failure] = []
     with StopRequest() as stop, _stopped_at_last(running):
         while True:
@@ -132,7 +132,7 @@ def run_chains(
                 watch(list(running.values()), one.step)
 
 
-def _next(waiting: list[list[Step]]) -> list[Step]:
+def _next(waiting: list[list[Job]]) -> list[Job]:
     """The unfinished steps of the next chain that has any; empty where none is left."""
     while waiting:
         steps = [step for step in waiting.pop(0) if not step.finished]
@@ -141,7 +141,7 @@ def _next(waiting: list[list[Step]]) -> list[Step]:
     return []
 
 
-def _start(step: Step, slot: int, layout: Layout, machine: Machine) -> Running:
+def _start(step: Job, slot: int, layout: ReproductionDirectory, machine: Machine) -> Running:
     step.output.parent.mkdir(parents=True, exist_ok=True)
     with _log(layout.log(step)) as stream:
         process = subprocess.Popen(

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from reports.cells import NO_VALUE
 from reports.document import Picture, Row, Section, Table
-from reports.failures import draw_pairs, worst_pairs
-from reports.figures import drawn
-from reports.reproduction.results import Results
+from reports.figures import render_figure
+from reports.formatting import NO_VALUE
+from reports.mask_pairs import draw_pairs, lowest_iou_pairs
+from reports.reproduction.results import TrainingResults
 
 PAIRS = 4  # as in the paper
 RATIO = 0.2  # of training
@@ -25,13 +25,13 @@ _TITLES = {
 }
 
 
-def figure1(training: str, results: Results) -> Section:
+def figure1(training: str, results: TrainingResults) -> Section:
     """The failure pairs of Mask2Former's first seed."""
     title = "Figure 1: failures of adjacent layers"
     run = results.first(training)
     if run is None:
         return Section(title, text=("The run that it is drawn from is missing.",))
-    pairs = worst_pairs(run, PAIRS)
+    pairs = lowest_iou_pairs(run, PAIRS)
     text = (
         f"The same query of {run.name} in two adjacent layers, its mask in red: the {len(pairs)} "
         "pairs of least IoU among the queries that match an object in the last layer and whose "
@@ -127,7 +127,7 @@ def _draw(noise: Mapping[str, Any]) -> bytes:
         axes[0, 0].set_ylabel("Percent of masks")
         return canvas
 
-    return drawn(figure, "svg")
+    return render_figure(figure, "svg")
 
 
 def _overlay(example: Mapping[str, Any]) -> "np.typing.NDArray[np.uint8]":

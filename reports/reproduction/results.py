@@ -8,7 +8,7 @@ from typing import Any
 
 from mpdiag.errors import RunError
 from mpdiag.store import Run
-from reports.reproduction.training_log import clock_seconds, logged_steps
+from reports.reproduction.training_log import logged_steps, training_seconds
 
 MATCHING, PILOTED = "matching", "piloted"
 
@@ -25,7 +25,7 @@ class TrainedRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class SummaryMetric:
     """A number of a run: a score of the last layer, or a value of a layer or of several.
 
     Attributes:
@@ -54,7 +54,7 @@ class Measure:
 
 
 @dataclass(slots=True)
-class Results:
+class TrainingResults:
     """What there is of some trainings.
 
     Attributes:
@@ -68,7 +68,7 @@ class Results:
     missing: list[str] = field(default_factory=list)
 
     @classmethod
-    def read(cls, trained: Sequence[TrainedRun]) -> "Results":
+    def read(cls, trained: Sequence[TrainedRun]) -> "TrainingResults":
         """Open what is finished, note what is not."""
         found = cls()
         for one in trained:
@@ -78,7 +78,7 @@ class Results:
                     f"{one.directory.name} is not trained: {done:,} of {one.steps:,} steps"
                 )
                 continue
-            found.clocks[one.name, one.seed] = clock_seconds(one.directory)
+            found.clocks[one.name, one.seed] = training_seconds(one.directory)
             for part, path in one.parts.items():
                 try:
                     found.runs[one.name, one.seed, part] = Run.open(path)
@@ -86,7 +86,9 @@ class Results:
                     found.missing.append(str(error).replace(str(path), path.name))
         return found
 
-    def values(self, name: str, measure: Measure, part: str = MATCHING) -> dict[int, float | None]:
+    def values(
+        self, name: str, measure: SummaryMetric, part: str = MATCHING
+    ) -> dict[int, float | None]:
         """A number of a training's part by seed."""
         return {
             seed: measure.of(run.summary)

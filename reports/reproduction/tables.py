@@ -5,18 +5,28 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reports import paper
-from reports.cells import NO_VALUE, UNKNOWN, part_name, signed
 from reports.document import Row, Table, Value
-from reports.reproduction.results import MATCHING, PILOTED, Measure, Results
-from reports.reproduction.rows import TableRow
-from reports.reproduction.statistics import BySeed, Spread, paired, spread
+from reports.formatting import NO_VALUE, UNAVAILABLE, format_difference, part_name
+from reports.reproduction.results import MATCHING, PILOTED, SummaryMetric, TrainingResults
+from reports.reproduction.seed_statistics import (
+    BySeed,
+    SeedStatistics,
+    paired_difference,
+    seed_statistics,
+)
+from reports.reproduction.table_rows import TableRow
 
-AP = Measure("ap", "AP")
-SIZES = (AP, Measure("ap_small", "AP_S"), Measure("ap_medium", "AP_M"), Measure("ap_large", "AP_L"))
-UTIL, MIOU = Measure("util", "Util, mean"), Measure("miou_l", "mIoU-L, mean")
-ABLATION = (AP, Measure("ap50", "AP50"), UTIL, MIOU)
-EMPTY = Measure("empty_pairs", "Empty pairs, mean")
-DUPLICATES = Measure("duplicates", "Duplicates, mean")
+AP = SummaryMetric("ap", "AP")
+SIZES = (
+    AP,
+    SummaryMetric("ap_small", "AP_S"),
+    SummaryMetric("ap_medium", "AP_M"),
+    SummaryMetric("ap_large", "AP_L"),
+)
+UTIL, MIOU = SummaryMetric("util", "Util, mean"), SummaryMetric("miou_l", "mIoU-L, mean")
+ABLATION = (AP, SummaryMetric("ap50", "AP50"), UTIL, MIOU)
+EMPTY = SummaryMetric("empty_pairs", "Empty pairs, mean")
+DUPLICATES = SummaryMetric("duplicates", "Duplicates, mean")
 AIMS = (UTIL, MIOU, EMPTY, DUPLICATES)
 
 DEVIATION = "Percent; ± is the standard deviation over seeds."
@@ -31,35 +41,37 @@ MEANS = (
 
 
 @dataclass(slots=True)
-class Written:
+class TableBuilder:
     """Tables of one section, and their numbers for the CSV."""
 
     target: str
     tables: list[Table] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
 
-    def cell(self, row: TableRow, measure: Measure, values: BySeed, part: str = MATCHING) -> str:
+    def cell(
+        self, row: TableRow, measure: SummaryMetric, values: BySeed, part: str = MATCHING
+    ) -> str:
         """Mean ± deviation in percent, with all numbers behind it noted."""
         self._note(row, measure, values, part)
-        found = spread(values.values())
+        found = seed_statistics(values.values())
         if found is None:
             return NO_VALUE
         deviation = "" if found.deviation is None else f" ± {100 * found.deviation:.1f}"
         return f"{100 * found.mean:.1f}{deviation}"
 
-    def _note(self, row: TableRow, measure: Measure, values: BySeed, part: str) -> None:
+    def _note(self, row: TableRow, measure: SummaryMetric, values: BySeed, part: str) -> None:
         def value(seed: str, number: float | None) -> Value:
             return Value(
                 self.target, "ours", row.label, part, measure.key, measure.layer, seed, number
             )
 
-        found = spread(values.values())
+        found = seed_statistics(values.values())
         self.values += [value(str(seed), number) for seed, number in sorted(values.items())]
         if found is not None:
             self.values += [value("mean", found.mean), value("deviation", found.deviation)]
 
     def published(
-        self, row: TableRow, measure: Measure, number: float | None, part: str = MATCHING
+        self, row: TableRow, measure: SummaryMetric, number: float | None, part: str = MATCHING
     ) -> None:
         """Note one of the paper's numbers."""
         self.values.append(
@@ -67,12 +79,12 @@ class Written:
         )
 
 
-def table1(rows: Sequence[TableRow], results: Results) -> Written:
+def table1(rows: Sequence[TableRow], results: TrainingResults) -> TableBuilder:
     """mIoU-L and Util of every layer: each row's matching part, and the MP part where there is one.
 
     The paper has the MP part of its MP rows.
     """
-    written = Written("table1")
+    written = TableBuilder("table1")
     published = {row.label: series for row, series in zip(rows, paper.table1(), strict=True)}
     layers = range(1, max(results.num_layers, 9) + 1)
     lines: list[Row] = []
@@ -84,7 +96,7 @@ def table1(rows: Sequence[TableRow], results: Results) -> Written:
         "Percent, mean over seeds and standard deviation below it. Pairs of two empty masks are "
         "left out of mIoU-L. * Queries of the MP part, matched again; assigned to their own "
         "objects, they would have 100% by construction. Paper: as published; "
-        f"{UNKNOWN} is not legible in our copy."
+        f"{UNAVAILABLE} is not legible in our copy."
     )
     head = ("", "Layer", *map(str, layers))
     written.tables.append(Table("mIoU-L and Util by layer", head, tuple(lines), note, labels=2))
@@ -92,7 +104,9 @@ def table1(rows: Sequence[TableRow], results: Results) -> Written:
     return written
 
 
-def shown_parts(rows: Sequence[TableRow], results: Results) -> Iterator[tuple[TableRow, str]]:
+def shown_parts(
+    rows: Sequence[TableRow], results: TrainingResults
+) -> Iterator[tuple[TableRow, str]]:
     """Each row with each part of its queries that there is a run of."""
     for row in rows:
         for part in (MATCHING, PILOTED):
@@ -100,13 +114,15 @@ def shown_parts(rows: Sequence[TableRow], results: Results) -> Iterator[tuple[Ta
                 yield row, part
 
 
-def _nearness(written: Written, rows: Sequence[TableRow], results: Results, layers: range) -> Table:
+def _nearness(
+    written: TableBuilder, rows: Sequence[TableRow], results: TrainingResults, layers: range
+) -> Table:
     """How well the masks that match fit, so that a change can be told from a loss."""
     lines = []
     for row, part in shown_parts(rows, results):
         cells = []
         for layer in layers:
-            measure = Measure("matched_iou", "IoU", layer)
+            measure = SummaryMetric("matched_iou", "IoU", layer)
             values = results.values(row.training, measure, part)
             cells.append(written.cell(row, measure, values, part).partition(" ± ")[0])
         lines.append(Row((f"{row.label} ({part_name(part)})", *cells)))
@@ -119,10 +135,10 @@ def _nearness(written: Written, rows: Sequence[TableRow], results: Results, laye
 
 
 def _series(
-    written: Written,
+    written: TableBuilder,
     row: TableRow,
     part: str,
-    results: Results,
+    results: TrainingResults,
     layers: range,
     theirs: "paper.PaperRow | None",
 ) -> Iterator[Row]:
@@ -131,8 +147,8 @@ def _series(
     for key, label in (("miou_l", "mIoU-L"), ("util", f"Util{star}")):
         cells, deviations = [], []
         for layer in layers:
-            values = results.values(row.training, Measure(key, label, layer), part)
-            text = written.cell(row, Measure(key, label, layer), values, part)
+            values = results.values(row.training, SummaryMetric(key, label, layer), part)
+            text = written.cell(row, SummaryMetric(key, label, layer), values, part)
             mean, _, deviation = text.partition(" ± ")
             cells.append(mean)
             deviations.append(f"±{deviation}" if deviation else "")
@@ -143,17 +159,17 @@ def _series(
             continue
         published = {"miou_l": theirs.miou_l, "util": theirs.util}[key]
         for layer, value in enumerate(published, 1):
-            written.published(row, Measure(key, label, layer), value, part)
-        texts = [UNKNOWN if value is None else f"{100 * value:.1f}" for value in published]
+            written.published(row, SummaryMetric(key, label, layer), value, part)
+        texts = [UNAVAILABLE if value is None else f"{100 * value:.1f}" for value in published]
         texts += [""] * (len(layers) - len(texts))
         yield Row(("", "paper", *texts), quiet=True)
 
 
 def ablation(
-    target: str, title: str, rows: Sequence[TableRow], results: Results, base: str
-) -> Written:
+    target: str, title: str, rows: Sequence[TableRow], results: TrainingResults, base: str
+) -> TableBuilder:
     """AP and its difference to the row `base`, beside the paper's; mean Util and mIoU-L."""
-    written = Written(target)
+    written = TableBuilder(target)
     of_base = [row for row in rows if row.training == base]
     reference = of_base[0]
     grouped = bool(reference.group)
@@ -171,7 +187,7 @@ def ablation(
         written.published(row, AP, theirs)
         change = ""
         if theirs is not None and base_ap is not None and row.training != base:
-            change = signed(theirs - base_ap)
+            change = format_difference(theirs - base_ap)
         lines.append(
             Row(
                 (
@@ -199,11 +215,13 @@ def ablation(
     return written
 
 
-def _difference(reference: TableRow, row: TableRow, results: Results) -> str:
+def _difference(reference: TableRow, row: TableRow, results: TrainingResults) -> str:
     if row.training == reference.training:
         return ""
-    found = paired(results.values(reference.training, AP), results.values(row.training, AP))
-    return NO_VALUE if found is None else signed(found.mean, found.half)
+    found = paired_difference(
+        results.values(reference.training, AP), results.values(row.training, AP)
+    )
+    return NO_VALUE if found is None else format_difference(found.mean, found.half)
 
 
 def _published_ap(row: TableRow) -> float | None:
@@ -213,9 +231,11 @@ def _published_ap(row: TableRow) -> float | None:
     return None if value is None else value / 100
 
 
-def table7(rows: Sequence[TableRow], results: Results, costs: Mapping[str, Any]) -> Written:
+def table7(
+    rows: Sequence[TableRow], results: TrainingResults, costs: Mapping[str, Any]
+) -> TableBuilder:
     """The naive solutions: AP by size, parameters, multiply-adds and images a second."""
-    written = Written("table7")
+    written = TableBuilder("table7")
     lines = []
     for row in rows:
         cells = [written.cell(row, x, results.values(row.training, x)) for x in SIZES]
@@ -267,7 +287,7 @@ def table7(rows: Sequence[TableRow], results: Results, costs: Mapping[str, Any])
     return written
 
 
-def _costs(written: Written, row: TableRow, cost: Mapping[str, Any] | None) -> tuple[str, ...]:
+def _costs(written: TableBuilder, row: TableRow, cost: Mapping[str, Any] | None) -> tuple[str, ...]:
     if cost is None:
         return (NO_VALUE,) * 3
     for key in ("parameters", "multiply_adds", "frames_per_second"):
@@ -287,16 +307,16 @@ def short_count(number: float) -> str:
     return f"{number:.0f}"
 
 
-def table3(rows: Sequence[TableRow], results: Results) -> Written:
+def table3(rows: Sequence[TableRow], results: TrainingResults) -> TableBuilder:
     """Shorter trainings: AP by size, and hours of clock time of the steps."""
-    written = Written("table3")
-    hours = Measure("hours", "Clock time/h")
+    written = TableBuilder("table3")
+    hours = SummaryMetric("hours", "Clock time/h")
     lines = []
     for row in rows:
         cells = [written.cell(row, x, results.values(row.training, x)) for x in SIZES]
         took = results.hours(row.training)
         written.cell(row, hours, took)
-        found = spread(took.values())
+        found = seed_statistics(took.values())
         text = NO_VALUE if found is None else _hours(found)
         lines.append(Row((row.label, *cells, text), first=True))
         for reference in filter(None, (row.paper, row.beside)):
@@ -319,7 +339,7 @@ def table3(rows: Sequence[TableRow], results: Results) -> Written:
     return written
 
 
-def _hours(found: Spread) -> str:
+def _hours(found: SeedStatistics) -> str:
     digits = 1 if found.mean >= 10 else 3
     deviation = "" if found.deviation is None else f" ± {found.deviation:.{digits}f}"
     return f"{found.mean:.{digits}f}{deviation}"

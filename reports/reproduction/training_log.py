@@ -10,13 +10,13 @@ def logged_steps(directory: Path) -> int:
     return max((int(line["iteration"]) + 1 for line in _lines(directory)), default=0)
 
 
-def seconds_a_step(directory: Path) -> float | None:
+def seconds_per_step(directory: Path) -> float | None:
     """Median seconds of a step; None where none is logged."""
     values = [line["time"] for line in _lines(directory)]
     return statistics.median(values) if values else None
 
 
-def clock_seconds(directory: Path) -> float | None:
+def training_seconds(directory: Path) -> float | None:
     """Seconds of all steps together, without evaluations and pauses; None where none is logged."""
     lines = _lines(directory)
     before = [0, *(int(line["iteration"]) + 1 for line in lines)]

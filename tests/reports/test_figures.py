@@ -5,14 +5,14 @@ import matplotlib.image
 import pytest
 
 from reports.figures import draw_curves
-from reports.table1 import Series, Table1
+from reports.table1 import Table1, Table1Row
 
 
 def table(*names: str, layers: int = 9) -> Table1:
     values = tuple(0.1 * (k % 10) for k in range(layers))
-    series = [Series(name, "matching", "run", values, values) for name in names]
+    series = [Table1Row(name, "matching", "run", values, values) for name in names]
     unknown = (0.2, None, 0.4)
-    series.append(Series("published", "piloted", "paper", unknown, unknown))
+    series.append(Table1Row("published", "piloted", "paper", unknown, unknown))
     return Table1(tuple(series), max(layers, 3))
 
 
@@ -46,8 +46,8 @@ def test_many_runs() -> None:
 
 
 def test_unknown_figures_are_not_bridged() -> None:
-    gap = Series("published", "piloted", "paper", (0.2, None, 0.4), (0.2, None, 0.4))
-    known = Series("published", "piloted", "paper", (0.2, 0.3, 0.4), (0.2, 0.3, 0.4))
+    gap = Table1Row("published", "piloted", "paper", (0.2, None, 0.4), (0.2, None, 0.4))
+    known = Table1Row("published", "piloted", "paper", (0.2, 0.3, 0.4), (0.2, 0.3, 0.4))
     # One dashed line in the legend; one in each panel only where points follow each other.
     assert dashed_lines(Table1((gap,), 3)) == 1
     assert dashed_lines(Table1((known,), 3)) == 3

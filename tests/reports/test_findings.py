@@ -19,7 +19,7 @@ def test_findings_are_those_of_the_summary(tmp_path: Path, make_run: MakeRun) ->
     path = make_run(tmp_path / "run", images=12)
     run = Run.open(path)
     summary = json.loads((path / "summary.json").read_text())
-    findings = {one.answer: one for one in build_findings(run).sections[0].findings}
+    findings = {one.answer: one for one in build_findings(run).sections[0].highlights}
     inner = summary["layers"][:-1]
     by_util = min(inner, key=lambda layer: layer["util"])
     assert findings["Worst layer by Util"].measured == f"{100 * by_util['util']:.1f}%"
@@ -53,7 +53,7 @@ def test_lowest_util_is_that_of_the_rows(tmp_path: Path, make_run: MakeRun) -> N
         means[name] = sum(layers) / len(layers)
     order = sorted(means, key=lambda name: (means[name], name))
     expected = ", ".join(f"{name} {100 * means[name]:.1f}%" for name in order)
-    findings = {one.answer: one for one in build_findings(run).sections[0].findings}
+    findings = {one.answer: one for one in build_findings(run).sections[0].highlights}
     assert findings["Lowest Util"].measured == expected
 
 

@@ -12,7 +12,7 @@ import pytest
 from mpdiag.store import Run
 from mpdiag.store.consistency import COLUMNS
 from mpdiag.store.transitions import TRANSITIONS
-from reports.cells import UNKNOWN
+from reports.formatting import UNAVAILABLE
 from reports.report import write_report
 
 MakeRun = Callable[..., Path]
@@ -131,7 +131,7 @@ def test_html_shows_every_figure(hostile: Path) -> None:
     page = Tables((hostile / "report.html").read_text())
     assert measured(page.rows) == expected_rows(hostile)
     baseline = next(row for row in page.rows if row[0] == "Mask2Former (paper)")
-    assert baseline[1:] == f"mIoU-Lⁱ 23.0 50.3 59.5 69.7 70.1 {UNKNOWN} 78.6 76.3 76.0".split()
+    assert baseline[1:] == f"mIoU-Lⁱ 23.0 50.3 59.5 69.7 70.1 {UNAVAILABLE} 78.6 76.3 76.0".split()
 
 
 def test_html_is_one_inert_file(hostile: Path) -> None:

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from mpdiag.errors import RunError
 from mpdiag.store import Run
-from reports.cells import UNKNOWN
-from reports.table1 import build_table, labels, open_runs, print_table
+from reports.formatting import UNAVAILABLE
+from reports.table1 import build_table, open_runs, print_table, run_labels
 
 MakeRun = Callable[..., Path]
 
@@ -33,7 +33,15 @@ def test_cells_that_have_no_figure(tmp_path: Path, make_run: MakeRun) -> None:
     run, baseline = table.series[0], table.series[1]
     assert table.num_layers == 11
     assert table.cells(run, "util") == ["n/a"] * 11
-    assert table.cells(baseline, "util")[4:] == ["78.5", UNKNOWN, "83.2", "83.2", "100.0", "", ""]
+    assert table.cells(baseline, "util")[4:] == [
+        "78.5",
+        UNAVAILABLE,
+        "83.2",
+        "83.2",
+        "100.0",
+        "",
+        "",
+    ]
 
 
 def test_columns_reach_the_deepest_run(tmp_path: Path, make_run: MakeRun) -> None:
@@ -50,7 +58,7 @@ def test_runs_of_the_same_name_are_numbered(tmp_path: Path, make_run: MakeRun) -
         Run.open(make_run(tmp_path / "c", images=1, name="MP")),
         Run.open(make_run(tmp_path / "d", images=1, name="baseline")),
     ]
-    assert labels(runs) == ["MP (1)", "MP", "MP (2)", "baseline"]
+    assert run_labels(runs) == ["MP (1)", "MP", "MP (2)", "baseline"]
 
 
 def test_no_run_is_refused() -> None:
@@ -71,4 +79,4 @@ def test_table_on_the_terminal(tmp_path: Path, make_run: MakeRun, width: int) ->
     values = Run.open(path).summary["layers"]
     util = next(line for line in lines if "Util*" in line).split()
     assert util[-9:] == [f"{100 * layer['util']:.1f}" for layer in values]
-    assert f"38.1  65.5  70.8  73.5  78.5     {UNKNOWN}  83.2  83.2  100.0" in text
+    assert f"38.1  65.5  70.8  73.5  78.5     {UNAVAILABLE}  83.2  83.2  100.0" in text

@@ -6,13 +6,13 @@ import pytest
 
 from mpdiag.config import TrainConfig
 from mpdiag.errors import ConfigError
-from mpdiag.reproduce import SIZES, Request, parse_seeds, sized
-from mpdiag.reproduce.experiments import TRAININGS, seeded, trainings_of
+from mpdiag.reproduce import SIZES, ReproductionOptions, find_size, parse_seeds
+from mpdiag.reproduce.experiments import TRAININGS, required_trainings, seeded
 from reports.reproduction import TABLES
 
 
 def configs(size: str) -> dict[str, TrainConfig]:
-    trainings = trainings_of(["all"], SIZES[size])
+    trainings = required_trainings(["all"], SIZES[size])
     return {one.name: seeded(one, 0, SIZES[size], None).config for one in trainings}
 
 
@@ -45,7 +45,7 @@ def test_shorter_trainings_keep_the_shape_of_their_schedule() -> None:
 
 
 def test_tables_share_trainings_and_seeds_come_one_after_the_other(tmp_path: Path) -> None:
-    request = Request(["table7", "table1"], sized("tiny"), [0, 1], tmp_path)
+    request = ReproductionOptions(["table7", "table1"], find_size("tiny"), [0, 1], tmp_path)
     keys = [trained.key for trained in request.trainings()]
     assert len(set(keys)) == len(keys) == 2 * 5  # the baseline is a row of both
     assert [key.endswith("seed-0") for key in keys] == [True] * 5 + [False] * 5
@@ -58,12 +58,12 @@ def test_tables_share_trainings_and_seeds_come_one_after_the_other(tmp_path: Pat
 )
 def test_an_unknown_table_is_named(words: list[str], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        trainings_of(words, SIZES["tiny"])
+        required_trainings(words, SIZES["tiny"])
 
 
 def test_all_is_every_target() -> None:
     every = {row.training for rows in TABLES.values() for row in rows}
-    assert {one.name for one in trainings_of(["all"], SIZES["tiny"])} == every
+    assert {one.name for one in required_trainings(["all"], SIZES["tiny"])} == every
 
 
 @pytest.mark.parametrize("text", ["", "0,0", "a", "0;1", "-1"])
@@ -75,4 +75,4 @@ def test_bad_seeds(text: str) -> None:
 
 def test_an_unknown_size_is_named() -> None:
     with pytest.raises(ConfigError, match="--size big: choose from tiny, small, paper"):
-        sized("big")
+        find_size("big")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mpdiag.reproduce import Request, reproduce, sized
+from mpdiag.reproduce import ReproductionOptions, find_size, reproduce
 from mpdiag.store import Run
 
 QUIET = Console(quiet=True)
@@ -29,8 +29,8 @@ def test_figures_1_and_4_from_nothing_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
-    size = replace(sized("tiny", FEW), images=(8, 3))
-    request = Request(["figure1", "figure4"], size, [3], tmp_path / "out")
+    size = replace(find_size("tiny", FEW), images=(8, 3))
+    request = ReproductionOptions(["figure1", "figure4"], size, [3], tmp_path / "out")
     assert reproduce(request, QUIET, plan=True) == [] and not (tmp_path / "out").exists()
     files = reproduce(request, QUIET)
     run = Run.open(tmp_path / "out" / "runs" / "baseline-seed-3-matching")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reports.reproduction import TABLES, Made, TrainedRun, rows_of
+from reports.reproduction import TABLES, ReproductionContext, TrainedRun, table_rows
 
 MakeRun = Callable[..., Path]
 STEPS = 40
@@ -26,7 +26,7 @@ def trained_below(make_run: MakeRun) -> Callable[..., list[TrainedRun]]:
         **options: Any,
     ) -> list[TrainedRun]:
         names = dict.fromkeys(
-            row.training for target in targets for row in rows_of(target, as_published=False)
+            row.training for target in targets for row in table_rows(target, as_published=False)
         )
         return [
             _trained(root, make_run, name, seed, ap(name, seed), options)
@@ -66,10 +66,10 @@ def _trained(
 
 
 @pytest.fixture(scope="session")
-def made() -> Callable[..., Made]:
+def made() -> Callable[..., ReproductionContext]:
     """How it was made; `changes` replace what is given."""
 
-    def build(targets: Sequence[str] = tuple(TABLES), **changes: Any) -> Made:
+    def build(targets: Sequence[str] = tuple(TABLES), **changes: Any) -> ReproductionContext:
         cost = {"parameters": 1_234_567, "multiply_adds": 226e9, "frames_per_second": 9.75,
                 "height": 96, "width": 128, "device": "the CPU"}  # fmt: skip
         names = ("baseline", "fixed-matching", "auxiliary-loss")
@@ -84,6 +84,6 @@ def made() -> Callable[..., Made]:
             "noise": None,
             "explanations": {},
         }
-        return Made(**(values | changes))
+        return ReproductionContext(**(values | changes))
 
     return build

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from reports.reproduction import TrainedRun, logged_steps, seconds_a_step
-from reports.reproduction.results import Measure, Results
-from reports.reproduction.training_log import clock_seconds
+from reports.reproduction import TrainedRun, logged_steps, seconds_per_step
+from reports.reproduction.results import SummaryMetric, TrainingResults
+from reports.reproduction.training_log import training_seconds
 
 MakeTrained = Callable[..., list[TrainedRun]]
 SMALL = {"images": 3, "queries": 4, "layers": 3}
@@ -19,14 +19,14 @@ def test_measures_are_those_of_the_summary(make_trained: MakeTrained) -> None:
     (one,) = make_trained(["figure1"], [0], **SMALL)
     summary = json.loads((one.parts["matching"] / "summary.json").read_text())
     layers = summary["layers"]
-    results = Results.read([one])
+    results = TrainingResults.read([one])
     for measure, expected in (
-        (Measure("ap", "AP"), summary["ap"]["ap"]),
-        (Measure("util", "", 1), layers[0]["util"]),
-        (Measure("miou_l", "", 3), layers[2]["miou_l"]),
-        (Measure("miou_l", "", 4), None),
-        (Measure("util", ""), (layers[0]["util"] + layers[1]["util"]) / 2),
-        (Measure("miou_l", ""), sum(layer["miou_l"] for layer in layers) / 3),
+        (SummaryMetric("ap", "AP"), summary["ap"]["ap"]),
+        (SummaryMetric("util", "", 1), layers[0]["util"]),
+        (SummaryMetric("miou_l", "", 3), layers[2]["miou_l"]),
+        (SummaryMetric("miou_l", "", 4), None),
+        (SummaryMetric("util", ""), (layers[0]["util"] + layers[1]["util"]) / 2),
+        (SummaryMetric("miou_l", ""), sum(layer["miou_l"] for layer in layers) / 3),
     ):
         assert results.values("baseline", measure) == {0: pytest.approx(expected, abs=1e-15)}
     assert results.missing == [] and results.num_layers == 3
@@ -34,14 +34,14 @@ def test_measures_are_those_of_the_summary(make_trained: MakeTrained) -> None:
 
 def test_clock_time_counts_every_step_once(make_trained: MakeTrained) -> None:
     (one,) = make_trained(["figure1"], [0], **SMALL)
-    assert logged_steps(one.directory) == 40 and seconds_a_step(one.directory) == 0.5
-    assert clock_seconds(one.directory) == pytest.approx(0.5 * 40)
-    assert Results.read([one]).hours("baseline") == {0: pytest.approx(20 / 3600)}
+    assert logged_steps(one.directory) == 40 and seconds_per_step(one.directory) == 0.5
+    assert training_seconds(one.directory) == pytest.approx(0.5 * 40)
+    assert TrainingResults.read([one]).hours("baseline") == {0: pytest.approx(20 / 3600)}
     with (one.directory / "metrics.json").open("a") as file:
         file.write('{"iteration": 39, "ap": 0.1}\n{"iteration": 4')  # evaluation; torn line
-    assert clock_seconds(one.directory) == pytest.approx(0.5 * 40)
+    assert training_seconds(one.directory) == pytest.approx(0.5 * 40)
     (one.directory / "metrics.json").unlink()
-    assert clock_seconds(one.directory) is None and logged_steps(one.directory) == 0
+    assert training_seconds(one.directory) is None and logged_steps(one.directory) == 0
 
 
 def test_missing_and_unfinished_runs_are_named(make_trained: MakeTrained, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_missing_and_unfinished_runs_are_named(make_trained: MakeTrained, tmp_pa
     shutil.rmtree(first.parts["piloted"])
     header = multi.parts["matching"] / "run.json"
     header.write_text(json.dumps({**json.loads(header.read_text()), "finished": False}))
-    missing = "; ".join(Results.read(trained).missing)
+    missing = "; ".join(TrainingResults.read(trained).missing)
     assert "baseline-seed-0 is not trained: 1 of 40 steps" in missing
     assert "mp-first-layer-seed-0-piloted does not exist" in missing
     assert "mp-all-layers-seed-0-matching is unfinished" in missing

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from mpdiag.store import Run
-from reports.cells import NO_VALUE, part_name, percents
+from reports.formatting import NO_VALUE, format_percents, part_name
 from reports.layer_tables import LayerTable, layer_tables
 
 CONVENTIONS = (
@@ -58,14 +58,16 @@ def describe(run: Run, name: str) -> RunFacts:
     rows = []
     for key, label in CONVENTIONS:
         values = [layer[key] for layer in run.summary["layers"]]
-        first = percents([run.summary.get("util_m0")], 1, NO_VALUE) if key == "util" else [""]
-        rows.append((label, (*first, *percents(values, run.num_layers, NO_VALUE))))
+        first = (
+            format_percents([run.summary.get("util_m0")], 1, NO_VALUE) if key == "util" else [""]
+        )
+        rows.append((label, (*first, *format_percents(values, run.num_layers, NO_VALUE))))
     part = part_name(str(run.header.get("part", "unknown")))
-    facts = tuple(facts_of(run))
+    facts = tuple(run_facts(run))
     return RunFacts(name, part, facts, tuple(layers), tuple(rows), layer_tables(run))
 
 
-def facts_of(run: Run) -> list[tuple[str, str]]:
+def run_facts(run: Run) -> list[tuple[str, str]]:
     """What was analysed and how, and what it comes to: label and text of each fact."""
     header, summary = run.header, run.summary
     checkpoint, dataset = _dict(header.get("checkpoint")), _dict(header.get("dataset"))

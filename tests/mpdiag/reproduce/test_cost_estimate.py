@@ -6,45 +6,47 @@ from pathlib import Path
 import pytest
 import torch
 
-from mpdiag.reproduce import SIZES, Request, pace, run, scheduler, sized
-from mpdiag.reproduce.layout import Layout, Step, command
-from mpdiag.reproduce.pace import estimate
-from mpdiag.reproduce.scheduler import machine_for
+from mpdiag.reproduce import SIZES, ReproductionOptions, find_size, pace, run, scheduler
+from mpdiag.reproduce.cost_estimate import estimate_cost
+from mpdiag.reproduce.directory import Job, ReproductionDirectory, command
+from mpdiag.reproduce.scheduler import plan_machine
 
 
 @pytest.fixture
-def request_of_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request:
+def request_of_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReproductionOptions:
     """The baseline with two seeds, whose first steps take half a second."""
     monkeypatch.setattr(pace, "_first_steps", lambda config, size: (0.5, 1000))
-    return Request(["figure1"], sized("tiny"), [0, 1], tmp_path / "out")
+    return ReproductionOptions(["figure1"], find_size("tiny"), [0, 1], tmp_path / "out")
 
 
-def test_time_is_steps_left_times_their_seconds(request_of_two: Request) -> None:
-    trainings, layout, size = request_of_two.trainings(), request_of_two.layout, sized("tiny")
-    found = estimate(trainings, layout, size, val_images=0)
+def test_time_is_steps_left_times_their_seconds(request_of_two: ReproductionOptions) -> None:
+    trainings, layout, size = request_of_two.trainings(), request_of_two.layout, find_size("tiny")
+    found = estimate_cost(trainings, layout, size, val_images=0)
     assert (found.trainings, found.analyses) == (2, 2)
     assert found.seconds == pytest.approx(2 * 1500 * 0.5)
     assert found.measured_on == "4 steps"
-    more = estimate(trainings, layout, size, val_images=1000)
+    more = estimate_cost(trainings, layout, size, val_images=1000)
     assert more.seconds is not None and more.seconds > found.seconds and more.disk > found.disk
 
 
-def test_earlier_steps_tell_better_and_what_is_done_is_not_counted(request_of_two: Request) -> None:
-    trainings, layout, size = request_of_two.trainings(), request_of_two.layout, sized("tiny")
+def test_earlier_steps_tell_better_and_what_is_done_is_not_counted(
+    request_of_two: ReproductionOptions,
+) -> None:
+    trainings, layout, size = request_of_two.trainings(), request_of_two.layout, find_size("tiny")
     for trained, steps in zip(trainings, (1500, 500), strict=True):
         directory = layout.training(trained.key)
         directory.mkdir(parents=True)
         line = json.dumps({"iteration": steps - 1, "time": 0.2})
         (directory / "metrics.json").write_text(line + "\n")
     (layout.training(trainings[0].key) / "model_final.pth").touch()
-    found = estimate(trainings, layout, size, val_images=0)
+    found = estimate_cost(trainings, layout, size, val_images=0)
     assert (found.trainings, found.analyses) == (1, 2)
     assert found.seconds == pytest.approx(1000 * 0.2)
     assert found.measured_on == "steps of earlier runs"
 
 
-def test_it_is_said_in_words(request_of_two: Request) -> None:
-    found = estimate(request_of_two.trainings(), request_of_two.layout, sized("tiny"), 0)
+def test_it_is_said_in_words(request_of_two: ReproductionOptions) -> None:
+    found = estimate_cost(request_of_two.trainings(), request_of_two.layout, find_size("tiny"), 0)
     machine = scheduler.Machine(({}, {}), 1, "here")
     said = run._in_words(found, 2, machine)
     assert "2 of 2 trainings and 2 analyses are to be done on here, 2 trainings at a time" in said
@@ -62,10 +64,10 @@ def machine(monkeypatch: pytest.MonkeyPatch, gpus: int, cores: int, free: int) -
 def test_one_at_a_time_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine(monkeypatch, gpus=0, cores=8, free=0)
     monkeypatch.setattr(scheduler, "_CPUINFO", tmp_path / "cpuinfo")
-    found = machine_for(SIZES["tiny"], None)
+    found = plan_machine(SIZES["tiny"], None)
     assert (found.slots, found.processes, found.where) == (({},), 1, "8 CPU cores")
     assert str(found) == "8 CPU cores, 1 training at a time"
-    assert machine_for(SIZES["tiny"], 3).slots == ({"OMP_NUM_THREADS": "2"},) * 3
+    assert plan_machine(SIZES["tiny"], 3).slots == ({"OMP_NUM_THREADS": "2"},) * 3
 
 
 def test_a_cpu_is_named_where_linux_names_it(
@@ -75,7 +77,7 @@ def test_a_cpu_is_named_where_linux_names_it(
     monkeypatch.setattr(scheduler, "_CPUINFO", tmp_path / "cpuinfo")
     core = "processor\t: {}\nvendor_id\t: A\nmodel name\t: Fast CPU: the 2nd\n\n"
     (tmp_path / "cpuinfo").write_text(core.format(0) + core.format(1))
-    found = machine_for(SIZES["tiny"], 2)
+    found = plan_machine(SIZES["tiny"], 2)
     assert str(found) == "2 CPU cores (Fast CPU: the 2nd), 2 trainings at a time"
 
 
@@ -87,7 +89,7 @@ def test_as_many_as_memory_and_cores_allow(
     monkeypatch: pytest.MonkeyPatch, gpus: int, cores: int, free: int, count: int
 ) -> None:
     machine(monkeypatch, gpus, cores, free)
-    found = machine_for(SIZES["small"], None)
+    found = plan_machine(SIZES["small"], None)
     assert len(found.slots) == count and found.processes == 1
     used = [slot["CUDA_VISIBLE_DEVICES"] for slot in found.slots]
     assert used == [str(number % gpus) for number in range(count)]
@@ -95,8 +97,10 @@ def test_as_many_as_memory_and_cores_allow(
 
 def test_size_paper_takes_all_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine(monkeypatch, gpus=4, cores=64, free=79)
-    found = machine_for(SIZES["paper"], None)
+    found = plan_machine(SIZES["paper"], None)
     assert (found.slots, found.processes) == (({},), 4)
-    words = command(Step("one", ("train", "recipe"), Layout(tmp_path).training("one")), 4)
+    words = command(
+        Job("one", ("train", "recipe"), ReproductionDirectory(tmp_path).training("one")), 4
+    )
     assert words[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"]
     assert words[-4:] == ["-m", "mpdiag", "train", "recipe"]

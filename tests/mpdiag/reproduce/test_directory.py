@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 
 from mpdiag.errors import RunError
-from mpdiag.reproduce import Request, sized
-from mpdiag.reproduce.layout import Layout
+from mpdiag.reproduce import ReproductionOptions, find_size
+from mpdiag.reproduce.directory import ReproductionDirectory
 
 CALL = {"command": "mpdiag reproduce", "started": "2026-01-01", "machine": "here"}
 
 
-def request(path: Path, *changes: str) -> Request:
-    return Request(["table1"], sized("tiny", changes), [0], path / "out")
+def request(path: Path, *changes: str) -> ReproductionOptions:
+    return ReproductionOptions(["table1"], find_size("tiny", changes), [0], path / "out")
 
 
 def test_a_piloted_training_has_two_analyses_and_each_a_directory(tmp_path: Path) -> None:
-    layout = Layout(tmp_path)
+    layout = ReproductionDirectory(tmp_path)
     baseline, piloted, _ = request(tmp_path).trainings()
     assert [step.name for step in layout.steps(baseline)] == [
         "baseline-seed-0", "baseline-seed-0-matching",
@@ -30,7 +30,7 @@ def test_a_piloted_training_has_two_analyses_and_each_a_directory(tmp_path: Path
 
 
 def test_what_is_finished(tmp_path: Path) -> None:
-    train, analyse = Layout(tmp_path).steps(request(tmp_path).trainings()[0])
+    train, analyse = ReproductionDirectory(tmp_path).steps(request(tmp_path).trainings()[0])
     assert not train.finished and not analyse.finished
     train.output.mkdir(parents=True)
     (train.output / "model_final.pth").touch()
@@ -43,9 +43,12 @@ def test_what_is_finished(tmp_path: Path) -> None:
 
 
 def test_a_directory_remembers_its_trainings_and_every_call(tmp_path: Path) -> None:
-    first, more = request(tmp_path), Request(["table7"], sized("tiny"), [0], tmp_path / "out")
+    first, more = (
+        request(tmp_path),
+        ReproductionOptions(["table7"], find_size("tiny"), [0], tmp_path / "out"),
+    )
     for one in (first, more, first):
-        one.layout.claim("tiny", one.trainings(), CALL)
+        one.layout.register("tiny", one.trainings(), CALL)
     held = json.loads((tmp_path / "out" / "reproduce.json").read_text())
     assert set(held["trainings"]) == {
         f"{name}-seed-0"
@@ -57,15 +60,17 @@ def test_a_directory_remembers_its_trainings_and_every_call(tmp_path: Path) -> N
 
 def test_what_a_directory_must_not_be(tmp_path: Path) -> None:
     one = request(tmp_path)
-    one.layout.claim("tiny", one.trainings(), CALL)
+    one.layout.register("tiny", one.trainings(), CALL)
     with pytest.raises(RunError, match="size tiny"):
-        one.layout.claim("small", one.trainings(), CALL)
+        one.layout.register("small", one.trainings(), CALL)
     other = request(tmp_path, "data.batch_size=8", "log_every=1")
     with pytest.raises(RunError, match=r"baseline-seed-0 with other settings \(data.batch_size\)"):
-        other.layout.claim("tiny", other.trainings(), CALL)
+        other.layout.register("tiny", other.trainings(), CALL)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(RunError, match="other files"):
-        Layout(tmp_path / "mine").claim("tiny", one.trainings(), CALL)
+        ReproductionDirectory(tmp_path / "mine").register("tiny", one.trainings(), CALL)
     with pytest.raises(RunError, match="is a file"):
-        Layout(tmp_path / "mine" / "thesis.tex").claim("tiny", one.trainings(), CALL)
+        ReproductionDirectory(tmp_path / "mine" / "thesis.tex").register(
+            "tiny", one.trainings(), CALL
+        )

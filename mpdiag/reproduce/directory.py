@@ -27,7 +27,7 @@ PARTS = ("matching", "piloted")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Job:
     """A command whose result is kept.
 
     Attributes:
@@ -55,7 +55,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ReproductionDirectory:
     """The directories below DIR."""
 
     root: Path
@@ -73,15 +73,15 @@ class Layout:
         """The run directory of a part of a training's model."""
         return self.root / "runs" / f"{key}-{part}"
 
-    def log(self, step: Step) -> Path:
+    def log(self, step: Job) -> Path:
         """What a step said."""
         return self.root / "logs" / f"{step.name}.log"
 
-    def steps(self, trained: SeededTraining) -> list[Step]:
+    def steps(self, trained: SeededTraining) -> list[Job]:
         """Training and analyses in their order."""
         directory = self.training(trained.key)
         train = ("train", *trained.command, "--output", str(directory), "--resume")
-        steps = [Step(trained.key, train, directory)]
+        steps = [Job(trained.key, train, directory)]
         config = trained.config.data
         where = () if config.root is None else ("--root", str(config.root))
         for part in PARTS if trained.piloted else PARTS[:1]:
@@ -91,7 +91,7 @@ class Layout:
                 "--split", config.val_split, "--task", config.task, "--part", part,
                 "--output", str(run), "--resume",
             )  # fmt: skip
-            steps.append(Step(f"{trained.key}-{part}", words, run))
+            steps.append(Job(f"{trained.key}-{part}", words, run))
         return steps
 
     def manifest(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class Layout:
         calls = self.manifest().get("calls", [])
         return list(dict.fromkeys(str(call["machine"]) for call in calls))
 
-    def claim(
+    def register(
         self, size: str, trainings: Sequence[SeededTraining], call: dict[str, Any] | None
     ) -> None:
         """Note in reproduce.json what is asked for now; `call` is None where nothing is to be done.
@@ -137,7 +137,7 @@ class Layout:
         replace_json(self.root / MANIFEST, content)
 
 
-def command(step: Step, processes: int = 1) -> list[str]:
+def command(step: Job, processes: int = 1) -> list[str]:
     """The command line of a step in this Python; of several processes by torchrun."""
     if processes > 1:
         launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]

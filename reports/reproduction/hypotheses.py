@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 from mpdiag.config import Published
 from reports import paper
-from reports.cells import seeds, signed
-from reports.document import Finding, Value
-from reports.reproduction.results import MATCHING, PILOTED, Measure, Results
-from reports.reproduction.rows import TABLES, table3
-from reports.reproduction.statistics import paired
+from reports.document import Highlight, Value
+from reports.formatting import format_difference, format_seed_count
+from reports.reproduction.results import MATCHING, PILOTED, SummaryMetric, TrainingResults
+from reports.reproduction.seed_statistics import paired_difference
+from reports.reproduction.table_rows import TABLES, table3
 
-AP = Measure("ap", "AP")
-UTIL1, MIOU1 = Measure("util", "Util¹", 1), Measure("miou_l", "mIoU-L¹", 1)
-UTIL, MIOU = Measure("util", "Util, mean"), Measure("miou_l", "mIoU-L, mean")
+AP = SummaryMetric("ap", "AP")
+UTIL1, MIOU1 = SummaryMetric("util", "Util¹", 1), SummaryMetric("miou_l", "mIoU-L¹", 1)
+UTIL, MIOU = SummaryMetric("util", "Util, mean"), SummaryMetric("miou_l", "mIoU-L, mean")
 
 _SERIES = {"baseline": 0, "mp-first-layer": 1, "mp-all-layers": 2}  # rows of the paper's Table 1
 
@@ -27,7 +27,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Hypothesis:
     """`b` is above `a` (sign 1) or below it (-1) in a measure.
 
     `paper` is where the paper has both, where that is not in the rows of the table.
@@ -35,7 +35,7 @@ class Claim:
 
     target: str
     text: str
-    measure: Measure
+    measure: SummaryMetric
     a: Point
     b: Point
     sign: int = 1
@@ -47,47 +47,47 @@ _FIRST, _ALL = Point("mp-first-layer", PILOTED), Point("mp-all-layers", PILOTED)
 _TABLE5 = "table5"
 
 
-def _ap(target: str, text: str, a: str, b: str, sign: int = 1) -> Claim:
-    return Claim(target, text, AP, Point(a), Point(b), sign)
+def _ap(target: str, text: str, a: str, b: str, sign: int = 1) -> Hypothesis:
+    return Hypothesis(target, text, AP, Point(a), Point(b), sign)
 
 
-def _shorter(data: str, text: str, a: str, b: str) -> Claim:
+def _shorter(data: str, text: str, a: str, b: str) -> Hypothesis:
     published = (table3(data, "Mask2Former"), table3(data, "MP-Former"))
-    return Claim("table3", f"MP-Former {text}", AP, Point(a), Point(b), 1, published)
+    return Hypothesis("table3", f"MP-Former {text}", AP, Point(a), Point(b), 1, published)
 
 
-CLAIMS = (
-    Claim("table1", "Util¹ of the MP part exceeds Mask2Former's", UTIL1, _BASE, _FIRST),
-    Claim("table1", "mIoU-L¹ of the MP part exceeds Mask2Former's", MIOU1, _BASE, _FIRST),
-    Claim(
+HYPOTHESES = (
+    Hypothesis("table1", "Util¹ of the MP part exceeds Mask2Former's", UTIL1, _BASE, _FIRST),
+    Hypothesis("table1", "mIoU-L¹ of the MP part exceeds Mask2Former's", MIOU1, _BASE, _FIRST),
+    Hypothesis(
         "table1",
         "Multi-layer MP raises the MP part's Util, in the mean of the layers",
         UTIL,
         _FIRST,
         _ALL,
     ),
-    Claim(
+    Hypothesis(
         "table1",
         "Multi-layer MP raises the MP part's mIoU-L, in the mean of the layers",
         MIOU,
         _FIRST,
         _ALL,
     ),
-    Claim(
+    Hypothesis(
         "table1",
         "Util¹ of the matching part rises under multi-layer MP training",
         UTIL1,
         _BASE,
         Point("mp-all-layers"),
     ),
-    Claim(
+    Hypothesis(
         "table1",
         "Util of the matching part rises so in the mean of the layers",
         UTIL,
         _BASE,
         Point("mp-all-layers"),
     ),
-    Claim(
+    Hypothesis(
         "table1",
         "mIoU-L of the matching part rises so in the mean of the layers",
         MIOU,
@@ -157,14 +157,14 @@ CLAIMS = (
     ),
     _ap("table7", "A fixed matching scheme loses AP", "baseline", "fixed-matching", -1),
     _ap("table7", "The auxiliary loss loses AP", "baseline", "auxiliary-loss", -1),
-    Claim(
+    Hypothesis(
         "table7",
         "A fixed matching scheme raises Util (its aim), in the mean of the layers",
         UTIL,
         _BASE,
         Point("fixed-matching"),
     ),
-    Claim(
+    Hypothesis(
         "table7",
         "The auxiliary loss raises mIoU-L (its aim), in the mean of the layers",
         MIOU,
@@ -175,39 +175,39 @@ CLAIMS = (
 """Those of the tables; what the paper says without printing a figure has none beside it."""
 
 
-def judged(
-    target: str, results: Results, trainings: frozenset[str]
-) -> Iterator[tuple[Finding, Value]]:
+def evaluate_hypotheses(
+    target: str, results: TrainingResults, trainings: frozenset[str]
+) -> Iterator[tuple[Highlight, Value]]:
     """The claims of a table whose trainings were asked for."""
-    for claim in CLAIMS:
+    for claim in HYPOTHESES:
         if claim.target != target or not {claim.a.training, claim.b.training} <= trainings:
             continue
-        found = paired(
+        found = paired_difference(
             results.values(claim.a.training, claim.measure, claim.a.part),
             results.values(claim.b.training, claim.measure, claim.b.part),
         )
         answer, said = "unknown", "no seed has both runs"
         if found is not None:
             answer = found.verdict(claim.sign)
-            said = f"{signed(found.mean, found.half)} ({seeds(found.count)})"
+            said = f"{format_difference(found.mean, found.half)} ({format_seed_count(found.count)})"
         text = f"{target.replace('table', 'Table ')}: {claim.text}"
         yield (
-            Finding(text, answer, said, _published(claim)),
+            Highlight(text, answer, said, _published(claim)),
             Value(target, f"claim: {answer}", claim.text, claim.b.part, claim.measure.key,
                   claim.measure.layer, "mean", None if found is None else found.mean),
         )  # fmt: skip
 
 
-def _published(claim: Claim) -> str:
+def _published(claim: Hypothesis) -> str:
     """The paper's difference in percentage points; empty where it prints none."""
     if claim.paper is not None:
         a, b = (_fraction(reference) for reference in claim.paper)
     else:
         a, b = (_figure(claim, point) for point in (claim.a, claim.b))
-    return "" if a is None or b is None else signed(b - a)
+    return "" if a is None or b is None else format_difference(b - a)
 
 
-def _figure(claim: Claim, point: Point) -> float | None:
+def _figure(claim: Hypothesis, point: Point) -> float | None:
     if claim.target == "table1":
         row = paper.table1()[_SERIES[point.training]]
         if row.part != point.part:

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mpdiag.data import generate, load_dataset
-from mpdiag.reproduce.measures import noise_overlap
+from mpdiag.data import generate_synthetic, load_dataset
+from mpdiag.reproduce.measurements import noise_overlap
 
 
 @pytest.fixture(scope="module")
 def overlap(tmp_path_factory: pytest.TempPathFactory) -> dict:
     root = tmp_path_factory.mktemp("data")
-    generate(root / "synthetic", train=1, val=12, size=96)
+    generate_synthetic(root / "synthetic", train=1, val=12, size=96)
     return noise_overlap(load_dataset("synthetic", root=root, split="val", task="instance"))
 
 
@@ -60,6 +60,6 @@ def test_boxes_stay_boxes(overlap: dict) -> None:
 
 
 def test_the_same_data_give_the_same_numbers(overlap: dict, tmp_path: Path) -> None:
-    generate(tmp_path / "synthetic", train=1, val=12, size=96)
+    generate_synthetic(tmp_path / "synthetic", train=1, val=12, size=96)
     again = noise_overlap(load_dataset("synthetic", root=tmp_path, split="val", task="instance"))
     assert again == overlap

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-UNKNOWN = "–"  # noqa: RUF001  (an en dash is what tables show for an unknown figure)
+UNAVAILABLE = "–"  # noqa: RUF001  (an en dash is what tables show for an unknown figure)
 NO_VALUE = "n/a"
 
 
-def percents(values: Sequence[float | None], columns: int, missing: str) -> list[str]:
+def format_percents(values: Sequence[float | None], columns: int, missing: str) -> list[str]:
     """Percent with one decimal; `missing` for None and NaN, and empty cells up to `columns`."""
     cells = [
         missing if value is None or math.isnan(value) else f"{100 * value:.1f}" for value in values
@@ -19,13 +19,13 @@ def percents(values: Sequence[float | None], columns: int, missing: str) -> list
 MINUS = "\N{MINUS SIGN}"
 
 
-def signed(value: float, half: float | None = None) -> str:
+def format_difference(value: float, half: float | None = None) -> str:
     """A difference of fractions in percentage points, with the half of its interval."""
     interval = "" if half is None else f" ± {100 * half:.1f}"
     return f"{100 * value:+z.1f}{interval}".replace("-", MINUS)
 
 
-def seeds(count: int) -> str:
+def format_seed_count(count: int) -> str:
     """A number of seeds in words."""
     return "1 seed" if count == 1 else f"{count} seeds"
 
@@ -35,7 +35,7 @@ def part_name(part: str) -> str:
     return "MP part" if part == "piloted" else f"{part} part"
 
 
-def inert(cell: Any) -> Any:
+def escape_formula(cell: Any) -> Any:
     """The cell of a CSV, quoted where a spreadsheet would take it for a formula; numbers stay."""
     text = str(cell)
     if not text.startswith(("=", "@", "+", "-", "\t", "\r")):

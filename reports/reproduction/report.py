@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports import paper
-from reports.document import Document, Finding, Picture, Section, Value
+from reports.document import Document, Highlight, Picture, Section, Value
 from reports.figures import draw_curves
-from reports.reproduction.claims import judged
 from reports.reproduction.figures import figure1, figure4
-from reports.reproduction.results import Measure, Results, TrainedRun
-from reports.reproduction.rows import TABLE3_AS_PUBLISHED, TABLES, TableRow
-from reports.reproduction.statistics import RULE, spread
-from reports.reproduction.tables import Written, ablation, shown_parts, table1, table3, table7
-from reports.table1 import Series, Table1
+from reports.reproduction.hypotheses import evaluate_hypotheses
+from reports.reproduction.results import SummaryMetric, TrainedRun, TrainingResults
+from reports.reproduction.seed_statistics import DECISION_RULE, seed_statistics
+from reports.reproduction.table_rows import TABLE3_AS_PUBLISHED, TABLES, TableRow
+from reports.reproduction.tables import TableBuilder, ablation, shown_parts, table1, table3, table7
+from reports.table1 import Table1, Table1Row
 
 TITLES = {
     "table1": "Table 1: layers of Mask2Former and MP training",
@@ -32,7 +32,7 @@ _ABLATIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class ReproductionContext:
     """How a reproduction was made, and what it left beside its runs.
 
     Attributes:
@@ -41,7 +41,7 @@ class Made:
         command: that makes it again.
         machines: that trained, in words.
         seeds: asked for.
-        costs: of models by training, as `mpdiag.reproduce.measures` gives them.
+        costs: of models by training, as `mpdiag.reproduce.measurements` gives them.
         noise: IoU of noised masks, likewise; None where it was not asked for.
         explanations: paragraphs on each target, written by people.
     """
@@ -57,21 +57,21 @@ class Made:
     explanations: Mapping[str, Sequence[str]]
 
 
-def rows_of(target: str, *, as_published: bool) -> tuple[TableRow, ...]:
+def table_rows(target: str, *, as_published: bool) -> tuple[TableRow, ...]:
     """The rows of a table; Table 3 has others at the size of the paper."""
     return TABLE3_AS_PUBLISHED if as_published and target == "table3" else TABLES[target]
 
 
-def build(trained: Sequence[TrainedRun], made: Made) -> Document:
+def build(trained: Sequence[TrainedRun], made: ReproductionContext) -> Document:
     """The document of all targets."""
-    results = Results.read(trained)
+    results = TrainingResults.read(trained)
     names = frozenset(one.name for one in trained)
     sections, findings, values = [], [], []
     for target in made.targets:
         section, numbers = _section(target, results, made)
         sections.append(section)
         values += numbers
-        for finding, value in judged(target, results, names):
+        for finding, value in evaluate_hypotheses(target, results, names):
             findings.append(finding)
             values.append(value)
     opening = _opening(findings, results, made)
@@ -80,18 +80,22 @@ def build(trained: Sequence[TrainedRun], made: Made) -> Document:
     return Document("report", title, facts, (opening, *sections), tuple(values))
 
 
-def _opening(findings: Sequence[Finding], results: Results, made: Made) -> Section:
+def _opening(
+    findings: Sequence[Highlight], results: TrainingResults, made: ReproductionContext
+) -> Section:
     text = [f"Size {made.size}: {made.about}. Trainings with the seeds {_list(made.seeds)}."]
     if findings:
         counts = Counter(finding.answer for finding in findings)
         said = ", ".join(f"{counts[answer]} {answer}" for answer in sorted(counts, reverse=True))
-        text += [f"Of {len(findings)} claims of the paper: {said}.", RULE]
+        text += [f"Of {len(findings)} claims of the paper: {said}.", DECISION_RULE]
     if results.missing:
         text.append(f"Missing: {'; '.join(results.missing)}.")
     return Section("What holds here", tuple(text), tuple(findings))
 
 
-def _section(target: str, results: Results, made: Made) -> tuple[Section, list[Value]]:
+def _section(
+    target: str, results: TrainingResults, made: ReproductionContext
+) -> tuple[Section, list[Value]]:
     remarks = tuple(made.explanations.get(target, ()))
     if target in ("figure1", "figure4"):
         drawn = (
@@ -100,7 +104,7 @@ def _section(target: str, results: Results, made: Made) -> tuple[Section, list[V
             else figure4(made.noise)
         )
         return Section(drawn.title, drawn.text, (), drawn.tables, drawn.pictures, remarks), []
-    rows = rows_of(target, as_published=made.size == "paper")
+    rows = table_rows(target, as_published=made.size == "paper")
     written = _table(target, rows, results, made)
     pictures = _curves(rows, results) if target == "table1" else ()
     title = TITLES[target]
@@ -108,7 +112,9 @@ def _section(target: str, results: Results, made: Made) -> tuple[Section, list[V
     return section, written.values
 
 
-def _table(target: str, rows: Sequence[TableRow], results: Results, made: Made) -> Written:
+def _table(
+    target: str, rows: Sequence[TableRow], results: TrainingResults, made: ReproductionContext
+) -> TableBuilder:
     if target == "table1":
         return table1(rows, results)
     if target == "table3":
@@ -119,7 +125,7 @@ def _table(target: str, rows: Sequence[TableRow], results: Results, made: Made) 
     return ablation(target, title, rows, results, base)
 
 
-def _curves(rows: Sequence[TableRow], results: Results) -> tuple[Picture, ...]:
+def _curves(rows: Sequence[TableRow], results: TrainingResults) -> tuple[Picture, ...]:
     """Table 1 as curves: means over seeds, and the paper's."""
     series = []
     for row, part in shown_parts(rows, results):
@@ -128,10 +134,12 @@ def _curves(rows: Sequence[TableRow], results: Results) -> tuple[Picture, ...]:
             tuple(_mean(results, row.training, key, layer, part) for layer in layers)
             for key in ("miou_l", "util")
         )
-        series.append(Series(row.label, part, "run", miou, util))
+        series.append(Table1Row(row.label, part, "run", miou, util))
     if not series:
         return ()
-    series += [Series(row.model, row.part, "paper", row.miou_l, row.util) for row in paper.table1()]
+    series += [
+        Table1Row(row.model, row.part, "paper", row.miou_l, row.util) for row in paper.table1()
+    ]
     table = Table1(tuple(series), max(len(one.util) for one in series))
     caption = (
         "Means over seeds, and as published (grey; broken where a figure is not legible in our "
@@ -145,12 +153,12 @@ def _layers(run: Any) -> range:
     return range(1, run.num_layers + 1)
 
 
-def _mean(results: Results, training: str, key: str, layer: int, part: str) -> float | None:
-    found = spread(results.values(training, Measure(key, key, layer), part).values())
+def _mean(results: TrainingResults, training: str, key: str, layer: int, part: str) -> float | None:
+    found = seed_statistics(results.values(training, SummaryMetric(key, key, layer), part).values())
     return None if found is None else found.mean
 
 
-def _facts(results: Results, made: Made) -> Iterator[tuple[str, str]]:
+def _facts(results: TrainingResults, made: ReproductionContext) -> Iterator[tuple[str, str]]:
     yield "Command", made.command
     yield "Size", f"{made.size}: {made.about}"
     yield "Seeds", _list(made.seeds)

@@ -5,24 +5,28 @@ import statistics
 import pytest
 from scipy.stats import ttest_rel
 
-from reports.reproduction.statistics import Difference, paired, spread
+from reports.reproduction.seed_statistics import (
+    PairedDifference,
+    paired_difference,
+    seed_statistics,
+)
 
 A = {0: 0.2297, 1: 0.2319, 2: 0.2218}
 B = {0: 0.2497, 1: 0.2466, 2: 0.2532}
 
 
 def test_spread_is_mean_and_sample_deviation() -> None:
-    found = spread([*A.values(), None])
+    found = seed_statistics([*A.values(), None])
     assert found is not None and found.count == 3
     assert found.mean == pytest.approx(statistics.mean(A.values()), abs=1e-15)
     assert found.deviation == pytest.approx(statistics.stdev(A.values()), abs=1e-15)
-    one = spread([0.5])
+    one = seed_statistics([0.5])
     assert one is not None and one.deviation is None
-    assert spread([None]) is None
+    assert seed_statistics([None]) is None
 
 
 def test_paired_difference_has_the_interval_of_a_paired_t_test() -> None:
-    found = paired(A, B)
+    found = paired_difference(A, B)
     low, high = ttest_rel(list(B.values()), list(A.values())).confidence_interval(0.95)
     assert found is not None and found.half is not None
     assert found.mean - found.half == pytest.approx(low, abs=1e-12)
@@ -30,10 +34,10 @@ def test_paired_difference_has_the_interval_of_a_paired_t_test() -> None:
 
 
 def test_seeds_are_paired_and_lonely_ones_left_out() -> None:
-    found = paired({0: 0.1, 1: 0.2, 3: None}, {1: 0.5, 2: 0.9, 3: 0.1})
+    found = paired_difference({0: 0.1, 1: 0.2, 3: None}, {1: 0.5, 2: 0.9, 3: 0.1})
     assert found is not None and (found.count, found.half) == (1, None)
     assert found.mean == pytest.approx(0.3)
-    assert paired({0: 0.1}, {1: 0.2}) is None
+    assert paired_difference({0: 0.1}, {1: 0.2}) is None
 
 
 @pytest.mark.parametrize(
@@ -49,4 +53,4 @@ def test_seeds_are_paired_and_lonely_ones_left_out() -> None:
     ],
 )
 def test_the_rule(mean: float, half: float | None, sign: int, verdict: str) -> None:
-    assert Difference(mean, half, 3).verdict(sign) == verdict
+    assert PairedDifference(mean, half, 3).verdict(sign) == verdict

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from reports.document import write_document
-from reports.reproduction import Made, TrainedRun, build
+from reports.reproduction import ReproductionContext, TrainedRun, build
 
 MakeTrained = Callable[..., list[TrainedRun]]
-MakeMade = Callable[..., Made]
+MakeContext = Callable[..., ReproductionContext]
 SMALL = {"images": 4, "queries": 4, "layers": 9}
 TARGETS = ("table1", "table7", "figure1")
 
 
 @pytest.fixture(scope="module")
 def written(
-    tmp_path_factory: pytest.TempPathFactory, trained_below: MakeTrained, made: MakeMade
+    tmp_path_factory: pytest.TempPathFactory, trained_below: MakeTrained, made: MakeContext
 ) -> tuple[list[TrainedRun], dict[str, bytes]]:
     """Trainings of two seeds, and the files of their report, on a certain day."""
     root = tmp_path_factory.mktemp("reproduction")
@@ -34,7 +34,7 @@ def written(
 def test_the_same_runs_give_the_same_bytes(
     tmp_path: Path,
     written: tuple[list[TrainedRun], dict[str, bytes]],
-    made: MakeMade,
+    made: MakeContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
@@ -110,7 +110,7 @@ def test_the_papers_figures_stand_beside_ours(
     assert "1.23M | 226G | 9.8 |" in text
 
 
-def test_rows_stand_in_the_papers_groups(make_trained: MakeTrained, made: MakeMade) -> None:
+def test_rows_stand_in_the_papers_groups(make_trained: MakeTrained, made: MakeContext) -> None:
     scores = {"mp-all-layers": 0.25, "mp-all-large": 0.125, "mp-match": 0.5, "mp-label-noise": 0.25}
     trained = make_trained(("table6",), ap=lambda name, seed: scores[name] + seed / 8, **SMALL)
     table = build(trained, made(("table6",))).sections[1].tables[0]
@@ -139,7 +139,7 @@ def test_a_page_needs_no_other_file(written: tuple[list[TrainedRun], dict[str, b
 
 
 def test_what_is_missing_is_named_and_explanations_stand_at_their_table(
-    make_trained: MakeTrained, made: MakeMade, tmp_path: Path
+    make_trained: MakeTrained, made: MakeContext, tmp_path: Path
 ) -> None:
     trained = make_trained(["table7"], [0], images=2, queries=3, layers=2)
     shutil.rmtree(trained[1].parts["matching"])

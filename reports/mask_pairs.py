@@ -19,7 +19,7 @@ Array = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class MaskPair:
     """A query's masks in layers `layer` - 1 and `layer`, both not empty, and what they have in
     common; `label` is the class of the object that it matches in the last layer."""
 
@@ -31,7 +31,7 @@ class Pair:
     label: str
 
 
-def worst_pairs(run: Run, count: int) -> list[Pair]:
+def lowest_iou_pairs(run: Run, count: int) -> list[MaskPair]:
     """The pairs of least IoU, one a query, larger masks first.
 
     Of the queries that match an object in the last layer and whose masks are kept
@@ -63,7 +63,7 @@ def worst_pairs(run: Run, count: int) -> list[Pair]:
     )
     classes = run.header.get("classes") or []
     return [
-        Pair(
+        MaskPair(
             int(row["image_id"]),
             str(row["file_name"]),
             int(row["query"]),
@@ -79,12 +79,12 @@ def _name(classes: list[dict[str, object]], label: int) -> str:
     return str(classes[label]["name"]) if label < len(classes) else ""
 
 
-def draw_pairs(run: Run, pairs: list[Pair], stem: str) -> tuple[Picture, ...]:
+def draw_pairs(run: Run, pairs: list[MaskPair], stem: str) -> tuple[Picture, ...]:
     """Each pair as a picture: the layer before, then the layer, the masks in red."""
     return tuple(_draw(run, pair, f"{stem}-{number}.jpg") for number, pair in enumerate(pairs, 1))
 
 
-def _draw(run: Run, pair: Pair, file: str) -> Picture:
+def _draw(run: Run, pair: MaskPair, file: str) -> Picture:
     masks = run.masks(pair.image_id, pair.query)
     canvas = _canvas(run, pair, masks.shape[1:])
     sides = [_red_over(canvas, mask) for mask in masks[pair.layer - 1 : pair.layer + 1]]
@@ -100,7 +100,7 @@ def _draw(run: Run, pair: Pair, file: str) -> Picture:
     return Picture(file, stream.getvalue(), caption, f"Two masks. {caption}", small=True)
 
 
-def _canvas(run: Run, pair: Pair, shape: tuple[int, ...]) -> Array:
+def _canvas(run: Run, pair: MaskPair, shape: tuple[int, ...]) -> Array:
     """The picture, nearly grey, so that a red object is not taken for a mask."""
     width = max(1, round(HEIGHT * shape[1] / max(shape[0], 1)))
     try:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from mpdiag.store import Run
-from reports.failures import RED, draw_pairs, worst_pairs
+from reports.mask_pairs import RED, draw_pairs, lowest_iou_pairs
 
 MakeRun = Callable[..., Path]
 
@@ -40,14 +40,14 @@ def test_worst_pairs_are_those_of_least_iou(tmp_path: Path, make_run: MakeRun) -
     run = Run.open(make_run(tmp_path / "run", images=8, layers=5))
     expected = by_hand(run)
     assert len(expected) > 6
-    found = [(one.iou, one.image_id, one.query, one.layer) for one in worst_pairs(run, 6)]
+    found = [(one.iou, one.image_id, one.query, one.layer) for one in lowest_iou_pairs(run, 6)]
     np.testing.assert_allclose([one[0] for one in found], [one[0] for one in expected[:6]])
     assert [one[1:] for one in found] == [one[1:] for one in expected[:6]]
 
 
 def test_a_pair_shows_both_masks_in_red(tmp_path: Path, make_run: MakeRun) -> None:
     run = Run.open(make_run(tmp_path / "run", images=8, layers=5))
-    pair = worst_pairs(run, 1)[0]
+    pair = lowest_iou_pairs(run, 1)[0]
     (picture,) = draw_pairs(run, [pair], "pair")
     assert picture.file == "pair-1.jpg"
     assert f"Query {pair.query} of the {pair.label} in layers {pair.layer - 1}" in picture.caption
@@ -68,4 +68,4 @@ def test_without_kept_masks_there_are_no_pairs(tmp_path: Path, make_run: MakeRun
     path = make_run(tmp_path / "run")
     for file in (path / "masks").iterdir():
         file.unlink()
-    assert worst_pairs(Run.open(path), 5) == []
+    assert lowest_iou_pairs(Run.open(path), 5) == []

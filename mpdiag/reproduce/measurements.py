@@ -9,9 +9,15 @@ from torch import Tensor
 
 from mpdiag.checkpoints import load_checkpoint
 from mpdiag.data import ResizeShortestEdge, SegmentationDataset, drop_empty, padded_targets
-from mpdiag.models.complexity import frames_per_second, multiply_adds, parameters
+from mpdiag.models.complexity import count_multiply_adds, frames_per_second, parameters
 from mpdiag.models.mask2former import padded_size
-from mpdiag.models.mask_noise import FINEST, PointNoise, ScaleNoise, ShiftNoise, SlotMasks
+from mpdiag.models.mask_noise import (
+    PREDICTION_STRIDE,
+    PointNoise,
+    QueryMasks,
+    ScaleNoise,
+    ShiftNoise,
+)
 
 IMAGES = 300  # whose masks are noised
 RATIOS = (0.1, 0.2)  # of appendix A's example, and of training
@@ -20,7 +26,7 @@ BINS = 20
 _EXAMPLES = 3
 _QUANTILES = (0.05, 0.5, 0.95)
 
-Noise = Callable[[SlotMasks, tuple[int, int], Sequence[torch.Generator]], Tensor]
+Noise = Callable[[QueryMasks, tuple[int, int], Sequence[torch.Generator]], Tensor]
 
 
 def model_costs(checkpoints: Mapping[str, Path], height: int, width: int) -> dict[str, Any]:
@@ -39,8 +45,8 @@ def model_costs(checkpoints: Mapping[str, Path], height: int, width: int) -> dic
     for name, path in checkpoints.items():
         model = load_checkpoint(path).model
         costs[name] = {
-            "parameters": parameters(model)["total"],
-            "multiply_adds": multiply_adds(model, height, width)["total"],
+            "parameters": count_parameters(model)["total"],
+            "multiply_adds": count_multiply_adds(model, height, width)["total"],
             "frames_per_second": frames_per_second(model.to(device).eval(), height, width),
             "height": height,
             "width": width,
@@ -90,10 +96,10 @@ def _noised(
     masks: Tensor, size: tuple[int, int], seed: int
 ) -> Iterator[tuple[tuple[str, float, int], Tensor, Tensor]]:
     """(noise, ratio, stride), and (G, h, w) bool: the masks noised, and as they are."""
-    slots = SlotMasks([masks], torch.arange(len(masks))[None])
-    boxes = SlotMasks([_filled_boxes(slots.finest()[0], masks)], slots.gt)
+    slots = QueryMasks([masks], torch.arange(len(masks))[None])
+    boxes = QueryMasks([_filled_boxes(slots.at_prediction_stride()[0], masks)], slots.gt)
     for ratio in RATIOS:
-        kinds: tuple[tuple[str, Noise, SlotMasks], ...] = (
+        kinds: tuple[tuple[str, Noise, QueryMasks], ...] = (
             ("point", PointNoise(ratio), slots),
             ("shift", ShiftNoise(ratio), slots),
             ("scale", ScaleNoise(ratio), slots),
@@ -111,8 +117,8 @@ def _filled_boxes(finest: Tensor, masks: Tensor) -> Tensor:
     rows, columns = finest.any(2), finest.any(1)
     return (
         (_between(rows)[:, :, None] & _between(columns)[:, None, :])
-        .repeat_interleave(FINEST, 1)
-        .repeat_interleave(FINEST, 2)[:, : masks.shape[1], : masks.shape[2]]
+        .repeat_interleave(PREDICTION_STRIDE, 1)
+        .repeat_interleave(PREDICTION_STRIDE, 2)[:, : masks.shape[1], : masks.shape[2]]
     )
 
 
@@ -154,7 +160,7 @@ def _keep_example(
 ) -> None:
     """The largest mask of each of the first images, as rows of 0 and 1, as training sees it."""
     noise, ratio, stride = key
-    if ratio != RATIOS[-1] or stride != FINEST or len(examples) >= 4 * _EXAMPLES:
+    if ratio != RATIOS[-1] or stride != PREDICTION_STRIDE or len(examples) >= 4 * _EXAMPLES:
         return
     largest = int(clean.flatten(1).sum(1).argmax())
     examples.append(

@@ -11,11 +11,11 @@ from tempfile import TemporaryDirectory
 import torch
 
 from mpdiag.config import TrainConfig
-from mpdiag.data import TrainingBatches, augmentation, generate, load_dataset
+from mpdiag.data import TrainingBatches, build_augmentation, generate_synthetic, load_dataset
 from mpdiag.errors import DataError
+from mpdiag.reproduce.directory import Job, ReproductionDirectory, read_json
 from mpdiag.reproduce.experiments import SeededTraining, Size
-from mpdiag.reproduce.layout import Layout, Step, read_json
-from reports.reproduction import logged_steps, seconds_a_step
+from reports.reproduction import logged_steps, seconds_per_step
 from trainers.loop import fit
 from trainers.ranks import Ranks
 from trainers.trainer import Trainer
@@ -33,7 +33,7 @@ _ANALYSIS = 1.5
 
 
 @dataclass(slots=True)
-class Estimate:
+class CostEstimate:
     """What is left to do.
 
     Attributes:
@@ -50,10 +50,10 @@ class Estimate:
     disk: int
 
 
-class Pace:
+class StepTimes:
     """Seconds of a step of each method: of earlier runs in the directory, else of a few steps."""
 
-    def __init__(self, layout: Layout, size: Size) -> None:
+    def __init__(self, layout: ReproductionDirectory, size: Size) -> None:
         self.layout, self.size = layout, size
         self._measured: dict[bool, tuple[float, int]] = {}
         self.first_steps = False
@@ -69,18 +69,18 @@ class Pace:
         if trained.piloted not in self._measured:
             self._measured[trained.piloted] = _first_steps(trained.config, self.size)
         seconds, parameters = self._measured[trained.piloted]
-        logged = seconds_a_step(self.layout.training(trained.key))
+        logged = seconds_per_step(self.layout.training(trained.key))
         if logged is None:
             self.first_steps = True
         return logged or seconds, parameters
 
 
-def estimate(
-    trainings: Sequence[SeededTraining], layout: Layout, size: Size, val_images: int
-) -> Estimate:
+def estimate_cost(
+    trainings: Sequence[SeededTraining], layout: ReproductionDirectory, size: Size, val_images: int
+) -> CostEstimate:
     """What is left of these trainings and their analyses."""
-    pace = Pace(layout, size)
-    found = Estimate(0, 0, 0.0, "", 0)
+    pace = StepTimes(layout, size)
+    found = CostEstimate(0, 0, 0.0, "", 0)
     if size.images and not (layout.data / "synthetic" / "synthetic.json").is_file():
         found.disk += sum(size.images) * 9_000
     for trained in trainings:
@@ -103,9 +103,9 @@ def estimate(
 
 
 def _of(
-    step: Step,
+    step: Job,
     trained: SeededTraining,
-    layout: Layout,
+    layout: ReproductionDirectory,
     seconds: float,
     parameters: int,
     val_images: int,
@@ -131,7 +131,7 @@ def _first_steps(config: TrainConfig, size: Size) -> tuple[float, int]:
         root = config.data.root
         if size.images is not None:
             root = Path(folder)
-            generate(root / "synthetic", train=_IMAGES, val=1)
+            generate_synthetic(root / "synthetic", train=_IMAGES, val=1)
         data = config.data
         dataset = load_dataset(data.dataset, root=root, split=data.train_split, task=data.task)
         share = -(-data.batch_size // max(torch.cuda.device_count(), 1))
@@ -139,13 +139,13 @@ def _first_steps(config: TrainConfig, size: Size) -> tuple[float, int]:
             dataset,
             share if size.alone else data.batch_size,
             seed=0,
-            transform=augmentation(data),
+            transform=build_augmentation(data),
             filter_empty=True,
         )
         fitted = fit(config, len(dataset.classes), batches.num_images)
         trainer = Trainer(fitted, dataset.classes, Ranks.join())
         stream = batches.start(0)
-        seconds = [_timed(lambda: trainer.step(next(stream), batches.slots)[1].item())
+        seconds = [_timed(lambda: trainer.step(next(stream), batches.batch_positions)[1].item())
                    for _ in range(STEPS + 1)]  # fmt: skip
     parameters = sum(weights.numel() for weights in trainer.model.parameters())
     return statistics.median(seconds[1:]), parameters

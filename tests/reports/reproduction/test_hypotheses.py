@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from mpdiag.reproduce.experiments import TRAININGS
 from reports.reproduction import TABLES, TrainedRun
-from reports.reproduction.claims import CLAIMS, judged
-from reports.reproduction.results import Results
+from reports.reproduction.hypotheses import HYPOTHESES, evaluate_hypotheses
+from reports.reproduction.results import TrainingResults
 
 MakeTrained = Callable[..., list[TrainedRun]]
 SMALL = {"images": 2, "queries": 3, "layers": 2}
@@ -13,7 +13,9 @@ SMALL = {"images": 2, "queries": 3, "layers": 2}
 
 def answers(target: str, trained: list[TrainedRun]) -> dict[str, tuple[str, str, str]]:
     names = frozenset(one.name for one in trained)
-    found = [finding for finding, _ in judged(target, Results.read(trained), names)]
+    found = [
+        finding for finding, _ in evaluate_hypotheses(target, TrainingResults.read(trained), names)
+    ]
     return {one.text: (one.answer, one.measured, one.published) for one in found}
 
 
@@ -62,6 +64,6 @@ def test_the_papers_differences(make_trained: MakeTrained) -> None:
 
 def test_every_claim_is_about_rows_of_its_table() -> None:
     assert {row.training for rows in TABLES.values() for row in rows} <= TRAININGS.keys()
-    for claim in CLAIMS:
+    for claim in HYPOTHESES:
         assert {claim.a.training, claim.b.training} <= TRAININGS.keys(), claim.text
         assert claim.sign in (1, -1)
