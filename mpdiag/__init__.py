@@ -1,7 +1,7 @@
-"""mpdiag: find out where a query-based segmenter goes wrong, layer by layer.
+"""mpdiag: diagnose query-based segmentation models, decoder layer by decoder layer.
 
-The names below are the public interface; each is imported on first use, so that the
-dashboard and the reports open a run directory without importing torch.
+`__all__` is the public interface. Names are imported on first use, so that the dashboard and the
+reports open a run directory without importing torch.
 """
 
 from importlib import import_module

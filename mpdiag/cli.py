@@ -1,4 +1,4 @@
-"""The door: every command, and what they all share."""
+"""The `mpdiag` command: registers all commands and handles their errors."""
 
 import logging
 import sys
@@ -14,9 +14,9 @@ from mpdiag.commands.analyze import analyze
 from mpdiag.commands.bench import bench_app
 from mpdiag.commands.checkpoint import convert, info
 from mpdiag.commands.data import data_app
-from mpdiag.commands.look import compare, dashboard, report
 from mpdiag.commands.options import err, out
 from mpdiag.commands.reproduce import reproduce
+from mpdiag.commands.runs import compare, dashboard, report
 from mpdiag.commands.train import train
 from mpdiag.errors import MpdiagError
 
@@ -33,7 +33,7 @@ app = typer.Typer(
 def common(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    """Settings of every command."""
+    """Configure logging for every command."""
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.INFO,
         format="%(message)s",
@@ -45,18 +45,18 @@ def common(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
+    output: Annotated[Path, typer.Option(help="Output directory.")] = Path("runs/demo"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="A few steps of each, to see that all parts work.")
+        bool, typer.Option("--quick", help="Run a few steps of each, as a smoke test.")
     ] = False,
 ) -> None:
-    """The main job on the embedded data: train two models, analyse them, report."""
+    """Train two tiny models on synthetic data, analyse them, and write a report."""
     from mpdiag.demo import run_demo
 
     run_demo(output, out, quick=quick)
 
 
-# A value of detectron2's may be below zero, which looks like an option.
+# Values of detectron2 settings can be negative, which looks like an option.
 app.command(context_settings={"ignore_unknown_options": True})(train)
 for command in (analyze, report, compare, reproduce, dashboard, info, convert):
     app.command()(command)
@@ -64,7 +64,7 @@ for command in (analyze, report, compare, reproduce, dashboard, info, convert):
 
 @app.command()
 def doctor() -> None:
-    """What is installed, which backend will run and why, which data sets are there."""
+    """Show installed packages, available backends, and data sets that were found."""
     from mpdiag.doctor import doctor as run
 
     for table in run():
@@ -76,20 +76,22 @@ app.add_typer(bench_app, name="bench")
 
 
 def main() -> None:
-    """Run a command; what the user can mend is one sentence and exit status 2."""
+    """Run a command. A user error prints one line and exits with code 2."""
     keep_freed_memory()
     try:
         app()
     except MpdiagError as error:
         if "--debug" in sys.argv:
             raise
-        _refuse(str(error))
-    except OSError as error:  # of a path: not writable, no directory, a full disk
+        _exit_with_error(str(error))
+    except OSError as error:  # a path that is not writable or no directory, or a full disk
         if "--debug" in sys.argv or error.filename is None:
             raise
-        _refuse(f"{error.filename} can't be used ({error.strerror}): give another place")
+        _exit_with_error(
+            f"{error.filename}: cannot be used ({error.strerror}); choose another path"
+        )
 
 
-def _refuse(sentence: str) -> NoReturn:
-    err.print(f"[bold red]error:[/] {escape(sentence)}", soft_wrap=True, highlight=False)
+def _exit_with_error(message: str) -> NoReturn:
+    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
     sys.exit(2)

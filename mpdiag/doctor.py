@@ -1,4 +1,4 @@
-"""`mpdiag doctor`: what is installed, which backend will run and why, which data sets are there."""
+"""`mpdiag doctor`: report installed packages, available backends and data sets."""
 
 import os
 import platform
@@ -13,32 +13,32 @@ from rich.markup import escape
 from rich.table import Table
 
 from mpdiag import __version__
-from mpdiag.data.registry import default_root, present_datasets
+from mpdiag.data.registry import default_root, find_datasets
 from mpdiag.errors import DependencyError
 from mpdiag.ops.backends import BACKENDS, VARIABLE, decide, obstacle
 from mpdiag.ops.compiled_library import cache_directory, compiler, distrust
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pycocotools", "duckdb", "streamlit")
 OPTIONAL = {
-    "triton": "kernels on CUDA, torch.compile",
-    "deformops": "the fastest deformable attention on CUDA (Python 3.12 and 3.13)",
-    "torch-ms-deform-attn": "deformable attention, if asked for",
-    "kernels": "transformers' deformable attention, if asked for",
-    "transformers": "checkpoints written by transformers itself, parity tests",
-    "detectron2": "its trainer, data sets and models (docs/detectron2.md)",
-    "wandb": "Weights & Biases while training",
+    "triton": "CUDA kernels and torch.compile",
+    "deformops": "fastest deformable attention on CUDA (Python 3.12 and 3.13)",
+    "torch-ms-deform-attn": "alternative deformable attention backend",
+    "kernels": "deformable attention backend of transformers",
+    "transformers": "models and checkpoints of transformers",
+    "detectron2": "detectron2 trainer, data sets and models (docs/detectron2.md)",
+    "wandb": "Weights & Biases logging",
 }
 
 
 def doctor() -> Iterator[RenderableType]:
-    """Tables for the terminal, one after the other."""
+    """Yield one table per topic for the terminal."""
     yield _table("mpdiag", _machine())
     yield _table("Packages", [(name, _version(name) or "[red]missing[/]") for name in PACKAGES])
     optional = [(name, _version(name) or "-", escape(use)) for name, use in OPTIONAL.items()]
     yield _table("Optional packages", optional)
     for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
         yield _table(f"Deformable attention on {device}", _backends(device))
-    yield _table(f"Data sets in {escape(str(default_root()))}", _datasets())
+    yield _table("Data sets", _datasets())
 
 
 def _machine() -> list[tuple[str, str]]:
@@ -51,8 +51,8 @@ def _machine() -> list[tuple[str, str]]:
         gpu = torch.cuda.get_device_properties(index)
         rows.append((f"cuda:{index}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"))
     if not torch.cuda.is_available():
-        rows.append(("cuda", "none that PyTorch sees"))
-    rows.append(("c++", escape(_compiler())))
+        rows.append(("cuda", "not available to PyTorch"))
+    rows.append(("c++ compiler", escape(_compiler())))
     kept = escape(str(cache_directory()))
     obstacle_there = distrust(cache_directory())
     rows.append(("kernels in", f"[yellow]{escape(obstacle_there)}[/]" if obstacle_there else kept))
@@ -62,35 +62,38 @@ def _machine() -> list[tuple[str, str]]:
 def _compiler() -> str:
     path = compiler()
     if path is None:
-        return "none"
-    done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
-    return f"{path}: {done.stdout.partition(chr(10))[0]}"
+        return "not found"
+    result = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    return f"{path}: {result.stdout.partition(chr(10))[0]}"
 
 
 def _backends(device: str) -> list[tuple[str, str, str]]:
-    """Every backend: whether it runs for float32, and why or why not."""
+    """Return one row per backend: name, status for float32, and the reason."""
     rows = []
     try:
         chosen, why, _ = decide(device, torch.float32, os.environ.get(VARIABLE) or None)
     except DependencyError as error:
         chosen, why = "", ""
-        rows.append(("", "[red]none runs[/]", escape(str(error))))
+        rows.append(("", "[red]no backend[/]", escape(str(error))))
     for backend in BACKENDS:
         reason = obstacle(backend, device, torch.float32)
         if backend.name == chosen:
-            rows.append((backend.name, "[green]runs[/]", f"{backend.job}; {escape(why)}"))
+            rows.append((backend.name, "[green]selected[/]", f"{backend.job}; {escape(why)}"))
         elif reason:
-            rows.append((backend.name, "[dim]can't[/]", escape(reason)))
+            rows.append((backend.name, "[dim]unavailable[/]", escape(reason)))
         else:
-            rows.append((backend.name, "could", f"{backend.job}; {VARIABLE}={backend.name}"))
+            rows.append((backend.name, "available", f"{backend.job}; {VARIABLE}={backend.name}"))
     return rows
 
 
 def _datasets() -> list[tuple[str, str]]:
-    found = present_datasets(default_root())
-    rows = [(name, escape(str(path)) if path else "-") for name, path in found.items()]
-    variable = os.environ.get("DETECTRON2_DATASETS")
-    return [("DETECTRON2_DATASETS", escape(variable) if variable else "not set"), *rows]
+    root = default_root()
+    variable = "" if os.environ.get("DETECTRON2_DATASETS") else " ($DETECTRON2_DATASETS is not set)"
+    rows = [
+        (name, escape(str(path)) if path else "[dim]not found[/]")
+        for name, path in find_datasets(root).items()
+    ]
+    return [("root", f"{escape(str(root))}{variable}"), *rows]
 
 
 def _version(package: str) -> str | None:

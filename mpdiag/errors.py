@@ -1,31 +1,31 @@
-"""Every error that a user can meet, as one tree.
+"""Errors that mpdiag raises.
 
-    MpdiagError                 one sentence that names the file, key or image and the mend; exit 2
-    ├── ConfigError             a recipe, an override or a setting
-    ├── CheckpointError         a file that is no readable checkpoint of a known model
-    │   └── UnsafeCheckpointError   a checkpoint that would run code when loaded
-    ├── DataError               a data set, an annotation file or an image
-    ├── RunError                a run directory: unreadable, unfinished, or holding another run
-    ├── RecordingError          a module that the recorder can't read
-    ├── TrainingError           a training that can't go on
-    │   └── NonFiniteError          a loss or a matching cost that is NaN or infinite
-    └── DependencyError         an optional package that the request needs
+    MpdiagError                 base class; the message is one line that names the cause and the fix
+    ├── ConfigError             invalid recipe, override or setting
+    ├── CheckpointError         unreadable checkpoint or unknown model
+    │   └── UnsafeCheckpointError   checkpoint that would run code when loaded
+    ├── DataError               missing or broken data set, annotation file or image
+    ├── RunError                unreadable or unfinished run directory, or one of another run
+    ├── RecordingError          module that cannot be recorded
+    ├── TrainingError           training that cannot continue
+    │   └── NonFiniteError          NaN or infinite loss or matching cost
+    └── DependencyError         missing optional package
 
-A path that the system refuses stays the OSError that it is; the command line tells it the same way.
-Anything else that reaches the user is a defect of mpdiag.
+The command line prints them, and an OSError of a path, as one line and exits with code 2. Any other
+exception is a bug in mpdiag.
 """
 
 
 class MpdiagError(Exception):
-    """Base of all errors that a user can mend; the command line prints it and exits with 2."""
+    """Base class of all errors that a user can fix."""
 
 
 class ConfigError(MpdiagError):
-    """A recipe, an override or a setting is wrong."""
+    """A recipe, an override or a setting is invalid."""
 
 
 class CheckpointError(MpdiagError):
-    """A file is no readable checkpoint of a known model."""
+    """A file is not a readable checkpoint of a known model."""
 
 
 class UnsafeCheckpointError(CheckpointError):
@@ -41,17 +41,20 @@ class RunError(MpdiagError):
 
 
 class RecordingError(MpdiagError):
-    """A module can't be recorded: unknown family or unexpected calls."""
+    """A module cannot be recorded: its family is unknown or its calls are unexpected."""
 
 
 class TrainingError(MpdiagError):
-    """A training can't go on."""
+    """A training cannot continue."""
 
 
 class NonFiniteError(TrainingError):
-    """A loss or a matching cost is NaN or infinite: which one, in which layer, on which image.
+    """A loss or a matching cost is NaN or infinite.
 
-    `image` is the position in the batch, None where it can't be told from the others.
+    Attributes:
+        term: the loss or the cost.
+        layer: decoder layer, or None if the term has no layer.
+        image: position in the batch, or None if unknown.
     """
 
     def __init__(self, term: str, layer: int | None, image: int | None) -> None:
@@ -59,10 +62,10 @@ class NonFiniteError(TrainingError):
         where += [] if image is None else [f"image {image} of the batch"]
         place = f" of {', '.join(where)}" if where else ""
         super().__init__(
-            f"{term}{place} is not finite: the model's outputs hold NaN or infinity there"
+            f"{term}{place} is not finite: the model's outputs contain NaN or infinity there"
         )
         self.term, self.layer, self.image = term, layer, image
 
 
 class DependencyError(MpdiagError):
-    """An optional package that the request needs is not installed."""
+    """A required optional package is not installed."""

@@ -1,1 +1,1 @@
-"""Commands of the door, one file a group: each a few lines over a function elsewhere."""
+"""Commands of the command line, one file per group; each calls a function of another package."""

@@ -7,16 +7,22 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mpdiag.commands.options import Config, Form, out
+from mpdiag.choices import CheckpointFormat
+from mpdiag.commands.options import Config, out
 
 
 def info(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of any known form.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint in any supported format.")],
     config: Config = None,
-    flops: Annotated[bool, typer.Option("--flops", help="Count and time the model too.")] = False,
-    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH for --flops.")] = "800x1333",
+    flops: Annotated[
+        bool, typer.Option("--flops", help="Also count FLOPs and time a forward pass.")
+    ] = False,
+    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the image for --flops.")] = "800x1333",
 ) -> None:
-    """Format, architecture and part sizes of a checkpoint; loads no code."""
+    """Print the format, architecture and parameter counts of a checkpoint.
+
+    Never runs code that a checkpoint contains.
+    """
     from mpdiag.checkpoints import load_checkpoint
     from mpdiag.checkpoints.describe import describe
     from mpdiag.models.complexity import cost_rows, parse_size
@@ -32,12 +38,14 @@ def info(
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A checkpoint of any known form.")],
-    destination: Annotated[Path, typer.Argument(help="A new file, or a new directory.")],
-    to: Annotated[Form, typer.Option(help="The form to write.")],
+    source: Annotated[Path, typer.Argument(help="Checkpoint in any supported format.")],
+    destination: Annotated[
+        Path, typer.Argument(help="New .pth file (detectron2) or new directory (transformers).")
+    ],
+    to: Annotated[CheckpointFormat, typer.Option(help="Format to write.")],
     config: Config = None,
 ) -> None:
-    """Write a checkpoint in the official (detectron2) form or as a transformers directory."""
+    """Convert a checkpoint to a detectron2 file or a transformers directory."""
     from mpdiag.checkpoints.convert import convert as run
 
-    out.print(f"[bold]{escape(str(run(source, destination, to.value, config)))}[/]", soft_wrap=True)
+    out.print(f"[bold]{escape(str(run(source, destination, to, config)))}[/]", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`mpdiag data synth|check`."""
+"""`mpdiag data synth` and `mpdiag data check`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,64 +6,69 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from mpdiag.commands.options import Root, Task, err, out
+from mpdiag.choices import Task
+from mpdiag.commands.options import Root, err, out
 
-data_app = typer.Typer(help="Make and check data sets.", no_args_is_help=True)
+data_app = typer.Typer(help="Generate and check data sets.", no_args_is_help=True)
 
 
 @data_app.command()
 def synth(
-    directory: Annotated[Path, typer.Argument(help="Where the data set goes.")],
-    train: Annotated[int, typer.Option(help="Training images.", min=1)] = 6000,
-    val: Annotated[int, typer.Option(help="Validation images.", min=1)] = 300,
-    size: Annotated[int, typer.Option(help="Side of an image in pixels.", min=32)] = 96,
-    seed: Annotated[int, typer.Option(help="Another seed, another data set.")] = 0,
+    directory: Annotated[Path, typer.Argument(help="Directory to write the data set to.")],
+    train: Annotated[int, typer.Option(help="Number of training images.", min=1)] = 6000,
+    val: Annotated[int, typer.Option(help="Number of validation images.", min=1)] = 300,
+    size: Annotated[int, typer.Option(help="Height and width in pixels.", min=32)] = 96,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
-    """Make the synthetic data set: overlapping textured shapes, in COCO format."""
-    from mpdiag.data import generate
+    """Generate the synthetic data set: overlapping textured shapes, in COCO format."""
+    from mpdiag.data import generate_synthetic
     from mpdiag.progress import progress_bar
 
     with progress_bar(err, "generating") as progress:
-        path = generate(directory, train=train, val=val, size=size, seed=seed, progress=progress)
+        path = generate_synthetic(
+            directory, train=train, val=val, size=size, seed=seed, progress=progress
+        )
     out.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)
 
 
 @data_app.command("check")
 def check_data(
-    path: Annotated[
-        str, typer.Argument(help="A data set's folder or name, or a COCO-format FILE.json.")
+    dataset: Annotated[
+        str, typer.Argument(help="Data set name, data set folder, or COCO-format FILE.json.")
     ],
     root: Root = None,
     split: Annotated[
         str | None,
-        typer.Option(help="Part of the data set; both, or what the name says, by default."),
+        typer.Option(help="Split to check.", show_default="the split of the name, else both"),
     ] = None,
     task: Annotated[
-        Task | None, typer.Option(help="Which annotations; what a FILE.json holds by default.")
+        Task | None,
+        typer.Option(help="Annotations to read.", show_default="those of FILE.json, else instance"),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Read only the first so many images.", min=1)
+        int | None, typer.Option(help="Number of images to read.", min=1, show_default="all")
     ] = None,
 ) -> None:
-    """Read a data set as training would, list what is wrong, count what it holds.
+    """Read a data set as training does, list all problems, and count objects by class.
 
-    Exit status 2 where training or evaluation would stop.
+    Exits with code 2 if the data set has an error that would stop training or evaluation.
     """
     from mpdiag.data import DETECTRON2_NAMES
-    from mpdiag.data.check import check
+    from mpdiag.data.check import check_dataset
     from mpdiag.data.check_tables import check_tables
     from mpdiag.progress import progress_bar
 
-    one = split is not None or path.endswith(".json") or path in DETECTRON2_NAMES
-    splits = [split] if one else ["train", "val"]
-    failed, before = False, None
-    for part in splits:
+    one_split = split is not None or dataset.endswith(".json") or dataset in DETECTRON2_NAMES
+    failed, previous = False, None
+    for current in [split] if one_split else ["train", "val"]:
         with progress_bar(err, "reading") as progress:
-            checked = check(path, root=root, split=part, task=task, limit=limit, progress=progress)
-        failed |= bool(checked.errors)
-        if checked != before:  # as it is where the path is wrong
-            for table in check_tables(checked):
+            result = check_dataset(
+                dataset, root=root, split=current, task=task, limit=limit, progress=progress
+            )
+        failed |= bool(result.errors)
+        if result != previous:  # both splits give the same result where the path is wrong
+            for table in check_tables(result):
                 out.print(table)
-        before = checked
+        previous = result
     if failed:
         raise typer.Exit(2)

@@ -1,8 +1,7 @@
-"""Options and consoles that commands share, and how one is stopped."""
+"""Options and consoles that commands share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,63 +11,23 @@ from rich.markup import escape
 
 out, err = Console(), Console(stderr=True)
 
-
-class Part(StrEnum):
-    """Which predictions are measured."""
-
-    matching = "matching"
-    piloted = "piloted"
-
-
-class Engine(StrEnum):
-    """Whose code runs a model."""
-
-    mpdiag = "mpdiag"
-    transformers = "transformers"
-
-
-class Task(StrEnum):
-    """What a model segments."""
-
-    instance = "instance"
-    panoptic = "panoptic"
-    semantic = "semantic"
-
-
-class Precision(StrEnum):
-    """Numbers that are computed with."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class TrainingEngine(StrEnum):
-    """Whose trainer runs."""
-
-    mpdiag = "mpdiag"
-    detectron2 = "detectron2"
-
-
-class Form(StrEnum):
-    """Forms of a checkpoint that can be written."""
-
-    detectron2 = "detectron2"
-    transformers = "transformers"
-
-
 Config = Annotated[
-    Path | None, typer.Option(help="A detectron2 YAML for what the weights do not tell.")
+    Path | None,
+    typer.Option(help="detectron2 YAML file, for settings that the weights do not contain."),
 ]
 Root = Annotated[
     Path | None,
-    typer.Option(help="Folder that holds the data sets, or the images of a FILE.json."),
+    typer.Option(
+        help="Folder of the data sets, or image folder of a FILE.json.",
+        show_default="$DETECTRON2_DATASETS, else datasets/",
+    ),
 ]
 Runs = Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RUN...")]
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """A training that a signal stops ends the command with one sentence and the signal's status."""
+def exit_on_signal() -> Iterator[None]:
+    """Print one line and exit with the signal's status when a signal stops a training."""
     from trainers.interrupt import StoppedBySignalError
 
     try:

@@ -1,13 +1,13 @@
 """Data: data sets and their annotations, the synthetic data, transforms and training batches."""
 
-from mpdiag.data.augmentation import ColorJitter, ScaleJitter, augmentation
+from mpdiag.data.augmentation import ColorJitter, ScaleJitter, build_augmentation
 from mpdiag.data.coco import coco_dataset
 from mpdiag.data.dataset import SegmentationDataset
 from mpdiag.data.detectron2_names import DETECTRON2_NAMES
 from mpdiag.data.loader import TrainingBatches
 from mpdiag.data.registry import KNOWN_DATASETS, load_dataset
-from mpdiag.data.sample import ClassInfo, Sample, Truth
-from mpdiag.data.synthetic import generate
+from mpdiag.data.sample import ClassInfo, GroundTruth, Sample
+from mpdiag.data.synthetic import generate_synthetic
 from mpdiag.data.targets import padded_targets
 from mpdiag.data.transforms import (
     Compose,
@@ -26,6 +26,7 @@ __all__ = [
     "ClassInfo",
     "ColorJitter",
     "Compose",
+    "GroundTruth",
     "HorizontalFlip",
     "OneOf",
     "Pad",
@@ -36,11 +37,10 @@ __all__ = [
     "SegmentationDataset",
     "TrainingBatches",
     "Transform",
-    "Truth",
-    "augmentation",
+    "build_augmentation",
     "coco_dataset",
     "drop_empty",
-    "generate",
+    "generate_synthetic",
     "load_dataset",
     "padded_targets",
 ]

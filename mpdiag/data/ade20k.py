@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from mpdiag.choices import Task
+from mpdiag.data.class_lists import ade20k_classes
 from mpdiag.data.coco import coco_dataset
 from mpdiag.data.dataset import SegmentationDataset
-from mpdiag.data.files import need
-from mpdiag.data.label_maps import paired_maps
-from mpdiag.data.label_tables import ade20k_classes
-from mpdiag.data.problems import Report
-from mpdiag.data.source import Task
+from mpdiag.data.files import require_path
+from mpdiag.data.label_maps import open_label_maps
+from mpdiag.data.problems import ProblemHandler
 from mpdiag.errors import DataError
 
 _SPLITS = {"train": "training", "val": "validation"}
@@ -19,22 +19,26 @@ _SCRIPTS: dict[Task, str] = {
 }
 
 
-def open_ade20k(folder: Path, split: str, task: Task, report: Report) -> SegmentationDataset:
+def open_ade20k(
+    folder: Path, split: str, task: Task, on_problem: ProblemHandler
+) -> SegmentationDataset:
     """Open the data set; `folder` is ADEChallengeData2016, which holds images/."""
     if split not in _SPLITS:
         raise DataError(f"ADE20K has no split {split}: choose {' or '.join(_SPLITS)}")
-    images = need(
+    images = require_path(
         folder / "images" / _SPLITS[split],
         f"ADE20K {split}",
         "give the folder that holds ADEChallengeData2016/ with --root or $DETECTRON2_DATASETS",
     )
     what = f"the {task} annotation of ADE20K {split}"
-    mend = f"make it with datasets/{_SCRIPTS[task]} of Mask2Former"
+    fix = f"make it with datasets/{_SCRIPTS[task]} of Mask2Former"
     if task != "semantic":
-        annotation_file = need(folder / f"ade20k_{task}_{split}.json", what, mend)
+        annotation_file = require_path(folder / f"ade20k_{task}_{split}.json", what, fix)
         return coco_dataset(
-            annotation_file, images, task=task, name="ade20k", split=split, report=report
+            annotation_file, images, task=task, name="ade20k", split=split, on_problem=on_problem
         )
-    path = need(folder / "annotations_detectron2" / _SPLITS[split], what, mend)
-    source = paired_maps(images, path, ".png", ade20k_classes(), mend, report)
-    return SegmentationDataset(source, images, task=task, name="ade20k", split=split, report=report)
+    path = require_path(folder / "annotations_detectron2" / _SPLITS[split], what, fix)
+    annotations = open_label_maps(images, path, ".png", ade20k_classes(), fix, on_problem)
+    return SegmentationDataset(
+        annotations, images, task=task, name="ade20k", split=split, on_problem=on_problem
+    )

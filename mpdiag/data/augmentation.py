@@ -27,7 +27,7 @@ from mpdiag.data.transforms import (
 )
 
 
-def augmentation(data: DataConfig) -> Compose:
+def build_augmentation(data: DataConfig) -> Compose:
     """Training's transforms, in the order of `AugmentConfig`: resize, crop, colours, flip.
 
     Padding comes last, so that it is always grey and always at the right and the bottom, as in
@@ -43,7 +43,7 @@ def augmentation(data: DataConfig) -> Compose:
     elif data.short_side is not None:
         steps.append(ResizeShortestEdge(data.short_side, data.long_side))
     if augment.crop is not None:
-        steps.append(RandomCrop(augment.crop, augment.crop_category_share))
+        steps.append(RandomCrop(augment.crop, augment.single_category_max_area))
     if augment.color:
         steps.append(ColorJitter())
     if augment.flip:
@@ -65,7 +65,7 @@ class ScaleJitter:
         self.jitter = v2.ScaleJitter((width, height), factors)  # that way round in torchvision
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
-        with _lent(generator):
+        with _seeded_global_generator(generator):
             height, width = self.jitter.make_params([sample.image])["size"]
         return resize(sample, (max(1, height), max(1, width)))
 
@@ -90,7 +90,7 @@ class ColorJitter:
         self.jitter = v2.Compose([add, v2.RandomChoice([v2.Compose(order) for order in orders])])
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
-        with _lent(generator):
+        with _seeded_global_generator(generator):
             return replace(sample, image=self.jitter(sample.image))
 
 
@@ -101,7 +101,7 @@ def _brighten(image: Tensor) -> Tensor:
 
 
 @contextmanager
-def _lent(generator: torch.Generator) -> Iterator[None]:
+def _seeded_global_generator(generator: torch.Generator) -> Iterator[None]:
     """torch's global CPU generator, seeded from `generator` meanwhile.
 
     Not by `torch.manual_seed`, which would seed the accelerators too and not give them back.

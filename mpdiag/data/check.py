@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from mpdiag.data.dataset import SegmentationDataset
-from mpdiag.data.problems import Problem
+from mpdiag.data.problems import DataProblem
 from mpdiag.data.registry import load_dataset
-from mpdiag.data.sample import ClassInfo, Truth
+from mpdiag.data.sample import ClassInfo, GroundTruth
 from mpdiag.errors import DataError
 
 EXAMPLES = 3
@@ -18,7 +18,7 @@ SMALL, MEDIUM = 32**2, 96**2  # pixels; COCO's sizes
 
 
 @dataclass(slots=True)
-class Finding:
+class ProblemGroup:
     """What was found so many times, with the first examples."""
 
     count: int = 0
@@ -48,7 +48,7 @@ class ClassCount:
 
 
 @dataclass(slots=True)
-class Checked:
+class CheckResult:
     """What a check found.
 
     Attributes:
@@ -60,19 +60,19 @@ class Checked:
     """
 
     dataset: SegmentationDataset | None = None
-    errors: dict[str, Finding] = field(default_factory=dict)
-    warnings: dict[str, Finding] = field(default_factory=dict)
+    errors: dict[str, ProblemGroup] = field(default_factory=dict)
+    warnings: dict[str, ProblemGroup] = field(default_factory=dict)
     images: int = 0
     counts: list[ClassCount] = field(default_factory=list)
 
-    def error(self, problem: Problem) -> None:
+    def error(self, problem: DataProblem) -> None:
         _note(self.errors, problem.kind, str(problem), problem.count)
 
     def warn(self, kind: str, example: str) -> None:
         _note(self.warnings, kind, example, 1)
 
 
-def check(
+def check_dataset(
     dataset: str,
     *,
     root: Path | None = None,
@@ -80,7 +80,7 @@ def check(
     task: str | None = None,
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Checked:
+) -> CheckResult:
     """Check a data set.
 
     Args:
@@ -88,11 +88,11 @@ def check(
         limit: read the first so many images; the lists are always checked in full.
         progress: called with (images read, images to read).
     """
-    checked = Checked()
+    checked = CheckResult()
     try:
-        data = load_dataset(dataset, root=root, split=split, task=task, report=checked.error)
+        data = load_dataset(dataset, root=root, split=split, task=task, on_problem=checked.error)
     except DataError as error:
-        checked.error(Problem("data set that can't be opened", str(error)))
+        checked.error(DataProblem("data set that can't be opened", str(error)))
         return checked
     checked.dataset = data
     checked.counts = [ClassCount() for _ in data.classes]
@@ -110,24 +110,24 @@ def check(
     return checked
 
 
-def _note(findings: dict[str, Finding], kind: str, example: str, count: int) -> None:
-    finding = findings.setdefault(kind, Finding())
+def _note(findings: dict[str, ProblemGroup], kind: str, example: str, count: int) -> None:
+    finding = findings.setdefault(kind, ProblemGroup())
     finding.count += count
     if len(finding.examples) < EXAMPLES:
         finding.examples.append(example)
 
 
-def _read(data: SegmentationDataset, index: int, checked: Checked) -> Iterator[Problem]:
+def _read(data: SegmentationDataset, index: int, checked: CheckResult) -> Iterator[DataProblem]:
     """Read an image and its annotation, and look at what can be read of them."""
-    truth: Truth | None = None
+    truth: GroundTruth | None = None
     image: Tensor | None = None
     try:
-        truth = data.truth(index)
-    except Problem as problem:
+        truth = data.ground_truth(index)
+    except DataProblem as problem:
         yield problem
     try:
         image = data.image(index)
-    except Problem as problem:
+    except DataProblem as problem:
         yield problem
     if truth is None:
         return
@@ -136,11 +136,13 @@ def _read(data: SegmentationDataset, index: int, checked: Checked) -> Iterator[P
     try:
         if image is not None:
             data.sample(index, image, truth)
-    except Problem as problem:
+    except DataProblem as problem:
         yield problem
 
 
-def _look_at(data: SegmentationDataset, index: int, truth: Truth, checked: Checked) -> None:
+def _look_at(
+    data: SegmentationDataset, index: int, truth: GroundTruth, checked: CheckResult
+) -> None:
     name = data.file_name(index)
     if not len(truth.labels):
         checked.warn("image without annotation", name)
@@ -163,7 +165,7 @@ def _look_at(data: SegmentationDataset, index: int, truth: Truth, checked: Check
         seen.add(key)
 
 
-def _count(truth: Truth, counts: list[ClassCount]) -> None:
+def _count(truth: GroundTruth, counts: list[ClassCount]) -> None:
     for label in truth.labels.unique().tolist():
         areas = truth.areas[(truth.labels == label) & ~truth.crowd]
         crowds = int((truth.crowd & (truth.labels == label)).sum())
@@ -172,7 +174,7 @@ def _count(truth: Truth, counts: list[ClassCount]) -> None:
         counts[label] += ClassCount(1, count, small, medium - small, count - medium, crowds)
 
 
-def _look_at_whole(data: SegmentationDataset, checked: Checked) -> None:
+def _look_at_whole(data: SegmentationDataset, checked: CheckResult) -> None:
     names = Counter(data.file_name(index) for index in range(len(data)))
     for name, times in names.items():
         if times > 1:
@@ -183,7 +185,7 @@ def _look_at_whole(data: SegmentationDataset, checked: Checked) -> None:
                 checked.warn("class that no image has", info.name)
 
 
-def classes_found(checked: Checked) -> list[tuple[ClassInfo, ClassCount]]:
+def classes_by_frequency(checked: CheckResult) -> list[tuple[ClassInfo, ClassCount]]:
     """The classes that occur, the most frequent first."""
     if checked.dataset is None:
         return []

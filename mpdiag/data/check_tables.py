@@ -7,11 +7,11 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from mpdiag.data.check import Checked, ClassCount, Finding, classes_found
+from mpdiag.data.check import CheckResult, ClassCount, ProblemGroup, classes_by_frequency
 from mpdiag.data.registry import KNOWN_DATASETS
 
 
-def check_tables(checked: Checked) -> Iterator[RenderableType]:
+def check_tables(checked: CheckResult) -> Iterator[RenderableType]:
     """A heading, errors and warnings with their first examples, and counts by class and size."""
     if checked.dataset is not None:
         yield _heading(checked)
@@ -27,7 +27,7 @@ def check_tables(checked: Checked) -> Iterator[RenderableType]:
         yield _counts(checked)
 
 
-def _heading(checked: Checked) -> str:
+def _heading(checked: CheckResult) -> str:
     data = checked.dataset
     assert data is not None
     split = data.split if data.name in KNOWN_DATASETS else ""
@@ -35,12 +35,12 @@ def _heading(checked: Checked) -> str:
     read = "" if checked.images == len(data) else f", the first {checked.images:,} of them read"
     return (
         f"[bold]{escape(name)}[/]: {len(data):,} images{read}, {len(data.classes)} classes\n"
-        f"annotations  {escape(str(data.source.path))}\n"
+        f"annotations  {escape(str(data.annotations.path))}\n"
         f"images       {escape(str(data.image_root))}\n"
     )
 
 
-def _findings(title: str, style: str, findings: dict[str, Finding]) -> Table:
+def _findings(title: str, style: str, findings: dict[str, ProblemGroup]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style=style)
     table.add_column("count", justify="right", style=style)
     table.add_column("what, and the first examples", overflow="fold")
@@ -50,13 +50,13 @@ def _findings(title: str, style: str, findings: dict[str, Finding]) -> Table:
     return table
 
 
-def _counts(checked: Checked) -> Table:
+def _counts(checked: CheckResult) -> Table:
     title = "Objects by class and by COCO's sizes"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
     table.add_column("class")
     for name in ("images", "objects", "small", "medium", "large", "crowds"):
         table.add_column(name, justify="right")
-    found = classes_found(checked)
+    found = classes_by_frequency(checked)
     for info, count in found:
         table.add_row(escape(info.name), *_cells(count))
     total = sum((count for _, count in found), ClassCount())

@@ -3,52 +3,57 @@
 from dataclasses import replace
 from pathlib import Path
 
+from mpdiag.choices import Task
+from mpdiag.data.annotations import Annotations
+from mpdiag.data.class_lists import cityscapes_classes
 from mpdiag.data.coco_file import read_coco_file
 from mpdiag.data.coco_panoptic import CocoPanoptic
 from mpdiag.data.dataset import SegmentationDataset
-from mpdiag.data.files import need
+from mpdiag.data.files import require_path
 from mpdiag.data.instance_maps import InstanceMaps
+from mpdiag.data.integer_maps import IntegerMapFolder
 from mpdiag.data.label_maps import LabelMaps
-from mpdiag.data.label_tables import cityscapes_classes
-from mpdiag.data.maps import PixelMaps
-from mpdiag.data.problems import Report
-from mpdiag.data.source import AnnotationSource, Task
+from mpdiag.data.problems import ProblemHandler
 
 _IMAGE = "_leftImg8bit.png"
 _ROOT = "give the folder that holds cityscapes/ with --root or $DETECTRON2_DATASETS"
 _SCRIPTS = "cityscapesscripts/preparation"
 
 
-def open_cityscapes(folder: Path, split: str, task: Task, report: Report) -> SegmentationDataset:
+def open_cityscapes(
+    folder: Path, split: str, task: Task, on_problem: ProblemHandler
+) -> SegmentationDataset:
     """Open the data set; `folder` holds leftImg8bit/ and gtFine/.
 
     The classes of the instance task are the 8 that have instances, else all 19.
     """
     what = f"Cityscapes {split}"
-    images = need(folder / "leftImg8bit" / split, what, _ROOT)
-    annotations = need(folder / "gtFine" / split, f"the annotation of {what}", _ROOT)
-    source: AnnotationSource
+    images = require_path(folder / "leftImg8bit" / split, what, _ROOT)
+    gt_folder = require_path(folder / "gtFine" / split, f"the annotation of {what}", _ROOT)
+    annotations: Annotations
     if task == "panoptic":
-        source = _panoptic(folder / "gtFine" / f"cityscapes_panoptic_{split}.json", split, report)
+        annotations = _panoptic(
+            folder / "gtFine" / f"cityscapes_panoptic_{split}.json", split, on_problem
+        )
     elif task == "semantic":
-        mend = f"make them with {_SCRIPTS}/createTrainIdLabelImgs.py"
-        maps = _maps(images, annotations, "_gtFine_labelTrainIds.png", mend, report)
-        source = LabelMaps(maps, cityscapes_classes())
+        fix = f"make them with {_SCRIPTS}/createTrainIdLabelImgs.py"
+        maps = _maps(images, gt_folder, "_gtFine_labelTrainIds.png", fix, on_problem)
+        annotations = LabelMaps(maps, cityscapes_classes())
     else:
-        mend = "unpack gtFine_trainvaltest.zip anew"
-        maps = _maps(images, annotations, "_gtFine_instanceIds.png", mend, report)
-        source = InstanceMaps(maps, [info for info in cityscapes_classes() if info.isthing])
+        fix = "unpack gtFine_trainvaltest.zip anew"
+        maps = _maps(images, gt_folder, "_gtFine_instanceIds.png", fix, on_problem)
+        annotations = InstanceMaps(maps, [info for info in cityscapes_classes() if info.isthing])
     return SegmentationDataset(
-        source, images, task=task, name="cityscapes", split=split, report=report
+        annotations, images, task=task, name="cityscapes", split=split, on_problem=on_problem
     )
 
 
-def _panoptic(path: Path, split: str, report: Report) -> CocoPanoptic:
-    mend = f"make it with {_SCRIPTS}/createPanopticImgs.py"
-    need(path, f"the panoptic annotation of Cityscapes {split}", mend)
-    file = read_coco_file(path, report)
+def _panoptic(path: Path, split: str, on_problem: ProblemHandler) -> CocoPanoptic:
+    fix = f"make it with {_SCRIPTS}/createPanopticImgs.py"
+    require_path(path, f"the panoptic annotation of Cityscapes {split}", fix)
+    file = read_coco_file(path, on_problem)
     images = [replace(image, file_name=_image_file(image.file_name)) for image in file.images]
-    return CocoPanoptic(replace(file, images=images), [path.with_suffix("")], report)
+    return CocoPanoptic(replace(file, images=images), [path.with_suffix("")], on_problem)
 
 
 def _image_file(listed: str) -> str:
@@ -57,18 +62,20 @@ def _image_file(listed: str) -> str:
     return f"{stem.partition('_')[0]}/{stem}{_IMAGE}"
 
 
-def _maps(images: Path, annotations: Path, suffix: str, mend: str, report: Report) -> PixelMaps:
+def _maps(
+    images: Path, gt_folder: Path, suffix: str, fix: str, on_problem: ProblemHandler
+) -> IntegerMapFolder:
     """The maps of a suffix; images and maps are paired by city and name."""
     stems = {
         file.relative_to(folder).as_posix().removesuffix(end)
-        for folder, end in ((images, _IMAGE), (annotations, suffix))
+        for folder, end in ((images, _IMAGE), (gt_folder, suffix))
         for file in folder.glob(f"*/*{end}")
     }
     names = sorted(stems)
-    return PixelMaps(
-        annotations,
+    return IntegerMapFolder(
+        gt_folder,
         [name + _IMAGE for name in names],
         [name + suffix for name in names],
-        mend,
-        report,
+        fix,
+        on_problem,
     )

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpdiag.data.class_masks import ClassMasks
+from mpdiag.choices import Task
+from mpdiag.data.annotations import Annotations
 from mpdiag.data.coco_file import read_coco_file
 from mpdiag.data.coco_instances import CocoInstances
 from mpdiag.data.coco_panoptic import CocoPanoptic
 from mpdiag.data.dataset import SegmentationDataset
-from mpdiag.data.files import need
-from mpdiag.data.problems import Report, refuse
-from mpdiag.data.source import AnnotationSource, Task
+from mpdiag.data.files import require_path
+from mpdiag.data.problems import ProblemHandler, raise_problem
+from mpdiag.data.semantic_from_panoptic import SemanticFromPanoptic
 
 FILE_PREFIX: dict[Task, str] = {
     "instance": "instances",
@@ -27,7 +28,7 @@ def coco_dataset(
     task: Task | None = "instance",
     name: str | None = None,
     split: str = "",
-    report: Report = refuse,
+    on_problem: ProblemHandler = raise_problem,
 ) -> SegmentationDataset:
     """Open a COCO-format file: instances_*.json, or panoptic_*.json with its PNGs.
 
@@ -38,26 +39,32 @@ def coco_dataset(
     DataError for a file that is missing, cut short, not COCO, inconsistent, or without what the
     task needs.
     """
-    file = read_coco_file(annotation_file, report)
+    file = read_coco_file(annotation_file, on_problem)
     task = task or file.holds or "instance"
-    source: AnnotationSource
+    annotations: Annotations
     if task == "instance":
-        source = CocoInstances(file, report)
+        annotations = CocoInstances(file, on_problem)
     else:
         stem = annotation_file.with_suffix("").name
         folders = [annotation_file.parent / stem, annotation_file.parent.parent / stem]
-        panoptic = CocoPanoptic(file, folders, report)
-        source = panoptic if task == "panoptic" else ClassMasks(panoptic)
+        panoptic = CocoPanoptic(file, folders, on_problem)
+        annotations = panoptic if task == "panoptic" else SemanticFromPanoptic(panoptic)
     name = name or annotation_file.stem
-    return SegmentationDataset(source, image_root, task=task, name=name, split=split, report=report)
+    return SegmentationDataset(
+        annotations, image_root, task=task, name=name, split=split, on_problem=on_problem
+    )
 
 
-def open_coco(folder: Path, split: str, task: Task, report: Report) -> SegmentationDataset:
+def open_coco(
+    folder: Path, split: str, task: Task, on_problem: ProblemHandler
+) -> SegmentationDataset:
     """COCO 2017 in its usual layout; `folder` holds annotations/, train2017/ and val2017/."""
-    annotation_file = need(
+    annotation_file = require_path(
         folder / "annotations" / f"{FILE_PREFIX[task]}_{split}2017.json",
         f"COCO {split}",
         "give the folder that holds coco/ with --root or $DETECTRON2_DATASETS",
     )
     images = folder / f"{split}2017"
-    return coco_dataset(annotation_file, images, task=task, name="coco", split=split, report=report)
+    return coco_dataset(
+        annotation_file, images, task=task, name="coco", split=split, on_problem=on_problem
+    )

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mpdiag.data.problems import Problem, Report, refuse
+from mpdiag.data.annotations import ImageRecord
+from mpdiag.data.problems import DataProblem, ProblemHandler, raise_problem
 from mpdiag.data.sample import ClassInfo
-from mpdiag.data.source import ImageRecord
 from mpdiag.errors import DataError
 
-Holds = Literal["instance", "panoptic"]
+AnnotationKind = Literal["instance", "panoptic"]
 
 _IMAGE_KEYS = ("id", "file_name", "height", "width")
-_SPOILED = -1
+_INVALID = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +34,17 @@ class CocoFile:
     """
 
     path: Path
-    holds: Holds | None
+    holds: AnnotationKind | None
     images: list[ImageRecord]
     sizes: list[tuple[int, int]]
     index_of: dict[Hashable, int]
     classes: list[ClassInfo]
     label_of: dict[int, int]
     annotations: list[Any]
-    checks: "EntryChecks"
+    checks: "EntryValidator"
 
 
-def read_coco_file(path: Path, report: Report = refuse) -> CocoFile:
+def read_coco_file(path: Path, on_problem: ProblemHandler = raise_problem) -> CocoFile:
     """Read a file; what is wrong with single entries of images and categories is reported.
 
     Image ids may be numbers or, as in the files of ADE20K and Cityscapes, strings. Where there is
@@ -54,7 +54,7 @@ def read_coco_file(path: Path, report: Report = refuse) -> CocoFile:
     """
     content = _load_json(path)
     holds = _check_layout(path, content)
-    checks = EntryChecks(path, report)
+    checks = EntryValidator(path, on_problem)
     images, sizes, index_of = _read_images(checks, content["images"])
     classes = _read_classes(checks, content["categories"])
     if not images or not classes:
@@ -66,14 +66,14 @@ def read_coco_file(path: Path, report: Report = refuse) -> CocoFile:
 
 
 @dataclass(frozen=True, slots=True)
-class EntryChecks:
+class EntryValidator:
     """Checks of single entries of a file: each reports what is wrong, and says if nothing is."""
 
     path: Path
-    report: Report
+    on_problem: ProblemHandler
 
     def wrong(self, kind: str, message: str) -> None:
-        self.report(Problem(kind, f"{self.path}: {message}"))
+        self.on_problem(DataProblem(kind, f"{self.path}: {message}"))
 
     def complete(
         self, entry: Any, what: str, keys: Sequence[str], integers: Sequence[str] = ()
@@ -124,7 +124,7 @@ class EntryChecks:
                 " file or remove the annotation",
             )
             return False
-        return index_of[image_id] != _SPOILED
+        return index_of[image_id] != _INVALID
 
     def category(self, what: str, category_id: int, label_of: Mapping[int, int]) -> bool:
         """Whether the category is listed."""
@@ -169,7 +169,7 @@ def _load_json(path: Path) -> Any:
         ) from None
 
 
-def _check_layout(path: Path, content: Any) -> Holds | None:
+def _check_layout(path: Path, content: Any) -> AnnotationKind | None:
     if not isinstance(content, dict):
         kind = "a list, as a file of results is" if isinstance(content, list) else "a bare value"
         raise DataError(
@@ -192,7 +192,7 @@ def _check_layout(path: Path, content: Any) -> Holds | None:
 
 
 def _read_images(
-    checks: EntryChecks, entries: list[Any]
+    checks: EntryValidator, entries: list[Any]
 ) -> tuple[list[ImageRecord], list[tuple[int, int]], dict[Hashable, int]]:
     images: list[ImageRecord] = []
     sizes: list[tuple[int, int]] = []
@@ -206,11 +206,11 @@ def _read_images(
             and checks.image_id(entry, what, "id")
         ):
             if isinstance(entry, dict) and type(entry.get("id")) in (int, str):
-                index_of.setdefault(entry["id"], _SPOILED)  # not to miss it for its annotations
+                index_of.setdefault(entry["id"], _INVALID)  # not to miss it for its annotations
             continue
         if not checks.new("image", entry["id"], seen):
             continue
-        index_of[entry["id"]] = _SPOILED
+        index_of[entry["id"]] = _INVALID
         height, width = entry["height"], entry["width"]
         if min(height, width) < 1:
             checks.wrong(
@@ -226,7 +226,7 @@ def _read_images(
     return images, sizes, index_of
 
 
-def _read_classes(checks: EntryChecks, entries: list[Any]) -> list[ClassInfo]:
+def _read_classes(checks: EntryValidator, entries: list[Any]) -> list[ClassInfo]:
     seen: set[Hashable] = set()
     classes = []
     for position, entry in enumerate(entries):

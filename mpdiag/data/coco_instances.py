@@ -8,8 +8,8 @@ import torch
 
 from mpdiag.data.coco_file import CocoFile
 from mpdiag.data.packed import PackedRecords
-from mpdiag.data.problems import Problem, Report, refuse
-from mpdiag.data.sample import Truth
+from mpdiag.data.problems import DataProblem, ProblemHandler, raise_problem
+from mpdiag.data.sample import GroundTruth
 from mpdiag.data.segmentation import decode, to_rle
 from mpdiag.errors import DataError
 
@@ -34,7 +34,7 @@ class CocoInstances:
     holds panoptic annotations.
     """
 
-    def __init__(self, file: CocoFile, report: Report = refuse) -> None:
+    def __init__(self, file: CocoFile, on_problem: ProblemHandler = raise_problem) -> None:
         if file.holds == "panoptic":
             raise DataError(
                 f"{file.path} holds panoptic annotations, not instance ones: ask for task panoptic"
@@ -44,7 +44,7 @@ class CocoInstances:
         self.images = file.images
         self.classes = file.classes
         self._sizes = file.sizes
-        self._report = report
+        self._on_problem = on_problem
         grouped = _by_image(file)
         self._num_objects = [sum(not one.crowd for one in records) for records in grouped]
         self._records = PackedRecords(grouped)
@@ -52,16 +52,16 @@ class CocoInstances:
     def num_objects(self, index: int) -> int:
         return self._num_objects[index]
 
-    def read(self, index: int) -> Truth:
-        """The segments of an image, in the order of the file; see AnnotationSource."""
+    def read(self, index: int) -> GroundTruth:
+        """The segments of an image, in the order of the file; see Annotations."""
         height, width = self._sizes[index]
         rles, kept = [], []
         for record in self._records[index]:
             try:
                 rles.append(to_rle(record.segmentation, height, width))
             except ValueError as reason:
-                self._report(
-                    Problem(
+                self._on_problem(
+                    DataProblem(
                         "unreadable segmentation",
                         f"{self.path}: the segmentation of annotation {record.annotation_id} (image"
                         f" {self.images[index].file_name}) {reason}: correct or remove the"
@@ -74,7 +74,7 @@ class CocoInstances:
         given = [np.nan if record.area is None else record.area for record in kept]
         areas = torch.tensor(given, dtype=torch.float64)
         pixels = torch.from_numpy(masks.sum((1, 2))).double()
-        return Truth(
+        return GroundTruth(
             masks=torch.from_numpy(masks),
             labels=torch.tensor([record.label for record in kept], dtype=torch.int64),
             crowd=torch.tensor([record.crowd for record in kept], dtype=torch.bool),

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from mpdiag.data.annotations import ImageRecord
 from mpdiag.data.coco_file import CocoFile
 from mpdiag.data.files import choose_root
-from mpdiag.data.maps import segments
+from mpdiag.data.image_files import read_rgb
+from mpdiag.data.integer_maps import segments
 from mpdiag.data.packed import PackedRecords
-from mpdiag.data.pictures import read_rgb
-from mpdiag.data.problems import Problem, Report, refuse
-from mpdiag.data.sample import Truth
+from mpdiag.data.problems import DataProblem, ProblemHandler, raise_problem
+from mpdiag.data.sample import GroundTruth
 from mpdiag.data.segmentation import segment_ids
-from mpdiag.data.source import ImageRecord
 from mpdiag.errors import DataError
 
 _KEYS = ("image_id", "file_name", "segments_info")
@@ -45,7 +45,9 @@ class CocoPanoptic:
     Raises DataError where the file holds instances.
     """
 
-    def __init__(self, file: CocoFile, png_roots: Sequence[Path], report: Report = refuse) -> None:
+    def __init__(
+        self, file: CocoFile, png_roots: Sequence[Path], on_problem: ProblemHandler = raise_problem
+    ) -> None:
         if file.holds == "instance":
             raise DataError(
                 f"{file.path} holds instance annotations, not panoptic ones: ask for task instance"
@@ -61,7 +63,7 @@ class CocoPanoptic:
         self._num_classes = [len(set(record.labels)) for record in known]
         self._records = PackedRecords(records)
         names = [record.file_name for record in records if record is not None]
-        self.png_root = choose_root(file.path, names, png_roots, report)
+        self.png_root = choose_root(file.path, names, png_roots, on_problem)
 
     def num_objects(self, index: int) -> int:
         return self._num_objects[index]
@@ -70,8 +72,8 @@ class CocoPanoptic:
         """How many classes the segments of an image have, crowds too."""
         return self._num_classes[index]
 
-    def read(self, index: int) -> Truth:
-        """The segments of an image, in the order of the file; see AnnotationSource."""
+    def read(self, index: int) -> GroundTruth:
+        """The segments of an image, in the order of the file; see Annotations."""
         record: PanopticRecord | None = self._records[index]
         if record is None:
             raise _not_annotated(self.path, self.images[index])
@@ -79,14 +81,14 @@ class CocoPanoptic:
         ids = segment_ids(read_rgb(path))
         if ids.shape != self._sizes[index]:
             height, width = self._sizes[index]
-            raise Problem(
+            raise DataProblem(
                 "annotation of another size",
                 f"{path} is {ids.shape[0]} x {ids.shape[1]} (height x width) but {self.path} lists"
                 f" its image as {height} x {width}: they don't belong together",
             )
         unlisted = set(np.unique(ids).tolist()) - {0, *record.ids, *record.left_out}
         if unlisted:
-            raise Problem(
+            raise DataProblem(
                 "segment that is not listed",
                 f"segment {min(unlisted)} of image {self.images[index].file_name} stands in {path}"
                 f" but not in {self.path}: the two don't belong together, so fetch both anew",
@@ -111,12 +113,12 @@ def _by_image(file: CocoFile) -> list[PanopticRecord | None]:
             found[file.index_of[entry["image_id"]]] = _record(file, entry, what)
     for index, image in enumerate(file.images):
         if index not in found:
-            checks.report(_not_annotated(file.path, image))
+            checks.on_problem(_not_annotated(file.path, image))
     return [found.get(index) for index in range(len(file.images))]
 
 
-def _not_annotated(path: Path, image: ImageRecord) -> Problem:
-    return Problem(
+def _not_annotated(path: Path, image: ImageRecord) -> DataProblem:
+    return DataProblem(
         "image without panoptic annotation",
         f"{path}: image {image.image_id} ({image.file_name}) has no panoptic annotation: add it or"
         " remove the image from the list",

@@ -6,7 +6,7 @@
 
 from dataclasses import dataclass
 
-from mpdiag.data.source import Task
+from mpdiag.choices import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ DETECTRON2_NAMES = {
 _FAMILIES = ("coco_", "keypoints_", "lvis_", "voc_", "cityscapes_", "ade20k_", "mapillary_")
 
 
-def known_names(name: str) -> str:
+def similar_names(name: str) -> str:
     """For a message about a name that nothing reads: detectron2's names, if it looks like one."""
     if not name.startswith(_FAMILIES):
         return ""

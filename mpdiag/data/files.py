@@ -4,18 +4,20 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpdiag.data.problems import MISSING_FILE, Problem, Report
+from mpdiag.data.problems import MISSING_FILE, DataProblem, ProblemHandler
 from mpdiag.errors import DataError
 
 
-def need(path: Path, what: str, mend: str) -> Path:
-    """The path, if something is there; else DataError that names it and the mend."""
+def require_path(path: Path, what: str, fix: str) -> Path:
+    """The path, if something is there; else DataError that names it and the fix."""
     if not path.exists():
-        raise DataError(f"{what} is not at {path}: {mend}")
+        raise DataError(f"{what} is not at {path}: {fix}")
     return path
 
 
-def choose_root(listed_in: Path, names: list[str], roots: Sequence[Path], report: Report) -> Path:
+def choose_root(
+    listed_in: Path, names: list[str], roots: Sequence[Path], on_problem: ProblemHandler
+) -> Path:
     """The folder that holds the files that `listed_in` names, or most of them; reports the rest."""
     missing = {root: missing_files(root, names) for root in roots}
     root = min(roots, key=lambda root: len(missing[root]))
@@ -34,7 +36,7 @@ def choose_root(listed_in: Path, names: list[str], roots: Sequence[Path], report
             f"{listed_in} lists {lacking[0]}{others} of {len(names)} files, missing in {root}:"
             " fetch what is missing or point to its folder"
         )
-    report(Problem(MISSING_FILE, told, len(lacking)))
+    on_problem(DataProblem(MISSING_FILE, told, len(lacking)))
     return root
 
 

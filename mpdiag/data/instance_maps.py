@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mpdiag.data.maps import PixelMaps, segments
-from mpdiag.data.sample import ClassInfo, Truth
+from mpdiag.data.integer_maps import IntegerMapFolder, segments
+from mpdiag.data.sample import ClassInfo, GroundTruth
 
 _DIVISOR = 1000
 
@@ -18,7 +18,7 @@ class InstanceMaps:
     (cityscapesscripts, preparation/json2instanceImg.py.)
     """
 
-    def __init__(self, maps: PixelMaps, classes: Sequence[ClassInfo]) -> None:
+    def __init__(self, maps: IntegerMapFolder, classes: Sequence[ClassInfo]) -> None:
         """`classes` are those that have instances, by Cityscapes' ids."""
         self.path = maps.path
         self.images = maps.images
@@ -30,8 +30,8 @@ class InstanceMaps:
         """1, since only its map tells how many there are, if any."""
         return 1
 
-    def read(self, index: int) -> Truth:
-        """The instances of an image, groups last; see AnnotationSource."""
+    def read(self, index: int) -> GroundTruth:
+        """The instances of an image, groups last; see Annotations."""
         numbers = self._maps.read(index)
         found = []
         for number in np.unique(numbers).tolist():

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mpdiag.data.maps import Numbers, PixelMaps, segments
-from mpdiag.data.problems import Problem, Report
-from mpdiag.data.sample import ClassInfo, Truth
+from mpdiag.data.integer_maps import IntegerMap, IntegerMapFolder, segments
+from mpdiag.data.problems import DataProblem, ProblemHandler
+from mpdiag.data.sample import ClassInfo, GroundTruth
 
 IGNORE = 255
 
@@ -18,7 +18,9 @@ class LabelMaps:
     Number k of a map is class k; `ignore` is in no mask.
     """
 
-    def __init__(self, maps: PixelMaps, classes: Sequence[ClassInfo], ignore: int = IGNORE) -> None:
+    def __init__(
+        self, maps: IntegerMapFolder, classes: Sequence[ClassInfo], ignore: int = IGNORE
+    ) -> None:
         self.path = maps.path
         self.images = maps.images
         self.classes = list(classes)
@@ -29,24 +31,24 @@ class LabelMaps:
         """1, as an image has some class, as a rule; only its map tells how many."""
         return 1
 
-    def read(self, index: int) -> Truth:
-        """One segment for each class of an image; see AnnotationSource."""
+    def read(self, index: int) -> GroundTruth:
+        """One segment for each class of an image; see Annotations."""
         path, classes = self._maps.file(index), len(self.classes)
         return class_segments(
-            self._maps.read(index), path, classes, self._ignore, self._maps.report
+            self._maps.read(index), path, classes, self._ignore, self._maps.on_problem
         )
 
 
 def class_segments(
-    numbers: Numbers, path: Path, classes: int, ignore: int, report: Report
-) -> Truth:
+    numbers: IntegerMap, path: Path, classes: int, ignore: int, on_problem: ProblemHandler
+) -> GroundTruth:
     """One segment for each class of a map that was read from `path`; `ignore` is in none."""
     present = [number for number in np.unique(numbers).tolist() if number != ignore]
     labels = [number for number in present if 0 <= number < classes]
     if len(labels) < len(present):
         unknown = min(set(present) - set(labels))
-        report(
-            Problem(
+        on_problem(
+            DataProblem(
                 "class index out of range",
                 f"{path} has class index {unknown}, but classes are 0 to {classes - 1}, and "
                 f"{ignore} for none: prepare the maps anew",
@@ -55,13 +57,13 @@ def class_segments(
     return segments(numbers, labels, labels, [False] * len(labels))
 
 
-def paired_maps(
+def open_label_maps(
     images: Path,
     maps: Path,
     suffix: str,
     classes: Sequence[ClassInfo],
-    mend: str,
-    report: Report,
+    fix: str,
+    on_problem: ProblemHandler,
     ignore: int = IGNORE,
 ) -> LabelMaps:
     """The maps in a folder and the JPEGs in another, paired by their names without suffix.
@@ -70,12 +72,12 @@ def paired_maps(
         images, maps: the two folders.
         suffix: of the maps.
         classes: in the order of the maps' numbers.
-        mend: what to do where maps are missing, as the end of a sentence.
-        report: what is done with what is wrong.
+        fix: what to do where maps are missing, as the end of a sentence.
+        on_problem: what is done with what is wrong.
         ignore: the number that is no class.
     """
     names = sorted({file.stem for file in (*images.glob("*.jpg"), *maps.glob(f"*{suffix}"))})
-    paired = PixelMaps(
-        maps, [f"{name}.jpg" for name in names], [name + suffix for name in names], mend, report
+    paired = IntegerMapFolder(
+        maps, [f"{name}.jpg" for name in names], [name + suffix for name in names], fix, on_problem
     )
     return LabelMaps(paired, classes, ignore)

@@ -24,20 +24,20 @@ from mpdiag.errors import ConfigError, DataError
 _ORDER, _AUGMENTATION = 0, 1
 
 if TYPE_CHECKING:
-    _StepDataset = Dataset[list[Sample] | DataError]
+    _TorchDataset = Dataset[list[Sample] | DataError]
 else:
-    _StepDataset = Dataset
+    _TorchDataset = Dataset
 
 
 class TrainingBatches:
     """Lists of samples, one for each step, without end.
 
-    batch_size    samples of one step over all processes; this one yields batch_size / world
+    batch_size    samples of one step over all processes; this one yields batch_size / world_size
     seed          of the order and of the augmentation
     transform     applied to each sample with a generator of its own; None: samples as on disk
     workers       0: read in this process; else so many torch DataLoader workers, as far as there
                   are cores
-    rank, world   this process takes slots rank, rank + world, ... of every batch
+    rank, world_size   this process takes slots rank, rank + world_size, ... of every batch
     filter_empty  leave out images that are annotated with no segment
 
     Raises ConfigError for a batch that can't be shared out, DataError where no image is left
@@ -52,12 +52,12 @@ class TrainingBatches:
         transform: Transform | None = None,
         workers: int = 0,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         filter_empty: bool = False,
     ) -> None:
-        if batch_size < 1 or batch_size % world:
+        if batch_size < 1 or batch_size % world_size:
             raise ConfigError(
-                f"a batch of {batch_size} can't be shared out evenly over {world} process(es):"
+                f"a batch of {batch_size} can't be shared out evenly over {world_size} process(es):"
                 " choose a multiple of the number of processes"
             )
         images = [i for i in range(len(dataset)) if not filter_empty or dataset.num_objects(i)]
@@ -66,20 +66,22 @@ class TrainingBatches:
                 f"{dataset.describe()['annotation_file']} holds no image to train on: choose"
                 " another data set or split"
             )
-        self.slots = range(rank, batch_size, world)
+        self.batch_positions = range(rank, batch_size, world_size)
         self.num_images = len(images)
-        self._steps = _Steps(dataset, np.array(images), batch_size, self.slots, seed, transform)
+        self._dataset = _BatchDataset(
+            dataset, np.array(images), batch_size, self.batch_positions, seed, transform
+        )
         self._workers = min(workers, os.cpu_count() or 1)
 
     def start(self, step: int) -> Iterator[list[Sample]]:
         """This process's share of the batches of `step` and all that follow."""
         loader = DataLoader(
-            self._steps,
+            self._dataset,
             batch_size=None,
-            sampler=_CountFrom(step),
+            sampler=_CountingSampler(step),
             num_workers=self._workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_leave_signals_to_the_parent,
+            collate_fn=_identity,
+            worker_init_fn=_ignore_stop_signals,
             generator=torch.Generator(),  # else the loader would draw from the global one
         )
         for batch in loader:
@@ -88,7 +90,7 @@ class TrainingBatches:
             yield batch
 
 
-class _Steps(_StepDataset):
+class _BatchDataset(_TorchDataset):
     """Item `step` is this process's share of that step's batch."""
 
     def __init__(
@@ -103,13 +105,13 @@ class _Steps(_StepDataset):
         self.dataset = dataset
         self.images = images
         self.batch_size = batch_size
-        self.slots = slots
+        self.batch_positions = slots
         self.seed = seed
         self.transform = transform
 
     def __getitem__(self, step: int) -> list[Sample] | DataError:
         try:
-            return [self._sample(step, slot) for slot in self.slots]
+            return [self._sample(step, slot) for slot in self.batch_positions]
         except DataError as error:
             # Raised in a worker, it would reach the user wrapped in that worker's traceback.
             return error
@@ -130,7 +132,7 @@ def _permutation(seed: int, epoch: int, length: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng([_ORDER, seed, epoch]).permutation(length)
 
 
-class _CountFrom:
+class _CountingSampler:
     """A sampler that yields start, start + 1, ... without end."""
 
     def __init__(self, start: int) -> None:
@@ -143,7 +145,7 @@ class _CountFrom:
             step += 1
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
+def _ignore_stop_signals(worker: int) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach all; the parent then finishes its step, with workers.
 
     They end when the parent says so, or when it is gone.
@@ -152,5 +154,5 @@ def _leave_signals_to_the_parent(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _as_it_is(batch: list[Sample] | DataError) -> list[Sample] | DataError:
+def _identity(batch: list[Sample] | DataError) -> list[Sample] | DataError:
     return batch

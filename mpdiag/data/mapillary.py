@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mpdiag.choices import Task
+from mpdiag.data.annotations import Annotations
 from mpdiag.data.coco_file import read_coco_file
 from mpdiag.data.coco_panoptic import CocoPanoptic
 from mpdiag.data.dataset import SegmentationDataset
-from mpdiag.data.files import need
-from mpdiag.data.label_maps import paired_maps
-from mpdiag.data.problems import Report
+from mpdiag.data.files import require_path
+from mpdiag.data.label_maps import open_label_maps
+from mpdiag.data.problems import ProblemHandler
 from mpdiag.data.sample import ClassInfo
-from mpdiag.data.source import AnnotationSource, Task
 from mpdiag.errors import DataError
 
 _SPLITS = {"train": "training", "val": "validation"}
@@ -19,7 +20,9 @@ _ROOT = "give the folder that holds mapillary_vistas/ with --root or $DETECTRON2
 _UNPACK = "unpack version 1.2 of the data set anew"
 
 
-def open_mapillary(folder: Path, split: str, task: Task, report: Report) -> SegmentationDataset:
+def open_mapillary(
+    folder: Path, split: str, task: Task, on_problem: ProblemHandler
+) -> SegmentationDataset:
     """Open the data set; `folder` holds training/, validation/ and config.json.
 
     The 65 classes are those of config.json that are evaluated; the number after them is "none".
@@ -27,21 +30,29 @@ def open_mapillary(folder: Path, split: str, task: Task, report: Report) -> Segm
     if split not in _SPLITS:
         raise DataError(f"Mapillary Vistas has no split {split}: choose {' or '.join(_SPLITS)}")
     what = f"Mapillary Vistas {split}"
-    images = need(folder / _SPLITS[split] / "images", what, _ROOT)
-    source: AnnotationSource
+    images = require_path(folder / _SPLITS[split] / "images", what, _ROOT)
+    annotations: Annotations
     if task == "panoptic":
         pngs = folder / _SPLITS[split] / "panoptic"
-        path = need(pngs / "panoptic_2018.json", f"the panoptic annotation of {what}", _UNPACK)
-        source = CocoPanoptic(read_coco_file(path, report), [pngs], report)
+        path = require_path(
+            pngs / "panoptic_2018.json", f"the panoptic annotation of {what}", _UNPACK
+        )
+        annotations = CocoPanoptic(read_coco_file(path, on_problem), [pngs], on_problem)
     elif task == "semantic":
-        path = need(folder / _SPLITS[split] / "labels", f"the annotation of {what}", _UNPACK)
-        classes = _classes(need(folder / "config.json", "the classes of Mapillary Vistas", _UNPACK))
+        path = require_path(
+            folder / _SPLITS[split] / "labels", f"the annotation of {what}", _UNPACK
+        )
+        classes = _classes(
+            require_path(folder / "config.json", "the classes of Mapillary Vistas", _UNPACK)
+        )
         ignore = len(classes)
-        source = paired_maps(images, path, ".png", classes, _UNPACK, report, ignore=ignore)
+        annotations = open_label_maps(
+            images, path, ".png", classes, _UNPACK, on_problem, ignore=ignore
+        )
     else:
         raise DataError(f"Mapillary Vistas has panoptic and semantic annotations, not {task} ones")
     return SegmentationDataset(
-        source, images, task=task, name="mapillary", split=split, report=report
+        annotations, images, task=task, name="mapillary", split=split, on_problem=on_problem
     )
 
 

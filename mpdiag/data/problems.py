@@ -5,7 +5,7 @@ from collections.abc import Callable
 from mpdiag.errors import DataError
 
 
-class Problem(DataError):
+class DataProblem(DataError):
     """One thing that is wrong; problems of one `kind` are counted together.
 
     `count` is how many times, where one sentence tells of several.
@@ -21,12 +21,12 @@ class Problem(DataError):
         return self.message
 
 
-Report = Callable[[Problem], None]
+ProblemHandler = Callable[[DataProblem], None]
 """What is done with a problem. Where it returns, reading goes on without what is wrong."""
 
 MISSING_FILE = "missing file"
 
 
-def refuse(problem: Problem) -> None:
+def raise_problem(problem: DataProblem) -> None:
     """The report of loading: the first problem is raised."""
     raise problem from None

@@ -9,15 +9,15 @@ from typing import cast, get_args
 
 from mpdiag.data.ade20k import open_ade20k
 from mpdiag.data.ade20k_full import open_ade20k_full
-from mpdiag.data.catalog import open_registered
+from mpdiag.choices import Task
 from mpdiag.data.cityscapes import open_cityscapes
 from mpdiag.data.coco import FILE_PREFIX, coco_dataset, open_coco
 from mpdiag.data.dataset import SegmentationDataset
-from mpdiag.data.detectron2_names import DETECTRON2_NAMES, known_names
+from mpdiag.data.detectron2_catalog import open_catalog_dataset
+from mpdiag.data.detectron2_names import DETECTRON2_NAMES, similar_names
 from mpdiag.data.mapillary import open_mapillary
-from mpdiag.data.problems import Report, refuse
-from mpdiag.data.source import Task
-from mpdiag.data.synthetic import SYNTHETIC_SPLITS, generate
+from mpdiag.data.problems import ProblemHandler, raise_problem
+from mpdiag.data.synthetic import SYNTHETIC_SPLITS, generate_synthetic
 from mpdiag.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -29,19 +29,19 @@ def load_dataset(
     root: Path | str | None = None,
     split: str | None = None,
     task: str | None = None,
-    report: Report = refuse,
+    on_problem: ProblemHandler = raise_problem,
 ) -> SegmentationDataset:
     """Open a data set by its name (KNOWN_DATASETS) or folder, or a COCO-format file (*.json).
 
     One of detectron2's names (DETECTRON2_NAMES) says split and task, too, as does any other that is
-    registered in its catalogs, NAME or MODULE:NAME (`mpdiag.data.catalog`).
+    registered in its catalogs, NAME or MODULE:NAME (`mpdiag.data.detectron2_catalog`).
 
     root    folder that holds the data sets, or the images of an annotation file; by default
             $DETECTRON2_DATASETS, else ./datasets
     split   "train" or "val"; None for what the name says, else "val"
     task    "instance", "panoptic" or "semantic"; None for what the name says or an annotation
             file holds, else "instance"
-    report  what is done with what is wrong; by default the first problem is raised
+    on_problem  what is done with what is wrong; by default the first problem is raised
 
     "synthetic" is generated with default settings where it is not there yet. DataError for an
     unknown name or task, one that contradicts the name, and where files are missing.
@@ -55,15 +55,15 @@ def load_dataset(
     split = split or "val"
     if dataset.endswith(".json"):
         path = Path(dataset)
-        return _annotation_file(path, None if root is None else Path(root), split, kind, report)
+        return _annotation_file(path, None if root is None else Path(root), split, kind, on_problem)
     if dataset in _LAYOUTS:
         layout = _LAYOUTS[dataset]
         folder = Path(root or default_root()) / layout.folder
-    elif not Path(dataset).exists() and (found := open_registered(dataset, kind, report)):
+    elif not Path(dataset).exists() and (found := open_catalog_dataset(dataset, kind, on_problem)):
         return found
     else:
-        layout, folder = _recognise(dataset), Path(dataset)
-    return layout.open(folder, split, kind or "instance", report)
+        layout, folder = _detect_layout(dataset), Path(dataset)
+    return layout.open(folder, split, kind or "instance", on_problem)
 
 
 def _named(name: str, split: str | None, task: Task | None) -> tuple[str, str, Task]:
@@ -83,47 +83,49 @@ def default_root() -> Path:
     return Path(os.environ.get("DETECTRON2_DATASETS") or "datasets")
 
 
-def present_datasets(root: Path) -> dict[str, Path | None]:
+def find_datasets(root: Path) -> dict[str, Path | None]:
     """Every known data set: its folder below the root if that looks like it, else None."""
     folders = {name: root / layout.folder for name, layout in _LAYOUTS.items()}
     return {
-        name: folder if any(any(folder.glob(sign)) for sign in _LAYOUTS[name].signs) else None
+        name: folder if any(any(folder.glob(marker)) for marker in _LAYOUTS[name].markers) else None
         for name, folder in folders.items()
     }
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """A data set's folder as detectron2 names it, signs by which it is known, what opens it."""
+    """A data set's folder as detectron2 names it, markers by which it is known, what opens it."""
 
     folder: str
-    signs: tuple[str, ...]
-    open: Callable[[Path, str, Task, Report], SegmentationDataset]
+    markers: tuple[str, ...]
+    open: Callable[[Path, str, Task, ProblemHandler], SegmentationDataset]
 
 
-def _recognise(dataset: str) -> _Layout:
+def _detect_layout(dataset: str) -> _Layout:
     """The layout of a folder, by what is in it."""
     folder = Path(dataset)
     for layout in _LAYOUTS.values():
-        if any(any(folder.glob(sign)) for sign in layout.signs):
+        if any(any(folder.glob(marker)) for marker in layout.markers):
             return layout
     what = f"there is no data set {dataset}"
     if folder.is_dir():
         what = f"{folder} is not the folder of a known data set"
-    known = known_names(dataset) or ", ".join(KNOWN_DATASETS)
+    known = similar_names(dataset) or ", ".join(KNOWN_DATASETS)
     raise DataError(
         f"{what}: choose one of {known}, or give the folder of one or the path of a COCO-format"
         " file that ends in .json"
     )
 
 
-def _open_synthetic(folder: Path, split: str, task: Task, report: Report) -> SegmentationDataset:
+def _open_synthetic(
+    folder: Path, split: str, task: Task, on_problem: ProblemHandler
+) -> SegmentationDataset:
     if split not in SYNTHETIC_SPLITS:
         known = " or ".join(SYNTHETIC_SPLITS)
         raise DataError(f"the synthetic data has no split {split}: choose {known}")
     if not folder.exists():
         _log.info("generating the synthetic data set in %s", folder)
-        generate(folder)
+        generate_synthetic(folder)
     annotation_file = folder / "annotations" / f"{FILE_PREFIX[task]}_{split}.json"
     if not annotation_file.is_file():
         raise DataError(
@@ -131,12 +133,17 @@ def _open_synthetic(folder: Path, split: str, task: Task, report: Report) -> Seg
             " have it generated anew"
         )
     return coco_dataset(
-        annotation_file, folder / split, task=task, name="synthetic", split=split, report=report
+        annotation_file,
+        folder / split,
+        task=task,
+        name="synthetic",
+        split=split,
+        on_problem=on_problem,
     )
 
 
 def _annotation_file(
-    path: Path, root: Path | None, split: str, task: Task | None, report: Report
+    path: Path, root: Path | None, split: str, task: Task | None, on_problem: ProblemHandler
 ) -> SegmentationDataset:
     """Images are looked for in the root and where COCO's and other tools' layouts have them."""
     folder = path.parent
@@ -144,7 +151,7 @@ def _annotation_file(
     beside = [folder, folder / "images"]
     around = [folder.parent / name for name in (split, f"{split}2017", suffix, "images")]
     roots = list(dict.fromkeys([*([root] if root else []), *beside, *around]))
-    return coco_dataset(path, roots, task=task, name=path.stem, split=split, report=report)
+    return coco_dataset(path, roots, task=task, name=path.stem, split=split, on_problem=on_problem)
 
 
 _LAYOUTS = {

@@ -33,7 +33,7 @@ class Sample:
 
 
 @dataclass(slots=True)
-class Truth:
+class GroundTruth:
     """All that an image is annotated with, crowds and segments without a pixel too.
 
     masks   bool (G, H, W) at the size of the image file
@@ -48,6 +48,6 @@ class Truth:
     areas: Tensor
 
     @property
-    def shown(self) -> Tensor:
+    def is_target(self) -> Tensor:
         """Bool (G,): which a model is shown, that is no crowds and none without a pixel."""
         return ~self.crowd & self.masks.flatten(1).any(1)

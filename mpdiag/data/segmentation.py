@@ -66,7 +66,7 @@ def _checked_rle(rle: dict[str, Any], height: int, width: int) -> dict[str, Any]
     size, counts = rle["size"], rle["counts"]
     if size != [height, width]:
         raise ValueError(f"has an RLE of size {size} where the image is {[height, width]}")
-    # Checked here, since pycocotools leaves memory unset or reads beyond where runs don't fit.
+    # CheckResult here, since pycocotools leaves memory unset or reads beyond where runs don't fit.
     runs = _run_lengths(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or any(type(run) is not int or run < 0 for run in runs):
         raise ValueError("has RLE counts that are no run lengths")

@@ -31,7 +31,7 @@ _CATEGORIES: list[dict[str, Any]] = [
 ]
 
 
-def generate(
+def generate_synthetic(
     directory: Path | str,
     *,
     train: int = DEFAULT_SETTINGS["train"],

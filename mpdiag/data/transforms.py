@@ -43,7 +43,7 @@ class OneOf:
         self.transforms = list(transforms)
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
-        return self.transforms[_below(len(self.transforms), generator)](sample, generator)
+        return self.transforms[_random_index(len(self.transforms), generator)](sample, generator)
 
 
 class ResizeShortestEdge:
@@ -83,24 +83,24 @@ class HorizontalFlip:
 class RandomCrop:
     """Cut a window of at most (height, width) out of the image, each place as likely as the others.
 
-    With `category_share` below 1, up to ten windows are tried for one in which no class has that
+    With `single_category_max_area` below 1, up to ten windows are tried for one in which no class has that
     share of the labelled pixels or more; the segments of a class count as one, and a window of a
     single class never passes (detectron2's RandomCrop_CategoryAreaConstraint).
     """
 
     tries = 10
 
-    def __init__(self, size: tuple[int, int], category_share: float = 1.0) -> None:
+    def __init__(self, size: tuple[int, int], single_category_max_area: float = 1.0) -> None:
         self.size = size
-        self.category_share = category_share
+        self.single_category_max_area = single_category_max_area
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
         height, width = sample.image.shape[-2:]
         window = self._window(height, width, generator)
-        if self.category_share < 1:
+        if self.single_category_max_area < 1:
             classes = _class_masks(sample)
             for _ in range(self.tries - 1):
-                if _largest_share(classes[:, *window]) < self.category_share:
+                if _largest_share(classes[:, *window]) < self.single_category_max_area:
                     break
                 window = self._window(height, width, generator)
         # Copies, lest a worker sends along all that was cut away.
@@ -110,8 +110,8 @@ class RandomCrop:
 
     def _window(self, height: int, width: int, generator: torch.Generator) -> tuple[slice, slice]:
         rows, columns = min(self.size[0], height), min(self.size[1], width)
-        top = _below(height - rows + 1, generator)
-        left = _below(width - columns + 1, generator)
+        top = _random_index(height - rows + 1, generator)
+        left = _random_index(width - columns + 1, generator)
         return slice(top, top + rows), slice(left, left + columns)
 
 
@@ -161,7 +161,7 @@ def drop_empty(sample: Sample, generator: torch.Generator | None = None) -> Samp
     return replace(sample, masks=sample.masks[kept], labels=sample.labels[kept])
 
 
-def _below(count: int, generator: torch.Generator) -> int:
+def _random_index(count: int, generator: torch.Generator) -> int:
     """One of 0..count - 1, all equally likely."""
     return int(torch.randint(count, (), generator=generator))
 

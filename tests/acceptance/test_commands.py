@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mpdiag.cli import main
-from mpdiag.data import generate
+from mpdiag.data import generate_synthetic
 from mpdiag.store import Run
 
 Command = Callable[..., tuple[int, str, str]]
@@ -34,7 +34,7 @@ def mpdiag(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    generate(root / "synthetic", train=8, val=4, size=64)
+    generate_synthetic(root / "synthetic", train=8, val=4, size=64)
     return root
 
 
@@ -67,7 +67,7 @@ def test_the_demo_in_short(tmp_path: Path, mpdiag: Command) -> None:
     assert list(parts.values()) == ["matching", "matching", "piloted"]
     before = (output / "train" / "baseline" / "model_final.pth").stat().st_mtime_ns
     status, out, _ = mpdiag("demo", "--quick", "--output", output)
-    assert status == 0 and "baseline is trained already" in out
+    assert status == 0 and "baseline is already trained" in out
     assert (output / "train" / "baseline" / "model_final.pth").stat().st_mtime_ns == before
 
 
@@ -152,7 +152,7 @@ def test_where_nothing_can_be_written(
     ):
         status, _, err = mpdiag(*words, "--output", output)
         assert status == 2 and "Traceback" not in err, words
-        assert f"{output} can't be used (Not a directory)" in " ".join(err.split()), words
+        assert f"{output}: cannot be used (Not a directory)" in " ".join(err.split()), words
     with pytest.raises(NotADirectoryError):
         mpdiag("--debug", "report", run, "--output", output)
     assert (tmp_path / "file").read_text() == "mine"

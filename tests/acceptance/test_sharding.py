@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mpdiag.analysis import analyze
-from mpdiag.data import generate
+from mpdiag.data import generate_synthetic
 from mpdiag.errors import RunError
 from mpdiag.store import Run
 
@@ -22,7 +22,7 @@ IMAGES = 32 * 3 + 7  # four parts
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    generate(root / "synthetic", train=4, val=IMAGES, size=64)
+    generate_synthetic(root / "synthetic", train=4, val=IMAGES, size=64)
     return root
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from mpdiag.data import SegmentationDataset, generate, load_dataset
+from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset
 from mpdiag.errors import DataError
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    generate(root / "synthetic", train=4, val=3, size=64)
+    generate_synthetic(root / "synthetic", train=4, val=3, size=64)
     return root / "synthetic"
 
 
@@ -45,7 +45,7 @@ def same(found: SegmentationDataset, own: SegmentationDataset) -> None:
         assert found.num_objects(index) == own.num_objects(index)
         assert torch.equal(ours.image, theirs.image) and torch.equal(ours.masks, theirs.masks)
         assert torch.equal(ours.labels, theirs.labels)
-        assert torch.equal(own.truth(index).areas, found.truth(index).areas)
+        assert torch.equal(own.ground_truth(index).areas, found.ground_truth(index).areas)
 
 
 def test_instances_by_name(register: Callable[..., str], scenes: Path) -> None:

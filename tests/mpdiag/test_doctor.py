@@ -1,4 +1,4 @@
-"""What `mpdiag doctor` says."""
+"""`mpdiag doctor`: status of backends and data sets."""
 
 from io import StringIO
 from pathlib import Path
@@ -9,7 +9,7 @@ from rich.console import Console
 from mpdiag.doctor import doctor
 
 
-def said() -> str:
+def output() -> str:
     console = Console(width=100, file=StringIO())
     for table in doctor():
         console.print(table)
@@ -19,23 +19,23 @@ def said() -> str:
 
 
 def rows(text: str) -> dict[str, str]:
-    """The last line of each first word."""
+    """Map the first word of each line to the last line that starts with it."""
     return {line.split()[0]: line for line in text.splitlines() if line.split()}
 
 
-def test_what_runs_and_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_status_of_backends_and_data_sets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MPDIAG_DEFORM_ATTN", raising=False)
     (tmp_path / "cityscapes" / "gtFine").mkdir(parents=True)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    found = rows(said())
-    assert "runs" in found["cpp"] and "first choice" in found["cpp"]
-    assert "could" in found["plain"]
+    found = rows(output())
+    assert "selected" in found["cpp"] and "first choice" in found["cpp"]
+    assert "available" in found["plain"]
     assert "it runs on cuda only" in found["triton"]
-    assert found["coco"].split()[1:] == ["-"]
-    assert found["cityscapes"].split()[1] != "-"
+    assert found["coco"].split()[1:] == ["not", "found"]
+    assert found["cityscapes"].split()[1] != "not"
 
 
-def test_what_was_asked_for_and_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requested_backend_that_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPDIAG_DEFORM_ATTN", "original")
-    text = said()
-    assert "none runs" in text and "it runs on cuda only" in text
+    text = output()
+    assert "no backend" in text and "it runs on cuda only" in text

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mpdiag.data import load_dataset
-from mpdiag.data.label_tables import ade20k_classes
+from mpdiag.data.class_lists import ade20k_classes
 from mpdiag.errors import DataError
 
 HOME = "ADEChallengeData2016"
@@ -89,7 +89,7 @@ def test_panoptic(ade20k_root: Path) -> None:
 def test_stuff_behind_things_is_an_empty_segment(ade20k_root: Path) -> None:
     """The preparation lists it all the same, and the panoptic measure counts it as missed."""
     data = load_dataset("ade20k", root=ade20k_root, task="panoptic")
-    truth = data.truth(0)
+    truth = data.ground_truth(0)
     assert truth.areas[truth.labels == 2].tolist() == [0.0]
     assert len(truth.labels) == len(data[0].labels) + 1 and 2 not in data[0].labels
 

@@ -25,7 +25,7 @@ from mpdiag.data import (
     Sample,
     ScaleJitter,
     Transform,
-    augmentation,
+    build_augmentation,
     drop_empty,
 )
 from mpdiag.data.transforms import resize
@@ -245,7 +245,7 @@ SETTINGS = {
         short_sides=(32, 64, 100),
         long_side=120,
         crop=(48, 64),
-        crop_category_share=0.75,
+        single_category_max_area=0.75,
         color=True,
     ),
     "inference size": AugmentConfig(),
@@ -254,7 +254,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("augment", SETTINGS.values(), ids=SETTINGS)
 def test_a_sample_depends_on_its_generator_alone(augment: AugmentConfig) -> None:
-    chain = augmentation(DataConfig(short_side=40, augment=augment))
+    chain = build_augmentation(DataConfig(short_side=40, augment=augment))
     outs = []
     for seed in (1, 2):
         random.seed(seed)
@@ -275,7 +275,7 @@ def test_a_sample_depends_on_its_generator_alone(augment: AugmentConfig) -> None
 @pytest.mark.parametrize("augment", [SETTINGS["jitter"], SETTINGS["inference size"]])
 def test_masks_stay_where_their_colors_are(augment: AugmentConfig) -> None:
     """Pixel for pixel but for the edges, where the image is a mixture."""
-    chain = augmentation(DataConfig(short_side=97, augment=augment))
+    chain = build_augmentation(DataConfig(short_side=97, augment=augment))
     for seed in range(25):
         out = chain(marked(80, 110), seeded(seed))
         assert out.image.shape[-2:] == out.masks.shape[-2:]
@@ -287,7 +287,7 @@ def test_masks_stay_where_their_colors_are(augment: AugmentConfig) -> None:
 
 
 def test_the_chain_of_the_coco_models() -> None:
-    chain = augmentation(DataConfig(augment=SETTINGS["jitter"]))
+    chain = build_augmentation(DataConfig(augment=SETTINGS["jitter"]))
     kinds = [type(step) for step in chain.transforms[:-1]]
     assert kinds == [ScaleJitter, RandomCrop, HorizontalFlip, Pad]
     assert chain.transforms[-1] is drop_empty
@@ -305,7 +305,7 @@ def test_the_chain_of_the_coco_models() -> None:
 
 @pytest.mark.parametrize("augment", SETTINGS.values(), ids=SETTINGS)
 def test_images_that_hold_or_keep_no_segment(augment: AugmentConfig) -> None:
-    chain = augmentation(DataConfig(short_side=40, augment=augment))
+    chain = build_augmentation(DataConfig(short_side=40, augment=augment))
     bare = places(48, 64, objects=0)
     speck = places(48, 64, objects=1)
     speck.masks[:] = False
@@ -321,7 +321,7 @@ def test_images_that_hold_or_keep_no_segment(augment: AugmentConfig) -> None:
 
 
 def steps(**settings: object) -> list[Callable[..., Sample] | Transform]:
-    return augmentation(DataConfig.model_validate(settings)).transforms
+    return build_augmentation(DataConfig.model_validate(settings)).transforms
 
 
 def test_sizes_come_from_augmentation_else_from_inference() -> None:

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from mpdiag.data import generate, load_dataset
-from mpdiag.data.check import Checked, ClassCount, check, classes_found
+from mpdiag.data import generate_synthetic, load_dataset
+from mpdiag.data.check import CheckResult, ClassCount, check_dataset, classes_by_frequency
 from mpdiag.data.check_tables import check_tables
 from mpdiag.errors import DataError
 
@@ -24,7 +24,7 @@ def counts(findings: dict[str, Any]) -> dict[str, int]:
     return {kind: finding.count for kind, finding in findings.items()}
 
 
-def shown(checked: Checked) -> str:
+def shown(checked: CheckResult) -> str:
     console = Console(width=200, file=io.StringIO())
     for table in check_tables(checked):
         console.print(table)
@@ -32,10 +32,10 @@ def shown(checked: Checked) -> str:
 
 
 def test_a_data_set_without_a_mistake(tmp_path: Path) -> None:
-    generate(tmp_path / "set", train=1, val=4, size=64)
+    generate_synthetic(tmp_path / "set", train=1, val=4, size=64)
     for task in ("instance", "panoptic", "semantic"):
         steps: list[tuple[int, int]] = []
-        checked = check(
+        checked = check_dataset(
             str(tmp_path / "set"), task=task, progress=lambda *step, steps=steps: steps.append(step)
         )
         assert not checked.errors
@@ -44,8 +44,8 @@ def test_a_data_set_without_a_mistake(tmp_path: Path) -> None:
 
 
 def test_counts_by_class_and_size_are_those_of_the_annotations(tmp_path: Path) -> None:
-    generate(tmp_path / "set", train=1, val=5, size=128)
-    checked = check(str(tmp_path / "set"))
+    generate_synthetic(tmp_path / "set", train=1, val=5, size=128)
+    checked = check_dataset(str(tmp_path / "set"))
     content = json.loads((tmp_path / "set/annotations/instances_val.json").read_text())
     for number, category in enumerate(content["categories"]):
         own = [one for one in content["annotations"] if one["category_id"] == category["id"]]
@@ -54,12 +54,12 @@ def test_counts_by_class_and_size_are_those_of_the_annotations(tmp_path: Path) -
         images = len({one["image_id"] for one in own})
         expected = ClassCount(images, len(own), small, len(own) - small - large, large, 0)
         assert checked.counts[number] == expected
-    found = [count.objects for _, count in classes_found(checked)]
+    found = [count.objects for _, count in classes_by_frequency(checked)]
     assert found == sorted(found, reverse=True) and sum(found) == len(content["annotations"])
     sizes = [sum(getattr(one, size) for one in checked.counts) for size in ("small", "medium")]
     row = ["all", "5", sum(found), *sizes, sum(found) - sum(sizes), 0]
     assert " ".join(map(str, row)) in " ".join(shown(checked).split())
-    assert check(str(tmp_path / "set"), limit=2).images == 2
+    assert check_dataset(str(tmp_path / "set"), limit=2).images == 2
 
 
 def spoil(content: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ def test_every_mistake_is_found(coco: Files) -> None:
     path, folder = coco(spoil)
     (folder / "12.png").write_bytes((folder / "5.png").read_bytes()[:300])
     Image.new("RGB", (31, 20)).save(folder / "13.png")
-    checked = check(str(path), root=folder)
+    checked = check_dataset(str(path), root=folder)
     assert counts(checked.errors) == {
         "unknown category": 1,
         "unreadable segmentation": 1,
@@ -124,13 +124,13 @@ def test_every_mistake_is_found(coco: Files) -> None:
         assert said in " ".join(shown(checked).split())
     assert checked.warnings["image with crowds only"].examples == ["3.png"]
     # Left of image 7: dogs 14, 21 and 22 and the empty one; of image 3, the crowd.
-    dog = next(count for info, count in classes_found(checked) if info.name == "dog")
+    dog = next(count for info, count in classes_by_frequency(checked) if info.name == "dog")
     assert (dog.images, dog.objects, dog.crowds) == (2, 4, 1)
 
 
 def test_loading_stops_at_the_first_mistake_of_the_list(coco: Files) -> None:
     path, folder = coco(spoil)
-    checked = check(str(path), root=folder)
+    checked = check_dataset(str(path), root=folder)
     with pytest.raises(DataError) as caught:
         load_dataset(str(path), root=folder)
     everything = [text for finding in checked.errors.values() for text in finding.examples]
@@ -149,7 +149,7 @@ def test_loading_stops_at_the_first_mistake_of_the_list(coco: Files) -> None:
 def test_what_is_no_annotation_file_is_said_first(tmp_path: Path, content: str, said: str) -> None:
     path = tmp_path / "file.json"
     path.write_text(content)
-    checked = check(str(path))
+    checked = check_dataset(str(path))
     assert checked.dataset is None and not checked.warnings
     (finding,) = checked.errors.values()
     assert finding.count == 1 and said in finding.examples[0] and str(path) in finding.examples[0]
@@ -168,7 +168,7 @@ def test_panoptic_mistakes(panoptic: Files) -> None:
         content["annotations"].append({"image_id": 3, "file_name": "3.png", "segments_info": []})
 
     path, folder = panoptic(spoil_panoptic)
-    checked = check(str(path), root=folder)
+    checked = check_dataset(str(path), root=folder)
     assert checked.dataset is not None and checked.dataset.task == "panoptic"
     # The car's pixels stand in the PNG, and its id in the file: that its class is wrong is all.
     assert counts(checked.errors) == {
@@ -190,10 +190,10 @@ def test_label_maps(ade20k_root: Path, tmp_path: Path) -> None:
     Image.fromarray(numbers).save(maps / "ADE_val_00000002.png")
     (maps / "ADE_val_00000003.png").unlink()
     (home / "images" / "validation" / "ADE_val_00000004.jpg").unlink()
-    checked = check(str(home), task="semantic")
+    checked = check_dataset(str(home), task="semantic")
     assert counts(checked.errors) == {"class index out of range": 1, "missing file": 2}
     assert checked.warnings["image without annotation"].examples == ["ADE_val_00000001.jpg"]
-    floor = next(count for info, count in classes_found(checked) if info.name == "floor")
+    floor = next(count for info, count in classes_by_frequency(checked) if info.name == "floor")
     assert (floor.images, floor.small) == (2, 1)
 
 
@@ -208,17 +208,17 @@ def test_folders_are_known_by_what_is_in_them(
         folder = tmp_path / own
         folder.symlink_to(root)
         for split in ("train", "val"):
-            checked = check(str(folder), split=split, task=task)
+            checked = check_dataset(str(folder), split=split, task=task)
             assert checked.dataset is not None and checked.dataset.name == name
             assert checked.dataset.split == split and not checked.errors
-    checked = check(str(tmp_path))
+    checked = check_dataset(str(tmp_path))
     (finding,) = checked.errors.values()
     assert str(tmp_path) in finding.examples[0] and "synthetic, coco" in finding.examples[0]
 
 
 def test_cityscapes_groups_are_crowds(cityscapes_root: Path) -> None:
-    checked = check("cityscapes", root=cityscapes_root)
+    checked = check_dataset("cityscapes", root=cityscapes_root)
     assert not checked.errors and checked.warnings["image with crowds only"].count == 1
-    found = {info.name: count for info, count in classes_found(checked)}
+    found = {info.name: count for info, count in classes_by_frequency(checked)}
     assert (found["car"].images, found["car"].objects, found["car"].crowds) == (4, 6, 4)
     assert (found["person"].images, found["person"].objects) == (3, 3)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mpdiag.data import load_dataset
-from mpdiag.data.label_tables import cityscapes_classes
+from mpdiag.data.class_lists import cityscapes_classes
 from mpdiag.errors import DataError
 
 # The classes that are evaluated, by label id in the order of their train ids.
@@ -73,7 +73,7 @@ def test_instance(cityscapes_root: Path) -> None:
     for index, name in enumerate(NAMES):
         numbers = instance_map(cityscapes_root, name)
         expected = [n for n in np.unique(numbers).tolist() if n // 1000 in THINGS]
-        sample, truth = data[index], data.truth(index)
+        sample, truth = data[index], data.ground_truth(index)
         assert [data.classes[k].category_id for k in sample.labels] == [n // 1000 for n in expected]
         for mask, number in zip(sample.masks.numpy(), expected, strict=True):
             np.testing.assert_array_equal(mask, numbers == number)
@@ -92,7 +92,7 @@ def test_panoptic(cityscapes_root: Path) -> None:
     for index, name in enumerate(NAMES):
         numbers = instance_map(cityscapes_root, name)
         evaluated = np.isin(np.where(numbers < 1000, numbers, numbers // 1000), LABEL_IDS)
-        truth, sample = data.truth(index), data[index]
+        truth, sample = data.ground_truth(index), data[index]
         np.testing.assert_array_equal(truth.masks.any(0).numpy(), evaluated)
         assert truth.crowd.sum() == 1 and (truth.masks.sum(0) <= 1).all()
         isthing = np.array([data.classes[k].isthing for k in sample.labels])

@@ -223,7 +223,7 @@ def test_panoptic_segment_without_a_pixel(panoptic: Files) -> None:
         content["annotations"][0]["segments_info"].append({"id": 4711, "category_id": 2})
 
     dataset = coco_dataset(*panoptic(extend), task="panoptic")
-    assert dataset.truth(0).areas.tolist() == [35, 20, 45, 460, 0]
+    assert dataset.ground_truth(0).areas.tolist() == [35, 20, 45, 460, 0]
     assert dataset[0].labels.tolist() == [0, 1, 2]
 
 
@@ -245,7 +245,7 @@ def test_truth_holds_crowds_and_what_covers_no_pixel(coco: Files) -> None:
     path, folder = coco(measure)
     with contextlib.redirect_stdout(io.StringIO()):
         peer = COCO(str(path))
-    truth = coco_dataset(path, folder).truth(0)
+    truth = coco_dataset(path, folder).ground_truth(0)
     annotations = peer.loadAnns(peer.getAnnIds(7))
     masks = np.stack([peer.annToMask(annotation) for annotation in annotations])
     np.testing.assert_array_equal(truth.masks.numpy(), masks.astype(bool))
@@ -264,7 +264,7 @@ def test_class_masks_of_panoptic_segments(panoptic: Files) -> None:
     assert sample.labels.tolist() == [0, 1, 2]  # car, dog with its crowd, grass
     assert sample.masks.sum((1, 2)).tolist() == [35, 20 + 45, 600 - 40 - 45 - 35 - 20]
     assert sample.masks[1, 10:15, 20:29].all() and not sample.masks[:, :, :2].any()
-    assert not dataset.truth(0).crowd.any()
+    assert not dataset.ground_truth(0).crowd.any()
 
 
 def test_class_masks_need_panoptic_segments(coco: Files) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mpdiag.data import coco_dataset
-from mpdiag.data.source import Task
+from mpdiag.choices import Task
 from mpdiag.errors import DataError
 
 Files = Callable[..., tuple[Path, Path]]

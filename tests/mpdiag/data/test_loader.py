@@ -85,7 +85,8 @@ def test_resuming_goes_on_with_the_same_batches(start: int) -> None:
 def test_processes_share_the_batch_of_one() -> None:
     alone = draws(TrainingBatches(Numbers(10), 6, 5, noise), 8)
     parts = [
-        draws(TrainingBatches(Numbers(10), 6, 5, noise, rank=rank, world=3), 8) for rank in range(3)
+        draws(TrainingBatches(Numbers(10), 6, 5, noise, rank=rank, world_size=3), 8)
+        for rank in range(3)
     ]
     for step, batch in enumerate(alone):
         assert [parts[slot % 3][step][slot // 3] for slot in range(6)] == batch
@@ -126,7 +127,7 @@ def test_each_start_is_a_new_one() -> None:
 @pytest.mark.parametrize(("batch_size", "world"), [(0, 1), (3, 2)])
 def test_batch_that_cannot_be_shared(batch_size: int, world: int) -> None:
     with pytest.raises(ConfigError, match=f"batch of {batch_size}"):
-        TrainingBatches(Numbers(4), batch_size, 0, world=world)
+        TrainingBatches(Numbers(4), batch_size, 0, world_size=world)
 
 
 def test_no_image_left() -> None:

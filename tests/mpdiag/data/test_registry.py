@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mpdiag.data import generate, load_dataset, registry
+from mpdiag.data import generate_synthetic, load_dataset, registry
 from mpdiag.errors import DataError
 
 Files = Callable[..., tuple[Path, Path]]
@@ -14,7 +14,11 @@ Files = Callable[..., tuple[Path, Path]]
 @pytest.fixture
 def tiny_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """The default synthetic data, but of three images."""
-    monkeypatch.setattr(registry, "generate", lambda path: generate(path, train=2, val=1, size=64))
+    monkeypatch.setattr(
+        registry,
+        "generate_synthetic",
+        lambda path: generate_synthetic(path, train=2, val=1, size=64),
+    )
 
 
 def test_coco_layout(coco: Files, panoptic: Files, tmp_path: Path) -> None:
@@ -104,7 +108,7 @@ def test_given_root_holds_the_images(coco: Files, tmp_path: Path) -> None:
 
 def test_a_data_set_by_its_folder(tmp_path: Path) -> None:
     """Whatever the folder is called; $DETECTRON2_DATASETS and --root say nothing then."""
-    generate(tmp_path / "my shapes", train=2, val=1, size=64)
+    generate_synthetic(tmp_path / "my shapes", train=2, val=1, size=64)
     data = load_dataset(str(tmp_path / "my shapes"), split="train", task="panoptic")
     assert len(data) == 2 and data.name == "synthetic"
     with pytest.raises(DataError, match="is not the folder of a known data set"):

@@ -9,14 +9,16 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mpdiag.data import coco_dataset, generate
+from mpdiag.data import coco_dataset, generate_synthetic
 from mpdiag.data import synthetic as module
 from mpdiag.errors import DataError
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return generate(tmp_path_factory.mktemp("data") / "synthetic", train=6, val=3, size=64, seed=5)
+    return generate_synthetic(
+        tmp_path_factory.mktemp("data") / "synthetic", train=6, val=3, size=64, seed=5
+    )
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -92,13 +94,13 @@ def test_panoptic_format(small: Path) -> None:
 
 
 def test_same_seed_same_bytes(small: Path, tmp_path: Path) -> None:
-    again = generate(tmp_path / "again", train=6, val=3, size=64, seed=5)
+    again = generate_synthetic(tmp_path / "again", train=6, val=3, size=64, seed=5)
     assert digests(again) == digests(small)
 
 
 def test_an_image_depends_on_seed_split_and_index_alone(small: Path, tmp_path: Path) -> None:
-    longer = digests(generate(tmp_path / "longer", train=8, val=3, size=64, seed=5))
-    other = digests(generate(tmp_path / "other", train=6, val=3, size=64, seed=6))
+    longer = digests(generate_synthetic(tmp_path / "longer", train=8, val=3, size=64, seed=5))
+    other = digests(generate_synthetic(tmp_path / "other", train=6, val=3, size=64, seed=6))
     images = {n: d for n, d in digests(small).items() if n.endswith(".jpg")}
     assert images.items() <= longer.items()
     assert not images.items() & other.items()
@@ -107,14 +109,14 @@ def test_an_image_depends_on_seed_split_and_index_alone(small: Path, tmp_path: P
 
 def test_same_settings_are_reused(small: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in small.rglob("*")}
-    assert generate(small, train=6, val=3, size=64, seed=5) == small
+    assert generate_synthetic(small, train=6, val=3, size=64, seed=5) == small
     assert {p: p.stat().st_mtime_ns for p in small.rglob("*")} == before
 
 
 def test_other_settings_are_refused(small: Path) -> None:
     before = digests(small)
     with pytest.raises(DataError, match=r"other settings .*val=3 .*val=4") as caught:
-        generate(small, train=6, val=4, size=64, seed=5)
+        generate_synthetic(small, train=6, val=4, size=64, seed=5)
     assert str(small) in str(caught.value)
     assert digests(small) == before
 
@@ -122,7 +124,7 @@ def test_other_settings_are_refused(small: Path) -> None:
 def test_foreign_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(DataError, match="something other") as caught:
-        generate(tmp_path, train=2, val=1)
+        generate_synthetic(tmp_path, train=2, val=1)
     assert str(tmp_path) in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -130,21 +132,21 @@ def test_foreign_folder_is_refused(tmp_path: Path) -> None:
 def test_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "synthetic").write_text("mine")
     with pytest.raises(DataError, match="something other"):
-        generate(tmp_path / "synthetic", train=2, val=1)
+        generate_synthetic(tmp_path / "synthetic", train=2, val=1)
     with pytest.raises(DataError, match="can't be written"):
-        generate(tmp_path / "synthetic" / "deeper", train=2, val=1)
+        generate_synthetic(tmp_path / "synthetic" / "deeper", train=2, val=1)
 
 
 @pytest.mark.parametrize("settings", [{"train": 0}, {"val": 0}, {"size": 8}, {"seed": -1}])
 def test_impossible_settings(tmp_path: Path, settings: dict[str, int]) -> None:
     ((name, value),) = settings.items()
     with pytest.raises(DataError, match=f"{name}={value}"):
-        generate(tmp_path / "synthetic", **settings)
+        generate_synthetic(tmp_path / "synthetic", **settings)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
-    assert len(list(generate(tmp_path, train=2, val=1, size=64).glob("*/*.jpg"))) == 3
+    assert len(list(generate_synthetic(tmp_path, train=2, val=1, size=64).glob("*/*.jpg"))) == 3
 
 
 def test_interruption_leaves_nothing(tmp_path: Path) -> None:
@@ -153,13 +155,13 @@ def test_interruption_leaves_nothing(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        generate(tmp_path / "synthetic", train=3, val=1, size=64, progress=stop)
+        generate_synthetic(tmp_path / "synthetic", train=3, val=1, size=64, progress=stop)
     assert not list(tmp_path.iterdir())
 
 
 def test_progress_counts_every_image(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
-    generate(
+    generate_synthetic(
         tmp_path / "s",
         train=3,
         val=2,
@@ -175,8 +177,8 @@ def test_another_process_may_be_first(tmp_path: Path, monkeypatch: pytest.Monkey
     def slow_write(draft: Path, *rest: object) -> None:
         write(draft, *rest)  # type: ignore[arg-type]
         monkeypatch.setattr(module, "_write", write)
-        generate(tmp_path / "synthetic", train=2, val=1, size=64)
+        generate_synthetic(tmp_path / "synthetic", train=2, val=1, size=64)
 
     monkeypatch.setattr(module, "_write", slow_write)
-    generate(tmp_path / "synthetic", train=2, val=1, size=64)
+    generate_synthetic(tmp_path / "synthetic", train=2, val=1, size=64)
     assert [p.name for p in tmp_path.iterdir()] == ["synthetic"]

@@ -244,7 +244,7 @@ def test_classes_that_the_data_set_has_not(
     model = tiny.model
     model.config.id2label = {0: "square", 1: "sky", 2: "disc"}
     processor = processor_of(family, model)
-    source = json.loads((dataset.source.path).read_text())
+    source = json.loads((dataset.annotations.path).read_text())
     source["categories"] = [one for one in source["categories"] if one["name"] != "star"]
     source["annotations"] = [one for one in source["annotations"] if one["category_id"] != 2]
     path = tmp_path / "two.json"

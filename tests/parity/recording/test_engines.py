@@ -11,10 +11,10 @@ import torch
 
 import mpdiag
 from mpdiag.checkpoints import load_model, save_checkpoint
-from mpdiag.checkpoints.detectron2_config import Setup
-from mpdiag.checkpoints.transformers_form import write_transformers
+from mpdiag.checkpoints.detectron2_config import TrainingInfo
+from mpdiag.checkpoints.transformers_directory import write_transformers
 from mpdiag.config import BackboneConfig, LossConfig, ModelConfig
-from mpdiag.data import SegmentationDataset, generate, load_dataset
+from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset
 from mpdiag.errors import CheckpointError, ConfigError, DependencyError, MpdiagError
 from mpdiag.models import Mask2Former
 from mpdiag.store import Run
@@ -26,7 +26,7 @@ t = pytest.importorskip("transformers")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
     """Sides of 64 pixels: transformers stretches others to a multiple of 32, where mpdiag pads."""
     root = tmp_path_factory.mktemp("data")
-    generate(root / "synthetic", train=1, val=4, size=64)
+    generate_synthetic(root / "synthetic", train=1, val=4, size=64)
     return load_dataset("synthetic", root=root)
 
 
@@ -38,7 +38,7 @@ def model(dataset: SegmentationDataset) -> Mask2Former:
         backbone=BackboneConfig(name="resnet18", channels=(8, 8, 16, 16), stem_channels=8),
         hidden_dim=32,
         mask_dim=16,
-        heads=4,
+        num_heads=4,
         encoder_layers=1,
         encoder_feedforward_dim=32,
         decoder_layers=3,
@@ -59,7 +59,7 @@ def directory(
     """As `mpdiag convert --to transformers` writes it."""
     directory = tmp_path_factory.mktemp("hf")
     names = [info.name for info in dataset.classes]
-    write_transformers(directory, model, Setup(LossConfig(mask_weight=4.0), 64, 96), labels=names)
+    write_transformers(directory, model, TrainingInfo(LossConfig(mask_weight=4.0), 64, 96), labels=names)
     return directory
 
 
@@ -152,8 +152,8 @@ def test_classes_in_another_order_are_found_by_both(
         state[name] = torch.cat([state[name][:-1].flip(0), state[name][-1:]])
     other.load_state_dict(state)
     (tmp_path / "hf").mkdir()
-    setup = Setup(LossConfig(mask_weight=4.0), 64, 96)
-    write_transformers(tmp_path / "hf", other, setup, labels=names)
+    training_info = TrainingInfo(LossConfig(mask_weight=4.0), 64, 96)
+    write_transformers(tmp_path / "hf", other, training_info, labels=names)
     mpdiag.analyze(directory, dataset, tmp_path / "expected")
     for engine in ("mpdiag", "transformers"):
         mpdiag.analyze(tmp_path / "hf", dataset, tmp_path / engine, engine=engine)

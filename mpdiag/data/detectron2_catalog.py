@@ -13,15 +13,16 @@ from typing import Any
 
 import torch
 
+from mpdiag.choices import Task
+from mpdiag.data.annotations import ImageRecord
 from mpdiag.data.dataset import SegmentationDataset
+from mpdiag.data.image_files import read_integer_map, read_rgb
+from mpdiag.data.integer_maps import segments
 from mpdiag.data.label_maps import IGNORE, class_segments
-from mpdiag.data.maps import segments
 from mpdiag.data.packed import PackedRecords
-from mpdiag.data.pictures import read_numbers, read_rgb
-from mpdiag.data.problems import Problem, Report, refuse
-from mpdiag.data.sample import ClassInfo, Truth
+from mpdiag.data.problems import DataProblem, ProblemHandler, raise_problem
+from mpdiag.data.sample import ClassInfo, GroundTruth
 from mpdiag.data.segmentation import decode, segment_ids, to_rle
-from mpdiag.data.source import ImageRecord, Task
 from mpdiag.errors import DataError, DependencyError
 
 Record = Mapping[str, Any]
@@ -35,15 +36,15 @@ _HOLDS: dict[str, Task] = {
 _NEEDS = {task: key for key, task in _HOLDS.items()}
 
 
-def open_registered(
-    name: str, task: Task | None = None, report: Report = refuse
+def open_catalog_dataset(
+    name: str, task: Task | None = None, on_problem: ProblemHandler = raise_problem
 ) -> SegmentationDataset | None:
     """The data set that detectron2's catalogs have under a name; None where they have none.
 
     Args:
         name: as registered; MODULE:NAME imports a module of the user's first, which registers it.
         task: None for what the entries hold.
-        report: what is done with what is wrong.
+        on_problem: what is done with what is wrong.
 
     Raises:
         DependencyError: a module is named, but detectron2 is not installed.
@@ -72,10 +73,10 @@ def open_registered(
             f"{key}: what registered it can't read it ({reason:.200}); see to its files"
         ) from None
     kind = _task_of(key, records, task)
-    reader = RecordReader(key, catalogs.MetadataCatalog.get(key).as_dict(), kind, report)
+    reader = RecordReader(key, catalogs.MetadataCatalog.get(key).as_dict(), kind, on_problem)
     root = Path(os.path.commonpath([Path(record["file_name"]).parent for record in records]))
-    source = _Records(reader, records, root)
-    return SegmentationDataset(source, root, task=kind, name=key, report=report)
+    annotations = _Records(reader, records, root)
+    return SegmentationDataset(annotations, root, task=kind, name=key, on_problem=on_problem)
 
 
 def import_module(name: str) -> None:
@@ -104,13 +105,17 @@ class RecordReader:
     """
 
     def __init__(
-        self, name: str, metadata: Mapping[str, Any], task: Task, report: Report = refuse
+        self,
+        name: str,
+        metadata: Mapping[str, Any],
+        task: Task,
+        on_problem: ProblemHandler = raise_problem,
     ) -> None:
         self.name = name
         self.task = task
         self.classes = _classes(name, metadata, task)
         self._ignore = int(metadata.get("ignore_label", IGNORE))
-        self._report = report
+        self._on_problem = on_problem
         file = metadata.get("panoptic_json" if task == "panoptic" else "json_file")
         self.path = Path(file or name)
 
@@ -121,10 +126,10 @@ class RecordReader:
             return 1
         return sum(not one.get("iscrowd", 0) for one in record.get(key, ()))
 
-    def read(self, record: Record) -> Truth:
-        """All segments of an entry. Problem where they can't be read."""
+    def read(self, record: Record) -> GroundTruth:
+        """All segments of an entry. DataProblem where they can't be read."""
         if _NEEDS[self.task] not in record:
-            raise Problem(
+            raise DataProblem(
                 "image without annotation",
                 f"{self.name}: {record['file_name']} has no annotation of task {self.task}: leave "
                 "it out where the data set is registered",
@@ -132,7 +137,7 @@ class RecordReader:
         if self.task == "semantic":
             path = Path(record["sem_seg_file_name"])
             return class_segments(
-                read_numbers(path), path, len(self.classes), self._ignore, self._report
+                read_integer_map(path), path, len(self.classes), self._ignore, self._on_problem
             )
         labels, crowds = self._labels(record)
         if self.task == "panoptic":
@@ -147,21 +152,23 @@ class RecordReader:
         labels = [int(one["category_id"]) for one in record[key]]
         for label in labels:
             if not 0 <= label < len(self.classes):
-                raise Problem(
+                raise DataProblem(
                     "class index out of range",
                     f"{self.name}: an object in {record['file_name']} has category_id {label}, but "
                     f"classes are 0 to {len(self.classes) - 1}: register contiguous indices",
                 )
         return labels, [bool(one.get("iscrowd", 0)) for one in record[key]]
 
-    def _instances(self, record: Record, labels: Sequence[int], crowds: Sequence[bool]) -> Truth:
+    def _instances(
+        self, record: Record, labels: Sequence[int], crowds: Sequence[bool]
+    ) -> GroundTruth:
         height, width = _size_of(record)
         rles = []
         for one in record["annotations"]:
             try:
                 rles.append(to_rle(_as_in_json(one.get("segmentation")), height, width))
             except ValueError as reason:
-                raise Problem(
+                raise DataProblem(
                     "unreadable segmentation",
                     f"{self.name}: a segmentation in {record['file_name']} {reason}: correct or "
                     "remove the annotation",
@@ -169,7 +176,7 @@ class RecordReader:
         masks = torch.from_numpy(decode(rles, height, width))
         pixels = masks.sum((1, 2)).tolist()
         areas = [one.get("area", n) for one, n in zip(record["annotations"], pixels, strict=True)]
-        return Truth(
+        return GroundTruth(
             masks=masks,
             labels=torch.tensor(labels, dtype=torch.int64),
             crowd=torch.tensor(crowds, dtype=torch.bool),
@@ -178,7 +185,7 @@ class RecordReader:
 
 
 class _Records:
-    """The annotation source of all entries; see AnnotationSource.
+    """The annotation source of all entries; see Annotations.
 
     File names are relative to `root`. Images without whole numbers as ids are counted from 1.
     """
@@ -202,7 +209,7 @@ class _Records:
     def num_objects(self, index: int) -> int:
         return self._num_objects[index]
 
-    def read(self, index: int) -> Truth:
+    def read(self, index: int) -> GroundTruth:
         return self._reader.read(self._records[index])
 
 

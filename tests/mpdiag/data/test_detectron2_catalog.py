@@ -9,7 +9,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mpdiag.data import load_dataset
-from mpdiag.data.catalog import RecordReader
+from mpdiag.data.detectron2_catalog import RecordReader
 from mpdiag.errors import DataError, DependencyError
 
 THINGS = {"thing_classes": ["cat", "dog"], "thing_dataset_id_to_contiguous_id": {17: 0, 18: 1}}

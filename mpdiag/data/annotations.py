@@ -2,12 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-from mpdiag.data.sample import ClassInfo, Truth
-
-Task = Literal["instance", "panoptic", "semantic"]
-
+from mpdiag.data.sample import ClassInfo, GroundTruth
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
@@ -17,7 +14,7 @@ class ImageRecord:
     file_name: str
 
 
-class AnnotationSource(Protocol):
+class Annotations(Protocol):
     """The annotations of one split; images count from 0 in the order of `images`."""
 
     @property
@@ -35,6 +32,6 @@ class AnnotationSource(Protocol):
         """How many segments an image has, crowds left out, as far as is known without reading."""
         ...
 
-    def read(self, index: int) -> Truth:
+    def read(self, index: int) -> GroundTruth:
         """All segments of an image. DataError where they can't be read."""
         ...

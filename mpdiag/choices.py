@@ -1,0 +1,18 @@
+"""Values that options of several packages take.
+
+The module imports nothing heavy, so that the command line starts without torch.
+"""
+
+from typing import Literal
+
+Task = Literal["instance", "panoptic", "semantic"]
+"""Segmentation task of a data set or a model."""
+
+Part = Literal["matching", "piloted"]
+"""Part of the model that an analysis measures: the matching part or the MP part."""
+
+Engine = Literal["mpdiag", "transformers"]
+"""Implementation that runs a model."""
+
+CheckpointFormat = Literal["detectron2", "transformers"]
+"""Format that a checkpoint can be written in."""
