@@ -1,4 +1,4 @@
-"""Data: data sets and their annotations, the synthetic data, transforms and training batches."""
+"""Data sets and annotations, synthetic data, transforms and training batches."""
 
 from mpdiag.data.augmentation import ColorJitter, ScaleJitter, build_augmentation
 from mpdiag.data.coco import coco_dataset

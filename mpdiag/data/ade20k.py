@@ -1,4 +1,4 @@
-"""ADE20K (the scene parsing challenge of 2016) as Mask2Former's scripts prepare it."""
+"""ADE20K (scene parsing challenge 2016), prepared with the scripts of Mask2Former."""
 
 from pathlib import Path
 
@@ -22,23 +22,27 @@ _SCRIPTS: dict[Task, str] = {
 def open_ade20k(
     folder: Path, split: str, task: Task, on_problem: ProblemHandler
 ) -> SegmentationDataset:
-    """Open the data set; `folder` is ADEChallengeData2016, which holds images/."""
+    """Open ADE20K; `folder` is ADEChallengeData2016.
+
+    Raises:
+        DataError: the split is unknown, or files are missing.
+    """
     if split not in _SPLITS:
-        raise DataError(f"ADE20K has no split {split}: choose {' or '.join(_SPLITS)}")
+        raise DataError(f"ADE20K has no split {split}; choose {' or '.join(_SPLITS)}")
     images = require_path(
         folder / "images" / _SPLITS[split],
         f"ADE20K {split}",
-        "give the folder that holds ADEChallengeData2016/ with --root or $DETECTRON2_DATASETS",
+        "set --root or $DETECTRON2_DATASETS to the folder that contains ADEChallengeData2016/",
     )
-    what = f"the {task} annotation of ADE20K {split}"
-    fix = f"make it with datasets/{_SCRIPTS[task]} of Mask2Former"
+    what = f"{task} annotations of ADE20K {split}"
+    fix = f"create them with datasets/{_SCRIPTS[task]} of Mask2Former"
     if task != "semantic":
-        annotation_file = require_path(folder / f"ade20k_{task}_{split}.json", what, fix)
+        file = require_path(folder / f"ade20k_{task}_{split}.json", what, fix)
         return coco_dataset(
-            annotation_file, images, task=task, name="ade20k", split=split, on_problem=on_problem
+            file, images, task=task, name="ade20k", split=split, on_problem=on_problem
         )
-    path = require_path(folder / "annotations_detectron2" / _SPLITS[split], what, fix)
-    annotations = open_label_maps(images, path, ".png", ade20k_classes(), fix, on_problem)
+    maps = require_path(folder / "annotations_detectron2" / _SPLITS[split], what, fix)
+    annotations = open_label_maps(images, maps, ".png", ade20k_classes(), fix, on_problem)
     return SegmentationDataset(
         annotations, images, task=task, name="ade20k", split=split, on_problem=on_problem
     )

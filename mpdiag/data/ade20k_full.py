@@ -1,4 +1,4 @@
-"""ADE20K with all its classes (version 2021_17_01), as Mask2Former's script prepares it."""
+"""ADE20K with all 847 classes (version 2021_17_01), prepared with the script of Mask2Former."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from mpdiag.data.sample import ClassInfo
 from mpdiag.errors import DataError
 
 _SPLITS = {"train": "training", "val": "validation"}
-_SCRIPT = "prepare_ade20k_full_sem_seg.py"
+_FIX = "create them with datasets/prepare_ade20k_full_sem_seg.py of Mask2Former"
 _NUM_CLASSES = 847
 _IGNORE = 65535  # the maps have 16 bits
 
@@ -19,22 +19,25 @@ _IGNORE = 65535  # the maps have 16 bits
 def open_ade20k_full(
     folder: Path, split: str, task: Task, on_problem: ProblemHandler
 ) -> SegmentationDataset:
-    """Open the data set; `folder` is ADE20K_2021_17_01. Its maps number classes, and name none."""
+    """Open ADE20K-full; `folder` is ADE20K_2021_17_01. Classes are numbered and have no names.
+
+    Raises:
+        DataError: the split or the task is unknown, or files are missing.
+    """
     if split not in _SPLITS:
-        raise DataError(f"ADE20K has no split {split}: choose {' or '.join(_SPLITS)}")
+        raise DataError(f"ADE20K-full has no split {split}; choose {' or '.join(_SPLITS)}")
     if task != "semantic":
-        raise DataError(f"ADE20K-full has semantic annotations only, not {task} ones")
-    fix = f"make it with datasets/{_SCRIPT} of Mask2Former"
+        raise DataError(f"ADE20K-full has no {task} annotations; choose task semantic")
     images = require_path(
-        folder / "images_detectron2" / _SPLITS[split], f"ADE20K-full {split}", fix
+        folder / "images_detectron2" / _SPLITS[split], f"ADE20K-full {split}", _FIX
     )
-    path = require_path(
+    maps = require_path(
         folder / "annotations_detectron2" / _SPLITS[split],
-        f"the annotation of ADE20K-full {split}",
-        fix,
+        f"annotations of ADE20K-full {split}",
+        _FIX,
     )
     classes = [ClassInfo(k, f"class {k}", isthing=False) for k in range(_NUM_CLASSES)]
-    annotations = open_label_maps(images, path, ".tif", classes, fix, on_problem, ignore=_IGNORE)
+    annotations = open_label_maps(images, maps, ".tif", classes, _FIX, on_problem, ignore=_IGNORE)
     return SegmentationDataset(
         annotations, images, task=task, name="ade20k-full", split=split, on_problem=on_problem
     )

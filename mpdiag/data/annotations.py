@@ -1,4 +1,4 @@
-"""What a data set asks of its annotations, in whatever form they are on disk."""
+"""Interface of the annotations of a data set, independent of their file format."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,20 +6,21 @@ from typing import Protocol
 
 from mpdiag.data.sample import ClassInfo, GroundTruth
 
+
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One image that is annotated; `file_name` is relative to the folder of the images."""
+    """One annotated image; `file_name` is relative to the image folder."""
 
     image_id: int
     file_name: str
 
 
 class Annotations(Protocol):
-    """The annotations of one split; images count from 0 in the order of `images`."""
+    """Annotations of one split; an image index is its position in `images`."""
 
     @property
     def path(self) -> Path:
-        """The file, or the folder of files, that holds them."""
+        """Annotation file, or folder of annotation files."""
         ...
 
     @property
@@ -29,9 +30,16 @@ class Annotations(Protocol):
     def classes(self) -> list[ClassInfo]: ...
 
     def num_objects(self, index: int) -> int:
-        """How many segments an image has, crowds left out, as far as is known without reading."""
+        """Return the number of segments of an image without crowds, without reading its map.
+
+        Formats that store the segments only in the map return 1.
+        """
         ...
 
     def read(self, index: int) -> GroundTruth:
-        """All segments of an image. DataError where they can't be read."""
+        """Return all segments of an image, crowds and empty segments included.
+
+        Raises:
+            DataError: the annotation cannot be read.
+        """
         ...

@@ -1,7 +1,7 @@
-"""What training does to an image: torchvision's jitter of size and colours, and the whole chain.
+"""Training augmentation: scale jitter and color jitter of torchvision, and the whole pipeline.
 
-torchvision's transforms draw from torch's global generator. Here it is lent to them, seeded from
-the sample's own, and given back as it was, so that a sample depends on its generator alone.
+torchvision draws from torch's global generator. It is seeded from the sample's generator for each
+call and restored afterwards, so that a sample depends on its own generator only.
 """
 
 from collections.abc import Iterator
@@ -28,10 +28,10 @@ from mpdiag.data.transforms import (
 
 
 def build_augmentation(data: DataConfig) -> Compose:
-    """Training's transforms, in the order of `AugmentConfig`: resize, crop, colours, flip.
+    """Return the training transforms: resize, crop, color jitter, flip, pad.
 
-    Padding comes last, so that it is always grey and always at the right and the bottom, as in
-    Mask2Former's mappers. Segments that the crop cut away are left out.
+    Padding is last, so that it is grey and on the right and the bottom, as in the dataset mappers
+    of Mask2Former. Segments without pixels in the crop are removed.
     """
     augment = data.augment
     steps: list[Transform] = []
@@ -56,13 +56,13 @@ def build_augmentation(data: DataConfig) -> Compose:
 class ScaleJitter:
     """Large-scale jitter: fit the image into (height, width), then scale it by a random factor.
 
-    The size is torchvision's, which cuts fractions off where detectron2's ResizeScale rounds; the
-    pixels are those of `resize`, since torchvision shifts masks by up to half a pixel.
+    torchvision computes the size and truncates it; ResizeScale of detectron2 rounds it. `resize`
+    computes the pixels, because torchvision shifts masks by up to half a pixel.
     """
 
     def __init__(self, size: tuple[int, int], factors: tuple[float, float]) -> None:
         height, width = size
-        self.jitter = v2.ScaleJitter((width, height), factors)  # that way round in torchvision
+        self.jitter = v2.ScaleJitter((width, height), factors)  # order of torchvision
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
         with _seeded_global_generator(generator):
@@ -71,14 +71,14 @@ class ScaleJitter:
 
 
 class ColorJitter:
-    """SSD's jitter of an image's colours; each of its four parts is left out half of the time.
+    """SSD color jitter of four steps, each applied with probability 0.5.
 
-    Parts, ranges and order are those of detectron2's ColorAugSSDTransform: +-32 on all values;
-    then all values x 0.5..1.5 before or after the next two; saturation x 0.5..1.5; hue +-36
-    degrees (18 of OpenCV's 180). torchvision's RandomPhotometricDistort differs: its brightness
-    multiplies, its contrast spreads values around their mean, and it swaps channels. What SSD calls
-    contrast is torchvision's brightness. One difference stays: torchvision blends with grey to
-    change the saturation, which keeps the luma, where OpenCV scales HSV's S, which keeps V.
+    Steps, ranges and order are those of ColorAugSSDTransform in detectron2: add -32..32; multiply
+    by 0.5..1.5, either before or after the next two; saturation x 0.5..1.5; hue +-36 degrees (18
+    of the 180 in OpenCV). RandomPhotometricDistort of torchvision is different: its brightness
+    multiplies, its contrast scales around the mean, and it swaps channels. The contrast of SSD is
+    the brightness of torchvision. One difference to detectron2 remains: torchvision changes the
+    saturation by blending with grey, which keeps the luma; OpenCV scales S of HSV, which keeps V.
     """
 
     def __init__(self) -> None:
@@ -95,16 +95,16 @@ class ColorJitter:
 
 
 def _brighten(image: Tensor) -> Tensor:
-    """Add one value from -32..32 to all of a uint8 image."""
+    """Add a random value in -32..32 to a uint8 image."""
     change = torch.empty(()).uniform_(-32, 32)
     return (image + change).clamp(0, 255).to(torch.uint8)
 
 
 @contextmanager
 def _seeded_global_generator(generator: torch.Generator) -> Iterator[None]:
-    """torch's global CPU generator, seeded from `generator` meanwhile.
+    """Seed torch's global CPU generator from `generator`, and restore it on exit.
 
-    Not by `torch.manual_seed`, which would seed the accelerators too and not give them back.
+    `torch.manual_seed` would also seed the accelerators and not restore them.
     """
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     with torch.random.fork_rng(devices=[]):

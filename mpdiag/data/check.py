@@ -1,4 +1,4 @@
-"""Read a data set as training would, list all that is wrong with it, and count what it holds."""
+"""Read a data set as training does, collect all its problems, and count its objects."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,13 +13,13 @@ from mpdiag.data.registry import load_dataset
 from mpdiag.data.sample import ClassInfo, GroundTruth
 from mpdiag.errors import DataError
 
-EXAMPLES = 3
-SMALL, MEDIUM = 32**2, 96**2  # pixels; COCO's sizes
+MAX_EXAMPLES = 3
+SMALL, MEDIUM = 32**2, 96**2  # upper limits of the COCO object sizes, in pixels
 
 
 @dataclass(slots=True)
 class ProblemGroup:
-    """What was found so many times, with the first examples."""
+    """Number of problems of one kind, with the first examples."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
@@ -27,7 +27,7 @@ class ProblemGroup:
 
 @dataclass(slots=True)
 class ClassCount:
-    """How often a class occurs: images, and objects in all, by size, and crowds beside them."""
+    """Images and objects of a class; `objects` is the sum of the sizes and has no crowds."""
 
     images: int = 0
     objects: int = 0
@@ -49,14 +49,14 @@ class ClassCount:
 
 @dataclass(slots=True)
 class CheckResult:
-    """What a check found.
+    """Result of a check.
 
     Attributes:
-        dataset: None where it could not be opened at all.
-        errors: by kind, what makes training or evaluation stop.
-        warnings: by kind, what is suspicious and does no harm.
-        images: how many images were read.
-        counts: of each class, over the images read.
+        dataset: the data set, None if it cannot be opened.
+        errors: problems that stop training or evaluation, by kind.
+        warnings: suspicious but harmless findings, by kind.
+        images: number of images that were read.
+        counts: count of each class over these images.
     """
 
     dataset: SegmentationDataset | None = None
@@ -65,11 +65,11 @@ class CheckResult:
     images: int = 0
     counts: list[ClassCount] = field(default_factory=list)
 
-    def error(self, problem: DataProblem) -> None:
-        _note(self.errors, problem.kind, str(problem), problem.count)
+    def add_error(self, problem: DataProblem) -> None:
+        _add(self.errors, problem.kind, str(problem), problem.count)
 
-    def warn(self, kind: str, example: str) -> None:
-        _note(self.warnings, kind, example, 1)
+    def add_warning(self, kind: str, example: str) -> None:
+        _add(self.warnings, kind, example, 1)
 
 
 def check_dataset(
@@ -84,110 +84,112 @@ def check_dataset(
     """Check a data set.
 
     Args:
-        dataset, root, split, task: as `load_dataset` takes them.
-        limit: read the first so many images; the lists are always checked in full.
+        dataset, root, split, task: arguments of `load_dataset`.
+        limit: number of images to read; the annotation lists are always checked completely.
         progress: called with (images read, images to read).
     """
-    checked = CheckResult()
+    result = CheckResult()
     try:
-        data = load_dataset(dataset, root=root, split=split, task=task, on_problem=checked.error)
+        data = load_dataset(dataset, root=root, split=split, task=task, on_problem=result.add_error)
     except DataError as error:
-        checked.error(DataProblem("data set that can't be opened", str(error)))
-        return checked
-    checked.dataset = data
-    checked.counts = [ClassCount() for _ in data.classes]
+        result.add_error(DataProblem("data set that cannot be opened", str(error)))
+        return result
+    result.dataset = data
+    result.counts = [ClassCount() for _ in data.classes]
     total = min(limit or len(data), len(data))
-    # What was reported of the lists is met again when the images are read.
-    known = set(checked.errors)
+    # Problems of the lists occur again when the images are read; do not count them twice.
+    reported = set(result.errors)
     for index in range(total):
-        for problem in _read(data, index, checked):
-            if problem.kind not in known:
-                checked.error(problem)
-        checked.images += 1
+        for problem in _check_image(data, index, result):
+            if problem.kind not in reported:
+                result.add_error(problem)
+        result.images += 1
         if progress is not None:
             progress(index + 1, total)
-    _look_at_whole(data, checked)
-    return checked
+    _check_lists(data, result)
+    return result
 
 
-def _note(findings: dict[str, ProblemGroup], kind: str, example: str, count: int) -> None:
-    finding = findings.setdefault(kind, ProblemGroup())
-    finding.count += count
-    if len(finding.examples) < EXAMPLES:
-        finding.examples.append(example)
+def classes_by_frequency(result: CheckResult) -> list[tuple[ClassInfo, ClassCount]]:
+    """Return the classes that occur, most frequent first."""
+    if result.dataset is None:
+        return []
+    pairs = zip(result.dataset.classes, result.counts, strict=True)
+    return sorted((pair for pair in pairs if pair[1].images), key=lambda pair: -pair[1].objects)
 
 
-def _read(data: SegmentationDataset, index: int, checked: CheckResult) -> Iterator[DataProblem]:
-    """Read an image and its annotation, and look at what can be read of them."""
-    truth: GroundTruth | None = None
+def _add(groups: dict[str, ProblemGroup], kind: str, example: str, count: int) -> None:
+    group = groups.setdefault(kind, ProblemGroup())
+    group.count += count
+    if len(group.examples) < MAX_EXAMPLES:
+        group.examples.append(example)
+
+
+def _check_image(
+    data: SegmentationDataset, index: int, result: CheckResult
+) -> Iterator[DataProblem]:
+    """Read an image and its annotation, yield their problems, and add warnings and counts."""
+    ground_truth: GroundTruth | None = None
     image: Tensor | None = None
     try:
-        truth = data.ground_truth(index)
+        ground_truth = data.ground_truth(index)
     except DataProblem as problem:
         yield problem
     try:
         image = data.image(index)
     except DataProblem as problem:
         yield problem
-    if truth is None:
+    if ground_truth is None:
         return
-    _look_at(data, index, truth, checked)
-    _count(truth, checked.counts)
+    _add_segment_warnings(data, index, ground_truth, result)
+    _count(ground_truth, result.counts)
     try:
         if image is not None:
-            data.sample(index, image, truth)
+            data.sample(index, image, ground_truth)
     except DataProblem as problem:
         yield problem
 
 
-def _look_at(
-    data: SegmentationDataset, index: int, truth: GroundTruth, checked: CheckResult
+def _add_segment_warnings(
+    data: SegmentationDataset, index: int, ground_truth: GroundTruth, result: CheckResult
 ) -> None:
     name = data.file_name(index)
-    if not len(truth.labels):
-        checked.warn("image without annotation", name)
-    elif truth.crowd.all():
-        checked.warn("image with crowds only", name)
+    if not len(ground_truth.labels):
+        result.add_warning("image without annotation", name)
+    elif ground_truth.crowd.all():
+        result.add_warning("image with crowds only", name)
     seen = set()
-    for row, label in enumerate(truth.labels.tolist()):
-        what = f"{data.classes[label].name}, number {row + 1} of {name}"
-        mask = truth.masks[row]
+    for row, label in enumerate(ground_truth.labels.tolist()):
+        segment = f"{name}: segment {row + 1} ({data.classes[label].name})"
+        mask = ground_truth.masks[row]
         ys, xs = mask.any(1).nonzero()[:, 0].tolist(), mask.any(0).nonzero()[:, 0].tolist()
         if not ys:
-            checked.warn("segment without a pixel", what)
+            result.add_warning("empty segment", segment)
             continue
         top, bottom, left, right = ys[0], ys[-1] + 1, xs[0], xs[-1] + 1
         if min(bottom - top, right - left) == 1 and data.task == "instance":
-            checked.warn("mask one pixel wide or high", what)
+            result.add_warning("mask one pixel wide or high", segment)
         key = label, top, bottom, left, right, mask[top:bottom, left:right].numpy().tobytes()
         if key in seen:
-            checked.warn("segment annotated twice", what)
+            result.add_warning("segment annotated twice", segment)
         seen.add(key)
 
 
-def _count(truth: GroundTruth, counts: list[ClassCount]) -> None:
-    for label in truth.labels.unique().tolist():
-        areas = truth.areas[(truth.labels == label) & ~truth.crowd]
-        crowds = int((truth.crowd & (truth.labels == label)).sum())
+def _count(ground_truth: GroundTruth, counts: list[ClassCount]) -> None:
+    for label in ground_truth.labels.unique().tolist():
+        of_class, crowd = ground_truth.labels == label, ground_truth.crowd
+        areas = ground_truth.areas[of_class & ~crowd]
         small, medium = int((areas <= SMALL).sum()), int((areas <= MEDIUM).sum())
-        count = len(areas)
+        count, crowds = len(areas), int((of_class & crowd).sum())
         counts[label] += ClassCount(1, count, small, medium - small, count - medium, crowds)
 
 
-def _look_at_whole(data: SegmentationDataset, checked: CheckResult) -> None:
+def _check_lists(data: SegmentationDataset, result: CheckResult) -> None:
     names = Counter(data.file_name(index) for index in range(len(data)))
-    for name, times in names.items():
-        if times > 1:
-            checked.warn("image file listed twice", name)
-    if checked.images == len(data):
-        for info, count in zip(data.classes, checked.counts, strict=True):
-            if not count.images:
-                checked.warn("class that no image has", info.name)
-
-
-def classes_by_frequency(checked: CheckResult) -> list[tuple[ClassInfo, ClassCount]]:
-    """The classes that occur, the most frequent first."""
-    if checked.dataset is None:
-        return []
-    pairs = zip(checked.dataset.classes, checked.counts, strict=True)
-    return sorted((pair for pair in pairs if pair[1].images), key=lambda pair: -pair[1].objects)
+    for name, count in names.items():
+        if count > 1:
+            result.add_warning("image file listed twice", name)
+    if result.images == len(data):
+        for info, class_count in zip(data.classes, result.counts, strict=True):
+            if not class_count.images:
+                result.add_warning("class without images", info.name)

@@ -1,4 +1,4 @@
-"""What a check found, as tables for the terminal."""
+"""Tables of a data set check for the terminal."""
 
 from collections.abc import Iterator
 
@@ -11,28 +11,28 @@ from mpdiag.data.check import CheckResult, ClassCount, ProblemGroup, classes_by_
 from mpdiag.data.registry import KNOWN_DATASETS
 
 
-def check_tables(checked: CheckResult) -> Iterator[RenderableType]:
-    """A heading, errors and warnings with their first examples, and counts by class and size."""
-    if checked.dataset is not None:
-        yield _heading(checked)
-    for title, style, findings in (
-        ("Errors: training or evaluation stops here", "red", checked.errors),
-        ("Warnings: no harm, but worth a look", "yellow", checked.warnings),
+def check_tables(result: CheckResult) -> Iterator[RenderableType]:
+    """Yield a heading, errors and warnings with their first examples, and counts by class."""
+    if result.dataset is not None:
+        yield _heading(result)
+    for title, style, groups in (
+        ("Errors: training or evaluation would stop", "red", result.errors),
+        ("Warnings: suspicious but harmless", "yellow", result.warnings),
     ):
-        if findings:
-            yield _findings(title, style, findings)
-    if not checked.errors and not checked.warnings:
-        yield "[green]Nothing is wrong with it.[/]\n"
-    if checked.images:
-        yield _counts(checked)
+        if groups:
+            yield _problem_table(title, style, groups)
+    if not result.errors and not result.warnings:
+        yield "[green]No problems found.[/]\n"
+    if result.images:
+        yield _count_table(result)
 
 
-def _heading(checked: CheckResult) -> str:
-    data = checked.dataset
+def _heading(result: CheckResult) -> str:
+    data = result.dataset
     assert data is not None
     split = data.split if data.name in KNOWN_DATASETS else ""
     name = " ".join(filter(None, (data.name, split, data.task)))
-    read = "" if checked.images == len(data) else f", the first {checked.images:,} of them read"
+    read = "" if result.images == len(data) else f" (read: first {result.images:,})"
     return (
         f"[bold]{escape(name)}[/]: {len(data):,} images{read}, {len(data.classes)} classes\n"
         f"annotations  {escape(str(data.annotations.path))}\n"
@@ -40,27 +40,27 @@ def _heading(checked: CheckResult) -> str:
     )
 
 
-def _findings(title: str, style: str, findings: dict[str, ProblemGroup]) -> Table:
+def _problem_table(title: str, style: str, groups: dict[str, ProblemGroup]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style=style)
     table.add_column("count", justify="right", style=style)
-    table.add_column("what, and the first examples", overflow="fold")
-    for kind, finding in findings.items():
-        examples = "\n".join(finding.examples)
-        table.add_row(f"{finding.count:,}", f"[bold]{escape(kind)}[/]\n{escape(examples)}")
+    table.add_column("problem and first examples", overflow="fold")
+    for kind, group in groups.items():
+        examples = "\n".join(group.examples)
+        table.add_row(f"{group.count:,}", f"[bold]{escape(kind)}[/]\n{escape(examples)}")
     return table
 
 
-def _counts(checked: CheckResult) -> Table:
-    title = "Objects by class and by COCO's sizes"
+def _count_table(result: CheckResult) -> Table:
+    title = "Objects by class and COCO size"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
     table.add_column("class")
     for name in ("images", "objects", "small", "medium", "large", "crowds"):
         table.add_column(name, justify="right")
-    found = classes_by_frequency(checked)
-    for info, count in found:
+    classes = classes_by_frequency(result)
+    for info, count in classes:
         table.add_row(escape(info.name), *_cells(count))
-    total = sum((count for _, count in found), ClassCount())
-    total.images = checked.images
+    total = sum((count for _, count in classes), ClassCount())
+    total.images = result.images
     table.add_section()
     table.add_row("all", *_cells(total), style="bold")
     return table

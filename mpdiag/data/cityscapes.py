@@ -1,4 +1,4 @@
-"""Cityscapes with fine annotations, as its own scripts prepare them."""
+"""Cityscapes with fine annotations, prepared with cityscapesscripts."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,31 +16,33 @@ from mpdiag.data.label_maps import LabelMaps
 from mpdiag.data.problems import ProblemHandler
 
 _IMAGE = "_leftImg8bit.png"
-_ROOT = "give the folder that holds cityscapes/ with --root or $DETECTRON2_DATASETS"
+_ROOT = "set --root or $DETECTRON2_DATASETS to the folder that contains cityscapes/"
 _SCRIPTS = "cityscapesscripts/preparation"
 
 
 def open_cityscapes(
     folder: Path, split: str, task: Task, on_problem: ProblemHandler
 ) -> SegmentationDataset:
-    """Open the data set; `folder` holds leftImg8bit/ and gtFine/.
+    """Open Cityscapes; `folder` contains leftImg8bit/ and gtFine/.
 
-    The classes of the instance task are the 8 that have instances, else all 19.
+    The instance task has the 8 classes with instances, the other tasks have all 19.
+
+    Raises:
+        DataError: files are missing.
     """
     what = f"Cityscapes {split}"
     images = require_path(folder / "leftImg8bit" / split, what, _ROOT)
-    gt_folder = require_path(folder / "gtFine" / split, f"the annotation of {what}", _ROOT)
+    gt_folder = require_path(folder / "gtFine" / split, f"annotations of {what}", _ROOT)
     annotations: Annotations
     if task == "panoptic":
-        annotations = _panoptic(
-            folder / "gtFine" / f"cityscapes_panoptic_{split}.json", split, on_problem
-        )
+        path = folder / "gtFine" / f"cityscapes_panoptic_{split}.json"
+        annotations = _panoptic(path, split, on_problem)
     elif task == "semantic":
-        fix = f"make them with {_SCRIPTS}/createTrainIdLabelImgs.py"
+        fix = f"create them with {_SCRIPTS}/createTrainIdLabelImgs.py"
         maps = _maps(images, gt_folder, "_gtFine_labelTrainIds.png", fix, on_problem)
         annotations = LabelMaps(maps, cityscapes_classes())
     else:
-        fix = "unpack gtFine_trainvaltest.zip anew"
+        fix = "extract gtFine_trainvaltest.zip again"
         maps = _maps(images, gt_folder, "_gtFine_instanceIds.png", fix, on_problem)
         annotations = InstanceMaps(maps, [info for info in cityscapes_classes() if info.isthing])
     return SegmentationDataset(
@@ -49,15 +51,15 @@ def open_cityscapes(
 
 
 def _panoptic(path: Path, split: str, on_problem: ProblemHandler) -> CocoPanoptic:
-    fix = f"make it with {_SCRIPTS}/createPanopticImgs.py"
-    require_path(path, f"the panoptic annotation of Cityscapes {split}", fix)
+    fix = f"create them with {_SCRIPTS}/createPanopticImgs.py"
+    require_path(path, f"panoptic annotations of Cityscapes {split}", fix)
     file = read_coco_file(path, on_problem)
     images = [replace(image, file_name=_image_file(image.file_name)) for image in file.images]
     return CocoPanoptic(replace(file, images=images), [path.with_suffix("")], on_problem)
 
 
 def _image_file(listed: str) -> str:
-    """CITY/CITY_000000_000019_leftImg8bit.png; the script lists CITY_000000_000019_gtFine_... ."""
+    """Return CITY/CITY_000000_000019_leftImg8bit.png for CITY_000000_000019_gtFine_... ."""
     stem = Path(listed).name.removesuffix(_IMAGE).removesuffix("_gtFine")
     return f"{stem.partition('_')[0]}/{stem}{_IMAGE}"
 
@@ -65,17 +67,18 @@ def _image_file(listed: str) -> str:
 def _maps(
     images: Path, gt_folder: Path, suffix: str, fix: str, on_problem: ProblemHandler
 ) -> IntegerMapFolder:
-    """The maps of a suffix; images and maps are paired by city and name."""
-    stems = {
-        file.relative_to(folder).as_posix().removesuffix(end)
-        for folder, end in ((images, _IMAGE), (gt_folder, suffix))
-        for file in folder.glob(f"*/*{end}")
-    }
-    names = sorted(stems)
+    """Return the maps with a suffix; images and maps are paired by city and name."""
+    stems = sorted(
+        {
+            file.relative_to(folder).as_posix().removesuffix(end)
+            for folder, end in ((images, _IMAGE), (gt_folder, suffix))
+            for file in folder.glob(f"*/*{end}")
+        }
+    )
     return IntegerMapFolder(
         gt_folder,
-        [name + _IMAGE for name in names],
-        [name + suffix for name in names],
+        [stem + _IMAGE for stem in stems],
+        [stem + suffix for stem in stems],
         fix,
         on_problem,
     )

@@ -1,8 +1,7 @@
-"""Classes of ADE20K and Cityscapes, for their label maps, which don't name them.
+"""Classes of ADE20K and Cityscapes, whose label maps do not contain class names.
 
-The names, and which classes have instances, are facts of the data sets, here as detectron2
-(`data/datasets/builtin_meta.py`) and Mask2Former (`data/datasets/register_ade20k_panoptic.py`)
-register them.
+Names and thing flags are facts of the data sets, as detectron2 (`data/datasets/builtin_meta.py`)
+and Mask2Former (`data/datasets/register_ade20k_panoptic.py`) register them.
 """
 
 import json
@@ -12,12 +11,12 @@ from mpdiag.data.sample import ClassInfo
 
 
 def ade20k_classes() -> list[ClassInfo]:
-    """The 150 classes of the scene parsing challenge; class k is number k + 1 of its maps."""
+    """Return the 150 classes of the scene parsing challenge; class k is value k + 1 of its maps."""
     return _read("ade20k")
 
 
 def cityscapes_classes() -> list[ClassInfo]:
-    """The 19 classes that are evaluated, by their label ids; class k has train id k."""
+    """Return the 19 evaluated classes with their label ids; class k has train id k."""
     return _read("cityscapes")
 
 

@@ -1,4 +1,4 @@
-"""COCO, and every data set whose annotations are a COCO-format JSON file."""
+"""COCO, and data sets whose annotations are a COCO-format JSON file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +16,9 @@ from mpdiag.data.semantic_from_panoptic import SemanticFromPanoptic
 FILE_PREFIX: dict[Task, str] = {
     "instance": "instances",
     "panoptic": "panoptic",
-    "semantic": "panoptic",
+    "semantic": "panoptic",  # class masks are merged from panoptic segments
 }
-"""Of the annotation file of each task; class masks are made of panoptic segments."""
+"""Prefix of the annotation file of each task."""
 
 
 def coco_dataset(
@@ -32,15 +32,20 @@ def coco_dataset(
 ) -> SegmentationDataset:
     """Open a COCO-format file: instances_*.json, or panoptic_*.json with its PNGs.
 
-    annotation_file  panoptic PNGs lie in the folder of its stem, beside it or one level up
-    image_root       folder of the images; of several, the one that holds most of them is taken
-    task             None for what the file holds
+    Args:
+        annotation_file: the JSON file. Panoptic PNGs are in a folder with the file's stem, next to
+            the file or one level up.
+        image_root: image folder, or candidates of which the one with most images is used.
+        task: task to read, None for the kind of the annotations.
+        name: name of the data set, by default the file's stem.
+        split: split, for run directories.
+        on_problem: called with each problem; by default the first one is raised.
 
-    DataError for a file that is missing, cut short, not COCO, inconsistent, or without what the
-    task needs.
+    Raises:
+        DataError: the file is missing, not COCO-format, or has no annotations for the task.
     """
     file = read_coco_file(annotation_file, on_problem)
-    task = task or file.holds or "instance"
+    task = task or file.kind or "instance"
     annotations: Annotations
     if task == "instance":
         annotations = CocoInstances(file, on_problem)
@@ -58,11 +63,15 @@ def coco_dataset(
 def open_coco(
     folder: Path, split: str, task: Task, on_problem: ProblemHandler
 ) -> SegmentationDataset:
-    """COCO 2017 in its usual layout; `folder` holds annotations/, train2017/ and val2017/."""
+    """Open COCO 2017; `folder` contains annotations/, train2017/ and val2017/.
+
+    Raises:
+        DataError: files are missing.
+    """
     annotation_file = require_path(
         folder / "annotations" / f"{FILE_PREFIX[task]}_{split}2017.json",
-        f"COCO {split}",
-        "give the folder that holds coco/ with --root or $DETECTRON2_DATASETS",
+        f"annotations of COCO {split}",
+        "set --root or $DETECTRON2_DATASETS to the folder that contains coco/",
     )
     images = folder / f"{split}2017"
     return coco_dataset(

@@ -1,4 +1,4 @@
-"""COCO instances: one segment for each annotation, as polygons or RLE."""
+"""COCO instance annotations: one segment per annotation, as polygons or RLE."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ _KEYS = ("id", "image_id", "category_id", "segmentation")
 
 @dataclass(frozen=True, slots=True)
 class InstanceRecord:
-    """One annotation; `segmentation` is as in the file, `area` None where the file has none."""
+    """One annotation; `segmentation` is unchanged, `area` is None if the file has none."""
 
     annotation_id: int
     label: int
@@ -28,17 +28,19 @@ class InstanceRecord:
 
 
 class CocoInstances:
-    """The annotation source of COCO's instance files (instances_*.json) and those like them.
+    """Annotations (see `Annotations`) of COCO instance files (instances_*.json).
 
-    The index is in memory, masks are made when an image is read. Raises DataError where the file
-    holds panoptic annotations.
+    Records are kept in memory. Masks are decoded when an image is read.
+
+    Raises:
+        DataError: the file contains panoptic annotations.
     """
 
     def __init__(self, file: CocoFile, on_problem: ProblemHandler = raise_problem) -> None:
-        if file.holds == "panoptic":
+        if file.kind == "panoptic":
             raise DataError(
-                f"{file.path} holds panoptic annotations, not instance ones: ask for task panoptic"
-                " or give the instance file"
+                f"{file.path}: contains panoptic annotations; choose task panoptic or give the "
+                "instance file"
             )
         self.path = file.path
         self.images = file.images
@@ -46,28 +48,25 @@ class CocoInstances:
         self._sizes = file.sizes
         self._on_problem = on_problem
         grouped = _by_image(file)
-        self._num_objects = [sum(not one.crowd for one in records) for records in grouped]
+        self._num_objects = [sum(not record.crowd for record in records) for records in grouped]
         self._records = PackedRecords(grouped)
 
     def num_objects(self, index: int) -> int:
         return self._num_objects[index]
 
     def read(self, index: int) -> GroundTruth:
-        """The segments of an image, in the order of the file; see Annotations."""
+        """Return the segments of an image in the order of the file."""
         height, width = self._sizes[index]
         rles, kept = [], []
         for record in self._records[index]:
             try:
                 rles.append(to_rle(record.segmentation, height, width))
             except ValueError as reason:
-                self._on_problem(
-                    DataProblem(
-                        "unreadable segmentation",
-                        f"{self.path}: the segmentation of annotation {record.annotation_id} (image"
-                        f" {self.images[index].file_name}) {reason}: correct or remove the"
-                        " annotation",
-                    )
+                message = (
+                    f"{self.path}: segmentation of annotation {record.annotation_id} (image "
+                    f"{self.images[index].file_name}) {reason}; correct or remove the annotation"
                 )
+                self._on_problem(DataProblem("unreadable segmentation", message))
             else:
                 kept.append(record)
         masks = decode(rles, height, width)
@@ -83,21 +82,22 @@ class CocoInstances:
 
 
 def _by_image(file: CocoFile) -> list[list[InstanceRecord]]:
+    """Return the valid annotations of each image."""
     grouped: list[list[InstanceRecord]] = [[] for _ in file.images]
     seen: set[Any] = set()
-    checks = file.checks
+    validator = file.validator
     for position, entry in enumerate(file.annotations):
         what = f"entry {position} of annotations"
         if not (
-            checks.complete(entry, what, _KEYS, integers=("id", "category_id"))
-            and checks.image_id(entry, what, "image_id")
-            and checks.new("annotation", entry["id"], seen)
+            validator.has_keys(entry, what, _KEYS, integers=("id", "category_id"))
+            and validator.has_image_id(entry, what, "image_id")
+            and validator.is_new("annotation", entry["id"], seen)
         ):
             continue
         what = f"annotation {entry['id']}"
-        if checks.listed(what, entry["image_id"], file.index_of) and checks.category(
-            what, entry["category_id"], file.label_of
-        ):
+        if validator.image_exists(
+            what, entry["image_id"], file.index_of
+        ) and validator.category_exists(what, entry["category_id"], file.label_of):
             area = entry.get("area")
             grouped[file.index_of[entry["image_id"]]].append(
                 InstanceRecord(

@@ -1,4 +1,4 @@
-"""COCO-style panoptic annotations: a JSON file of segments, and a PNG of segment ids an image."""
+"""COCO panoptic annotations: a JSON file of segments, and one PNG of segment ids per image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from mpdiag.data.annotations import ImageRecord
 from mpdiag.data.coco_file import CocoFile
 from mpdiag.data.files import choose_root
 from mpdiag.data.image_files import read_rgb
-from mpdiag.data.integer_maps import segments
+from mpdiag.data.integer_maps import ground_truth_from_map
 from mpdiag.data.packed import PackedRecords
 from mpdiag.data.problems import DataProblem, ProblemHandler, raise_problem
 from mpdiag.data.sample import GroundTruth
@@ -24,34 +24,40 @@ _SEGMENT_KEYS = ("id", "category_id")
 
 @dataclass(frozen=True, slots=True)
 class PanopticRecord:
-    """The segments of one image: their ids in its PNG, class indices, and which are crowds.
+    """Segments of one image: ids in its PNG, class indices, and crowd flags.
 
-    `left_out` are the ids of entries that were reported as wrong.
+    `invalid_ids` are the ids of entries that were reported as invalid.
     """
 
     file_name: str
     ids: tuple[int, ...] = ()
     labels: tuple[int, ...] = ()
     crowds: tuple[bool, ...] = ()
-    left_out: tuple[int, ...] = ()
+    invalid_ids: tuple[int, ...] = ()
 
 
 class CocoPanoptic:
-    """The annotation source of panoptic files, whose PNGs lie in one of the folders `png_roots`.
+    """Annotations (see `Annotations`) of COCO panoptic files.
 
-    Segments that the file lists and the PNG has no pixel of are empty: Mask2Former's preparation
-    of ADE20K leaves such where things cover the stuff behind them.
+    A segment without pixels in the PNG is empty. The preparation of ADE20K in Mask2Former creates
+    such segments where things cover the stuff behind them.
 
-    Raises DataError where the file holds instances.
+    Args:
+        file: the annotation file.
+        png_roots: candidate folders of the PNGs; the one with most files is used.
+        on_problem: called with each problem.
+
+    Raises:
+        DataError: the file contains instance annotations.
     """
 
     def __init__(
         self, file: CocoFile, png_roots: Sequence[Path], on_problem: ProblemHandler = raise_problem
     ) -> None:
-        if file.holds == "instance":
+        if file.kind == "instance":
             raise DataError(
-                f"{file.path} holds instance annotations, not panoptic ones: ask for task instance"
-                " or give the panoptic file"
+                f"{file.path}: contains instance annotations; choose task instance or give the "
+                "panoptic file"
             )
         self.path = file.path
         self.images = file.images
@@ -69,11 +75,11 @@ class CocoPanoptic:
         return self._num_objects[index]
 
     def num_classes(self, index: int) -> int:
-        """How many classes the segments of an image have, crowds too."""
+        """Return the number of classes among the segments of an image, crowds included."""
         return self._num_classes[index]
 
     def read(self, index: int) -> GroundTruth:
-        """The segments of an image, in the order of the file; see Annotations."""
+        """Return the segments of an image in the order of the file."""
         record: PanopticRecord | None = self._records[index]
         if record is None:
             raise _not_annotated(self.path, self.images[index])
@@ -83,70 +89,75 @@ class CocoPanoptic:
             height, width = self._sizes[index]
             raise DataProblem(
                 "annotation of another size",
-                f"{path} is {ids.shape[0]} x {ids.shape[1]} (height x width) but {self.path} lists"
-                f" its image as {height} x {width}: they don't belong together",
+                f"{path}: is {ids.shape[0]} x {ids.shape[1]} (height x width), but {self.path} "
+                f"lists its image as {height} x {width}; use files of the same release",
             )
-        unlisted = set(np.unique(ids).tolist()) - {0, *record.ids, *record.left_out}
+        unlisted = set(np.unique(ids).tolist()) - {0, *record.ids, *record.invalid_ids}
         if unlisted:
             raise DataProblem(
                 "segment that is not listed",
-                f"segment {min(unlisted)} of image {self.images[index].file_name} stands in {path}"
-                f" but not in {self.path}: the two don't belong together, so fetch both anew",
+                f"{path}: contains segment {min(unlisted)} of image "
+                f"{self.images[index].file_name}, which {self.path} does not list; use files of "
+                "the same release",
             )
-        return segments(ids, record.ids, record.labels, record.crowds)
+        return ground_truth_from_map(ids, record.ids, record.labels, record.crowds)
 
 
 def _by_image(file: CocoFile) -> list[PanopticRecord | None]:
+    """Return the record of each image, None if it has no valid annotation."""
     found: dict[int, PanopticRecord] = {}
     seen: set[Any] = set()
-    checks = file.checks
+    validator = file.validator
     for position, entry in enumerate(file.annotations):
         what = f"entry {position} of annotations"
-        if not (checks.complete(entry, what, _KEYS) and checks.image_id(entry, what, "image_id")):
+        if not (
+            validator.has_keys(entry, what, _KEYS)
+            and validator.has_image_id(entry, what, "image_id")
+        ):
             continue
         what = f"the annotation of image {entry['image_id']}"
         if (
-            checks.listed(what, entry["image_id"], file.index_of)
-            and checks.new("annotation of image", entry["image_id"], seen)
-            and checks.file_name(what, entry)
+            validator.image_exists(what, entry["image_id"], file.index_of)
+            and validator.is_new("annotation of image", entry["image_id"], seen)
+            and validator.is_inside_folder(what, entry)
         ):
             found[file.index_of[entry["image_id"]]] = _record(file, entry, what)
     for index, image in enumerate(file.images):
         if index not in found:
-            checks.on_problem(_not_annotated(file.path, image))
+            validator.on_problem(_not_annotated(file.path, image))
     return [found.get(index) for index in range(len(file.images))]
 
 
 def _not_annotated(path: Path, image: ImageRecord) -> DataProblem:
     return DataProblem(
         "image without panoptic annotation",
-        f"{path}: image {image.image_id} ({image.file_name}) has no panoptic annotation: add it or"
-        " remove the image from the list",
+        f"{path}: image {image.image_id} ({image.file_name}) has no panoptic annotation; add it or "
+        "remove the image from the list",
     )
 
 
 def _record(file: CocoFile, entry: dict[str, Any], what: str) -> PanopticRecord:
     found: dict[int, tuple[int, bool]] = {}
-    left_out = []
-    checks = file.checks
+    invalid_ids = []
+    validator = file.validator
     if not isinstance(entry["segments_info"], list):
-        checks.wrong("incomplete entry", f'{what} has no list "segments_info": correct it')
+        validator.fail("incomplete entry", f'{what} has no list "segments_info"; correct it')
         return PanopticRecord(str(entry["file_name"]))
     for segment in entry["segments_info"]:
-        if not checks.complete(segment, f"a segment in {what}", _SEGMENT_KEYS, _SEGMENT_KEYS):
+        if not validator.has_keys(segment, f"a segment in {what}", _SEGMENT_KEYS, _SEGMENT_KEYS):
             continue
         where = f"segment {segment['id']} in {what}"
         if segment["id"] in found:
-            checks.wrong("id listed twice", f"{where} is listed twice: remove one of the two")
-        elif checks.category(where, segment["category_id"], file.label_of):
+            validator.fail("id listed twice", f"{where} is listed twice; remove one of the two")
+        elif validator.category_exists(where, segment["category_id"], file.label_of):
             label = file.label_of[segment["category_id"]]
             found[segment["id"]] = label, bool(segment.get("iscrowd", 0))
         else:
-            left_out.append(segment["id"])
+            invalid_ids.append(segment["id"])
     return PanopticRecord(
         str(entry["file_name"]),
         tuple(found),
         tuple(label for label, _ in found.values()),
         tuple(crowd for _, crowd in found.values()),
-        tuple(left_out),
+        tuple(invalid_ids),
     )

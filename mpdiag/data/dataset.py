@@ -1,4 +1,4 @@
-"""A data set: images on disk, and the segments that its annotations tell of."""
+"""A segmentation data set: images on disk with their annotations."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,17 +17,21 @@ from mpdiag.data.sample import GroundTruth, Sample
 
 
 class SegmentationDataset:
-    """Samples of one split; what an image shows is asked of the annotations when it is read.
-
-    annotations      the annotations
-    image_root  folder of the images; of several, the one that holds most of them is taken
-    task        what a model is to find: "instance", "panoptic" or "semantic"
-    name        how run directories and messages call it
+    """Samples of one split; images and annotations are read on access.
 
     Labels are contiguous: positions in `classes`.
 
-    Raises DataError: here for missing images; when an image or its annotation is read, where it
-    can't be decoded or the two differ in size.
+    Args:
+        annotations: annotations of the split.
+        image_root: image folder, or candidates of which the one with most images is used.
+        task: "instance", "panoptic" or "semantic".
+        name: name in run directories and messages.
+        split: name of the split.
+        on_problem: called with each problem; by default the first one is raised.
+
+    Raises:
+        DataError: images are missing. When a sample is read: a file cannot be decoded, or image
+            and annotation differ in size.
     """
 
     def __init__(
@@ -54,54 +58,52 @@ class SegmentationDataset:
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> Sample:
-        """The image with its segments, crowds and those without a pixel left out."""
+        """Return the image with its target segments."""
         return self.sample(index, self.image(index), self.ground_truth(index))
 
     def num_objects(self, index: int) -> int:
-        """How many segments the image is annotated with, crowds left out, without reading it.
-
-        Where the annotations are PNGs that would have to be read for it, 1.
-        """
+        """Return the number of segments of an image without crowds; 1 if only its map shows it."""
         return self.annotations.num_objects(index)
 
     def file_name(self, index: int) -> str:
-        """The image's file, relative to `image_root`."""
+        """Return the image file, relative to `image_root`."""
         return self.annotations.images[index].file_name
 
     def image(self, index: int) -> Tensor:
-        """uint8 (3, H, W), RGB."""
+        """Return the image, uint8 (3, H, W), RGB."""
         pixels = read_rgb(self.image_root / self.file_name(index))
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
     def ground_truth(self, index: int) -> GroundTruth:
-        """All that the image is annotated with, at the size of its file."""
+        """Return all segments of an image, at the size of the image file."""
         return self.annotations.read(index)
 
-    def sample(self, index: int, image: Tensor, truth: GroundTruth) -> Sample:
-        """What a model is shown of an image and its annotation. DataProblem where they differ in size.
+    def sample(self, index: int, image: Tensor, ground_truth: GroundTruth) -> Sample:
+        """Combine an image and its ground truth, without crowds and empty segments.
 
-        Crowds and segments without a pixel are left out.
+        Raises:
+            DataProblem: they differ in size.
         """
-        (height, width), annotated = image.shape[1:], truth.masks.shape[1:]
+        (height, width), annotated = image.shape[1:], ground_truth.masks.shape[1:]
         if (height, width) != annotated:
             raise DataProblem(
                 "image of another size",
-                f"image {self.image_root / self.file_name(index)} is {height} x {width} (height x"
-                f" width) but {self.annotations.path} has it as {annotated[0]} x {annotated[1]}: they"
-                " don't belong together",
+                f"{self.image_root / self.file_name(index)}: is {height} x {width} (height x "
+                f"width), but {self.annotations.path} lists it as {annotated[0]} x {annotated[1]}; "
+                "use files of the same release",
             )
-        kept = truth.is_target
+        kept = ground_truth.is_target
         return Sample(
             image_id=self.image_ids[index],
             file_name=self.file_name(index),
             image=image,
-            masks=truth.masks[kept],
-            labels=truth.labels[kept],
+            masks=ground_truth.masks[kept],
+            labels=ground_truth.labels[kept],
             original_size=(height, width),
         )
 
     def describe(self) -> dict[str, Any]:
-        """What a run directory notes of the data set; absolute paths."""
+        """Return what a run directory stores about the data set; paths are absolute."""
         return {
             "name": self.name,
             "annotation_file": str(self.annotations.path.resolve()),

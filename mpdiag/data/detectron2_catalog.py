@@ -1,7 +1,7 @@
-"""Data sets that are registered in detectron2's catalogs, read as ours are.
+"""Data sets that are registered in the catalogs of detectron2.
 
-What an entry holds: "Use Custom Datasets" in detectron2's documentation. Class indices are already
-contiguous there. detectron2 is imported only when a name is looked up.
+The format of an entry is described in "Use Custom Datasets" of the detectron2 documentation. Its
+class indices are contiguous. detectron2 is imported only when a name is looked up.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from mpdiag.choices import Task
 from mpdiag.data.annotations import ImageRecord
 from mpdiag.data.dataset import SegmentationDataset
 from mpdiag.data.image_files import read_integer_map, read_rgb
-from mpdiag.data.integer_maps import segments
+from mpdiag.data.integer_maps import ground_truth_from_map
 from mpdiag.data.label_maps import IGNORE, class_segments
 from mpdiag.data.packed import PackedRecords
 from mpdiag.data.problems import DataProblem, ProblemHandler, raise_problem
@@ -27,35 +27,34 @@ from mpdiag.errors import DataError, DependencyError
 
 Record = Mapping[str, Any]
 
-# What an entry of each task has; the first that a data set's entries have is its task by default.
-_HOLDS: dict[str, Task] = {
+# Key that entries of a task have. The default task is the first whose key an entry has.
+_TASK_OF_KEY: dict[str, Task] = {
     "pan_seg_file_name": "panoptic",
     "annotations": "instance",
     "sem_seg_file_name": "semantic",
 }
-_NEEDS = {task: key for key, task in _HOLDS.items()}
+_KEY_OF_TASK = {task: key for key, task in _TASK_OF_KEY.items()}
 
 
 def open_catalog_dataset(
     name: str, task: Task | None = None, on_problem: ProblemHandler = raise_problem
 ) -> SegmentationDataset | None:
-    """The data set that detectron2's catalogs have under a name; None where they have none.
+    """Open a data set that is registered in the catalogs of detectron2, None if it is not.
 
     Args:
-        name: as registered; MODULE:NAME imports a module of the user's first, which registers it.
-        task: None for what the entries hold.
-        on_problem: what is done with what is wrong.
+        name: registered name; MODULE:NAME first imports the module, which registers the data set.
+        task: task to read, None for the kind of the entries.
+        on_problem: called with each problem; by default the first one is raised.
 
     Raises:
-        DependencyError: a module is named, but detectron2 is not installed.
-        DataError: the module can't be imported, or the data set not read, or not for this task.
+        DependencyError: a module is given, but detectron2 is not installed.
+        DataError: the module cannot be imported, or the data set cannot be read for the task.
     """
     module, _, key = name.rpartition(":")
     if importlib.util.find_spec("detectron2") is None:
         if module:
             raise DependencyError(
-                f"{name}: names a data set in detectron2's catalogs, and detectron2 is not "
-                "installed (docs/detectron2.md)"
+                f"{name}: a registered data set needs detectron2; install it (docs/detectron2.md)"
             )
         return None
     if module:
@@ -63,45 +62,48 @@ def open_catalog_dataset(
     catalogs = importlib.import_module("detectron2.data")
     if key not in catalogs.DatasetCatalog:
         if module:
-            raise DataError(f"{name}: {module} registers no data set {key}; correct the name")
+            raise DataError(f"{name}: {module} does not register {key}; correct the name")
         return None
     try:
         records: list[Record] = catalogs.DatasetCatalog.get(key)
     except (OSError, AssertionError, LookupError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{key}: what registered it can't read it ({reason:.200}); see to its files"
+            f"{key}: the registered function cannot read it ({reason:.200}); check its files"
         ) from None
-    kind = _task_of(key, records, task)
-    reader = RecordReader(key, catalogs.MetadataCatalog.get(key).as_dict(), kind, on_problem)
+    task = _choose_task(key, records, task)
+    reader = RecordReader(key, catalogs.MetadataCatalog.get(key).as_dict(), task, on_problem)
     root = Path(os.path.commonpath([Path(record["file_name"]).parent for record in records]))
-    annotations = _Records(reader, records, root)
-    return SegmentationDataset(annotations, root, task=kind, name=key, on_problem=on_problem)
+    annotations = _CatalogAnnotations(reader, records, root)
+    return SegmentationDataset(annotations, root, task=task, name=key, on_problem=on_problem)
 
 
 def import_module(name: str) -> None:
-    """Import a module of the user's that registers data sets.
+    """Import a user module that registers data sets.
 
     Raises:
-        DataError: it can't be imported.
+        DataError: it cannot be imported.
     """
     try:
         importlib.import_module(name)
     except ImportError as error:
         raise DataError(
-            f"{name}: can't be imported ({error}); correct its name, or put its folder into "
+            f"{name}: cannot be imported ({error}); correct its name, or add its folder to "
             "PYTHONPATH"
         ) from None
 
 
 class RecordReader:
-    """Reads what entries of one registered data set are annotated with.
+    """Reads the annotations of the entries of one registered data set.
 
-    name      as registered, for messages
-    metadata  of the catalog: class names, and their ids in the data set by contiguous index
-    task      which of an entry's annotations are read
+    Args:
+        name: registered name, for messages.
+        metadata: metadata of the catalog, with class names and category ids.
+        task: which annotations of an entry to read.
+        on_problem: called with each problem; by default the first one is raised.
 
-    DataError where the metadata does not tell the classes.
+    Raises:
+        DataError: the metadata does not define the classes.
     """
 
     def __init__(
@@ -120,19 +122,23 @@ class RecordReader:
         self.path = Path(file or name)
 
     def num_objects(self, record: Record) -> int:
-        """How many segments an entry has, crowds left out; 1 where only its map tells."""
+        """Return the number of segments of an entry without crowds; 1 if only its map shows it."""
         key = {"instance": "annotations", "panoptic": "segments_info"}.get(self.task)
         if key is None:
             return 1
-        return sum(not one.get("iscrowd", 0) for one in record.get(key, ()))
+        return sum(not segment.get("iscrowd", 0) for segment in record.get(key, ()))
 
     def read(self, record: Record) -> GroundTruth:
-        """All segments of an entry. DataProblem where they can't be read."""
-        if _NEEDS[self.task] not in record:
+        """Return all segments of an entry.
+
+        Raises:
+            DataProblem: they cannot be read.
+        """
+        if _KEY_OF_TASK[self.task] not in record:
             raise DataProblem(
                 "image without annotation",
-                f"{self.name}: {record['file_name']} has no annotation of task {self.task}: leave "
-                "it out where the data set is registered",
+                f"{self.name}: {record['file_name']} has no annotation of task {self.task}; remove "
+                "the entry from the registered data set",
             )
         if self.task == "semantic":
             path = Path(record["sem_seg_file_name"])
@@ -142,8 +148,8 @@ class RecordReader:
         labels, crowds = self._labels(record)
         if self.task == "panoptic":
             ids = segment_ids(read_rgb(Path(record["pan_seg_file_name"])))
-            wanted = [int(one["id"]) for one in record["segments_info"]]
-            return segments(ids, wanted, labels, crowds)
+            wanted = [int(segment["id"]) for segment in record["segments_info"]]
+            return ground_truth_from_map(ids, wanted, labels, crowds)
         return self._instances(record, labels, crowds)
 
     def _labels(self, record: Record) -> tuple[list[int], list[bool]]:
@@ -166,11 +172,11 @@ class RecordReader:
         rles = []
         for one in record["annotations"]:
             try:
-                rles.append(to_rle(_as_in_json(one.get("segmentation")), height, width))
+                rles.append(to_rle(_as_json(one.get("segmentation")), height, width))
             except ValueError as reason:
                 raise DataProblem(
                     "unreadable segmentation",
-                    f"{self.name}: a segmentation in {record['file_name']} {reason}: correct or "
+                    f"{self.name}: a segmentation of {record['file_name']} {reason}; correct or "
                     "remove the annotation",
                 ) from None
         masks = torch.from_numpy(decode(rles, height, width))
@@ -184,10 +190,10 @@ class RecordReader:
         )
 
 
-class _Records:
-    """The annotation source of all entries; see Annotations.
+class _CatalogAnnotations:
+    """Annotations (see `Annotations`) of all entries.
 
-    File names are relative to `root`. Images without whole numbers as ids are counted from 1.
+    File names are relative to `root`. If any image id is not an integer, ids count from 1.
     """
 
     def __init__(self, reader: RecordReader, records: Sequence[Record], root: Path) -> None:
@@ -213,24 +219,23 @@ class _Records:
         return self._reader.read(self._records[index])
 
 
-def _task_of(name: str, records: Sequence[Record], asked: Task | None) -> Task:
+def _choose_task(name: str, records: Sequence[Record], task: Task | None) -> Task:
     if not records:
-        raise DataError(f"{name}: is registered, but holds no image; choose another data set")
-    held = [task for key, task in _HOLDS.items() if key in records[0]]
-    if asked in held or (asked is None and held):
-        return asked or held[0]
-    have = f"of {' and '.join(held)}" if held else "none"
+        raise DataError(f"{name}: contains no images; choose another data set")
+    available = [kind for key, kind in _TASK_OF_KEY.items() if key in records[0]]
+    if available and (task is None or task in available):
+        return task or available[0]
     raise DataError(
-        f"{name}: has no annotations of task {asked or 'any'} (it has {have}); choose another task "
-        "or data set"
+        f"{name}: has no annotations of task {task or 'any'}, only {' and '.join(available) or '-'}"
+        "; choose another task or data set"
     )
 
 
 def _classes(name: str, metadata: Mapping[str, Any], task: Task) -> list[ClassInfo]:
-    """Classes in the order of their contiguous indices.
+    """Return the classes in the order of their contiguous indices.
 
-    Data sets with panoptic segments or class maps list things among the stuff, as detectron2's
-    "standard" form and Mask2Former do; one that lists them apart gives both the same index.
+    For panoptic and semantic tasks, things must be listed among the stuff classes (the "standard"
+    form of detectron2, as in Mask2Former). The other form uses each index twice.
     """
     things = dict(metadata.get("thing_dataset_id_to_contiguous_id", {}))
     stuff = {} if task == "instance" else metadata.get("stuff_dataset_id_to_contiguous_id", {})
@@ -239,31 +244,31 @@ def _classes(name: str, metadata: Mapping[str, Any], task: Task) -> list[ClassIn
     for category_id, label in (*things.items(), *stuff.items()):
         if ids.setdefault(label, category_id) != category_id:
             raise DataError(
-                f"{name}: things and stuff have class index {label} both, so that it is no one "
-                'class; register one index for each class (the "standard" form)'
+                f"{name}: a thing class and a stuff class both have index {label}; register one "
+                'index per class (the "standard" form)'
             )
     if not names or any(not 0 <= label < len(names) for label in ids):
         raise DataError(
-            f"{name}: its metadata names {len(names)} classes for task {task}, which are not all; "
-            f"set {'thing' if task == 'instance' else 'stuff'}_classes in MetadataCatalog"
+            f"{name}: its metadata names {len(names)} classes for task {task}, but has more; set "
+            f"{'thing' if task == 'instance' else 'stuff'}_classes in MetadataCatalog"
         )
-    countable = set(things.values())
+    thing_labels = set(things.values())
     return [
-        ClassInfo(ids.get(label, label), str(text), task == "instance" or label in countable)
+        ClassInfo(ids.get(label, label), str(text), task == "instance" or label in thing_labels)
         for label, text in enumerate(names)
     ]
 
 
 def _size_of(record: Record) -> tuple[int, int]:
-    """(height, width) of an entry, which may leave them to the image."""
+    """Return the (height, width) of an entry, from its image if the entry has none."""
     if "height" in record and "width" in record:
         return int(record["height"]), int(record["width"])
     height, width = read_rgb(Path(record["file_name"])).shape[:2]
     return height, width
 
 
-def _as_in_json(segmentation: Any) -> Any:
-    """The form that JSON files have: detectron2 packs run lengths to bytes."""
+def _as_json(segmentation: Any) -> Any:
+    """Return the form of JSON files; detectron2 also accepts RLE counts as bytes."""
     if isinstance(segmentation, Mapping) and isinstance(segmentation.get("counts"), bytes):
         return {**segmentation, "counts": segmentation["counts"].decode("ascii")}
     return segmentation

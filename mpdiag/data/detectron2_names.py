@@ -1,7 +1,7 @@
-"""The names under which detectron2 and Mask2Former register data sets: each is one split, one task.
+"""Data set names of detectron2 and Mask2Former; each is one split for one task.
 
-`data/datasets/builtin.py` and `cityscapes_panoptic.py` in facebookresearch/detectron2,
-`data/datasets/register_*.py` in facebookresearch/Mask2Former; those that there is a reader for.
+From `data/datasets/builtin.py` and `cityscapes_panoptic.py` in facebookresearch/detectron2 and
+`data/datasets/register_*.py` in facebookresearch/Mask2Former, limited to supported data sets.
 """
 
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from mpdiag.choices import Task
 
 @dataclass(frozen=True, slots=True)
 class NamedSplit:
-    """What one of detectron2's names stands for, in our words."""
+    """Data set, split and task of a detectron2 name."""
 
     dataset: str
     split: str
     task: Task
 
 
-# Name without split, which stands in the middle of COCO's and at the end of the others.
+# Names with a placeholder for the split.
 _NAMES: dict[str, tuple[str, Task]] = {
     "coco_2017_{}": ("coco", "instance"),
     "coco_2017_{}_panoptic": ("coco", "panoptic"),
@@ -38,12 +38,12 @@ DETECTRON2_NAMES = {
     for name, (dataset, task) in _NAMES.items()
     for split in ("train", "val")
 }
-# How names begin that detectron2 and Mask2Former register, or that look like them.
-_FAMILIES = ("coco_", "keypoints_", "lvis_", "voc_", "cityscapes_", "ade20k_", "mapillary_")
+# Prefixes of the names that detectron2 and Mask2Former register.
+_PREFIXES = ("coco_", "keypoints_", "lvis_", "voc_", "cityscapes_", "ade20k_", "mapillary_")
 
 
 def similar_names(name: str) -> str:
-    """For a message about a name that nothing reads: detectron2's names, if it looks like one."""
-    if not name.startswith(_FAMILIES):
+    """Return the supported detectron2 names if `name` looks like one, else an empty string."""
+    if not name.startswith(_PREFIXES):
         return ""
     return ", ".join(key.format("{train,val}") for key in _NAMES)

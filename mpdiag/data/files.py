@@ -1,4 +1,4 @@
-"""Where the files of a data set are, found by listing folders, not by a look at each file."""
+"""Find the files of a data set by listing folders, which is faster than testing each file."""
 
 import os
 from collections.abc import Sequence
@@ -9,39 +9,48 @@ from mpdiag.errors import DataError
 
 
 def require_path(path: Path, what: str, fix: str) -> Path:
-    """The path, if something is there; else DataError that names it and the fix."""
+    """Return the path if it exists.
+
+    Raises:
+        DataError: it does not exist; the message names `what` is missing and the `fix`.
+    """
     if not path.exists():
-        raise DataError(f"{what} is not at {path}: {fix}")
+        raise DataError(f"{path}: not found ({what}); {fix}")
     return path
 
 
 def choose_root(
     listed_in: Path, names: list[str], roots: Sequence[Path], on_problem: ProblemHandler
 ) -> Path:
-    """The folder that holds the files that `listed_in` names, or most of them; reports the rest."""
-    missing = {root: missing_files(root, names) for root in roots}
-    root = min(roots, key=lambda root: len(missing[root]))
-    lacking = missing[root]
-    if not lacking:
+    """Return the folder that contains most of the files, and report the missing ones.
+
+    Args:
+        listed_in: annotation file that lists the files, for messages.
+        names: file names relative to the folder.
+        roots: candidate folders.
+        on_problem: called if files are missing.
+    """
+    missing_in = {root: missing_files(root, names) for root in roots}
+    root = min(roots, key=lambda root: len(missing_in[root]))
+    missing = missing_in[root]
+    if not missing:
         return root
-    if len(lacking) == len(names) and len(roots) > 1:
-        places = ", ".join(map(str, roots))
-        told = (
-            f"none of the files that {listed_in} lists, as {names[0]}, is in any of {places}: give"
-            " the folder of the images as the root"
+    if len(missing) == len(names) and len(roots) > 1:
+        message = (
+            f"{listed_in}: none of its files (for example {names[0]}) is in "
+            f"{', '.join(map(str, roots))}; set the root to the image folder"
         )
     else:
-        others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-        told = (
-            f"{listed_in} lists {lacking[0]}{others} of {len(names)} files, missing in {root}:"
-            " fetch what is missing or point to its folder"
+        message = (
+            f"{listed_in}: {len(missing)} of {len(names)} files are missing in {root}, for example "
+            f"{missing[0]}; download them or correct the image folder"
         )
-    on_problem(DataProblem(MISSING_FILE, told, len(lacking)))
+    on_problem(DataProblem(MISSING_FILE, message, len(missing)))
     return root
 
 
 def missing_files(root: Path, names: list[str]) -> list[str]:
-    """Which of the names, relative to `root`, are not there."""
+    """Return the names, relative to `root`, of files that do not exist."""
     listings: dict[Path, set[str]] = {}
     missing = []
     for name in names:

@@ -1,4 +1,4 @@
-"""Image files read as arrays: pictures in RGB, and maps of numbers."""
+"""Read image files as arrays: RGB images and integer maps."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,26 +14,28 @@ Pixels = TypeVar("Pixels", bound=npt.NDArray[Any])
 
 
 def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) pixels, upright by the EXIF orientation as in detectron2.
+    """Return the (H, W, 3) pixels of an image, rotated by its EXIF orientation as in detectron2.
 
-    Raises DataProblem where the file is missing or can't be decoded.
+    Raises:
+        DataProblem: the file is missing or cannot be decoded.
     """
     return _read(path, lambda file: np.array(ImageOps.exif_transpose(file).convert("RGB")))
 
 
 def read_integer_map(path: Path) -> npt.NDArray[np.int32]:
-    """(H, W) numbers of a picture with one channel of 8, 16 or 32 bits, or a palette.
+    """Return the (H, W) values of a single-channel image of 8, 16 or 32 bits, or of a palette.
 
-    Raises DataProblem where the file is missing, can't be decoded or has several channels.
+    Raises:
+        DataProblem: the file is missing, cannot be decoded, or has several channels.
     """
-    numbers = _read(path, lambda file: np.array(file))
-    if numbers.ndim != 2:
+    values = _read(path, lambda file: np.array(file))
+    if values.ndim != 2:
         raise DataProblem(
-            "picture in place of a map",
-            f"{path} has {numbers.shape[2]} channels where a map of numbers has one: give the"
-            " folder with the annotations",
+            "color image instead of a map",
+            f"{path}: has {values.shape[2]} channels where a map has one; give the folder of the "
+            "annotations",
         )
-    return numbers.astype(np.int32)
+    return values.astype(np.int32)
 
 
 def _read(path: Path, decode: Callable[[Image.Image], Pixels]) -> Pixels:
@@ -42,10 +44,10 @@ def _read(path: Path, decode: Callable[[Image.Image], Pixels]) -> Pixels:
             return decode(file)
     except FileNotFoundError:
         raise DataProblem(
-            MISSING_FILE, f"there is no file {path}: fetch what is missing or point to its folder"
+            MISSING_FILE, f"{path}: file not found; download it or correct the image folder"
         ) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error) or type(error).__name__
         raise DataProblem(
-            "unreadable image", f"image {path} can't be read ({reason}): fetch it anew"
+            "unreadable image", f"{path}: image cannot be read ({reason}); download it again"
         ) from None

@@ -1,4 +1,4 @@
-"""Maps of numbers, a PNG for each image, and the segments that the numbers stand for."""
+"""Integer maps: one single-channel image per annotated image, and the segments its values mark."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,56 +18,59 @@ IntegerMap = npt.NDArray[np.int32]
 
 
 class IntegerMapFolder:
-    """A folder of maps, and the images that they belong to, numbered from 1.
+    """A folder of maps and the images that they annotate; image ids count from 1.
 
-    path    the folder
-    images  file name of each image
-    names   file name of each image's map, relative to the folder
-    fix    what to do where maps are missing, as the end of a sentence
+    Args:
+        path: the folder.
+        images: file name of each image.
+        maps: file name of each image's map, relative to the folder.
+        fix: what to do if maps are missing, for messages.
+        on_problem: called if maps are missing.
 
-    Raises DataError where there is no image at all.
+    Raises:
+        DataError: there are no images.
     """
 
     def __init__(
         self,
         path: Path,
         images: Sequence[str],
-        names: Sequence[str],
+        maps: Sequence[str],
         fix: str,
         on_problem: ProblemHandler,
     ) -> None:
-        if not names:
-            raise DataError(f"{path} holds no maps, nor are there images of them: {fix}")
+        if not maps:
+            raise DataError(f"{path}: contains no maps, and there are no images for them; {fix}")
         self.path = path
         self.images = [ImageRecord(number, name) for number, name in enumerate(images, start=1)]
         self.on_problem = on_problem
-        self._names = list(names)
-        missing = missing_files(path, self._names)
+        self._maps = list(maps)
+        missing = missing_files(path, self._maps)
         if missing:
-            on_problem(
-                DataProblem(
-                    MISSING_FILE,
-                    f"{path} lacks the maps of {len(missing)} of {len(images)} images, as"
-                    f" {missing[0]}: {fix}",
-                    len(missing),
-                )
+            message = (
+                f"{path}: maps of {len(missing)} of {len(images)} images are missing, for example "
+                f"{missing[0]}; {fix}"
             )
+            on_problem(DataProblem(MISSING_FILE, message, len(missing)))
 
     def file(self, index: int) -> Path:
-        """Where the map of an image is."""
-        return self.path / self._names[index]
+        """Return the path of an image's map."""
+        return self.path / self._maps[index]
 
     def read(self, index: int) -> IntegerMap:
-        """(H, W) numbers. DataProblem where the file can't be read."""
+        """Return the (H, W) map of an image.
+
+        Raises:
+            DataProblem: the file cannot be read.
+        """
         return read_integer_map(self.file(index))
 
 
-def segments(
-    numbers: IntegerMap, wanted: Sequence[int], labels: Sequence[int], crowd: Sequence[bool]
+def ground_truth_from_map(
+    integer_map: IntegerMap, ids: Sequence[int], labels: Sequence[int], crowd: Sequence[bool]
 ) -> GroundTruth:
-    """One segment for each of the wanted numbers, whose class and kind are given."""
-    values = np.array(wanted, dtype=np.int32)
-    masks = torch.from_numpy(numbers[None] == values[:, None, None])
+    """Return one segment per id: the pixels of the map that have this value."""
+    masks = torch.from_numpy(integer_map[None] == np.array(ids, dtype=np.int32)[:, None, None])
     return GroundTruth(
         masks=masks,
         labels=torch.tensor(labels, dtype=torch.int64),

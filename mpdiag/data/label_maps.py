@@ -1,11 +1,11 @@
-"""Label maps: for each image a PNG with the class index of every pixel."""
+"""Semantic label maps: one image per annotated image with the class index of each pixel."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mpdiag.data.integer_maps import IntegerMap, IntegerMapFolder, segments
+from mpdiag.data.integer_maps import IntegerMap, IntegerMapFolder, ground_truth_from_map
 from mpdiag.data.problems import DataProblem, ProblemHandler
 from mpdiag.data.sample import ClassInfo, GroundTruth
 
@@ -13,9 +13,9 @@ IGNORE = 255
 
 
 class LabelMaps:
-    """The annotation source of semantic data: one mask for each class that a map has.
+    """Semantic annotations (see `Annotations`): one mask per class that a map contains.
 
-    Number k of a map is class k; `ignore` is in no mask.
+    Value k of a map is class k. Pixels with the value `ignore` are in no mask.
     """
 
     def __init__(
@@ -28,33 +28,33 @@ class LabelMaps:
         self._ignore = ignore
 
     def num_objects(self, index: int) -> int:
-        """1, as an image has some class, as a rule; only its map tells how many."""
+        """Return 1: only the map shows which classes an image has."""
         return 1
 
     def read(self, index: int) -> GroundTruth:
-        """One segment for each class of an image; see Annotations."""
-        path, classes = self._maps.file(index), len(self.classes)
+        """Return one segment per class of an image."""
         return class_segments(
-            self._maps.read(index), path, classes, self._ignore, self._maps.on_problem
+            self._maps.read(index),
+            self._maps.file(index),
+            len(self.classes),
+            self._ignore,
+            self._maps.on_problem,
         )
 
 
 def class_segments(
-    numbers: IntegerMap, path: Path, classes: int, ignore: int, on_problem: ProblemHandler
+    label_map: IntegerMap, path: Path, num_classes: int, ignore: int, on_problem: ProblemHandler
 ) -> GroundTruth:
-    """One segment for each class of a map that was read from `path`; `ignore` is in none."""
-    present = [number for number in np.unique(numbers).tolist() if number != ignore]
-    labels = [number for number in present if 0 <= number < classes]
-    if len(labels) < len(present):
-        unknown = min(set(present) - set(labels))
-        on_problem(
-            DataProblem(
-                "class index out of range",
-                f"{path} has class index {unknown}, but classes are 0 to {classes - 1}, and "
-                f"{ignore} for none: prepare the maps anew",
-            )
+    """Return one segment per class of a label map that was read from `path`."""
+    values = [value for value in np.unique(label_map).tolist() if value != ignore]
+    labels = [value for value in values if 0 <= value < num_classes]
+    if len(labels) < len(values):
+        message = (
+            f"{path}: has class index {min(set(values) - set(labels))}, valid are 0 to "
+            f"{num_classes - 1} and {ignore} (ignore); create the maps again"
         )
-    return segments(numbers, labels, labels, [False] * len(labels))
+        on_problem(DataProblem("class index out of range", message))
+    return ground_truth_from_map(label_map, labels, labels, [False] * len(labels))
 
 
 def open_label_maps(
@@ -66,18 +66,19 @@ def open_label_maps(
     on_problem: ProblemHandler,
     ignore: int = IGNORE,
 ) -> LabelMaps:
-    """The maps in a folder and the JPEGs in another, paired by their names without suffix.
+    """Pair the JPEGs of a folder with the label maps of another by file stem.
 
     Args:
-        images, maps: the two folders.
-        suffix: of the maps.
-        classes: in the order of the maps' numbers.
-        fix: what to do where maps are missing, as the end of a sentence.
-        on_problem: what is done with what is wrong.
-        ignore: the number that is no class.
+        images: folder of the JPEGs.
+        maps: folder of the label maps.
+        suffix: file suffix of the maps.
+        classes: classes in the order of their indices in the maps.
+        fix: what to do if maps are missing, for messages.
+        on_problem: called with each problem.
+        ignore: value of unlabelled pixels.
     """
-    names = sorted({file.stem for file in (*images.glob("*.jpg"), *maps.glob(f"*{suffix}"))})
-    paired = IntegerMapFolder(
-        maps, [f"{name}.jpg" for name in names], [name + suffix for name in names], fix, on_problem
+    stems = sorted({file.stem for file in (*images.glob("*.jpg"), *maps.glob(f"*{suffix}"))})
+    folder = IntegerMapFolder(
+        maps, [f"{stem}.jpg" for stem in stems], [stem + suffix for stem in stems], fix, on_problem
     )
-    return LabelMaps(paired, classes, ignore)
+    return LabelMaps(folder, classes, ignore)

@@ -1,13 +1,14 @@
-"""Endless training batches whose content is a function of the seed and the step alone.
+"""Infinite training batches that depend only on the seed and the step.
 
-A resumed run starts at its step and sees the batches it would have seen; the number of workers
-and of processes changes nothing, since a process takes its share of the slots of the same batch.
+A resumed run gets the same batches as an uninterrupted one. The numbers of workers and processes
+do not change a batch: each process loads its share of the same global batch.
 """
 
 import os
 import signal
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ from mpdiag.data.sample import Sample
 from mpdiag.data.transforms import Transform
 from mpdiag.errors import ConfigError, DataError
 
-# First word of a seed sequence, so that order and augmentation draw from unrelated streams.
+# First entry of a seed sequence: order and augmentation use independent random streams.
 _ORDER, _AUGMENTATION = 0, 1
 
 if TYPE_CHECKING:
@@ -30,18 +31,20 @@ else:
 
 
 class TrainingBatches:
-    """Lists of samples, one for each step, without end.
+    """An infinite sequence of lists of samples, one list per step.
 
-    batch_size    samples of one step over all processes; this one yields batch_size / world_size
-    seed          of the order and of the augmentation
-    transform     applied to each sample with a generator of its own; None: samples as on disk
-    workers       0: read in this process; else so many torch DataLoader workers, as far as there
-                  are cores
-    rank, world_size   this process takes slots rank, rank + world_size, ... of every batch
-    filter_empty  leave out images that are annotated with no segment
+    Args:
+        dataset: the training images.
+        batch_size: global batch size; this process yields batch_size / world_size samples.
+        seed: seed of the order and the augmentation.
+        transform: applied to each sample with its own generator.
+        workers: number of DataLoader workers, at most the number of cores; 0 loads in this process.
+        rank, world_size: this process yields samples rank, rank + world_size, ... of each batch.
+        filter_empty: leave out images without segments.
 
-    Raises ConfigError for a batch that can't be shared out, DataError where no image is left
-    or where one can't be read.
+    Raises:
+        ConfigError: the batch size is not a multiple of `world_size`.
+        DataError: there are no images, or one cannot be read (raised by the iterator).
     """
 
     def __init__(
@@ -57,14 +60,14 @@ class TrainingBatches:
     ) -> None:
         if batch_size < 1 or batch_size % world_size:
             raise ConfigError(
-                f"a batch of {batch_size} can't be shared out evenly over {world_size} process(es):"
-                " choose a multiple of the number of processes"
+                f"data.batch_size={batch_size} is not a multiple of the {world_size} process(es); "
+                "choose a multiple"
             )
         images = [i for i in range(len(dataset)) if not filter_empty or dataset.num_objects(i)]
         if not images:
             raise DataError(
-                f"{dataset.describe()['annotation_file']} holds no image to train on: choose"
-                " another data set or split"
+                f"{dataset.describe()['annotation_file']}: has no training images; choose another "
+                "data set or split"
             )
         self.batch_positions = range(rank, batch_size, world_size)
         self.num_images = len(images)
@@ -74,15 +77,15 @@ class TrainingBatches:
         self._workers = min(workers, os.cpu_count() or 1)
 
     def start(self, step: int) -> Iterator[list[Sample]]:
-        """This process's share of the batches of `step` and all that follow."""
+        """Yield this process's samples of `step` and of all following steps."""
         loader = DataLoader(
             self._dataset,
             batch_size=None,
-            sampler=_CountingSampler(step),
+            sampler=count(step),
             num_workers=self._workers,
             collate_fn=_identity,
             worker_init_fn=_ignore_stop_signals,
-            generator=torch.Generator(),  # else the loader would draw from the global one
+            generator=torch.Generator(),  # by default it draws from the global generator
         )
         for batch in loader:
             if isinstance(batch, DataError):
@@ -91,38 +94,38 @@ class TrainingBatches:
 
 
 class _BatchDataset(_TorchDataset):
-    """Item `step` is this process's share of that step's batch."""
+    """Item `step` is the list of this process's samples of that step."""
 
     def __init__(
         self,
         dataset: SegmentationDataset,
         images: npt.NDArray[np.int64],
         batch_size: int,
-        slots: range,
+        positions: range,
         seed: int,
         transform: Transform | None,
     ) -> None:
         self.dataset = dataset
         self.images = images
         self.batch_size = batch_size
-        self.batch_positions = slots
+        self.positions = positions
         self.seed = seed
         self.transform = transform
 
     def __getitem__(self, step: int) -> list[Sample] | DataError:
         try:
-            return [self._sample(step, slot) for slot in self.batch_positions]
+            return [self._sample(step, position) for position in self.positions]
         except DataError as error:
-            # Raised in a worker, it would reach the user wrapped in that worker's traceback.
+            # An exception in a worker would reach the user with the traceback of the worker.
             return error
 
-    def _sample(self, step: int, slot: int) -> Sample:
-        epoch, position = divmod(step * self.batch_size + slot, len(self.images))
+    def _sample(self, step: int, position: int) -> Sample:
+        epoch, index = divmod(step * self.batch_size + position, len(self.images))
         order = _permutation(self.seed, epoch, len(self.images))
-        sample = self.dataset[int(self.images[order[position]])]
+        sample = self.dataset[int(self.images[order[index]])]
         if self.transform is None:
             return sample
-        words = np.random.SeedSequence([_AUGMENTATION, self.seed, step, slot])
+        words = np.random.SeedSequence([_AUGMENTATION, self.seed, step, position])
         generator = torch.Generator().manual_seed(int(words.generate_state(1, np.uint64)[0]))
         return self.transform(sample, generator)
 
@@ -132,23 +135,10 @@ def _permutation(seed: int, epoch: int, length: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng([_ORDER, seed, epoch]).permutation(length)
 
 
-class _CountingSampler:
-    """A sampler that yields start, start + 1, ... without end."""
-
-    def __init__(self, start: int) -> None:
-        self.start = start
-
-    def __iter__(self) -> Iterator[int]:
-        step = self.start
-        while True:
-            yield step
-            step += 1
-
-
 def _ignore_stop_signals(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach all; the parent then finishes its step, with workers.
+    """Ignore Ctrl-C and SIGTERM in a worker, so that the parent can finish its step.
 
-    They end when the parent says so, or when it is gone.
+    Workers exit when the parent closes the loader or dies.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

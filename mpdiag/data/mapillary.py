@@ -1,4 +1,4 @@
-"""Mapillary Vistas, version 1.2, as it is unpacked."""
+"""Mapillary Vistas 1.2, in the layout of its archive."""
 
 import json
 from pathlib import Path
@@ -16,41 +16,43 @@ from mpdiag.data.sample import ClassInfo
 from mpdiag.errors import DataError
 
 _SPLITS = {"train": "training", "val": "validation"}
-_ROOT = "give the folder that holds mapillary_vistas/ with --root or $DETECTRON2_DATASETS"
-_UNPACK = "unpack version 1.2 of the data set anew"
+_ROOT = "set --root or $DETECTRON2_DATASETS to the folder that contains mapillary_vistas/"
+_EXTRACT = "extract version 1.2 of the data set again"
 
 
 def open_mapillary(
     folder: Path, split: str, task: Task, on_problem: ProblemHandler
 ) -> SegmentationDataset:
-    """Open the data set; `folder` holds training/, validation/ and config.json.
+    """Open Mapillary Vistas; `folder` contains training/, validation/ and config.json.
 
-    The 65 classes are those of config.json that are evaluated; the number after them is "none".
+    The 65 classes are the evaluated ones of config.json. The value 65 of a map is unlabelled.
+
+    Raises:
+        DataError: the split or the task is unknown, or files are missing.
     """
     if split not in _SPLITS:
-        raise DataError(f"Mapillary Vistas has no split {split}: choose {' or '.join(_SPLITS)}")
+        raise DataError(f"Mapillary Vistas has no split {split}; choose {' or '.join(_SPLITS)}")
+    if task == "instance":
+        raise DataError(
+            "Mapillary Vistas has no instance annotations; choose task panoptic or semantic"
+        )
     what = f"Mapillary Vistas {split}"
     images = require_path(folder / _SPLITS[split] / "images", what, _ROOT)
     annotations: Annotations
     if task == "panoptic":
         pngs = folder / _SPLITS[split] / "panoptic"
         path = require_path(
-            pngs / "panoptic_2018.json", f"the panoptic annotation of {what}", _UNPACK
+            pngs / "panoptic_2018.json", f"panoptic annotations of {what}", _EXTRACT
         )
         annotations = CocoPanoptic(read_coco_file(path, on_problem), [pngs], on_problem)
-    elif task == "semantic":
-        path = require_path(
-            folder / _SPLITS[split] / "labels", f"the annotation of {what}", _UNPACK
-        )
-        classes = _classes(
-            require_path(folder / "config.json", "the classes of Mapillary Vistas", _UNPACK)
-        )
-        ignore = len(classes)
-        annotations = open_label_maps(
-            images, path, ".png", classes, _UNPACK, on_problem, ignore=ignore
-        )
     else:
-        raise DataError(f"Mapillary Vistas has panoptic and semantic annotations, not {task} ones")
+        maps = require_path(folder / _SPLITS[split] / "labels", f"annotations of {what}", _EXTRACT)
+        classes = _classes(
+            require_path(folder / "config.json", "classes of Mapillary Vistas", _EXTRACT)
+        )
+        annotations = open_label_maps(
+            images, maps, ".png", classes, _EXTRACT, on_problem, ignore=len(classes)
+        )
     return SegmentationDataset(
         annotations, images, task=task, name="mapillary", split=split, on_problem=on_problem
     )
@@ -66,4 +68,4 @@ def _classes(path: Path) -> list[ClassInfo]:
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise DataError(f"{path} does not list the classes ({reason}): {_UNPACK}") from None
+        raise DataError(f"{path}: does not list the classes ({reason}); {_EXTRACT}") from None

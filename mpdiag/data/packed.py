@@ -1,4 +1,4 @@
-"""Many small records in one buffer."""
+"""A memory-efficient list of records."""
 
 import pickle
 from collections.abc import Iterable
@@ -8,10 +8,10 @@ import numpy as np
 
 
 class PackedRecords:
-    """A read-only list of picklable records in one buffer.
+    """A read-only list of pickled records in one buffer.
 
-    Millions of small Python objects would be copied page by page into every worker process as
-    their reference counts are touched; one buffer stays shared.
+    Worker processes share the buffer. Python objects would be copied page by page into each
+    worker, because access changes their reference counts.
     """
 
     def __init__(self, records: Iterable[Any]) -> None:

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, as loading refuses it and `mpdiag data check` lists it."""
+"""Problems of a data set: loading raises the first one, `mpdiag data check` collects all."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,16 @@ from mpdiag.errors import DataError
 
 
 class DataProblem(DataError):
-    """One thing that is wrong; problems of one `kind` are counted together.
+    """One problem of a data set.
 
-    `count` is how many times, where one sentence tells of several.
+    Attributes:
+        kind: problems of the same kind are counted together.
+        message: one line for the user.
+        count: number of occurrences that the message covers.
     """
 
     def __init__(self, kind: str, message: str, count: int = 1) -> None:
-        super().__init__(kind, message, count)  # all of it, so that processes can exchange it
+        super().__init__(kind, message, count)  # all arguments, so that it can be pickled
         self.kind = kind
         self.message = message
         self.count = count
@@ -22,11 +25,11 @@ class DataProblem(DataError):
 
 
 ProblemHandler = Callable[[DataProblem], None]
-"""What is done with a problem. Where it returns, reading goes on without what is wrong."""
+"""Called with each problem; if it returns, reading continues without the invalid entry."""
 
 MISSING_FILE = "missing file"
 
 
 def raise_problem(problem: DataProblem) -> None:
-    """The report of loading: the first problem is raised."""
+    """Raise the problem: the default handler."""
     raise problem from None

@@ -1,4 +1,4 @@
-"""Data sets by name, by folder or by annotation file."""
+"""Open data sets by name, by folder or by annotation file."""
 
 import logging
 import os
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
+from mpdiag.choices import Task
 from mpdiag.data.ade20k import open_ade20k
 from mpdiag.data.ade20k_full import open_ade20k_full
-from mpdiag.choices import Task
 from mpdiag.data.cityscapes import open_cityscapes
 from mpdiag.data.coco import FILE_PREFIX, coco_dataset, open_coco
 from mpdiag.data.dataset import SegmentationDataset
@@ -31,27 +31,28 @@ def load_dataset(
     task: str | None = None,
     on_problem: ProblemHandler = raise_problem,
 ) -> SegmentationDataset:
-    """Open a data set by its name (KNOWN_DATASETS) or folder, or a COCO-format file (*.json).
+    """Open a data set.
 
-    One of detectron2's names (DETECTRON2_NAMES) says split and task, too, as does any other that is
-    registered in its catalogs, NAME or MODULE:NAME (`mpdiag.data.detectron2_catalog`).
+    Args:
+        dataset: name (KNOWN_DATASETS), folder of a data set, COCO-format file (*.json), detectron2
+            name (DETECTRON2_NAMES), or NAME or MODULE:NAME of a data set that is registered in
+            detectron2. "synthetic" is generated with default settings if it does not exist.
+        root: folder that contains the data sets, or the images of an annotation file; by default
+            $DETECTRON2_DATASETS, else ./datasets.
+        split: "train" or "val"; by default the split of a detectron2 name, else "val".
+        task: "instance", "panoptic" or "semantic"; by default the task of a detectron2 name or of
+            the annotations of a file, else "instance".
+        on_problem: called with each problem; by default the first one is raised.
 
-    root    folder that holds the data sets, or the images of an annotation file; by default
-            $DETECTRON2_DATASETS, else ./datasets
-    split   "train" or "val"; None for what the name says, else "val"
-    task    "instance", "panoptic" or "semantic"; None for what the name says or an annotation
-            file holds, else "instance"
-    on_problem  what is done with what is wrong; by default the first problem is raised
-
-    "synthetic" is generated with default settings where it is not there yet. DataError for an
-    unknown name or task, one that contradicts the name, and where files are missing.
+    Raises:
+        DataError: the name or the task is unknown, split or task contradict the name, or files are
+            missing.
     """
     if task is not None and task not in get_args(Task):
-        known = ", ".join(get_args(Task))
-        raise DataError(f"there is no task {task}: choose one of {known}")
+        raise DataError(f"unknown task {task}; choose one of {', '.join(get_args(Task))}")
     kind = cast(Task | None, task)
     if dataset in DETECTRON2_NAMES:
-        dataset, split, kind = _named(dataset, split, kind)
+        dataset, split, kind = _resolve_detectron2_name(dataset, split, kind)
     split = split or "val"
     if dataset.endswith(".json"):
         path = Path(dataset)
@@ -66,25 +67,27 @@ def load_dataset(
     return layout.open(folder, split, kind or "instance", on_problem)
 
 
-def _named(name: str, split: str | None, task: Task | None) -> tuple[str, str, Task]:
-    """Our name, split and task of one of detectron2's names, which may not be contradicted."""
-    found = DETECTRON2_NAMES[name]
-    for what, given, told in (("split", split, found.split), ("task", task, found.task)):
-        if given not in (None, told):
+def _resolve_detectron2_name(
+    name: str, split: str | None, task: Task | None
+) -> tuple[str, str, Task]:
+    """Return data set, split and task of a detectron2 name, and check the given split and task."""
+    named = DETECTRON2_NAMES[name]
+    for what, given, expected in (("split", split, named.split), ("task", task, named.task)):
+        if given not in (None, expected):
             raise DataError(
-                f"{name} is {found.dataset}, split {found.split}, task {found.task}, but {what} "
-                f"{given} is asked for: give {what} {told}, or another name"
+                f"{name}: is {named.dataset}, split {named.split}, task {named.task}, not {what} "
+                f"{given}; choose {what} {expected} or another name"
             )
-    return found.dataset, found.split, found.task
+    return named.dataset, named.split, named.task
 
 
 def default_root() -> Path:
-    """The folder that holds the data sets: $DETECTRON2_DATASETS, else ./datasets."""
+    """Return the folder of the data sets: $DETECTRON2_DATASETS, else ./datasets."""
     return Path(os.environ.get("DETECTRON2_DATASETS") or "datasets")
 
 
 def find_datasets(root: Path) -> dict[str, Path | None]:
-    """Every known data set: its folder below the root if that looks like it, else None."""
+    """Return the folder of each known data set under the root, None if it is not found."""
     folders = {name: root / layout.folder for name, layout in _LAYOUTS.items()}
     return {
         name: folder if any(any(folder.glob(marker)) for marker in _LAYOUTS[name].markers) else None
@@ -94,7 +97,7 @@ def find_datasets(root: Path) -> dict[str, Path | None]:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """A data set's folder as detectron2 names it, markers by which it is known, what opens it."""
+    """Folder name in detectron2, files that identify the data set, and the function to open it."""
 
     folder: str
     markers: tuple[str, ...]
@@ -102,18 +105,16 @@ class _Layout:
 
 
 def _detect_layout(dataset: str) -> _Layout:
-    """The layout of a folder, by what is in it."""
+    """Return the layout of a folder, detected from its files."""
     folder = Path(dataset)
     for layout in _LAYOUTS.values():
         if any(any(folder.glob(marker)) for marker in layout.markers):
             return layout
-    what = f"there is no data set {dataset}"
-    if folder.is_dir():
-        what = f"{folder} is not the folder of a known data set"
+    what = "not the folder of a known data set" if folder.is_dir() else "unknown data set"
     known = similar_names(dataset) or ", ".join(KNOWN_DATASETS)
     raise DataError(
-        f"{what}: choose one of {known}, or give the folder of one or the path of a COCO-format"
-        " file that ends in .json"
+        f"{dataset}: {what}; choose one of {known}, the folder of a data set, or a COCO-format "
+        ".json file"
     )
 
 
@@ -122,15 +123,14 @@ def _open_synthetic(
 ) -> SegmentationDataset:
     if split not in SYNTHETIC_SPLITS:
         known = " or ".join(SYNTHETIC_SPLITS)
-        raise DataError(f"the synthetic data has no split {split}: choose {known}")
+        raise DataError(f"the synthetic data set has no split {split}; choose {known}")
     if not folder.exists():
         _log.info("generating the synthetic data set in %s", folder)
         generate_synthetic(folder)
     annotation_file = folder / "annotations" / f"{FILE_PREFIX[task]}_{split}.json"
     if not annotation_file.is_file():
         raise DataError(
-            f"the synthetic data in {folder} has no {annotation_file.name}: remove the folder to"
-            " have it generated anew"
+            f"{annotation_file}: not found; delete {folder} to generate the data set again"
         )
     return coco_dataset(
         annotation_file,
@@ -145,12 +145,12 @@ def _open_synthetic(
 def _annotation_file(
     path: Path, root: Path | None, split: str, task: Task | None, on_problem: ProblemHandler
 ) -> SegmentationDataset:
-    """Images are looked for in the root and where COCO's and other tools' layouts have them."""
+    """Open an annotation file; search its images in the root and in common layouts around it."""
     folder = path.parent
     suffix = path.stem.partition("_")[2] or path.stem
-    beside = [folder, folder / "images"]
-    around = [folder.parent / name for name in (split, f"{split}2017", suffix, "images")]
-    roots = list(dict.fromkeys([*([root] if root else []), *beside, *around]))
+    siblings = [folder.parent / name for name in (split, f"{split}2017", suffix, "images")]
+    candidates = [*([root] if root else []), folder, folder / "images", *siblings]
+    roots = list(dict.fromkeys(candidates))
     return coco_dataset(path, roots, task=task, name=path.stem, split=split, on_problem=on_problem)
 
 

@@ -1,4 +1,4 @@
-"""What a data set gives: an image with its segments as a model is shown it, and the whole truth."""
+"""Data classes of a data set: classes, training samples and ground truth."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class ClassInfo:
-    """One category: its id in the annotation file, its name, and whether it is countable."""
+    """One category: its id in the annotation file, its name, and whether it is a thing class."""
 
     category_id: int
     name: str
@@ -16,12 +16,15 @@ class ClassInfo:
 
 @dataclass(slots=True)
 class Sample:
-    """One image and its ground-truth segments; image and masks share height and width.
+    """One image with its target segments; crowds and empty segments are removed.
 
-    image          uint8 (3, H, W), RGB
-    masks          bool (G, H, W), one for each segment
-    labels         int64 (G,), contiguous class index: position in the data set's `classes`
-    original_size  (height, width) of the image file, which no transform changes
+    Attributes:
+        image_id: id of the image in the data set.
+        file_name: image file, relative to the image folder.
+        image: uint8 (3, H, W), RGB.
+        masks: bool (G, H, W), one per segment.
+        labels: int64 (G,), contiguous class index (position in the data set's `classes`).
+        original_size: (height, width) of the image file; transforms do not change it.
     """
 
     image_id: int
@@ -34,12 +37,13 @@ class Sample:
 
 @dataclass(slots=True)
 class GroundTruth:
-    """All that an image is annotated with, crowds and segments without a pixel too.
+    """All annotated segments of an image, crowds and empty segments included.
 
-    masks   bool (G, H, W) at the size of the image file
-    labels  int64 (G,), contiguous class index
-    crowd   bool (G,), which of them stand for a group of objects
-    areas   float64 (G,) pixels: the annotation's own "area" where there is one, else the mask's
+    Attributes:
+        masks: bool (G, H, W) at the size of the image file.
+        labels: int64 (G,), contiguous class index.
+        crowd: bool (G,), True for a group of objects.
+        areas: float64 (G,) in pixels: "area" of the annotation if present, else that of the mask.
     """
 
     masks: Tensor
@@ -49,5 +53,5 @@ class GroundTruth:
 
     @property
     def is_target(self) -> Tensor:
-        """Bool (G,): which a model is shown, that is no crowds and none without a pixel."""
+        """Bool (G,): segments that a model is trained on, without crowds and empty segments."""
         return ~self.crowd & self.masks.flatten(1).any(1)

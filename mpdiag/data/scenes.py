@@ -1,8 +1,8 @@
-"""Draw one synthetic scene: textured shapes over a cluttered background, and its segments.
+"""Draw one synthetic scene: textured shapes on a cluttered background, with its segments.
 
-Only the outline tells the classes apart: colour, texture, size, stretch and rotation are drawn
-from the same distributions for all. Masks are what stays visible; a shape that would hide too
-much of another, or be hidden itself, is not placed.
+Classes differ in their outline only: color, texture, size, stretch and rotation have the same
+distribution for all. Masks contain the visible pixels. A shape that would hide too much of another
+shape, or be hidden itself, is not placed.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from mpdiag.data.shapes import EXTENT, SHAPES, Field
 
 THINGS = tuple(shape.__name__ for shape in SHAPES)
 STUFF = ("smooth", "grainy")
-"""The two kinds of background."""
+"""The two background classes."""
 
 MIN_VISIBLE_PIXELS = 20
 MIN_VISIBLE_SHARE = 0.25
 _OBJECTS = (2, 10)
-_RADIUS = (0.085, 0.28)  # share of the image's edge; drawn evenly in its logarithm
+_RADIUS = (0.085, 0.28)  # fraction of the image size; log-uniform
 _TONES = (20, 235)
 
 
@@ -29,9 +29,10 @@ _TONES = (20, 235)
 class Scene:
     """A drawn scene.
 
-    image     uint8 (S, S, 3), RGB
-    segments  int16 (S, S): 0.. for the shapes, in `labels`; -1 and -2 for the background's kinds
-    labels    class of each shape, an index of THINGS
+    Attributes:
+        image: uint8 (S, S, 3), RGB.
+        segments: int16 (S, S), index into `labels`, or -1 and -2 for the background classes.
+        labels: class of each shape, an index of THINGS.
     """
 
     image: npt.NDArray[np.uint8]
@@ -41,19 +42,19 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """A placed shape: its window in the image, and per pixel of the window its coordinates."""
+    """A placed shape: its window in the image and fields over the pixels of the window."""
 
     label: int
     rows: slice
     columns: slice
     u: Field
     v: Field
-    coverage: Field  # share of the pixel inside the outline, 0..1
-    rim: Field  # 1 at the outline, 0 from a few pixels inwards
+    coverage: Field  # fraction of the pixel inside the outline
+    rim: Field  # 1 at the outline, 0 a few pixels inside
 
 
 def draw_scene(rng: np.random.Generator, size: int) -> Scene:
-    """Draw a scene of size x size pixels; the generator decides everything."""
+    """Draw a scene of size x size pixels; the generator determines the result."""
     segments, canvas = _background(rng, size)
     noise = _smooth_noise(rng, size, size // 3)
     shapes = _place_shapes(rng, size, segments)
@@ -66,7 +67,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
 
 
 def _background(rng: np.random.Generator, size: int) -> tuple[npt.NDArray[np.int16], Field]:
-    """Two kinds of background parted by a wavy line, or one alone, with clutter on them."""
+    """Draw one or both background classes, separated by a wavy line, with clutter."""
     y, x = _grid(size)
     kinds = []
     for grain in (14, 60):
@@ -87,7 +88,7 @@ def _background(rng: np.random.Generator, size: int) -> tuple[npt.NDArray[np.int
 
 
 def _clutter(rng: np.random.Generator, canvas: Field) -> None:
-    """Soft blobs and thin lines, which belong to the background."""
+    """Draw soft blobs and thin lines, which are part of the background."""
     size = canvas.shape[-1]
     y, x = _grid(size)
     for _ in range(rng.integers(1, 4)):
@@ -114,7 +115,7 @@ def _place_shapes(
     """Place 2 to 10 shapes from back to front and mark their visible pixels in `segments`."""
     wanted = int(rng.integers(_OBJECTS[0], _OBJECTS[1] + 1))
     shapes: list[_Shape] = []
-    whole: list[int] = []  # pixels of each shape, within and outside the image
+    whole: list[int] = []  # pixels of each shape, inside and outside the image
     visible = np.zeros(0, dtype=np.int64)
     attempts = 0
     while len(shapes) < wanted and (attempts < 5 * wanted or len(shapes) < _OBJECTS[0]):
@@ -135,7 +136,7 @@ def _place_shapes(
 
 
 def _random_shape(rng: np.random.Generator, size: int) -> tuple[_Shape, int]:
-    """A random shape, and the number of its pixels before the image's border cuts it."""
+    """Return a random shape and its number of pixels without the cut at the image border."""
     label = int(rng.integers(len(SHAPES)))
     row, column, spread, stretch, angle = rng.random(5).tolist()
     radius = size * exp(log(_RADIUS[0]) + spread * log(_RADIUS[1] / _RADIUS[0]))
@@ -167,7 +168,7 @@ def _paint(rng: np.random.Generator, canvas: Field, shape: _Shape, noise: Field)
     window = canvas[:, shape.rows, shape.columns]
     around = window[:, ::4, ::4].mean(axis=(1, 2), keepdims=True)
     choices = _uniform(rng, *_TONES, (3, 3, 1, 1))
-    first = choices[np.abs(choices - around).sum(axis=1).argmax()]  # seldom lost in what is behind
+    first = choices[np.abs(choices - around).sum(axis=1).argmax()]  # contrast to the background
     difference = _uniform(rng, 35, 110, (3, 1, 1)) * np.float32(rng.choice((-1, 1)))
     color = _texture(rng, shape, noise) * difference
     color += first
@@ -178,7 +179,7 @@ def _paint(rng: np.random.Generator, canvas: Field, shape: _Shape, noise: Field)
 
 
 def _texture(rng: np.random.Generator, shape: _Shape, noise: Field) -> Field:
-    """A field in 0..1 over the shape's window: stripes, dots, a gradient, noise, or nearly flat."""
+    """Return a field in 0..1 over the window: stripes, dots, a gradient, noise, or nearly flat."""
     kind = rng.integers(5)
     angle, pitch = rng.uniform(0, np.pi), np.float32(rng.uniform(4, 9))
     along = shape.u * np.float32(cos(angle)) + shape.v * np.float32(sin(angle))
@@ -206,14 +207,14 @@ def _uniform(
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> Field:
-    """(size, size) noise in 0..1 that varies over size / cells pixels."""
+    """Return (size, size) noise in 0..1 that varies over size / cells pixels."""
     weights = _interpolation(size, cells)
     return weights @ rng.random((cells + 1, cells + 1), dtype=np.float32) @ weights.T
 
 
 @lru_cache(maxsize=16)
 def _interpolation(size: int, cells: int) -> Field:
-    """(size, cells + 1) weights of linear interpolation between cells + 1 knots."""
+    """Return the (size, cells + 1) weights of linear interpolation between cells + 1 knots."""
     at = (np.arange(size) + 0.5) * (cells / size)
     nearness: Field = 1 - np.abs(at[:, None] - np.arange(cells + 1))
     return np.clip(nearness, 0, 1).astype(np.float32)
@@ -221,7 +222,7 @@ def _interpolation(size: int, cells: int) -> Field:
 
 @lru_cache(maxsize=4)
 def _grid(size: int) -> tuple[Field, Field]:
-    """Rows (size, 1) and columns (size,) of the pixels' centres."""
+    """Return the rows (size, 1) and columns (size,) of the pixel centres."""
     x: Field = np.arange(size, dtype=np.float32) + np.float32(0.5)
     y: Field = x[:, None]
     return y, x

@@ -1,4 +1,4 @@
-"""COCO's ways to write down a segment, decoded to masks: polygons, RLE, panoptic PNG."""
+"""Decode the segment formats of COCO: polygons, RLE and panoptic PNGs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,14 +9,15 @@ from pycocotools import mask as coco_mask
 
 Masks = npt.NDArray[np.bool_]
 
-# Vertices this many image sizes away are no annotation, and rasterising them exhausts memory.
-_FAR_OUTSIDE = 10
+# Polygons farther away than this many image sizes are invalid; rasterising them exhausts memory.
+_MAX_DISTANCE = 10
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """Compressed RLE of polygons, of an uncompressed or of a compressed RLE.
+    """Return the compressed RLE of polygons, an uncompressed RLE or a compressed RLE.
 
-    Raises ValueError with the reason, a clause without a subject, where it is none of them.
+    Raises:
+        ValueError: the segmentation is invalid. The text completes "the segmentation ...".
     """
     if isinstance(segmentation, list):
         return _rle_of_polygons(segmentation, height, width)
@@ -26,7 +27,7 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
 
 
 def decode(rles: Sequence[dict[str, Any]], height: int, width: int) -> Masks:
-    """(G, H, W) masks of G compressed RLEs. ValueError where counts don't fit the size."""
+    """Return the (G, H, W) masks of G compressed RLEs from `to_rle`."""
     if not rles:
         return np.zeros((0, height, width), dtype=np.bool_)
     columns = coco_mask.decode(list(rles))
@@ -34,27 +35,27 @@ def decode(rles: Sequence[dict[str, Any]], height: int, width: int) -> Masks:
 
 
 def segment_ids(png: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
-    """(H, W) segment ids of a panoptic PNG (H, W, 3): R + 256 G + 65536 B; 0 is unlabelled."""
+    """Return the (H, W) ids of a panoptic PNG (H, W, 3): R + 256 G + 65536 B; 0 is unlabelled."""
     red, green, blue = (png[..., channel].astype(np.int32) for channel in range(3))
     return red + 256 * green + 65536 * blue
 
 
 def segment_colors(ids: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) picture of (H, W) segment ids, the inverse of `segment_ids`."""
+    """Return the (H, W, 3) panoptic PNG of (H, W) segment ids, the inverse of `segment_ids`."""
     return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
 
 
 def _rle_of_polygons(polygons: list[Any], height: int, width: int) -> dict[str, Any]:
     if not polygons:
         raise ValueError("is an empty list of polygons")
-    limit = _FAR_OUTSIDE * max(height, width)
+    limit = _MAX_DISTANCE * max(height, width)
     for polygon in polygons:
         try:
             points = np.asarray(polygon, dtype=np.float64)
         except (TypeError, ValueError):
             raise ValueError("has a polygon that is not a list of numbers") from None
         if points.ndim != 1 or len(points) < 6 or len(points) % 2:
-            raise ValueError("has a polygon without three x, y pairs")
+            raise ValueError("has a polygon with fewer than three x, y pairs or an odd count")
         if not np.all(np.abs(points) <= limit):
             raise ValueError("has a polygon far outside the image")
     rles = coco_mask.frPyObjects(polygons, height, width)
@@ -66,12 +67,12 @@ def _checked_rle(rle: dict[str, Any], height: int, width: int) -> dict[str, Any]
     size, counts = rle["size"], rle["counts"]
     if size != [height, width]:
         raise ValueError(f"has an RLE of size {size} where the image is {[height, width]}")
-    # CheckResult here, since pycocotools leaves memory unset or reads beyond where runs don't fit.
+    # Security: pycocotools (2.0.11) decodes runs that are too short to uninitialised memory.
     runs = _run_lengths(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or any(type(run) is not int or run < 0 for run in runs):
-        raise ValueError("has RLE counts that are no run lengths")
+        raise ValueError("has RLE counts that are not run lengths")
     if sum(runs) != height * width:
-        raise ValueError(f"has RLE counts for {sum(runs)} of the image's {height * width} pixels")
+        raise ValueError(f"has RLE counts for {sum(runs)} pixels of {height * width}")
     if isinstance(counts, str):
         return {"size": size, "counts": counts.encode("ascii")}
     packed: dict[str, Any] = coco_mask.frPyObjects({"size": size, "counts": counts}, height, width)
@@ -79,10 +80,10 @@ def _checked_rle(rle: dict[str, Any], height: int, width: int) -> dict[str, Any]
 
 
 def _run_lengths(counts: str) -> list[int]:
-    """Run lengths of COCO's compressed RLE; an empty list where the string is none.
+    """Return the run lengths of a compressed RLE, an empty list if the string is invalid.
 
-    Each character holds five bits of a number, the lowest first, and whether more follow; from
-    the fourth number on, the difference to the last but one is stored.
+    Each character has five bits of a number, lowest bits first, and a continuation bit. From the
+    fourth number on, the difference to the number two before is stored.
     """
     runs: list[int] = []
     number = shift = 0

@@ -1,4 +1,4 @@
-"""Semantic ground truth of panoptic annotations: the segments of a class as one mask."""
+"""Semantic ground truth from panoptic annotations: one mask per class."""
 
 import torch
 
@@ -7,9 +7,9 @@ from mpdiag.data.sample import GroundTruth
 
 
 class SemanticFromPanoptic:
-    """The annotation source that gives of another's segments one mask a class.
+    """Annotations (see `Annotations`) that merge all panoptic segments of a class.
 
-    Crowds have a class, so they are part of its mask; unlabelled pixels are in none.
+    Crowds are part of the mask of their class; unlabelled pixels are in no mask.
     """
 
     def __init__(self, panoptic: CocoPanoptic) -> None:
@@ -22,11 +22,11 @@ class SemanticFromPanoptic:
         return self._panoptic.num_classes(index)
 
     def read(self, index: int) -> GroundTruth:
-        """One segment for each class of an image; see Annotations."""
-        truth = self._panoptic.read(index)
-        labels = truth.labels.unique()
-        merged = [truth.masks[truth.labels == label].any(0) for label in labels]
-        masks = torch.stack(merged) if merged else truth.masks
+        """Return one segment per class of an image."""
+        segments = self._panoptic.read(index)
+        labels = segments.labels.unique()
+        merged = [segments.masks[segments.labels == label].any(0) for label in labels]
+        masks = torch.stack(merged) if merged else segments.masks
         return GroundTruth(
             masks=masks,
             labels=labels,

@@ -1,7 +1,7 @@
 """The seven shapes of the synthetic data as signed distances, negative inside.
 
-Each function takes coordinates u, v in the shape's own frame, float32 arrays of one form, with
-the shape about as large as the unit disc, and returns the distance to its edge in that frame.
+Each function takes float32 coordinates u, v of equal shape, in which the figure is about as large
+as the unit disc, and returns the distance to its edge.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,13 @@ def square(u: Field, v: Field) -> Field:
 
 
 def triangle(u: Field, v: Field) -> Field:
-    """Equilateral: three half-planes."""
+    """Equilateral triangle: intersection of three half-planes."""
     slanted = np.float32(sin(pi / 3)) * np.abs(u) + np.float32(0.5) * v
     return np.maximum(slanted, -v) - np.float32(0.58)
 
 
 def star(u: Field, v: Field) -> Field:
-    """Five points: folded to half a point, whose edge is then one line."""
+    """Five-pointed star: folded to half a point, whose edge is one line."""
     outer, inner = 1.15, 0.5
     angle = np.abs((np.arctan2(v, u) + np.float32(pi / 5)) % np.float32(2 * pi / 5) - pi / 5)
     radius = np.hypot(u, v)
@@ -52,7 +52,7 @@ def cross(u: Field, v: Field) -> Field:
 
 
 def crescent(u: Field, v: Field) -> Field:
-    """A disc out of which a smaller one was taken, off the centre."""
+    """A disc minus a smaller, shifted disc."""
     cut: Field = np.float32(0.8) - np.hypot(u - np.float32(0.48), v)
     return np.maximum(np.hypot(u, v) - np.float32(1), cut)
 
@@ -62,4 +62,4 @@ SHAPES: tuple[Callable[[Field, Field], Field], ...] = (
 )  # fmt: skip
 
 EXTENT = 1.17
-"""No shape reaches farther from its centre in its own frame."""
+"""Upper bound of the distance of a shape's points from its centre."""

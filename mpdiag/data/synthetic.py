@@ -1,4 +1,4 @@
-"""Write the synthetic data set: seeded scenes on disk, in COCO format, instances and panoptic."""
+"""Write the synthetic data set: seeded scenes in COCO format, with instances and panoptic."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from mpdiag.errors import DataError
 DEFAULT_SETTINGS = {"train": 6000, "val": 300, "size": 96, "seed": 0}
 SYNTHETIC_SPLITS = ("train", "val")
 
-# Raise it when the same settings draw other pictures, so that old data is not taken for new.
+# Increase it when the same settings give other images, so that old data is not reused.
 _GENERATOR_VERSION = 1
 _MIN_SIZE = 32
 
@@ -40,21 +40,28 @@ def generate_synthetic(
     seed: int = DEFAULT_SETTINGS["seed"],
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write train + val images of size x size pixels and return the directory.
+    """Generate the synthetic data set and return its directory.
 
-    A directory that already holds the data of the same settings is left as it is. The data
-    appears under its name only when it is complete. `progress` is called with (done, total).
+    A directory with the data of the same settings is kept. The directory is created atomically.
 
-    Raises DataError for settings that can't be drawn, and for a directory that holds anything
-    else; nothing is then touched.
+    Args:
+        directory: directory to create.
+        train, val: number of images of each split.
+        size: height and width of an image in pixels.
+        seed: random seed.
+        progress: called with (images done, total).
+
+    Raises:
+        DataError: a setting is invalid, the directory contains other files, or it cannot be
+            written.
     """
     directory = Path(directory).absolute()
     settings = {"generator": _GENERATOR_VERSION, "train": train, "val": val, "size": size,
                 "seed": seed}  # fmt: skip
     if min(train, val) < 1 or size < _MIN_SIZE or seed < 0:
         raise DataError(
-            f"synthetic data needs train and val of at least 1, size of at least {_MIN_SIZE} and"
-            f" a seed of at least 0, not train={train} val={val} size={size} seed={seed}"
+            f"invalid settings train={train} val={val} size={size} seed={seed}; train and val must "
+            f"be at least 1, size at least {_MIN_SIZE} and seed at least 0"
         )
     try:
         if _is_complete(directory, settings):
@@ -67,31 +74,31 @@ def generate_synthetic(
             _move(draft, directory, settings)
     except OSError as error:
         raise DataError(
-            f"synthetic data can't be written to {directory} ({error.strerror}): choose a folder"
-            " that can be written to and has room"
+            f"{directory}: cannot be written ({error.strerror}); choose a writable directory with "
+            "enough disk space"
         ) from None
     return directory
 
 
 def _is_complete(directory: Path, settings: dict[str, int]) -> bool:
-    """Whether the directory holds this very data; DataError where it holds anything else."""
+    """Return whether the directory has the data of these settings; DataError for other files."""
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return False
     try:
         found = json.loads((directory / "synthetic.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise DataError(
-            f"{directory} holds something other than synthetic data: choose another directory"
+            f"{directory}: contains files other than synthetic data; choose another directory"
         ) from None
     if found != settings:
         raise DataError(
-            f"{directory} holds synthetic data of other settings ({_in_words(found)}, not"
-            f" {_in_words(settings)}): choose another directory or remove it"
+            f"{directory}: contains synthetic data of other settings ({_format(found)}, not "
+            f"{_format(settings)}); choose another directory or delete it"
         )
     return True
 
 
-def _in_words(settings: Any) -> str:
+def _format(settings: Any) -> str:
     if not isinstance(settings, dict):
         return "unreadable"
     return " ".join(f"{key}={value}" for key, value in settings.items())
@@ -101,7 +108,7 @@ def _move(draft: Path, directory: Path, settings: dict[str, int]) -> None:
     try:
         draft.rename(directory)
     except OSError:
-        # Another process may have been first, as the ranks of one training are.
+        # Another process, for example of the same training, may have created it first.
         if not _is_complete(directory, settings):
             raise
 
@@ -124,7 +131,7 @@ def _write(
 
 
 class _SplitWriter:
-    """Writes the images and panoptic PNGs of a split as they come, its two JSON files at last."""
+    """Writes images and panoptic PNGs of a split one by one, and its JSON files at the end."""
 
     def __init__(self, draft: Path, split: str, size: int) -> None:
         self.images = draft / split
@@ -144,7 +151,7 @@ class _SplitWriter:
         self.listed.append({"id": image_id, "file_name": f"{stem}.jpg", "height": self.size,
                             "width": self.size})  # fmt: skip
         values = [*range(len(scene.labels)), *(v for v in (-1, -2) if np.any(scene.segments == v))]
-        columns = np.ascontiguousarray(scene.segments.T)  # column by column, as RLE counts
+        columns = np.ascontiguousarray(scene.segments.T)  # column-major, as in RLE
         masks = columns == np.array(values, dtype=np.int16)[:, None, None]
         rles = coco_mask.encode(masks.view(np.uint8).transpose(2, 1, 0))
         areas, boxes = coco_mask.area(rles).tolist(), coco_mask.toBbox(rles).tolist()
@@ -178,7 +185,7 @@ class _SplitWriter:
 
 
 def _segment_id(value: int) -> int:
-    """Ids whose three bytes differ widely, so that the PNG can be looked at."""
+    """Return an id whose color in the PNG differs visibly from the others."""
     return (value + 3) * 1_234_567 % (1 << 24)
 
 

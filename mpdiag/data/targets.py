@@ -1,4 +1,4 @@
-"""From samples to the ground truth that matching and losses take."""
+"""Convert samples to the targets of matching and losses."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,10 @@ from mpdiag.matching import Target
 def padded_targets(
     samples: Sequence[Sample], size: tuple[int, int], device: torch.device | str = "cpu"
 ) -> list[Target]:
-    """GT of a batch on `device`, masks padded at the right and the bottom to the batch's `size`."""
+    """Return the targets of a batch on `device`.
+
+    Masks are padded on the right and the bottom to `size`, the (height, width) of the batch.
+    """
     height, width = size
     return [
         Target(

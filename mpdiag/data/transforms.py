@@ -1,7 +1,7 @@
-"""Geometry of a sample: each transform maps (sample, generator) to a new sample.
+"""Geometric transforms of a sample: each maps (sample, generator) to a new sample.
 
-Random ones draw from the generator they are given and from nothing else, so that an epoch can
-be repeated. Deterministic ones ignore it and may be called without.
+Random transforms draw from the given generator only, so that an epoch is reproducible.
+Deterministic transforms ignore the generator, which is then optional.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional
 
 from mpdiag.data.sample import Sample
 
-GREY = 128  # what images are padded with before normalisation, as in detectron2
+GREY = 128  # padding value before normalisation, as in detectron2
 
 
 class Transform(Protocol):
@@ -25,7 +25,7 @@ class Transform(Protocol):
 
 
 class Compose:
-    """Apply transforms one after the other, all with the same generator."""
+    """Apply transforms in order, all with the same generator."""
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
         self.transforms = list(transforms)
@@ -37,7 +37,7 @@ class Compose:
 
 
 class OneOf:
-    """Apply one of the transforms, each as likely as the others."""
+    """Apply one of the transforms, chosen uniformly at random."""
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
         self.transforms = list(transforms)
@@ -47,9 +47,12 @@ class OneOf:
 
 
 class ResizeShortestEdge:
-    """Bring the shorter edge to `short` pixels, or less where the longer would exceed `longest`.
+    """Resize the shorter edge to `short` pixels, limited by `longest` for the longer edge.
 
-    The output size is rounded as in detectron2, so that published models see the same input.
+    The output size is rounded as in detectron2, so that published models get the same input.
+
+    Raises:
+        ValueError: not 0 < short <= longest.
     """
 
     def __init__(self, short: int, longest: int) -> None:
@@ -59,7 +62,7 @@ class ResizeShortestEdge:
         self.longest = longest
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) that an image of the given size is brought to."""
+        """Return the (height, width) after resizing."""
         scale = min(self.short / min(height, width), self.longest / max(height, width))
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
@@ -69,7 +72,7 @@ class ResizeShortestEdge:
 
 
 class HorizontalFlip:
-    """Mirror left and right with the given probability."""
+    """Flip left and right with the given probability."""
 
     def __init__(self, probability: float = 0.5) -> None:
         self.probability = probability
@@ -81,11 +84,11 @@ class HorizontalFlip:
 
 
 class RandomCrop:
-    """Cut a window of at most (height, width) out of the image, each place as likely as the others.
+    """Crop a window of at most (height, width) at a uniformly random position.
 
-    With `single_category_max_area` below 1, up to ten windows are tried for one in which no class has that
-    share of the labelled pixels or more; the segments of a class count as one, and a window of a
-    single class never passes (detectron2's RandomCrop_CategoryAreaConstraint).
+    With `single_category_max_area` below 1, up to ten windows are tried until no class covers this
+    fraction of the labelled pixels. The segments of a class count as one, and a window with a
+    single class never passes (RandomCrop_CategoryAreaConstraint of detectron2).
     """
 
     tries = 10
@@ -100,10 +103,10 @@ class RandomCrop:
         if self.single_category_max_area < 1:
             classes = _class_masks(sample)
             for _ in range(self.tries - 1):
-                if _largest_share(classes[:, *window]) < self.single_category_max_area:
+                if _largest_class_fraction(classes[:, *window]) < self.single_category_max_area:
                     break
                 window = self._window(height, width, generator)
-        # Copies, lest a worker sends along all that was cut away.
+        # Copy, so that a worker does not send the whole image.
         return replace(
             sample, image=sample.image[:, *window].clone(), masks=sample.masks[:, *window].clone()
         )
@@ -116,7 +119,7 @@ class RandomCrop:
 
 
 class Pad:
-    """Fill up to (height, width) at the right and the bottom: the image with grey, masks with 0."""
+    """Pad to (height, width) on the right and the bottom: images with grey, masks with 0."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
@@ -135,7 +138,7 @@ class Pad:
 
 
 def resize(sample: Sample, size: tuple[int, int]) -> Sample:
-    """Scale to (height, width): the image bilinear with antialiasing, masks by nearest centre."""
+    """Resize to (height, width): images bilinear with antialiasing, masks nearest-exact."""
     if tuple(sample.image.shape[-2:]) == tuple(size):
         return sample
     image = functional.resize(sample.image, list(size), antialias=True)
@@ -143,37 +146,37 @@ def resize(sample: Sample, size: tuple[int, int]) -> Sample:
 
 
 def _nearest(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """What torchvision's `nearest-exact` gives, three times as fast for large masks."""
+    """Resize as torchvision's `nearest-exact`, three times as fast for large masks."""
     height, width = masks.shape[-2:]
     rows = ((np.arange(size[0]) + 0.5) * height / size[0]).astype(np.int64)
     columns = ((np.arange(size[1]) + 0.5) * width / size[1]).astype(np.int64)
     pixels = masks.numpy()
-    if size[0] < height:  # the cheap way round: whole rows are copied faster than columns
+    if size[0] < height:  # first the rows: copying whole rows is faster
         return torch.from_numpy(pixels.take(rows, axis=1).take(columns, axis=2))
     return torch.from_numpy(pixels.take(columns, axis=2).take(rows, axis=1))
 
 
 def drop_empty(sample: Sample, generator: torch.Generator | None = None) -> Sample:
-    """Leave out the segments whose mask has no pixel left."""
-    kept = torch.from_numpy(sample.masks.numpy().any(axis=(1, 2)))  # torch's is far slower
+    """Remove the segments whose mask is empty."""
+    kept = torch.from_numpy(sample.masks.numpy().any(axis=(1, 2)))  # faster than torch
     if bool(kept.all()):
         return sample
     return replace(sample, masks=sample.masks[kept], labels=sample.labels[kept])
 
 
 def _random_index(count: int, generator: torch.Generator) -> int:
-    """One of 0..count - 1, all equally likely."""
+    """Return a uniformly random integer in 0..count - 1."""
     return int(torch.randint(count, (), generator=generator))
 
 
 def _class_masks(sample: Sample) -> npt.NDArray[np.bool_]:
-    """(C, H, W), one for each class that the sample has."""
+    """Return (C, H, W) masks, one per class of the sample."""
     masks, labels = sample.masks.numpy(), sample.labels.numpy()
     classes = [masks[labels == label].any(axis=0) for label in np.unique(labels)]
     return np.stack(classes) if classes else masks
 
 
-def _largest_share(classes: npt.NDArray[np.bool_]) -> float:
-    """Largest class's share of the labelled pixels of (C, h, w) masks; 1 where none is labelled."""
+def _largest_class_fraction(classes: npt.NDArray[np.bool_]) -> float:
+    """Return the fraction of labelled pixels of the largest class; 1 if no pixel is labelled."""
     labelled = int(classes.any(axis=0).sum())
     return int(classes.sum(axis=(1, 2)).max()) / labelled if labelled else 1.0

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: the main job in short form, and every mistake."""
+"""The command line end to end: all main commands, and typical user errors."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def mpdiag(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command in this process; gives exit status, output and error output."""
+    """Return a function that runs a command: (exit code, stdout, stderr)."""
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["mpdiag", *map(str, words)])
@@ -40,7 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
-    """A training directory of one step."""
+    """A training output directory after one step."""
     from rich.console import Console
 
     from trainers.loop import train
@@ -52,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     return output
 
 
-def test_the_demo_in_short(tmp_path: Path, mpdiag: Command) -> None:
+def test_demo_quick(tmp_path: Path, mpdiag: Command) -> None:
     output = tmp_path / "demo"
     status, out, _ = mpdiag("demo", "--quick", "--output", output)
     assert status == 0
@@ -94,7 +94,7 @@ def test_train_analyze_report(tmp_path: Path, mpdiag: Command, root: Path) -> No
     assert json.loads((tmp_path / "difference.json").read_text())["images"] == 4
 
 
-def test_a_page_about_one_run_goes_beside_it(
+def test_html_report_of_one_run(
     tmp_path: Path, mpdiag: Command, make_run: Callable[..., Path]
 ) -> None:
     run = make_run(tmp_path / "run")
@@ -105,7 +105,7 @@ def test_a_page_about_one_run_goes_beside_it(
     assert status == 2 and "about one run" in err
 
 
-def test_synth_makes_a_data_set_once(tmp_path: Path, mpdiag: Command) -> None:
+def test_synth_generates_a_data_set_once(tmp_path: Path, mpdiag: Command) -> None:
     words = ("data", "synth", tmp_path / "set", "--train", 2, "--val", 1, "--size", 48)
     assert mpdiag(*words)[0] == 0
     before = (tmp_path / "set" / "annotations" / "instances_train.json").read_bytes()
@@ -115,10 +115,10 @@ def test_synth_makes_a_data_set_once(tmp_path: Path, mpdiag: Command) -> None:
     assert (tmp_path / "set" / "annotations" / "instances_train.json").read_bytes() == before
 
 
-def test_check_lists_all_that_is_wrong(tmp_path: Path, mpdiag: Command, root: Path) -> None:
+def test_data_check_lists_all_problems(tmp_path: Path, mpdiag: Command, root: Path) -> None:
     status, out, _ = mpdiag("data", "check", root / "synthetic", "--limit", 3)
-    assert status == 0 and "synthetic train instance: 8 images, the first 3" in out
-    assert "synthetic val instance: 4 images, the first 3" in out and "Errors" not in out
+    assert status == 0 and "synthetic train instance: 8 images (read: first 3)" in out
+    assert "synthetic val instance: 4 images (read: first 3)" in out and "Errors" not in out
     status, out, _ = mpdiag("data", "check", "synthetic", "--root", root, "--split", "val",
                             "--task", "semantic")  # fmt: skip
     assert status == 0 and "synthetic val semantic: 4 images, 9 classes" in out
@@ -130,15 +130,15 @@ def test_check_lists_all_that_is_wrong(tmp_path: Path, mpdiag: Command, root: Pa
     assert status == 2 and "missing file" in out and "eight.jpg" in out and "Traceback" not in err
     path.write_text('[{"image_id": 7, "category_id": 1, "score": 0.5}]')
     status, out, _ = mpdiag("data", "check", path)
-    assert status == 2 and "a file of results" in " ".join(out.split())
+    assert status == 2 and "a results file" in " ".join(out.split())
     status, out, _ = mpdiag("data", "check", tmp_path / "nowhere")
-    assert status == 2 and out.count("there is no data set") == 1
+    assert status == 2 and out.count("unknown data set") == 1
 
 
-def test_where_nothing_can_be_written(
+def test_output_that_cannot_be_written(
     tmp_path: Path, mpdiag: Command, trained: Path, root: Path
 ) -> None:
-    """An output below a file, which nobody can write, not root either."""
+    """The output is below a file, so that no user can write it, not even root."""
     (tmp_path / "file").write_text("mine")
     output = tmp_path / "file" / "below"
     data = ("--dataset", "synthetic", "--root", root, "--limit", 1)
@@ -233,12 +233,12 @@ def test_bad_input_to_analyze(
     output = tmp_path / "run"
     status, _, err = mpdiag("analyze", checkpoint, "--dataset", dataset, "--output", output, *extra)
     assert status == 2
-    sentence = err.strip().removeprefix("error: ")
-    assert named in sentence and "\n" not in sentence and "Traceback" not in err
+    message = err.strip().removeprefix("error: ")
+    assert named in message and "\n" not in message and "Traceback" not in err
     assert not output.exists()
 
 
-def test_an_output_that_holds_another_run_stays_as_it_is(
+def test_output_of_another_run_is_not_changed(
     tmp_path: Path, mpdiag: Command, trained: Path, root: Path
 ) -> None:
     words = ("analyze", trained, "--dataset", "synthetic", "--root", root, "--output")
@@ -251,7 +251,7 @@ def test_an_output_that_holds_another_run_stays_as_it_is(
     assert before == after
 
 
-def test_recipes_are_listed_beside_the_papers_results(mpdiag: Command) -> None:
+def test_list_shows_recipes_and_published_results(mpdiag: Command) -> None:
     status, out, _ = mpdiag("train", "--list")
     assert status == 0
     row = next(line.split() for line in out.splitlines() if line.startswith("table4-5-all-layers "))
@@ -260,7 +260,7 @@ def test_recipes_are_listed_beside_the_papers_results(mpdiag: Command) -> None:
     assert status == 2 and "mpdiag train --list" in err and "Traceback" not in err
 
 
-def test_a_recipe_is_shown_without_a_run(
+def test_dry_run_shows_the_recipe(
     tmp_path: Path, mpdiag: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -270,8 +270,8 @@ def test_a_recipe_is_shown_without_a_run(
     assert mpdiag("train", "ours.yaml", "--dry-run")[1].partition("\n")[2] == out.partition("\n")[2]
 
 
-def test_detectron2s_yaml_and_pairs(tmp_path: Path, mpdiag: Command) -> None:
-    """Values below zero are no options, and what looks like one is none of detectron2's keys."""
+def test_detectron2_yaml_and_key_value_pairs(tmp_path: Path, mpdiag: Command) -> None:
+    """Negative values are not options, and unknown options are not detectron2 keys."""
     file = tmp_path / "video.yaml"
     file.write_text('MODEL: {META_ARCHITECTURE: "VideoMaskFormer"}')
     pair = ("MODEL.MASK_FORMER.LB_NOISE_RATIO", "-1")
@@ -311,9 +311,7 @@ def test_bad_input_to_report_and_dashboard(tmp_path: Path, mpdiag: Command) -> N
     assert not (tmp_path / "report").exists()
 
 
-def test_debug_shows_where_an_error_came_from(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_debug_raises_the_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from mpdiag.errors import CheckpointError
 
     words = ["--debug", "analyze", tmp_path / "no.pth", "--dataset", "coco", "--output", "x"]
@@ -322,7 +320,7 @@ def test_debug_shows_where_an_error_came_from(
         main()
 
 
-def test_the_other_engine_needs_detectron2(
+def test_detectron2_engine_needs_detectron2(
     mpdiag: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [x for x in sys.modules if x.split(".")[:2] == ["trainers", "detectron2"]]:
@@ -335,7 +333,7 @@ def test_the_other_engine_needs_detectron2(
     assert status == 2 and "our own engine is started by torchrun" in " ".join(err.split())
 
 
-def test_a_model_that_transformers_runs(tmp_path: Path, root: Path, mpdiag: Command) -> None:
+def test_transformers_model(tmp_path: Path, root: Path, mpdiag: Command) -> None:
     transformers = pytest.importorskip("transformers")
     annotations = root / "synthetic" / "annotations" / "instances_val.json"
     categories = json.loads(annotations.read_text())["categories"]

@@ -1,4 +1,4 @@
-"""The examples run, and do what they say."""
+"""The examples run and print the expected output."""
 
 import runpy
 from pathlib import Path
@@ -8,10 +8,10 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def test_a_model_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_model(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(EXAMPLES / "own_model.py"), run_name="__main__")
-    said = capsys.readouterr().out
-    assert "Recording of my segmenter" in said
-    assert "class_logits: 4 layers of (2, 6, 5)" in said
-    assert "mask_logits: 4 layers of (2, 6, 16, 16)" in said
-    assert "mIoU-L: [" in said
+    printed = capsys.readouterr().out
+    assert "Recording of my segmenter" in printed
+    assert "class_logits: 4 layers of (2, 6, 5)" in printed
+    assert "mask_logits: 4 layers of (2, 6, 16, 16)" in printed
+    assert "mIoU-L: [" in printed

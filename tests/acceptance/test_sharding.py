@@ -1,4 +1,4 @@
-"""One run written by one process, by two, and by two that are killed and begun anew."""
+"""A run by one process, by two processes, and by two that are killed and resumed."""
 
 import os
 import signal
@@ -41,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """As torchrun gives each process: another number of threads may add up in another order."""
+    """Use one thread, as under torchrun: another number can change the order of summation."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -63,9 +63,7 @@ def rows(run: Path, table: str) -> object:
     return Run.open(run).query(f"SELECT * FROM {table} ORDER BY ALL")
 
 
-def test_any_number_of_processes_and_a_kill_give_the_same_bits(
-    tmp_path: Path, trained: Path, root: Path
-) -> None:
+def test_sharded_and_resumed_runs_are_identical(tmp_path: Path, trained: Path, root: Path) -> None:
     masks = ("--save-masks", "worst:6", "--save-attention")
     words = (trained, "--dataset", "synthetic", "--root", root, *masks)
     analyze(
@@ -117,7 +115,7 @@ def children(parent: int) -> list[int]:
     return [int(child) for child in listed]
 
 
-def test_a_mistake_is_told_once(tmp_path: Path, trained: Path, root: Path) -> None:
+def test_error_is_printed_once(tmp_path: Path, trained: Path, root: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
     process = two_processes(trained, "--dataset", "synthetic", "--root", root, "--output", tmp_path)
     _, err = process.communicate()

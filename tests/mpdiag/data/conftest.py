@@ -1,4 +1,4 @@
-"""A tiny COCO data set with every kind of annotation, built anew for each test."""
+"""Fixtures: tiny COCO data sets with every kind of annotation."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ HEIGHT, WIDTH = 20, 30
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
-    """A factory: write the data set, its JSON first changed by `edit`; (JSON, image folder)."""
+    """Return a function that writes the data set, changed by `edit`: (JSON, image folder)."""
 
     def write(edit: Callable[[dict[str, Any]], None] | None = None) -> tuple[Path, Path]:
         folder = tmp_path / "images"
@@ -36,7 +36,7 @@ def coco(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
 
 
 def instances() -> dict[str, Any]:
-    """Image 7: two polygons, RLE both ways and a crowd; image 3: only a crowd; image 5: nothing."""
+    """Image 7: polygons, both kinds of RLE and a crowd; image 3: only a crowd; image 5: empty."""
     blob = np.zeros((HEIGHT, WIDTH), dtype=np.uint8, order="F")
     blob[2:9, 20:27] = 1
     blob[5, 22:25] = 0
@@ -80,7 +80,7 @@ PANOPTIC_IDS = {"car": 66000, "dog": 300, "crowd": 17, "grass": 5}
 
 @pytest.fixture
 def panoptic(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
-    """A factory: one image with two things, a crowd, a stuff segment and an unlabelled strip."""
+    """As `coco`: one image with two things, a crowd, a stuff segment and an unlabelled strip."""
 
     def write(edit: Callable[[dict[str, Any]], None] | None = None) -> tuple[Path, Path]:
         folder = tmp_path / "images"

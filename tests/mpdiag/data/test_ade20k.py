@@ -1,4 +1,4 @@
-"""ADE20K against the maps that its prepared files are made of."""
+"""ADE20K against the maps that its prepared files were created from."""
 
 import json
 import shutil
@@ -19,12 +19,12 @@ HOME = "ADEChallengeData2016"
 
 @pytest.fixture
 def copied(tmp_path: Path, ade20k_root: Path) -> Path:
-    """A copy to spoil."""
+    """A copy that a test can damage."""
     return Path(shutil.copytree(ade20k_root, tmp_path / "copy"))
 
 
 def maps(root: Path, folder: str, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Semantic class (0: none), class and number of instances, of validation image `number`."""
+    """Semantic class (0: none), instance class and instance number of a validation image."""
     name = f"validation/ADE_val_{number:08d}.png"
     semantic = np.array(Image.open(root / HOME / "annotations" / name))
     owners = np.array(Image.open(root / HOME / "annotations_instance" / name))
@@ -32,7 +32,7 @@ def maps(root: Path, folder: str, number: int) -> tuple[np.ndarray, np.ndarray, 
 
 
 @pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
-def test_images_of_all_tasks_are_the_same(ade20k_root: Path, task: str) -> None:
+def test_all_tasks_have_the_same_images(ade20k_root: Path, task: str) -> None:
     for split in ("train", "val"):
         data = load_dataset("ade20k", root=ade20k_root, split=split, task=task)
         assert data.image_ids == [1, 2, 3, 4]
@@ -68,7 +68,7 @@ def test_instance(ade20k_root: Path) -> None:
         assert len(sample.masks) == numbers.max()
         for instance, mask in enumerate(sample.masks.numpy(), start=1):
             np.testing.assert_array_equal(mask, numbers == instance)
-            # The 100 classes of instances are numbered from 1 in the order of the 150.
+            # The 100 instance classes are numbered from 1 in the order of the 150 classes.
             assert set(classes[mask]) == {int(sample.labels[instance - 1]) + 1}
 
 
@@ -87,14 +87,14 @@ def test_panoptic(ade20k_root: Path) -> None:
 
 
 def test_stuff_behind_things_is_an_empty_segment(ade20k_root: Path) -> None:
-    """The preparation lists it all the same, and the panoptic measure counts it as missed."""
+    """The prepared file lists it, and PQ counts it as missed."""
     data = load_dataset("ade20k", root=ade20k_root, task="panoptic")
     truth = data.ground_truth(0)
     assert truth.areas[truth.labels == 2].tolist() == [0.0]
     assert len(truth.labels) == len(data[0].labels) + 1 and 2 not in data[0].labels
 
 
-def test_label_table() -> None:
+def test_class_list() -> None:
     classes = ade20k_classes()
     assert [info.category_id for info in classes] == list(range(150))
     assert sum(info.isthing for info in classes) == 100
@@ -119,7 +119,7 @@ def message(call: Callable[[], object]) -> str:
         ("semantic", "annotations_detectron2/validation", "prepare_ade20k_sem_seg.py"),
     ],
 )
-def test_what_was_not_prepared(copied: Path, task: str, missing: str, script: str) -> None:
+def test_files_that_were_not_prepared(copied: Path, task: str, missing: str, script: str) -> None:
     (copied / HOME / missing).rename(copied / "away")
     text = message(lambda: load_dataset("ade20k", root=copied, task=task))
     assert str(copied / HOME / missing) in text and script in text
@@ -139,8 +139,8 @@ def test_missing_files(copied: Path, tmp_path: Path) -> None:
     assert "1 of 4 images" in text and label_map.name in text and str(label_map.parent) in text
 
 
-def test_maps_that_were_not_shifted(copied: Path) -> None:
-    """The maps as downloaded count from 1, so that class 150 shows; 0 would be another class."""
+def test_original_label_maps_are_rejected(copied: Path) -> None:
+    """Original maps count from 1, so that class index 150 is out of range."""
     path = copied / HOME / "annotations_detectron2" / "validation" / "ADE_val_00000001.png"
     Image.fromarray(np.full((64, 96), 150, dtype=np.uint8)).save(path)
     data = load_dataset("ade20k", root=copied, task="semantic")
@@ -148,7 +148,7 @@ def test_maps_that_were_not_shifted(copied: Path) -> None:
     assert str(path) in text and "index 150" in text
 
 
-def test_map_that_is_a_picture(copied: Path) -> None:
+def test_color_image_instead_of_a_map(copied: Path) -> None:
     path = copied / HOME / "annotations_detectron2" / "validation" / "ADE_val_00000001.png"
     Image.new("RGB", (96, 64)).save(path)
     data = load_dataset("ade20k", root=copied, task="semantic")
@@ -163,7 +163,7 @@ def test_map_of_another_size(copied: Path) -> None:
     assert "64 x 96" in text and "60 x 96" in text and "ADE_val_00000001.jpg" in text
 
 
-def test_two_images_of_one_name_in_words(copied: Path) -> None:
+def test_duplicate_string_image_id(copied: Path) -> None:
     path = copied / HOME / "ade20k_panoptic_val.json"
     content = json.loads(path.read_text())
     content["images"][1]["id"] = content["images"][0]["id"]

@@ -1,4 +1,4 @@
-"""Random transforms: their ranges, their alignment, and that only their generator decides."""
+"""Random transforms: ranges, alignment of image and masks, and reproducibility."""
 
 import colorsys
 import pickle
@@ -36,7 +36,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def places(height: int, width: int, objects: int = 1) -> Sample:
-    """Channel 0 holds a pixel's row, channel 1 its column; masks are random."""
+    """A sample whose channel 0 is the row of a pixel and channel 1 its column; random masks."""
     image = torch.zeros((3, height, width), dtype=torch.uint8)
     image[0] = torch.arange(height)[:, None]
     image[1] = torch.arange(width)
@@ -56,7 +56,7 @@ def marked(height: int, width: int) -> Sample:
 
 
 def areas(*shares: tuple[int, float], side: int = 20) -> Sample:
-    """Segments (label, share of the width), side by side over the full height."""
+    """A sample of segments (label, fraction of the width), side by side over the full height."""
     masks = torch.zeros((len(shares), side, side), dtype=torch.bool)
     left = 0.0
     for mask, (_, share) in zip(masks, shares, strict=True):
@@ -78,10 +78,10 @@ def test_masks_are_resized_as_by_torchvision(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (30, 120)])
 @pytest.mark.parametrize("target", [(100, 100), (50, 100)])
-def test_scale_jitter_without_jitter_fits_into_the_target(
+def test_scale_jitter_with_factor_one_fits_the_target(
     shape: tuple[int, int], target: tuple[int, int]
 ) -> None:
-    """detectron2's ResizeScale: the largest size of this aspect that fits into the target."""
+    """As ResizeScale of detectron2: the largest size of this aspect ratio inside the target."""
     sample = ScaleJitter(target, (1.0, 1.0))(places(*shape), seeded(0))
     ratio = min(target[0] / shape[0], target[1] / shape[1])
     found = tuple(sample.image.shape[-2:])
@@ -101,19 +101,19 @@ def test_scale_jitter_draws_factors_uniformly() -> None:
     assert all(abs(width / 2 - height) <= 1 for height, width in sizes)
 
 
-def test_no_image_is_jittered_away() -> None:
+def test_scale_jitter_keeps_at_least_one_pixel() -> None:
     out = ScaleJitter((8, 8), (0.5, 0.5))(places(2, 90), seeded(0))
     assert out.image.shape == (3, 1, 4) and out.masks.shape[-2:] == out.image.shape[-2:]
 
 
-def test_one_of_several_sizes() -> None:
+def test_one_of_chooses_among_sizes() -> None:
     resizing = OneOf([ResizeShortestEdge(side, 100) for side in (10, 20, 30)])
     drawn = Counter(min(resizing(places(40, 60), seeded(k)).image.shape[-2:]) for k in range(900))
     assert set(drawn) == {10, 20, 30}
     assert all(250 < count < 350 for count in drawn.values())
 
 
-def test_windows_are_parts_of_the_image_wherever_they_fit() -> None:
+def test_crops_cover_all_positions() -> None:
     sample = places(12, 9, objects=2)
     corners: Counter[tuple[int, int]] = Counter()
     for seed in range(2000):
@@ -126,14 +126,14 @@ def test_windows_are_parts_of_the_image_wherever_they_fit() -> None:
     assert all(60 < count < 145 for count in corners.values())
 
 
-def test_a_window_takes_no_more_memory_than_it_shows() -> None:
-    """A worker sends the whole storage of a tensor."""
+def test_crop_does_not_keep_the_storage_of_the_image() -> None:
+    """Workers send the whole storage of a tensor."""
     out = RandomCrop((4, 4))(places(100, 100), seeded(0))
     assert out.image.untyped_storage().nbytes() == 3 * 16
     assert out.masks.untyped_storage().nbytes() == 16
 
 
-def test_images_smaller_than_the_window_stay_whole_and_are_padded() -> None:
+def test_images_smaller_than_the_crop_are_padded() -> None:
     sample = places(4, 9, objects=2)
     out = RandomCrop((6, 5))(sample, seeded(3))
     assert out.image.shape == (3, 4, 5)
@@ -148,7 +148,7 @@ def test_images_smaller_than_the_window_stay_whole_and_are_padded() -> None:
 
 
 def largest_share(sample: Sample) -> float:
-    """Pixel by pixel."""
+    """Compute the fraction of the largest class pixel by pixel."""
     counts: Counter[int] = Counter()
     labelled = 0
     for row in range(sample.masks.shape[1]):
@@ -164,9 +164,9 @@ def largest_share(sample: Sample) -> float:
 
 
 @pytest.mark.parametrize("share", [0.75, 0.85])
-def test_windows_in_which_one_class_rules_are_avoided(share: float) -> None:
-    """Ten tries, each good with the same probability."""
-    sample = areas((3, 0.2), (3, 0.2), (4, 0.4), side=30)  # the last fifth is labelled nothing
+def test_crops_dominated_by_one_class_are_avoided(share: float) -> None:
+    """Ten attempts with equal success probability."""
+    sample = areas((3, 0.2), (3, 0.2), (4, 0.4), side=30)  # the last fifth is unlabelled
     plain = [
         replace(sample, masks=sample.masks[:, :10, left : left + 10]) for left in range(30 - 10 + 1)
     ]
@@ -177,8 +177,8 @@ def test_windows_in_which_one_class_rules_are_avoided(share: float) -> None:
     assert bad == pytest.approx(chance**10, abs=0.04)
 
 
-def test_instances_of_a_class_count_together() -> None:
-    """Two halves of one class leave no good window; of two classes, every window over the seam."""
+def test_instances_of_a_class_are_added() -> None:
+    """Two halves of one class allow no crop; of two classes, each crop over the border."""
     for labels, found in (((3, 3), False), ((3, 4), True)):
         sample = areas((labels[0], 0.5), (labels[1], 0.5))
         generator, same = seeded(5), seeded(5)
@@ -189,7 +189,7 @@ def test_instances_of_a_class_count_together() -> None:
         )
 
 
-def test_overlapping_segments_and_images_without_any() -> None:
+def test_overlapping_segments_and_images_without_segments() -> None:
     sample = areas((1, 1.0), (2, 0.5))
     sample.masks[1] = sample.masks[1].roll(-10, 1)
     assert RandomCrop((20, 20), 0.9)(sample, seeded(0)).masks.shape == (2, 20, 20)
@@ -203,7 +203,7 @@ def colored(red: int, green: int, blue: int) -> Sample:
 
 
 def test_brightness_and_contrast_of_ssd() -> None:
-    """Grey has neither hue nor saturation: what is left is 100 + b, times c, each half the time."""
+    """Grey has no hue or saturation: the result is (100 + b) * c, each with probability 0.5."""
     values = []
     for seed in range(2000):
         out = ColorJitter()(colored(100, 100, 100), seeded(seed))
@@ -211,13 +211,13 @@ def test_brightness_and_contrast_of_ssd() -> None:
         values.append(int(out.image[0, 0, 0]))
     assert 33 <= min(values) < 45 and 185 < max(values) <= 198
     assert mean(value == 100 for value in values) == pytest.approx(0.25, abs=0.04)
-    # b alone moves a value by at most 32, c alone or after b by up to 50 (and more).
+    # b alone changes a value by at most 32; c, alone or after b, by 50 or more.
     assert mean(abs(value - 100) <= 32 for value in values) == pytest.approx(0.8, abs=0.06)
     assert bool((ColorJitter()(colored(0, 0, 0), seeded(1)).image < 49).all())
 
 
 def test_hue_and_saturation_of_ssd() -> None:
-    sample = colored(100, 80, 60)  # stays within 0..255 whatever is done to it
+    sample = colored(100, 80, 60)  # never clipped
     hue, _, _ = colorsys.rgb_to_hsv(100, 80, 60)
     turns, chromas = [], []
     for seed in range(1500):
@@ -231,7 +231,7 @@ def test_hue_and_saturation_of_ssd() -> None:
     assert 0.2 < min(chromas) < 0.35 and 1.9 < max(chromas) < 2.3
 
 
-def test_colors_change_and_nothing_else_does() -> None:
+def test_color_jitter_changes_the_image_only() -> None:
     sample = marked(40, 60)
     changed = ColorJitter()(sample, seeded(2))
     assert not torch.equal(changed.image, sample.image)
@@ -253,7 +253,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("augment", SETTINGS.values(), ids=SETTINGS)
-def test_a_sample_depends_on_its_generator_alone(augment: AugmentConfig) -> None:
+def test_sample_depends_on_its_generator_only(augment: AugmentConfig) -> None:
     chain = build_augmentation(DataConfig(short_side=40, augment=augment))
     outs = []
     for seed in (1, 2):
@@ -273,8 +273,8 @@ def test_a_sample_depends_on_its_generator_alone(augment: AugmentConfig) -> None
 
 
 @pytest.mark.parametrize("augment", [SETTINGS["jitter"], SETTINGS["inference size"]])
-def test_masks_stay_where_their_colors_are(augment: AugmentConfig) -> None:
-    """Pixel for pixel but for the edges, where the image is a mixture."""
+def test_masks_stay_aligned_with_the_image(augment: AugmentConfig) -> None:
+    """Compared per pixel, except at edges, where colors are mixed."""
     chain = build_augmentation(DataConfig(short_side=97, augment=augment))
     for seed in range(25):
         out = chain(marked(80, 110), seeded(seed))
@@ -286,7 +286,7 @@ def test_masks_stay_where_their_colors_are(augment: AugmentConfig) -> None:
             assert not mask[(channel < 50) | grey].any()
 
 
-def test_the_chain_of_the_coco_models() -> None:
+def test_augmentation_of_the_coco_models() -> None:
     chain = build_augmentation(DataConfig(augment=SETTINGS["jitter"]))
     kinds = [type(step) for step in chain.transforms[:-1]]
     assert kinds == [ScaleJitter, RandomCrop, HorizontalFlip, Pad]
@@ -298,13 +298,13 @@ def test_the_chain_of_the_coco_models() -> None:
         assert bool(out.masks.flatten(1).any(1).all())
         lost += 3 - len(out.masks)
         grey = (out.image == 128).all(0).nonzero()
-        # What was padded reaches to the bottom right corner, flipped or not.
+        # Padding is at the bottom right, with and without a flip.
         assert not len(grey) or grey.max(0).values.tolist() == [63, 63]
     assert lost > 0
 
 
 @pytest.mark.parametrize("augment", SETTINGS.values(), ids=SETTINGS)
-def test_images_that_hold_or_keep_no_segment(augment: AugmentConfig) -> None:
+def test_images_without_segments(augment: AugmentConfig) -> None:
     chain = build_augmentation(DataConfig(short_side=40, augment=augment))
     bare = places(48, 64, objects=0)
     speck = places(48, 64, objects=1)
@@ -324,7 +324,7 @@ def steps(**settings: object) -> list[Callable[..., Sample] | Transform]:
     return build_augmentation(DataConfig.model_validate(settings)).transforms
 
 
-def test_sizes_come_from_augmentation_else_from_inference() -> None:
+def test_sizes_of_augmentation_override_those_of_inference() -> None:
     assert steps(augment={"flip": False}) == [drop_empty]
     (resizing, last) = steps(short_side=80, long_side=90, augment={"flip": False})
     assert isinstance(resizing, ResizeShortestEdge) and last is drop_empty

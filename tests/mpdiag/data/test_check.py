@@ -1,4 +1,4 @@
-"""`mpdiag data check`: every mistake that a data set can have, found, counted and exampled."""
+"""`mpdiag data check`: each kind of problem is found and counted, with examples."""
 
 import io
 import json
@@ -20,18 +20,18 @@ from mpdiag.errors import DataError
 Files = Callable[..., tuple[Path, Path]]
 
 
-def counts(findings: dict[str, Any]) -> dict[str, int]:
-    return {kind: finding.count for kind, finding in findings.items()}
+def counts(groups: dict[str, Any]) -> dict[str, int]:
+    return {kind: group.count for kind, group in groups.items()}
 
 
-def shown(checked: CheckResult) -> str:
+def printed(checked: CheckResult) -> str:
     console = Console(width=200, file=io.StringIO())
     for table in check_tables(checked):
         console.print(table)
     return console.file.getvalue()
 
 
-def test_a_data_set_without_a_mistake(tmp_path: Path) -> None:
+def test_data_set_without_problems(tmp_path: Path) -> None:
     generate_synthetic(tmp_path / "set", train=1, val=4, size=64)
     for task in ("instance", "panoptic", "semantic"):
         steps: list[tuple[int, int]] = []
@@ -39,7 +39,7 @@ def test_a_data_set_without_a_mistake(tmp_path: Path) -> None:
             str(tmp_path / "set"), task=task, progress=lambda *step, steps=steps: steps.append(step)
         )
         assert not checked.errors
-        assert set(checked.warnings) <= {"class that no image has"}
+        assert set(checked.warnings) <= {"class without images"}
         assert checked.images == 4 and steps == [(done, 4) for done in (1, 2, 3, 4)]
 
 
@@ -58,12 +58,12 @@ def test_counts_by_class_and_size_are_those_of_the_annotations(tmp_path: Path) -
     assert found == sorted(found, reverse=True) and sum(found) == len(content["annotations"])
     sizes = [sum(getattr(one, size) for one in checked.counts) for size in ("small", "medium")]
     row = ["all", "5", sum(found), *sizes, sum(found) - sum(sizes), 0]
-    assert " ".join(map(str, row)) in " ".join(shown(checked).split())
+    assert " ".join(map(str, row)) in " ".join(printed(checked).split())
     assert check_dataset(str(tmp_path / "set"), limit=2).images == 2
 
 
-def spoil(content: dict[str, Any]) -> None:
-    """Of 7 annotations 11 to 17 and images 7, 3 and 5, see conftest.py; most get a mistake."""
+def damage(content: dict[str, Any]) -> None:
+    """Damage most of the annotations 11 to 17 and add invalid images (see conftest.py)."""
     annotations = content["annotations"]
     annotations[0]["category_id"] = 77
     annotations[1]["segmentation"] = [[1, 1, 5, 5]]
@@ -74,7 +74,7 @@ def spoil(content: dict[str, Any]) -> None:
         dict(annotations[3], id=22, segmentation=[[2, 2, 20, 2, 20, 2.9, 2, 2.9]]),  # a line
         {"id": 23, "image_id": 7},
         "no entry",
-        dict(annotations[3], id=24, image_id=8),  # of an image whose entry is wrong
+        dict(annotations[3], id=24, image_id=8),  # of an image with an invalid entry
     ]
     content["images"] += [
         {"id": 8, "file_name": "8.png", "height": 20},
@@ -87,8 +87,8 @@ def spoil(content: dict[str, Any]) -> None:
     content["categories"].append({"id": 50, "name": "bird"})
 
 
-def test_every_mistake_is_found(coco: Files) -> None:
-    path, folder = coco(spoil)
+def test_every_problem_is_found(coco: Files) -> None:
+    path, folder = coco(damage)
     (folder / "12.png").write_bytes((folder / "5.png").read_bytes()[:300])
     Image.new("RGB", (31, 20)).save(folder / "13.png")
     checked = check_dataset(str(path), root=folder)
@@ -104,36 +104,36 @@ def test_every_mistake_is_found(coco: Files) -> None:
         "image of another size": 1,
     }
     assert counts(checked.warnings) == {
-        "segment without a pixel": 1,
+        "empty segment": 1,
         "segment annotated twice": 1,
         "mask one pixel wide or high": 1,
         "image with crowds only": 1,
         "image without annotation": 5,
         "image file listed twice": 1,
-        "class that no image has": 2,  # birds, and cups, of which none is left
+        "class without images": 2,  # bird; cup, whose annotations are invalid
     }
     for kind, said in {
         "unknown category": "annotation 11 has category 77",
-        "unreadable segmentation": "annotation 12 (image 7.png)",
+        "unreadable segmentation": "segmentation of annotation 12 (image 7.png)",
         "unknown image": "annotation 13 belongs to image 99",
         "missing file": "9.png",
         "unreadable image": "12.png",
         "image of another size": "20 x 31",
     }.items():
         assert said in checked.errors[kind].examples[0]
-        assert said in " ".join(shown(checked).split())
+        assert said in " ".join(printed(checked).split())
     assert checked.warnings["image with crowds only"].examples == ["3.png"]
-    # Left of image 7: dogs 14, 21 and 22 and the empty one; of image 3, the crowd.
+    # Valid: dogs 14, 21, 22 and the empty one of image 7, and the crowd of image 3.
     dog = next(count for info, count in classes_by_frequency(checked) if info.name == "dog")
     assert (dog.images, dog.objects, dog.crowds) == (2, 4, 1)
 
 
-def test_loading_stops_at_the_first_mistake_of_the_list(coco: Files) -> None:
-    path, folder = coco(spoil)
+def test_loading_raises_the_first_problem(coco: Files) -> None:
+    path, folder = coco(damage)
     checked = check_dataset(str(path), root=folder)
     with pytest.raises(DataError) as caught:
         load_dataset(str(path), root=folder)
-    everything = [text for finding in checked.errors.values() for text in finding.examples]
+    everything = [text for group in checked.errors.values() for text in group.examples]
     assert str(caught.value) in everything
 
 
@@ -146,18 +146,18 @@ def test_loading_stops_at_the_first_mistake_of_the_list(coco: Files) -> None:
     ],
     ids=["results", "summary", "truncated"],
 )
-def test_what_is_no_annotation_file_is_said_first(tmp_path: Path, content: str, said: str) -> None:
+def test_file_that_is_not_an_annotation_file(tmp_path: Path, content: str, said: str) -> None:
     path = tmp_path / "file.json"
     path.write_text(content)
     checked = check_dataset(str(path))
     assert checked.dataset is None and not checked.warnings
-    (finding,) = checked.errors.values()
-    assert finding.count == 1 and said in finding.examples[0] and str(path) in finding.examples[0]
-    assert said in " ".join(shown(checked).split())
+    (group,) = checked.errors.values()
+    assert group.count == 1 and said in group.examples[0] and str(path) in group.examples[0]
+    assert said in " ".join(printed(checked).split())
 
 
-def test_panoptic_mistakes(panoptic: Files) -> None:
-    def spoil_panoptic(content: dict[str, Any]) -> None:
+def test_panoptic_problems(panoptic: Files) -> None:
+    def damage_panoptic(content: dict[str, Any]) -> None:
         segments = content["annotations"][0]["segments_info"]
         segments[0]["category_id"] = 55
         segments.append({"id": 4711, "category_id": 2})
@@ -167,16 +167,16 @@ def test_panoptic_mistakes(panoptic: Files) -> None:
         ]
         content["annotations"].append({"image_id": 3, "file_name": "3.png", "segments_info": []})
 
-    path, folder = panoptic(spoil_panoptic)
+    path, folder = panoptic(damage_panoptic)
     checked = check_dataset(str(path), root=folder)
     assert checked.dataset is not None and checked.dataset.task == "panoptic"
-    # The car's pixels stand in the PNG, and its id in the file: that its class is wrong is all.
+    # The car is in the PNG and in the file, so only its category is reported.
     assert counts(checked.errors) == {
         "unknown category": 1,
         "image without panoptic annotation": 1,
         "missing file": 1,
     }
-    assert checked.warnings["segment without a pixel"].count == 1
+    assert checked.warnings["empty segment"].count == 1
     assert checked.warnings["image file listed twice"].examples == ["1.jpg"]
 
 
@@ -198,7 +198,7 @@ def test_label_maps(ade20k_root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
-def test_folders_are_known_by_what_is_in_them(
+def test_layout_is_detected_from_the_folder(
     ade20k_root: Path, cityscapes_root: Path, tmp_path: Path, task: str
 ) -> None:
     for root, name, own in (
@@ -212,8 +212,8 @@ def test_folders_are_known_by_what_is_in_them(
             assert checked.dataset is not None and checked.dataset.name == name
             assert checked.dataset.split == split and not checked.errors
     checked = check_dataset(str(tmp_path))
-    (finding,) = checked.errors.values()
-    assert str(tmp_path) in finding.examples[0] and "synthetic, coco" in finding.examples[0]
+    (group,) = checked.errors.values()
+    assert str(tmp_path) in group.examples[0] and "synthetic, coco" in group.examples[0]
 
 
 def test_cityscapes_groups_are_crowds(cityscapes_root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Cityscapes against its instance maps, which all else is made of."""
+"""Cityscapes against its instance maps, from which the other files were created."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from mpdiag.data import load_dataset
 from mpdiag.data.class_lists import cityscapes_classes
 from mpdiag.errors import DataError
 
-# The classes that are evaluated, by label id in the order of their train ids.
+# Label ids of the evaluated classes, in the order of their train ids.
 LABEL_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
 THINGS = LABEL_IDS[11:]
 NAMES = [
@@ -26,7 +26,7 @@ NAMES = [
 
 @pytest.fixture
 def copied(tmp_path: Path, cityscapes_root: Path) -> Path:
-    """A copy to spoil."""
+    """A copy that a test can damage."""
     return Path(shutil.copytree(cityscapes_root, tmp_path / "copy"))
 
 
@@ -36,7 +36,7 @@ def instance_map(root: Path, name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
-def test_images_of_all_tasks_are_the_same(cityscapes_root: Path, task: str) -> None:
+def test_all_tasks_have_the_same_images(cityscapes_root: Path, task: str) -> None:
     data = load_dataset("cityscapes", root=cityscapes_root, task=task)
     assert data.image_ids == [1, 2, 3, 4]
     folder = cityscapes_root / "cityscapes" / "leftImg8bit" / "val"
@@ -47,7 +47,7 @@ def test_images_of_all_tasks_are_the_same(cityscapes_root: Path, task: str) -> N
     assert len(load_dataset("cityscapes", root=cityscapes_root, task=task, split="train")) == 4
 
 
-def test_label_table() -> None:
+def test_class_list() -> None:
     classes = cityscapes_classes()
     assert [info.category_id for info in classes] == LABEL_IDS
     assert [info.category_id for info in classes if info.isthing] == THINGS
@@ -77,7 +77,7 @@ def test_instance(cityscapes_root: Path) -> None:
         assert [data.classes[k].category_id for k in sample.labels] == [n // 1000 for n in expected]
         for mask, number in zip(sample.masks.numpy(), expected, strict=True):
             np.testing.assert_array_equal(mask, numbers == number)
-        # The group of cars is there as a crowd; caravans aren't evaluated.
+        # The group of cars is a crowd; caravans are not evaluated.
         assert truth.crowd.tolist() == [False] * len(expected) + [True]
         np.testing.assert_array_equal(truth.masks[-1].numpy(), numbers == 26)
         assert data.classes[int(truth.labels[-1])].name == "car"
@@ -107,7 +107,7 @@ def message(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_train_ids_were_not_made(copied: Path) -> None:
+def test_missing_train_id_maps(copied: Path) -> None:
     for path in (copied / "cityscapes" / "gtFine").rglob("*_labelTrainIds.png"):
         path.unlink()
     text = message(lambda: load_dataset("cityscapes", root=copied, task="semantic"))
@@ -115,7 +115,7 @@ def test_train_ids_were_not_made(copied: Path) -> None:
     assert str(copied / "cityscapes" / "gtFine" / "val") in text
 
 
-def test_panoptic_file_was_not_made(copied: Path) -> None:
+def test_missing_panoptic_file(copied: Path) -> None:
     (copied / "cityscapes" / "gtFine" / "cityscapes_panoptic_val.json").unlink()
     text = message(lambda: load_dataset("cityscapes", root=copied, task="panoptic"))
     assert "cityscapes_panoptic_val.json" in text and "createPanopticImgs.py" in text

@@ -40,7 +40,7 @@ def test_labels_follow_category_ids(coco: Files) -> None:
     dataset = coco_dataset(*coco())
     assert dataset.classes == [ClassInfo(2, "car"), ClassInfo(9, "dog"), ClassInfo(40, "cup")]
     sample = dataset[0]
-    # Annotations 11 to 14 in the order of the file; 15 is a crowd, 17 covers no pixel.
+    # Annotations 11 to 14 in the order of the file; 15 is a crowd, 17 is empty.
     assert sample.labels.tolist() == [2, 0, 2, 1]
     assert sample.labels.dtype == torch.int64
     assert [dataset.num_objects(i) for i in range(3)] == [5, 0, 0]
@@ -56,7 +56,7 @@ def test_image_without_annotations(coco: Files) -> None:
         np.testing.assert_array_equal(sample.image.permute(1, 2, 0).numpy(), np.array(image))
 
 
-def test_reads_end_where_the_data_set_ends(coco: Files) -> None:
+def test_index_out_of_range(coco: Files) -> None:
     dataset = coco_dataset(*coco())
     assert len(dataset) == 3
     assert dataset[-1].image_id == 5
@@ -67,10 +67,10 @@ def test_reads_end_where_the_data_set_ends(coco: Files) -> None:
 def test_gray_and_rotated_images_become_upright_rgb(coco: Files) -> None:
     path, folder = coco()
     Image.new("L", (30, 20), 77).save(folder / "3.png")
-    sideways = np.zeros((30, 20, 3), dtype=np.uint8)  # the camera was turned: 20 wide, 30 high
+    sideways = np.zeros((30, 20, 3), dtype=np.uint8)  # stored rotated: 20 wide, 30 high
     sideways[:, :10] = 200
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees, clockwise
     Image.fromarray(sideways).save(folder / "5.png", exif=exif)
     dataset = coco_dataset(path, folder)
     assert torch.equal(dataset[1].image, torch.full((3, 20, 30), 77, dtype=torch.uint8))
@@ -87,14 +87,14 @@ def test_panoptic_segments(panoptic: Files) -> None:
     ]  # fmt: skip
     assert sample.labels.tolist() == [0, 1, 2]
     assert dataset.num_objects(0) == 3
-    # By hand: 5 x 7, 5 x 4, and the rest less the unlabelled strip (2 x 20) and the crowd (5 x 9).
+    # 5 x 7, 5 x 4, and the rest without the unlabelled strip (2 x 20) and the crowd (5 x 9).
     assert sample.masks.sum((1, 2)).tolist() == [35, 20, 600 - 40 - 45 - 35 - 20]
     assert sample.masks[0, 3:8, 5:12].all()
     assert sample.masks[1, 10:15, 5:9].all()
     assert not sample.masks[:, 10:15, 20:29].any()
 
 
-def test_description_names_what_was_read(coco: Files) -> None:
+def test_describe(coco: Files) -> None:
     path, folder = coco()
     description = coco_dataset(path, folder, name="mine", split="val").describe()
     assert description == {
@@ -103,7 +103,7 @@ def test_description_names_what_was_read(coco: Files) -> None:
     }  # fmt: skip
 
 
-def test_takes_the_folder_that_holds_the_images(coco: Files, tmp_path: Path) -> None:
+def test_chooses_the_folder_with_the_images(coco: Files, tmp_path: Path) -> None:
     path, folder = coco()
     dataset = coco_dataset(path, [tmp_path, tmp_path / "absent", folder])
     assert dataset.image_root == folder
@@ -127,7 +127,7 @@ def message(call: Callable[[], object]) -> str:
     return text
 
 
-def test_missing_images_are_counted_at_once(coco: Files) -> None:
+def test_missing_images_are_counted(coco: Files) -> None:
     path, folder = coco()
     (folder / "7.png").unlink()
     (folder / "5.png").unlink()
@@ -141,7 +141,7 @@ def test_missing_image_folder(coco: Files, tmp_path: Path) -> None:
     assert "7.png and 2 more" in text and "nowhere" in text
 
 
-def test_no_folder_holds_the_images(coco: Files, tmp_path: Path) -> None:
+def test_no_folder_has_the_images(coco: Files, tmp_path: Path) -> None:
     path, _ = coco()
     text = message(lambda: coco_dataset(path, [tmp_path / "one", tmp_path / "two"]))
     assert str(path) in text and "one" in text and "two" in text
@@ -218,7 +218,7 @@ def test_panoptic_png_and_json_disagree(panoptic: Files) -> None:
     assert str(path.with_suffix("") / "1.png") in stands_in and str(path) in missing_in
 
 
-def test_panoptic_segment_without_a_pixel(panoptic: Files) -> None:
+def test_empty_panoptic_segment(panoptic: Files) -> None:
     def extend(content: dict[str, Any]) -> None:
         content["annotations"][0]["segments_info"].append({"id": 4711, "category_id": 2})
 
@@ -227,8 +227,8 @@ def test_panoptic_segment_without_a_pixel(panoptic: Files) -> None:
     assert dataset[0].labels.tolist() == [0, 1, 2]
 
 
-def test_panoptic_pngs_may_lie_one_folder_up(panoptic: Files) -> None:
-    """As in the layout that Mask2Former describes: coco/annotations/*.json, coco/panoptic_*/."""
+def test_panoptic_pngs_one_folder_up(panoptic: Files) -> None:
+    """The layout of Mask2Former: coco/annotations/*.json, coco/panoptic_*/."""
     path, folder = panoptic()
     moved = path.parent / "annotations" / path.name
     moved.parent.mkdir()
@@ -236,7 +236,7 @@ def test_panoptic_pngs_may_lie_one_folder_up(panoptic: Files) -> None:
     assert len(coco_dataset(moved, folder, task="panoptic")[0].masks) == 3
 
 
-def test_truth_holds_crowds_and_what_covers_no_pixel(coco: Files) -> None:
+def test_ground_truth_includes_crowds_and_empty_segments(coco: Files) -> None:
     def measure(content: dict[str, Any]) -> None:
         for number, annotation in enumerate(content["annotations"]):
             annotation["area"] = 10.5 * number
@@ -252,12 +252,12 @@ def test_truth_holds_crowds_and_what_covers_no_pixel(coco: Files) -> None:
     assert not truth.masks[-1].any()
     assert truth.crowd.tolist() == [False, False, False, False, True, False]
     assert truth.labels.tolist() == [2, 0, 2, 1, 0, 1]
-    # As the annotations say, or counted where they don't; 16 belongs to another image.
+    # From the annotations, or counted if they have none; 16 belongs to another image.
     assert truth.areas.tolist() == [0.0, float(masks[1].sum()), 21.0, 31.5, 42.0, 63.0]
     assert truth.areas.dtype == torch.float64
 
 
-def test_class_masks_of_panoptic_segments(panoptic: Files) -> None:
+def test_semantic_from_panoptic(panoptic: Files) -> None:
     dataset = coco_dataset(*panoptic(), task="semantic")
     assert dataset.task == "semantic" and dataset.num_objects(0) == 3
     sample = dataset[0]
@@ -267,18 +267,18 @@ def test_class_masks_of_panoptic_segments(panoptic: Files) -> None:
     assert not dataset.ground_truth(0).crowd.any()
 
 
-def test_class_masks_need_panoptic_segments(coco: Files) -> None:
+def test_semantic_needs_panoptic_annotations(coco: Files) -> None:
     path, folder = coco()
     assert "instance annotations" in message(lambda: coco_dataset(path, folder, task="semantic"))
 
 
-def test_the_task_is_what_the_file_holds(coco: Files, panoptic: Files) -> None:
+def test_default_task_is_that_of_the_file(coco: Files, panoptic: Files) -> None:
     assert coco_dataset(*coco(), task=None).task == "instance"
     assert coco_dataset(*panoptic(), task=None).task == "panoptic"
 
 
-def test_file_is_indexed_without_its_json(coco: Files) -> None:
-    """The index is a copy: what is read later doesn't depend on the parsed JSON or the file."""
+def test_reading_does_not_need_the_json(coco: Files) -> None:
+    """Records are copied, so later reads do not depend on the JSON file."""
     path, folder = coco()
     dataset = coco_dataset(path, folder)
     before = dataset[0]

@@ -1,4 +1,4 @@
-"""Annotation files that can't be used: one sentence that names the file and the place."""
+"""Invalid annotation files raise a one-line error that names the file and the entry."""
 
 import json
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from mpdiag.data import coco_dataset
 from mpdiag.choices import Task
+from mpdiag.data import coco_dataset
 from mpdiag.errors import DataError
 
 Files = Callable[..., tuple[Path, Path]]
 
 
-def refusal(path: Path, task: Task = "instance") -> str:
+def error_of(path: Path, task: Task = "instance") -> str:
     with pytest.raises(DataError) as caught:
         coco_dataset(path, path.parent / "images", task=task)
     text = str(caught.value)
@@ -23,11 +23,11 @@ def refusal(path: Path, task: Task = "instance") -> str:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    assert "no annotation file" in refusal(tmp_path / "absent.json")
+    assert "annotation file not found" in error_of(tmp_path / "absent.json")
 
 
-def test_folder_in_place_of_a_file(tmp_path: Path) -> None:
-    assert "can't be read" in refusal(tmp_path)
+def test_folder_instead_of_a_file(tmp_path: Path) -> None:
+    assert "cannot be read" in error_of(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
@@ -35,13 +35,13 @@ def test_truncated(coco: Files, share: float) -> None:
     path, _ = coco()
     text = path.read_text()
     path.write_text(text[: int(len(text) * share)])
-    assert "not complete JSON" in refusal(path)
+    assert "not complete JSON" in error_of(path)
 
 
 def test_binary(tmp_path: Path) -> None:
     path = tmp_path / "model.json"
     path.write_bytes(b"\x80\x02}q\x00\xff")
-    assert "not complete JSON" in refusal(path)
+    assert "not complete JSON" in error_of(path)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_binary(tmp_path: Path) -> None:
 def test_json_that_is_not_coco(tmp_path: Path, content: Any, said: str) -> None:
     path = tmp_path / "file.json"
     path.write_text(json.dumps(content))
-    assert said in refusal(path)
+    assert said in error_of(path)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_inconsistent_entry(
     coco: Files, kind: str, change: dict[str, Any], said: list[str]
 ) -> None:
     path, _ = coco(lambda content: content[kind][1].update(change))
-    text = refusal(path)
+    text = error_of(path)
     assert all(part in text for part in said), text
 
 
@@ -94,11 +94,11 @@ def test_inconsistent_entry(
 )  # fmt: skip
 def test_missing_key(coco: Files, kind: str, key: str) -> None:
     path, _ = coco(lambda content: content[kind][1].pop(key))
-    text = refusal(path)
+    text = error_of(path)
     assert f"entry 1 of {kind}" in text and f'"{key}"' in text
 
 
-def test_image_ids_in_words_are_numbered_by_position(coco: Files) -> None:
+def test_string_image_ids_are_numbered_by_position(coco: Files) -> None:
     def rename(content: dict[str, Any]) -> None:
         for image in content["images"]:
             image["id"] = f"ADE_val_{image['id']:08d}"
@@ -113,22 +113,22 @@ def test_image_ids_in_words_are_numbered_by_position(coco: Files) -> None:
         assert named[index].file_name == plain[index].file_name
         assert named[index].labels.tolist() == plain[index].labels.tolist()
 
-    def spoil(content: dict[str, Any]) -> None:
+    def damage(content: dict[str, Any]) -> None:
         rename(content)
         content["annotations"][3]["image_id"] = "ADE_val_00000099"
 
-    assert "annotation 14 belongs to image ADE_val_00000099" in refusal(coco(spoil)[0])
+    assert "annotation 14 belongs to image ADE_val_00000099" in error_of(coco(damage)[0])
 
 
 @pytest.mark.parametrize("image_id", [None, 7.0, True, ["7"]])
-def test_image_ids_that_are_none(coco: Files, image_id: Any) -> None:
+def test_image_ids_of_other_types(coco: Files, image_id: Any) -> None:
     path, _ = coco(lambda content: content["images"][1].update(id=image_id))
-    assert f"entry 1 of images has {image_id!r}" in refusal(path)
+    assert f'entry 1 of images has "id": {image_id!r}' in error_of(path)
 
 
-def test_file_of_the_other_task(coco: Files, panoptic: Files) -> None:
-    assert "holds instance annotations" in refusal(coco()[0], "panoptic")
-    assert "holds panoptic annotations" in refusal(panoptic()[0], "instance")
+def test_file_of_another_task(coco: Files, panoptic: Files) -> None:
+    assert "contains instance annotations" in error_of(coco()[0], "panoptic")
+    assert "contains panoptic annotations" in error_of(panoptic()[0], "instance")
 
 
 @pytest.mark.parametrize(
@@ -146,10 +146,10 @@ def test_inconsistent_panoptic_entry(
     panoptic: Files, change: dict[str, Any], said: list[str]
 ) -> None:
     path, _ = panoptic(lambda content: content["annotations"][0].update(change))
-    text = refusal(path, "panoptic")
+    text = error_of(path, "panoptic")
     assert all(part in text for part in said), text
 
 
 def test_image_without_panoptic_annotation(panoptic: Files) -> None:
     path, _ = panoptic(lambda content: content["annotations"].clear())
-    assert "image 1 (1.jpg) has no panoptic annotation" in refusal(path, "panoptic")
+    assert "image 1 (1.jpg) has no panoptic annotation" in error_of(path, "panoptic")

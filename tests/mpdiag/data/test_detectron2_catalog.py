@@ -1,4 +1,4 @@
-"""Entries as detectron2's catalogs hold them, read without detectron2."""
+"""Entries in the format of the detectron2 catalogs, read without detectron2."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def test_instances_of_every_kind() -> None:
     blob = np.zeros((4, 6), dtype=np.uint8, order="F")
     blob[1:3, 2:5] = 1
     annotations = [
-        {"category_id": 1, "segmentation": coco_mask.encode(blob)},  # run lengths as bytes
+        {"category_id": 1, "segmentation": coco_mask.encode(blob)},  # counts as bytes
         {"category_id": 0, "segmentation": [[0, 0, 2, 0, 2, 4, 0, 4]], "area": 7.5},
         {"category_id": 0, "segmentation": coco_mask.encode(blob), "iscrowd": 1},
     ]
@@ -71,12 +71,12 @@ def test_panoptic_segments_and_class_maps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metadata", "task", "message"),
     [
-        ({}, "instance", "names 0 classes for task instance, which are not all; set thing_classes"),
+        ({}, "instance", "names 0 classes for task instance, but has more; set thing_classes"),
         (THINGS | {"thing_classes": ["cat"]}, "instance", "names 1 classes"),
-        (ALL | {"stuff_dataset_id_to_contiguous_id": {90: 0}}, "panoptic", "class index 0 both"),
+        (ALL | {"stuff_dataset_id_to_contiguous_id": {90: 0}}, "panoptic", "both have index 0"),
     ],
 )
-def test_metadata_that_does_not_tell_the_classes(metadata: Any, task: Any, message: str) -> None:
+def test_metadata_without_all_classes(metadata: Any, task: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         RecordReader("mine", metadata, task)
 
@@ -85,10 +85,10 @@ def test_metadata_that_does_not_tell_the_classes(metadata: Any, task: Any, messa
     ("annotation", "message"),
     [
         ({"category_id": 2, "segmentation": []}, "1.jpg has category_id 2, but classes are 0 to 1"),
-        ({"category_id": 0}, "a segmentation in 1.jpg is neither a list"),
+        ({"category_id": 0}, "a segmentation of 1.jpg is neither a list"),
     ],
 )
-def test_entries_that_are_wrong(annotation: Any, message: str) -> None:
+def test_invalid_entries(annotation: Any, message: str) -> None:
     record = {"file_name": "1.jpg", "height": 4, "width": 6, "annotations": [annotation]}
     with pytest.raises(DataError, match=message):
         RecordReader("mine", THINGS, "instance").read(record)
@@ -96,9 +96,9 @@ def test_entries_that_are_wrong(annotation: Any, message: str) -> None:
         RecordReader("mine", ALL, "panoptic").read(record)
 
 
-def test_a_name_in_a_module_needs_detectron2(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_module_name_needs_detectron2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DependencyError, match=r"my_data:mine: names a data set in detectron2's"):
+    with pytest.raises(DependencyError, match="my_data:mine: a registered .* needs detectron2"):
         load_dataset("my_data:mine")
-    with pytest.raises(DataError, match="there is no data set mine: choose one of"):
+    with pytest.raises(DataError, match="mine: unknown data set; choose one of"):
         load_dataset("mine")

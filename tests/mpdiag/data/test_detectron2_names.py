@@ -1,4 +1,4 @@
-"""detectron2's names: which data set, split and task each means, and what contradicts it."""
+"""detectron2 names: data set, split and task of each, and contradicting options."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from mpdiag.data import DETECTRON2_NAMES, load_dataset
 from mpdiag.errors import DataError
 
 
-def test_the_names_of_the_released_configurations_are_known() -> None:
-    """Their DATASETS.TRAIN and .TEST, as written in both repositories."""
+def test_names_of_the_official_configurations_are_known() -> None:
+    """DATASETS.TRAIN and .TEST in both repositories."""
     names = {
         "ade20k_instance_{}", "ade20k_panoptic_{}", "ade20k_sem_seg_{}", "ade20k_full_sem_seg_{}",
         "cityscapes_fine_instance_seg_{}", "cityscapes_fine_panoptic_{}",
@@ -34,7 +34,7 @@ def test_the_names_of_the_released_configurations_are_known() -> None:
         ("cityscapes_fine_panoptic_train", "cityscapes", "train", "panoptic", 19),
     ],
 )
-def test_a_name_opens_its_split_and_task(
+def test_name_opens_its_split_and_task(
     name: str, data: str, split: str, task: str, classes: int, ade20k_root: Path,
     cityscapes_root: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -48,17 +48,19 @@ def test_a_name_opens_its_split_and_task(
     np.testing.assert_array_equal(opened[0].masks, expected[0].masks)
 
 
-def test_what_contradicts_a_name(ade20k_root: Path) -> None:
+def test_options_that_contradict_a_name(ade20k_root: Path) -> None:
     assert load_dataset(
         "ade20k_panoptic_val", root=ade20k_root, split="val", task="panoptic"
-    )  # said twice is no contradiction
-    with pytest.raises(DataError, match=r"is ade20k, split train, .* split val"):
+    )  # equal values are accepted
+    with pytest.raises(DataError, match=r"is ade20k, split train, .* not split val"):
         load_dataset("ade20k_panoptic_train", root=ade20k_root, split="val")
-    with pytest.raises(DataError, match="but task instance is asked for: give task panoptic"):
+    with pytest.raises(DataError, match="not task instance; choose task panoptic"):
         load_dataset("ade20k_panoptic_val", root=ade20k_root, task="instance")
 
 
-def test_a_name_that_nothing_reads_lists_those_that_are(tmp_path: Path) -> None:
+def test_unsupported_name_lists_supported_names(tmp_path: Path) -> None:
     for name in ("lvis_v1_val", "coco_2014_minival", "voc_2007_test", "coco_2017_val_stuffonly"):
-        with pytest.raises(DataError, match=rf"no data set {name}: .*coco_2017_\{{train,val\}}, "):
+        with pytest.raises(
+            DataError, match=rf"{name}: unknown data set; .*coco_2017_\{{train,val\}}, "
+        ):
             load_dataset(name, root=tmp_path)

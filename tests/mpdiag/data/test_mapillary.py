@@ -1,4 +1,4 @@
-"""Mapillary Vistas and ADE20K-full, written as their layouts have them, and read back."""
+"""Mapillary Vistas and ADE20K-full, written in their layouts and read back."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def drawn(background: int, *, top: int, kind: type) -> np.ndarray:
 
 @pytest.fixture
 def mapillary(tmp_path: Path) -> Path:
-    """Two classes and "none"; the upper third of the one image is a car, below is nothing."""
+    """Two classes and "none"; the upper third of the image is a car, the rest is unlabelled."""
     home = tmp_path / "mapillary_vistas"
     split = home / "validation"
     picture(split / "images" / "a.jpg")
@@ -37,7 +37,7 @@ def mapillary(tmp_path: Path) -> Path:
     (home / "config.json").write_text(json.dumps({"labels": labels}))
     (split / "labels").mkdir()
     label_map = Image.fromarray(drawn(2, top=1, kind=np.uint8)).convert("P")
-    label_map.save(split / "labels" / "a.png")  # a palette, as there
+    label_map.save(split / "labels" / "a.png")  # a palette image, as in the data set
     panoptic = split / "panoptic"
     panoptic.mkdir()
     ids = np.zeros((*SIZE, 3), np.uint8)
@@ -68,21 +68,21 @@ def test_mapillary(mapillary: Path, name: str) -> None:
     assert data.describe()["name"] == "mapillary"
 
 
-def test_mapillary_by_its_folder(mapillary: Path) -> None:
+def test_mapillary_by_folder(mapillary: Path) -> None:
     data = load_dataset(str(mapillary / "mapillary_vistas"), task="semantic")
     assert data.name == "mapillary" and len(data) == 1
 
 
-def test_what_mapillary_lacks(mapillary: Path) -> None:
+def test_missing_mapillary_files_and_tasks(mapillary: Path) -> None:
     home = mapillary / "mapillary_vistas"
-    with pytest.raises(DataError, match="panoptic and semantic annotations, not instance"):
+    with pytest.raises(DataError, match="no instance annotations; choose task"):
         load_dataset("mapillary", root=mapillary, task="instance")
     with pytest.raises(DataError, match=r"--root or \$DETECTRON2_DATASETS"):
         load_dataset("mapillary_vistas_sem_seg_train", root=mapillary)
     with pytest.raises(DataError, match="train or val"):
         load_dataset("mapillary", root=mapillary, split="test", task="semantic")
     (home / "config.json").write_text("{}")
-    with pytest.raises(DataError, match=r"config\.json does not list the classes"):
+    with pytest.raises(DataError, match=r"config\.json: does not list the classes"):
         load_dataset("mapillary_vistas_sem_seg_val", root=mapillary)
     (home / "config.json").unlink()
     with pytest.raises(DataError, match=r"config\.json"):
@@ -90,7 +90,7 @@ def test_what_mapillary_lacks(mapillary: Path) -> None:
 
 
 def test_ade20k_full(tmp_path: Path) -> None:
-    """Numbers beyond 8 bits; 65535 is none, and 255 a class like any other."""
+    """16-bit values: 65535 is ignored and 255 is a normal class."""
     home = tmp_path / "ADE20K_2021_17_01"
     picture(home / "images_detectron2" / "training" / "a.jpg")
     maps = home / "annotations_detectron2" / "training"
@@ -102,7 +102,7 @@ def test_ade20k_full(tmp_path: Path) -> None:
     assert len(data.classes) == 847
     assert data[0].labels.tolist() == [255, 846]
     np.testing.assert_array_equal(data[0].masks[1], drawn(0, top=1, kind=np.bool_))
-    with pytest.raises(DataError, match="semantic annotations only, not panoptic"):
+    with pytest.raises(DataError, match="no panoptic annotations; choose task semantic"):
         load_dataset("ade20k-full", root=tmp_path, split="train", task="panoptic")
     with pytest.raises(DataError, match=r"prepare_ade20k_full_sem_seg\.py"):
         load_dataset("ade20k_full_sem_seg_val", root=tmp_path)

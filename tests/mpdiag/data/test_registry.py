@@ -13,7 +13,7 @@ Files = Callable[..., tuple[Path, Path]]
 
 @pytest.fixture
 def tiny_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default synthetic data, but of three images."""
+    """Replace the default synthetic data by three images."""
     monkeypatch.setattr(
         registry,
         "generate_synthetic",
@@ -45,9 +45,7 @@ def test_coco_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny_default")
-def test_root_is_the_environment_then_the_working_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_default_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "shared"))
     load_dataset("synthetic")
@@ -58,7 +56,7 @@ def test_root_is_the_environment_then_the_working_folder(
 
 
 @pytest.mark.usefixtures("tiny_default")
-def test_synthetic_is_generated_once_and_says_so(
+def test_synthetic_is_generated_once_with_a_log_message(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -68,7 +66,7 @@ def test_synthetic_is_generated_once_and_says_so(
     assert len(caplog.messages) == 1 and str(tmp_path / "synthetic") in caplog.messages[0]
 
 
-def test_synthetic_split_that_does_not_exist(tmp_path: Path) -> None:
+def test_unknown_synthetic_split(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="train or val"):
         load_dataset("synthetic", root=tmp_path, split="test")
     assert not list(tmp_path.iterdir())
@@ -96,27 +94,27 @@ def test_images_of_an_annotation_file_are_found(coco: Files, tmp_path: Path, pla
     assert dataset.describe()["name"] == "instances_custom"
 
 
-def test_given_root_holds_the_images(coco: Files, tmp_path: Path) -> None:
+def test_root_of_an_annotation_file(coco: Files, tmp_path: Path) -> None:
     path, folder = coco()
     elsewhere = tmp_path / "far" / "away"
     elsewhere.parent.mkdir()
     shutil.move(folder, elsewhere)
     assert load_dataset(str(path), root=elsewhere).image_root == elsewhere
-    with pytest.raises(DataError, match="none of the files"):
+    with pytest.raises(DataError, match="none of its files"):
         load_dataset(str(path))
 
 
-def test_a_data_set_by_its_folder(tmp_path: Path) -> None:
-    """Whatever the folder is called; $DETECTRON2_DATASETS and --root say nothing then."""
+def test_data_set_by_folder(tmp_path: Path) -> None:
+    """The folder can have any name; $DETECTRON2_DATASETS and --root are not used."""
     generate_synthetic(tmp_path / "my shapes", train=2, val=1, size=64)
     data = load_dataset(str(tmp_path / "my shapes"), split="train", task="panoptic")
     assert len(data) == 2 and data.name == "synthetic"
-    with pytest.raises(DataError, match="is not the folder of a known data set"):
+    with pytest.raises(DataError, match="not the folder of a known data set"):
         load_dataset(str(tmp_path))
 
 
 def test_unknown_names(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no data set imagenet.*synthetic, coco"):
+    with pytest.raises(DataError, match=r"imagenet: unknown data set; .*synthetic, coco"):
         load_dataset("imagenet", root=tmp_path)
-    with pytest.raises(DataError, match=r"no task boxes.*instance, panoptic, semantic"):
+    with pytest.raises(DataError, match=r"unknown task boxes.*instance, panoptic, semantic"):
         load_dataset("coco", root=tmp_path, task="boxes")

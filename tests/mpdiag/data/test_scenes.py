@@ -15,7 +15,7 @@ GRID = np.linspace(-1.5, 1.5, 601)
 U, V = np.meshgrid(GRID, GRID)
 
 
-def test_shapes_lie_within_their_extent() -> None:
+def test_shapes_are_within_their_extent() -> None:
     for shape in SHAPES:
         inside = shape(U, V) < 0
         assert inside.any()
@@ -40,7 +40,7 @@ def scenes() -> list[Scene]:
     return [draw_scene(np.random.default_rng([1, index]), 96) for index in range(120)]
 
 
-def test_scenes_hold_two_to_ten_visible_objects(scenes: list[Scene]) -> None:
+def test_scenes_have_two_to_ten_visible_objects(scenes: list[Scene]) -> None:
     counts = [len(scene.labels) for scene in scenes]
     assert min(counts) == 2 and max(counts) == 10
     for scene in scenes:
@@ -50,8 +50,8 @@ def test_scenes_hold_two_to_ten_visible_objects(scenes: list[Scene]) -> None:
         assert set(np.unique(scene.segments)) <= {-2, -1, *range(len(scene.labels))}
 
 
-def test_nothing_is_hidden_too_far() -> None:
-    """Against a slow truth: every shape's own pixels, and those that later ones leave it."""
+def test_objects_stay_visible() -> None:
+    """Against a slow reference: pixels of each shape, and those that later shapes do not cover."""
     hidden = 0
     for index in range(40):
         segments = np.full((96, 96), -1, dtype=np.int16)
@@ -65,7 +65,7 @@ def test_nothing_is_hidden_too_far() -> None:
             left = int((truth == k).sum())
             assert left >= MIN_VISIBLE_SHARE * in_image
             hidden += left < in_image
-    assert hidden > 20  # occlusion does happen
+    assert hidden > 20  # occlusion occurs
 
 
 def test_sizes_and_classes_vary(scenes: list[Scene]) -> None:
@@ -75,8 +75,8 @@ def test_sizes_and_classes_vary(scenes: list[Scene]) -> None:
     assert np.all(shares / shares.sum() > 0.08)
 
 
-def test_color_does_not_tell_the_class(scenes: list[Scene]) -> None:
-    """Mean colours of the classes differ no more than chance has it (5 standard errors)."""
+def test_color_is_independent_of_class(scenes: list[Scene]) -> None:
+    """Mean colors of the classes differ by less than 5 standard errors."""
     colors: list[list[np.ndarray]] = [[] for _ in THINGS]
     for scene in scenes:
         for k, label in enumerate(scene.labels):
@@ -87,8 +87,8 @@ def test_color_does_not_tell_the_class(scenes: list[Scene]) -> None:
         assert np.all(np.abs(np.mean(group, 0) - everything.mean(0)) < 5 * error)
 
 
-def test_objects_stand_out_from_what_is_around(scenes: list[Scene]) -> None:
-    """Hardly an object has the mean colour of the pixels around it."""
+def test_objects_contrast_with_their_surroundings(scenes: list[Scene]) -> None:
+    """Few objects have the mean color of the pixels around them."""
     lost = total = 0
     for scene in scenes:
         for k in range(len(scene.labels)):

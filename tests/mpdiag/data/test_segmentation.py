@@ -18,7 +18,7 @@ def test_rle_round_trip(size: tuple[int, int], share: float) -> None:
     np.testing.assert_array_equal(decode(rles, *size), masks)
 
 
-def test_run_lengths_go_down_the_columns() -> None:
+def test_run_lengths_are_column_major() -> None:
     rle = to_rle({"size": [2, 3], "counts": [1, 2, 3]}, 2, 3)
     expected = np.array([[[False, True, False], [True, False, False]]])
     np.testing.assert_array_equal(decode([rle], 2, 3), expected)
@@ -29,7 +29,7 @@ def test_no_segments() -> None:
 
 
 @pytest.mark.parametrize("counts", ["0", "T2", "zz", "P", "a b", "\u00e9", "6\x00"])
-def test_strings_that_pycocotools_would_read_into_stray_memory(counts: str) -> None:
+def test_invalid_counts_that_pycocotools_accepts(counts: str) -> None:
     with pytest.raises(ValueError, match="RLE counts"):
         to_rle({"size": [10, 10], "counts": counts}, 10, 10)
 

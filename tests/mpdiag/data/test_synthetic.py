@@ -41,7 +41,7 @@ def test_layout(small: Path) -> None:
     assert len(list((small / "annotations" / "panoptic_val").glob("*.png"))) == 3
 
 
-def test_pycocotools_reads_what_the_reader_reads(small: Path) -> None:
+def test_reader_agrees_with_pycocotools(small: Path) -> None:
     path = small / "annotations" / "instances_train.json"
     with contextlib.redirect_stdout(io.StringIO()):
         peer = COCO(str(path))
@@ -61,7 +61,7 @@ def test_pycocotools_reads_what_the_reader_reads(small: Path) -> None:
             assert annotation["bbox"] == expected
 
 
-def test_panoptic_holds_the_same_things_and_covers_the_image(small: Path) -> None:
+def test_panoptic_has_the_same_things_and_covers_the_image(small: Path) -> None:
     folder = small / "annotations"
     things = coco_dataset(folder / "instances_val.json", small / "val")
     everything = coco_dataset(folder / "panoptic_val.json", small / "val", task="panoptic")
@@ -98,7 +98,7 @@ def test_same_seed_same_bytes(small: Path, tmp_path: Path) -> None:
     assert digests(again) == digests(small)
 
 
-def test_an_image_depends_on_seed_split_and_index_alone(small: Path, tmp_path: Path) -> None:
+def test_image_depends_on_seed_split_and_index_only(small: Path, tmp_path: Path) -> None:
     longer = digests(generate_synthetic(tmp_path / "longer", train=8, val=3, size=64, seed=5))
     other = digests(generate_synthetic(tmp_path / "other", train=6, val=3, size=64, seed=6))
     images = {n: d for n, d in digests(small).items() if n.endswith(".jpg")}
@@ -113,7 +113,7 @@ def test_same_settings_are_reused(small: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in small.rglob("*")} == before
 
 
-def test_other_settings_are_refused(small: Path) -> None:
+def test_other_settings_are_an_error(small: Path) -> None:
     before = digests(small)
     with pytest.raises(DataError, match=r"other settings .*val=3 .*val=4") as caught:
         generate_synthetic(small, train=6, val=4, size=64, seed=5)
@@ -121,35 +121,35 @@ def test_other_settings_are_refused(small: Path) -> None:
     assert digests(small) == before
 
 
-def test_foreign_folder_is_refused(tmp_path: Path) -> None:
+def test_folder_with_other_files_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(DataError, match="something other") as caught:
+    with pytest.raises(DataError, match="files other than synthetic data") as caught:
         generate_synthetic(tmp_path, train=2, val=1)
     assert str(tmp_path) in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_file_in_the_way_is_refused(tmp_path: Path) -> None:
+def test_file_instead_of_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "synthetic").write_text("mine")
-    with pytest.raises(DataError, match="something other"):
+    with pytest.raises(DataError, match="files other than synthetic data"):
         generate_synthetic(tmp_path / "synthetic", train=2, val=1)
-    with pytest.raises(DataError, match="can't be written"):
+    with pytest.raises(DataError, match="cannot be written"):
         generate_synthetic(tmp_path / "synthetic" / "deeper", train=2, val=1)
 
 
 @pytest.mark.parametrize("settings", [{"train": 0}, {"val": 0}, {"size": 8}, {"seed": -1}])
-def test_impossible_settings(tmp_path: Path, settings: dict[str, int]) -> None:
+def test_invalid_settings(tmp_path: Path, settings: dict[str, int]) -> None:
     ((name, value),) = settings.items()
     with pytest.raises(DataError, match=f"{name}={value}"):
         generate_synthetic(tmp_path / "synthetic", **settings)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+def test_empty_folder_is_used(tmp_path: Path) -> None:
     assert len(list(generate_synthetic(tmp_path, train=2, val=1, size=64).glob("*/*.jpg"))) == 3
 
 
-def test_interruption_leaves_nothing(tmp_path: Path) -> None:
+def test_interruption_leaves_no_files(tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         if done == 2:
             raise KeyboardInterrupt
@@ -171,7 +171,7 @@ def test_progress_counts_every_image(tmp_path: Path) -> None:
     assert calls == [(k, 5) for k in range(1, 6)]
 
 
-def test_another_process_may_be_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_process_is_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = module._write
 
     def slow_write(draft: Path, *rest: object) -> None:

@@ -19,9 +19,9 @@ def sample_of(height: int, width: int, objects: int = 2) -> Sample:
         ((480, 640), 800, 1333, (800, 1067)),
         ((426, 640), 800, 1333, (800, 1202)),
         ((640, 480), 800, 1333, (1067, 800)),
-        ((300, 900), 800, 1333, (444, 1333)),  # 800 would make 2400: the longer edge decides
+        ((300, 900), 800, 1333, (444, 1333)),  # 800 would give 2400: the longer edge is the limit
         ((1000, 1000), 512, 512, (512, 512)),
-        ((2, 999), 10, 100, (1, 100)),  # no edge vanishes
+        ((2, 999), 10, 100, (1, 100)),  # at least one pixel
     ],
 )
 def test_output_size(
@@ -30,7 +30,7 @@ def test_output_size(
     assert ResizeShortestEdge(short, longest).output_size(*size) == expected
 
 
-def test_resize_keeps_image_and_masks_together() -> None:
+def test_resize_keeps_image_and_masks_aligned() -> None:
     resized = ResizeShortestEdge(30, 100)(sample_of(40, 60))
     assert resized.image.shape == (3, 30, 45) and resized.image.dtype == torch.uint8
     assert resized.masks.shape == (2, 30, 45) and resized.masks.dtype == torch.bool
@@ -38,8 +38,8 @@ def test_resize_keeps_image_and_masks_together() -> None:
 
 
 def test_resize_agrees_with_pillow() -> None:
-    """detectron2 resizes with Pillow: bilinear over all source pixels; nearest for masks."""
-    sample = sample_of(41, 61)  # odd, so that no centre falls between two source pixels
+    """detectron2 resizes with Pillow: bilinear with antialiasing, nearest for masks."""
+    sample = sample_of(41, 61)  # odd, so that no centre is between two source pixels
     resized = ResizeShortestEdge(27, 100)(sample)
     size = (resized.image.shape[2], resized.image.shape[1])
     picture = Image.fromarray(sample.image.permute(1, 2, 0).numpy())
@@ -51,7 +51,7 @@ def test_resize_agrees_with_pillow() -> None:
         np.testing.assert_array_equal(mask.numpy(), np.array(nearest))
 
 
-def test_whole_multiples_of_masks() -> None:
+def test_integer_multiples_of_masks() -> None:
     sample = sample_of(10, 14)
     resized = ResizeShortestEdge(30, 100)(sample)
     blocks = sample.masks.repeat_interleave(3, -1).repeat_interleave(3, -2)
@@ -63,18 +63,18 @@ def test_resize_without_objects() -> None:
     assert resized.masks.shape == (0, 20, 30) and resized.masks.dtype == torch.bool
 
 
-def test_resize_to_the_same_size_changes_nothing() -> None:
+def test_resize_to_the_same_size() -> None:
     sample = sample_of(40, 60)
     assert ResizeShortestEdge(40, 60)(sample) is sample
 
 
 @pytest.mark.parametrize(("short", "longest"), [(0, 10), (20, 10), (-5, 5)])
-def test_impossible_sizes(short: int, longest: int) -> None:
+def test_invalid_sizes(short: int, longest: int) -> None:
     with pytest.raises(ValueError, match="short"):
         ResizeShortestEdge(short, longest)
 
 
-def test_flip_mirrors_image_and_masks() -> None:
+def test_flip() -> None:
     sample = sample_of(4, 6)
     flipped = HorizontalFlip(1.0)(sample, torch.Generator())
     for x in range(6):
@@ -83,7 +83,7 @@ def test_flip_mirrors_image_and_masks() -> None:
     assert HorizontalFlip(0.0)(sample, torch.Generator()) is sample
 
 
-def test_flips_follow_their_generator_and_their_probability() -> None:
+def test_flip_generator_and_probability() -> None:
     sample = sample_of(4, 6)
     global_state = torch.random.get_rng_state()
 
@@ -97,7 +97,7 @@ def test_flips_follow_their_generator_and_their_probability() -> None:
     assert torch.equal(torch.random.get_rng_state(), global_state)
 
 
-def test_vanished_masks_go_with_their_labels() -> None:
+def test_drop_empty() -> None:
     sample = sample_of(4, 6, objects=3)
     sample.masks[1] = False
     kept = drop_empty(sample)
