@@ -1,23 +1,22 @@
-"""What the C library does with memory that a program frees."""
+"""Settings of the C library's memory allocator."""
 
 import ctypes
 import sys
 
-# From malloc.h of glibc: mallopt's parameters.
+# Parameters of mallopt, from malloc.h of glibc.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LARGEST = 2**25  # that it takes for the second one
+_LARGEST = 2**25  # maximum of the second one
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep freed memory for this process instead of giving it back to the kernel.
+    """Let glibc keep freed memory in this process instead of returning it to the kernel.
 
-    Each step of a training and each image of an analysis frees and asks for the same sizes anew;
-    pages that went back meanwhile are zeroed and mapped again, which takes longer than many an
-    operator. The process stays as large as it once was. For programs, not for libraries: it's
-    a setting of the whole process.
+    Training steps and analyzed images allocate the same sizes again and again. Mapping and zeroing
+    returned pages takes longer than many operators. The process keeps its peak size. This is a
+    setting of the whole process, so call it from programs, not from libraries.
 
     Returns:
-        Whether it was done: False where the C library isn't glibc.
+        Whether it was set; False if the C library is not glibc.
     """
     if sys.platform != "linux":
         return False

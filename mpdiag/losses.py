@@ -1,4 +1,4 @@
-"""Class, mask and dice losses of every layer of one part, matching or piloted."""
+"""Class, mask and dice losses of all layers of one part (matching part or MP part)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,41 +21,47 @@ class SetLosses:
     dice: Tensor
 
 
-class PointPicker(Protocol):
-    """Chooses where the matched masks are compared with their GT."""
+class PointSampler(Protocol):
+    """Samples the points at which matched masks are compared with their GT."""
 
     def __call__(self, logits: Tensor, image: Tensor) -> Tensor:
-        """(R, h, w) logits of matched masks and, on the CPU, (R,) their images -> (R, P, 2)."""
+        """Return (R, P, 2) points for (R, h, w) logits and their (R,) image index on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
-class UncertainPoints:
-    """PointRend's importance sampling, as Mask2Former trains with.
+class ImportanceSampler:
+    """Importance sampling of PointRend, as Mask2Former uses it in training.
 
-    Of `oversample` x `count` random points, the `importance` x `count` with the logit nearest zero
-    are kept; fresh random points fill the rest. Each image draws from a stream of its own, so that
-    a batch may be taken in parts.
+    Of `oversample_ratio * num_points` random points, the `importance_sample_ratio * num_points`
+    with the logit nearest to zero are kept. New random points are added up to `num_points`.
+
+    Attributes:
+        generators: random generator of each image, so results do not depend on the batch's split.
+        num_points: P.
+        oversample_ratio, importance_sample_ratio: see above.
     """
 
-    streams: Sequence[torch.Generator]
-    count: int = 12544
-    oversample: float = 3.0
-    importance: float = 0.75
+    generators: Sequence[torch.Generator]
+    num_points: int = 12544
+    oversample_ratio: float = 3.0
+    importance_sample_ratio: float = 0.75
 
     def __call__(self, logits: Tensor, image: Tensor) -> Tensor:
-        kept = int(self.importance * self.count)
-        candidates = self._random(image, int(self.oversample * self.count), logits.device)
+        kept = int(self.importance_sample_ratio * self.num_points)
+        count = int(self.oversample_ratio * self.num_points)
+        candidates = self._random_points(image, count, logits.device)
         uncertainty = -sample_logits(logits[:, None], candidates)[:, 0].abs()
         best = uncertainty.topk(kept, dim=1).indices
         chosen = candidates.gather(1, best[..., None].expand(-1, -1, 2))
-        return torch.cat([chosen, self._random(image, self.count - kept, logits.device)], dim=1)
+        rest = self._random_points(image, self.num_points - kept, logits.device)
+        return torch.cat([chosen, rest], dim=1)
 
-    def _random(self, image: Tensor, count: int, device: torch.device) -> Tensor:
+    def _random_points(self, image: Tensor, count: int, device: torch.device) -> Tensor:
         points = torch.empty(len(image), count, 2, device=device)
-        for index, stream in enumerate(self.streams):
+        for index, generator in enumerate(self.generators):
             rows = (image == index).nonzero()[:, 0].to(device)
             points[rows] = torch.rand(
-                len(rows), count, 2, generator=stream, device=stream.device
+                len(rows), count, 2, generator=generator, device=generator.device
             ).to(device)
         return points
 
@@ -65,47 +71,48 @@ def set_losses(
     mask_logits: Tensor,
     targets: Sequence[Target],
     assignment: Tensor,
-    pick: PointPicker | None,
+    point_sampler: PointSampler | None,
     *,
     num_masks: float,
     class_weight: float | None = None,
     no_object_weight: float = 0.1,
-    counted: Tensor | None = None,
+    in_class_loss: Tensor | None = None,
 ) -> SetLosses:
-    """Losses of Mask2Former (section 3.3), of all layers in one pass.
+    """Compute the losses of Mask2Former (section 3.3) of all layers.
 
     Args:
         class_logits: (L + 1, B, N, K + 1).
         mask_logits: (L + 1, B, N, h, w).
-        targets: ground truth of the B images, masks over the same padded extent.
-        assignment: (L + 1, B, N), GT index or -1, as `matching.match` gives.
-        pick: where masks are compared; on every cell of the predictions if None.
-        num_masks: normaliser of the mask and dice losses (the number of GT in the whole batch,
-            averaged over ranks; never below 1).
-        class_weight: normaliser of the class loss, the sum of the queries' weights in the whole
-            batch, averaged over ranks; of these images' own if None.
+        targets: GT of the B images, masks over the same padded size.
+        assignment: (L + 1, B, N) GT index or -1, from `matching.match`.
+        point_sampler: samples the points at which masks are compared; all cells if None.
+        num_masks: normalizer of the mask and dice losses: number of GT in the whole batch, averaged
+            over ranks, at least 1.
+        class_weight: normalizer of the class loss: sum of the query weights in the whole batch,
+            averaged over ranks; computed from these images if None.
         no_object_weight: weight of the no-object class in the class loss.
-        counted: (B, N) bool, queries that count in the class loss; all if None.
+        in_class_loss: (B, N) bool, queries that the class loss includes; all if None.
     """
     weights = torch.where(assignment >= 0, 1.0, no_object_weight).to(class_logits.device)
-    if counted is not None:
-        weights = weights * counted
+    if in_class_loss is not None:
+        weights = weights * in_class_loss
     total = weights.sum((1, 2)) if class_weight is None else class_weight
     class_loss = _class_losses(class_logits, targets, assignment, weights) / total
     layer, image, query = (assignment >= 0).nonzero(as_tuple=True)
     if not len(layer):
-        nothing = mask_logits.flatten(1).sum(1) * 0  # keeps every rank's graph whole
-        return SetLosses(class_loss, nothing, nothing)
+        # Zeros that depend on the masks, so that every rank has the same autograd graph.
+        no_loss = mask_logits.flatten(1).sum(1) * 0
+        return SetLosses(class_loss, no_loss, no_loss)
     device = mask_logits.device
-    picked_image, assigned = image.cpu(), assignment[layer, image, query].to(device)
+    image_on_cpu, assigned = image.cpu(), assignment[layer, image, query].to(device)
     layer, image, query = layer.to(device), image.to(device), query.to(device)
     logits = mask_logits[layer, image, query].float()
     counts = torch.tensor([len(target["labels"]) for target in targets], device=logits.device)
     row = (counts.cumsum(0) - counts)[image] + assigned
     masks = torch.cat([target["masks"] for target in targets])
     with torch.no_grad():
-        points = pick(logits, picked_image) if pick else None
-        truth = _truth(masks, row, points, (logits.shape[-2], logits.shape[-1]))
+        points = point_sampler(logits, image_on_cpu) if point_sampler else None
+        truth = _sample_targets(masks, row, points, (logits.shape[-2], logits.shape[-1]))
     at_points = logits.flatten(1)
     if points is not None:
         at_points = sample_logits(logits[:, None], points)[:, 0]
@@ -119,17 +126,17 @@ def set_losses(
 
 
 def consistency_losses(mask_logits: Tensor, points: Tensor | None) -> Tensor:
-    """The auxiliary loss between adjacent layers (MP-Former, Eq. 6), one of its naive solutions.
+    """Compute the auxiliary loss between adjacent layers (MP-Former, Eq. 6).
 
     L_mask(M^i, M^{i-1}): binary cross-entropy of the later layer's logits with the earlier layer's
-    binary mask as label, which is not differentiated, averaged over points and summed over queries.
+    binary mask as constant label, averaged over points and summed over queries.
 
     Args:
         mask_logits: (L + 1, B, N, h, w).
-        points: (B, P, 2) of each image, where masks are compared; every cell if None.
+        points: (B, P, 2) points at which masks are compared; all cells if None.
 
     Returns:
-        (L,) sums over images and queries, of i = 1..L.
+        (L,) sums over images and queries for i = 1..L.
     """
     layers, batch = mask_logits.shape[:2]
     if points is None:
@@ -145,8 +152,10 @@ def consistency_losses(mask_logits: Tensor, points: Tensor | None) -> Tensor:
     return loss.mean(-1).sum((1, 2))
 
 
-def _truth(masks: Tensor, row: Tensor, points: Tensor | None, cells: tuple[int, int]) -> Tensor:
-    """(R, P) values of GT `row` at its points; without points, at the cells' centres."""
+def _sample_targets(
+    masks: Tensor, row: Tensor, points: Tensor | None, cells: tuple[int, int]
+) -> Tensor:
+    """Sample GT `row` at points, or at the centres of all cells; returns (R, P)."""
     if points is not None:
         return sample_masks(masks, row, points)
     every = torch.arange(len(masks), device=masks.device)
@@ -156,7 +165,7 @@ def _truth(masks: Tensor, row: Tensor, points: Tensor | None, cells: tuple[int, 
 def _class_losses(
     class_logits: Tensor, targets: Sequence[Target], assignment: Tensor, weights: Tensor
 ) -> Tensor:
-    """(L + 1,) sums over the batch's queries of weighted cross-entropy."""
+    """Return (L + 1,) sums of the weighted cross-entropy over the batch's queries."""
     assignment = assignment.to(class_logits.device)
     no_object = class_logits.shape[-1] - 1
     labels = torch.full_like(assignment, no_object)

@@ -1,4 +1,4 @@
-"""Hungarian matching of predictions to ground truth, all layers of a batch at once."""
+"""Hungarian matching of the predictions of all layers to ground truth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +15,11 @@ from mpdiag.ops import cell_centers, point_sums, sample_masks
 
 
 class Target(TypedDict):
-    """Ground truth of one image, as the field's set-prediction code keeps it.
+    """Ground truth of one image, in the format of DETR.
 
-    `labels` is (G,) int64, the contiguous class index. `masks` is (G, H, W) bool over the padded
-    image; its resolution may differ from the predictions', its extent may not.
+    Attributes:
+        labels: (G,) int64 contiguous class index.
+        masks: (G, H, W) bool over the padded image, at any resolution.
     """
 
     labels: Tensor
@@ -27,7 +28,7 @@ class Target(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class MatchingCosts:
-    """Weights of the matching cost; Mask2Former's values."""
+    """Weights of the matching cost, by default those of Mask2Former."""
 
     class_: float = 2.0
     mask: float = 5.0
@@ -44,29 +45,28 @@ def match(
     points: Tensor | None = None,
     groups: Tensor | None = None,
 ) -> Tensor:
-    """Match every layer's queries to the ground truth (V^i of Eq. 2, for i = 0..L).
+    """Match the queries of every layer to the ground truth (V^i of Eq. 2, i = 0..L).
 
     Args:
         class_logits: (L + 1, B, N, K + 1), no-object last.
         mask_logits: (L + 1, B, N, h, w).
-        targets: ground truth of the B images.
+        targets: GT of the B images.
         costs: weights of the three terms.
-        points: (P, 2) where masks are compared; every cell of the predictions if None.
-        groups: (B, N) group of each query, -1 for queries that take no part; each group is
-            matched to all GT by itself. One group if None.
+        points: (P, 2) points at which masks are compared; all cells of the predictions if None.
+        groups: (B, N) group of each query, -1 to exclude it. Each group is matched to all GT
+            separately. One group if None.
 
     Returns:
-        (L + 1, B, N) int64 on the CPU: GT index, or -1 for none. With more GT than queries
-        every query is matched and the costliest GT stay without.
+        (L + 1, B, N) int64 GT index or -1, on the CPU. If there are more GT than queries, every
+        query is matched and the GT with the highest cost are not.
 
     Raises:
-        NonFiniteError: a cost is not finite; names term, layer and image of the batch.
+        NonFiniteError: a cost is not finite; it names term, layer and image of the batch.
     """
     cost = matching_cost(class_logits, mask_logits, targets, costs or MatchingCosts(), points)
-    table = cost.cpu().numpy()  # the one transfer from the device
+    table = cost.cpu().numpy()  # the only transfer from the device
     for image, target in enumerate(targets):
         count = len(target["labels"])
-        # Found here, since a maximum taken of it would hide it.
         broken = ~np.isfinite(table[:, image, :, :count]).all((1, 2))
         if broken.any():
             layer = int(broken.argmax())
@@ -74,22 +74,23 @@ def match(
             finite = {name: x[layer, image, :, :count].isfinite() for name, x in terms.items()}
             term = next((name for name, x in finite.items() if not x.all()), "total")
             raise NonFiniteError(f"{term} cost of matching", layer, image)
-    members = np.zeros(table.shape[1:3], dtype=np.int64) if groups is None else groups.cpu().numpy()
-    return _assign(table, targets, members)
+    group_ids = np.zeros(table.shape[1:3], np.int64) if groups is None else groups.cpu().numpy()
+    return _assign(table, targets, group_ids)
 
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """A match with what its pairs cost; each (L + 1, B, N), on the CPU.
+    """An assignment with the costs of its pairs, each (L + 1, B, N) on the CPU.
+
+    Costs are float32 and NaN for unmatched queries.
 
     Attributes:
-        assignment: V^i, as `match` gives it.
-        class_cost: weight times (1 - probability of the GT's class): 0 is the best, where the
-            matcher's own term has -1. float32, NaN where unmatched, as all that follows.
+        assignment: V^i, as returned by `match`.
+        class_cost: weight times (1 - probability of the GT class), so the best value is 0.
         mask_cost: weighted cross-entropy.
         dice_cost: weighted dice loss.
-        margin: least cost of the matched GT with any other query, minus its cost here. Below 0
-            where the GT had to leave its cheapest query to another; NaN with one query.
+        margin: lowest total cost of the GT with any other query, minus that of the pair. It is
+            negative if another GT took the cheapest query, and NaN with one query.
     """
 
     assignment: Tensor
@@ -100,13 +101,13 @@ class Matches:
 
 
 def finite_queries(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
-    """(L + 1, B, N) bool: which predictions hold neither NaN nor infinity, in class or mask."""
+    """Return (L + 1, B, N) bool: which predictions have only finite class and mask logits."""
     total = mask_logits.sum((-2, -1), dtype=torch.float32) + class_logits.float().sum(-1)
     return total.isfinite()
 
 
 @torch.no_grad()
-def match_finite(
+def match_with_costs(
     class_logits: Tensor,
     mask_logits: Tensor,
     targets: Sequence[Target],
@@ -115,10 +116,10 @@ def match_finite(
     costs: MatchingCosts | None = None,
     points: Tensor | None = None,
 ) -> Matches:
-    """As `match`, with the costs of all pairs; what is not `finite` matches none.
+    """Match as `match` and return the costs of all pairs; exclude queries that are not finite.
 
     Args:
-        class_logits, mask_logits, targets, costs, points: as `match` takes them.
+        class_logits, mask_logits, targets, costs, points: see `match`.
         finite: (L + 1, B, N) bool, from `finite_queries`.
     """
     costs = costs or MatchingCosts()
@@ -142,19 +143,19 @@ def match_finite(
 
 
 def _assign(
-    table: npt.NDArray[np.floating], targets: Sequence[Target], members: npt.NDArray[np.integer]
+    table: npt.NDArray[np.floating], targets: Sequence[Target], group_ids: npt.NDArray[np.integer]
 ) -> Tensor:
-    """The cheapest assignment of every layer, image and group of a cost table (L + 1, B, N, G).
+    """Solve the assignment of each layer, image and group of a cost table (L + 1, B, N, G).
 
-    `members` is the group of each query, (B, N) or (L + 1, B, N); -1 takes no part.
+    `group_ids` is the group of each query, (B, N) or (L + 1, B, N), -1 to exclude it.
     """
     layers, batch, queries = table.shape[:3]
-    members = np.broadcast_to(members, (layers, batch, queries))
+    group_ids = np.broadcast_to(group_ids, (layers, batch, queries))
     assignment = np.full((layers, batch, queries), -1, dtype=np.int64)
     for image, target in enumerate(targets):
         count = len(target["labels"])
         for layer in range(layers if count else 0):
-            group = members[layer, image]
+            group = group_ids[layer, image]
             for number in range(group.max() + 1):
                 part = np.flatnonzero(group == number)
                 query, gt = linear_sum_assignment(table[layer, image, part, :count])
@@ -169,9 +170,9 @@ def matching_cost(
     costs: MatchingCosts,
     points: Tensor | None,
 ) -> Tensor:
-    """Cost of every layer, image, query and GT: (L + 1, B, N, G_max) float32.
+    """Return the (L + 1, B, N, G_max) float32 cost of every layer, image, query and GT.
 
-    Columns past an image's own number of GT hold nothing of meaning.
+    Columns beyond an image's number of GT are undefined.
     """
     return _total(_cost_terms(class_logits, mask_logits, targets, points), costs)
 
@@ -183,30 +184,30 @@ def _total(terms: dict[str, Tensor], costs: MatchingCosts) -> Tensor:
 def _cost_terms(
     class_logits: Tensor, mask_logits: Tensor, targets: Sequence[Target], points: Tensor | None
 ) -> dict[str, Tensor]:
-    """Unweighted terms of the cost, each (L + 1, B, N, G_max) float32.
+    """Return the unweighted terms of the cost, each (L + 1, B, N, G_max) float32.
 
-    Mask2Former's matcher: minus the probability of the GT's class, binary cross-entropy averaged
-    over the points, and dice with 1 added above and below.
+    As Mask2Former's matcher: minus the probability of the GT class, binary cross-entropy averaged
+    over points, and dice loss with 1 added to numerator and denominator.
     """
     layers, batch, queries, height, width = mask_logits.shape
     device = mask_logits.device
     points = None if points is None else points.to(device)
-    places = cell_centers(height, width, device) if points is None else points
-    most = max((len(target["labels"]) for target in targets), default=0)
-    labels = torch.zeros(batch, most, dtype=torch.int64, device=device)
-    truth = torch.zeros(batch, most, len(places), device=device)
+    centers = cell_centers(height, width, device) if points is None else points
+    num_gt = max((len(target["labels"]) for target in targets), default=0)
+    labels = torch.zeros(batch, num_gt, dtype=torch.int64, device=device)
+    truth = torch.zeros(batch, num_gt, len(centers), device=device)
     for image, target in enumerate(targets):
         count = len(target["labels"])
         labels[image, :count] = target["labels"]
         if count:
-            every = torch.arange(count, device=device)
-            truth[image, :count] = sample_masks(target["masks"], every, places)
+            index = torch.arange(count, device=device)
+            truth[image, :count] = sample_masks(target["masks"], index, centers)
 
     probability = class_logits.float().softmax(-1)
     class_cost = -probability.gather(3, labels[None, :, None].expand(layers, -1, queries, -1))
-    # BCE(x, t) = softplus(x) - x t, so that one product with t serves all GT.
+    # BCE(x, t) = softplus(x) - x t, so one matrix product with t computes it for all GT.
     sums = point_sums(mask_logits, truth, points)
     cross_entropy = sums.softplus[..., None] - sums.logit_truth
     total = sums.sigmoid[..., None] + truth.sum(-1)[None, :, None]
     dice_cost = 1 - (2 * sums.sigmoid_truth + 1) / (total + 1)
-    return {"class": class_cost, "mask": cross_entropy / len(places), "dice": dice_cost}
+    return {"class": class_cost, "mask": cross_entropy / len(centers), "dice": dice_cost}

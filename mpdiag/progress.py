@@ -1,4 +1,4 @@
-"""A progress bar for work that counts (done, total)."""
+"""A progress bar for functions that report (done, total)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def progress_bar(console: Console, label: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields the function to call with (done, total); the bar appears with its first call."""
+    """Yield a function to call with (done, total); the first call shows the bar."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -19,12 +19,12 @@ def progress_bar(console: Console, label: str) -> Iterator[Callable[[int, int], 
     )
     task = bar.add_task(label, total=None)
 
-    def show(done: int, total: int) -> None:
+    def update(done: int, total: int) -> None:
         bar.start()
         bar.update(task, completed=done, total=total)
 
     try:
-        yield show
+        yield update
     finally:
-        if bar.live.is_started:  # else an empty line is all that it would leave
+        if bar.live.is_started:  # stopping an unstarted bar prints an empty line
             bar.stop()

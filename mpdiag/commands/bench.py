@@ -2,12 +2,12 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
 
-from mpdiag.commands.options import Precision, Root, out
+from mpdiag.commands.options import Root, out
 
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures into this file, too.")]
 
@@ -31,7 +31,7 @@ def bench_ops(
         int | None, typer.Option(help="Times; by default 5 on a CPU, 50 on a GPU.", min=1)
     ] = None,
     batch: Annotated[int, typer.Option(help="Images at once.", min=1)] = 1,
-    dtype: Annotated[Precision, typer.Option(help="Of the values.")] = Precision.float32,
+    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the values.")] = "float32",
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda; a GPU where there is one by default.")
     ] = None,
@@ -40,8 +40,8 @@ def bench_ops(
     """Time all backends of deformable attention at the pixel decoder's sizes."""
     import torch
 
-    from mpdiag.bench.ops import SIZES, ops_table
-    from mpdiag.bench.ops import bench_ops as run
+    from benchmarks.ops import SIZES, ops_table
+    from benchmarks.ops import bench_ops as run
     from mpdiag.models.complexity import parse_size
     from mpdiag.store.files import replace_json
 
@@ -49,7 +49,7 @@ def bench_ops(
     found = run(
         [parse_size(text) for text in size or SIZES],
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        dtype=getattr(torch, dtype.value),
+        dtype=getattr(torch, dtype),
         batch=batch,
         repeats=repeats,
     )
@@ -68,8 +68,8 @@ def bench_analyze(
 
     R50, 100 queries, random weights.
     """
-    from mpdiag.bench.analysis import analysis_table
-    from mpdiag.bench.analysis import bench_analysis as run
+    from benchmarks.analysis import analysis_table
+    from benchmarks.analysis import bench_analysis as run
     from mpdiag.config import ModelConfig
     from mpdiag.models.complexity import parse_size
     from mpdiag.store.files import replace_json
@@ -89,8 +89,8 @@ def bench_loader(
     json_file: Json = None,
 ) -> None:
     """Training samples a second and core, beside those made as detectron2 makes them."""
-    from mpdiag.bench.loader import bench_loader as run
-    from mpdiag.bench.loader import loader_table
+    from benchmarks.loader import bench_loader as run
+    from benchmarks.loader import loader_table
     from mpdiag.store.files import replace_json
 
     timings = run(dataset, root=root, split=split, images=images)
@@ -115,15 +115,15 @@ def bench_memory(
     """
     from functools import partial
 
-    from mpdiag.bench.memory import analysis, inference, memory_table, peak_of
+    from benchmarks.memory import analysis, inference, memory_table, peak_of
     from mpdiag.config import ModelConfig
     from mpdiag.store.files import replace_json
-    from trainers.memory import training_step
+    from benchmarks.training_memory import training_step
     from trainers.recipe import load_recipe
 
     recipe = load_recipe(
         "table3-mp-former-r50-coco-instance",
-        [f"data.batch_size={batch}", "pilot.queries=100"],
+        [f"data.batch_size={batch}", "pilot.num_queries=100"],
     )
     jobs = {
         f"training step, {batch} x 1024x1024": partial(training_step, recipe, (1024, 1024)),
@@ -159,7 +159,7 @@ def bench_train(
 ) -> None:
     """A training step of the baseline and of multi-layer MP, phase by phase, and peers'."""
     from mpdiag.store.files import replace_json
-    from trainers.bench import bench_training, table
+    from benchmarks.training import bench_training, table
     from trainers.recipe import load_recipe
 
     timings = bench_training(

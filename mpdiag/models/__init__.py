@@ -1,29 +1,27 @@
-"""Mask2Former and MP-Former: backbone, pixel decoder, masked-attention decoder, MP part."""
+"""Mask2Former and MP-Former: backbones, pixel decoder, decoder, MP part and post-processing."""
 
-from mpdiag.models.decoder import Output, Predictions
+from mpdiag.models.decoder import Mask2FormerOutput, Predictions
 from mpdiag.models.inference import (
-    InstanceRule,
+    ImageSizes,
     Instances,
     PanopticSegments,
-    Sizes,
     instance_inference,
     panoptic_inference,
     semantic_inference,
     semantic_scores,
 )
 from mpdiag.models.mask2former import Mask2Former
-from mpdiag.models.mask_piloting import Pilot, assemble_pilot
+from mpdiag.models.mask_piloting import PilotInputs, build_pilot_inputs
 
 __all__ = [
-    "InstanceRule",
+    "ImageSizes",
     "Instances",
     "Mask2Former",
-    "Output",
+    "Mask2FormerOutput",
     "PanopticSegments",
-    "Pilot",
+    "PilotInputs",
     "Predictions",
-    "Sizes",
-    "assemble_pilot",
+    "build_pilot_inputs",
     "instance_inference",
     "panoptic_inference",
     "semantic_inference",

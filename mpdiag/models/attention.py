@@ -1,4 +1,4 @@
-"""Sine position encoding and the attention that decoder layers share."""
+"""Sine position encoding and multi-head attention of the decoder layers."""
 
 import math
 
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 def sine_position(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """(height * width, channels) sine position encoding, y in the first half, x in the second.
+    """Return the (height * width, channels) sine position encoding, y in the first half, then x.
 
-    DETR's normalised form: cell indices 1..n over n, times 2 pi, temperature 10,000.
+    DETR's normalised form: cell indices 1..n divided by n, times 2 pi, with temperature 10,000.
     """
     half = channels // 2
     exponent = 2 * (torch.arange(half, device=device) // 2) / half
@@ -26,12 +26,12 @@ def sine_position(height: int, width: int, channels: int, device: torch.device) 
     return torch.cat([y, x], -1).flatten(0, 1)
 
 
-class Attention(nn.Module):
-    """Multi-head attention with torch's packed parameters and its fused kernel."""
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention by torch's fused kernel, with the names of nn.MultiheadAttention."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
         self.out_proj = nn.Linear(dim, dim)
@@ -40,11 +40,14 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
-        """(B, N, C) queries over (B, S, C) keys; `visible` (B, N, S) bool, True may be attended."""
+        """Attend from (B, N, C) queries to (B, S, C) keys.
+
+        `visible` is a (B, N, S) bool mask, True where attention is allowed; None allows all.
+        """
         weights = self.in_proj_weight.chunk(3)
         biases = self.in_proj_bias.chunk(3)
         q, k, v = (
-            F.linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
         mask = None if visible is None else visible[:, None]

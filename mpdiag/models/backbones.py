@@ -1,4 +1,4 @@
-"""Backbones that give features of strides 4, 8, 16 and 32: any of timm's, and the official Swin."""
+"""Backbones with features of strides 4, 8, 16 and 32: timm's models and the official Swin."""
 
 from typing import Any
 
@@ -8,21 +8,25 @@ from torch import nn
 
 from mpdiag.config import BackboneConfig
 from mpdiag.errors import ConfigError
-from mpdiag.models.swin import PUBLISHED, build_swin, is_swin
+from mpdiag.models.swin import PUBLISHED_SWINS, build_swin, is_swin
 
 
 def build_backbone(config: BackboneConfig) -> tuple[nn.Module, list[int]]:
-    """A module (B, 3, H, W) -> list of four maps, and its channels at strides 4, 8, 16, 32.
+    """Return a module (B, 3, H, W) -> four feature maps, and their channels.
 
     Raises:
         ConfigError: timm has no such model, its features lack one of the strides, or a setting
             belongs to another kind of backbone.
     """
     if is_swin(config):
-        _refuse(config, ("channels", "stem_channels"), "ResNets")
+        _reject_settings(config, ("channels", "stem_channels"), "ResNets")
         swin = build_swin(config)
         return swin, swin.channels
-    _refuse(config, ("embed_dim", "depths", "num_heads", "window"), ", ".join(("swin", *PUBLISHED)))
+    _reject_settings(
+        config,
+        ("embed_dim", "depths", "num_heads", "window_size"),
+        ", ".join(("swin", *PUBLISHED_SWINS)),
+    )
     backbone = _create(config, None)
     strides = backbone.feature_info.reduction()
     if not {4, 8, 16, 32} <= set(strides):
@@ -39,7 +43,7 @@ def build_backbone(config: BackboneConfig) -> tuple[nn.Module, list[int]]:
 
 
 def _create(config: BackboneConfig, indices: tuple[int, ...] | None) -> Any:
-    """timm's model; its own annotations know nothing of `features_only`."""
+    """Create a timm model with `features_only`."""
     options: dict[str, Any] = {"features_only": True}
     if config.channels is not None:
         options["channels"] = config.channels
@@ -52,9 +56,9 @@ def _create(config: BackboneConfig, indices: tuple[int, ...] | None) -> Any:
 
 
 def _narrow_stem(backbone: Any, config: BackboneConfig) -> None:
-    """Give a ResNet a stem of another width than timm's fixed 64 (STEM_OUT_CHANNELS)."""
+    """Change the width of a ResNet's stem, which is 64 in timm (STEM_OUT_CHANNELS)."""
     if not (config.name.startswith("resnet") and hasattr(backbone, "conv1")):
-        _refuse(config, ("stem_channels",), "ResNets")
+        _reject_settings(config, ("stem_channels",), "ResNets")
     width = config.stem_channels
     backbone.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
     backbone.bn1 = nn.BatchNorm2d(width)
@@ -73,11 +77,11 @@ def _narrow_stem(backbone: Any, config: BackboneConfig) -> None:
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _refuse(config: BackboneConfig, names: tuple[str, ...], owners: str) -> None:
-    """ConfigError if one of these settings is given, since only `owners` have them."""
+def _reject_settings(config: BackboneConfig, names: tuple[str, ...], owners: str) -> None:
+    """Raise a ConfigError if one of these settings is given; only `owners` have them."""
     for name in names:
         value = getattr(config, name)
         if value != BackboneConfig.model_fields[name].default:
             raise ConfigError(
-                f"model.backbone.{name} = {value}: only {owners} have it, not {config.name}"
+                f"model.backbone.{name} = {value}: {config.name} has no such setting, only {owners}"
             )

@@ -8,40 +8,44 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpdiag.config import ModelConfig
-from mpdiag.models.attention import Attention, sine_position
-from mpdiag.models.mask_piloting import Pilot
+from mpdiag.models.attention import MultiHeadAttention, sine_position
+from mpdiag.models.mask_piloting import PilotInputs
 from mpdiag.models.pixel_decoder import LEVELS
-from mpdiag.recording.points import HookPoint
+from mpdiag.recording.hook_point import HookPoint
 
 
 @dataclass(slots=True)
 class Predictions:
-    """Predictions of all layers; h and w are a quarter of the padded image's.
+    """Predictions of layers 0..L.
 
-    `class_logits` is (L + 1, B, N, K + 1), no-object last; `mask_logits` is (L + 1, B, N, h, w).
+    Attributes:
+        class_logits: (L + 1, B, N, K + 1), no-object last.
+        mask_logits: (L + 1, B, N, h, w), a quarter of the padded image's size.
+        queries: (L + 1, B, N, C) output of each layer, before the norm; layer 0 is the input.
     """
 
     class_logits: Tensor
     mask_logits: Tensor
+    queries: Tensor
 
 
 @dataclass(slots=True)
-class Output:
-    """What a forward pass gives: the matching part, and the MP part when one was fed."""
+class Mask2FormerOutput:
+    """Predictions of the matching part, and of the MP part if the forward pass had one."""
 
     matching: Predictions
     piloted: Predictions | None
 
 
 class DecoderLayer(nn.Module):
-    """Masked cross-attention, self-attention, feed-forward; a norm after each."""
+    """Masked cross-attention, self-attention and feed-forward network, each followed by a norm."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim = config.hidden_dim
-        self.cross_attn = Attention(dim, config.heads)
+        self.cross_attn = MultiHeadAttention(dim, config.num_heads)
         self.cross_norm = nn.LayerNorm(dim)
-        self.self_attn = Attention(dim, config.heads)
+        self.self_attn = MultiHeadAttention(dim, config.num_heads)
         self.self_norm = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, config.feedforward_dim)
         self.linear2 = nn.Linear(config.feedforward_dim, dim)
@@ -60,17 +64,17 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         attended = self.cross_attn(query + query_position, memory + position, memory, visible)
         query = self.cross_norm(query + attended)
-        at = query + query_position
-        query = self.self_norm(query + self.self_attn(at, at, query, self_visible))
+        placed = query + query_position
+        query = self.self_norm(query + self.self_attn(placed, placed, query, self_visible))
         output: Tensor = self.feedforward_norm(query + self.linear2(self.linear1(query).relu()))
         return output
 
 
-class HookPoints(nn.Module):
-    """Where the recorder listens; each point is passed once for each layer, in layer order.
+class DecoderHookPoints(nn.Module):
+    """Hook points of the recorder. A forward pass calls each once per layer, in layer order.
 
-    `query`, `class_logits` and `mask_logits` are passed for layers 0..L, `attention_mask` (bool,
-    True where a query may attend) for decoder layers 1..L. The `piloted_` points see the MP part.
+    `query`, `class_logits` and `mask_logits` are called for layers 0..L, `attention_mask` (bool,
+    True where a query may attend) for decoder layers 1..L. The `piloted_` points get the MP part.
     """
 
     def __init__(self) -> None:
@@ -86,7 +90,7 @@ class HookPoints(nn.Module):
 
 
 class MaskEmbed(nn.Module):
-    """Three linear layers from a query to its mask embedding."""
+    """MLP of three linear layers from a query to its mask embedding."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -101,9 +105,10 @@ class MaskEmbed(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Refines queries layer by layer; each layer attends within the masks of the last.
+    """Masked-attention decoder: each layer attends within the masks that the previous one predicts.
 
-    It looks at strides 32, 16, 8 in turn, or with `feature_maps="all-large"` at stride 8 alone.
+    Layers use the feature maps of strides 32, 16 and 8 in turn, or with `feature_maps="all-large"`
+    that of stride 8 only.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -118,16 +123,22 @@ class Decoder(nn.Module):
         self.level_embed = nn.Embedding(LEVELS, dim)
         self.class_embed = nn.Linear(dim, config.num_classes + 1)
         self.mask_embed = MaskEmbed(config)
-        self.points = HookPoints()
+        self.hook_points = DecoderHookPoints()
 
     def forward(
-        self, levels: list[Tensor], mask_features: Tensor, pilot: Pilot | None = None
-    ) -> Output:
-        """Levels of strides 32, 16, 8 and mask features (B, mask_dim, h, w) -> all predictions."""
+        self, levels: list[Tensor], mask_features: Tensor, pilot: PilotInputs | None = None
+    ) -> Mask2FormerOutput:
+        """Predict all layers.
+
+        Args:
+            levels: (B, C, h, w) feature maps of strides 32, 16 and 8.
+            mask_features: (B, mask_dim, h, w) of stride 4.
+            pilot: inputs of the MP part.
+        """
         batch = len(mask_features)
-        memory, position = self._memory(levels)
-        # A mask at a coarse resolution is the product with the coarse features: interpolation and
-        # product commute, and the full-size masks are only needed once, for the predictions.
+        memory, position = self.embed_levels(levels)
+        # Interpolation and the product with the embeddings commute, so attention masks come from
+        # downsampled features; full-size masks are only computed once, for the predictions.
         coarse = [
             F.interpolate(
                 mask_features.detach(), size=x.shape[-2:], mode="bilinear", align_corners=False
@@ -140,31 +151,35 @@ class Decoder(nn.Module):
             query_position = self.query_embed.weight.expand(batch, -1, -1)
         piloted = 0
         if pilot is not None:
-            content, placed = pilot.feed(pilot, self.label_embed, mask_features)
+            content, position_query = pilot.query_input(pilot, self.label_embed, mask_features)
             piloted = content.shape[1]
             query = torch.cat([content.to(query.dtype), query], dim=1)
-            query_position = _join_positions(placed, piloted, query_position, query)
+            query_position = _join_positions(position_query, piloted, query_position, query)
         self_visible = pilot.self_visible(self.query_feat.num_embeddings) if pilot else None
 
-        states, embeds = [], []
+        queries, states, embeds = [], [], []
         for index in range(len(self.layers) + 1):
-            query = self._pass(query, piloted, "query")
+            query = self._call_hooks(query, piloted, "query")
+            queries.append(query)
             states.append(self.norm(query))
             embeds.append(self.mask_embed(states[-1]))
             if index == len(self.layers):
                 break
-            level = self.level_of(index)
+            level = self.level_index(index)
             visible = self._visible(embeds[-1], coarse[level], pilot, index, piloted)
             query = self.layers[index](
                 query, query_position, memory[level], position[level], visible, self_visible
             )
-        return self._predict(torch.stack(states), torch.stack(embeds), mask_features, piloted)
+        return self._predict(
+            torch.stack(queries), torch.stack(states), torch.stack(embeds), mask_features, piloted
+        )
 
-    def level_of(self, index: int) -> int:
-        """Which of the levels (strides 32, 16, 8) decoder layer `index` attends to."""
+    def level_index(self, index: int) -> int:
+        """Return which of the levels (strides 32, 16, 8) decoder layer `index` attends to."""
         return LEVELS - 1 if self.all_large else index % LEVELS
 
-    def _memory(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def embed_levels(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return (B, h * w, C) keys of cross-attention and their position embeddings, per level."""
         memory = [
             x.flatten(2).transpose(1, 2) + embed
             for x, embed in zip(levels, self.level_embed.weight, strict=True)
@@ -172,66 +187,67 @@ class Decoder(nn.Module):
         position = [sine_position(x.shape[-2], x.shape[-1], x.shape[1], x.device) for x in levels]
         return memory, position
 
-    def _pass(self, tensor: Tensor, piloted: int, name: str) -> Tensor:
-        """Send a (B, P + N, ...) tensor past the hook points of its two parts."""
-        matching: Tensor = getattr(self.points, name)(tensor[:, piloted:])
+    def _call_hooks(self, tensor: Tensor, piloted: int, name: str) -> Tensor:
+        """Call the hook points of both parts on a (B, P + N, ...) tensor."""
+        matching: Tensor = getattr(self.hook_points, name)(tensor[:, piloted:])
         if not piloted:
             return matching
-        pilot: Tensor = getattr(self.points, f"piloted_{name}")(tensor[:, :piloted])
+        pilot: Tensor = getattr(self.hook_points, f"piloted_{name}")(tensor[:, :piloted])
         return torch.cat([pilot, matching], dim=1)
 
     @torch.no_grad()
     def _visible(
-        self, embed: Tensor, features: Tensor, pilot: Pilot | None, index: int, piloted: int
+        self, embed: Tensor, features: Tensor, pilot: PilotInputs | None, index: int, piloted: int
     ) -> Tensor:
-        """(B, P + N, h * w) bool: where decoder layer `index` may look.
+        """Return the (B, P + N, h * w) bool attention mask of decoder layer `index`.
 
-        The last prediction where its logit is >= 0, or the GT masks in a piloted layer; a row that
-        would see nothing sees everything (also in the MP part).
+        True where the previous prediction's logit is >= 0, or in the GT masks of MP queries. A row
+        without any True is set to True everywhere, also in the MP part.
         """
         visible = torch.einsum("bnc,bcs->bns", embed, features.flatten(2)) >= 0
-        truth = pilot.visible(index, (features.shape[-2], features.shape[-1])) if pilot else None
-        if truth is not None:
-            visible = torch.cat([truth, visible[:, piloted:]], dim=1)
+        gt_masks = pilot.visible(index, (features.shape[-2], features.shape[-1])) if pilot else None
+        if gt_masks is not None:
+            visible = torch.cat([gt_masks, visible[:, piloted:]], dim=1)
         visible = visible | ~visible.any(-1, keepdim=True)
-        return self._pass(visible, piloted, "attention_mask")
+        return self._call_hooks(visible, piloted, "attention_mask")
 
     def _predict(
-        self, states: Tensor, embeds: Tensor, mask_features: Tensor, piloted: int
-    ) -> Output:
-        """(L + 1, B, P + N, C) normed queries and mask embeddings -> predictions of both parts."""
-        points = self.points
+        self, queries: Tensor, states: Tensor, embeds: Tensor, mask_features: Tensor, piloted: int
+    ) -> Mask2FormerOutput:
+        """Predict both parts from (L + 1, B, P + N, C) queries, normed queries, mask embeddings."""
+        points = self.hook_points
         class_logits = self.class_embed(states)
 
         def part(rows: slice, prefix: str) -> Predictions:
             masks = torch.einsum("lbnc,bchw->lbnhw", embeds[:, :, rows], mask_features)
             classes = class_logits[:, :, rows]
             return Predictions(
-                _pass_layers(getattr(points, f"{prefix}class_logits"), classes),
-                _pass_layers(getattr(points, f"{prefix}mask_logits"), masks),
+                _call_hook_per_layer(getattr(points, f"{prefix}class_logits"), classes),
+                _call_hook_per_layer(getattr(points, f"{prefix}mask_logits"), masks),
+                queries[:, :, rows],
             )
 
         matching = part(slice(piloted, None), "")
-        return Output(matching, part(slice(piloted), "piloted_") if piloted else None)
+        return Mask2FormerOutput(matching, part(slice(piloted), "piloted_") if piloted else None)
 
 
 def _join_positions(
-    placed: Tensor | None, piloted: int, position: Tensor | float, query: Tensor
+    pilot_position: Tensor | None, piloted: int, position: Tensor | float, query: Tensor
 ) -> Tensor | float:
-    """Position queries of both parts, (B, P + N, C); zeros for the part that has none."""
-    if placed is None and not isinstance(position, Tensor):
+    """Return (B, P + N, C) position queries of both parts; zeros for a part that has none."""
+    if pilot_position is None and not isinstance(position, Tensor):
         return position
     joined = torch.zeros_like(query)
-    if placed is not None:
-        joined[:, :piloted] = placed
+    if pilot_position is not None:
+        joined[:, :piloted] = pilot_position
     joined[:, piloted:] = position
     return joined
 
 
-def _pass_layers(point: HookPoint, layers: Tensor) -> Tensor:
-    """Send each layer of an (L + 1, ...) tensor past a hook point; copy only if one was changed."""
-    each = layers.unbind()
-    passed = [point(layer) for layer in each]
-    if all(new is old for new, old in zip(passed, each, strict=True)):
+def _call_hook_per_layer(point: HookPoint, layers: Tensor) -> Tensor:
+    """Call a hook point on each layer of (L + 1, ...); copy only if a hook changed a layer."""
+    before = layers.unbind()
+    after = [point(layer) for layer in before]
+    if all(new is old for new, old in zip(after, before, strict=True)):
         return layers
-    return torch.stack(passed)
+    return torch.stack(after)

@@ -1,48 +1,38 @@
-"""From one image's last predictions to instances, panoptic segments or a class map.
+"""Post-processing of one image's predictions to instances, panoptic segments or a class map.
 
-The post-processing that Mask2Former publishes (`mask2former/maskformer_model.py`, and
-`sem_seg_postprocess` of detectron2). Each function takes the final layer's predictions of one
-image, class logits (N, K + 1) and mask logits (N, h, w), and resizes a few masks at a time, so
-that no float copy of all N masks at the output size is ever made.
+It follows the official Mask2Former (`mask2former/maskformer_model.py`, and `sem_seg_postprocess` of
+detectron2). The functions take the final layer's class logits (N, K + 1) and mask logits (N, h, w).
+Masks are resized in chunks, so there is never a float copy of all N masks at the output size.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MASKS_AT_ONCE = 16
+from mpdiag.recording.family import InstanceRule
 
-InstanceRule = Literal["mask2former", "detr", "sigmoid"]
-"""How instances are taken from queries, by whose post-processing.
-
-mask2former  the most probable pairs of query and class, scored by their masks' quality as well
-detr         each query once, by its most probable class and scored by that alone (DETR, PostProcess
-             and PostProcessSegm)
-sigmoid      the pairs with the highest scores, each class by itself: its logit against no-object's
-             (Conditional DETR and RF-DETR, which have a sigmoid for each class); masks are resized
-             in one step, from the image's cells to the output (RF-DETR)
-"""
+CHUNK_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """The (height, width) that an image has on its way through the model, in pixels.
+class ImageSizes:
+    """Sizes of an image in preprocessing and post-processing, (height, width) in pixels.
 
-    padded  what the model saw, a whole batch's size; the mask logits cover it, ours at stride 4
-    image   its upper left part that shows this image
-    output  the size that is asked for, as a rule that of the image file
+    Attributes:
+        padded: size of the padded batch, which the mask logits cover.
+        image: size of the resized image, the upper left part of the padded one.
+        output: requested output size, usually that of the image file.
     """
 
     padded: tuple[int, int]
     image: tuple[int, int]
     output: tuple[int, int]
 
-    def cells(self, grid: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of a grid over the padded size that the image touches."""
+    def valid_cells(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Return the rows and columns that the image covers of a grid over the padded size."""
         rows, columns = (
             -(-own * count // whole)
             for own, count, whole in zip(self.image, grid, self.padded, strict=True)
@@ -52,12 +42,13 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Instances:
-    """D detections of one image at the output size (H, W), the highest score first.
+    """D detections of one image at the output size (H, W), sorted by descending score.
 
-    scores   float32 (D,), class probability times mask quality, in 0..1
-    labels   int64 (D,), class index
-    masks    bool (D, H, W); they may overlap, and a query may give several, of different classes
-    queries  int64 (D,), which query each comes from
+    Attributes:
+        scores: float32 (D,) in 0..1, class probability times mask quality.
+        labels: int64 (D,) class index.
+        masks: bool (D, H, W). Masks may overlap; a query may yield several with different classes.
+        queries: int64 (D,) query of each detection.
     """
 
     scores: Tensor
@@ -70,8 +61,9 @@ class Instances:
 class PanopticSegments:
     """S disjoint segments of one image at the output size (H, W).
 
-    ids     int32 (H, W), the segment of each pixel: 1..S, or 0 for void
-    labels  int64 (S,), class index of segment 1..S
+    Attributes:
+        ids: int32 (H, W), segment of each pixel, 1..S, or 0 for void.
+        labels: int64 (S,) class index of segments 1..S.
     """
 
     ids: Tensor
@@ -82,37 +74,37 @@ class PanopticSegments:
 def instance_inference(
     class_logits: Tensor,
     mask_logits: Tensor,
-    sizes: Sizes,
+    sizes: ImageSizes,
     *,
     detections: int = 100,
     things: Sequence[bool] | None = None,
     rule: InstanceRule = "mask2former",
 ) -> Instances:
-    """The best pairs of query and class: as published, the most probable, scored by quality too.
+    """Return the best pairs of query and class as instances.
 
-    A mask is where its logit is > 0; its quality is the mean probability therein, and 0 if it is
+    A mask is the area with logits > 0. Its quality is the mean probability inside, or 0 if it is
     empty.
 
     Args:
         class_logits: (N, K + 1), no-object last.
         mask_logits: (N, h, w) over the padded size.
-        sizes: the image's sizes.
-        detections: how many pairs are taken (TEST.DETECTIONS_PER_IMAGE).
-        things: (K,) which classes are countable. Pairs of other classes are taken away from those
-            taken, as in a panoptic model; None keeps all.
-        rule: whose post-processing.
+        sizes: sizes of the image.
+        detections: number of pairs to select (TEST.DETECTIONS_PER_IMAGE).
+        things: (K,) which classes are things. Selected pairs of other classes are dropped, as by a
+            panoptic model; None keeps all.
+        rule: how pairs are selected and scored.
     """
-    scores, queries, labels = _pairs(class_logits.float(), detections, rule)
+    scores, queries, labels = _select_pairs(class_logits.float(), detections, rule)
     if rule == "sigmoid":
         grid = (mask_logits.shape[1], mask_logits.shape[2])
-        sizes = Sizes(grid, sizes.cells(grid), sizes.output)
+        sizes = ImageSizes(grid, sizes.valid_cells(grid), sizes.output)
     if things is not None:
         countable = torch.tensor(things, device=labels.device)[labels]
         scores, queries, labels = scores[countable], queries[countable], labels[countable]
     used, row = queries.unique(return_inverse=True)
     masks = torch.empty(len(used), *sizes.output, dtype=torch.bool, device=scores.device)
     quality = torch.empty(len(used), device=scores.device)
-    for part, logits in _parts(mask_logits, used, sizes):
+    for part, logits in _resized_chunks(mask_logits, used, sizes):
         inside = logits > 0
         masks[part] = inside
         area = inside.sum((1, 2))
@@ -127,25 +119,24 @@ def instance_inference(
 def panoptic_inference(
     class_logits: Tensor,
     mask_logits: Tensor,
-    sizes: Sizes,
+    sizes: ImageSizes,
     *,
     things: Sequence[bool],
     object_mask_threshold: float = 0.8,
     overlap_threshold: float = 0.8,
 ) -> PanopticSegments:
-    """Disjoint segments: each pixel goes to the query with the highest class x mask probability.
+    """Assign each pixel to the query with the highest product of class and mask probability.
 
-    A pixel stays void where its query's own mask probability is below 0.5. A query loses all its
-    pixels where it wins less than a share of its mask. Segments of one stuff class become one.
+    Pixels where the mask probability of that query is below 0.5 are void. A query is dropped if it
+    wins less than `overlap_threshold` of its mask. Segments of one stuff class are merged.
 
     Args:
         class_logits: (N, K + 1), no-object last.
         mask_logits: (N, h, w) over the padded size.
-        sizes: the image's sizes.
-        things: (K,) which classes are countable; the others are stuff.
-        object_mask_threshold: queries take part whose class, which isn't no-object, has a higher
-            probability.
-        overlap_threshold: the share of its mask that a query has to win.
+        sizes: sizes of the image.
+        things: (K,) which classes are things; the others are stuff.
+        object_mask_threshold: queries with a lower class probability are dropped.
+        overlap_threshold: fraction of its mask that a query must win.
     """
     scores, labels = class_logits.float().softmax(-1).max(-1)
     is_object = labels < class_logits.shape[1] - 1
@@ -155,7 +146,7 @@ def panoptic_inference(
     winner = torch.zeros(sizes.output, dtype=torch.int64, device=device)
     inside = torch.zeros(sizes.output, dtype=torch.bool, device=device)
     areas = torch.zeros(len(kept), dtype=torch.int64, device=device)
-    for part, logits in _parts(mask_logits, kept, sizes):
+    for part, logits in _resized_chunks(mask_logits, kept, sizes):
         masks = logits.sigmoid()
         areas[part] = (masks >= 0.5).sum((1, 2))
         value, index = (masks * scores[kept[part], None, None]).max(0)
@@ -166,7 +157,7 @@ def panoptic_inference(
     won = winner.flatten().bincount(minlength=len(kept))
     seen = winner[inside].bincount(minlength=len(kept))
     enough = (seen > 0) & (won.double() / areas >= overlap_threshold)
-    ids, segments = _number(labels[kept].tolist(), enough.tolist(), things)
+    ids, segments = _number_segments(labels[kept].tolist(), enough.tolist(), things)
     table = torch.tensor([*ids, 0], dtype=torch.int32, device=device)
     return PanopticSegments(
         torch.where(inside, table[winner], 0),
@@ -175,39 +166,39 @@ def panoptic_inference(
 
 
 def semantic_inference(
-    class_logits: Tensor, mask_logits: Tensor, sizes: Sizes, *, resize_scores: bool = False
+    class_logits: Tensor, mask_logits: Tensor, sizes: ImageSizes, *, resize_scores: bool = False
 ) -> Tensor:
-    """int64 (H, W): the class with the highest score; arguments are those of `semantic_scores`."""
+    """Return the int64 (H, W) class map with the highest `semantic_scores`."""
     return semantic_scores(class_logits, mask_logits, sizes, resize_scores=resize_scores).argmax(0)
 
 
 @torch.no_grad()
 def semantic_scores(
-    class_logits: Tensor, mask_logits: Tensor, sizes: Sizes, *, resize_scores: bool = False
+    class_logits: Tensor, mask_logits: Tensor, sizes: ImageSizes, *, resize_scores: bool = False
 ) -> Tensor:
-    """float32 (K, H, W): of each class, the sum over queries of class x mask probability.
+    """Return float32 (K, H, W) class scores: sums over queries of class times mask probability.
 
     Args:
         class_logits: (N, K + 1), no-object last.
         mask_logits: (N, h, w) over the padded size.
-        sizes: the image's sizes.
-        resize_scores: what is resized to the output size: False for the mask logits, as models
-            do that also give instances or panoptic segments; True for the class scores, as
-            models do that give nothing else (SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE).
+        sizes: sizes of the image.
+        resize_scores: resize the class scores to the output size instead of the mask logits, as
+            official models for semantic segmentation only do
+            (SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False).
     """
     probability = class_logits.float().softmax(-1)[:, :-1]
-    before = Sizes(sizes.padded, sizes.padded, sizes.padded) if resize_scores else sizes
+    before = ImageSizes(sizes.padded, sizes.padded, sizes.padded) if resize_scores else sizes
     scores = torch.zeros(probability.shape[1], *before.output, device=mask_logits.device)
-    everyone = torch.arange(len(mask_logits), device=mask_logits.device)
-    for part, logits in _parts(mask_logits, everyone, before):
+    queries = torch.arange(len(mask_logits), device=mask_logits.device)
+    for part, logits in _resized_chunks(mask_logits, queries, before):
         scores.flatten(1).addmm_(probability[part].T, logits.sigmoid().flatten(1))
-    return _cut_and_resize(scores, sizes) if resize_scores else scores
+    return _crop_and_resize(scores, sizes) if resize_scores else scores
 
 
-def _pairs(
+def _select_pairs(
     class_logits: Tensor, detections: int, rule: InstanceRule
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Score, query and class of the best pairs, the highest score first."""
+    """Return score, query and class of the best pairs, sorted by descending score."""
     if rule == "detr":
         highest, classes = class_logits.softmax(-1)[:, :-1].max(-1)
         scores, queries = highest.topk(min(detections, len(highest)))
@@ -220,19 +211,21 @@ def _pairs(
     return scores, pair // values.shape[1], pair % values.shape[1]
 
 
-def _parts(mask_logits: Tensor, queries: Tensor, sizes: Sizes) -> Iterator[tuple[slice, Tensor]]:
-    """A few queries at a time: their place among `queries`, and their logits at the output size.
+def _resized_chunks(
+    mask_logits: Tensor, queries: Tensor, sizes: ImageSizes
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield slices of `queries` with their mask logits at the output size.
 
-    First to the padded size, then cut to the image, then to the output, as published: in one step
-    the borders would differ.
+    As in the official code, logits are resized to the padded size, cropped to the image and resized
+    to the output size. Resizing in one step would change the borders.
     """
-    for start in range(0, len(queries), MASKS_AT_ONCE):
-        part = slice(start, start + MASKS_AT_ONCE)
+    for start in range(0, len(queries), CHUNK_SIZE):
+        part = slice(start, start + CHUNK_SIZE)
         padded = _bilinear(mask_logits[queries[part]].float(), sizes.padded)
-        yield part, _cut_and_resize(padded, sizes)
+        yield part, _crop_and_resize(padded, sizes)
 
 
-def _cut_and_resize(maps: Tensor, sizes: Sizes) -> Tensor:
+def _crop_and_resize(maps: Tensor, sizes: ImageSizes) -> Tensor:
     return _bilinear(maps[:, : sizes.image[0], : sizes.image[1]], sizes.output)
 
 
@@ -242,10 +235,10 @@ def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def _number(
+def _number_segments(
     labels: list[int], enough: list[bool], things: Sequence[bool]
 ) -> tuple[list[int], list[int]]:
-    """Segment id of each query, 0 for those that fall out, and the class of each segment."""
+    """Return the segment id of each query, 0 if it is dropped, and the class of each segment."""
     ids: list[int] = []
     segments: list[int] = []
     stuff: dict[int, int] = {}

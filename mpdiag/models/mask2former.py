@@ -1,4 +1,4 @@
-"""Mask2Former, whole: images in, predictions of all layers out."""
+"""Mask2Former, from images to the predictions of all layers."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from mpdiag.config import ModelConfig
 from mpdiag.data import Sample
 from mpdiag.models.backbones import build_backbone
-from mpdiag.models.decoder import Decoder, Output
-from mpdiag.models.mask_piloting import Pilot
+from mpdiag.models.decoder import Decoder, Mask2FormerOutput
+from mpdiag.models.mask_piloting import PilotInputs
 from mpdiag.models.pixel_decoder import PixelDecoder
 
 T = TypeVar("T")
 
-# Of a batch's images at inference, by kind of device; more is slower, or too much.
-PIXELS_AT_ONCE = {"cpu": 2**20, "cuda": 2**23}
-STRIDE = 32  # images are padded to a multiple of it
+# Maximum number of pixels of a batch at inference by device type: larger batches are not faster.
+MAX_BATCH_PIXELS = {"cpu": 2**20, "cuda": 2**23}
+STRIDE = 32  # image sizes are padded to a multiple of it
 
 
 class Mask2Former(nn.Module):
@@ -37,20 +37,26 @@ class Mask2Former(nn.Module):
         self.register_buffer("mean", torch.tensor(config.pixel_mean)[:, None, None], False)
         self.register_buffer("std", torch.tensor(config.pixel_std)[:, None, None], False)
 
-    def forward(self, images: Sequence[Tensor], pilot: Pilot | None = None) -> Output:
+    def forward(
+        self, images: Sequence[Tensor], pilot: PilotInputs | None = None
+    ) -> Mask2FormerOutput:
         """Predict all layers.
 
         Args:
             images: uint8 or float (3, H, W) RGB in 0..255, of any sizes.
-            pilot: the MP part of training, with masks over this batch's padded extent.
+            pilot: inputs of the MP part, with masks over the padded size of this batch.
         """
-        features = self.backbone(self.batch(images))
-        levels, mask_features = self.pixel_decoder(features)
-        output: Output = self.decoder(levels, mask_features, pilot)
+        levels, mask_features = self.features(images)
+        output: Mask2FormerOutput = self.decoder(levels, mask_features, pilot)
         return output
 
-    def batch(self, images: Sequence[Tensor]) -> Tensor:
-        """(B, 3, Hp, Wp): normalised, then padded with zeros at the right and the bottom."""
+    def features(self, images: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Return (B, C, h, w) feature maps of strides 32, 16 and 8, and the mask features."""
+        levels, mask_features = self.pixel_decoder(self.backbone(self.preprocess(images)))
+        return levels, mask_features
+
+    def preprocess(self, images: Sequence[Tensor]) -> Tensor:
+        """Normalise images and pad them with zeros at the right and bottom to (B, 3, Hp, Wp)."""
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
         height, width = padded_size([(x.shape[-2], x.shape[-1]) for x in images])
         normalised = [(x.to(mean.device, mean.dtype) - mean) / std for x in images]
@@ -60,34 +66,35 @@ class Mask2Former(nn.Module):
 
 
 def padded_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Common (height, width) of a batch: the largest of each, up to a multiple of 32."""
+    """Return the common (height, width) of a batch, rounded up to a multiple of 32."""
     height = max(size[0] for size in sizes)
     width = max(size[1] for size in sizes)
     return -(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE
 
 
-def neighbours(
-    items: Iterable[T], size_of: Callable[[T], tuple[int, int]], pixels: int
+def batches_by_size(
+    items: Iterable[T], size_of: Callable[[T], tuple[int, int]], max_pixels: int
 ) -> Iterator[tuple[tuple[int, int], list[T]]]:
-    """Batches for inference, in order: neighbours that are padded to the same size, and that size.
+    """Yield batches of consecutive items with the same padded size, and that size.
 
-    A batch pads its images to a common size, which changes predictions; so only images that are
-    padded alike share one.
+    Padding changes predictions, so images of different padded sizes do not share a batch.
 
     Args:
-        items: images in the order in which results are wanted.
-        size_of: (height, width) that one is padded to.
-        pixels: of a batch at the most; one image at the least.
+        items: images in the order of the results.
+        size_of: returns the padded (height, width) of an item.
+        max_pixels: maximum number of pixels of a batch; a batch has at least one image.
     """
     for size, group in groupby(items, key=size_of):
-        while batch := list(islice(group, max(pixels // (size[0] * size[1]), 1))):
+        while batch := list(islice(group, max(max_pixels // (size[0] * size[1]), 1))):
             yield size, batch
 
 
-def alike(samples: Iterable[Sample], pixels: int) -> Iterator[tuple[tuple[int, int], list[Sample]]]:
-    """`neighbours` among samples that this model pads."""
+def batches_by_padded_size(
+    samples: Iterable[Sample], max_pixels: int
+) -> Iterator[tuple[tuple[int, int], list[Sample]]]:
+    """Yield `batches_by_size` of samples, padded as by `Mask2Former`."""
 
     def size_of(sample: Sample) -> tuple[int, int]:
         return padded_size([(sample.image.shape[-2], sample.image.shape[-1])])
 
-    return neighbours(samples, size_of, pixels)
+    return batches_by_size(samples, size_of, max_pixels)

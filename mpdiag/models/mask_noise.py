@@ -1,7 +1,7 @@
-"""Noise on the GT masks of the MP part (MP-Former, section 4.3): point, shift and scale.
+"""Noise on the GT masks of the MP part (MP-Former, section 4.3): point, shift and scale noise.
 
-Every decoder layer asks anew, so each layer sees noise of its own. All draws come from a stream for
-each image and depend on that image alone: neither on the others in the batch nor on padding.
+Noise is drawn anew for each decoder layer, from one generator per image. It does not depend on the
+other images of the batch or on padding.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,67 +13,70 @@ from torch import Tensor
 
 from mpdiag.config import PilotConfig
 
-Streams = Sequence[torch.Generator]
+Generators = Sequence[torch.Generator]
 Size = tuple[int, int]
 
-FINEST = 4  # the stride of predictions: shapes are moved and scaled on this grid
+PREDICTION_STRIDE = 4  # shift and scale noise move masks on the grid of the mask predictions
 
 
 @dataclass(slots=True)
-class SlotMasks:
-    """GT masks of the MP slots at any resolution: a cell that a GT touches is on.
+class QueryMasks:
+    """GT masks of the MP queries at any resolution. A cell is on where the GT covers any of it.
 
     So no object is lost to interpolation (docs/decisions/0005).
 
     Attributes:
-        masks: of each image (G, H, W) bool, H and W multiples of 4.
-        gt: (B, P) index of each slot's GT, -1 for padding.
-        counts: of each image the number of slots up to its last that is no padding.
+        masks: (G, H, W) bool of each image, H and W multiples of 4.
+        gt: (B, P) GT index of each MP query, -1 for padding.
+        counts: number of MP queries of each image, up to the last that is not padding.
     """
 
     masks: Sequence[Tensor]
     gt: Tensor
     counts: list[int] = field(init=False)
-    _finest: list[Tensor] = field(init=False, repr=False)
+    _stride4: list[Tensor] = field(init=False, repr=False)
     _cache: dict[Size, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        self.counts = laid_out(self.gt)
-        # Before anything is made float: a cell of the finest grid is on where any of its pixels is.
-        self._finest = [
-            masks.unflatten(2, (-1, FINEST)).any(3).unflatten(1, (-1, FINEST)).any(2)
+        self.counts = query_counts(self.gt)
+        # Pooled as bool: float copies of the full-size masks would be large.
+        self._stride4 = [
+            masks.unflatten(2, (-1, PREDICTION_STRIDE))
+            .any(3)
+            .unflatten(1, (-1, PREDICTION_STRIDE))
+            .any(2)
             for masks in self.masks
         ]
 
-    def finest(self) -> Tensor:
-        """(B, P, H/4, W/4) bool."""
-        return self.at((self._finest[0].shape[-2], self._finest[0].shape[-1]))
+    def at_prediction_stride(self) -> Tensor:
+        """Return (B, P, H/4, W/4) bool masks."""
+        return self.at((self._stride4[0].shape[-2], self._stride4[0].shape[-1]))
 
     def at(self, size: Size) -> Tensor:
-        """(B, P, h, w) bool, all off where a slot is padding."""
+        """Return (B, P, h, w) bool masks, all off for padding."""
         if size not in self._cache:
             rows = self.gt.new_zeros(*self.gt.shape, *size, dtype=torch.bool)
             for image, count in enumerate(self.counts):
                 if not count:
                     continue
-                touched = self._finest[image]
-                if touched.shape[1:] != size:
-                    touched = touch(touched, size)
-                rows[image, :count] = touched[self.gt[image, :count].clamp(min=0)]
+                masks = self._stride4[image]
+                if masks.shape[1:] != size:
+                    masks = downsample_masks(masks, size)
+                rows[image, :count] = masks[self.gt[image, :count].clamp(min=0)]
             self._cache[size] = rows & (self.gt >= 0)[..., None, None]
         return self._cache[size]
 
 
-MaskNoise = Callable[[SlotMasks, Size, Streams], Tensor]
-"""(masks, (h, w), streams) -> (B, P, h, w) bool, drawn anew at each call."""
+MaskNoise = Callable[[QueryMasks, Size, Generators], Tensor]
+"""(masks, (h, w), generators) -> (B, P, h, w) bool, drawn anew at each call."""
 
 
 def build_noise(config: PilotConfig) -> MaskNoise:
-    """The noise that the settings ask for."""
+    """Return the mask noise that the configuration selects."""
     if config.noise == "none" or not config.noise_ratio:
         return no_noise
     if config.noise == "point":
-        return PointNoise(config.noise_ratio, each_cell=config.follow == "release")
+        return PointNoise(config.noise_ratio, each_cell=config.variant == "official")
     return (
         ShiftNoise(config.noise_ratio)
         if config.noise == "shift"
@@ -81,8 +84,8 @@ def build_noise(config: PilotConfig) -> MaskNoise:
     )
 
 
-def no_noise(masks: SlotMasks, size: Size, streams: Streams) -> Tensor:
-    """The GT masks as they are."""
+def no_noise(masks: QueryMasks, size: Size, generators: Generators) -> Tensor:
+    """Return the GT masks unchanged."""
     return masks.at(size)
 
 
@@ -90,104 +93,110 @@ def no_noise(masks: SlotMasks, size: Size, streams: Streams) -> Tensor:
 class PointNoise:
     """Flip random cells of a layer's attention mask.
 
-    The paper: a number of points that is uniform in 0..floor(ratio * area) for each mask, anywhere
-    on the map; a place that is drawn twice flips once. The released code instead (`each_cell`)
-    flips every cell with the probability ratio * area / cells, twice as many in the mean.
+    Paper: flip a number of points that is uniform in 0..floor(ratio * area) for each mask, anywhere
+    on the map; a cell that is drawn twice is flipped once. Official code (`each_cell`): flip every
+    cell with probability ratio * area / cells, which is twice as many on average.
     """
 
     ratio: float
     each_cell: bool = False
 
-    def __call__(self, masks: SlotMasks, size: Size, streams: Streams) -> Tensor:
+    def __call__(self, masks: QueryMasks, size: Size, generators: Generators) -> Tensor:
         visible = masks.at(size).flatten(2)
         cells = visible.shape[-1]
         most = visible.sum(-1, keepdim=True) * self.ratio
         if self.each_cell:
-            flips = uniform(masks.counts, visible.shape, streams) < most / cells
+            flips = uniform_per_image(masks.counts, visible.shape, generators) < most / cells
         else:
-            flips = self._points(masks.counts, visible, most.floor(), streams)
+            flips = self._random_points(masks.counts, visible, most.floor(), generators)
         noised: Tensor = (visible ^ flips).unflatten(2, size)
         return noised
 
-    def _points(self, counts: list[int], visible: Tensor, most: Tensor, streams: Streams) -> Tensor:
-        """A bound that does not depend on the masks keeps the device from waiting for the host."""
-        batch, slots, cells = visible.shape
-        bound = int(self.ratio * cells)
-        number = (uniform(counts, (batch, slots, 1), streams) * (most + 1)).floor()
-        place = (uniform(counts, (batch, slots, bound), streams) * cells).long()
+    def _random_points(
+        self, counts: list[int], visible: Tensor, most: Tensor, generators: Generators
+    ) -> Tensor:
+        """Return (B, P, cells) bool, True at the cells to flip."""
+        batch, queries, cells = visible.shape
+        bound = int(self.ratio * cells)  # independent of the masks, so the GPU need not synchronise
+        number = uniform_per_image(counts, (batch, queries, 1), generators)
+        number = (number * (most + 1)).floor()
+        cell = (uniform_per_image(counts, (batch, queries, bound), generators) * cells).long()
         drawn = torch.arange(bound, device=visible.device) < number
-        place = torch.where(drawn, place, cells)  # a spare cell takes what was not drawn
-        flips: Tensor = visible.new_zeros(batch, slots, cells + 1).scatter_(-1, place, True)
+        cell = torch.where(drawn, cell, cells)  # unused draws go to an extra cell
+        flips: Tensor = visible.new_zeros(batch, queries, cells + 1).scatter_(-1, cell, True)
         return flips[..., :cells]
 
 
 @dataclass(frozen=True, slots=True)
 class ShiftNoise:
-    """Move each mask by up to `ratio` of half its box, so that its centre stays within the box.
+    """Shift each mask by up to `ratio` of half its box, so that its centre stays inside the box.
 
-    The released code clamps what leaves the image to its border, and feeds the inverted mask from
-    the second layer on; neither is done here.
+    The official code clamps what leaves the image to its border, and inverts the mask from the
+    second layer on; this class does neither.
     """
 
     ratio: float
 
-    def __call__(self, masks: SlotMasks, size: Size, streams: Streams) -> Tensor:
-        finest = masks.finest()
-        draw = 2 * uniform(masks.counts, (*finest.shape[:2], 2), streams) - 1
+    def __call__(self, masks: QueryMasks, size: Size, generators: Generators) -> Tensor:
+        source = masks.at_prediction_stride()
+        draw = 2 * uniform_per_image(masks.counts, (*source.shape[:2], 2), generators) - 1
         axes = []
         for axis in (0, 1):
-            low, high = extent(finest, axis)
+            low, high = box_edges(source, axis)
             # Towards zero, so that rounding to whole cells does not leave the box.
             shift = (draw[..., axis] * self.ratio * (high - low) / 2).trunc()
-            cells = torch.arange(finest.shape[2 + axis], device=finest.device)
+            cells = torch.arange(source.shape[2 + axis], device=source.device)
             axes.append(cells - shift[..., None])
-        return touch(_read(finest, axes[0], axes[1]), size)
+        return downsample_masks(_gather(source, axes[0], axes[1]), size)
 
 
 @dataclass(frozen=True, slots=True)
 class ScaleNoise:
-    """Enlarge or shrink each mask about the centre of its box by a factor in 1 - ratio..1 + ratio.
+    """Scale each mask about the centre of its box by a factor in 1 - ratio..1 + ratio.
 
-    The released code feeds the inverted mask from the second layer on; that is not done here.
+    The official code inverts the mask from the second layer on; this class does not.
     """
 
     ratio: float
 
-    def __call__(self, masks: SlotMasks, size: Size, streams: Streams) -> Tensor:
-        finest = masks.finest()
-        draw = 2 * uniform(masks.counts, (*finest.shape[:2], 1), streams) - 1
+    def __call__(self, masks: QueryMasks, size: Size, generators: Generators) -> Tensor:
+        source = masks.at_prediction_stride()
+        draw = 2 * uniform_per_image(masks.counts, (*source.shape[:2], 1), generators) - 1
         factor = (1 + self.ratio * draw).clamp(min=1e-3)
         axes = []
         for axis in (0, 1):
-            low, high = extent(finest, axis)
+            low, high = box_edges(source, axis)
             middle = ((low + high) / 2)[..., None]
-            centers = torch.arange(finest.shape[2 + axis], device=finest.device) + 0.5
+            centers = torch.arange(source.shape[2 + axis], device=source.device) + 0.5
             axes.append(((centers - middle) / factor + middle).floor())
-        return touch(_read(finest, axes[0], axes[1]), size)
+        return downsample_masks(_gather(source, axes[0], axes[1]), size)
 
 
-def laid_out(slots: Tensor) -> list[int]:
-    """Of each image the number of (B, P) slots up to the last that is not -1."""
-    numbers = torch.arange(1, slots.shape[1] + 1, device=slots.device)
-    counts: list[int] = torch.where(slots >= 0, numbers, 0).amax(1).tolist()
+def query_counts(gt: Tensor) -> list[int]:
+    """Return for each row of (B, P) the number of entries up to the last that is not -1."""
+    numbers = torch.arange(1, gt.shape[1] + 1, device=gt.device)
+    counts: list[int] = torch.where(gt >= 0, numbers, 0).amax(1).tolist()
     return counts
 
 
-def uniform(counts: Sequence[int], shape: Sequence[int], streams: Streams) -> Tensor:
-    """(B, P, ...) uniform in [0, 1), the first `counts` slots of each image from its stream.
+def uniform_per_image(
+    counts: Sequence[int], shape: Sequence[int], generators: Generators
+) -> Tensor:
+    """Return (B, P, ...) uniform values in [0, 1).
 
-    The other slots are 1.
+    The first `counts` queries of each image come from its generator; the others are 1.
     """
-    values = torch.ones(*shape, device=streams[0].device)
-    for image, (count, stream) in enumerate(zip(counts, streams, strict=True)):
-        values[image, :count].uniform_(generator=stream)
+    values = torch.ones(*shape, device=generators[0].device)
+    for image, (count, generator) in enumerate(zip(counts, generators, strict=True)):
+        values[image, :count].uniform_(generator=generator)
     return values
 
 
-def extent(masks: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """(B, P) first and last edge of (B, P, h, w) masks along y (0) or x (1), in cells.
+def box_edges(masks: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Return the box edges of (B, P, h, w) masks along y (axis 0) or x (axis 1), in cells.
 
-    Both are 0 of an empty mask.
+    Returns:
+        (B, P) low and high edge; both 0 for an empty mask.
     """
     occupied = masks.any(3 - axis)
     cells = torch.arange(occupied.shape[-1], device=masks.device)
@@ -196,18 +205,17 @@ def extent(masks: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     return torch.minimum(low, high), high
 
 
-def touch(masks: Tensor, size: Size) -> Tensor:
-    """(..., h, w) bool masks on a coarser grid: a cell is on where any of its cells was."""
+def downsample_masks(masks: Tensor, size: Size) -> Tensor:
+    """Max-pool (..., H, W) bool masks to `size`: a cell is on where any of its pixels is."""
     pooled = F.adaptive_max_pool2d(masks.flatten(0, -3).float(), size)
     return pooled.bool().view(*masks.shape[:-2], *size)
 
 
-def _read(masks: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(B, P, h, w) masks read at (B, P, h) rows and (B, P, w) columns; off outside of the map."""
+def _gather(masks: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Read (B, P, h, w) masks at (B, P, h) rows and (B, P, w) columns; off outside of the map."""
     height, width = masks.shape[-2:]
-    inside = ((rows >= 0) & (rows < height))[..., None] & ((columns >= 0) & (columns < width))[
-        ..., None, :
-    ]
+    row_inside, column_inside = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
     at_rows = rows.long().clamp(0, height - 1)[..., None].expand_as(masks)
     at_columns = columns.long().clamp(0, width - 1)[..., None, :].expand_as(masks)
+    inside = row_inside[..., None] & column_inside[..., None, :]
     return masks.gather(2, at_rows).gather(3, at_columns) & inside

@@ -1,188 +1,220 @@
 """The mask-piloted (MP) part: GT class embeddings as queries, noised GT masks as attention masks.
 
-MP-Former, sections 4.2 to 4.4 and appendix B. Nothing of it runs at inference. Where the paper's
-text and the released code differ, `PilotConfig.follow` chooses:
+MP-Former, sections 4.2 to 4.4 and appendix B. It is used in training only. Where the paper and the
+official code differ, `PilotConfig.variant` selects one of them:
 
-                    paper (the default)                     release
-    groups (n_g)    from each image's own number of GT      from the largest number in the batch,
-                                                            each group padded to it
-    point noise     a random number of points of a mask     every cell with the same probability
-    label noise     another class                           any class, its own too
-    padded slots    do not count in the class loss          count as no-object
+                     paper (default)                        official
+    groups (n_g)     from each image's own number of GT     from the largest number in the batch;
+                                                            each group is padded to it
+    point noise      a random number of points of a mask    every cell with the same probability
+    label noise      another class                          any class, including its own
+    padding queries  ignored by the class loss              no-object in the class loss
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpdiag.config import PilotConfig
 from mpdiag.matching import Target
-from mpdiag.models.mask_noise import MaskNoise, SlotMasks, Streams, build_noise, laid_out, uniform
-from mpdiag.models.pilot_feeds import Feed, class_embeddings
+from mpdiag.models.mask_noise import (
+    Generators,
+    MaskNoise,
+    QueryMasks,
+    build_noise,
+    query_counts,
+    uniform_per_image,
+)
 
-Follow = Literal["paper", "release"]
+PilotVariant = Literal["paper", "official"]
 
 
 @dataclass(slots=True)
-class Pilot:
-    """The MP part of one batch, as the decoder takes it. P slots an image; -1 marks padding.
+class PilotInputs:
+    """Inputs of the decoder for the MP part of one batch, P queries per image; -1 marks padding.
 
     Attributes:
         labels: (B, P) class whose embedding is the query, after label noise.
-        gt: (B, P) index of the GT that each slot reconstructs (the hard assignment).
-        group: (B, P) group of each slot; no attention between groups.
-        masks: GT masks of the slots.
-        layers: the first so many decoder layers attend within GT masks.
-        noise: on these masks.
-        feed: what the slots' queries are.
-        streams: of each image, the source of its noise, drawn anew for each layer.
-        counted: (B, P) bool, slots that count in the class loss; None for all.
+        gt: (B, P) index of the GT that each query reconstructs (the hard assignment).
+        group: (B, P) group of each query; queries of different groups do not attend to each other.
+        masks: GT masks of the queries.
+        layers: number of decoder layers, from the first, that use GT masks as attention masks.
+        noise: noise on these masks.
+        query_input: computes the decoder's queries.
+        generators: random generator of each image, drawn from anew for each layer.
+        in_class_loss: (B, P) bool, queries that the class loss includes; None for all.
     """
 
     labels: Tensor
     gt: Tensor
     group: Tensor
-    masks: SlotMasks
+    masks: QueryMasks
     layers: int
     noise: MaskNoise
-    feed: Feed
-    streams: Streams
-    counted: Tensor | None
+    query_input: "QueryInput"
+    generators: Generators
+    in_class_loss: Tensor | None
 
     def self_visible(self, num_queries: int) -> Tensor:
-        """(B, P + N, P + N) bool: who may attend to whom in self-attention.
+        """Return the self-attention mask, (B, P + N, P + N) bool, True where attention is allowed.
 
-        A matching query sees matching queries alone, an MP query its own group and the matching
-        part (appendix B: the MP part knows the GT and would be copied from).
+        Matching queries attend to matching queries only. MP queries attend to their own group and
+        to the matching queries (appendix B: the MP part must not leak GT into the matching part).
         """
-        slots = self.group.shape[1]
+        queries = self.group.shape[1]
         group = F.pad(self.group, (0, num_queries), value=-2)
         same = group[:, :, None] == group[:, None, :]
-        same[:, :slots, slots:] = True
+        same[:, :queries, queries:] = True
         return same
 
     def visible(self, layer: int, size: tuple[int, int]) -> Tensor | None:
-        """(B, P, h * w) bool GT masks at a layer's resolution, noised; None past the last layer."""
+        """Return noised GT masks as (B, P, h * w) bool attention masks, or None after `layers`."""
         if layer >= self.layers:
             return None
-        return self.noised(size).flatten(2)
+        return self.noised_masks(size).flatten(2)
 
-    def noised(self, size: tuple[int, int]) -> Tensor:
-        """(B, P, h, w) bool GT masks with noise that no other call has."""
-        return self.noise(self.masks, size, self.streams)
+    def noised_masks(self, size: tuple[int, int]) -> Tensor:
+        """Return (B, P, h, w) bool GT masks with newly drawn noise."""
+        return self.noise(self.masks, size, self.generators)
+
+
+QueryInput = Callable[[PilotInputs, nn.Embedding | None, Tensor], tuple[Tensor, Tensor | None]]
+"""(pilot, class embeddings, mask features (B, C, h, w)) -> content and position queries (B, P, C).
+
+The position is None for zeros. Padding queries are zero in both.
+"""
+
+
+def class_embeddings(
+    pilot: PilotInputs, label_embed: nn.Embedding | None, mask_features: Tensor
+) -> tuple[Tensor, None]:
+    """Return the embeddings of the GT classes, after label noise (section 4.4)."""
+    if label_embed is None:
+        raise ValueError("an MP part needs a model with label_embedding=True")
+    content: Tensor = label_embed(pilot.labels.clamp(min=0)) * (pilot.labels >= 0)[..., None]
+    return content, None
 
 
 def add_label_noise(
-    labels: Tensor, ratio: float, num_classes: int, streams: Streams, follow: Follow = "paper"
+    labels: Tensor,
+    ratio: float,
+    num_classes: int,
+    generators: Generators,
+    variant: PilotVariant = "paper",
 ) -> Tensor:
-    """Replace each of (B, P) labels, with probability lambda_l, by another class (section 4.4)."""
+    """Replace each of (B, P) labels by another class with probability `ratio` (section 4.4)."""
     if num_classes < 2 or not ratio:
         return labels
-    draw = uniform(laid_out(labels), (*labels.shape, 2), streams)
-    if follow == "paper":
+    draw = uniform_per_image(query_counts(labels), (*labels.shape, 2), generators)
+    if variant == "paper":
         other = (labels + 1 + (draw[..., 1] * (num_classes - 1)).long()) % num_classes
     else:
         other = (draw[..., 1] * num_classes).long()
     return torch.where((draw[..., 0] < ratio) & (labels >= 0), other, labels)
 
 
-def lay_out(
+def group_queries(
     counts: Sequence[int],
     queries: int,
-    follow: Follow,
-    streams: Streams,
-    fixed: int | None = None,
+    variant: PilotVariant,
+    generators: Generators,
+    num_groups: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Slots of the MP part on the CPU: (B, P) GT index and (B, P) group, -1 for padding.
+    """Divide the MP queries of each image into groups, with one query per GT and group.
 
-    An image with n_o objects gets n_g = floor(n_q / n_o) groups of n_o slots (appendix B); one
-    with more than n_q objects gets one group of n_q of them, which its own stream chooses.
+    An image with n_o objects gets n_g = floor(n_q / n_o) groups of n_o queries (appendix B). An
+    image with more than n_q objects gets one group for n_q randomly chosen objects.
 
     Args:
         counts: number of GT of each image.
         queries: n_q.
-        follow: see the module.
-        streams: of each image.
-        fixed: so many groups of all objects, in place of a number of queries.
+        variant: see the module.
+        generators: random generator of each image.
+        num_groups: fixed n_g, each with all objects, instead of n_q.
+
+    Returns:
+        (B, P) GT index and (B, P) group of each query on the CPU; -1 for padding.
     """
     largest = max(counts, default=0)
     rows: list[tuple[Tensor, Tensor]] = []
-    for count, stream in zip(counts, streams, strict=True):
-        width = largest if follow == "release" else count
+    for count, generator in zip(counts, generators, strict=True):
+        width = largest if variant == "official" else count
         if not count:
-            slots, groups = torch.empty(0, dtype=torch.int64), 0
-        elif fixed is None and width > queries:
-            every = torch.randperm(count, generator=stream, device=stream.device).cpu()
-            slots, groups = every[:queries].sort().values, 1
+            gt, groups = torch.empty(0, dtype=torch.int64), 0
+        elif num_groups is None and width > queries:
+            order = torch.randperm(count, generator=generator, device=generator.device).cpu()
+            gt, groups = order[:queries].sort().values, 1
         else:
-            slots = F.pad(torch.arange(count), (0, width - count), value=-1)
-            groups = fixed or queries // width
-        rows.append((slots.repeat(groups), torch.arange(groups).repeat_interleave(len(slots))))
-    most = max((len(gt) for gt, _ in rows), default=0)
-    padded = [
-        torch.stack([F.pad(row[part], (0, most - len(row[part])), value=-1) for row in rows])
+            gt = F.pad(torch.arange(count), (0, width - count), value=-1)
+            groups = num_groups or queries // width
+        rows.append((gt.repeat(groups), torch.arange(groups).repeat_interleave(len(gt))))
+    length = max((len(gt) for gt, _ in rows), default=0)
+    gt, group = (
+        torch.stack([F.pad(row[part], (0, length - len(row[part])), value=-1) for row in rows])
         for part in (0, 1)
-    ]
-    return padded[0], padded[1]
+    )
+    return gt, group
 
 
-def num_slots(
-    counts: Sequence[int], queries: int, follow: Follow, fixed: int | None = None
+def count_pilot_queries(
+    counts: Sequence[int], queries: int, variant: PilotVariant, num_groups: int | None = None
 ) -> tuple[int, int]:
-    """How many slots `lay_out` makes of these images: with a GT, and with none that count."""
+    """Return how many queries `group_queries` makes: with a GT, and padding in the class loss."""
     largest = max(counts, default=0)
     if not largest:
         return 0, 0
-    widths = [largest if follow == "release" else count for count in counts]
-    real = [
-        count * fixed if fixed else min(count, queries) * max(queries // max(width, 1), 1)
+    widths = [largest if variant == "official" else count for count in counts]
+    with_gt = [
+        count * num_groups if num_groups else min(count, queries) * max(queries // max(width, 1), 1)
         for count, width in zip(counts, widths, strict=True)
     ]
-    if follow == "paper":
-        return sum(real), 0
-    return sum(real), len(counts) * max(real) - sum(real)
+    if variant == "paper":
+        return sum(with_gt), 0
+    return sum(with_gt), len(counts) * max(with_gt) - sum(with_gt)
 
 
-def assemble_pilot(
+def build_pilot_inputs(
     targets: Sequence[Target],
     config: PilotConfig,
     *,
     layers: int,
     num_classes: int,
-    streams: Streams,
-    feed: Feed = class_embeddings,
-) -> Pilot | None:
-    """The MP part of a batch, or None when no image has GT.
+    generators: Generators,
+    query_input: QueryInput = class_embeddings,
+) -> PilotInputs | None:
+    """Build the MP part of a batch; None when no image has GT.
 
     Args:
-        targets: GT of the B images, masks over the same padded extent.
+        targets: GT of the B images, masks over the same padded size.
         config: number of queries and noise.
-        layers: how many decoder layers attend within GT masks (0..L).
+        layers: number of decoder layers that use GT masks as attention masks (0..L).
         num_classes: K, for label noise.
-        streams: of each image, the source of all its noise.
-        feed: what the slots' queries are.
+        generators: random generator of each image.
+        query_input: computes the decoder's queries.
     """
     counts = [len(target["labels"]) for target in targets]
-    gt, group = lay_out(counts, config.queries, config.follow, streams, config.groups)
+    gt, group = group_queries(
+        counts, config.num_queries, config.variant, generators, config.num_groups
+    )
     if not gt.shape[1]:
         return None
     device = targets[0]["masks"].device
     gt, group = gt.to(device), group.to(device)
     known = torch.stack([F.pad(t["labels"], (0, max(counts) - len(t["labels"]))) for t in targets])
     labels = torch.where(gt >= 0, known.gather(1, gt.clamp(min=0)), -1)
-    labels = add_label_noise(labels, config.label_noise, num_classes, streams, config.follow)
-    return Pilot(
+    labels = add_label_noise(labels, config.label_noise, num_classes, generators, config.variant)
+    return PilotInputs(
         labels,
         gt,
         group,
-        SlotMasks([target["masks"] for target in targets], gt),
+        QueryMasks([target["masks"] for target in targets], gt),
         layers,
         build_noise(config),
-        feed,
-        streams,
-        None if config.follow == "release" else gt >= 0,
+        query_input,
+        generators,
+        None if config.variant == "official" else gt >= 0,
     )

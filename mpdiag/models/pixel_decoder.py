@@ -14,23 +14,23 @@ LEVELS = 3  # strides 32, 16, 8, in this order everywhere
 
 
 class DeformableSelfAttention(nn.Module):
-    """Each cell of the flattened levels attends to a few learnt offsets on every level."""
+    """Deformable attention of each cell to a few learned offsets on every level."""
 
-    def __init__(self, dim: int, heads: int, points: int) -> None:
+    def __init__(self, dim: int, num_heads: int, num_points: int) -> None:
         super().__init__()
-        self.heads, self.points = heads, points
-        self.sampling_offsets = nn.Linear(dim, heads * LEVELS * points * 2)
-        self.attention_weights = nn.Linear(dim, heads * LEVELS * points)
+        self.num_heads, self.num_points = num_heads, num_points
+        self.sampling_offsets = nn.Linear(dim, num_heads * LEVELS * num_points * 2)
+        self.attention_weights = nn.Linear(dim, num_heads * LEVELS * num_points)
         self.value_proj = nn.Linear(dim, dim)
         self.output_proj = nn.Linear(dim, dim)
-        self._reset()
+        self._reset_parameters()
 
-    def _reset(self) -> None:
-        """Deformable DETR's start: head h looks along direction h, point p at distance p + 1."""
-        angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
+    def _reset_parameters(self) -> None:
+        """Initialise as Deformable DETR: head h samples in direction h, point p at distance p+1."""
+        angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         direction = torch.stack([angle.cos(), angle.sin()], -1)
         direction = direction / direction.abs().amax(-1, keepdim=True)
-        distance = torch.arange(1, self.points + 1)
+        distance = torch.arange(1, self.num_points + 1)
         offsets = direction[:, None, None] * distance[:, None]
         with torch.no_grad():
             self.sampling_offsets.weight.zero_()
@@ -43,11 +43,11 @@ class DeformableSelfAttention(nn.Module):
     def forward(
         self, query: Tensor, value: Tensor, reference: Tensor, shapes: list[tuple[int, int]]
     ) -> Tensor:
-        """(B, S, C) query and value, (S, 2) reference points -> (B, S, C)."""
-        values = self.value_proj(value).unflatten(-1, (self.heads, -1))
-        per_head = (self.heads, LEVELS, self.points)
+        """Attend from (B, S, C) queries at (S, 2) reference points; returns (B, S, C)."""
+        values = self.value_proj(value).unflatten(-1, (self.num_heads, -1))
+        per_head = (self.num_heads, LEVELS, self.num_points)
         offsets = self.sampling_offsets(query).unflatten(-1, (*per_head, 2))
-        weights = self.attention_weights(query).unflatten(-1, (self.heads, -1)).softmax(-1)
+        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
         sizes = query.new_tensor([(width, height) for height, width in shapes])
         locations = reference[:, None, None, None] + offsets / sizes[:, None]
         sampled = ms_deform_attn(values, shapes, locations, weights.unflatten(-1, per_head[1:]))
@@ -56,12 +56,12 @@ class DeformableSelfAttention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention and feed-forward, each followed by a norm."""
+    """Deformable self-attention and feed-forward network, each followed by a norm."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim = config.hidden_dim
-        self.self_attn = DeformableSelfAttention(dim, config.heads, config.encoder_points)
+        self.self_attn = DeformableSelfAttention(dim, config.num_heads, config.encoder_points)
         self.norm1 = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, config.encoder_feedforward_dim)
         self.linear2 = nn.Linear(config.encoder_feedforward_dim, dim)
@@ -78,7 +78,7 @@ class EncoderLayer(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, then group norm."""
+    """Convolution without bias, followed by group norm."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class ConvNorm(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Backbone features -> three refined levels and the stride-4 mask features."""
+    """Multi-scale deformable attention encoder with the mask features of stride 4."""
 
     def __init__(self, config: ModelConfig, channels: list[int]) -> None:
         super().__init__()
@@ -112,9 +112,12 @@ class PixelDecoder(nn.Module):
         nn.init.zeros_(self.mask_features.get_parameter("bias"))
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Features of strides 4, 8, 16, 32 -> (B, C, h, w) of strides 32, 16, 8, and mask features.
+        """Compute feature maps of strides 32, 16, 8 and the mask features of stride 4.
 
-        Deformable attention stays in float32 under autocast, as in the official implementation.
+        It runs in float32 under autocast, as the official implementation.
+
+        Args:
+            features: (B, C, h, w) backbone features of strides 4, 8, 16, 32.
         """
         with torch.autocast(features[0].device.type, enabled=False):
             stride4, *rest = [feature.float() for feature in features]

@@ -15,17 +15,17 @@ from mpdiag.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class SwinShape:
-    """What tells one Swin from another; all four can be read from its weights."""
+    """Architecture of a Swin, which can be read from its weights."""
 
     embed_dim: int
     depths: tuple[int, int, int, int]
     num_heads: tuple[int, int, int, int]
-    window: int
+    window_size: int
 
 
-# As configured in facebookresearch/Mask2Former (configs/coco/*/swin): base and large have the
-# window of their pre-training at 384 x 384 pixels. The second is timm's name of the weights.
-PUBLISHED: dict[str, tuple[SwinShape, str]] = {
+# Shape and timm's name of the weights, as in facebookresearch/Mask2Former (configs/coco/*/swin).
+# Base and large use the window size of their pre-training at 384 x 384 pixels.
+PUBLISHED_SWINS: dict[str, tuple[SwinShape, str]] = {
     "swin_tiny": (
         SwinShape(96, (2, 2, 6, 2), (3, 6, 12, 24), 7),
         "swin_tiny_patch4_window7_224.ms_in1k",
@@ -46,17 +46,16 @@ PUBLISHED: dict[str, tuple[SwinShape, str]] = {
 
 
 class PaddedBlock(SwinTransformerBlock):
-    """timm's block, padded to whole windows before it rolls, as the official one.
+    """timm's block with padding to whole windows before the cyclic shift, as the official Swin.
 
-    timm rolls first, so that its padding stands between the image's opposite borders; wherever a
-    side leaves a remainder modulo the window, features near the border differ
-    (`SwinTransformerBlock.forward` in facebookresearch/Mask2Former, `backbone/swin.py`).
+    timm pads after the shift, which changes features near the border if a side is no multiple of
+    the window size (`SwinTransformerBlock.forward` in `backbone/swin.py` of Mask2Former).
     """
 
     def __init__(self, dim: int, heads: int, window: int, shift: int, drop_path: float) -> None:
         super().__init__(
             dim,
-            input_resolution=(window, window),  # of no effect with the two options below
+            input_resolution=(window, window),  # not used with the two options below
             always_partition=True,
             dynamic_mask=True,
             num_heads=heads,
@@ -66,7 +65,7 @@ class PaddedBlock(SwinTransformerBlock):
         )
 
     def _attn(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> the same shape; called by timm's `forward`."""
+        """Apply window attention to (B, H, W, C); called by timm's `forward`."""
         height, width = x.shape[1:3]
         rows, columns = self.window_size
         padded = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
@@ -75,7 +74,7 @@ class PaddedBlock(SwinTransformerBlock):
 
 
 class SwinStage(nn.Module):
-    """Patch merging (but in the first stage), then blocks of which every second one is shifted."""
+    """Patch merging (except in the first stage) and blocks, every second with shifted windows."""
 
     def __init__(
         self, index: int, inputs: int, shape: SwinShape, drop_paths: Iterable[float]
@@ -86,7 +85,11 @@ class SwinStage(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 PaddedBlock(
-                    dim, shape.num_heads[index], shape.window, i % 2 * (shape.window // 2), rate
+                    dim,
+                    shape.num_heads[index],
+                    shape.window_size,
+                    i % 2 * (shape.window_size // 2),
+                    rate,
                 )
                 for i, rate in enumerate(drop_paths)
             )
@@ -98,10 +101,10 @@ class SwinStage(nn.Module):
 
 
 class Swin(nn.Module):
-    """Images of any size -> features of strides 4, 8, 16, 32, each with a norm of its own.
+    """Swin with features of strides 4, 8, 16 and 32, each followed by its own norm.
 
-    `channels` are theirs. Sides that are no multiple of a patch, of two patches to be merged or of
-    a window are padded with zeros at the right and the bottom, as the official Swin does.
+    Images of any size are padded with zeros at the right and bottom where patches, patch merging
+    and windows need it, as the official Swin does. `channels` has the width of each feature.
     """
 
     def __init__(self, shape: SwinShape, drop_path: float = 0.0) -> None:
@@ -123,10 +126,10 @@ class Swin(nn.Module):
             self.stages.append(SwinStage(index, inputs, shape, rates[:depth]))
             rates = rates[depth:]
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in self.channels)
-        self.apply(_start)
+        self.apply(_init_weights)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> four maps (B, C, h, w)."""
+        """Compute four feature maps (B, C, h, w) of (B, 3, H, W) images."""
         x = self.patch_embed(x)
         features = []
         for stage, norm in zip(self.stages, self.norms, strict=True):
@@ -136,10 +139,10 @@ class Swin(nn.Module):
 
 
 def build_swin(config: BackboneConfig) -> Swin:
-    """The Swin that `config` describes.
+    """Build the Swin of a configuration.
 
     Raises:
-        ConfigError: `name = swin` lacks one of its values, or the values do not fit each other.
+        ConfigError: `name = swin` lacks a setting, or heads do not divide the channels.
     """
     shape = swin_shape(config)
     for stage, heads in enumerate(shape.num_heads):
@@ -147,45 +150,45 @@ def build_swin(config: BackboneConfig) -> Swin:
         if heads < 1 or width % heads:
             raise ConfigError(
                 f"model.backbone.num_heads = {list(shape.num_heads)}: stage {stage + 1} has "
-                f"{width} channels, which {heads} heads can't share equally"
+                f"{width} channels, which is no multiple of {heads} heads"
             )
-    model = Swin(shape, config.drop_path)
+    model = Swin(shape, config.drop_path_rate)
     if config.pretrained:
-        if config.name not in PUBLISHED or shape != PUBLISHED[config.name][0]:
+        if config.name not in PUBLISHED_SWINS or shape != PUBLISHED_SWINS[config.name][0]:
             raise ConfigError(
-                f"model.backbone.pretrained: there are ImageNet weights for {', '.join(PUBLISHED)} "
-                "as published, not for other widths"
+                "model.backbone.pretrained = true: ImageNet weights are only available for the "
+                f"published {', '.join(PUBLISHED_SWINS)}"
             )
-        model.load_state_dict(_timm_weights(PUBLISHED[config.name][1]), strict=False)
+        model.load_state_dict(_timm_weights(PUBLISHED_SWINS[config.name][1]), strict=False)
     return model
 
 
 def is_swin(config: BackboneConfig) -> bool:
-    """Whether `config` names the official Swin, rather than one of timm's models."""
-    return config.name == "swin" or config.name in PUBLISHED
+    """Return whether `config` selects the official Swin instead of a timm model."""
+    return config.name == "swin" or config.name in PUBLISHED_SWINS
 
 
 def swin_shape(config: BackboneConfig) -> SwinShape:
-    """The published shape with the changes that `config` makes, or the one that it spells out.
+    """Return the shape of a configured Swin: the published one with the settings given.
 
     Raises:
-        ConfigError: `name = swin` lacks one of its values.
+        ConfigError: `name = swin` lacks a setting.
     """
     given = {field.name: getattr(config, field.name) for field in fields(SwinShape)}
-    if config.name in PUBLISHED:
+    if config.name in PUBLISHED_SWINS:
         changes = {name: value for name, value in given.items() if value is not None}
-        return replace(PUBLISHED[config.name][0], **changes)
+        return replace(PUBLISHED_SWINS[config.name][0], **changes)
     missing = [name for name, value in given.items() if value is None]
     if missing:
         raise ConfigError(
-            f"model.backbone.{missing[0]}: needed with name = {config.name}; or choose one of "
-            f"{', '.join(PUBLISHED)}"
+            f"model.backbone.{missing[0]}: required for name = {config.name}; set it or use one of "
+            f"{', '.join(PUBLISHED_SWINS)}"
         )
     return SwinShape(**given)
 
 
 def _timm_weights(name: str) -> dict[str, Tensor]:
-    """timm's ImageNet weights under our names; the output norms have none."""
+    """Load timm's ImageNet weights with the names of `Swin`; they have no output norms."""
     weights = timm.create_model(name, pretrained=True).state_dict()
     return {
         key.replace("layers.", "stages.", 1): tensor
@@ -194,8 +197,8 @@ def _timm_weights(name: str) -> dict[str, Tensor]:
     }
 
 
-def _start(module: nn.Module) -> None:
-    """Normal weights of deviation 0.02 and no biases in linear layers (Swin's and timm's start)."""
+def _init_weights(module: nn.Module) -> None:
+    """Initialise linear layers as Swin and timm: normal weights of deviation 0.02, zero biases."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

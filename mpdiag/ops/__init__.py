@@ -1,4 +1,4 @@
-"""Tensor operators that the model, the matching and the losses share."""
+"""Tensor operators shared by the models, the matching and the losses."""
 
 from mpdiag.ops.backends import use_backend
 from mpdiag.ops.deformable_attention import ms_deform_attn

@@ -1,9 +1,8 @@
-"""Which implementation of deformable attention runs, and why the others don't.
+"""Selection of the implementation of deformable attention.
 
-By itself: deformops on CUDA, or our Triton kernel where deformops isn't; our C++ kernel on the CPU;
-plain PyTorch elsewhere, and where those can't run. MPDIAG_DEFORM_ATTN=NAME or `use_backend` ask for
-one, the other implementations of the field among them. torch.compile keeps the backend that the
-environment named when it compiled.
+By default: deformops on CUDA, or the Triton kernel if deformops is not available; the C++ kernel on
+the CPU; PyTorch's grid_sample elsewhere and where these cannot run. MPDIAG_DEFORM_ATTN=NAME or
+`use_backend` select a backend explicitly. torch.compile keeps the backend selected at compile time.
 """
 
 import logging
@@ -17,147 +16,158 @@ from importlib import import_module
 import torch
 
 from mpdiag.errors import DependencyError
-from mpdiag.ops.operator import Function
-from mpdiag.ops.plain import plain_ms_deform_attn
+from mpdiag.ops.custom_operator import AttentionFunction
+from mpdiag.ops.plain_kernel import plain_ms_deform_attn
 
 log = logging.getLogger(__name__)
 
 VARIABLE = "MPDIAG_DEFORM_ATTN"
 
-_asked: str | None = None  # by use_backend
-_functions: dict[str, Function] = {}  # of the backends that were loaded
+_requested: str | None = None  # by use_backend
+_functions: dict[str, AttentionFunction] = {}  # of the backends that were loaded
 
 
 @dataclass(frozen=True)
 class Backend:
-    """An implementation: its name, where it runs, and how to get its function.
+    """An implementation of deformable attention.
 
-    `load` raises a DependencyError, whose text is the reason, where it can't run on this machine.
+    Attributes:
+        name: value of MPDIAG_DEFORM_ATTN.
+        description: text for `mpdiag doctor`.
+        devices: device types it runs on; all if empty.
+        load: returns the function, or raises a DependencyError with the reason if it cannot.
+        automatic: may be selected without an explicit request.
+        supports_half: accepts float16 and bfloat16 values.
+        supports_double: accepts float64.
     """
 
     name: str
-    job: str
-    devices: tuple[str, ...]  # empty: all
-    load: Callable[[], Function]
-    unasked: bool = False  # may be chosen without being asked for
-    halves: bool = False  # reads float16 and bfloat16 values itself
-    doubles: bool = True  # knows float64
+    description: str
+    devices: tuple[str, ...]
+    load: Callable[[], AttentionFunction]
+    automatic: bool = False
+    supports_half: bool = False
+    supports_double: bool = True
 
 
-def _from(module: str, name: str = "load") -> Callable[[], Function]:
-    """A loader that imports its module, which may be slow or missing, when it is called."""
+def _from(module: str, name: str = "load") -> Callable[[], AttentionFunction]:
+    """Return a loader that imports its module when it is called."""
 
-    def load() -> Function:
+    def load() -> AttentionFunction:
         try:
-            found = import_module(f"mpdiag.ops.{module}")
+            imported = import_module(f"mpdiag.ops.{module}")
         except ModuleNotFoundError as error:  # such as triton, which not every platform has
-            raise DependencyError(f"the package {error.name} isn't installed") from error
-        function: Function = getattr(found, name)()
+            raise DependencyError(f"the package {error.name} is not installed") from error
+        function: AttentionFunction = getattr(imported, name)()
         return function
 
     return load
 
 
-BACKENDS = (  # in the order in which they are tried
+BACKENDS = (  # in order of preference
     Backend(
         "deformops",
         "deformops' Triton kernel",
         ("cuda",),
-        _from("peers", "load_deformops"),
-        unasked=True,
-        halves=True,
-        doubles=False,
+        _from("external_kernels", "load_deformops"),
+        automatic=True,
+        supports_half=True,
+        supports_double=False,
     ),
     Backend(
         "triton",
-        "our Triton kernel",
+        "mpdiag's Triton kernel",
         ("cuda",),
         _from("triton_kernel"),
-        unasked=True,
-        halves=True,
-        doubles=False,
+        automatic=True,
+        supports_half=True,
+        supports_double=False,
     ),
     Backend(
         "cpp",
-        "our C++ kernel, compiled when first used",
+        "mpdiag's C++ kernel, compiled on first use",
         ("cpu",),
         _from("cpu_kernel"),
-        unasked=True,
+        automatic=True,
     ),
-    Backend("plain", "PyTorch's grid_sample", (), lambda: plain_ms_deform_attn, unasked=True),
+    Backend("plain", "PyTorch's grid_sample", (), lambda: plain_ms_deform_attn, automatic=True),
     Backend(
         "torch_ms_deform_attn",
-        "the package's compiled operator",
+        "the package torch-ms-deform-attn",
         ("cpu", "cuda", "mps"),
-        _from("peers", "load_torch_ms_deform_attn"),
+        _from("external_kernels", "load_torch_ms_deform_attn"),
     ),
     Backend(
         "transformers",
-        "the hub's kernel",
+        "the kernel of the Hugging Face Hub",
         ("cuda",),
-        _from("peers", "load_transformers"),
+        _from("external_kernels", "load_transformers"),
     ),
     Backend(
         "original",
         "the extension MultiScaleDeformableAttention",
         ("cuda",),
-        _from("peers", "load_original"),
+        _from("external_kernels", "load_original"),
     ),
 )
 
 
-def choose(device: str, dtype: torch.dtype) -> tuple[Backend, Function]:
-    """The backend, and its function, for tensors of a device type ("cpu", "cuda") and a dtype.
+def select_backend(device: str, dtype: torch.dtype) -> tuple[Backend, AttentionFunction]:
+    """Return the backend, and its function, for tensors of a device type and dtype.
 
     Raises:
-        DependencyError: the one that was asked for doesn't exist or can't run.
+        DependencyError: the requested backend does not exist or cannot run.
     """
-    name = _name_of_choice(device, dtype, _asked)
-    return find(name), _functions[name]
+    name = _selected_name(device, dtype, _requested)
+    return get_backend(name), _functions[name]
 
 
 @contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """Ask for a backend in all threads, as `with use_backend("plain"):`; None: don't ask.
+    """Request a backend in all threads: `with use_backend("plain"):`. None requests nothing.
 
     Raises:
-        DependencyError: there is none of that name.
+        DependencyError: there is no backend of that name.
     """
-    global _asked
+    global _requested
     if name is not None:
-        find(name)
-    before, _asked = _asked, name
+        get_backend(name)
+    before, _requested = _requested, name
     try:
         yield
     finally:
-        _asked = before
+        _requested = before
 
 
-def find(name: str) -> Backend:
-    """The backend of a name. DependencyError where there is none."""
+def get_backend(name: str) -> Backend:
+    """Return the backend of a name.
+
+    Raises:
+        DependencyError: there is none.
+    """
     for backend in BACKENDS:
         if backend.name == name:
             return backend
     names = ", ".join(backend.name for backend in BACKENDS)
-    raise DependencyError(f"there is no backend {name} for deformable attention: give {names}")
+    raise DependencyError(f"there is no backend {name} for deformable attention; use {names}")
 
 
-def obstacle(backend: Backend, device: str, dtype: torch.dtype) -> str | None:
-    """Why a backend can't run on tensors of this device and dtype; None where it can."""
-    return _unfit(backend, device, dtype) or _load(backend)
+def unavailable_reason(backend: Backend, device: str, dtype: torch.dtype) -> str | None:
+    """Return why a backend cannot run on tensors of this device type and dtype, or None."""
+    return _unsupported_reason(backend, device, dtype) or _load(backend)
 
 
-def _unfit(backend: Backend, device: str, dtype: torch.dtype) -> str | None:
+def _unsupported_reason(backend: Backend, device: str, dtype: torch.dtype) -> str | None:
     if backend.devices and device not in backend.devices:
         return f"it runs on {' and '.join(backend.devices)} only"
-    if dtype == torch.float64 and not backend.doubles:
-        return "it doesn't know float64"
+    if dtype == torch.float64 and not backend.supports_double:
+        return "it does not support float64"
     return None
 
 
 @cache
 def _load(backend: Backend) -> str | None:
-    """Load a backend's function, once; why it can't be, or None."""
+    """Load a backend's function once; return why it cannot be loaded, or None."""
     try:
         _functions[backend.name] = backend.load()
     except DependencyError as error:
@@ -166,11 +176,12 @@ def _load(backend: Backend) -> str | None:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _name_of_choice(device: str, dtype: torch.dtype, asked: str | None) -> str:
-    """A constant to torch.compile, which traces neither the environment nor the loading."""
-    name, why, slower = decide(device, dtype, asked or os.environ.get(VARIABLE) or None)
-    level = logging.WARNING if slower else logging.INFO
-    _log_once(level, f"deformable attention on {device}: {name} ({why})")
+def _selected_name(device: str, dtype: torch.dtype, requested: str | None) -> str:
+    """Resolve and log; a constant for torch.compile, which cannot trace environment and loading."""
+    requested = requested or os.environ.get(VARIABLE) or None
+    name, reason, is_fallback = resolve_backend(device, dtype, requested)
+    level = logging.WARNING if is_fallback else logging.INFO
+    _log_once(level, f"deformable attention on {device}: {name} ({reason})")
     return name
 
 
@@ -178,32 +189,35 @@ _log_once = cache(log.log)
 
 
 @cache
-def decide(device: str, dtype: torch.dtype, asked: str | None) -> tuple[str, str, bool]:
-    """The name of the backend that runs, why, and whether a faster one can't.
+def resolve_backend(
+    device: str, dtype: torch.dtype, requested: str | None
+) -> tuple[str, str, bool]:
+    """Return the name of the backend to use, why, and whether a faster one cannot run.
 
     Raises:
-        DependencyError: the one that was asked for doesn't exist or can't run.
+        DependencyError: the requested backend does not exist or cannot run.
     """
-    if asked is None:
-        name, passed_over = _best(device, dtype)
-        why = "; ".join(passed_over) or f"the first choice on {device}"
-        return name, why, name == "plain" and bool(passed_over)
-    reason = obstacle(find(asked), device, dtype)
-    if reason:
+    if requested is None:
+        name, rejected = _preferred(device, dtype)
+        reason = "; ".join(rejected) or f"the first choice on {device}"
+        return name, reason, name == "plain" and bool(rejected)
+    unavailable = unavailable_reason(get_backend(requested), device, dtype)
+    if unavailable:
         raise DependencyError(
-            f"deformable attention by {asked}, which was asked for, can't run on {device}: {reason}"
+            f"the requested backend {requested} for deformable attention cannot run on {device}: "
+            f"{unavailable}"
         )
-    return asked, "asked for", False
+    return requested, "requested", False
 
 
-def _best(device: str, dtype: torch.dtype) -> tuple[str, list[str]]:
-    """The first backend that can run, and why those before it on this device can't."""
-    passed_over: list[str] = []
+def _preferred(device: str, dtype: torch.dtype) -> tuple[str, list[str]]:
+    """Return the first backend that can run, and why preferred ones for this device cannot."""
+    rejected: list[str] = []
     for backend in BACKENDS:
-        if not backend.unasked or _unfit(backend, device, dtype):
+        if not backend.automatic or _unsupported_reason(backend, device, dtype):
             continue
         reason = _load(backend)
         if reason is None:
-            return backend.name, passed_over
-        passed_over.append(f"{backend.name}: {reason}")
-    raise AssertionError("plain PyTorch runs everywhere")
+            return backend.name, rejected
+        rejected.append(f"{backend.name}: {reason}")
+    raise AssertionError("PyTorch's grid_sample runs everywhere")

@@ -1,8 +1,8 @@
 // Multi-scale deformable attention on the CPU, forward and backward, for `cpu_kernel.py`.
 //
 // Layouts, all contiguous: value (B, S, heads, D), locations (B, Q, heads, levels, points, 2),
-// weights (B, Q, heads, levels, points), output (B, Q, heads, D). No task of a parallel loop writes
-// where another does, so that results don't depend on how many threads there are.
+// weights (B, Q, heads, levels, points), output (B, Q, heads, D). Tasks of a parallel loop write to
+// disjoint memory, so results do not depend on the number of threads.
 
 #include <cmath>
 #include <cstdint>
@@ -16,48 +16,48 @@ struct Sizes {
   const std::int64_t* shapes;  // (levels, 2): height, width
 };
 
-// The four cells around a point: null where outside, with the bilinear weight of each.
+// The four cells around a point and their bilinear weights.
 template <typename T>
 struct Corners {
   std::int64_t cell[4];  // -1 outside
   T weight[4];
-  T x, y;  // how far right of and below the first corner
+  T x, y;  // offset of the point from the first corner
 };
 
-enum class Place { inside, outside, nowhere };
+enum class Position { inside, outside, nan };
 
-// From [0, 1] to pixels, rounded as PyTorch's grid_sample rounds: at the centre of a cell, where
-// untrained models sample, rounding decides which one-sided derivative is taken.
+// Converts [0, 1] to pixels with the rounding of PyTorch's grid_sample. At the centre of a cell,
+// where untrained models sample, rounding selects the one-sided derivative.
 template <typename T>
 T pixel(T location, std::int64_t size) {
   return std::fma((2 * location - 1) + 1, static_cast<T>(size) / 2, static_cast<T>(-0.5));
 }
 
-// A point that sees any cell, or would if it moved right or down a little, is inside; nowhere is a
-// location that isn't a number.
+// A point is inside if any of its four cells is, or would be after a small shift right or down.
 template <typename T>
-Place find_corners(const T* location, std::int64_t height, std::int64_t width, Corners<T>& found) {
+Position find_corners(const T* location, std::int64_t height, std::int64_t width,
+                      Corners<T>& corners) {
   const T x = pixel(location[0], width), y = pixel(location[1], height);
   if (!(x >= -1 && y >= -1 && x < static_cast<T>(width) && y < static_cast<T>(height))) {
-    return std::isnan(x) || std::isnan(y) ? Place::nowhere : Place::outside;
+    return std::isnan(x) || std::isnan(y) ? Position::nan : Position::outside;
   }
   const T left = std::floor(x), top = std::floor(y);
   const auto column = static_cast<std::int64_t>(left), row = static_cast<std::int64_t>(top);
   const bool columns[2] = {column >= 0, column + 1 < width};
   const bool rows[2] = {row >= 0, row + 1 < height};
-  found.x = x - left;
-  found.y = y - top;
-  const T across[2] = {1 - found.x, found.x}, down[2] = {1 - found.y, found.y};
+  corners.x = x - left;
+  corners.y = y - top;
+  const T across[2] = {1 - corners.x, corners.x}, down[2] = {1 - corners.y, corners.y};
   for (int corner = 0; corner < 4; ++corner) {
     const int right = corner & 1, below = corner >> 1;
     const bool seen = columns[right] && rows[below];
-    found.cell[corner] = seen ? (row + below) * width + column + right : -1;
-    found.weight[corner] = across[right] * down[below];
+    corners.cell[corner] = seen ? (row + below) * width + column + right : -1;
+    corners.weight[corner] = across[right] * down[below];
   }
-  return Place::inside;
+  return Position::inside;
 }
 
-// Where each level begins among the cells.
+// Index of the first cell of each level.
 std::vector<std::int64_t> level_starts(const Sizes& sizes) {
   std::vector<std::int64_t> starts(sizes.levels);
   std::int64_t next = 0;
@@ -68,11 +68,11 @@ std::vector<std::int64_t> level_starts(const Sizes& sizes) {
   return starts;
 }
 
-// D is the number of channels of a head, or 0 where only `sizes` knows it.
+// D is the number of channels of a head, or 0 if it is not known at compile time.
 template <typename T, int D>
 void forward(const Sizes& sizes, const T* value, const T* locations, const T* weights, T* output) {
   const std::int64_t channels = D ? D : sizes.channels;
-  const std::int64_t row = sizes.heads * channels;  // from one cell to the next
+  const std::int64_t row = sizes.heads * channels;  // stride between cells
   const auto starts = level_starts(sizes);
   const std::vector<T> zeros(channels, 0);
 #pragma omp parallel for schedule(static) num_threads(sizes.threads)
@@ -89,9 +89,9 @@ void forward(const Sizes& sizes, const T* value, const T* locations, const T* we
         const std::int64_t height = sizes.shapes[2 * level], width = sizes.shapes[2 * level + 1];
         for (std::int64_t point = 0; point < sizes.points; ++point, ++sample) {
           Corners<T> corners;
-          const Place place = find_corners(locations + 2 * sample, height, width, corners);
-          if (place == Place::outside) continue;
-          if (place == Place::nowhere) {
+          const Position position = find_corners(locations + 2 * sample, height, width, corners);
+          if (position == Position::outside) continue;
+          if (position == Position::nan) {
             for (std::int64_t c = 0; c < channels; ++c)
               sum[c] = std::numeric_limits<T>::quiet_NaN();
             continue;
@@ -114,7 +114,7 @@ void forward(const Sizes& sizes, const T* value, const T* locations, const T* we
   }
 }
 
-// Gradients; `grad_value` comes as zeros. A task is a head of a level of an image.
+// Gradients; `grad_value` is initialised to zeros. A task is one head, level and image.
 template <typename T, int D>
 void backward(const Sizes& sizes, const T* grad, const T* value, const T* locations,
               const T* weights, T* grad_value, T* grad_locations, T* grad_weights) {
@@ -124,7 +124,7 @@ void backward(const Sizes& sizes, const T* grad, const T* value, const T* locati
   const std::vector<T> zeros(channels, 0);
 #pragma omp parallel num_threads(sizes.threads)
   {
-    std::vector<T> unseen(channels);  // takes what falls outside
+    std::vector<T> discarded(channels);  // gradients of cells outside
 #pragma omp for schedule(dynamic) collapse(3)
     for (std::int64_t image = 0; image < sizes.batch; ++image) {
       for (std::int64_t head = 0; head < sizes.heads; ++head) {
@@ -132,14 +132,16 @@ void backward(const Sizes& sizes, const T* grad, const T* value, const T* locati
           const std::int64_t height = sizes.shapes[2 * level], width = sizes.shapes[2 * level + 1];
           const std::int64_t first = (image * sizes.cells + starts[level]) * row + head * channels;
           for (std::int64_t query = 0; query < sizes.queries; ++query) {
-            const std::int64_t reader = (image * sizes.queries + query) * sizes.heads + head;
-            const T* upstream = grad + reader * channels;
-            std::int64_t sample = (reader * sizes.levels + level) * sizes.points;
+            const std::int64_t query_head = (image * sizes.queries + query) * sizes.heads + head;
+            const T* upstream = grad + query_head * channels;
+            std::int64_t sample = (query_head * sizes.levels + level) * sizes.points;
             for (std::int64_t point = 0; point < sizes.points; ++point, ++sample) {
               Corners<T> corners;
-              const Place place = find_corners(locations + 2 * sample, height, width, corners);
-              if (place != Place::inside) {
-                const T none = place == Place::outside ? 0 : std::numeric_limits<T>::quiet_NaN();
+              const Position position =
+                  find_corners(locations + 2 * sample, height, width, corners);
+              if (position != Position::inside) {
+                const T none =
+                    position == Position::outside ? 0 : std::numeric_limits<T>::quiet_NaN();
                 grad_locations[2 * sample] = grad_locations[2 * sample + 1] = none;
                 grad_weights[sample] = none;
                 continue;
@@ -151,7 +153,7 @@ void backward(const Sizes& sizes, const T* grad, const T* value, const T* locati
               for (int corner = 0; corner < 4; ++corner) {
                 const std::int64_t cell = corners.cell[corner];
                 at[corner] = cell < 0 ? zeros.data() : value + first + cell * row;
-                into[corner] = cell < 0 ? unseen.data() : grad_value + first + cell * row;
+                into[corner] = cell < 0 ? discarded.data() : grad_value + first + cell * row;
                 share[corner] = corners.weight[corner] * weight;
               }
               for (int corner = 0; corner < 4; ++corner) {
@@ -182,7 +184,7 @@ void backward(const Sizes& sizes, const T* grad, const T* value, const T* locati
   }
 }
 
-// Call with the number of channels known to the compiler where it is a usual one.
+// Calls the kernel that is compiled for this number of channels, if there is one.
 template <typename T, typename... Arguments>
 void forward_any(const Sizes& sizes, Arguments... arguments) {
   switch (sizes.channels) {

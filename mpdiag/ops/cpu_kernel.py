@@ -1,6 +1,6 @@
-"""Multi-scale deformable attention on the CPU, in C++ (`cpu_kernel.cpp`).
+"""Multi-scale deformable attention on the CPU in C++ (`cpu_kernel.cpp`).
 
-Results are the same in every run, whatever the number of threads.
+Results are deterministic and do not depend on the number of threads.
 """
 
 import ctypes
@@ -11,37 +11,35 @@ import torch
 from torch import Tensor
 
 from mpdiag.ops.compiled_library import load_library
-from mpdiag.ops.operator import Function, operator
+from mpdiag.ops.custom_operator import AttentionFunction, register_operator
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
 
-class Sizes(ctypes.Structure):
-    """`Sizes` of the C++ file."""
+class CSizes(ctypes.Structure):
+    """The struct `Sizes` of the C++ file."""
 
     _fields_ = (
         *(
             (name, ctypes.c_int64)
             for name in (
-                "batch",
-                "cells",
-                "heads",
-                "channels",
-                "queries",
-                "levels",
-                "points",
-                "threads",
+                *("batch", "cells", "heads", "channels"),
+                *("queries", "levels", "points", "threads"),
             )
         ),
         ("shapes", ctypes.POINTER(ctypes.c_int64)),
     )
 
 
-def load() -> Function:
-    """The operator for float32 and float64 tensors. DependencyError where it can't be compiled."""
+def load() -> AttentionFunction:
+    """Return the operator for float32 and float64 tensors.
+
+    Raises:
+        DependencyError: it cannot be compiled.
+    """
     library = load_library(SOURCE)
 
-    def call(direction: str, sizes: Sizes, *tensors: Tensor) -> None:
+    def call(direction: str, sizes: CSizes, *tensors: Tensor) -> None:
         suffix = str(tensors[0].dtype).removeprefix("torch.")
         kernel = library[f"{direction}_{suffix}"]
         pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
@@ -56,20 +54,16 @@ def load() -> Function:
     def backward(
         grad: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        grads = (
-            torch.zeros_like(value),
-            torch.empty_like(locations),
-            torch.empty_like(weights),
-        )
+        grads = torch.zeros_like(value), torch.empty_like(locations), torch.empty_like(weights)
         sizes = _sizes(value, shapes, locations)
         call("backward", sizes, grad, value, locations, weights, *grads)
         return grads
 
-    return operator("ms_deform_attn_cpu", forward, backward)
+    return register_operator("ms_deform_attn_cpu", forward, backward)
 
 
-def _sizes(value: Tensor, shapes: Sequence[int], locations: Tensor) -> Sizes:
+def _sizes(value: Tensor, shapes: Sequence[int], locations: Tensor) -> CSizes:
     queries, _, levels, points = locations.shape[1:5]
     flat = (ctypes.c_int64 * len(shapes))(*shapes)
     threads = torch.get_num_threads()
-    return Sizes(*value.shape, queries, levels, points, threads, flat)
+    return CSizes(*value.shape, queries, levels, points, threads, flat)

@@ -1,54 +1,54 @@
-"""Multi-scale deformable attention (Deformable DETR, section 4.1), by the backend that fits."""
+"""Multi-scale deformable attention (Deformable DETR, section 4.1)."""
 
 import torch
 from torch import Tensor
 
-from mpdiag.ops.backends import choose
-from mpdiag.ops.operator import Shapes
+from mpdiag.ops.backends import select_backend
+from mpdiag.ops.custom_operator import SpatialShapes
 
 
 def ms_deform_attn(
     value: Tensor,
-    spatial_shapes: Shapes,
+    spatial_shapes: SpatialShapes,
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
-    """Sample each level at a few points per query and head, and sum by attention weight.
+    """Sample each level at a few points per query and head, and sum with attention weights.
 
-    Which backend runs: `mpdiag.ops.backends`. Sums are made in float32 (float64 where the value
-    is), under autocast too: locations and weights are brought to it, so keep locations in float32,
-    since bfloat16 tells only 256 places of a level apart.
+    `mpdiag.ops.backends` selects the implementation. Sums are computed in float32 (float64 for
+    float64 values), also under autocast. Pass locations in float32: bfloat16 has only 256 distinct
+    values per level.
 
     Args:
         value: (B, S, heads, D), all levels flattened row by row and concatenated.
         spatial_shapes: (height, width) of each level; their areas sum to S.
         sampling_locations: (B, Q, heads, levels, points, 2), x and y in [0, 1] over the level;
-            a location outside sees zeros.
+            zeros are sampled outside.
         attention_weights: (B, Q, heads, levels, points).
 
     Returns:
-        (B, Q, heads * D), in the value's dtype.
+        (B, Q, heads * D) in the dtype of the value.
 
     Raises:
-        ValueError: the shapes of the arguments don't fit.
-        DependencyError: the backend that was asked for can't run.
+        ValueError: the shapes of the arguments do not match.
+        DependencyError: the requested backend cannot run.
     """
     _check(value, spatial_shapes, sampling_locations, attention_weights)
     device, dtype = value.device.type, value.dtype
-    backend, function = choose(device, dtype)
-    precise = torch.float64 if dtype == torch.float64 else torch.float32
+    backend, function = select_backend(device, dtype)
+    compute_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     with torch.autocast(device, enabled=False):
         output = function(
-            value if backend.halves else value.to(precise),
+            value if backend.supports_half else value.to(compute_dtype),
             spatial_shapes,
-            sampling_locations.to(precise),
-            attention_weights.to(precise),
+            sampling_locations.to(compute_dtype),
+            attention_weights.to(compute_dtype),
         )
         return output.to(dtype)
 
 
-def _check(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> None:
-    """Compiled kernels trust these sizes."""
+def _check(value: Tensor, shapes: SpatialShapes, locations: Tensor, weights: Tensor) -> None:
+    """Check the shapes; compiled kernels do no bounds checks."""
     cells = sum(height * width for height, width in shapes)
     fits = (
         value.dim() == 4
@@ -65,5 +65,5 @@ def _check(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) ->
         raise ValueError(
             f"value {tuple(value.shape)} on {value.device}, levels {list(shapes)}, "
             f"locations {tuple(locations.shape)} on {locations.device} and "
-            f"weights {tuple(weights.shape)} on {weights.device} don't belong together"
+            f"weights {tuple(weights.shape)} on {weights.device} do not match"
         )

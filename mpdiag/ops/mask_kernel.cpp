@@ -1,8 +1,8 @@
-// Masks counted and compared with ground truth on the CPU, for `mask_sums.py` and `mask_losses.py`.
+// Overlaps, sums and losses of masks on the CPU, for `mask_sums.py` and `mask_losses.py`.
 //
-// A map is one query's mask logits in one layer: `height` x `width` float32, row by row. Each map is
-// read once and by itself, so results depend neither on the number of threads nor on what else is in
-// the batch.
+// A map is one query's mask logits in one layer: `height` x `width` float32, row by row. Each map
+// is read once and independently, so results depend neither on the number of threads nor on the rest
+// of the batch.
 
 #include <algorithm>
 #include <cmath>
@@ -20,7 +20,7 @@ namespace {
 using Word = std::uint64_t;
 constexpr std::int64_t BITS = 64;
 
-// Cells of a row as bits, the rest of the last word zero.
+// Packs the signs of a row into bits; unused bits of the last word are zero.
 void pack(const float* row, std::int64_t columns, Word* words) {
   std::int64_t column = 0;
   for (; column + BITS <= columns; column += BITS) {
@@ -55,14 +55,14 @@ std::int64_t shared(const Word* one, const Word* other, std::int64_t words) {
   return count;
 }
 
-// Points of a map with a border of one zero: the first of the four cells around each, and how far
-// the point lies right of and below it.
+// Points on a map with a border of one zero cell: the upper left of the four cells around each
+// point, and the offset of the point from it.
 struct Points {
   std::vector<std::int32_t> cell;
   std::vector<float> x, y;
 };
 
-// As PyTorch's grid_sample reads, with align_corners=False and zeros outside.
+// Places points as PyTorch's grid_sample with align_corners=False and zeros outside.
 Points place(const float* points, std::int64_t count, std::int64_t height, std::int64_t width) {
   Points placed{std::vector<std::int32_t>(count), std::vector<float>(count),
                 std::vector<float>(count)};
@@ -83,7 +83,7 @@ Points place(const float* points, std::int64_t count, std::int64_t height, std::
 }
 
 #ifdef __AVX2__
-// Two neighbouring cells of each of four points: those on the left, and those on the right.
+// Loads the left and the right cell of each of four points.
 void pairs(const float* map, const std::int32_t* cell, __m128* left, __m128* right) {
   const auto two = [map](std::int32_t one, std::int32_t other) {
     const __m128 first = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(map + one)));
@@ -95,9 +95,9 @@ void pairs(const float* map, const std::int32_t* cell, __m128* left, __m128* rig
 }
 #endif
 
-// A bordered map, whose rows are `line` apart, read at points `start`..`start + count`.
-void read_at(const float* map, std::int64_t line, const Points& points, std::int64_t start,
-             std::int64_t count, float* read) {
+// Samples a bordered map with row stride `line` at points `start`..`start + count`.
+void sample_points(const float* map, std::int64_t line, const Points& points, std::int64_t start,
+                   std::int64_t count, float* sampled) {
   const std::int32_t* cell = points.cell.data() + start;
   const float *x = points.x.data() + start, *y = points.y.data() + start;
   std::int64_t at = 0;
@@ -109,7 +109,7 @@ void read_at(const float* map, std::int64_t line, const Points& points, std::int
     const __m128 above = left + right_of * (right - left);
     pairs(map + line, cell + at, &left, &right);
     const __m128 below = left + right_of * (right - left);
-    _mm_storeu_ps(read + at, above + below_of * (below - above));
+    _mm_storeu_ps(sampled + at, above + below_of * (below - above));
   }
 #endif
   for (; at < count; ++at) {
@@ -117,11 +117,11 @@ void read_at(const float* map, std::int64_t line, const Points& points, std::int
     const float* bottom = top + line;
     const float above = top[0] + x[at] * (top[1] - top[0]);
     const float below = bottom[0] + x[at] * (bottom[1] - bottom[0]);
-    read[at] = above + y[at] * (below - above);
+    sampled[at] = above + y[at] * (below - above);
   }
 }
 
-// exp for arguments of at most 0, within 2 units in the last place (Cephes' polynomial).
+// exp(x) for x <= 0, accurate to 2 units in the last place (polynomial of Cephes).
 inline float exp_negative(float x) {
   x = std::max(x, -87.0f);
   const float n = std::nearbyint(x * 1.44269504088896341f);
@@ -139,14 +139,14 @@ inline float exp_negative(float x) {
   return value * power;
 }
 
-constexpr std::int64_t BLOCK = 1024;  // values whose product of 1 + exp(-|x|) is one logarithm
+constexpr std::int64_t BLOCK = 1024;  // values per product of 1 + exp(-|x|), without overflow
 constexpr int LANES = 32;
 
 struct Sums {
   double softplus, sigmoid;
 };
 
-// Sums of softplus and sigmoid, and the sigmoid of each value.
+// Computes the sums of softplus and sigmoid, and the sigmoid of each value.
 Sums activate(const float* values, std::int64_t count, float* sigmoids) {
   double softplus = 0, sigmoid = 0;
   for (std::int64_t start = 0; start < count; start += BLOCK) {
@@ -154,7 +154,7 @@ Sums activate(const float* values, std::int64_t count, float* sigmoids) {
     const float* x = values + start;
     float* s = sigmoids + start;
     float positive = 0, total = 0;
-    // softplus(x) = max(x, 0) + log(1 + exp(-|x|)); logarithms of a product of 32 make one.
+    // softplus(x) = max(x, 0) + log(1 + exp(-|x|)); one logarithm per product of up to 32 terms.
     float product[LANES];
     std::fill(product, product + LANES, 1.0f);
     std::int64_t at = 0;
@@ -190,7 +190,7 @@ Sums activate(const float* values, std::int64_t count, float* sigmoids) {
   return {softplus, sigmoid};
 }
 
-// Sums of two series times the same weights.
+// Computes the dot products of two arrays with the same weights.
 void dots(const float* one, const float* other, const float* weights, std::int64_t count,
           float* of_one, float* of_other) {
   float ones[LANES] = {}, others[LANES] = {};
@@ -213,7 +213,7 @@ void dots(const float* one, const float* other, const float* weights, std::int64
 
 extern "C" {
 
-// Strides are counted in logits.
+// Strides are in elements.
 struct Maps {
   std::int64_t layers, images, queries, height, width;
   std::int64_t layer_stride, image_stride, query_stride;
@@ -221,10 +221,10 @@ struct Maps {
   const float* logits;
 };
 
-// For each map: cells with a logit > 0 in the valid part, how many of them the layer before and each
-// GT have too. `counted` (layers, queries) says which maps are not taken as empty. There is one
-// image.
-void overlaps(const Maps* maps, std::int64_t rows, std::int64_t columns, const bool* counted,
+// For each map of one image: the number of cells with a logit > 0 in the upper left rows x columns,
+// and its intersection with the previous layer and with each GT. Maps that are not `valid`
+// (layers, queries) count as empty.
+void overlaps(const Maps* maps, std::int64_t rows, std::int64_t columns, const bool* valid,
               const bool* gt, std::int64_t gts, std::int64_t* area, std::int64_t* intersection,
               std::int64_t* overlap) {
   const std::int64_t line = (columns + BITS - 1) / BITS, words = rows * line;
@@ -240,7 +240,7 @@ void overlaps(const Maps* maps, std::int64_t rows, std::int64_t columns, const b
     std::vector<Word> before(words), here(words);
     for (std::int64_t layer = 0; layer < maps->layers; ++layer) {
       const std::int64_t place = layer * maps->queries + query;
-      if (counted[place]) {
+      if (valid[place]) {
         const float* map =
             maps->logits + layer * maps->layer_stride + query * maps->query_stride;
         for (std::int64_t row = 0; row < rows; ++row) {
@@ -261,9 +261,9 @@ void overlaps(const Maps* maps, std::int64_t rows, std::int64_t columns, const b
   }
 }
 
-// For each map of (layers, images, queries), its logits read at `count` points, or all of them where
-// `points` is null: the sums of softplus and sigmoid, and of logit and sigmoid times each of the
-// image's (gts, count) truths.
+// For each map of (layers, images, queries), at `count` points or, if `points` is null, at all
+// cells: the sums of softplus and sigmoid, and of logit and sigmoid times each of the image's
+// (gts, count) GT values.
 void point_sums(const Maps* maps, const float* points, std::int64_t count, const float* truth,
                 std::int64_t gts, float* softplus, float* sigmoid, float* logit_truth,
                 float* sigmoid_truth) {
@@ -274,7 +274,7 @@ void point_sums(const Maps* maps, const float* points, std::int64_t count, const
   {
     std::vector<float> bordered(points ? (height + 2) * line : 0);
     std::vector<double> of_truth(2 * gts);
-    float read[BLOCK], sigmoids[BLOCK];
+    float sampled[BLOCK], sigmoids[BLOCK];
 #pragma omp for schedule(static)
     for (std::int64_t map = 0; map < total; ++map) {
       const std::int64_t query = map % maps->queries;
@@ -291,13 +291,13 @@ void point_sums(const Maps* maps, const float* points, std::int64_t count, const
       const float* truths = truth + image * gts * count;
       std::fill(of_truth.begin(), of_truth.end(), 0.0);
       Sums sums{0, 0};
-      // Block by block, so that what is read stays in the nearest cache.
+      // Blocks keep the sampled values in the L1 cache.
       for (std::int64_t start = 0; start < count; start += BLOCK) {
         const std::int64_t size = std::min(BLOCK, count - start);
         if (points) {
-          read_at(bordered.data(), line, places, start, size, read);
+          sample_points(bordered.data(), line, places, start, size, sampled);
         }
-        const float* values = points ? read : cells + start;
+        const float* values = points ? sampled : cells + start;
         const Sums some = activate(values, size, sigmoids);
         sums.softplus += some.softplus;
         sums.sigmoid += some.sigmoid;
@@ -318,8 +318,8 @@ void point_sums(const Maps* maps, const float* points, std::int64_t count, const
   }
 }
 
-// For each row of `count` logits x and truths t: the mean of softplus(x) - x t, the dice loss, and
-// for the backward pass the two terms of its fraction.
+// For each row of `count` logits x and GT values t: the mean of softplus(x) - x t, the dice loss,
+// and numerator and denominator of its fraction for the backward pass.
 void mask_losses(std::int64_t rows, std::int64_t count, std::int64_t threads, const float* logits,
                  const float* truth, float* cross_entropy, float* dice, float* fraction) {
 #pragma omp parallel num_threads(threads)
@@ -346,17 +346,18 @@ void mask_losses(std::int64_t rows, std::int64_t count, std::int64_t threads, co
   }
 }
 
-// The gradient of the logits, from those of both losses.
+// Computes the gradient of the logits from the gradients of both losses.
 void mask_losses_backward(std::int64_t rows, std::int64_t count, std::int64_t threads,
                           const float* logits, const float* truth, const float* fraction,
-                          const float* of_cross_entropy, const float* of_dice, float* gradient) {
+                          const float* grad_cross_entropy, const float* grad_dice,
+                          float* grad_logits) {
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (std::int64_t row = 0; row < rows; ++row) {
     const float *x = logits + row * count, *t = truth + row * count;
-    float* g = gradient + row * count;
+    float* g = grad_logits + row * count;
     const float above = fraction[2 * row], below = fraction[2 * row + 1];
-    const float mean = of_cross_entropy[row] / static_cast<float>(count);
-    const float scale = of_dice[row] / (below * below);
+    const float mean = grad_cross_entropy[row] / static_cast<float>(count);
+    const float scale = grad_dice[row] / (below * below);
     activate(x, count, g);
     for (std::int64_t at = 0; at < count; ++at) {
       const float s = g[at];

@@ -1,7 +1,7 @@
-"""Cross-entropy and dice of masks against their truth, which each read the same logits.
+"""Binary cross-entropy and dice loss of mask logits.
 
-On the CPU both in one pass in C++ (`mask_kernel.cpp`), and their gradients in another; by PyTorch
-elsewhere.
+On the CPU, C++ (`mask_kernel.cpp`) computes both in one pass over the logits and their gradients in
+another. PyTorch is used elsewhere.
 """
 
 import ctypes
@@ -11,23 +11,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpdiag.ops.mask_sums import library_for
+from mpdiag.ops.mask_sums import compiled_kernels_for
 
 
 def mask_losses(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Binary cross-entropy, averaged over P points, and dice loss with 1 added above and below.
+    """Return the binary cross-entropy, averaged over P points, and the dice loss of each row.
+
+    The dice loss is 1 - (2 * intersection + 1) / (sum + 1), as in Mask2Former.
 
     Args:
         logits: (R, P).
-        truth: (R, P) in 0..1, of the logits' dtype.
+        truth: (R, P) in 0..1, with the dtype of the logits.
 
     Returns:
-        Two (R,) tensors, differentiable once in the logits.
+        Two (R,) tensors. Their second derivative in the logits is not available.
     """
     if logits.shape != truth.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and truth {tuple(truth.shape)} differ")
-    if logits.dtype == torch.float32 and library_for(logits) is not None:
-        cross_entropy, dice = _Compiled.apply(logits, truth)
+    if logits.dtype == torch.float32 and compiled_kernels_for(logits) is not None:
+        cross_entropy, dice = _CompiledLosses.apply(logits, truth)
         return cross_entropy, dice
     cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
     probability = logits.sigmoid()
@@ -35,7 +37,7 @@ def mask_losses(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     return cross_entropy, 1 - overlap / (probability.sum(1) + truth.sum(1) + 1)
 
 
-class _Compiled(torch.autograd.Function):
+class _CompiledLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         logits, truth = logits.contiguous(), truth.contiguous()
@@ -49,14 +51,14 @@ class _Compiled(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         logits, truth, fraction = ctx.saved_tensors
         gradient = torch.empty_like(logits)
-        of_losses = [grad.contiguous() for grad in grads]
-        _call("mask_losses_backward", logits, truth, fraction, *of_losses, gradient)
+        loss_grads = [grad.contiguous() for grad in grads]
+        _call("mask_losses_backward", logits, truth, fraction, *loss_grads, gradient)
         return gradient, None
 
 
 def _call(name: str, logits: Tensor, *tensors: Tensor) -> None:
-    """Call a function of the C++ file on (R, P) logits and what belongs to them."""
+    """Call a function of the C++ file on (R, P) logits and further tensors."""
     sizes = (*logits.shape, torch.get_num_threads())
     pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (logits, *tensors)]
-    function = getattr(library_for(logits), name)
+    function = getattr(compiled_kernels_for(logits), name)
     function(*map(ctypes.c_int64, sizes), *pointers)

@@ -1,7 +1,7 @@
-"""What matching and metrics count on mask logits: cells that masks share, and sums over points.
+"""Overlaps of masks and sums of mask logits over points, for matching and metrics.
 
-On the CPU one pass over each map in C++ (`mask_kernel.cpp`), without copies of all maps; by PyTorch
-where that can't be compiled, and on other devices. Cells are counted exactly either way.
+On the CPU, C++ (`mask_kernel.cpp`) reads each map once without copying all maps. PyTorch is used on
+other devices and where C++ cannot be compiled. Cell counts are exact in both.
 """
 
 import ctypes
@@ -24,11 +24,12 @@ SOURCE = Path(__file__).with_name("mask_kernel.cpp")
 
 
 class Overlaps(NamedTuple):
-    """Cells of an image's masks, int64.
+    """Cell counts of an image's masks, int64.
 
-    area          (L + 1, N) of each mask
-    intersection  (L, N) shared with the layer before
-    overlap       (L + 1, N, G) shared with each GT
+    Attributes:
+        area: (L + 1, N) of each mask.
+        intersection: (L, N) with the mask of the previous layer.
+        overlap: (L + 1, N, G) with each GT.
     """
 
     area: Tensor
@@ -37,10 +38,11 @@ class Overlaps(NamedTuple):
 
 
 class PointSums(NamedTuple):
-    """Sums over points, float32; x is a mask logit, t the truth.
+    """Sums over points, float32, of mask logits x and GT t.
 
-    softplus, sigmoid            (L + 1, B, N) of softplus(x) and sigmoid(x)
-    logit_truth, sigmoid_truth   (L + 1, B, N, G) of x t and sigmoid(x) t
+    Attributes:
+        softplus, sigmoid: (L + 1, B, N) of softplus(x) and sigmoid(x).
+        logit_truth, sigmoid_truth: (L + 1, B, N, G) of x t and sigmoid(x) t.
     """
 
     softplus: Tensor
@@ -49,8 +51,8 @@ class PointSums(NamedTuple):
     sigmoid_truth: Tensor
 
 
-class Maps(ctypes.Structure):
-    """`Maps` of the C++ file."""
+class LogitMaps(ctypes.Structure):
+    """The struct `Maps` of the C++ file."""
 
     _fields_ = (
         *(
@@ -66,68 +68,68 @@ class Maps(ctypes.Structure):
 
 @cache
 def kernels() -> ctypes.CDLL | None:
-    """The compiled functions; None, and a warning, where they can't be had."""
+    """Return the compiled functions; log a warning and return None if they cannot be compiled."""
     try:
         return load_library(SOURCE)
     except DependencyError as error:
-        log.warning("masks are compared by PyTorch, which takes longer: %s", error)
+        log.warning("masks are compared by PyTorch, which is slower: %s", error)
         return None
 
 
 @torch.no_grad()
-def mask_overlaps(mask_logits: Tensor, gt_masks: Tensor, counted: Tensor) -> Overlaps:
-    """Count cells of one image's masks, binarised at logit > 0.
+def mask_overlaps(mask_logits: Tensor, gt_masks: Tensor, valid: Tensor) -> Overlaps:
+    """Count the cells of one image's masks, binarised at logit > 0.
 
     Args:
         mask_logits: (L + 1, N, h, w).
-        gt_masks: (G, rows, columns) bool over the grid's upper left part; only that is counted.
-        counted: (L + 1, N) bool; other masks are taken as empty.
+        gt_masks: (G, rows, columns) bool over the valid upper left part; other cells are ignored.
+        valid: (L + 1, N) bool; the other masks count as empty.
     """
-    library = library_for(mask_logits)
+    library = compiled_kernels_for(mask_logits)
     (layers, queries, height, width), (gts, rows, columns) = mask_logits.shape, gt_masks.shape
-    if rows > height or columns > width or counted.shape != (layers, queries):
-        raise ValueError("masks, their GT and what is counted don't belong together")
+    if rows > height or columns > width or valid.shape != (layers, queries):
+        raise ValueError("the shapes of mask_logits, gt_masks and valid do not match")
     if library is None:
-        return _plain_overlaps(mask_logits[..., :rows, :columns], gt_masks, counted)
-    found = Overlaps(
+        return _plain_overlaps(mask_logits[..., :rows, :columns], gt_masks, valid)
+    result = Overlaps(
         torch.empty(layers, queries, dtype=torch.int64),
         torch.empty(layers - 1, queries, dtype=torch.int64),
         torch.empty(layers, queries, gts, dtype=torch.int64),
     )
-    counted, truth = counted.contiguous(), gt_masks.contiguous()
-    _call(library.overlaps, mask_logits[:, None], rows, columns, counted, truth, gts, *found)
-    return found
+    valid, truth = valid.contiguous(), gt_masks.contiguous()
+    _call(library.overlaps, mask_logits[:, None], rows, columns, valid, truth, gts, *result)
+    return result
 
 
-def _plain_overlaps(mask_logits: Tensor, gt_masks: Tensor, counted: Tensor) -> Overlaps:
-    masks = ((mask_logits > 0) & counted[..., None, None]).flatten(2)
-    # Cells are counted in float32, which is exact below 2^24 cells.
+def _plain_overlaps(mask_logits: Tensor, gt_masks: Tensor, valid: Tensor) -> Overlaps:
+    masks = ((mask_logits > 0) & valid[..., None, None]).flatten(2)
+    # float32 counts exactly below 2^24 cells.
     overlap = torch.einsum("lns,gs->lng", masks.float(), gt_masks.flatten(1).float())
     return Overlaps(masks.sum(-1), (masks[:-1] & masks[1:]).sum(-1), overlap.long())
 
 
 @torch.no_grad()
 def point_sums(mask_logits: Tensor, truth: Tensor, points: Tensor | None) -> PointSums:
-    """Sums of all layers' mask logits and of their products with all GT.
+    """Sum all layers' mask logits and their products with all GT over points.
 
     Args:
         mask_logits: (L + 1, B, N, h, w).
         truth: (B, G, P) float32, each GT at the points.
-        points: (P, 2) where logits are read, as `sample_logits` reads; every cell if None.
+        points: (P, 2) sampled as by `sample_logits`; all cells if None.
     """
-    library = library_for(mask_logits)
+    library = compiled_kernels_for(mask_logits)
     layers, batch, queries, height, width = mask_logits.shape
     gts, count = truth.shape[1:]
     if len(truth) != batch or count != (height * width if points is None else len(points)):
-        raise ValueError("masks, their GT and the points don't belong together")
+        raise ValueError("the shapes of mask_logits, truth and points do not match")
     if library is None:
         return _plain_sums(mask_logits, truth, points)
-    found = PointSums(
+    result = PointSums(
         *torch.empty(2, layers, batch, queries), *torch.empty(2, layers, batch, queries, gts)
     )
     places = None if points is None else points.float().contiguous()
-    _call(library.point_sums, mask_logits, places, count, truth.contiguous(), gts, *found)
-    return found
+    _call(library.point_sums, mask_logits, places, count, truth.contiguous(), gts, *result)
+    return result
 
 
 def _plain_sums(mask_logits: Tensor, truth: Tensor, points: Tensor | None) -> PointSums:
@@ -135,8 +137,8 @@ def _plain_sums(mask_logits: Tensor, truth: Tensor, points: Tensor | None) -> Po
     if points is None:
         logits = logits.flatten(3)
     else:
-        read = sample_logits(logits.flatten(0, 1), points)
-        logits = read.unflatten(0, mask_logits.shape[:2])
+        sampled = sample_logits(logits.flatten(0, 1), points)
+        logits = sampled.unflatten(0, mask_logits.shape[:2])
     sigmoid = logits.sigmoid()
     return PointSums(
         F.softplus(logits).sum(-1),
@@ -146,20 +148,22 @@ def _plain_sums(mask_logits: Tensor, truth: Tensor, points: Tensor | None) -> Po
     )
 
 
-def library_for(logits: Tensor) -> ctypes.CDLL | None:
-    """The compiled functions where they take such logits: float32 loses signs of float64."""
+def compiled_kernels_for(logits: Tensor) -> ctypes.CDLL | None:
+    """Return the compiled functions if they support the logits: on the CPU and not float64."""
     return kernels() if logits.device.type == "cpu" and logits.dtype != torch.float64 else None
 
 
 def _call(function: Any, mask_logits: Tensor, *arguments: Tensor | int | None) -> None:
-    """Call a function of the C++ file on (L + 1, B, N, h, w) logits, each map in one piece.
+    """Call a function of the C++ file on (L + 1, B, N, h, w) logits.
 
-    Tensors go as pointers, which `arguments` keeps valid.
+    Tensors are passed as pointers; `arguments` keeps them alive during the call.
     """
     logits = mask_logits.float()
     if logits.stride()[3:] != (logits.shape[4], 1):
         logits = logits.contiguous()
-    maps = Maps(*logits.shape, *logits.stride()[:3], torch.get_num_threads(), logits.data_ptr())
-    # Pointers and int64 alike are words of 64 bits.
+    maps = LogitMaps(
+        *logits.shape, *logits.stride()[:3], torch.get_num_threads(), logits.data_ptr()
+    )
+    # Both pointers and int64 are 64-bit words.
     passed = [x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]
     function(ctypes.byref(maps), *map(ctypes.c_void_p, passed))

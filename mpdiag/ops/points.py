@@ -1,7 +1,7 @@
-"""Bilinear reads of masks at points, the currency of matching and of the mask losses.
+"""Bilinear sampling of masks at points, for matching and mask losses.
 
-A point is (x, y) in [0, 1] over the padded image, so that predictions and targets of different
-resolutions are read at the same place (PointRend; `point_sample` in detectron2).
+A point is (x, y) in [0, 1] over the padded image, so predictions and targets of different
+resolutions are sampled at the same place (PointRend; `point_sample` in detectron2).
 """
 
 import torch
@@ -12,9 +12,9 @@ _BANDS = 32
 
 
 def seeded_points(count: int, seed: int) -> Tensor:
-    """(count, 2) uniform points that depend on `seed` alone.
+    """Return (count, 2) uniform points that depend only on `seed`.
 
-    They come in bands from top to bottom, so that who reads a map at all of them stays near by.
+    They are sorted in bands from top to bottom, so that sampling reads nearby memory.
     """
     points = torch.rand(count, 2, generator=torch.Generator().manual_seed(seed))
     x, y = points.unbind(1)
@@ -22,36 +22,36 @@ def seeded_points(count: int, seed: int) -> Tensor:
 
 
 def cell_centers(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """(height * width, 2) points at the centres of a grid's cells, row by row."""
+    """Return (height * width, 2) points at the centres of a grid's cells, row by row."""
     y = (torch.arange(height, device=device) + 0.5) / height
     x = (torch.arange(width, device=device) + 0.5) / width
     return torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], -1).flatten(0, 1)
 
 
 def sample_logits(logits: Tensor, points: Tensor) -> Tensor:
-    """Read maps at points; differentiable in the maps.
+    """Sample maps at points; differentiable in the maps.
 
     Args:
         logits: (R, C, h, w).
         points: (R, P, 2), or (P, 2) shared by all rows.
 
     Returns:
-        (R, C, P); outside of the outermost cell centres the map fades to zero.
+        (R, C, P), bilinear with zeros outside of the map.
     """
     grid = (2 * points - 1).expand(len(logits), -1, -1).unsqueeze(1)
     return F.grid_sample(logits, grid.to(logits.dtype), align_corners=False).squeeze(2)
 
 
 def sample_masks(masks: Tensor, index: Tensor, points: Tensor) -> Tensor:
-    """Read binary masks at points without ever making a float copy of them.
+    """Sample binary masks at points without a float copy of the masks.
 
     Args:
         masks: (T, H, W) bool or uint8.
-        index: (R,) which mask each row reads.
+        index: (R,) index of the mask of each row.
         points: (R, P, 2), or (P, 2) shared by all rows.
 
     Returns:
-        (R, P) float32, bilinear with zeros outside, as `sample_logits` reads.
+        (R, P) float32, interpolated as by `sample_logits`.
     """
     height, width = masks.shape[-2:]
     flat = masks.reshape(-1)

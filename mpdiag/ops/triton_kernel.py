@@ -1,7 +1,7 @@
-"""Multi-scale deformable attention on CUDA in Triton, for where deformops can't be installed.
+"""Multi-scale deformable attention on CUDA in Triton, used if deformops is not available.
 
-A program takes a block of queries of one head of one image. Sums are in float32. The gradient of
-the value is summed by atomic additions, whose order, and so rounding, changes from run to run.
+A program computes a block of queries of one head of one image. Sums are in float32. The gradient of
+the value is summed by atomic additions, so its rounding differs between runs.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,22 @@ import triton.language as tl
 from torch import Tensor
 
 from mpdiag.errors import DependencyError
-from mpdiag.ops.operator import Function, operator
+from mpdiag.ops.custom_operator import AttentionFunction, register_operator
 
-TILE = 1024  # numbers of a block: queries times channels
+TILE = 1024  # elements of a block: queries times channels
 
 
-def load() -> Function:
-    """The operator for float32, bfloat16 and float16 values; DependencyError without a GPU.
+def load() -> AttentionFunction:
+    """Return the operator for float32, bfloat16 and float16 values.
 
-    In Triton's interpreter (TRITON_INTERPRET=1) it runs on the CPU, to be tested.
+    Triton's interpreter (TRITON_INTERPRET=1) runs it on the CPU, for tests.
+
+    Raises:
+        DependencyError: there is no GPU.
     """
     if not (torch.cuda.is_available() or triton.knobs.runtime.interpret):
-        raise DependencyError("PyTorch sees no CUDA device")
-    return operator("ms_deform_attn_triton", _run_forward, _run_backward)
+        raise DependencyError("no CUDA device is available to PyTorch")
+    return register_operator("ms_deform_attn_triton", _run_forward, _run_backward)
 
 
 def _run_forward(
@@ -41,10 +44,12 @@ def _run_forward(
 def _run_backward(
     grad: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    of_value = torch.zeros_like(value, dtype=torch.float32)
-    of_locations, of_weights = torch.empty_like(locations), torch.empty_like(weights)
-    _launch(_backward, value, shapes, locations, weights, grad, of_value, of_locations, of_weights)
-    return of_value.to(value.dtype), of_locations, of_weights
+    grad_value = torch.zeros_like(value, dtype=torch.float32)
+    grad_locations, grad_weights = torch.empty_like(locations), torch.empty_like(weights)
+    _launch(
+        _backward, value, shapes, locations, weights, grad, grad_value, grad_locations, grad_weights
+    )
+    return grad_value.to(value.dtype), grad_locations, grad_weights
 
 
 def _launch(
@@ -77,27 +82,27 @@ def _launch(
 
 @lru_cache(maxsize=64)
 def _on_device(shapes: tuple[int, ...], device: torch.device) -> Tensor:
-    """Kept, since each copy to the GPU would wait for it."""
+    """Return the shapes on the device; cached, because each copy synchronises with the GPU."""
     return torch.tensor(shapes, dtype=torch.int32, device=device)
 
 
 @triton.jit
 def _pixel(location, size):  # type: ignore[no-untyped-def]
-    """From [0, 1] to pixels, rounded as PyTorch's grid_sample rounds."""
+    """Convert [0, 1] to pixels with the rounding of PyTorch's grid_sample."""
     return tl.fma((2 * location - 1) + 1, size / 2, -0.5)
 
 
 @triton.jit
 def _point(locations, sample, valid, height, width):  # type: ignore[no-untyped-def]
-    """Row and column of the first of four cells, how far below and right of it, and whether any is
-    seen; and NaN for a location that isn't a number, else 0."""
+    """Return row and column of the upper left of four cells, offset (y, x) of the point from it,
+    whether any cell is inside, and NaN if the location is NaN, else 0."""
     x = _pixel(tl.load(locations + 2 * sample, mask=valid, other=0.0), width.to(tl.float32))
     y = _pixel(tl.load(locations + 2 * sample + 1, mask=valid, other=0.0), height.to(tl.float32))
-    poison = tl.where(x == x, 0.0, x) + tl.where(y == y, 0.0, y)
+    nan = tl.where(x == x, 0.0, x) + tl.where(y == y, 0.0, y)
     seen = valid & (x >= -1) & (y >= -1) & (x < width) & (y < height)
     x, y = tl.where(seen, x, 0.0), tl.where(seen, y, 0.0)
     left, top = tl.floor(x), tl.floor(y)
-    return top.to(tl.int32), left.to(tl.int32), y - top, x - left, seen, poison
+    return top.to(tl.int32), left.to(tl.int32), y - top, x - left, seen, nan
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -116,20 +121,20 @@ def _forward(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """See `_run_forward`; LEVELS, POINTS: of a query; BLOCK: queries; WIDTH: channels or more."""
+    """Compute `_run_forward` for BLOCK queries; WIDTH is the power of two from `channels`."""
     query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
     channel = tl.arange(0, WIDTH)
     valid, kept = query < queries, channel < channels
-    reader = (image * queries + query) * heads + head
+    query_head = (image * queries + query) * heads + head
     total = tl.zeros((BLOCK, WIDTH), tl.float32)
     first = image * cells
     for level in range(LEVELS):
         height, width = tl.load(shapes + 2 * level), tl.load(shapes + 2 * level + 1)
         for point in range(POINTS):
-            sample = (reader * LEVELS + level) * POINTS + point
-            row, column, y, x, seen, poison = _point(locations, sample, valid, height, width)
-            weight = tl.load(weights + sample, mask=valid, other=0.0) + poison
+            sample = (query_head * LEVELS + level) * POINTS + point
+            row, column, y, x, seen, nan = _point(locations, sample, valid, height, width)
+            weight = tl.load(weights + sample, mask=valid, other=0.0) + nan
             for corner in tl.static_range(4):
                 below, right = corner // 2, corner % 2
                 at_row, at_column = row + below, column + right
@@ -137,15 +142,15 @@ def _forward(  # type: ignore[no-untyped-def]
                 inside &= (at_column >= 0) & (at_column < width)
                 share = (y if below else 1 - y) * (x if right else 1 - x) * weight
                 cell = ((first + at_row * width + at_column) * heads + head) * channels
-                read = tl.load(
+                sampled = tl.load(
                     value + cell[:, None] + channel[None, :],
                     mask=inside[:, None] & kept[None, :],
                     other=0.0,
                 )
-                total += share[:, None] * read.to(tl.float32)
+                total += share[:, None] * sampled.to(tl.float32)
         first += height * width
     tl.store(
-        output + (reader * channels)[:, None] + channel[None, :],
+        output + (query_head * channels)[:, None] + channel[None, :],
         total.to(output.dtype.element_ty),
         mask=valid[:, None] & kept[None, :],
     )
@@ -158,9 +163,9 @@ def _backward(  # type: ignore[no-untyped-def]
     locations,
     weights,
     grad,
-    of_value,
-    of_locations,
-    of_weights,
+    grad_value,
+    grad_locations,
+    grad_weights,
     cells,
     queries,
     heads,
@@ -170,14 +175,14 @@ def _backward(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """See `_run_backward`; `of_value` comes as zeros, in float32."""
+    """Compute `_run_backward` for BLOCK queries; `grad_value` is float32 zeros."""
     query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
     channel = tl.arange(0, WIDTH)
     valid, kept = query < queries, channel < channels
-    reader = (image * queries + query) * heads + head
+    query_head = (image * queries + query) * heads + head
     upstream = tl.load(
-        grad + (reader * channels)[:, None] + channel[None, :],
+        grad + (query_head * channels)[:, None] + channel[None, :],
         mask=valid[:, None] & kept[None, :],
         other=0.0,
     ).to(tl.float32)
@@ -185,10 +190,10 @@ def _backward(  # type: ignore[no-untyped-def]
     for level in range(LEVELS):
         height, width = tl.load(shapes + 2 * level), tl.load(shapes + 2 * level + 1)
         for point in range(POINTS):
-            sample = (reader * LEVELS + level) * POINTS + point
-            row, column, y, x, seen, poison = _point(locations, sample, valid, height, width)
+            sample = (query_head * LEVELS + level) * POINTS + point
+            row, column, y, x, seen, nan = _point(locations, sample, valid, height, width)
             weight = tl.load(weights + sample, mask=valid, other=0.0)
-            of_weight, of_x, of_y = poison, poison, poison
+            grad_weight, grad_x, grad_y = nan, nan, nan
             for corner in tl.static_range(4):
                 below, right = corner // 2, corner % 2
                 at_row, at_column = row + below, column + right
@@ -198,14 +203,14 @@ def _backward(  # type: ignore[no-untyped-def]
                 cell = ((first + at_row * width + at_column) * heads + head) * channels
                 where = cell[:, None] + channel[None, :]
                 mask = inside[:, None] & kept[None, :]
-                read = tl.load(value + where, mask=mask, other=0.0).to(tl.float32)
-                dot = tl.sum(read * upstream, 1)
-                of_weight += down * across * dot
-                of_x += (down if right else -down) * dot
-                of_y += (across if below else -across) * dot
+                sampled = tl.load(value + where, mask=mask, other=0.0).to(tl.float32)
+                dot = tl.sum(sampled * upstream, 1)
+                grad_weight += down * across * dot
+                grad_x += (down if right else -down) * dot
+                grad_y += (across if below else -across) * dot
                 share = (down * across * weight)[:, None]
-                tl.atomic_add(of_value + where, share * upstream, mask=mask, sem="relaxed")
-            tl.store(of_weights + sample, of_weight, mask=valid)
-            tl.store(of_locations + 2 * sample, of_x * weight * width, mask=valid)
-            tl.store(of_locations + 2 * sample + 1, of_y * weight * height, mask=valid)
+                tl.atomic_add(grad_value + where, share * upstream, mask=mask, sem="relaxed")
+            tl.store(grad_weights + sample, grad_weight, mask=valid)
+            tl.store(grad_locations + 2 * sample, grad_x * weight * width, mask=valid)
+            tl.store(grad_locations + 2 * sample + 1, grad_y * weight * height, mask=valid)
         first += height * width

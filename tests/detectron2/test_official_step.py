@@ -10,7 +10,7 @@ from mpdiag.config import BackboneConfig, LossConfig, ModelConfig, TrainConfig
 from mpdiag.data import Sample
 from mpdiag.errors import ConfigError
 from mpdiag.matching import Target
-from trainers.official_step import OfficialStep
+from benchmarks.official_step import OfficialStep
 
 
 def recipe(**changes) -> TrainConfig:
@@ -27,7 +27,7 @@ def recipe(**changes) -> TrainConfig:
         "num_queries": 6,
         **changes,
     }
-    return TrainConfig(model=ModelConfig(**model), loss=LossConfig(points=64))
+    return TrainConfig(model=ModelConfig(**model), loss=LossConfig(num_points=64))
 
 
 def test_a_step_changes_the_weights(package: ModuleType, targets: list[Target]) -> None:

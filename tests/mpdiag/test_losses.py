@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mpdiag.losses import UncertainPoints, consistency_losses, set_losses
+from mpdiag.losses import ImportanceSampler, consistency_losses, set_losses
 from mpdiag.matching import Target
 
 
@@ -67,7 +67,7 @@ def test_without_any_gt_only_the_class_loss_is_left() -> None:
 
 def test_uncertain_points_seek_the_boundary() -> None:
     ramp = torch.linspace(-10, 10, 40).expand(1, 40, 40)
-    pick = UncertainPoints([torch.Generator().manual_seed(0)], count=400)
+    pick = ImportanceSampler([torch.Generator().manual_seed(0)], num_points=400)
     points = pick(ramp, torch.zeros(1))
     assert points.shape == (1, 400, 2)
     near = ((points[0, :, 0] - 0.5).abs() < 0.15).float().mean().item()
@@ -80,8 +80,8 @@ def test_sampled_and_full_losses_agree_in_the_mean(
 ) -> None:
     class_logits, _, targets, assignment = problem
     smooth = torch.full((2, 3, 4, 5, 7), 0.3)
-    streams = [torch.Generator().manual_seed(image) for image in range(3)]
-    pick = UncertainPoints(streams, 20000, importance=0.0)
+    generators = [torch.Generator().manual_seed(image) for image in range(3)]
+    pick = ImportanceSampler(generators, 20000, importance_sample_ratio=0.0)
     sampled = set_losses(class_logits, smooth, targets, assignment, pick, num_masks=5)
     full = set_losses(class_logits, smooth, targets, assignment, None, num_masks=5)
     # Masks differ at most by the fade at the image's border, which both sides share.

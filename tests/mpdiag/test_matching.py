@@ -11,7 +11,7 @@ from mpdiag.matching import (
     Target,
     finite_queries,
     match,
-    match_finite,
+    match_with_costs,
     matching_cost,
 )
 
@@ -110,7 +110,7 @@ def test_costs_of_the_pairs_are_those_of_the_table() -> None:
     class_logits, mask_logits, targets = problem([3, 0, 1], queries=5)
     weights = MatchingCosts(2, 4, 3)
     finite = finite_queries(class_logits, mask_logits)
-    found = match_finite(class_logits, mask_logits, targets, finite, costs=weights)
+    found = match_with_costs(class_logits, mask_logits, targets, finite, costs=weights)
     assert torch.equal(found.assignment, match(class_logits, mask_logits, targets, costs=weights))
     table = matching_cost(class_logits, mask_logits, targets, weights, None)
     dice = matching_cost(class_logits, mask_logits, targets, MatchingCosts(0, 0, 3), None)
@@ -135,11 +135,11 @@ def test_what_is_not_finite_matches_nothing() -> None:
     mask_logits[0, 1] = torch.nan
     finite = finite_queries(class_logits, mask_logits)
     assert (~finite).nonzero().tolist() == [[0, 1, 0], [0, 1, 1], [0, 1, 2], [1, 1, 0], [2, 0, 1]]
-    found = match_finite(class_logits, mask_logits, targets, finite)
+    found = match_with_costs(class_logits, mask_logits, targets, finite)
     assert (found.assignment[~finite] == -1).all()
     matched = (found.assignment >= 0).sum(-1)
     assert matched.tolist() == [[2, 0], [2, 2], [2, 2]]
     assert found.margin[found.assignment >= 0].isfinite().sum() == 10
     one = slice(1)
-    alone = match_finite(class_logits[:, :, one], mask_logits[:, :, one], targets, finite[..., one])
+    alone = match_with_costs(class_logits[:, :, one], mask_logits[:, :, one], targets, finite[..., one])
     assert alone.margin.isnan().all()  # no second query to compare with

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from mpdiag.models.inference import (
-    Sizes,
+    ImageSizes,
     instance_inference,
     panoptic_inference,
     semantic_inference,
@@ -19,12 +19,12 @@ def image(case, request: pytest.FixtureRequest):
     """One image's last class logits, mask logits and sizes, and its number."""
     height, width = case.figures["sizes"][request.param]
     scale = 2 if request.param == 0 else 1  # image 0 is asked for at twice its size
-    sizes = Sizes((96, 96), (height, width), (scale * height, scale * width))
+    sizes = ImageSizes((96, 96), (height, width), (scale * height, scale * width))
     logits = [case.tensors[f"eval.pred_{kind}"][-1, request.param] for kind in ("logits", "masks")]
     return logits[0], logits[1], sizes, request.param
 
 
-def margin(class_logits: torch.Tensor, mask_logits: torch.Tensor, sizes: Sizes) -> torch.Tensor:
+def margin(class_logits: torch.Tensor, mask_logits: torch.Tensor, sizes: ImageSizes) -> torch.Tensor:
     """(H, W) by how much the best query's class times mask probability exceeds the second's."""
     scores, labels = class_logits.double().softmax(-1).max(-1)
     masks = F.interpolate(mask_logits[None].double(), sizes.padded, mode="bilinear")

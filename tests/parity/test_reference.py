@@ -8,7 +8,7 @@ from mpdiag.checkpoints.official_keys import to_official
 from mpdiag.config import PilotConfig
 from mpdiag.losses import SetLosses, set_losses
 from mpdiag.matching import match
-from mpdiag.models import Output, Pilot, assemble_pilot
+from mpdiag.models import Mask2FormerOutput, PilotInputs, build_pilot_inputs
 
 
 def close(found: Tensor, expected: Tensor) -> None:
@@ -17,7 +17,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 def test_features(case) -> None:
     with torch.no_grad():
-        maps = case.model.backbone(case.model.batch(case.images))
+        maps = case.model.backbone(case.model.preprocess(case.images))
         levels, mask_features = case.model.pixel_decoder(maps)
     for stage, found in zip(range(2, 6), maps, strict=True):
         close(found, case.tensors[f"eval.backbone.res{stage}"])
@@ -40,18 +40,18 @@ def test_all_layers_at_inference(case) -> None:
     close(found.mask_logits, case.tensors["eval.pred_masks"])
 
 
-def pilot_of(case) -> Pilot | None:
+def pilot_of(case) -> PilotInputs | None:
     """Two groups of three, padded to the larger image's count, without noise; as released."""
     if "mp" not in case.figures:
         return None
-    return assemble_pilot(
+    return build_pilot_inputs(
         case.targets,
         PilotConfig(
-            queries=case.figures["mp"]["pad_size"], follow="release", noise="none", label_noise=0
+            num_queries=case.figures["mp"]["pad_size"], variant="official", noise="none", label_noise=0
         ),
         layers=9,
         num_classes=7,
-        streams=[torch.Generator() for _ in case.targets],
+        generators=[torch.Generator() for _ in case.targets],
     )
 
 
@@ -66,7 +66,7 @@ class GivenPoints:
         return self.points[:rows].repeat(10, 1, 1)
 
 
-def losses_of(case, output: Output, pilot: Pilot | None) -> dict[str, SetLosses]:
+def losses_of(case, output: Mask2FormerOutput, pilot: PilotInputs | None) -> dict[str, SetLosses]:
     pick = GivenPoints(case.tensors["train.loss.point_coords"])
     points = case.tensors["train.matcher.point_coords"][0]
     matching = output.matching

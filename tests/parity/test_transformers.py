@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mpdiag.checkpoints import load_model, save_checkpoint
 from mpdiag.checkpoints.convert import convert
-from mpdiag.checkpoints.transformers_form import write_transformers
+from mpdiag.checkpoints.transformers_directory import write_transformers
 from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.models import Mask2Former
 
@@ -63,8 +63,8 @@ def our_outputs(model: Mask2Former, pixels: Tensor) -> dict[str, Tensor]:
 def test_the_official_figures(case, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model.pth", case.model)
     convert(tmp_path / "model.pth", tmp_path / "there", "transformers")
-    found = outputs_of(theirs(tmp_path / "there"), case.model.batch(case.images))
-    for name, tensor in our_outputs(case.model, case.model.batch(case.images)).items():
+    found = outputs_of(theirs(tmp_path / "there"), case.model.preprocess(case.images))
+    for name, tensor in our_outputs(case.model, case.model.preprocess(case.images)).items():
         close(found[name], tensor)
         close(found[name], case.tensors[f"eval.{name}"])
 
@@ -77,7 +77,7 @@ def test_a_network_of_basic_blocks(tmp_path: Path, norm: Any) -> None:
         backbone=BackboneConfig(name="resnet18", channels=(8, 16, 32, 64), norm=norm),
         hidden_dim=64,
         mask_dim=32,
-        heads=4,
+        num_heads=4,
         encoder_layers=2,
         decoder_layers=4,
         num_queries=9,
@@ -106,4 +106,4 @@ def test_its_image_processor_feeds_what_we_feed(case, tmp_path: Path) -> None:
     assert type(processor).__name__.startswith("Mask2FormerImageProcessor")
     found = processor(case.images, do_resize=False, return_tensors="pt")["pixel_values"]
     height, width = found.shape[-2:]
-    close(found, case.model.batch(case.images)[..., :height, :width])
+    close(found, case.model.preprocess(case.images)[..., :height, :width])

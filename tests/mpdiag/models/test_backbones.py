@@ -11,9 +11,9 @@ from torch import Tensor
 from mpdiag.config import BackboneConfig
 from mpdiag.errors import ConfigError
 from mpdiag.models.backbones import build_backbone
-from mpdiag.models.swin import PUBLISHED, Swin, SwinShape
+from mpdiag.models.swin import PUBLISHED_SWINS, Swin, SwinShape
 
-SMALL = SwinShape(embed_dim=8, depths=(1, 2, 2, 1), num_heads=(1, 2, 2, 4), window=2)
+SMALL = SwinShape(embed_dim=8, depths=(1, 2, 2, 1), num_heads=(1, 2, 2, 4), window_size=2)
 
 
 def test_timm_backbones_of_other_families_serve() -> None:
@@ -40,10 +40,10 @@ def test_a_narrow_stem_keeps_the_rest_of_the_resnet() -> None:
         (BackboneConfig(name="vit_tiny_patch16_224"), "4, 8, 16 and 32 are needed"),
         (BackboneConfig(name="convnext_atto", stem_channels=8), "only ResNets"),
         (BackboneConfig(name="swin_tiny", channels=(8, 8, 8, 8)), "channels = .*only ResNets"),
-        (BackboneConfig(name="resnet50", window=7), "window = 7: only swin, swin_tiny"),
-        (BackboneConfig(name="swin", embed_dim=8, window=7), "depths: needed with name = swin"),
+        (BackboneConfig(name="resnet50", window_size=7), "window_size = 7: only swin, swin_tiny"),
+        (BackboneConfig(name="swin", embed_dim=8, window_size=7), "depths: needed with name = swin"),
         (BackboneConfig(name="swin_tiny", num_heads=(5, 6, 12, 24)), "96 channels, which 5 heads"),
-        (BackboneConfig(name="swin_tiny", window=5, pretrained=True), "not for other widths"),
+        (BackboneConfig(name="swin_tiny", window_size=5, pretrained=True), "not for other widths"),
     ],
 )
 def test_unusable_backbones_are_named(config: BackboneConfig, message: str) -> None:
@@ -87,7 +87,7 @@ def test_swin_takes_images_of_any_size(size: tuple[int, int]) -> None:
 def test_a_swin_sees_nothing_of_what_lies_far_away() -> None:
     """Where timm rolls first, the left border sees the right one through the padding."""
     torch.manual_seed(0)
-    model = Swin(SwinShape(8, (2, 1, 1, 1), (1, 1, 1, 1), window=4)).eval()
+    model = Swin(SwinShape(8, (2, 1, 1, 1), (1, 1, 1, 1), window_size=4)).eval()
     for table in (x for name, x in model.named_parameters() if "bias_table" in name):
         torch.nn.init.normal_(table)
     image = torch.randn(1, 3, 4, 36)  # 9 patches in a row: a remainder of 1
@@ -101,12 +101,12 @@ def test_a_swin_sees_nothing_of_what_lies_far_away() -> None:
     torch.testing.assert_close(first_patches(changed), first_patches(image), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", PUBLISHED_SWINS)
 def test_published_swins_have_the_parameters_of_timms(name: str) -> None:
     """Beside timm's there are three more output norms, and no classifier."""
     with torch.device("meta"):
         ours, channels = build_backbone(BackboneConfig(name=name))
-        reference = timm.create_model(PUBLISHED[name][1].split(".")[0], num_classes=0)
+        reference = timm.create_model(PUBLISHED_SWINS[name][1].split(".")[0], num_classes=0)
     sizes = {k.replace("layers.", "stages."): x.shape for k, x in reference.named_parameters()}
     for kind in ("weight", "bias"):
         sizes[f"norms.3.{kind}"] = sizes.pop(f"norm.{kind}")
@@ -116,7 +116,7 @@ def test_published_swins_have_the_parameters_of_timms(name: str) -> None:
 
 
 def test_blocks_are_skipped_more_often_the_deeper_they_are() -> None:
-    swin, _ = build_backbone(BackboneConfig(name="swin_tiny", drop_path=0.22))
+    swin, _ = build_backbone(BackboneConfig(name="swin_tiny", drop_path_rate=0.22))
     rates = [
         getattr(block.drop_path1, "drop_prob", 0.0)
         for stage in swin.stages

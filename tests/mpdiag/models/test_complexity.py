@@ -9,10 +9,10 @@ from mpdiag.config import ModelConfig
 from mpdiag.errors import ConfigError
 from mpdiag.models import Mask2Former
 from mpdiag.models.complexity import (
-    cost_rows,
+    complexity_rows,
     frames_per_second,
-    multiply_adds,
-    parameters,
+    count_multiply_adds,
+    count_parameters,
     parse_size,
 )
 from mpdiag.ops import use_backend
@@ -32,9 +32,9 @@ class Two(nn.Module):
 
 def test_by_hand() -> None:
     model = Two()
-    assert parameters(model) == {"conv": 3 * 5 * 9 + 5, "linear": 5 * 7 + 7, "total": 182}
+    assert count_parameters(model) == {"conv": 3 * 5 * 9 + 5, "linear": 5 * 7 + 7, "total": 182}
     conv, linear = 4 * 6 * 5 * 3 * 9, 4 * 6 * 5 * 7
-    assert multiply_adds(model, 8, 12) == {
+    assert count_multiply_adds(model, 8, 12) == {
         "conv": conv, "linear": linear, "total": conv + linear
     }  # fmt: skip
 
@@ -43,7 +43,7 @@ def test_shapes_alone_give_what_a_real_pass_gives(small_model) -> None:
     image = torch.zeros(3, 50, 90, dtype=torch.uint8)
     with use_backend("plain"), FlopCounterMode(display=False) as counter:
         small_model([image])
-    found = multiply_adds(small_model, 50, 90)
+    found = count_multiply_adds(small_model, 50, 90)
     assert 2 * found["total"] == counter.get_total_flops()
     assert set(found) == {"backbone", "pixel_decoder", "decoder", "total"}
     assert found["total"] == sum(found.values()) - found["total"]
@@ -54,7 +54,7 @@ def test_published_model() -> None:
     """The official model's own parameters, and fvcore's count of it for 800 x 1066."""
     with torch.device("meta"):
         model = Mask2Former(ModelConfig())
-    assert parameters(model) == {
+    assert count_parameters(model) == {
         "backbone": 23_454_912,
         "pixel_decoder": 6_035_904,
         "decoder": 14_479_441,
@@ -63,7 +63,7 @@ def test_published_model() -> None:
     # Ours weighs deformable attention's samples by a product, fvcore's model element by element:
     # 6 layers, every cell of strides 8, 16 and 32, 12 samples of 256 channels.
     weighing = 6 * (100 * 136 + 50 * 68 + 25 * 34) * 12 * 256
-    assert multiply_adds(model, 800, 1066)["total"] == pytest.approx(217.869e9 + weighing, rel=1e-3)
+    assert count_multiply_adds(model, 800, 1066)["total"] == pytest.approx(217.869e9 + weighing, rel=1e-3)
 
 
 def test_frames_per_second(small_model) -> None:
@@ -77,8 +77,8 @@ def test_frames_per_second(small_model) -> None:
 
 
 def test_rows_in_words(small_model) -> None:
-    rows = dict(cost_rows(small_model, 64, 96))
-    counts = multiply_adds(small_model, 64, 96)
+    rows = dict(complexity_rows(small_model, 64, 96))
+    counts = count_multiply_adds(small_model, 64, 96)
     names = ["backbone", "pixel decoder", "decoder", "all parts", "speed"]
     assert list(rows) == [f"{name} at 64x96" for name in names]
     assert rows["all parts at 64x96"] == f"{counts['total'] / 1e9:.4g} G multiply-adds"

@@ -9,13 +9,13 @@ from torch.utils._pytree import tree_leaves
 
 from mpdiag.models.inference import (
     MASKS_AT_ONCE,
-    Sizes,
+    ImageSizes,
     instance_inference,
     panoptic_inference,
     semantic_inference,
 )
 
-SIZES = Sizes((64, 96), (50, 90), (77, 120))
+SIZES = ImageSizes((64, 96), (50, 90), (77, 120))
 THINGS = [True, True, False, False, True]
 
 
@@ -28,7 +28,7 @@ def logits(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor]:
     return classes, F.interpolate(coarse, size=(16, 24), mode="bicubic")[:, 0]
 
 
-def at_output(masks: Tensor, sizes: Sizes = SIZES) -> Tensor:
+def at_output(masks: Tensor, sizes: ImageSizes = SIZES) -> Tensor:
     padded = F.interpolate(masks[None], sizes.padded, mode="bilinear", align_corners=False)
     cut = padded[:, :, : sizes.image[0], : sizes.image[1]]
     return F.interpolate(cut, sizes.output, mode="bilinear", align_corners=False)[0]
@@ -108,7 +108,7 @@ def test_panoptic_by_hand() -> None:
         "......#.",  # no-object
     )
     classes = torch.tensor([[9.0, 0, 0], [9, 0, 0], [0, 9, 0], [0, 9, 0], [0, 0, 9]])
-    sizes = Sizes((1, 8), (1, 8), (1, 8))
+    sizes = ImageSizes((1, 8), (1, 8), (1, 8))
     found = panoptic_inference(classes, masks, sizes, things=[True, False])
     assert found.ids.tolist() == [[1, 1, 1, 0, 2, 2, 0, 2]]
     assert found.labels.tolist() == [0, 1]
@@ -121,7 +121,7 @@ def test_panoptic_thresholds_by_hand() -> None:
         ".....#",  # class probability 0.7 is not
     )
     classes = torch.tensor([[9.0, 0, 0], [0, 9, 0], [1.54, 0, 0]])
-    sizes = Sizes((1, 6), (1, 6), (1, 6))
+    sizes = ImageSizes((1, 6), (1, 6), (1, 6))
     found = panoptic_inference(classes, masks, sizes, things=[True, False])
     assert found.ids.tolist() == [[2, 1, 1, 1, 0, 0]]
     assert found.labels.tolist() == [0, 1]
@@ -130,7 +130,7 @@ def test_panoptic_thresholds_by_hand() -> None:
 def test_of_equal_queries_the_first_wins() -> None:
     classes = torch.zeros(40, 3)
     classes[:20, 0] = classes[20:, 1] = 9
-    sizes = Sizes((4, 4), (4, 4), (4, 4))
+    sizes = ImageSizes((4, 4), (4, 4), (4, 4))
     found = panoptic_inference(classes, torch.ones(40, 1, 1), sizes, things=[True, True])
     assert found.labels.tolist() == [0] and (found.ids == 1).all()
 
@@ -179,7 +179,7 @@ TASKS = {
 
 @pytest.mark.parametrize("task", TASKS)
 def test_no_float_copy_of_all_masks(task: str, logits) -> None:
-    sizes = Sizes((64, 96), (64, 96), (256, 384))
+    sizes = ImageSizes((64, 96), (64, 96), (256, 384))
     with LargestTensor() as largest:
         TASKS[task](*logits, sizes)
     assert 0 < largest.elements <= MASKS_AT_ONCE * 256 * 384 < 40 * 256 * 384

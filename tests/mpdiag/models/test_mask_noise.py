@@ -9,23 +9,23 @@ from mpdiag.models.mask_noise import (
     PointNoise,
     ScaleNoise,
     ShiftNoise,
-    SlotMasks,
+    QueryMasks,
+    box_edges,
     build_noise,
-    extent,
     no_noise,
 )
 
 STRIDE = 4
 
 
-def streams(images: int = 1, seed: int = 0) -> list[torch.Generator]:
+def generators(images: int = 1, seed: int = 0) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed + image) for image in range(images)]
 
 
-def slots_of(cells: Tensor, slots: int = 1) -> SlotMasks:
+def slots_of(cells: Tensor, slots: int = 1) -> QueryMasks:
     """`slots` slots of one image with one GT, drawn on the stride-4 grid (h, w)."""
     mask = cells.repeat_interleave(STRIDE, 0).repeat_interleave(STRIDE, 1)
-    return SlotMasks([mask[None]], torch.zeros(1, slots, dtype=torch.int64))
+    return QueryMasks([mask[None]], torch.zeros(1, slots, dtype=torch.int64))
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 def test_masks_without_noise_are_on_where_a_pixel_is(size: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(1)
     pixels = torch.rand(3, 128, 160, generator=generator) > 0.999
-    masks = SlotMasks([pixels], torch.tensor([[0, 1, -1, 2]]))
-    found = no_noise(masks, size, streams())
+    masks = QueryMasks([pixels], torch.tensor([[0, 1, -1, 2]]))
+    found = no_noise(masks, size, generators())
     blocks = pixels.view(3, size[0], 128 // size[0], size[1], 160 // size[1]).any(4).any(2)
     assert torch.equal(found[0, [0, 1, 3]], blocks)
     assert not found[0, 2].any()
@@ -57,7 +57,7 @@ def test_masks_without_noise_are_on_where_a_pixel_is(size: tuple[int, int]) -> N
 def test_point_noise_flips_up_to_its_share_of_the_area_anew_each_time() -> None:
     cells = torch.zeros(20, 20, dtype=torch.bool)
     cells[:5] = True
-    masks, source = slots_of(cells, 300), streams()
+    masks, source = slots_of(cells, 300), generators()
     noised = PointNoise(0.2)(masks, (20, 20), source)
     flips = (noised[0] ^ cells).flatten(1)
     assert flips.sum(1).max() <= 20
@@ -71,7 +71,7 @@ def test_point_noise_flips_up_to_its_share_of_the_area_anew_each_time() -> None:
 def test_released_point_noise_flips_every_cell_with_one_probability() -> None:
     cells = torch.zeros(20, 20, dtype=torch.bool)
     cells[:5] = True
-    noised = PointNoise(0.2, each_cell=True)(slots_of(cells, 2000), (20, 20), streams())
+    noised = PointNoise(0.2, each_cell=True)(slots_of(cells, 2000), (20, 20), generators())
     counts = (noised[0] ^ cells).flatten(1).sum(1).float()
     # 400 cells, each with probability 0.2 * 100 / 400.
     assert counts.mean().item() == pytest.approx(20, abs=0.5)
@@ -79,7 +79,7 @@ def test_released_point_noise_flips_every_cell_with_one_probability() -> None:
 
 
 def test_a_shifted_mask_is_the_mask_moved_with_its_centre_in_its_box(blob: Tensor) -> None:
-    noised = ShiftNoise(1.0)(slots_of(blob, 400), (32, 40), streams())[0]
+    noised = ShiftNoise(1.0)(slots_of(blob, 400), (32, 40), generators())[0]
     moves = {
         (down, right): torch.roll(blob, (down, right), (0, 1))
         for down in range(-5, 6)
@@ -93,14 +93,14 @@ def test_a_shifted_mask_is_the_mask_moved_with_its_centre_in_its_box(blob: Tenso
     # The box is 10 x 14: its centre moves by up to half of that, in all directions.
     assert {down for down, _ in seen} >= set(range(-4, 5))
     assert {right for _, right in seen} >= set(range(-6, 7))
-    small = ShiftNoise(0.2)(slots_of(blob, 100), (32, 40), streams())[0]
+    small = ShiftNoise(0.2)(slots_of(blob, 100), (32, 40), generators())[0]
     assert iou(small, blob).min() > 0.6
 
 
 def test_what_is_shifted_out_of_the_image_is_gone() -> None:
     cells = torch.zeros(16, 16, dtype=torch.bool)
     cells[:4, :4] = True
-    noised = ShiftNoise(1.0)(slots_of(cells, 200), (16, 16), streams())[0]
+    noised = ShiftNoise(1.0)(slots_of(cells, 200), (16, 16), generators())[0]
     assert noised.flatten(1).sum(1).min() >= 4  # the centre stays, so at least a quarter does
     assert not noised[:, 6:].any() and not noised[:, :, 6:].any()
 
@@ -108,10 +108,10 @@ def test_what_is_shifted_out_of_the_image_is_gone() -> None:
 def test_a_scaled_mask_keeps_its_centre_and_changes_size_both_ways() -> None:
     cells = torch.zeros(64, 64, dtype=torch.bool)
     cells[22:42, 12:52] = True  # 20 x 40 about (32, 32)
-    noised = ScaleNoise(0.5)(slots_of(cells, 300), (64, 64), streams())
+    noised = ScaleNoise(0.5)(slots_of(cells, 300), (64, 64), generators())
     sizes = []
     for axis, length in ((0, 20), (1, 40)):
-        low, high = extent(noised, axis)
+        low, high = box_edges(noised, axis)
         assert ((low + high) / 2 - 32).abs().max() <= 0.5
         sizes.append((high - low)[0] / length)
     assert (sizes[0] - sizes[1]).abs().max() <= 0.11  # the same ratio along both, to a cell
@@ -123,7 +123,7 @@ def test_a_scaled_mask_keeps_its_centre_and_changes_size_both_ways() -> None:
 def test_noised_masks_still_guide_in_every_layer(blob: Tensor, noise: str) -> None:
     """The released code inverts shifted and scaled masks after the first layer."""
     make = build_noise(PilotConfig.model_validate({"noise": noise}))
-    masks, source = slots_of(blob, 50), streams()
+    masks, source = slots_of(blob, 50), generators()
     for size in ((4, 5), (8, 10), (16, 20), (4, 5)):
         plain = masks.at(size)
         noised = make(masks, size, source)
@@ -133,22 +133,22 @@ def test_noised_masks_still_guide_in_every_layer(blob: Tensor, noise: str) -> No
 
 def test_noise_draws_from_each_image_alone(blob: Tensor) -> None:
     mask = blob.repeat_interleave(STRIDE, 0).repeat_interleave(STRIDE, 1)
-    both = SlotMasks([mask[None], mask[None]], torch.tensor([[0, 0, -1], [0, 0, 0]]))
-    second = SlotMasks([mask[None]], torch.tensor([[0, 0, 0]]))
+    both = QueryMasks([mask[None], mask[None]], torch.tensor([[0, 0, -1], [0, 0, 0]]))
+    second = QueryMasks([mask[None]], torch.tensor([[0, 0, 0]]))
     for noise in (PointNoise(0.5), PointNoise(0.5, each_cell=True), ShiftNoise(1), ScaleNoise(1)):
-        found = noise(both, (16, 20), streams(2))
+        found = noise(both, (16, 20), generators(2))
         assert not found[0, 2].any()
-        assert torch.equal(found[1], noise(second, (16, 20), streams(1, seed=1))[0])
+        assert torch.equal(found[1], noise(second, (16, 20), generators(1, seed=1))[0])
 
 
 def test_the_extent_of_an_empty_mask_is_nothing() -> None:
     masks = torch.zeros(1, 2, 5, 7, dtype=torch.bool)
     masks[0, 0, 1:4, 6] = True
-    assert [edge[0].tolist() for edge in extent(masks, 0)] == [[1, 0], [4, 0]]
-    assert [edge[0].tolist() for edge in extent(masks, 1)] == [[6, 0], [7, 0]]
+    assert [edge[0].tolist() for edge in box_edges(masks, 0)] == [[1, 0], [4, 0]]
+    assert [edge[0].tolist() for edge in box_edges(masks, 1)] == [[6, 0], [7, 0]]
 
 
 def test_no_ratio_is_no_noise() -> None:
     assert build_noise(PilotConfig(noise_ratio=0)) is no_noise
     assert build_noise(PilotConfig(noise="none")) is no_noise
-    assert build_noise(PilotConfig(follow="release")) == PointNoise(0.2, each_cell=True)
+    assert build_noise(PilotConfig(variant="official")) == PointNoise(0.2, each_cell=True)

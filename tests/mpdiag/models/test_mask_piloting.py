@@ -6,48 +6,48 @@ import torch
 from mpdiag.config import PilotConfig
 from mpdiag.matching import Target, match
 from mpdiag.metrics import query_utilization
-from mpdiag.models import Mask2Former, Pilot, assemble_pilot
-from mpdiag.models.mask_piloting import Follow, add_label_noise, lay_out, num_slots
+from mpdiag.models import Mask2Former, PilotInputs, build_pilot_inputs
+from mpdiag.models.mask_piloting import PilotVariant, add_label_noise, group_queries, count_pilot_queries
 
 
-def streams(images: int, seed: int = 0) -> list[torch.Generator]:
+def generators(images: int, seed: int = 0) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(1000 * seed + image) for image in range(images)]
 
 
-def pilot_of(targets: list[Target], layers: int = 4, **settings: object) -> Pilot:
+def pilot_of(targets: list[Target], layers: int = 4, **settings: object) -> PilotInputs:
     config = PilotConfig.model_validate(
         {"queries": 7, "noise": "none", "label_noise": 0, **settings}
     )
-    source = streams(len(targets))
-    pilot = assemble_pilot(targets, config, layers=layers, num_classes=3, streams=source)
+    source = generators(len(targets))
+    pilot = build_pilot_inputs(targets, config, layers=layers, num_classes=3, generators=source)
     assert pilot is not None
     return pilot
 
 
 def test_groups_fill_the_queries_of_each_image() -> None:
-    gt, group = lay_out([2, 0, 3], 7, "paper", streams(3))
+    gt, group = group_queries([2, 0, 3], 7, "paper", generators(3))
     assert gt.tolist() == [[0, 1, 0, 1, 0, 1], [-1] * 6, [0, 1, 2, 0, 1, 2]]
     assert group.tolist() == [[0, 0, 1, 1, 2, 2], [-1] * 6, [0, 0, 0, 1, 1, 1]]
 
 
 def test_released_layout_pads_every_group_to_the_largest_image() -> None:
-    gt, group = lay_out([2, 3], 7, "release", streams(2))
+    gt, group = group_queries([2, 3], 7, "official", generators(2))
     assert gt.tolist() == [[0, 1, -1, 0, 1, -1], [0, 1, 2, 0, 1, 2]]
     assert group.tolist() == [[0, 0, 0, 1, 1, 1]] * 2
 
 
 def test_a_fixed_number_of_groups() -> None:
     """NUM_DN below 100 in the released code: `scalar` groups, each padded to the largest image."""
-    gt, group = lay_out([1, 3], 2, "release", streams(2), fixed=2)
+    gt, group = group_queries([1, 3], 2, "official", generators(2), num_groups=2)
     assert gt.tolist() == [[0, -1, -1, 0, -1, -1], [0, 1, 2, 0, 1, 2]]
     assert group.tolist() == [[0, 0, 0, 1, 1, 1]] * 2
-    gt, _ = lay_out([1, 3], 2, "paper", streams(2), fixed=2)
+    gt, _ = group_queries([1, 3], 2, "paper", generators(2), num_groups=2)
     assert gt.tolist() == [[0, 0, -1, -1, -1, -1], [0, 1, 2, 0, 1, 2]]
 
 
-@pytest.mark.parametrize("follow", ["paper", "release"])
-def test_more_objects_than_queries_pilot_a_random_subset(follow: Follow) -> None:
-    gt, group = lay_out([9, 2], 4, follow, streams(2))
+@pytest.mark.parametrize("variant", ["paper", "official"])
+def test_more_objects_than_queries_pilot_a_random_subset(variant: PilotVariant) -> None:
+    gt, group = group_queries([9, 2], 4, variant, generators(2))
     assert gt.shape[1] == 4
     assert len(set(gt[0].tolist())) == 4 and gt[0].min() >= 0 and gt[0].max() < 9
     assert (group[0] == 0).all()
@@ -56,7 +56,7 @@ def test_more_objects_than_queries_pilot_a_random_subset(follow: Follow) -> None
 def test_a_batch_without_gt_has_no_mp_part() -> None:
     empty = Target(labels=torch.empty(0, dtype=torch.int64), masks=torch.empty(0, 64, 64).bool())
     config = PilotConfig()
-    assert assemble_pilot([empty], config, layers=1, num_classes=3, streams=streams(1)) is None
+    assert build_pilot_inputs([empty], config, layers=1, num_classes=3, generators=generators(1)) is None
 
 
 def test_every_cell_that_an_object_touches_is_visible(targets: list[Target]) -> None:
@@ -85,35 +85,35 @@ def test_each_layer_draws_its_own_noise(targets: list[Target]) -> None:
 
 def test_label_noise_flips_its_share_to_other_classes() -> None:
     labels = torch.randint(0, 4, (2, 5000), generator=torch.Generator().manual_seed(1))
-    noised = add_label_noise(labels, 0.2, 4, streams(2))
+    noised = add_label_noise(labels, 0.2, 4, generators(2))
     changed = noised != labels
     assert changed.float().mean().item() == pytest.approx(0.2, abs=0.02)
     assert noised.min() >= 0 and noised.max() < 4
     counts = torch.bincount((noised - labels)[changed] % 4, minlength=4)
     assert counts[0] == 0 and counts[1:].min() > 0.28 * counts.sum()
     padding = torch.full((1, 50), -1)
-    assert torch.equal(add_label_noise(padding, 1.0, 4, streams(1)), padding)
-    assert torch.equal(add_label_noise(labels, 1.0, 1, streams(2)), labels)
-    released = add_label_noise(labels, 1.0, 4, streams(2), "release")
+    assert torch.equal(add_label_noise(padding, 1.0, 4, generators(1)), padding)
+    assert torch.equal(add_label_noise(labels, 1.0, 1, generators(2)), labels)
+    released = add_label_noise(labels, 1.0, 4, generators(2), "official")
     assert (released == labels).float().mean().item() == pytest.approx(0.25, abs=0.02)
 
 
-@pytest.mark.parametrize("follow", ["paper", "release"])
+@pytest.mark.parametrize("variant", ["paper", "official"])
 @pytest.mark.parametrize("counts", [[2, 0, 3], [9, 2], [1], [4, 4], [0, 5, 7], [7, 6]])
-@pytest.mark.parametrize("fixed", [None, 1, 3])
+@pytest.mark.parametrize("num_groups", [None, 1, 3])
 def test_slots_are_counted_as_they_are_laid_out(
-    follow: Follow, counts: list[int], fixed: int | None
+    variant: PilotVariant, counts: list[int], num_groups: int | None
 ) -> None:
-    gt, _ = lay_out(counts, 7, follow, streams(len(counts)), fixed)
+    gt, _ = group_queries(counts, 7, variant, generators(len(counts)), num_groups)
     real = int((gt >= 0).sum())
-    padding = int((gt < 0).sum()) if follow == "release" else 0
-    assert num_slots(counts, 7, follow, fixed) == (real, padding)
+    padding = int((gt < 0).sum()) if variant == "official" else 0
+    assert count_pilot_queries(counts, 7, variant, num_groups) == (real, padding)
 
 
 def test_an_image_draws_the_same_whatever_is_beside_it(targets: list[Target]) -> None:
-    config = PilotConfig(queries=7, label_noise=0.5)
-    both = assemble_pilot(targets, config, layers=4, num_classes=3, streams=streams(2))
-    alone = assemble_pilot(targets[1:], config, layers=4, num_classes=3, streams=streams(2)[1:])
+    config = PilotConfig(num_queries=7, label_noise=0.5)
+    both = build_pilot_inputs(targets, config, layers=4, num_classes=3, generators=generators(2))
+    alone = build_pilot_inputs(targets[1:], config, layers=4, num_classes=3, generators=generators(2)[1:])
     assert both is not None and alone is not None
     slots = alone.gt.shape[1]
     assert torch.equal(both.labels[1, :slots], alone.labels[0])

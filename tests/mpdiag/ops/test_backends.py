@@ -7,24 +7,24 @@ import torch
 
 from mpdiag.errors import DependencyError
 from mpdiag.ops import backends, ms_deform_attn, use_backend
-from mpdiag.ops.backends import VARIABLE, choose, decide, find
+from mpdiag.ops.backends import VARIABLE, get_backend, resolve_backend, select_backend
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing asked, nothing decided, nothing said."""
     monkeypatch.delenv(VARIABLE, raising=False)
-    decide.cache_clear()
+    resolve_backend.cache_clear()
     backends._log_once.cache_clear()
     caplog.set_level(logging.INFO)
     yield
-    decide.cache_clear()
+    resolve_backend.cache_clear()
     backends._load.cache_clear()
 
 
 def test_the_choice_is_logged_once(caplog) -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float32):
-        assert choose("cpu", dtype)[0].name == "cpp"
+        assert select_backend("cpu", dtype)[0].name == "cpp"
     said = [record for record in caplog.records if "deformable attention on" in record.message]
     assert [record.message for record in said] == [
         "deformable attention on cpu: cpp (the first choice on cpu)"
@@ -32,18 +32,18 @@ def test_the_choice_is_logged_once(caplog) -> None:
 
 
 def test_plain_pytorch_elsewhere(caplog) -> None:
-    assert choose("mps", torch.float32)[0].name == "plain"
+    assert select_backend("mps", torch.float32)[0].name == "plain"
     assert [record.levelname for record in caplog.records] == ["INFO"]
 
 
 def test_asked_for(monkeypatch) -> None:
     monkeypatch.setenv(VARIABLE, "plain")
-    assert choose("cpu", torch.float32)[0].name == "plain"
+    assert select_backend("cpu", torch.float32)[0].name == "plain"
     with use_backend("cpp"):  # over the environment
-        assert choose("cpu", torch.float32)[0].name == "cpp"
+        assert select_backend("cpu", torch.float32)[0].name == "cpp"
         with use_backend(None):
-            assert choose("cpu", torch.float32)[0].name == "plain"
-    assert choose("cpu", torch.float32)[0].name == "plain"
+            assert select_backend("cpu", torch.float32)[0].name == "plain"
+    assert select_backend("cpu", torch.float32)[0].name == "plain"
 
 
 def test_an_unknown_name_is_refused(monkeypatch) -> None:
@@ -54,12 +54,12 @@ def test_an_unknown_name_is_refused(monkeypatch) -> None:
         pass
     monkeypatch.setenv(VARIABLE, "fast")
     with pytest.raises(DependencyError, match="no backend fast"):
-        choose("cpu", torch.float32)
+        select_backend("cpu", torch.float32)
 
 
 def test_what_is_asked_for_and_cannot_run_is_refused(make_problem) -> None:
     with use_backend("cpp"), pytest.raises(DependencyError, match="can't run on cuda: it runs on"):
-        choose("cuda", torch.float32)
+        select_backend("cuda", torch.float32)
 
 
 def test_without_a_compiler_it_is_slower_and_says_so(make_problem, monkeypatch, caplog) -> None:
@@ -73,8 +73,8 @@ def test_without_a_compiler_it_is_slower_and_says_so(make_problem, monkeypatch, 
     assert warning.levelname == "WARNING"
     assert "cpu: plain (cpp: there is no C++ compiler" in warning.message
     with use_backend("cpp"), pytest.raises(DependencyError, match=r"no C\+\+ compiler"):
-        choose("cpu", torch.float32)
+        select_backend("cpu", torch.float32)
 
 
 def test_every_backend_has_a_name_of_its_own() -> None:
-    assert all(find(backend.name) is backend for backend in backends.BACKENDS)
+    assert all(get_backend(backend.name) is backend for backend in backends.BACKENDS)

@@ -8,7 +8,7 @@ import pytest
 
 from mpdiag.errors import DependencyError
 from mpdiag.ops import compiled_library
-from mpdiag.ops.compiled_library import cache_directory, distrust, load_library
+from mpdiag.ops.compiled_library import cache_directory, load_library, untrusted_reason
 
 
 @pytest.fixture(autouse=True)
@@ -68,17 +68,17 @@ def test_a_folder_open_to_others_is_not_used(source, cache, caplog, mode) -> Non
 
 
 def test_a_folder_in_a_folder_that_anyone_may_change_is_not_used(cache) -> None:
-    assert distrust(cache_directory()) is None
+    assert untrusted_reason(cache_directory()) is None
     cache.chmod(0o777)
-    assert "can be written by anyone" in (distrust(cache_directory()) or "")
+    assert "can be written by anyone" in (untrusted_reason(cache_directory()) or "")
     cache.chmod(0o1777)  # as /tmp: nobody may replace another's folder
-    assert distrust(cache_directory()) is None
+    assert untrusted_reason(cache_directory()) is None
 
 
 def test_a_folder_of_another_user_is_not_used(cache, monkeypatch) -> None:
-    distrust(cache_directory())
+    untrusted_reason(cache_directory())
     monkeypatch.setattr("os.geteuid", lambda: 12345)
-    assert distrust(cache_directory()) is not None
+    assert untrusted_reason(cache_directory()) is not None
 
 
 def test_a_folder_that_cannot_be_made_is_not_used(source, cache) -> None:

@@ -8,15 +8,15 @@ import torch
 from rich.console import Console
 
 from mpdiag.errors import ConfigError, DependencyError
-from trainers import bench
-from trainers.bench import PHASES, Timing, bench_training, table
-from trainers.ranks import Ranks
+from benchmarks import training
+from benchmarks.training import PHASES, Timing, bench_training, table
+from trainers.distributed import DistributedContext
 from trainers.trainer import Trainer
 
 
 def test_phases_and_peer_are_timed_on_the_same_batches(small_recipe) -> None:
     found = bench_training(
-        small_recipe("data.batch_size=2", "diagnose_every=10", "diagnose_images=2"),
+        small_recipe("data.batch_size=2", "layer_metrics_every=10", "layer_metrics_images=2"),
         steps=2,
         peer=True,
     )
@@ -42,10 +42,10 @@ def test_medians_leave_waiting_for_data_out_of_a_step() -> None:
 def test_a_timed_step_is_the_trainers_step(small_recipe) -> None:
     from mpdiag.data import load_dataset
 
-    config = small_recipe("model.num_classes=7", "method=baseline", "loss.points=32")
+    config = small_recipe("model.num_classes=7", "method=baseline", "loss.num_points=32")
     data = load_dataset("synthetic", root=config.data.root, split="train")
     samples = [data[i] for i in range(4)]
-    trainers = [Trainer(config, data.classes, Ranks.join()) for _ in range(2)]
+    trainers = [Trainer(config, data.classes, DistributedContext.initialize()) for _ in range(2)]
     trainers[0].step(samples, range(4))
     bench.OurStep(trainers[1])(samples, bench.Clock(torch.device("cpu")))
     states = [trainer.model.state_dict() for trainer in trainers]

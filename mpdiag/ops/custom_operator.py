@@ -1,4 +1,4 @@
-"""A forward and a backward kernel made one differentiable PyTorch operator."""
+"""Register a forward and a backward kernel as one differentiable PyTorch operator."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,24 +6,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Shapes = Sequence[tuple[int, int]]
-Function = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
-# (value, flat shapes, locations, weights) -> output, and with the output's gradient in front ->
-# gradients of value, locations and weights.
+SpatialShapes = Sequence[tuple[int, int]]
+AttentionFunction = Callable[[Tensor, SpatialShapes, Tensor, Tensor], Tensor]
+# Forward: (value, flat shapes, locations, weights) -> output. Backward: (gradient of the output,
+# value, flat shapes, locations, weights) -> gradients of value, locations and weights.
 Forward = Callable[[Tensor, Sequence[int], Tensor, Tensor], Tensor]
 Backward = Callable[[Tensor, Tensor, Sequence[int], Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
-def operator(name: str, forward: Forward, backward: Backward) -> Function:
+def register_operator(name: str, forward: Forward, backward: Backward) -> AttentionFunction:
     """Register the operators `mpdiag::NAME` and `mpdiag::NAME_backward`.
 
-    torch.compile takes each as one opaque call, without a break of the graph. There is no double
-    backward: asking for it is a NotImplementedError.
+    torch.compile treats each as one opaque call, without a graph break. A double backward raises
+    NotImplementedError.
 
     Args:
-        name: of the operator; registered once in a process.
-        forward: from contiguous tensors and the flat list (height, width, height, ...).
-        backward: the same with the output's gradient in front.
+        name: name of the operator; it can be registered once per process.
+        forward: kernel for contiguous tensors and a flat list of shapes (height, width, ...).
+        backward: kernel of the gradients, with the gradient of the output as first argument.
+
+    Returns:
+        The operator with the arguments of `ms_deform_attn`.
     """
 
     @torch.library.custom_op(f"mpdiag::{name}", mutates_args=())
@@ -51,14 +54,14 @@ def operator(name: str, forward: Forward, backward: Backward) -> Function:
         )
 
     @run.register_fake
-    def shape(
+    def fake_forward(
         value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
     ) -> Tensor:
         batch, _, heads, channels = value.shape
         return value.new_empty(batch, locations.shape[1], heads * channels)
 
     @run_backward.register_fake
-    def shapes(
+    def fake_backward(
         grad: Tensor,
         value: Tensor,
         spatial_shapes: Sequence[int],
@@ -68,27 +71,29 @@ def operator(name: str, forward: Forward, backward: Backward) -> Function:
         value, locations, weights = (x.new_empty(x.shape) for x in (value, locations, weights))
         return value, locations, weights
 
-    def remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         value, ctx.spatial_shapes, locations, weights = inputs
         ctx.save_for_backward(value, locations, weights)
 
-    def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def call_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         value, locations, weights = ctx.saved_tensors
-        of_value, of_locations, of_weights = run_backward(
+        grad_value, grad_locations, grad_weights = run_backward(
             grad, value, ctx.spatial_shapes, locations, weights
         )
-        return of_value, None, of_locations, of_weights
+        return grad_value, None, grad_locations, grad_weights
 
-    def refuse(ctx: Any, *grads: Tensor) -> None:
+    def double_backward(ctx: Any, *grads: Tensor) -> None:
         raise NotImplementedError(
             "deformable attention has no second derivative in this backend; "
-            'ask for plain PyTorch: mpdiag.ops.use_backend("plain")'
+            'use the backend of plain PyTorch: mpdiag.ops.use_backend("plain")'
         )
 
-    run.register_autograd(differentiate, setup_context=remember)
-    run_backward.register_autograd(refuse)
+    run.register_autograd(call_backward, setup_context=setup_context)
+    run_backward.register_autograd(double_backward)
 
-    def call(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    def call(
+        value: Tensor, spatial_shapes: SpatialShapes, locations: Tensor, weights: Tensor
+    ) -> Tensor:
         flat = [size for shape in spatial_shapes for size in shape]
         output: Tensor = run(value, flat, locations, weights)
         return output

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mpdiag.checkpoints.saving import official_state
+from mpdiag.checkpoints.saving import official_state_dict
 from mpdiag.config import TrainConfig
 from mpdiag.data import Sample, padded_targets
 from mpdiag.errors import ConfigError, DependencyError
@@ -48,10 +48,10 @@ class OfficialStep:
         )
         self.name = "official MP-Former" if piloted else "official Mask2Former"
         # Where ours compares all cells, the official loss draws as many points.
-        self.points = None if config.loss.points == "all" else config.loss.points
+        self.points = None if config.loss.num_points == "all" else config.loss.num_points
         self.clip_norm = config.optimizer.clip_norm
         self.model: nn.Module = importlib.import_module("detectron2.modeling").build_model(cfg)
-        state = official_state(Mask2Former(kind), config.loss.no_object_weight)
+        state = official_state_dict(Mask2Former(kind), config.loss.no_object_weight)
         self.model.load_state_dict(state)
         self.model.to(device).train()
         self.structures: Any = importlib.import_module("detectron2.structures")
@@ -130,7 +130,7 @@ def _set_up(cfg: Any, config: TrainConfig, device: torch.device, piloted: bool) 
     head.CONVS_DIM, head.MASK_DIM = model.hidden_dim, model.mask_dim
     head.TRANSFORMER_ENC_LAYERS = model.encoder_layers
     former.TRANSFORMER_IN_FEATURE = "multi_scale_pixel_decoder"
-    former.HIDDEN_DIM, former.NHEADS = model.hidden_dim, model.heads
+    former.HIDDEN_DIM, former.NHEADS = model.hidden_dim, model.num_heads
     former.DIM_FEEDFORWARD, former.DROPOUT = model.feedforward_dim, 0.0
     former.DEC_LAYERS, former.NUM_OBJECT_QUERIES = model.decoder_layers + 1, model.num_queries
     former.CLASS_WEIGHT, former.NO_OBJECT_WEIGHT = loss.class_weight, loss.no_object_weight
@@ -140,4 +140,4 @@ def _set_up(cfg: Any, config: TrainConfig, device: torch.device, piloted: bool) 
         former.TRANSFORMER_DECODER_NAME = DECODER_OF_MP
         former.DN_MODE, former.ALL_LY_DN = "points", config.pilot.layers == "all"
         former.LB_NOISE_RATIO = config.pilot.label_noise
-        cfg.MODEL.DN.NUM_DN = config.pilot.queries
+        cfg.MODEL.DN.NUM_DN = config.pilot.num_queries

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from mpdiag.bench import plain_loader
-from mpdiag.bench.loader import _as_rle, bench_loader, loader_table
-from mpdiag.bench.plain_loader import PlainMapper
+from benchmarks import naive_loader
+from benchmarks.loader import _as_rle, bench_loader, loader_table
+from benchmarks.naive_loader import PlainMapper
 from mpdiag.data import load_dataset
 from mpdiag.errors import ConfigError
 

@@ -19,21 +19,21 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import nn
 
-from mpdiag.checkpoints.transformers_form import write_transformers
+from mpdiag.checkpoints.transformers_directory import write_transformers
 from mpdiag.config import TrainConfig
 from mpdiag.data import (
     Sample,
     SegmentationDataset,
     TrainingBatches,
-    augmentation,
+    build_augmentation,
     load_dataset,
 )
 from mpdiag.errors import ConfigError, DependencyError
-from trainers.diagnosis import Diagnosis
+from trainers.layer_metrics import LayerMetricsMonitor
 from trainers.loop import fit
 from trainers.methods import Batch, Randomness, SetPrediction
-from trainers.official_step import OfficialStep
-from trainers.ranks import Ranks
+from benchmarks.official_step import OfficialStep
+from trainers.distributed import DistributedContext
 from trainers.trainer import AUTOCAST, Trainer
 
 PHASES = ("data", "forward", "matching", "losses", "backward", "optimizer")
@@ -99,15 +99,15 @@ def bench_training(
         raise ConfigError(f"--steps {steps}: give the number of steps to time, at least 1")
     data = config.data
     dataset = load_dataset(data.dataset, root=data.root, split=data.train_split, task=data.task)
-    transform = augmentation(data)
+    transform = build_augmentation(data)
     batches = TrainingBatches(
-        dataset, data.batch_size, config.seed, transform, data.workers, filter_empty=True
+        dataset, data.batch_size, config.seed, transform, data.num_workers, filter_empty=True
     )
-    ranks = Ranks.join()
+    distributed = DistributedContext.initialize()
 
     def trainer(method: str) -> Trainer:
         asked = config.model_copy(update={"method": method, "init": None})
-        return Trainer(fit(asked, len(dataset.classes), batches.num_images), dataset.classes, ranks)
+        return Trainer(fit(asked, len(dataset.classes), batches.num_images), dataset.classes, distributed)
 
     runners: list[tuple[str, TakeStep]] = [
         ("baseline", OurStep(trainer("baseline"))),
@@ -124,7 +124,7 @@ def bench_training(
         samples = next(stream)
         waited = time.perf_counter() - since
         for timing, (_, take_step) in zip(timings, runners, strict=True):
-            clock = Clock(ranks.device)
+            clock = Clock(distributed.device)
             take_step(samples, clock)
             if number >= WARM_UP:
                 timing.steps.append({"data": waited, **clock.phases})
@@ -139,11 +139,11 @@ def _diagnosis_share(
     data: SegmentationDataset, trainer: Trainer, step_seconds: float
 ) -> float | None:
     """Seconds of a diagnosis by those of the steps between two."""
-    every = trainer.config.diagnose_every
+    every = trainer.config.layer_metrics_every
     if every is None:
         return None
-    diagnosis = Diagnosis(data, trainer)
-    clock = Clock(trainer.ranks.device)
+    diagnosis = LayerMetricsMonitor(data, trainer)
+    clock = Clock(trainer.distributed.device)
     diagnosis.measure(trainer)
     clock.lap("diagnosis")
     return clock.phases["diagnosis"] / (every * step_seconds)
@@ -191,16 +191,16 @@ class OurStep:
 
     def __call__(self, samples: list[Sample], clock: Clock) -> None:
         trainer, method, config = self.trainer, self.method, self.trainer.config
-        device = trainer.ranks.device
-        draws = Randomness.of_step(config.seed, trainer.done, range(len(samples)), device)
-        batch = Batch.of(samples, draws)
-        census = trainer.ranks.mean_census([method.census(batch.targets)])
+        device = trainer.distributed.device
+        draws = Randomness.for_step(config.seed, trainer.iteration, range(len(samples)), device)
+        batch = Batch.from_samples(samples, draws)
+        normalizers = trainer.distributed.mean_normalizers([method.normalizers(batch.targets)])
         trainer.optimizer.zero_grad(set_to_none=True)
         predicted = method.predict(batch, AUTOCAST[config.precision])
         clock.lap("forward")
         assigned = method.assign(predicted, batch)
         clock.lap("matching")
-        losses = method.losses(predicted, assigned, batch, census)
+        losses = method.losses(predicted, assigned, batch, normalizers)
         total = torch.stack(list(losses.values())).sum()
         clock.lap("losses")
         total.backward()
@@ -208,7 +208,7 @@ class OurStep:
         nn.utils.clip_grad_norm_(method.parameters(), config.optimizer.clip_norm)
         trainer.optimizer.step()
         trainer.schedule.step()
-        trainer.done += 1
+        trainer.iteration += 1
         clock.lap("optimizer")
 
 
@@ -226,9 +226,9 @@ class PeerStep:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         self.trainer, config, loss = trainer, trainer.config, trainer.config.loss
-        device = trainer.ranks.device
+        device = trainer.distributed.device
         # Where ours compares all cells, the peer draws as many points.
-        self._points = None if loss.points == "all" else loss.points
+        self._points = None if loss.num_points == "all" else loss.num_points
         with TemporaryDirectory() as folder:
             write_transformers(Path(folder), trainer.model)
             form = transformers.Mask2FormerForUniversalSegmentation
@@ -242,8 +242,8 @@ class PeerStep:
 
     def __call__(self, samples: list[Sample], clock: Clock) -> None:
         trainer, config = self.trainer, self.trainer.config
-        device, images = trainer.ranks.device, [sample.image for sample in samples]
-        pixels = trainer.model.batch([image.to(device) for image in images])
+        device, images = trainer.distributed.device, [sample.image for sample in samples]
+        pixels = trainer.model.preprocess([image.to(device) for image in images])
         height, width = pixels.shape[-2:]
         criterion = self.model.criterion
         criterion.num_points = self._points or (height // 4) * (width // 4)
@@ -267,7 +267,7 @@ class PeerStep:
 
 def _official(folder: Path, trainer: Trainer) -> tuple[str, TakeStep]:
     """The official model of the trainer's recipe, by name, and its step."""
-    step = OfficialStep(folder, trainer.config, trainer.ranks.device)
+    step = OfficialStep(folder, trainer.config, trainer.distributed.device)
 
     def take_step(samples: list[Sample], clock: Clock) -> None:
         step(samples, trainer.autocast())

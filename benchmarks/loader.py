@@ -17,9 +17,9 @@ import rich.box
 import torch
 from rich.table import Table
 
-from mpdiag.bench.plain_loader import SCALES, SIDE, PlainMapper
+from benchmarks.naive_loader import SCALES, SIDE, PlainMapper
 from mpdiag.config import AugmentConfig, DataConfig
-from mpdiag.data import SegmentationDataset, augmentation, load_dataset
+from mpdiag.data import SegmentationDataset, build_augmentation, load_dataset
 from mpdiag.data.segmentation import to_rle
 from mpdiag.errors import ConfigError, DataError
 
@@ -55,7 +55,7 @@ def bench_loader(dataset: str, *, root: Path | None, split: str, images: int) ->
     if images < 1:
         raise ConfigError(f"--images {images}: give the number of images, at least 1")
     data = load_dataset(dataset, root=root, split=split, task="instance")
-    path = data.source.path
+    path = data.annotations.path
     if path.suffix != ".json":
         raise DataError(f"{path}: isn't a COCO file, so there is no other loader to compare with")
     timings = [_time("as annotated", data, images)]
@@ -67,8 +67,8 @@ def bench_loader(dataset: str, *, root: Path | None, split: str, images: int) ->
 
 def _time(form: str, data: SegmentationDataset, images: int) -> LoaderTiming:
     config = DataConfig(augment=AugmentConfig(scale_jitter=SCALES, crop=(SIDE, SIDE)))
-    transform = augmentation(config)
-    mapper = PlainMapper(data.source.path, data.image_root)
+    transform = build_augmentation(config)
+    mapper = PlainMapper(data.annotations.path, data.image_root)
     annotated = [index for index in range(len(data)) if data.num_objects(index)][:images]
 
     def ours(index: int) -> object:

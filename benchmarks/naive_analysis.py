@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from mpdiag.matching import MatchingCosts, Target, finite_queries, match_finite
+from mpdiag.matching import MatchingCosts, Target, finite_queries, match_with_costs
 from mpdiag.metrics import image_rows
 from mpdiag.ops import seeded_points
 
@@ -42,7 +42,7 @@ def by_toolkit(class_logits: Tensor, mask_logits: Tensor, target: Target) -> Mea
     """
     points = seeded_points(POINTS, 0).to(mask_logits.device)
     finite = finite_queries(class_logits, mask_logits)
-    found = match_finite(class_logits, mask_logits, [target], finite, points=points)
+    found = match_with_costs(class_logits, mask_logits, [target], finite, points=points)
     rows = image_rows(
         class_logits[:, 0],
         mask_logits[:, 0],

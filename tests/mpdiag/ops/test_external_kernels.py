@@ -8,12 +8,12 @@ import torch
 
 from mpdiag.errors import DependencyError
 from mpdiag.ops import ms_deform_attn, peers, use_backend
-from mpdiag.ops.backends import BACKENDS, obstacle
+from mpdiag.ops.backends import BACKENDS, unavailable_reason
 
 
 def test_each_says_in_a_sentence_why_it_cannot_run() -> None:
     for backend in BACKENDS:
-        reason = obstacle(backend, backend.devices[0] if backend.devices else "cpu", torch.float32)
+        reason = unavailable_reason(backend, backend.devices[0] if backend.devices else "cpu", torch.float32)
         assert reason is None or (reason and "\n" not in reason and len(reason) < 200)
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpdiag.data import ClassInfo, SegmentationDataset, Truth
+from mpdiag.data import ClassInfo, SegmentationDataset, GroundTruth
 from mpdiag.data.scenes import draw_scene
-from mpdiag.data.source import ImageRecord
+from mpdiag.data.annotations import ImageRecord
 
 
 class Scenes(SegmentationDataset):
@@ -24,7 +24,7 @@ class Scenes(SegmentationDataset):
         """
         self.size = size
         self._drawn = _Drawn(count, size, classes, keep)
-        self.source, self.classes = self._drawn, self._drawn.classes
+        self.annotations, self.classes = self._drawn, self._drawn.classes
         self.task, self.name, self.split = "instance", "scenes", ""
         self.image_ids = [image.image_id for image in self._drawn.images]
         self.image_root = self._drawn.path
@@ -44,7 +44,7 @@ class _Drawn:
         self._size = size
         self.scene = lru_cache(maxsize=None if keep else 1)(self._draw)
 
-    def _draw(self, index: int) -> tuple[Tensor, Truth]:
+    def _draw(self, index: int) -> tuple[Tensor, GroundTruth]:
         height, width = self._size
         scene = draw_scene(np.random.default_rng(index), max(self._size))
         image = np.ascontiguousarray(scene.image[:height, :width].transpose(2, 0, 1))
@@ -54,10 +54,10 @@ class _Drawn:
         masks, labels = masks[seen], torch.tensor(scene.labels)[seen] % len(self.classes)
         crowd = torch.zeros(len(masks), dtype=torch.bool)
         areas = masks.flatten(1).sum(1).double()
-        return torch.from_numpy(image), Truth(masks, labels, crowd, areas)
+        return torch.from_numpy(image), GroundTruth(masks, labels, crowd, areas)
 
     def num_objects(self, index: int) -> int:
         return len(self.read(index).labels)
 
-    def read(self, index: int) -> Truth:
+    def read(self, index: int) -> GroundTruth:
         return self.scene(index)[1]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from mpdiag.bench import analysis
-from mpdiag.bench.analysis import Pairs, analysis_table, bench_analysis
-from mpdiag.bench.plain_analysis import by_toolkit, plainly
-from mpdiag.bench.scenes import Scenes
+from benchmarks import analysis
+from benchmarks.analysis import Pairs, analysis_table, bench_analysis
+from benchmarks.naive_analysis import by_toolkit, plainly
+from benchmarks.scenes import Scenes
 from mpdiag.data import padded_targets
 from mpdiag.errors import ConfigError
 
@@ -54,7 +54,7 @@ def test_the_plain_way_finds_the_same() -> None:
 
 def test_scenes_are_instances_of_the_size_that_is_asked_for() -> None:
     scenes = Scenes(2, (48, 96), 3)
-    sample, truth = scenes[1], scenes.truth(1)
+    sample, truth = scenes[1], scenes.ground_truth(1)
     assert sample.image.shape == (3, 48, 96) and sample.masks.shape[1:] == (48, 96)
     assert sample.masks.flatten(1).any(1).all() and len(sample.masks) == scenes.num_objects(1)
     assert sample.masks.sum(0).max() == 1 and sample.labels.max() < len(scenes.classes) == 3

@@ -1,6 +1,6 @@
 """The training step of `mpdiag bench memory` is the trainer's, with an MP part."""
 
-from trainers.memory import training_step
+from benchmarks.training_memory import training_step
 
 
 def test_a_step_of_both_parts(small_recipe) -> None:

@@ -10,10 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from mpdiag.bench.timing import copy_bandwidth, interleaved
+from benchmarks.timing import copy_bandwidth, interleaved
 from mpdiag.errors import DependencyError
 from mpdiag.ops import cell_centers, ms_deform_attn, use_backend
-from mpdiag.ops.backends import BACKENDS, obstacle
+from mpdiag.ops.backends import BACKENDS, unavailable_reason
 
 HEADS, CHANNELS, POINTS = 8, 32, 4  # of the published models
 STRIDES = (32, 16, 8)
@@ -133,7 +133,7 @@ def bench_ops(
         )
     place = torch.device(device)
     repeats = repeats or REPEATS[place.type]
-    obstacles = {backend.name: obstacle(backend, place.type, dtype) for backend in BACKENDS}
+    obstacles = {backend.name: unavailable_reason(backend, place.type, dtype) for backend in BACKENDS}
     names = [name for name, reason in obstacles.items() if reason is None]
     timings = []
     for height, width in sizes:

@@ -1,16 +1,19 @@
-"""Multi-scale deformable attention in plain PyTorch, which runs on every device."""
+"""Multi-scale deformable attention in plain PyTorch, for every device."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpdiag.ops.operator import Shapes
+from mpdiag.ops.custom_operator import SpatialShapes
 
 
 def plain_ms_deform_attn(
-    value: Tensor, spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
+    value: Tensor,
+    spatial_shapes: SpatialShapes,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
 ) -> Tensor:
-    """As `ms_deform_attn`, by grid_sample; all tensors of one dtype."""
+    """Compute `ms_deform_attn` by grid_sample. All tensors have one dtype."""
     batch, _, heads, channels = value.shape
     queries = sampling_locations.shape[1]
     grids = (2 * sampling_locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)
@@ -18,7 +21,7 @@ def plain_ms_deform_attn(
     maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * heads, D, S)
     areas = [height * width for height, width in spatial_shapes]
     output = torch.zeros((), device=value.device, dtype=value.dtype)
-    # Level by level: the samples of all levels at once are the largest tensor of the whole model.
+    # One level at a time: the samples of all levels would be the largest tensor of the model.
     for level, shape, grid, weight in zip(
         maps.split(areas, dim=-1), spatial_shapes, grids, weights, strict=True
     ):

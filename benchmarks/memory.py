@@ -19,12 +19,12 @@ from rich.table import Table
 
 from mpdiag.allocator import keep_freed_memory
 from mpdiag.analysis import analyze
-from mpdiag.bench.scenes import Scenes
+from benchmarks.scenes import Scenes
 from mpdiag.checkpoints import LoadedCheckpoint
-from mpdiag.checkpoints.detectron2_config import Setup
+from mpdiag.checkpoints.detectron2_config import TrainingInfo
 from mpdiag.config import BackboneConfig, LossConfig, ModelConfig
 from mpdiag.errors import DependencyError
-from mpdiag.models import Mask2Former, Sizes, instance_inference
+from mpdiag.models import Mask2Former, ImageSizes, instance_inference
 
 Job = Callable[[], Callable[[], object]]
 
@@ -33,7 +33,7 @@ TINY = ModelConfig(
     backbone=BackboneConfig(name="resnet18", channels=(8, 8, 16, 16), stem_channels=8),
     hidden_dim=32,
     mask_dim=16,
-    heads=4,
+    num_heads=4,
     encoder_layers=1,
     encoder_feedforward_dim=32,
     decoder_layers=3,
@@ -103,8 +103,8 @@ def inference(model: ModelConfig, size: tuple[int, int]) -> Callable[[], object]
     @torch.inference_mode()
     def run() -> object:
         found = network([image]).matching
-        height, width = network.batch([image]).shape[-2:]
-        sizes = Sizes((height, width), size, size)
+        height, width = network.preprocess([image]).shape[-2:]
+        sizes = ImageSizes((height, width), size, size)
         return instance_inference(found.class_logits[-1, 0], found.mask_logits[-1, 0], sizes)
 
     return run
@@ -116,9 +116,9 @@ def analysis(images: int, size: tuple[int, int], model: ModelConfig = TINY) -> C
     Without AP, whose measure has to hold the detections of all images at its end.
     """
     scenes = Scenes(images, size, model.num_classes, keep=False)
-    setup = Setup(LossConfig(), short_side=min(size), long_side=max(size))
+    training_info = TrainingInfo(LossConfig(), short_side=min(size), long_side=max(size))
     network = Mask2Former(model).eval()
-    loaded = LoadedCheckpoint(Path("random"), "random weights", "", network, setup=setup)
+    loaded = LoadedCheckpoint(Path("random"), "random weights", "", network, training_info=training_info)
 
     def run() -> object:
         with TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ from io import StringIO
 import numpy as np
 from rich.console import Console
 
-from mpdiag.bench.memory import analysis, inference, memory_table, peak_of
+from benchmarks.memory import analysis, inference, memory_table, peak_of
 
 
 def test_the_rise_is_the_jobs_alone() -> None:

@@ -19,11 +19,11 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from mpdiag.analysis import analyze
-from mpdiag.bench.plain_analysis import Measured, by_toolkit, plainly
-from mpdiag.bench.scenes import Scenes
-from mpdiag.bench.timing import interleaved
+from benchmarks.naive_analysis import Measured, by_toolkit, plainly
+from benchmarks.scenes import Scenes
+from benchmarks.timing import interleaved
 from mpdiag.checkpoints import LoadedCheckpoint
-from mpdiag.checkpoints.detectron2_config import Setup
+from mpdiag.checkpoints.detectron2_config import TrainingInfo
 from mpdiag.config import LossConfig, ModelConfig
 from mpdiag.data import padded_targets
 from mpdiag.errors import ConfigError
@@ -107,7 +107,7 @@ def bench_analysis(images: int, size: tuple[int, int], model: ModelConfig) -> An
         "random weights",
         "",
         Mask2Former(model).eval(),
-        setup=Setup(LossConfig(), short_side=min(size), long_side=max(size)),
+        training_info=TrainingInfo(LossConfig(), short_side=min(size), long_side=max(size)),
     )
     analyses = {}
     with TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ import torch
 from mpdiag.config import TrainConfig
 from mpdiag.data import ClassInfo, Sample
 from trainers.loop import fit
-from trainers.ranks import Ranks
+from trainers.distributed import DistributedContext
 from trainers.trainer import Trainer
 
 OBJECTS = 7  # COCO's mean for an image
@@ -25,7 +25,7 @@ def training_step(config: TrainConfig, size: tuple[int, int]) -> Callable[[], ob
     classes = [ClassInfo(index + 1, f"class {index + 1}") for index in range(model.num_classes)]
     blank_config = config.model_copy(update={"model": model, "init": None})
     fitted = fit(blank_config, len(classes), config.data.batch_size)
-    trainer = Trainer(fitted, classes, Ranks.join())
+    trainer = Trainer(fitted, classes, DistributedContext.initialize())
     generator = torch.Generator().manual_seed(0)
     height, width = size
 

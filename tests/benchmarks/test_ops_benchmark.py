@@ -7,14 +7,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from mpdiag.bench.ops import bench_ops, encoder_problem, ops_table
-from mpdiag.bench.timing import interleaved
+from benchmarks.ops import bench_ops, encoder_problem, ops_table
+from benchmarks.timing import interleaved
 from mpdiag.errors import DependencyError
 
 
 @pytest.fixture(autouse=True)
 def small_copy(monkeypatch) -> None:
-    monkeypatch.setattr("mpdiag.bench.timing.COPIED", 2**16)
+    monkeypatch.setattr("benchmarks.timing.COPIED", 2**16)
 
 
 def test_functions_take_turns() -> None:
