@@ -11,7 +11,7 @@ from mpdiag.choices import Part
 from mpdiag.data import generate_synthetic
 from mpdiag.progress import progress_bar
 from reports import write_report
-from reports.table1 import print_table
+from reports.table1 import terminal_table
 from trainers.loop import train
 from trainers.recipe import load_recipe
 
@@ -82,7 +82,7 @@ def run_demo(output: Path, console: Console, *, quick: bool = False) -> None:
             )
     log("Writing the report")
     files = write_report(runs, output / "report")
-    console.print(print_table(runs))
+    console.print(terminal_table(runs))
     log("Done. Report:")
     for file in files:
         console.print(f"  {escape(str(file))}", soft_wrap=True)

@@ -15,8 +15,8 @@ from rich.table import Table
 from mpdiag import __version__
 from mpdiag.data.registry import default_root, find_datasets
 from mpdiag.errors import DependencyError
-from mpdiag.ops.backends import BACKENDS, VARIABLE, decide, obstacle
-from mpdiag.ops.compiled_library import cache_directory, compiler, distrust
+from mpdiag.ops.backends import BACKENDS, VARIABLE, resolve_backend, unavailable_reason
+from mpdiag.ops.compiled_library import cache_directory, find_compiler, untrusted_reason
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pycocotools", "duckdb", "streamlit")
 OPTIONAL = {
@@ -54,13 +54,13 @@ def _machine() -> list[tuple[str, str]]:
         rows.append(("cuda", "not available to PyTorch"))
     rows.append(("c++ compiler", escape(_compiler())))
     kept = escape(str(cache_directory()))
-    obstacle_there = distrust(cache_directory())
+    obstacle_there = untrusted_reason(cache_directory())
     rows.append(("kernels in", f"[yellow]{escape(obstacle_there)}[/]" if obstacle_there else kept))
     return rows
 
 
 def _compiler() -> str:
-    path = compiler()
+    path = find_compiler()
     if path is None:
         return "not found"
     result = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
@@ -71,18 +71,22 @@ def _backends(device: str) -> list[tuple[str, str, str]]:
     """Return one row per backend: name, status for float32, and the reason."""
     rows = []
     try:
-        chosen, why, _ = decide(device, torch.float32, os.environ.get(VARIABLE) or None)
+        chosen, why, _ = resolve_backend(device, torch.float32, os.environ.get(VARIABLE) or None)
     except DependencyError as error:
         chosen, why = "", ""
         rows.append(("", "[red]no backend[/]", escape(str(error))))
     for backend in BACKENDS:
-        reason = obstacle(backend, device, torch.float32)
+        reason = unavailable_reason(backend, device, torch.float32)
         if backend.name == chosen:
-            rows.append((backend.name, "[green]selected[/]", f"{backend.job}; {escape(why)}"))
+            rows.append(
+                (backend.name, "[green]selected[/]", f"{backend.description}; {escape(why)}")
+            )
         elif reason:
             rows.append((backend.name, "[dim]unavailable[/]", escape(reason)))
         else:
-            rows.append((backend.name, "available", f"{backend.job}; {VARIABLE}={backend.name}"))
+            rows.append(
+                (backend.name, "available", f"{backend.description}; {VARIABLE}={backend.name}")
+            )
     return rows
 
 

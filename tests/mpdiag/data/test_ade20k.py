@@ -83,7 +83,7 @@ def test_panoptic(ade20k_root: Path) -> None:
         np.testing.assert_array_equal(covered, (numbers > 0) | (semantic > 0))
         things = torch.tensor([data.classes[k].isthing for k in sample.labels])
         assert things.sum() == numbers.max()
-        assert set(sample.labels[~things].tolist()) == {0, 3}  # wall and floor
+        assert set(sample.labels[~things].tolist()) == {0, 3}  # two stuff classes
 
 
 def test_stuff_behind_things_is_an_empty_segment(ade20k_root: Path) -> None:

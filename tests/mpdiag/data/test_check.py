@@ -140,7 +140,7 @@ def test_loading_raises_the_first_problem(coco: Files) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('[{"image_id": 7, "category_id": 2, "score": 0.5}]', "a list, as a file of results is"),
+        ('[{"image_id": 7, "category_id": 2, "score": 0.5}]', "a list, like a results file"),
         ('{"schema_version": 1, "num_images": 4, "layers": []}', 'no list "images"'),
         ('{"images": [{"id": 1', "not complete JSON"),
     ],
@@ -193,8 +193,8 @@ def test_label_maps(ade20k_root: Path, tmp_path: Path) -> None:
     checked = check_dataset(str(home), task="semantic")
     assert counts(checked.errors) == {"class index out of range": 1, "missing file": 2}
     assert checked.warnings["image without annotation"].examples == ["ADE_val_00000001.jpg"]
-    floor = next(count for info, count in classes_by_frequency(checked) if info.name == "floor")
-    assert (floor.images, floor.small) == (2, 1)
+    stuff = next(count for info, count in classes_by_frequency(checked) if info.name == "floor")
+    assert (stuff.images, stuff.small) == (2, 1)
 
 
 @pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])

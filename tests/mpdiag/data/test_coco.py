@@ -132,13 +132,13 @@ def test_missing_images_are_counted(coco: Files) -> None:
     (folder / "7.png").unlink()
     (folder / "5.png").unlink()
     text = message(lambda: coco_dataset(path, folder))
-    assert "7.png and 1 more" in text and str(folder) in text and str(path) in text
+    assert "2 of 3 files" in text and "7.png" in text and str(folder) in text and str(path) in text
 
 
 def test_missing_image_folder(coco: Files, tmp_path: Path) -> None:
     path, _ = coco()
     text = message(lambda: coco_dataset(path, tmp_path / "nowhere"))
-    assert "7.png and 2 more" in text and "nowhere" in text
+    assert "3 of 3 files" in text and "7.png" in text and "nowhere" in text
 
 
 def test_no_folder_has_the_images(coco: Files, tmp_path: Path) -> None:
@@ -214,8 +214,8 @@ def test_panoptic_png_and_json_disagree(panoptic: Files) -> None:
     path, folder = panoptic(lambda content: content["annotations"][0]["segments_info"].pop(1))
     text = message(lambda: coco_dataset(path, folder, task="panoptic")[0])
     assert "segment 300 of image 1.jpg" in text
-    stands_in, missing_in = text.split("but not in")
-    assert str(path.with_suffix("") / "1.png") in stands_in and str(path) in missing_in
+    assert text.startswith(str(path.with_suffix("") / "1.png"))
+    assert f"which {path} does not list" in text
 
 
 def test_empty_panoptic_segment(panoptic: Files) -> None:

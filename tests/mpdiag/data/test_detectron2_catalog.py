@@ -61,7 +61,7 @@ def test_panoptic_segments_and_class_maps(tmp_path: Path) -> None:
     assert truth.labels.tolist() == [0, 2]
     assert [info.isthing for info in panoptic.classes] == [True, True, False]
     semantic = RecordReader("mine", {**ALL, "ignore_label": 1}, "semantic")
-    with pytest.raises(DataError, match=r"labels\.png has class index 255"):
+    with pytest.raises(DataError, match=r"labels\.png: has class index 255"):
         semantic.read(record)
     truth = RecordReader("mine", ALL, "semantic").read(record)
     assert truth.labels.tolist() == [0, 1, 2]
@@ -98,7 +98,7 @@ def test_invalid_entries(annotation: Any, message: str) -> None:
 
 def test_module_name_needs_detectron2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DependencyError, match="my_data:mine: a registered .* needs detectron2"):
+    with pytest.raises(DependencyError, match=r"my_data:mine: a registered .* needs detectron2"):
         load_dataset("my_data:mine")
     with pytest.raises(DataError, match="mine: unknown data set; choose one of"):
         load_dataset("mine")
