@@ -22,7 +22,7 @@ from mpdiag.errors import MpdiagError
 
 app = typer.Typer(
     name="mpdiag",
-    help="Find out where a query-based segmenter goes wrong, layer by layer.",
+    help="Diagnose query-based segmentation models, decoder layer by decoder layer.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

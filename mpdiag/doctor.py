@@ -53,9 +53,9 @@ def _machine() -> list[tuple[str, str]]:
     if not torch.cuda.is_available():
         rows.append(("cuda", "not available to PyTorch"))
     rows.append(("c++ compiler", escape(_compiler())))
-    kept = escape(str(cache_directory()))
-    obstacle_there = untrusted_reason(cache_directory())
-    rows.append(("kernels in", f"[yellow]{escape(obstacle_there)}[/]" if obstacle_there else kept))
+    untrusted = untrusted_reason(cache_directory())
+    cache = f"[yellow]{escape(untrusted)}[/]" if untrusted else escape(str(cache_directory()))
+    rows.append(("kernel cache", cache))
     return rows
 
 

@@ -25,12 +25,12 @@ def info(
     """
     from mpdiag.checkpoints import load_checkpoint
     from mpdiag.checkpoints.describe import describe
-    from mpdiag.models.complexity import cost_rows, parse_size
+    from mpdiag.models.complexity import complexity_rows, parse_size
 
     height, width = parse_size(size)
     rows = describe(checkpoint, config).rows()
     if flops:
-        rows += cost_rows(load_checkpoint(checkpoint, config).model, height, width)
+        rows += complexity_rows(load_checkpoint(checkpoint, config).model, height, width)
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in rows:
         table.add_row(f"[bold]{escape(name)}[/]", escape(value))
