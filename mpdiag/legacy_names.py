@@ -39,12 +39,26 @@ CONFIG_VALUES = {
     "pilot.variant": {"release": "official"},
     "schedule.policy": {"steps": "multistep"},
 }
+# Columns of run directories: table, current name, name in 0.1.
+RUN_COLUMNS = {"masks": {"change_score": "badness"}}
 # Keys of a recipe file beside its settings.
 RECIPE_KEYS = {"about": "description"}
+# Parameters of training methods in last.pth: first part of their names.
+METHOD_PARAMETERS = {
+    "heads.": "methods.per-pixel.heads.",
+    "piloting.feed.": "methods.piloted.query_input.",
+}
+# Keys of a dumped training step.
+FAILED_STEP_KEYS = {"trouble": "failed_step", "slots": "positions"}
 
 
-def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a training configuration, or some sections of one, under the current names."""
+def upgrade_config(values: Any) -> Any:
+    """Return a training configuration, or some sections of one, under the current names.
+
+    Anything but a mapping is returned unchanged, for the validation that follows.
+    """
+    if not isinstance(values, Mapping):
+        return values
     upgraded = deepcopy(dict(values))
     for old, new in CONFIG_KEYS.items():
         section, key = _section(upgraded, old)
@@ -53,8 +67,18 @@ def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
             target.setdefault(new_key, section.pop(key))
     for name, renamed in CONFIG_VALUES.items():
         section, key = _section(upgraded, name)
-        if section.get(key) in renamed:
-            section[key] = renamed[section[key]]
+        for old, new in renamed.items():
+            if section.get(key) == old:
+                section[key] = new
+    return upgraded
+
+
+def upgrade_method_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state dict of a training method under the current names."""
+    upgraded = {}
+    for name, value in state.items():
+        old = next((prefix for prefix in METHOD_PARAMETERS if name.startswith(prefix)), "")
+        upgraded[METHOD_PARAMETERS.get(old, "") + name.removeprefix(old)] = value
     return upgraded
 
 

@@ -1,4 +1,4 @@
-"""The training loop: batches to the trainer, now and then a checkpoint, an evaluation, a line."""
+"""The training loop: steps, checkpoints, evaluations and logging."""
 
 import signal
 import time
@@ -14,83 +14,91 @@ from mpdiag.data import (
     Sample,
     SegmentationDataset,
     TrainingBatches,
-    augmentation,
+    build_augmentation,
     load_dataset,
 )
 from mpdiag.errors import ConfigError, DataError, NonFiniteError
-from trainers.diagnosis import Diagnosis
-from trainers.interrupt import StoppedBySignalError, StopRequest
-from trainers.journal import FileJournal, Journal
-from trainers.methods import needs_label_embedding
-from trainers.optimizer import resolved
-from trainers.output import BEST, FINAL, LAST, check_free, claim
-from trainers.ranks import Ranks
+from trainers.distributed import DistributedContext
+from trainers.failed_step import dump_failed_step
+from trainers.layer_metrics import LayerMetricsMonitor
+from trainers.logger import FileLogger, Logger
+from trainers.methods import methods_of, needs_label_embedding
+from trainers.optimizer import in_iterations
+from trainers.output import BEST, FINAL, LAST, check_output_dir, create_output_dir
+from trainers.signals import StoppedBySignalError, StopSignal
 from trainers.trainer import Trainer
-from trainers.trouble import report
 from trainers.validation import validate
 
 
 def train(
     config: TrainConfig, output: Path, *, resume: bool = False, console: Console | None = None
 ) -> Path:
-    """Train as `config` says and return the path of `model_final.pth`.
+    """Train a configuration and return the path of `model_final.pth`.
 
-    Under torchrun, this is one of several processes that train together.
+    Under torchrun, every process calls this function.
 
     Args:
-        config: the recipe; the number of classes and the class embeddings of the MP part follow
+        config: the recipe. The number of classes and the class embeddings of the MP part follow
             from data set and method.
-        output: directory for checkpoints and logs; must be empty, or with `resume` hold this run.
-        resume: go on from `last.pth`.
-        console: where the progress bar goes.
+        output: directory for checkpoints and logs; empty, or with `resume` the directory of this
+            run.
+        resume: continue from `last.pth`.
+        console: console of the progress bar.
 
     Raises:
-        RunError: `output` holds something else.
-        ConfigError, DataError, CheckpointError: the recipe, its data set or its start is wrong.
-        TrainingError: a loss or a cost is not finite; a dump in `output` reproduces it.
-        StoppedBySignalError: SIGTERM or Ctrl-C; `last.pth` has the step at which it stopped.
+        RunError: `output` holds other files or another run.
+        ConfigError, DataError, CheckpointError: the recipe, its data set or its initial weights
+            are invalid.
+        TrainingError: a loss or a cost is not finite; a dump in `output` reproduces the step.
+        StoppedBySignalError: SIGTERM or Ctrl-C; `last.pth` holds the last step.
     """
-    ranks = Ranks.join()
+    distributed = DistributedContext.initialize()
     try:
-        return _train(config, output, resume, console or Console(stderr=True), ranks)
+        return _train(config, output, resume, console or Console(stderr=True), distributed)
     finally:
-        ranks.leave()
+        distributed.shutdown()
 
 
-def _train(config: TrainConfig, output: Path, resume: bool, console: Console, ranks: Ranks) -> Path:
-    needs_label_embedding(config)  # an unknown method is an error before anything is read
+def _train(
+    config: TrainConfig,
+    output: Path,
+    resume: bool,
+    console: Console,
+    distributed: DistributedContext,
+) -> Path:
+    methods_of(config)  # report an unknown method before reading data
     data = config.data
     dataset = load_dataset(data.dataset, root=data.root, split=data.train_split, task=data.task)
     held_out = _held_out(config, dataset)
     batches = TrainingBatches(
         dataset,
-        config.data.batch_size,
+        data.batch_size,
         config.seed,
-        transform=augmentation(config.data),
-        workers=config.data.workers,
-        rank=ranks.rank,
-        world=ranks.world,
+        transform=build_augmentation(data),
+        workers=data.num_workers,
+        rank=distributed.rank,
+        world_size=distributed.world_size,
         filter_empty=True,
     )
-    config = fit(config, len(dataset.classes), batches.num_images)
-    check_free(output, config, resume=resume)
-    trainer = Trainer(config, dataset.classes, ranks)
-    ranks.wait()  # until all have looked at the directory
-    if ranks.first:
-        claim(output, config)
+    config = resolve(config, len(dataset.classes), batches.num_images)
+    check_output_dir(output, config, resume=resume)
+    trainer = Trainer(config, dataset.classes, distributed)
+    distributed.barrier()  # until all processes have checked the directory
+    if distributed.is_main_process:
+        create_output_dir(output, config)
     if resume and (output / LAST).is_file():
         trainer.restore(output / LAST)
-    journal = Journal()
-    if ranks.first:
-        journal = FileJournal(output, config, trainer.done, trainer.evaluated, console)
-    with journal, StopRequest() as stop:
-        _Loop(trainer, batches, held_out, output, journal, stop).run()
-    ranks.wait()  # until the last file is written
+    logger = Logger()
+    if distributed.is_main_process:
+        logger = FileLogger(output, config, trainer.iteration, trainer.last_evaluation, console)
+    with logger, StopSignal() as stop:
+        TrainingLoop(trainer, batches, held_out, output, logger, stop).run()
+    distributed.barrier()  # until the last file is written
     return output / FINAL
 
 
-class _Loop:
-    """A training on its way: what it consists of, and the order in which things happen."""
+class TrainingLoop:
+    """Runs a trainer to the end: the order of steps, checkpoints, evaluations and logging."""
 
     def __init__(
         self,
@@ -98,115 +106,114 @@ class _Loop:
         batches: TrainingBatches,
         held_out: SegmentationDataset | None,
         output: Path,
-        journal: Journal,
-        stop: StopRequest,
+        logger: Logger,
+        stop: StopSignal,
     ) -> None:
         self.trainer, self.batches, self.held_out = trainer, batches, held_out
-        self.output, self.journal, self.stop = output, journal, stop
-        self.diagnosis: Diagnosis | None = None
-        if held_out is not None and trainer.config.diagnose_every is not None:
-            self.diagnosis = Diagnosis(held_out, trainer)
+        self.output, self.logger, self.stop = output, logger, stop
+        self.layer_metrics: LayerMetricsMonitor | None = None
+        if held_out is not None and trainer.config.layer_metrics_every is not None:
+            self.layer_metrics = LayerMetricsMonitor(held_out, trainer)
 
     def run(self) -> None:
-        """From the current step to the end."""
-        trainer, config = self.trainer, self.trainer.config
-        total = config.schedule.iterations
-        stream = self.batches.start(trainer.done)
-        self._evaluate_if_due()  # a stopped run may owe one
-        while trainer.done < total:
-            self._step(stream)
-            self._diagnose_if_due()
-            stopping = self.trainer.ranks.any(self.stop.number is not None)
-            if stopping:
-                self._leave()
-            if trainer.done % config.checkpoint_every == 0 or trainer.done == total:
+        """Train from the current step to the last."""
+        trainer, every = self.trainer, self.trainer.config.checkpoint_every
+        samples = self.batches.start(trainer.iteration)
+        self._evaluate_if_due()  # a stopped run may have missed one
+        while not trainer.finished:
+            self._step(samples)
+            self._measure_layers_if_due()
+            if trainer.distributed.any(self.stop.number is not None):
+                self._stop()
+            if trainer.iteration % every == 0 or trainer.finished:
                 self._save(LAST)
             self._evaluate_if_due()
         self._save(LAST)
         self._save(FINAL)
 
-    def _step(self, stream: Iterator[list[Sample]]) -> None:
-        trainer = self.trainer
-        since = time.perf_counter()
-        samples = next(stream)
-        self.journal.waited(time.perf_counter() - since)
+    def _step(self, batches: Iterator[list[Sample]]) -> None:
+        trainer, positions = self.trainer, self.batches.batch_positions
+        start = time.perf_counter()
+        samples = next(batches)
+        self.logger.add_data_time(time.perf_counter() - start)
         try:
-            losses, norm = trainer.step(samples, self.batches.slots)
+            losses, norm = trainer.step(samples, positions)
         except NonFiniteError as error:
-            raise report(trainer, samples, self.batches.slots, error, self.output) from None
-        self.journal.step(trainer.done)
-        if trainer.done % trainer.config.log_every == 0 or trainer.last:
-            values = trainer.ranks.mean(losses)
-            rate = trainer.optimizer.param_groups[-1]["lr"]
-            self.journal.log(trainer.done - 1, values, lr=rate, grad_norm=norm.item())
+            raise dump_failed_step(trainer, samples, positions, error, self.output) from None
+        self.logger.update_progress(trainer.iteration)
+        if trainer.iteration % trainer.config.log_every == 0 or trainer.finished:
+            values = trainer.distributed.mean(losses)
+            lr = trainer.optimizer.param_groups[-1]["lr"]
+            self.logger.log_step(trainer.iteration - 1, values, lr=lr, grad_norm=norm.item())
 
-    def _diagnose_if_due(self) -> None:
-        trainer, every = self.trainer, self.trainer.config.diagnose_every
-        if self.diagnosis is not None and every is not None and trainer.done % every == 0:
-            self.journal.diagnosed(trainer.done - 1, self.diagnosis.measure(trainer))
+    def _measure_layers_if_due(self) -> None:
+        trainer, every = self.trainer, self.trainer.config.layer_metrics_every
+        if self.layer_metrics and every is not None and trainer.iteration % every == 0:
+            values = self.layer_metrics.measure(trainer)
+            self.logger.log_layer_metrics(trainer.iteration - 1, values)
 
     def _evaluate_if_due(self) -> None:
         trainer, every = self.trainer, self.trainer.config.evaluate_every
-        if self.held_out is None or every is None or trainer.evaluated == trainer.done:
+        if self.held_out is None or every is None or trainer.last_evaluation == trainer.iteration:
             return
-        if trainer.done % every and not trainer.last:
+        if trainer.iteration % every and not trainer.finished:
             return
-        scores, headline = validate(trainer, self.held_out, self._evaluating)
-        trainer.evaluated = trainer.done
-        if trainer.is_best(scores[headline]):
+        scores, primary_metric = validate(trainer, self.held_out, self._update_evaluation)
+        trainer.last_evaluation = trainer.iteration
+        if trainer.update_best(scores[primary_metric]):
             self._save(BEST)
-        self.journal.evaluated(trainer.done - 1, scores)
+        self.logger.log_evaluation(trainer.iteration - 1, scores)
 
-    def _evaluating(self, done: int, total: int) -> None:
-        self.journal.evaluating(done, total)
+    def _update_evaluation(self, done: int, total: int) -> None:
+        self.logger.update_evaluation(done, total)
         if self.stop.number is not None:
-            self._leave()
+            self._stop()
 
-    def _leave(self) -> None:
+    def _stop(self) -> None:
         self._save(LAST)
         total = self.trainer.config.schedule.iterations
         raise StoppedBySignalError(
-            f"stopped after step {self.trainer.done} of {total}; go on with --resume",
+            f"stopped after step {self.trainer.iteration} of {total}; continue with --resume",
             self.stop.number or signal.SIGTERM,
         )
 
     def _save(self, name: str) -> None:
-        if self.trainer.ranks.first:
+        if self.trainer.distributed.is_main_process:
             self.trainer.save(self.output / name)
 
 
 def _held_out(config: TrainConfig, dataset: SegmentationDataset) -> SegmentationDataset | None:
-    """What the model is evaluated and diagnosed on; None where neither is asked for."""
-    if config.evaluate_every is None and config.diagnose_every is None:
+    """Return the images for evaluation and layer metrics; None if both are off."""
+    if config.evaluate_every is None and config.layer_metrics_every is None:
         return None
     data = config.data
     name = data.val_dataset or data.dataset
-    # One of detectron2's names is one split, as a file is.
+    # A name of detectron2's is a single split, as is a file.
     if data.val_dataset is None and not (name in KNOWN_DATASETS or Path(name).is_dir()):
         raise ConfigError(
-            f"data.dataset = {name}: it has no held-out images; give data.val_dataset=FILE or "
-            "NAME, or evaluate_every=null diagnose_every=null"
+            f"data.dataset = {name}: has no held-out images; set data.val_dataset=FILE or NAME, or "
+            "evaluate_every=null layer_metrics_every=null"
         )
     held_out = load_dataset(name, root=data.root, split=data.val_split, task=data.task)
-    for index, (ours, theirs) in enumerate(zip_longest(dataset.classes, held_out.classes)):
-        if ours != theirs:
+    for index, (train, val) in enumerate(zip_longest(dataset.classes, held_out.classes)):
+        if train != val:
             raise DataError(
-                f"{held_out.describe()['annotation_file']}: its class {index} is "
-                f"{theirs and theirs.name}, that of the training images {ours and ours.name}; "
-                "give files of the same categories"
+                f"{held_out.describe()['annotation_file']}: class {index} is {val and val.name}, "
+                f"but {train and train.name} in the training images; give files with the same "
+                "categories"
             )
     return held_out
 
 
-def fit(config: TrainConfig, num_classes: int, num_images: int) -> TrainConfig:
-    """The recipe with what data set and method decide about model and schedule."""
-    decided = {
+def resolve(config: TrainConfig, num_classes: int, num_images: int) -> TrainConfig:
+    """Return the configuration with the values that follow from data set and method."""
+    model = {
         "num_classes": num_classes,
         "label_embedding": config.model.label_embedding or needs_label_embedding(config),
     }
     return config.model_copy(
         update={
-            "model": config.model.model_copy(update=decided),
-            "schedule": resolved(config.schedule, num_images, config.data.batch_size),
+            "model": config.model.model_copy(update=model),
+            "schedule": in_iterations(config.schedule, num_images, config.data.batch_size),
         }
     )

@@ -1,4 +1,4 @@
-"""The output directory of a training: whose it is, and whether a run may write there."""
+"""Output directory of a training: its files, and the check before a run writes to it."""
 
 from pathlib import Path
 from typing import Any
@@ -7,57 +7,59 @@ import yaml
 
 from mpdiag.config import TrainConfig, parse, read_yaml
 from mpdiag.errors import ConfigError, RunError
+from mpdiag.legacy_names import upgrade_config
 from mpdiag.store.files import replace_file
+from trainers.methods import FullTrainConfig
 
 LAST, BEST, FINAL, SETTINGS = "last.pth", "model_best.pth", "model_final.pth", "config.yaml"
 
-# What may change when a run goes on: nothing of it changes a number.
-FREE = ("data.root", "data.workers", "log_every", "checkpoint_every", "wandb")
+# Settings that a resumed run may change. None of them changes a result.
+MUTABLE = ("data.root", "data.num_workers", "log_every", "checkpoint_every", "wandb")
 
 
-def check_free(output: Path, config: TrainConfig, *, resume: bool) -> None:
-    """Refuse a directory that holds anything but this run, unfinished and to be resumed.
+def check_output_dir(output: Path, config: TrainConfig, *, resume: bool) -> None:
+    """Check that the directory is empty, or holds this run unfinished and `resume` is set.
 
     Raises:
-        RunError: what it holds, and what to do.
+        RunError: what the directory holds, and what to do.
     """
     path = output / SETTINGS
     if output.is_file():
-        raise RunError(f"{output} is a file; give a directory for the run")
+        raise RunError(f"{output}: is a file; give a directory for the run")
     if not path.is_file():
         if output.is_dir() and any(output.iterdir()):
-            raise RunError(f"{output} holds other files; give an empty directory")
+            raise RunError(f"{output}: holds other files; give an empty directory")
         return
     try:
-        held = parse(TrainConfig, read_yaml(path), str(path))
+        held = parse(FullTrainConfig, upgrade_config(read_yaml(path)), str(path))
     except ConfigError as error:
         raise RunError(
-            f"{error} (another mpdiag's run, or damaged); give another directory"
+            f"{error} (written by another version, or damaged); give another directory"
         ) from None
-    changed = difference(held.model_dump(mode="json"), config.model_dump(mode="json"))
+    changed = changed_settings(held.model_dump(mode="json"), config.model_dump(mode="json"))
     if changed:
         raise RunError(
-            f"{output} holds a run of other settings ({', '.join(changed[:5])}); give another "
+            f"{output}: holds a run with other settings ({', '.join(changed[:5])}); give another "
             "directory"
         )
     if (output / FINAL).is_file():
-        raise RunError(f"{output} holds this run, finished; give another directory")
+        raise RunError(f"{output}: holds this run, finished; give another directory")
     if not resume and (output / LAST).is_file():
-        raise RunError(f"{output} holds this run unfinished; go on with --resume")
+        raise RunError(f"{output}: holds this run, unfinished; continue it with --resume")
 
 
-def claim(output: Path, config: TrainConfig) -> None:
-    """Make the directory and note there what the run's settings are."""
+def create_output_dir(output: Path, config: TrainConfig) -> None:
+    """Create the directory and write the configuration to it."""
     output.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     replace_file(output / SETTINGS, text.encode())
 
 
-def difference(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Dotted keys of two dumped `TrainConfig`s whose values differ, those aside that may."""
+def changed_settings(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Return the dotted keys whose values differ in two dumped configurations, without MUTABLE."""
     flat_held, flat_wanted = _flat(held, ""), _flat(wanted, "")
     return [
-        key for key in flat_wanted if key not in FREE and flat_held.get(key) != flat_wanted[key]
+        key for key in flat_wanted if key not in MUTABLE and flat_held.get(key) != flat_wanted[key]
     ]
 
 

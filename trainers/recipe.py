@@ -1,6 +1,6 @@
-"""Recipes: a YAML file for each run of the paper; `base` names others to build on.
+"""Recipes: YAML files of training configurations. `base` names recipes to build on.
 
-A configuration of detectron2's is one, too, once it is translated.
+detectron2 configurations are translated to recipes.
 """
 
 from collections.abc import Sequence
@@ -10,72 +10,88 @@ from typing import Any
 
 import yaml
 
-from mpdiag.checkpoints.detectron2_yaml import is_detectron2, lay_over, read_detectron2_config
-from mpdiag.config import Recipe, TrainConfig, Translated, merge, overrides, parse, read_yaml
+from mpdiag.checkpoints.detectron2_yaml import is_detectron2_config, override, read_detectron2_config
+from mpdiag.config import (
+    Recipe,
+    TrainConfig,
+    TranslationNotes,
+    merge,
+    parse,
+    parse_overrides,
+    read_yaml,
+)
 from mpdiag.errors import ConfigError
-from trainers.translation import split_words, translate
+from mpdiag.legacy_names import reject_old_keys
+from trainers.detectron2_recipes import split_arguments, translate
+from trainers.methods import FullTrainConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 
-_DESCRIPTION = ("about", "paper")  # of the file itself: not passed on to what builds on it
+_OWN_KEYS = ("description", "paper")  # not inherited from a base
 
 
 def recipe_names() -> list[str]:
-    """Names of the runs that ship with the package; files that begin with _ are parts of them."""
+    """Return the names of the packaged recipes; files that begin with _ are only bases."""
     return sorted(path.stem for path in RECIPES.glob("[!_]*.yaml"))
 
 
 def recipes() -> list[Recipe]:
-    """All of them."""
+    """Return all packaged recipes."""
     return [read_recipe(name) for name in recipe_names()]
 
 
-def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
-    """The settings of `read_recipe`."""
-    return read_recipe(name, changes).config
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Return the configuration of `read_recipe`."""
+    return read_recipe(name, overrides).config
 
 
-def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
-    """A packaged recipe or a YAML file, with KEY=VALUE changes laid over its settings.
+def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a packaged recipe or a YAML file, and apply KEY=VALUE overrides.
 
-    A detectron2 YAML is translated, and its own KEY VALUE pairs may be among the changes.
+    A detectron2 YAML is translated; its overrides may also be KEY VALUE pairs of detectron2.
 
     Raises:
-        ConfigError: no such recipe, an unknown key, or a value that does not fit.
+        ConfigError: no such recipe, an unknown key, or an invalid value.
     """
     source = str(name)
     path = _find(source)
-    if path.parent != RECIPES and path.is_file() and is_detectron2(path):
-        return _translated(path, changes)
+    if path.parent != RECIPES and path.is_file() and is_detectron2_config(path):
+        return _translated(path, overrides)
     values = read_yaml(path)
-    about = {key: values[key] for key in _DESCRIPTION if key in values}
-    settings = merge(_settings(source, values, ()), overrides(changes))
-    config = parse(TrainConfig, settings, source)
-    return parse(Recipe, about | {"name": source, "config": config}, source)
+    settings = merge(_settings(source, values, ()), _parse_overrides(overrides))
+    config = parse(FullTrainConfig, settings, source)
+    own = {key: values[key] for key in _OWN_KEYS if key in values}
+    return parse(Recipe, own | {"name": source, "config": config}, source)
 
 
 def recipe_text(recipe: Recipe) -> str:
-    """A recipe as a YAML file that can be trained in its place: what it sets, and all its notes."""
+    """Return a recipe as an equivalent YAML file: the values that it sets, and its notes."""
     lines = [recipe.name]
-    if recipe.translated:
-        lines += recipe.translated.notes
-        lines += [f"{key}: unknown, left aside" for key in recipe.translated.unknown]
+    if recipe.translation:
+        lines += recipe.translation.notes
+        lines += [f"{key}: unknown, ignored" for key in recipe.translation.unknown]
     settings = recipe.config.model_dump(mode="json", exclude_unset=True)
     text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=100)
     return "".join(f"# {line}\n" for line in lines) + text
 
 
-def _translated(path: Path, changes: Sequence[str]) -> Recipe:
-    """detectron2's settings in our words, under what the command line says in either's."""
-    pairs, ours = split_words(changes)
-    found = translate(lay_over(read_detectron2_config(path), pairs), str(path))
-    config = parse(TrainConfig, merge(found.settings, overrides(ours)), str(path))
-    told = Translated(notes=found.notes, unknown=found.unknown)
-    return Recipe(name=str(path), config=config, translated=told)
+def _translated(path: Path, overrides: Sequence[str]) -> Recipe:
+    pairs, ours = split_arguments(overrides)
+    found = translate(override(read_detectron2_config(path), pairs), str(path))
+    config = parse(FullTrainConfig, merge(found.settings, _parse_overrides(ours)), str(path))
+    notes = TranslationNotes(notes=found.notes, unknown=found.unknown)
+    return Recipe(name=str(path), config=config, translation=notes)
+
+
+def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    settings = parse_overrides(overrides)
+    reject_old_keys(settings, "command line")
+    return settings
 
 
 def _settings(name: str, values: dict[str, Any], seen: tuple[str, ...]) -> dict[str, Any]:
-    """What a file says, laid over its bases, and these over each other in their order."""
+    """Return the settings of a file, merged over those of its bases in their order."""
+    reject_old_keys(values, name)
     if name in seen:
         raise ConfigError(f"{name}: recipes build on each other in a circle: {' > '.join(seen)}")
     bases = values.get("base") or []
@@ -85,9 +101,8 @@ def _settings(name: str, values: dict[str, Any], seen: tuple[str, ...]) -> dict[
         raise ConfigError(f"{name}: base = {bases!r:.60}: give a recipe's name, or a list of names")
     settings: dict[str, Any] = {}
     for base in bases:
-        below = _settings(base, read_yaml(_find(base)), (*seen, name))
-        settings = merge(settings, below)
-    own = {key: value for key, value in values.items() if key not in (*_DESCRIPTION, "base")}
+        settings = merge(settings, _settings(base, read_yaml(_find(base)), (*seen, name)))
+    own = {key: value for key, value in values.items() if key not in (*_OWN_KEYS, "base")}
     return merge(settings, own)
 
 

@@ -1,4 +1,4 @@
-"""Evaluation during training: each process judges its share of the images, all know the scores."""
+"""Evaluation during training, with the images split over the processes."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,9 @@ import torch
 
 from mpdiag.config import DataConfig
 from mpdiag.data import ResizeShortestEdge, Sample, SegmentationDataset
-from mpdiag.evaluation import Evaluator
-from mpdiag.models import Sizes
-from mpdiag.models.mask2former import PIXELS_AT_ONCE, alike
+from mpdiag.evaluation import build_evaluator
+from mpdiag.models import ImageSizes
+from mpdiag.models.mask2former import MAX_BATCH_PIXELS, batches_by_padded_size
 from trainers.trainer import Trainer
 
 
@@ -16,52 +16,54 @@ from trainers.trainer import Trainer
 def validate(
     trainer: Trainer, data: SegmentationDataset, progress: Callable[[int, int], None]
 ) -> tuple[dict[str, float | None], str]:
-    """The last layer's AP, PQ or mIoU.
+    """Evaluate the last layer's AP, PQ or mIoU. All processes get the scores.
 
     Args:
-        trainer: its model is measured, and left in training mode.
+        trainer: its model is evaluated, and left in training mode.
         data: held-out images.
-        progress: called with (images done, images in all) of this process.
+        progress: called with this process's number of images done and in total.
 
     Returns:
-        The scores by name as fractions, None where no GT counts, and the name of the one that
-        decides which model is the best.
+        Scores by name as fractions, None without GT, and the name of the score that decides which
+        model is the best.
     """
-    ranks, settings = trainer.ranks, trainer.config
+    distributed, settings = trainer.distributed, trainer.config
     model = trainer.model.eval()
-    evaluator = Evaluator(data)
-    indices = range(ranks.rank, len(data), ranks.world)
-    samples = (_shown(data, index, settings.data) for index in indices)
+    evaluator = build_evaluator(data)
+    indices = range(distributed.rank, len(data), distributed.world_size)
+    samples = (_image_only(data, index, settings.data) for index in indices)
     done = 0
-    for size, batch in alike(samples, PIXELS_AT_ONCE[ranks.device.type]):
+    for size, batch in batches_by_padded_size(samples, MAX_BATCH_PIXELS[distributed.device.type]):
         with trainer.autocast():
-            found = model([sample.image.to(ranks.device) for sample in batch]).matching
-        for place, sample in enumerate(batch):
+            found = model([sample.image.to(distributed.device) for sample in batch]).matching
+        for index, sample in enumerate(batch):
             image = (sample.image.shape[-2], sample.image.shape[-1])
-            sizes = Sizes(size, image, sample.original_size)
-            classes, masks = found.class_logits[-1, place], found.mask_logits[-1, place]
-            evaluator.update(indices[done], evaluator.find(classes, masks, sizes))
+            sizes = ImageSizes(size, image, sample.original_size)
+            classes, masks = found.class_logits[-1, index], found.mask_logits[-1, index]
+            detections = evaluator.postprocess(classes, masks, sizes)
+            ground_truth = data.ground_truth(indices[done])
+            evaluator.update(sample.image_id, detections, ground_truth)
             done += 1
         progress(done, len(indices))
     model.train()
-    whole, *others = ranks.gather(evaluator)
+    whole, *others = distributed.all_gather(evaluator)
     for other in others:
         whole = whole + other
-    return whole.scores(), whole.headline
+    return whole.scores(), whole.primary_metric
 
 
-def at_inference(sample: Sample, settings: DataConfig) -> Sample:
-    """A sample at the size that the model is shown at inference."""
+def resize_for_inference(sample: Sample, settings: DataConfig) -> Sample:
+    """Resize a sample to the size of inference."""
     if settings.short_side is None:
         return sample
     return ResizeShortestEdge(settings.short_side, settings.long_side)(sample)
 
 
-def _shown(data: SegmentationDataset, index: int, settings: DataConfig) -> Sample:
-    """An image without its truth, which the evaluator reads."""
+def _image_only(data: SegmentationDataset, index: int, settings: DataConfig) -> Sample:
+    """Return an image without GT, which the evaluator gets separately."""
     image = data.image(index)
     size = (image.shape[-2], image.shape[-1])
     nothing = torch.zeros(0, *size, dtype=torch.bool)
     name, labels = data.file_name(index), torch.zeros(0, dtype=torch.int64)
     sample = Sample(data.image_ids[index], name, image, nothing, labels, size)
-    return at_inference(sample, settings)
+    return resize_for_inference(sample, settings)

@@ -2,12 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
 
-from mpdiag.commands.options import TrainingEngine, err, out, stoppable
+from mpdiag.commands.options import err, out, exit_on_signal
 from mpdiag.errors import ConfigError, DependencyError
 
 _THERE = "With --engine detectron2"
@@ -39,8 +39,8 @@ def train(
         Path | None, typer.Option(help="A YAML file in place of RECIPE, as detectron2's tools.")
     ] = None,
     engine: Annotated[
-        TrainingEngine, typer.Option(help="Whose trainer runs; detectron2 needs to be installed.")
-    ] = TrainingEngine.mpdiag,
+        Literal["mpdiag", "detectron2"], typer.Option(help="Whose trainer runs; detectron2 needs to be installed.")
+    ] = "mpdiag",
     num_gpus: Annotated[
         int, typer.Option(help="Processes of a machine.", min=1, rich_help_panel=_THERE)
     ] = 1,
@@ -75,12 +75,12 @@ def train(
     if mistaken:
         raise ConfigError(f"there is no option {mistaken[0]}; see mpdiag train --help")
     there = (num_gpus, num_machines, machine_rank, dist_url)
-    if engine is TrainingEngine.mpdiag and (there != (1, 1, 0, "auto") or eval_only):
+    if engine == "mpdiag" and (there != (1, 1, 0, "auto") or eval_only):
         raise ConfigError(
             "processes and --eval-only are options of --engine detectron2; our own engine is "
             "started by torchrun, and mpdiag analyze evaluates"
         )
-    if engine is TrainingEngine.detectron2 and not dry_run:
+    if engine == "detectron2" and not dry_run:
         path = _train_there(Path(recipe), words, output, resume, eval_only, there)
         out.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)
         return
@@ -88,11 +88,11 @@ def train(
     if dry_run:
         out.print(recipe_text(found).rstrip(), soft_wrap=True, markup=False, highlight=False)
         return
-    if found.translated and os.environ.get("RANK", "0") == "0":  # once under torchrun
+    if found.translation and os.environ.get("RANK", "0") == "0":  # once under torchrun
         err.print(recipe_text(found).rstrip(), soft_wrap=True, markup=False, highlight=False)
     from trainers.loop import train as run
 
-    with stoppable():
+    with exit_on_signal():
         path = run(
             found.config, output or Path("runs") / Path(recipe).stem, resume=resume, console=err
         )
@@ -108,7 +108,7 @@ def _train_there(
     machines: tuple[int, int, int, str],
 ) -> Path:
     try:
-        from trainers.detectron2 import Machines, run
+        from trainers.detectron2 import LaunchOptions, run
     except ModuleNotFoundError as error:
         raise DependencyError(
             f"--engine detectron2 needs detectron2 ({error}); docs/detectron2.md says how to "
@@ -120,5 +120,5 @@ def _train_there(
         output=output,
         resume=resume,
         eval_only=eval_only,
-        machines=Machines(*machines),
+        machines=LaunchOptions(*machines),
     )

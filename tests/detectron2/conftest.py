@@ -103,7 +103,7 @@ def our_config(family: str) -> ModelConfig:
         backbone=BackboneConfig(name="resnet50", channels=(8, 16, 32, 64), stem_channels=16),
         hidden_dim=32,
         mask_dim=16,
-        heads=8,
+        num_heads=8,
         encoder_layers=1,
         decoder_layers=4,
         feedforward_dim=32,

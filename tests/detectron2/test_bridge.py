@@ -19,10 +19,10 @@ from mpdiag.checkpoints.detectron2_yaml import read_detectron2_config
 from mpdiag.checkpoints.official_keys import to_official
 from mpdiag.cli import main
 from mpdiag.config import AugmentConfig, DataConfig
-from mpdiag.data import Sample, generate, load_dataset
+from mpdiag.data import Sample, generate_synthetic, load_dataset
 from mpdiag.errors import ConfigError, DataError
-from trainers.loop import fit
-from trainers.ranks import Ranks
+from trainers.loop import resolve
+from trainers.distributed import DistributedContext
 from trainers.recipe import load_recipe
 from trainers.trainer import Trainer
 
@@ -96,7 +96,7 @@ PILOTED = (
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    generate(root / "synthetic", train=4, val=3, size=64)
+    generate_synthetic(root / "synthetic", train=4, val=3, size=64)
     return root
 
 
@@ -143,8 +143,8 @@ def batch(scenes: Path) -> list[Sample]:
 
 
 def as_inputs(samples: list[Sample]) -> list[dict[str, Any]]:
-    truth_of = importlib.import_module("trainers.detectron2.structures").truth_of
-    return [{"image": sample.image, "instances": truth_of(sample)} for sample in samples]
+    instances_from_sample = importlib.import_module("trainers.detectron2.structures").instances_from_sample
+    return [{"image": sample.image, "instances": instances_from_sample(sample)} for sample in samples]
 
 
 @pytest.mark.parametrize("words", [(), PILOTED, (*PILOTED, "pilot.noise=shift", "pilot.layers=2")])
@@ -154,7 +154,7 @@ def test_a_step_is_that_of_our_own_engine(
     model, samples = build(*words).train(), batch(scenes)
     classes = load_dataset("synthetic", root=scenes).classes
     config = model.recipe.model_copy(update={"seed": 11})
-    own = Trainer(fit(config, len(classes), 4), classes, Ranks.join())
+    own = Trainer(resolve(config, len(classes), 4), classes, DistributedContext.initialize())
     own.model.load_state_dict(model.model.state_dict())
     expected = own._backward(samples, range(2))
     losses = model(as_inputs(samples))
@@ -180,7 +180,7 @@ def test_under_its_autocast_the_model_alone_is_less_precise(
     model, samples = build(*PILOTED).train(), batch(scenes)
     classes = load_dataset("synthetic", root=scenes).classes
     config = model.recipe.model_copy(update={"seed": 11, "precision": "bf16"})
-    own = Trainer(fit(config, len(classes), 4), classes, Ranks.join())
+    own = Trainer(resolve(config, len(classes), 4), classes, DistributedContext.initialize())
     own.model.load_state_dict(model.model.state_dict())
     expected = own._backward(samples, range(2))
     with torch.autocast("cpu", torch.bfloat16):
@@ -254,7 +254,7 @@ def test_training_evaluation_and_checkpoints(
     loaded = load_checkpoint(out / "model_final.pth")  # with config.yaml beside it
     assert loaded.config_path == out / "config.yaml"
     assert loaded.model.config.label_embedding and loaded.model.config.num_classes == 7
-    assert loaded.setup is not None and loaded.setup.loss.points == 64
+    assert loaded.training_info is not None and loaded.training_info.loss.num_points == 64
     # Goes on: the state of optimizer and schedule, and the step, are detectron2's.
     bridge.run(yaml, (*PILOTED, "SOLVER.MAX_ITER", "4"), output=out, resume=True)
     after = load_model(out / "model_final.pth")
@@ -295,7 +295,7 @@ def test_our_engine_starts_from_its_checkpoint_and_it_from_ours(
     checkpointer(model, str(tmp_path)).save("bridge", iteration=3)
     classes = load_dataset("synthetic", root=scenes).classes
     config = model.recipe.model_copy(update={"init": str(tmp_path / "bridge.pth")})
-    own = Trainer(fit(config, len(classes), 4), classes, Ranks.join())
+    own = Trainer(resolve(config, len(classes), 4), classes, DistributedContext.initialize())
     for name, tensor in own.model.state_dict().items():
         assert torch.equal(tensor, model.model.state_dict()[name])
     with torch.no_grad():
@@ -370,7 +370,7 @@ def test_structures_there_and_back(bridge: ModuleType, scenes: Path) -> None:
     there = importlib.import_module("trainers.detectron2.structures")
     structures = importlib.import_module("detectron2.structures")
     sample = batch(scenes)[0]
-    again = there.sample_of({"image": sample.image, "instances": there.truth_of(sample)})
+    again = there.sample_of({"image": sample.image, "instances": there.instances_from_sample(sample)})
     assert torch.equal(again.masks, sample.masks) and torch.equal(again.labels, sample.labels)
     polygons = structures.Instances((8, 8))
     polygons.gt_classes = torch.tensor([1])

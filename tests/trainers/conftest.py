@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mpdiag.config import TrainConfig
-from mpdiag.data import generate
+from mpdiag.data import generate_synthetic
 from trainers.recipe import load_recipe
 
 SMALL = (
@@ -18,18 +18,18 @@ SMALL = (
     "model.backbone={name: resnet18, channels: [8, 8, 16, 16], stem_channels: 8, norm: batch}",
     "init=null",
     "data.batch_size=4",
-    "pilot.queries=12",
-    "schedule.warmup=2",
+    "pilot.num_queries=12",
+    "schedule.warmup_iterations=2",
     "log_every=1",
     "evaluate_every=null",
-    "diagnose_every=null",
+    "layer_metrics_every=null",
 )
 
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    generate(root / "synthetic", train=24, val=6, size=64)
+    generate_synthetic(root / "synthetic", train=24, val=6, size=64)
     return root
 
 

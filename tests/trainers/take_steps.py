@@ -9,34 +9,34 @@ from pathlib import Path
 import torch
 
 from mpdiag.config import TrainConfig
-from mpdiag.data import TrainingBatches, augmentation, load_dataset
-from trainers.ranks import Ranks
+from mpdiag.data import TrainingBatches, build_augmentation, load_dataset
+from trainers.distributed import DistributedContext
 from trainers.trainer import Trainer
 
 
 def take_steps(config: TrainConfig, steps: int) -> dict[str, object]:
     """Losses of each step, and the clipped gradients of the first."""
-    ranks = Ranks.join()
+    distributed = DistributedContext.initialize()
     data = load_dataset(config.data.dataset, root=config.data.root, split="train")
     batches = TrainingBatches(
         data,
         config.data.batch_size,
         config.seed,
-        transform=augmentation(config.data),
-        rank=ranks.rank,
-        world=ranks.world,
+        transform=build_augmentation(config.data),
+        rank=distributed.rank,
+        world_size=distributed.world_size,
     )
-    trainer = Trainer(config, data.classes, ranks)
+    trainer = Trainer(config, data.classes, distributed)
     stream = batches.start(0)
     losses, gradients = [], {}
     for step in range(steps):
-        found, norm = trainer.step(next(stream), batches.slots)
-        losses.append({**ranks.mean(found), "norm": norm.item()})
+        found, norm = trainer.step(next(stream), batches.batch_positions)
+        losses.append({**distributed.mean(found), "norm": norm.item()})
         if step == 0:
             own = dict(trainer.method.named_parameters())
             gradients = {n: x.grad.clone() for n, x in own.items() if x.grad is not None}
-    ranks.leave()
-    return {"losses": losses, "gradients": gradients, "rank": ranks.rank}
+    distributed.shutdown()
+    return {"losses": losses, "gradients": gradients, "rank": distributed.rank}
 
 
 if __name__ == "__main__":

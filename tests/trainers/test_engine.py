@@ -14,7 +14,7 @@ from rich.console import Console
 from mpdiag.analysis import analyze
 from mpdiag.data import load_dataset
 from trainers.loop import train
-from trainers.ranks import Ranks
+from trainers.distributed import DistributedContext
 from trainers.trainer import Trainer
 
 QUIET = Console(quiet=True)
@@ -26,10 +26,10 @@ def scores_of(output: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    "task, headline", [("instance", "ap"), ("panoptic", "pq"), ("semantic", "miou")]
+    "task, primary_metric", [("instance", "ap"), ("panoptic", "pq"), ("semantic", "miou")]
 )
 def test_the_best_model_is_kept_by_the_measure_of_its_task(
-    small_recipe, data_root: Path, tmp_path: Path, task: str, headline: str
+    small_recipe, data_root: Path, tmp_path: Path, task: str, primary_metric: str
 ) -> None:
     config = small_recipe(
         "schedule.iterations=30", "evaluate_every=10", f"data.task={task}", "method=piloted"
@@ -38,12 +38,12 @@ def test_the_best_model_is_kept_by_the_measure_of_its_task(
     final = train(config, output, console=QUIET)
     scores = scores_of(output)
     assert [line["iteration"] for line in scores] == [9, 19, 29]
-    best = max(scores, key=lambda line: line[headline])
+    best = max(scores, key=lambda line: line[primary_metric])
     kept = torch.load(output / "model_best.pth", weights_only=True)["iteration"]
     assert kept == best["iteration"] + 1
     # The analysis of the final model finds what its last evaluation found.
     summary = analyze(final, "synthetic", tmp_path / "analysis", root=data_root, task=task)
-    assert summary[headline][headline] == pytest.approx(scores[-1][headline], abs=1e-12)
+    assert summary[primary_metric][primary_metric] == pytest.approx(scores[-1][primary_metric], abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["ade20k", "cityscapes"])
@@ -55,7 +55,7 @@ def test_ade20k_and_cityscapes_train_in_their_layouts(
         f"data.dataset={name}",
         f"data.root={request.getfixturevalue(f'{name}_root')}",
         f"data.task={task}",
-        "data.augment={short_sides: [48, 64], crop: [64, 64], crop_category_share: 0.9}",
+        "data.augment={short_sides: [48, 64], crop: [64, 64], single_category_max_area: 0.9}",
         "data.augment.color=true",
         "data.short_side=64",
         "data.batch_size=2",
@@ -72,7 +72,7 @@ def test_bf16_keeps_losses_close_and_weights_in_float32(small_recipe) -> None:
     for precision in ("float32", "bf16"):
         config = small_recipe("model.num_classes=7", "method=baseline", f"precision={precision}")
         data = load_dataset("synthetic", root=config.data.root, split="train")
-        trainer = Trainer(config, data.classes, Ranks.join())
+        trainer = Trainer(config, data.classes, DistributedContext.initialize())
         seen = []
         handle = trainer.model.decoder.class_embed.register_forward_hook(
             lambda _, __, output, seen=seen: seen.append(output.dtype)
@@ -104,7 +104,7 @@ def test_a_compiled_model_takes_the_same_steps(small_recipe, monkeypatch) -> Non
     for setting in ("false", "true"):
         config = small_recipe("model.num_classes=7", f"compile={setting}", "method=baseline")
         data = load_dataset("synthetic", root=config.data.root, split="train")
-        trainer = Trainer(config, data.classes, Ranks.join())
+        trainer = Trainer(config, data.classes, DistributedContext.initialize())
         found.append(trainer.step([data[i] for i in range(4)], range(4))[0])
         names = set(trainer.model.state_dict())
         assert not any("_orig_mod" in name for name in names)
@@ -150,7 +150,7 @@ def test_torchrun_trains_and_evaluates_as_one_process_does(small_recipe, tmp_pat
 def test_diagnosis_on_the_way_is_what_the_analysis_finds(
     small_recipe, data_root: Path, tmp_path: Path
 ) -> None:
-    config = small_recipe("schedule.iterations=6", "diagnose_every=3", "diagnose_images=4")
+    config = small_recipe("schedule.iterations=6", "layer_metrics_every=3", "layer_metrics_images=4")
     final = train(config, tmp_path / "run", console=QUIET)
     lines = scores_of(tmp_path / "run")
     assert [line["iteration"] for line in lines] == [2, 5]

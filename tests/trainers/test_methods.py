@@ -51,11 +51,11 @@ def method_of(small_recipe, *changes: str) -> SetPrediction:
 
 
 def batch_of(samples: list[Sample], step: int = 0) -> Batch:
-    return Batch.of(samples, Randomness.of_step(0, step, range(len(samples)), CPU))
+    return Batch.from_samples(samples, Randomness.for_step(0, step, range(len(samples)), CPU))
 
 
 def losses_of(method: SetPrediction, batch: Batch) -> dict[str, Tensor]:
-    return method(batch, method.census(batch.targets))
+    return method(batch, method.normalizers(batch.targets))
 
 
 def test_names_are_joined_by_plus() -> None:
@@ -99,7 +99,7 @@ def test_auxiliary_loss_adds_a_term_for_each_pair_of_layers(small_recipe, sample
 def test_bipartite_assignment_of_the_mp_part_is_the_cheapest_in_each_group(
     small_recipe, samples
 ) -> None:
-    method = method_of(small_recipe, "method=piloted", "pilot.assignment=match", "pilot.queries=7")
+    method = method_of(small_recipe, "method=piloted", "pilot.assignment=match", "pilot.num_queries=7")
     batch = batch_of(samples)
     assert method.piloting is not None
     pilot = method.piloting.pilot(batch, method.model.config)
@@ -128,7 +128,7 @@ def test_bipartite_assignment_of_the_mp_part_is_the_cheapest_in_each_group(
 
 def test_mean_features_are_queries_within_their_masks(small_recipe, samples) -> None:
     method = method_of(
-        small_recipe, "method=piloted", "pilot.feed=feature-mean", "pilot.noise=none"
+        small_recipe, "method=piloted", "pilot.query_input=feature-mean", "pilot.noise=none"
     )
     assert method.model.decoder.label_embed is None and method.piloting is not None
     batch = batch_of(samples)
@@ -147,7 +147,7 @@ def test_mean_features_are_queries_within_their_masks(small_recipe, samples) -> 
 
 
 def test_mask_codes_are_positions_and_train_their_mlp(small_recipe, samples) -> None:
-    method = method_of(small_recipe, "method=piloted", "pilot.feed=mask-code")
+    method = method_of(small_recipe, "method=piloted", "pilot.query_input=mask-code")
     batch = batch_of(samples)
     torch.stack(list(losses_of(method, batch).values())).sum().backward()
     own = [x for name, x in method.named_parameters() if name.startswith("piloting.")]
@@ -158,8 +158,8 @@ def test_mask_codes_are_positions_and_train_their_mlp(small_recipe, samples) -> 
 
 
 def test_feature_means_need_mask_features_as_wide_as_queries(small_recipe) -> None:
-    with pytest.raises(ConfigError, match=r"model\.mask_dim \(64\) must be model\.hidden_dim"):
-        method_of(small_recipe, "method=piloted", "pilot.feed=feature-mean", "model.mask_dim=64")
+    with pytest.raises(ConfigError, match=r"model\.mask_dim \(64\) must equal model\.hidden_dim"):
+        method_of(small_recipe, "method=piloted", "pilot.query_input=feature-mean", "model.mask_dim=64")
 
 
 @pytest.mark.parametrize("maps, sides", [("coarse-to-fine", [2, 4, 8]), ("all-large", [8, 8, 8])])
@@ -168,7 +168,7 @@ def test_layers_attend_to_the_maps_that_are_asked_for(
 ) -> None:
     method = method_of(small_recipe, f"model.feature_maps={maps}")
     seen = []
-    point = method.model.decoder.points.attention_mask
+    point = method.model.decoder.hook_points.attention_mask
     handle = point.register_forward_hook(lambda _, __, mask: seen.append(mask.shape[-1]))
     with record(method.model, only=["mask_logits"]):
         method.model([sample.image for sample in samples])
@@ -196,8 +196,8 @@ def test_images_without_gt_have_losses_of_every_name(small_recipe, samples, meth
         for s in samples
     ]
     batch = batch_of(bare)
-    census = built.census(batch_of(samples).targets)
-    losses = built(batch, census)
+    normalizers = built.normalizers(batch_of(samples).targets)
+    losses = built(batch, normalizers)
     assert losses.keys() == usual.keys()
     assert all(losses[name] == 0 for name in losses if name.endswith("_dn"))
     torch.stack(list(losses.values())).sum().backward()
@@ -206,7 +206,7 @@ def test_images_without_gt_have_losses_of_every_name(small_recipe, samples, meth
 
 def test_piloted_slots_that_are_padding_do_not_count(small_recipe, samples) -> None:
     """Image 0 has 12 slots, image 1 too, but 10 queries make 10 and 9: one is padding."""
-    method = method_of(small_recipe, "method=piloted", "pilot.queries=10", "pilot.label_noise=0")
+    method = method_of(small_recipe, "method=piloted", "pilot.num_queries=10", "pilot.label_noise=0")
     batch = batch_of(samples)
     assert method.piloting is not None
     pilot = method.piloting.pilot(batch, method.model.config)
@@ -217,7 +217,7 @@ def test_piloted_slots_that_are_padding_do_not_count(small_recipe, samples) -> N
         label = batch.targets[image]["labels"][pilot.gt[image, slot]]
         logits = output.class_logits[-1, image, slot]
         expected -= logits.log_softmax(0)[label].item() / 19
-    census = method.census(batch.targets)
-    assert (census.piloted_masks, census.piloted_class_weight) == (19, 19)
+    normalizers = method.normalizers(batch.targets)
+    assert (normalizers["piloted_masks"], normalizers["piloted_class_weight"]) == (19, 19)
     found = losses_of(method, batch_of(samples))["loss_ce_dn"]
     assert found.item() == pytest.approx(2 * expected, rel=1e-3)

@@ -5,25 +5,25 @@ import torch
 from torch import nn
 
 from mpdiag.config import OptimizerConfig, ScheduleConfig
-from trainers.optimizer import build_optimizer, rate_factor, resolved
+from trainers.optimizer import build_optimizer, lr_factor, in_iterations
 
 
 def test_rate_warms_up_and_steps_down() -> None:
-    schedule = ScheduleConfig(iterations=100, warmup=10, drops=(0.8, 0.9), factors=(0.3, 0.5))
-    found = [rate_factor(step, schedule) for step in (0, 4, 9, 10, 79, 80, 89, 90, 99)]
+    schedule = ScheduleConfig(iterations=100, warmup_iterations=10, milestones=(0.8, 0.9), gammas=(0.3, 0.5))
+    found = [lr_factor(step, schedule) for step in (0, 4, 9, 10, 79, 80, 89, 90, 99)]
     assert found == pytest.approx([0.1, 0.5, 1, 1, 1, 0.3, 0.3, 0.15, 0.15])
 
 
 def test_drops_of_the_published_schedule_are_steps() -> None:
-    found = [rate_factor(step, ScheduleConfig()) for step in (0, 327777, 327778, 355091, 355092)]
+    found = [lr_factor(step, ScheduleConfig()) for step in (0, 327777, 327778, 355091, 355092)]
     assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01])
     short = ScheduleConfig(iterations=5)
-    assert [rate_factor(step, short) for step in range(5)] == [1] * 5
+    assert [lr_factor(step, short) for step in range(5)] == [1] * 5
 
 
 def test_drops_during_the_warm_up_count_too() -> None:
-    schedule = ScheduleConfig(iterations=10, warmup=4, drops=(1, 3), factors=(0.5, 0.1))
-    found = [rate_factor(step, schedule) for step in range(5)]
+    schedule = ScheduleConfig(iterations=10, warmup_iterations=4, milestones=(1, 3), gammas=(0.5, 0.1))
+    found = [lr_factor(step, schedule) for step in range(5)]
     assert found == pytest.approx([0.25, 0.5 * 0.5, 0.75 * 0.5, 0.05, 0.05])
 
 
@@ -31,14 +31,14 @@ def test_polynomial_decline() -> None:
     """As torch's PolynomialLR, which has no warm-up."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     truth = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=50, power=0.9)
-    schedule = ScheduleConfig(iterations=50, decline="poly")
+    schedule = ScheduleConfig(iterations=50, policy="poly")
     for step in range(51):
-        assert rate_factor(step, schedule) == pytest.approx(truth.get_last_lr()[0], abs=1e-12)
+        assert lr_factor(step, schedule) == pytest.approx(truth.get_last_lr()[0], abs=1e-12)
         optimizer.step()
         truth.step()
-    warm = ScheduleConfig(iterations=50, decline="poly", warmup=5)
-    assert rate_factor(1, warm) == pytest.approx(2 / 5 * (1 - 1 / 50) ** 0.9)
-    assert rate_factor(5, warm) == pytest.approx((1 - 5 / 50) ** 0.9)
+    warm = ScheduleConfig(iterations=50, policy="poly", warmup_iterations=5)
+    assert lr_factor(1, warm) == pytest.approx(2 / 5 * (1 - 1 / 50) ** 0.9)
+    assert lr_factor(5, warm) == pytest.approx((1 - 5 / 50) ** 0.9)
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def test_polynomial_decline() -> None:
 )
 def test_epochs_become_iterations(epochs: float, images: int, iterations: int) -> None:
     """The last two are MP-Former's own, which count COCO as 118,000 images."""
-    found = resolved(ScheduleConfig(epochs=epochs, drops=(0.5,), factors=(0.1,)), images, 16)
+    found = in_iterations(ScheduleConfig(epochs=epochs, milestones=(0.5,), gammas=(0.1,)), images, 16)
     assert (found.iterations, found.epochs) == (iterations, None)
-    assert rate_factor(round(iterations / 2), found) == pytest.approx(0.1)
+    assert lr_factor(round(iterations / 2), found) == pytest.approx(0.1)
 
 
 def test_iterations_stay_without_epochs() -> None:
     schedule = ScheduleConfig(iterations=7)
-    assert resolved(schedule, 100, 16) is schedule
+    assert in_iterations(schedule, 100, 16) is schedule
 
 
 def test_groups_of_the_optimizer() -> None:
@@ -69,7 +69,7 @@ def test_groups_of_the_optimizer() -> None:
     module["backbone"].register_parameter(
         "relative_position_bias_table", nn.Parameter(torch.zeros(2))
     )
-    config = OptimizerConfig(learning_rate=1.0, weight_decay=0.5, backbone_multiplier=0.1)
+    config = OptimizerConfig(learning_rate=1.0, weight_decay=0.5, backbone_lr_multiplier=0.1)
     optimizer = build_optimizer(module, config)
     where = {
         id(parameter): (group["lr"], group["weight_decay"])

@@ -74,7 +74,7 @@ RUNS = {
 def test_a_run_is_the_official_one(name: str) -> None:
     run, config = RUNS[name], load_recipe(name)
     schedule, data, augment = config.schedule, config.data, config.data.augment
-    drops = schedule.drops if schedule.decline == "steps" else None
+    drops = schedule.milestones if schedule.policy == "multistep" else None
     assert (schedule.iterations, drops) == (run.iterations, run.drops)
     assert config.model.num_queries == run.queries
     assert augment.crop == run.crop
@@ -97,11 +97,11 @@ def test_what_all_runs_share(name: str) -> None:
     assert config.data.batch_size == 16
     optimizer = config.optimizer
     assert (optimizer.learning_rate, optimizer.weight_decay) == (1e-4, 0.05)
-    assert (optimizer.backbone_multiplier, optimizer.clip_norm) == (0.1, 0.01)
-    assert config.schedule.factors == (0.1, 0.1) and config.schedule.power == 0.9
-    assert config.schedule.warmup == 0  # WARMUP_FACTOR 1.0
+    assert (optimizer.backbone_lr_multiplier, optimizer.clip_norm) == (0.1, 0.01)
+    assert config.schedule.gammas == (0.1, 0.1) and config.schedule.power == 0.9
+    assert config.schedule.warmup_iterations == 0  # WARMUP_FACTOR 1.0
     assert config.precision == "bf16" and config.init is None
-    assert config.data.augment.flip and config.data.augment.crop_category_share == 1
+    assert config.data.augment.flip and config.data.augment.single_category_max_area == 1
     assert config.evaluate_every == 5000
     assert method_parts(config.method) and config.data.dataset in KNOWN_DATASETS
     backbone = config.model.backbone
@@ -146,10 +146,10 @@ def test_mask_piloting(name: str) -> None:
     pilot = config.pilot
     assert config.method == "piloted" and not config.model.query_position
     assert (pilot.layers, pilot.noise, pilot.label_noise) == MP.get(name, ("all", "point", 0.2))
-    assert (pilot.queries, pilot.noise_ratio, pilot.follow) == (100, 0.2, "paper")
+    assert (pilot.num_queries, pilot.noise_ratio, pilot.variant) == (100, 0.2, "paper")
     assert (pilot.assignment == "match") == (name == "table6-match")
     feeds = {"appendix-d-feature-mean": "feature-mean", "appendix-d-mask-code": "mask-code"}
-    assert pilot.feed == feeds.get(name, "attention-mask")
+    assert pilot.query_input == feeds.get(name, "attention-mask")
     large = config.model.feature_maps == "all-large"
     assert large == (name == "table6-all-large")
 

@@ -10,7 +10,7 @@ from trainers.recipe import load_recipe, read_recipe, recipe_names
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_packaged_recipes_are_valid(name: str) -> None:
-    assert read_recipe(name).about.endswith(".")
+    assert read_recipe(name).description.endswith(".")
 
 
 def test_parts_of_recipes_are_no_recipes() -> None:
@@ -22,22 +22,22 @@ def test_a_recipe_builds_on_its_base(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("base: synthetic-tiny\nschedule: {iterations: 7}\n")
     config = load_recipe(own, ["seed=3"])
-    assert (config.schedule.iterations, config.schedule.warmup, config.seed) == (7, 100, 3)
+    assert (config.schedule.iterations, config.schedule.warmup_iterations, config.seed) == (7, 100, 3)
     assert config.model.hidden_dim == 64
 
 
 def test_later_bases_lie_over_earlier_ones(tmp_path: Path) -> None:
     first, second, own = (tmp_path / f"{name}.yaml" for name in ("first", "second", "own"))
-    first.write_text("about: one\nseed: 1\nmodel: {num_queries: 5, heads: 4}\n")
+    first.write_text("description: one\nseed: 1\nmodel: {num_queries: 5, num_heads: 4}\n")
     second.write_text(
-        "about: two\nseed: 2\nmodel: {num_queries: 6}\npaper: [{table: x, results: [y]}]"
+        "description: two\nseed: 2\nmodel: {num_queries: 6}\npaper: [{table: x, results: [y]}]"
     )
     own.write_text(f"base: [{first}, {second}]\nlog_every: 9\n")
     recipe = read_recipe(own, ["model.mask_dim=7"])
     config = recipe.config
     assert (config.seed, config.log_every) == (2, 9)
-    assert (config.model.num_queries, config.model.heads, config.model.mask_dim) == (6, 4, 7)
-    assert recipe.about == "" and recipe.paper == ()
+    assert (config.model.num_queries, config.model.num_heads, config.model.mask_dim) == (6, 4, 7)
+    assert recipe.description == "" and recipe.paper == ()
     assert read_recipe(second).paper[0].results == ("y",)
 
 

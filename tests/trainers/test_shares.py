@@ -17,9 +17,9 @@ SETTINGS = (
     "model.num_classes=7",
     "model.label_embedding=true",
     "method=piloted+auxiliary-loss",
-    "loss.points=64",
-    "schedule.warmup=1",
-    "pilot.queries=9",
+    "loss.num_points=64",
+    "schedule.warmup_iterations=1",
+    "pilot.num_queries=9",
     "model.backbone={name: resnet18, channels: [8, 8, 16, 16], stem_channels: 8, norm: frozen}",
 )
 
@@ -57,5 +57,5 @@ def test_two_ranks_with_half_the_batch_each_equal_one(small_recipe, tmp_path: Pa
     config = small_recipe(*SETTINGS)
     alone = run(config, tmp_path, 1)
     assert_same_step(run(config, tmp_path, 2), alone)
-    parts = config.model_copy(update={"accumulate": 2})
+    parts = config.model_copy(update={"gradient_accumulation_steps": 2})
     assert_same_step(run(parts, tmp_path, 1), alone)

@@ -24,10 +24,10 @@ SETTINGS = (
     "schedule.iterations=12",
     "checkpoint_every=3",
     "evaluate_every=4",
-    "diagnose_every=3",
-    "accumulate=2",
+    "layer_metrics_every=3",
+    "gradient_accumulation_steps=2",
     "method=piloted",
-    "loss.points=32",
+    "loss.num_points=32",
     "data.augment.crop=[64, 64]",
     "data.augment.scale_jitter=[0.5, 2.0]",
     "data.augment.color=true",
@@ -96,13 +96,13 @@ def test_a_killed_run_goes_on_bit_for_bit(whole: Path, small_recipe, tmp_path: P
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_loses_nothing(whole: Path, small_recipe, tmp_path: Path, number: int) -> None:
-    config, output = small_recipe(*SETTINGS, "data.workers=1"), tmp_path / "stopped"
+    config, output = small_recipe(*SETTINGS, "data.num_workers=1"), tmp_path / "stopped"
     process = start(config, tmp_path)
     said = stop_after(process, 5, output, number)
     if process.returncode == 0:
         pytest.skip("the run ended before it could be stopped")
     assert process.returncode == 128 + number
-    assert "go on with --resume" in said and "Traceback" not in said
+    assert "continue with --resume" in said and "Traceback" not in said
     kept = torch.load(output / "last.pth", weights_only=True)["iteration"]
     logged = sum("total_loss" in line for line in lines_of(output))
     assert kept == logged >= 5
@@ -120,7 +120,7 @@ def test_a_run_that_was_stopped_in_an_evaluation_does_it_again(
 
     with monkeypatch.context() as patch:
         patch.setattr("trainers.loop.validate", fail)
-        patch.setattr("trainers.loop._Loop._leave", fail)
+        patch.setattr("trainers.loop.TrainingLoop._stop", fail)
         with pytest.raises(KeyboardInterrupt):
             train(config, output, console=QUIET)
     train(config, output, resume=True, console=QUIET)
@@ -132,7 +132,7 @@ def test_what_changes_no_number_may_change_on_the_way(small_recipe, tmp_path: Pa
     config = small_recipe("schedule.iterations=2")
     train(config, output, console=QUIET)
     (output / "model_final.pth").unlink()
-    changed = small_recipe("schedule.iterations=2", "data.workers=1", "log_every=2")
+    changed = small_recipe("schedule.iterations=2", "data.num_workers=1", "log_every=2")
     train(changed, output, resume=True, console=QUIET)
     with pytest.raises(RunError, match=r"other settings \(seed\)"):
         train(small_recipe("schedule.iterations=2", "seed=1"), output, resume=True, console=QUIET)

@@ -10,7 +10,7 @@ from rich.console import Console
 from mpdiag.checkpoints import load_checkpoint
 from mpdiag.errors import CheckpointError, ConfigError, RunError
 from trainers.loop import train
-from trainers.ranks import Ranks
+from trainers.distributed import DistributedContext
 from trainers.recipe import load_recipe
 from trainers.trainer import Trainer
 
@@ -78,7 +78,7 @@ def test_mistakes_are_named_before_anything_is_written(tmp_path: Path, small_rec
     assert not output.exists()
     with pytest.raises(ConfigError, match="init = synthetic-tiny: its backbone"):
         train(small_recipe("init=synthetic-tiny"), tmp_path / "other", console=QUIET)
-    with pytest.raises(CheckpointError, match="no such checkpoint"):
+    with pytest.raises(CheckpointError, match="no such file"):
         train(small_recipe("init=nothing.pth"), tmp_path / "third", console=QUIET)
     assert not any((tmp_path / name).exists() for name in ("other", "third"))
 
@@ -87,9 +87,9 @@ def test_packaged_weights_fit_the_tiny_recipe(data_root: Path, tmp_path: Path) -
     config = load_recipe("synthetic-tiny")
     assert config.init == "synthetic-tiny"
     config = config.model_copy(update={"model": config.model.model_copy(update={"num_classes": 7})})
-    ranks = Ranks.join()
-    trainer = Trainer(config, [], ranks)
-    fresh = Trainer(config.model_copy(update={"init": None}), [], ranks)
+    distributed = DistributedContext.initialize()
+    trainer = Trainer(config, [], distributed)
+    fresh = Trainer(config.model_copy(update={"init": None}), [], distributed)
     changed = [
         name
         for name, tensor in trainer.model.state_dict().items()

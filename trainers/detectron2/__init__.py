@@ -1,21 +1,21 @@
-"""The bridge to detectron2; importing it registers our meta-architecture there.
+"""Bridge to detectron2. Importing it registers the meta-architecture MPDiagMask2Former.
 
-In a training script of one's own, import it and call `add_mpdiag_config(cfg)`; then
-`MODEL.META_ARCHITECTURE: MPDiagMask2Former` is our model.
+In your own training script, import it, call `add_mpdiag_config(cfg)`, and set
+`MODEL.META_ARCHITECTURE: MPDiagMask2Former`.
 """
 
-from trainers.detectron2.config import META_ARCHITECTURE, add_mpdiag_config, recipe_of
-from trainers.detectron2.engine import Machines, Trainer, run
+from trainers.detectron2.config import META_ARCHITECTURE, add_mpdiag_config, train_config_of
+from trainers.detectron2.engine import Detectron2Trainer, LaunchOptions, run
 from trainers.detectron2.mapper import TrainingMapper
 from trainers.detectron2.meta_architecture import MPDiagMask2Former
 
 __all__ = [
     "META_ARCHITECTURE",
     "MPDiagMask2Former",
-    "Machines",
-    "Trainer",
+    "LaunchOptions",
+    "Detectron2Trainer",
     "TrainingMapper",
     "add_mpdiag_config",
-    "recipe_of",
+    "train_config_of",
     "run",
 ]

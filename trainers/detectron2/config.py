@@ -1,5 +1,6 @@
-"""Our keys in detectron2's configuration, and what a whole configuration comes to in our words."""
+"""mpdiag's keys in detectron2's configuration, and the translation of a CfgNode."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,22 @@ from detectron2.projects.deeplab import add_deeplab_config
 
 from mpdiag.checkpoints.detectron2_yaml import (
     META_ARCHITECTURES,
-    lay_over,
+    override,
     read_detectron2_config,
 )
 from mpdiag.config import TrainConfig, parse
-from mpdiag.data.catalog import import_module
+from mpdiag.data.detectron2_catalog import import_module
 from mpdiag.errors import ConfigError
-from trainers.methods import needs_label_embedding
-from trainers.translation import split_words, translate
-from trainers.translation.keys import DEFAULTS
-from trainers.translation.piloting import OF_MP_FORMER
+from trainers.methods import METHODS, FullTrainConfig, methods_of, needs_label_embedding
+from trainers.detectron2_recipes import split_arguments, translate
+from trainers.detectron2_recipes.keys import DEFAULTS
+from trainers.detectron2_recipes.method import OF_MP_FORMER
 
-# Settings of ours that count; the rest of a training is detectron2's, by its own keys.
-_OURS = ("method", "pilot.", "loss.", "model.", "optimizer.", "data.augment.")
+# Sections of mpdiag that apply; detectron2's own keys configure the rest.
+_SECTIONS = [method.section for method in METHODS.values() if method.section]
+_SETTINGS = ["method", *_SECTIONS, "loss", "model", "optimizer", "data.augment"]
 META_ARCHITECTURE = META_ARCHITECTURES[1]
-# Of Mask2Former's and MP-Former's keys those that our translation has no use for.
+# Keys of Mask2Former and MP-Former that the translation does not use.
 _UNUSED: dict[str, Any] = {
     "MODEL.MASK_FORMER.ENC_LAYERS": 0,
     "MODEL.MASK_FORMER.LAST_Q_RATIO": 0.0,
@@ -37,11 +39,11 @@ _UNUSED: dict[str, Any] = {
 
 
 def add_mpdiag_config(cfg: CfgNode) -> None:
-    """Add the keys of Mask2Former and MP-Former that are not there yet, and ours.
+    """Add the missing keys of Mask2Former and MP-Former, and those of mpdiag.
 
-    `MPDIAG.SETTINGS` are settings of our recipes, as "method=piloted", laid over what the other
-    keys come to. `MPDIAG.IMPORTS` are modules to import before the training, which register data
-    sets. Keys of MP-Former alone get no default: whether they are there says whose model it is.
+    `MPDIAG.SETTINGS` lists settings of recipes, e.g. "method=piloted", which override the other
+    keys. `MPDIAG.IMPORTS` lists modules to import before training; they register data sets. Keys
+    that only MP-Former has get no default, because their presence identifies an MP-Former.
     """
     add_deeplab_config(cfg)
     for key, value in (DEFAULTS | _UNUSED).items():
@@ -56,61 +58,60 @@ def add_mpdiag_config(cfg: CfgNode) -> None:
     cfg.MPDIAG = CfgNode({"SETTINGS": [], "IMPORTS": []})
 
 
-def read_cfg(file: Path, words: Sequence[str] = ()) -> CfgNode:
-    """A frozen configuration of our meta-architecture, its modules imported.
+def read_cfg(file: Path, arguments: Sequence[str] = ()) -> CfgNode:
+    """Read a frozen configuration for the meta-architecture, and import its modules.
 
     Args:
-        file: a YAML of Mask2Former, MP-Former or one's own, with its bases.
-        words: KEY VALUE pairs of detectron2's keys, and KEY=VALUE settings of ours.
+        file: a YAML file and its bases.
+        arguments: KEY VALUE pairs of detectron2, and KEY=VALUE settings of mpdiag.
 
     Raises:
-        ConfigError: the file or a word can't be read, or sets a key that nothing has.
+        ConfigError: the file or an argument can't be read, or has an unknown key.
         DataError: a module in MPDIAG.IMPORTS can't be imported.
     """
-    pairs, ours = split_words(words)
-    # By our reader: the released files have code at INPUT.MIN_SIZE_TRAIN, which yacs would run.
-    values = lay_over(read_detectron2_config(file), pairs)
+    pairs, ours = split_arguments(arguments)
+    # The official files have code at INPUT.MIN_SIZE_TRAIN, which yacs would run.
+    values = override(read_detectron2_config(file), pairs)
     cfg = get_cfg()
     add_mpdiag_config(cfg)
     try:
         cfg.merge_from_other_cfg(CfgNode(dict(values)))
     except (KeyError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{file}: detectron2 does not take it ({reason:.200})") from None
+        raise ConfigError(f"{file}: detectron2 can't read it ({reason:.200})") from None
     cfg.MPDIAG.SETTINGS = [*cfg.MPDIAG.SETTINGS, *ours]
     cfg.MODEL.META_ARCHITECTURE = META_ARCHITECTURE
     for module in cfg.MPDIAG.IMPORTS:
         import_module(module)
-    recipe_of(cfg)  # a mistake is told before anything is built
+    train_config_of(cfg)  # report errors before anything is built
     cfg.freeze()
     return cfg
 
 
-def recipe_of(cfg: Mapping[str, Any]) -> TrainConfig:
-    """What a configuration comes to in our words.
-
-    Weights and data sets are left to detectron2's checkpointer and catalogs.
+def train_config_of(cfg: Mapping[str, Any]) -> TrainConfig:
+    """Translate a CfgNode to a TrainConfig. detectron2 handles its weights and data sets.
 
     Raises:
-        ConfigError: a key has a value that has no counterpart, or the method none in detectron2.
+        ConfigError: a value is not supported, or the method does not work in detectron2.
     """
     source = "the configuration"
     for setting in cfg["MPDIAG"]["SETTINGS"]:
-        if not setting.startswith(_OURS):
+        if not any(re.match(rf"{re.escape(name)}[.=]", setting) for name in _SETTINGS):
             raise ConfigError(
-                f"{setting}: under --engine detectron2 its own keys decide that; of ours count "
-                "method, pilot, loss, model, optimizer and data.augment"
+                f"{setting}: use detectron2's key under --engine detectron2; of mpdiag's settings "
+                f"only {', '.join(_SETTINGS)} apply"
             )
-    left = {
+    ignored = {
         "MODEL.WEIGHTS": "",
-        "DATASETS.TRAIN": ("the catalogs'",),
+        "DATASETS.TRAIN": ("from the catalog",),
         "DATASETS.TEST": (),
     }
-    recipe = parse(TrainConfig, translate(lay_over(cfg, left), source).settings, source)
-    if recipe.method == "per-pixel" or recipe.pilot.feed == "mask-code":
+    recipe = parse(FullTrainConfig, translate(override(cfg, ignored), source).settings, source)
+    methods = [method(recipe) for method in methods_of(recipe)]
+    if any(True for method in methods for _ in method.parameters()):
         raise ConfigError(
-            f"{source}: method {recipe.method} with feed {recipe.pilot.feed} trains parameters "
-            "that the official names have no place for; train it with --engine mpdiag"
+            f"{source}: method {recipe.method} has parameters that official checkpoints can't "
+            "hold; train it with --engine mpdiag"
         )
     embedding = recipe.model.label_embedding or needs_label_embedding(recipe)
     model = recipe.model.model_copy(update={"label_embedding": embedding})

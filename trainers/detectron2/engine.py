@@ -1,4 +1,4 @@
-"""Training and evaluation by detectron2's own trainer: the body of `--engine detectron2`."""
+"""Training and evaluation with detectron2's trainer, for `--engine detectron2`."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ from detectron2.projects.deeplab import build_lr_scheduler
 from torch import nn
 
 from mpdiag.errors import DataError
-from trainers.detectron2.config import read_cfg, recipe_of
+from trainers.detectron2.config import read_cfg, train_config_of
 from trainers.detectron2.mapper import TrainingMapper
 from trainers.optimizer import parameter_groups
 
@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Machines:
-    """Where a training runs, as detectron2's `launch` takes it."""
+class LaunchOptions:
+    """Processes and machines of a training, as in detectron2's `launch`."""
 
     num_gpus: int = 1
     num_machines: int = 1
@@ -39,30 +39,30 @@ class Machines:
     dist_url: str = "auto"
 
 
-class Trainer(DefaultTrainer):
-    """detectron2's trainer, loaders, schedulers, checkpointer and evaluators; our mapper.
+class Detectron2Trainer(DefaultTrainer):
+    """detectron2's DefaultTrainer with mpdiag's mapper and Mask2Former's optimizer.
 
-    The optimizer has Mask2Former's groups of parameters and clips the gradient of the whole model.
+    The optimizer has Mask2Former's parameter groups and clips the gradient of the full model.
     """
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
-        # Some metadata is there only once the entries are.
+        # Loading the entries sets some of the metadata.
         entries = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
         )
-        mapper = TrainingMapper(cfg.DATASETS.TRAIN[0], recipe_of(cfg).data)
+        mapper = TrainingMapper(cfg.DATASETS.TRAIN[0], train_config_of(cfg).data)
         return build_detection_train_loader(cfg, mapper=mapper, dataset=entries)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        settings = recipe_of(cfg).optimizer
+        settings = train_config_of(cfg).optimizer
         optimizer = torch.optim.AdamW(parameter_groups(model, settings))
 
         def clip(*_: Any) -> None:
             nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
 
-        # Not fused: a scaled loss's gradients are then scaled back before the step.
+        # Not fused, so that gradients of a scaled loss are unscaled before the step.
         optimizer.register_step_pre_hook(clip)
         return optimizer
 
@@ -77,14 +77,14 @@ class Trainer(DefaultTrainer):
         found = list(_evaluators(kind, cfg.MODEL.MASK_FORMER.TEST, dataset_name, folder))
         if not found:
             raise DataError(
-                f"{dataset_name}: its evaluator_type {kind} with what MODEL.MASK_FORMER.TEST turns "
-                "on has no evaluator in detectron2; turn on what it is annotated with"
+                f"{dataset_name}: no evaluator in detectron2 for evaluator_type {kind} and the tasks "
+                "of MODEL.MASK_FORMER.TEST; turn on a task that the data set is annotated for"
             )
         return evaluation.DatasetEvaluators(found) if len(found) > 1 else found[0]
 
 
 def _evaluators(kind: str | None, test: CfgNode, name: str, folder: str) -> Iterator[Any]:
-    """Those that `train_net.py` of Mask2Former takes, as far as they are detectron2's."""
+    """Yield the evaluators of Mask2Former's `train_net.py` that detectron2 has."""
     panoptic = kind is not None and kind.endswith("panoptic_seg")
     if panoptic and test.PANOPTIC_ON:
         yield evaluation.COCOPanopticEvaluator(name, folder)
@@ -103,28 +103,28 @@ def _evaluators(kind: str | None, test: CfgNode, name: str, folder: str) -> Iter
 
 def run(
     file: Path,
-    words: Sequence[str] = (),
+    arguments: Sequence[str] = (),
     *,
     output: Path | None = None,
     resume: bool = False,
     eval_only: bool = False,
-    machines: Machines = Machines(),
+    machines: LaunchOptions = LaunchOptions(),
 ) -> Path:
-    """Train, or evaluate `MODEL.WEIGHTS`, as a configuration says, and return its OUTPUT_DIR.
+    """Train a configuration, or evaluate its `MODEL.WEIGHTS`, and return its OUTPUT_DIR.
 
     Args:
         file: a detectron2 YAML.
-        words: KEY VALUE pairs and settings of ours.
-        output: in place of OUTPUT_DIR.
-        resume: go on from the last checkpoint there.
-        eval_only: no training.
+        arguments: KEY VALUE pairs of detectron2, and KEY=VALUE settings of mpdiag.
+        output: replaces OUTPUT_DIR.
+        resume: continue from the last checkpoint.
+        eval_only: evaluate without training.
         machines: processes to start.
 
     Raises:
-        ConfigError, DataError: the configuration or its data is wrong; before anything is built.
+        ConfigError, DataError: the configuration or its data is invalid.
     """
-    words = [*words, *(["OUTPUT_DIR", str(output)] if output else [])]
-    cfg = read_cfg(file, words)
+    arguments = [*arguments, *(["OUTPUT_DIR", str(output)] if output else [])]
+    cfg = read_cfg(file, arguments)
     _check_registered(cfg)
     launch(
         _in_process,
@@ -132,14 +132,14 @@ def run(
         machines.num_machines,
         machines.machine_rank,
         machines.dist_url,
-        args=(file, words, resume, eval_only),
+        args=(file, arguments, resume, eval_only),
     )
     return Path(cfg.OUTPUT_DIR)
 
 
 @dataclass(frozen=True, slots=True)
 class _Arguments:
-    """What detectron2's setup looks at and logs."""
+    """Arguments that detectron2's setup reads and logs."""
 
     config_file: str
     opts: Sequence[str]
@@ -147,17 +147,17 @@ class _Arguments:
     eval_only: bool
 
 
-def _in_process(file: Path, words: Sequence[str], resume: bool, eval_only: bool) -> Any:
-    """One of the processes; each reads the configuration anew, which registers what it needs."""
-    cfg = read_cfg(file, words)
-    default_setup(cfg, _Arguments(str(file), words, resume, eval_only))
+def _in_process(file: Path, arguments: Sequence[str], resume: bool, eval_only: bool) -> Any:
+    """Run one process; each reads the configuration again, which registers its data sets."""
+    cfg = read_cfg(file, arguments)
+    default_setup(cfg, _Arguments(str(file), arguments, resume, eval_only))
     if eval_only:
-        model = Trainer.build_model(cfg)
+        model = Detectron2Trainer.build_model(cfg)
         DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
             cfg.MODEL.WEIGHTS, resume=resume
         )
-        return Trainer.test(cfg, model)
-    trainer = Trainer(cfg)
+        return Detectron2Trainer.test(cfg, model)
+    trainer = Detectron2Trainer(cfg)
     trainer.resume_or_load(resume=resume)
     return trainer.train()
 
@@ -166,8 +166,8 @@ def _check_registered(cfg: CfgNode) -> None:
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if name not in DatasetCatalog:
             raise DataError(
-                f"{name}: not registered in detectron2's catalogs; name the module that registers "
-                "it in MPDIAG.IMPORTS, as \"('mask2former',)\""
+                f"{name}: not registered in detectron2's catalogs; add the module that registers it "
+                "to MPDIAG.IMPORTS, e.g. \"('mask2former',)\""
             )
     if not cfg.DATASETS.TRAIN:
-        raise DataError("DATASETS.TRAIN names no data set; give one")
+        raise DataError("DATASETS.TRAIN: is empty; give a data set")

@@ -1,4 +1,4 @@
-"""From an entry of detectron2's catalogs to what a model is trained on, by our augmentation."""
+"""Dataset mapper: from an entry of detectron2's catalogs to a training sample, with augmentation."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,26 +9,26 @@ import torch
 from detectron2.data import MetadataCatalog
 
 from mpdiag.config import DataConfig
-from mpdiag.data import Sample, augmentation
-from mpdiag.data.catalog import RecordReader
-from mpdiag.data.pictures import read_rgb
-from trainers.detectron2.structures import truth_of
+from mpdiag.data import Sample, build_augmentation
+from mpdiag.data.detectron2_catalog import RecordReader
+from mpdiag.data.image_files import read_rgb
+from trainers.detectron2.structures import instances_from_sample
 
 
 class TrainingMapper:
-    """Reads what `INPUT.DATASET_MAPPER_NAME` asks for; augmentation is that of `docs/training.md`.
+    """Reads the annotations of `INPUT.DATASET_MAPPER_NAME` and applies mpdiag's augmentation.
 
-    It draws from the loader's worker's own generator, as detectron2's mappers do.
+    Random numbers come from the generator of the data loader's worker, as in detectron2's mappers.
     """
 
     def __init__(self, dataset: str, data: DataConfig) -> None:
-        """`dataset` is a registered name, whose metadata tells the classes.
+        """Initialize for a registered `dataset`.
 
         Raises:
-            DataError: it does not.
+            DataError: its metadata does not name the classes.
         """
         self._reader = RecordReader(dataset, MetadataCatalog.get(dataset).as_dict(), data.task)
-        self._transform = augmentation(data)
+        self._transform = build_augmentation(data)
 
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
         truth = self._reader.read(record)
@@ -37,8 +37,8 @@ class TrainingMapper:
             image_id=0,
             file_name=record["file_name"],
             image=torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
-            masks=truth.masks[truth.shown],
-            labels=truth.labels[truth.shown],
+            masks=truth.masks[truth.is_target],
+            labels=truth.labels[truth.is_target],
             original_size=(pixels.shape[0], pixels.shape[1]),
         )
         seed = int(torch.randint(2**63 - 1, ()))
@@ -50,5 +50,5 @@ class TrainingMapper:
             "height": height,
             "width": width,
             "image": sample.image,
-            "instances": truth_of(sample),
+            "instances": instances_from_sample(sample),
         }

@@ -1,6 +1,6 @@
-"""What detectron2's loaders and models pass around, as our structures and back.
+"""Conversion between detectron2's data structures and mpdiag's.
 
-`Instances` of ground truth: fields `gt_classes` and `gt_masks`; of predictions: `scores`,
+Ground truth: `Instances` with `gt_classes` and `gt_masks`. Predictions: `Instances` with `scores`,
 `pred_classes`, `pred_masks` and `pred_boxes`. Panoptic output: ids (H, W) and a list of segments.
 """
 
@@ -21,21 +21,21 @@ Input = Mapping[str, Any]
 
 
 def sample_of(given: Input) -> Sample:
-    """One entry of a training batch as a sample.
+    """Convert one entry of a training batch to a sample.
 
     Args:
         given: `image` (3, H, W), RGB, and `instances` whose `gt_masks` are BitMasks, PolygonMasks
             or a (G, H, W) tensor.
 
     Raises:
-        DataError: no masks in it.
+        DataError: the entry has no masks.
     """
     image, truth = given["image"], given.get("instances")
     name = str(given.get("file_name", "an image"))
     if truth is None or not truth.has("gt_classes"):
         raise DataError(
-            f"{name}: the loader gives no `instances` with gt_classes and gt_masks, and masks are "
-            "what is trained on; choose another mapper"
+            f"{name}: the loader gives no `instances` with gt_classes and gt_masks; choose another "
+            "mapper"
         )
     height, width = image.shape[-2:]
     return Sample(
@@ -48,8 +48,8 @@ def sample_of(given: Input) -> Sample:
     )
 
 
-def truth_of(sample: Sample) -> Any:
-    """The `Instances` of a sample's ground truth."""
+def instances_from_sample(sample: Sample) -> Any:
+    """Return the ground truth of a sample as `Instances`."""
     truth = structures.Instances(tuple(sample.image.shape[-2:]))
     truth.gt_classes = sample.labels
     masks = structures.BitMasks(sample.masks)
@@ -58,7 +58,7 @@ def truth_of(sample: Sample) -> Any:
 
 
 def to_detectron2(found: Instances) -> Any:
-    """Detections as `Instances`, with the boxes of their masks."""
+    """Convert detections to `Instances`, with the boxes of their masks."""
     result = structures.Instances(tuple(found.masks.shape[-2:]))
     result.pred_masks = found.masks
     result.pred_boxes = structures.BitMasks(found.masks).get_bounding_boxes()
@@ -67,17 +67,17 @@ def to_detectron2(found: Instances) -> Any:
 
 
 def from_detectron2(result: Any) -> Instances:
-    """Predicted `Instances` of any model as detections; their queries are not known (-1)."""
+    """Convert predicted `Instances` of any model to detections; their queries are unknown (-1)."""
     order = result.scores.argsort(descending=True, stable=True)
     labels = result.pred_classes[order].long()
-    masks = _field(result.pred_masks, *result.image_size)[order]
+    masks = _bitmasks(result.pred_masks, *result.image_size)[order]
     return Instances(result.scores[order].float(), labels, masks, torch.full_like(labels, -1))
 
 
 def panoptic_to_detectron2(
     found: PanopticSegments, things: Sequence[bool]
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Segments as a panoptic output; `things` says which classes are countable."""
+    """Convert segments to a panoptic output; `things` marks the countable classes."""
     segments = [
         {"id": number, "category_id": label, "isthing": things[label]}
         for number, label in enumerate(found.labels.tolist(), start=1)
@@ -86,7 +86,7 @@ def panoptic_to_detectron2(
 
 
 def panoptic_from_detectron2(ids: Tensor, segments: Sequence[Input]) -> PanopticSegments:
-    """A panoptic output of any model as segments 1..S; pixels of no segment are void."""
+    """Convert a panoptic output of any model to segments 1..S; pixels without segment are void."""
     numbers = torch.zeros_like(ids, dtype=torch.int32)
     for number, segment in enumerate(segments, start=1):
         numbers[ids == segment["id"]] = number
@@ -95,7 +95,7 @@ def panoptic_from_detectron2(ids: Tensor, segments: Sequence[Input]) -> Panoptic
 
 
 def _masks(truth: Any, height: int, width: int) -> Tensor:
-    """Bool (G, height, width); without an object, `Instances` may have no masks."""
+    """Return bool (G, height, width) masks; `Instances` without objects may have no masks."""
     if not truth.has("gt_masks"):
         if len(truth.gt_classes):
             raise DataError(
@@ -103,11 +103,11 @@ def _masks(truth: Any, height: int, width: int) -> Tensor:
                 "another mapper"
             )
         return torch.zeros(0, height, width, dtype=torch.bool, device=truth.gt_classes.device)
-    return _field(truth.gt_masks, height, width)
+    return _bitmasks(truth.gt_masks, height, width)
 
 
-def _field(masks: Any, height: int, width: int) -> Tensor:
-    """Bool (G, height, width) of any of detectron2's forms of masks."""
+def _bitmasks(masks: Any, height: int, width: int) -> Tensor:
+    """Convert any of detectron2's mask types to bool (G, height, width)."""
     if isinstance(masks, structures.PolygonMasks):
         drawn = [polygons_to_bitmask(polygons, height, width) for polygons in masks.polygons]
         stacked = np.stack(drawn) if drawn else np.zeros((0, height, width), dtype=np.bool_)

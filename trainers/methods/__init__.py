@@ -1,70 +1,90 @@
-"""Methods of the paper by name: what turns a batch into the losses that train a model."""
+"""Training methods. Each file of this package that defines a `Method` adds one."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+from pydantic import ConfigDict, create_model
 
 from mpdiag.config import TrainConfig
 from mpdiag.errors import ConfigError
 from mpdiag.models import Mask2Former
-from trainers.methods.batch import Batch, Census, Losses, Randomness
-from trainers.methods.per_pixel import PerPixel
-from trainers.methods.piloting import MaskPiloting
-from trainers.methods.set_prediction import SetPrediction
+from trainers.methods.batch import Batch, LossNormalizers, Losses, Randomness
+from trainers.methods.combined import CombinedMethod
+from trainers.methods.method import Method
 
-Method = SetPrediction | PerPixel
 
-NAMES = {
-    "baseline": "Mask2Former: match every layer anew, supervise every layer",
-    "piloted": "the MP part of MP-Former beside it; settings under pilot",
-    "fixed-matching": "match the last layer alone, reuse for all (appendix C.1)",
-    "auxiliary-loss": "pull each layer's masks to those of the layer before (Eq. 6)",
-    "per-pixel": "warm start of backbone and pixel decoder; stands alone",
+def _discover() -> dict[str, type[Method]]:
+    """Return the methods of this package by name, the baseline first."""
+    modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
+    found = {
+        value.name: value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Method) and value is not Method
+    }
+    return {"baseline": found["baseline"], **found}
+
+
+METHODS = _discover()
+
+
+class _StrictTrainConfig(TrainConfig):
+    model_config = ConfigDict(extra="forbid")
+
+
+_SECTIONS: dict[str, Any] = {
+    method.section: (method.settings_type, method.settings_type())
+    for method in METHODS.values()
+    if method.section
 }
+FullTrainConfig: type[TrainConfig] = create_model(
+    "FullTrainConfig", __base__=_StrictTrainConfig, **_SECTIONS
+)
+"""TrainConfig with the settings of all methods; it refuses unknown keys."""
 
 
-def method_parts(name: str) -> frozenset[str]:
-    """The names that `name` joins by `+`.
+def methods_of(config: TrainConfig) -> list[type[Method]]:
+    """Return the methods that `config.method` combines, in the order in which they run.
 
     Raises:
-        ConfigError: one does not exist, or does not go with the others.
+        ConfigError: a method does not exist, or does not combine with the others.
     """
-    parts = frozenset(part.strip() for part in name.split("+"))
-    unknown = sorted(parts - NAMES.keys())
+    names = {name.strip() for name in config.method.split("+")}
+    unknown = sorted(names - METHODS.keys())
     if unknown:
         raise ConfigError(
-            f"method = {name}: no such method as {unknown[0]!r}; there are {', '.join(NAMES)}"
+            f"method = {config.method}: unknown method {unknown[0]!r}; choose from "
+            f"{', '.join(METHODS)}"
         )
-    if "per-pixel" in parts and len(parts) > 1:
-        raise ConfigError(f"method = {name}: per-pixel trains no queries; give it alone")
-    return parts
+    alone = [name for name in names if METHODS[name].stands_alone]
+    if alone and len(names) > 1:
+        raise ConfigError(f"method = {config.method}: {alone[0]} does not combine with others")
+    if not alone:
+        names.add("baseline")
+    return [method for name, method in METHODS.items() if name in names]
 
 
-def build_method(model: Mask2Former, config: TrainConfig) -> Method:
-    """The method that the settings name, around `model`."""
-    parts = method_parts(config.method)
-    if parts == {"per-pixel"}:
-        return PerPixel(model)
-    return SetPrediction(
-        model,
-        config.loss,
-        MaskPiloting(config) if "piloted" in parts else None,
-        fixed="fixed-matching" in parts,
-        consistent="auxiliary-loss" in parts,
-    )
+def build_method(model: Mask2Former, config: TrainConfig) -> CombinedMethod:
+    """Return the methods of a configuration with the model that they train."""
+    return CombinedMethod(model, [method(config) for method in methods_of(config)], config.loss)
 
 
 def needs_label_embedding(config: TrainConfig) -> bool:
-    """Whether the method's model has class embeddings for an MP part."""
-    return "piloted" in method_parts(config.method) and config.pilot.feed != "feature-mean"
+    """Return whether the model needs class embeddings, for an MP part."""
+    return any(method.needs_label_embedding(config) for method in methods_of(config))
 
 
 __all__ = [
-    "NAMES",
+    "METHODS",
     "Batch",
-    "Census",
+    "CombinedMethod",
+    "FullTrainConfig",
+    "LossNormalizers",
     "Losses",
     "Method",
-    "PerPixel",
     "Randomness",
-    "SetPrediction",
     "build_method",
-    "method_parts",
+    "methods_of",
     "needs_label_embedding",
 ]

@@ -1,7 +1,7 @@
-"""What a method is given for a step, or for a part of one: images, GT, randomness, normalisers.
+"""Input of the methods: images, GT and random numbers of a step, or of a part of a step.
 
-Losses are sums over a part divided by what the whole step holds, and every image draws from streams
-of its own. So a batch gives the same gradients in one piece, in parts, or shared out over ranks.
+Losses are sums over a part, divided by sums over the whole step. Each image has its own random
+generator. So a batch gives the same gradients in one part, in several, or on several processes.
 """
 
 from collections.abc import Sequence
@@ -13,68 +13,53 @@ from torch import Tensor
 
 from mpdiag.config import LossConfig
 from mpdiag.data import Sample, padded_targets
-from mpdiag.losses import UncertainPoints
+from mpdiag.losses import ImportanceSampler
 from mpdiag.matching import Target
 from mpdiag.models.mask2former import padded_size
 
 Losses = dict[str, Tensor]
+LossNormalizers = dict[str, float]
+"""Sums over a step by name, by which its losses are divided; the mean over the processes."""
 
-# First word of a seed sequence; the loader has 0 and 1 for order and augmentation.
+# First word of a seed sequence; the data loader uses 0 and 1 for order and augmentation.
 _STEP, _IMAGE = 2, 3
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
-    """Sums over a step, by which its losses are divided; on many ranks, the mean over them.
-
-    Attributes:
-        images: number of images.
-        masks, class_weight: matched queries of a layer, and the sum of its queries' class weights.
-        piloted_masks, piloted_class_weight: the same in the MP part.
-    """
-
-    images: float
-    masks: float
-    class_weight: float
-    piloted_masks: float = 0.0
-    piloted_class_weight: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Randomness:
-    """Where a step's random numbers come from: a function of seed, step and slot alone.
+    """Random generators of a step. They depend only on seed, step and position in the batch.
 
     Attributes:
-        shared_seed: of what all images of the step share.
-        streams: a generator for each image.
-        device: of the numbers.
+        shared_seed: seed of what all images of the step share.
+        generators: one generator per image.
+        device: device of the numbers.
     """
 
     shared_seed: int
-    streams: Sequence[torch.Generator]
+    generators: Sequence[torch.Generator]
     device: torch.device
 
     @classmethod
-    def of_step(
-        cls, seed: int, step: int, slots: Sequence[int], device: torch.device
+    def for_step(
+        cls, seed: int, step: int, positions: Sequence[int], device: torch.device
     ) -> "Randomness":
-        """For the images at `slots` of the whole batch of `step`."""
-        streams = [_generator(_seed(_IMAGE, seed, step, slot), device) for slot in slots]
-        return cls(_seed(_STEP, seed, step), streams, device)
+        """Return the generators of the images at `positions` of the whole batch of `step`."""
+        generators = [_generator(_seed(_IMAGE, seed, step, index), device) for index in positions]
+        return cls(_seed(_STEP, seed, step), generators, device)
 
-    def shared(self) -> torch.Generator:
-        """A fresh generator that is the same for every part and rank of the step."""
+    def shared_generator(self) -> torch.Generator:
+        """Return a new generator, the same for every part and process of the step."""
         return _generator(self.shared_seed, self.device)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images of a step, or of a part of it, with what turns their predictions into losses.
+    """Images of a step, or of a part of it, with their GT.
 
     Attributes:
         images: uint8 (3, H, W), on the model's device.
-        targets: their GT, masks over the padded extent of these images.
-        randomness: of these images.
+        targets: GT, with masks over the padded extent of these images.
+        randomness: random generators of these images.
     """
 
     images: list[Tensor]
@@ -82,8 +67,8 @@ class Batch:
     randomness: Randomness
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], randomness: Randomness) -> "Batch":
-        """Samples of a loader, brought to the device of the randomness."""
+    def from_samples(cls, samples: Sequence[Sample], randomness: Randomness) -> "Batch":
+        """Return samples of a data loader on the device of `randomness`."""
         device = randomness.device
         size = padded_size([(s.image.shape[-2], s.image.shape[-1]) for s in samples])
         return cls(
@@ -93,38 +78,41 @@ class Batch:
         )
 
     def autocast(self, dtype: torch.dtype | None) -> torch.autocast:
-        """The model's precision; None for float32."""
+        """Return autocast of the model; None for float32."""
         return autocast(self.randomness.device, dtype)
 
     def matching_points(self, loss: LossConfig) -> Tensor | None:
-        """(P, 2) where all masks of the step are compared in matching; None for every cell."""
-        if loss.points == "all":
+        """Return the (P, 2) points of matching, the same for the whole step; None for all cells."""
+        if loss.num_points == "all":
             return None
-        generator = self.randomness.shared()
-        return torch.rand(loss.points, 2, generator=generator, device=generator.device)
+        generator = self.randomness.shared_generator()
+        return torch.rand(loss.num_points, 2, generator=generator, device=generator.device)
 
-    def point_picker(self, loss: LossConfig) -> UncertainPoints | None:
-        """Where the losses compare masks; None for every cell."""
-        if loss.points == "all":
+    def point_sampler(self, loss: LossConfig) -> ImportanceSampler | None:
+        """Return the sampler of the points at which losses compare masks; None for all cells."""
+        if loss.num_points == "all":
             return None
-        return UncertainPoints(
-            self.randomness.streams, loss.points, loss.oversample, loss.importance
+        return ImportanceSampler(
+            self.randomness.generators,
+            loss.num_points,
+            loss.oversample_ratio,
+            loss.importance_sample_ratio,
         )
 
     def uniform_points(self, loss: LossConfig) -> Tensor | None:
-        """(B, P, 2) uniform points of each image; None for every cell."""
-        if loss.points == "all":
+        """Return (B, P, 2) uniform points of each image; None for all cells."""
+        if loss.num_points == "all":
             return None
         return torch.stack(
             [
-                torch.rand(loss.points, 2, generator=stream, device=stream.device)
-                for stream in self.randomness.streams
+                torch.rand(loss.num_points, 2, generator=generator, device=generator.device)
+                for generator in self.randomness.generators
             ]
         )
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
-    """A model's precision on a device; None for float32."""
+    """Return autocast on a device; None for float32."""
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 

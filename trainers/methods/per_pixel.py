@@ -1,4 +1,4 @@
-"""A warm start for backbone and pixel decoder where there are no ImageNet weights."""
+"""Pre-training of backbone and pixel decoder, for use without ImageNet weights."""
 
 from collections.abc import Sequence
 
@@ -6,64 +6,61 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpdiag.config import TrainConfig
 from mpdiag.matching import Target
 from mpdiag.models import Mask2Former
 from mpdiag.ops import cell_centers, sample_masks
-from trainers.methods.batch import Batch, Census, Losses
+from trainers.methods.batch import Losses
+from trainers.methods.method import Method, TrainingStep
 
 
-class PerPixel(nn.Module):
-    """Class and centre offset of every pixel.
+class PerPixel(Method):
+    """Class and centre offset of every pixel, from the pixel decoder's output.
 
-    A linear head on the mask features and on each level predicts what a cell belongs to and how far
-    away its object's centre is (in fractions of the image). The heads are thrown away afterwards;
-    the query decoder is not trained.
+    A linear layer on the mask features and on each feature map predicts the class of each cell and
+    the offset to the centre of its object, in fractions of the image. These layers are not part of
+    the model. The query decoder is not trained.
     """
 
-    def __init__(self, model: Mask2Former) -> None:
-        super().__init__()
-        self.model = model
-        model.decoder.requires_grad_(False)
-        settings = model.config
-        outputs = settings.num_classes + 1 + 2
+    name = "per-pixel"
+    description = "pre-train backbone and pixel decoder without queries; stands alone"
+    stands_alone = True
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        model = config.model
+        self.num_classes = model.num_classes
+        outputs = model.num_classes + 1 + 2
         self.heads = nn.ModuleList(
-            nn.Conv2d(channels, outputs, 1)
-            for channels in (*[settings.hidden_dim] * 3, settings.mask_dim)
+            nn.Conv2d(channels, outputs, 1) for channels in (*[model.hidden_dim] * 3, model.mask_dim)
         )
 
-    def census(self, targets: Sequence[Target]) -> Census:
-        """What these images add to the normalisers of their step."""
-        return Census(len(targets), 0, 0)
+    def prepare(self, model: Mask2Former) -> None:
+        model.decoder.requires_grad_(False)
 
-    def forward(self, batch: Batch, census: Census, autocast: torch.dtype | None = None) -> Losses:
-        """Class and offset losses of each stride, means over these images times their share.
-
-        Args:
-            batch: images of a step or of a part of it.
-            census: of the whole step.
-            autocast: the model runs in this precision.
-        """
-        model = self.model
-        share = len(batch.images) / census.images
-        with batch.autocast(autocast):
-            levels, mask_features = model.pixel_decoder(model.backbone(model.batch(batch.images)))
+    def losses(self, step: TrainingStep) -> Losses:
+        """Return class and offset losses of each stride: means over these images times their share."""
+        share = len(step.batch.images) / step.normalizers["images"]
+        levels, mask_features = step.features
         losses: Losses = {}
         strides = ("32", "16", "8", "4")
         for head, features, stride in zip(
             self.heads, (*levels, mask_features), strides, strict=True
         ):
             prediction = head(features)
-            labels, offsets = _truth(batch.targets, features, model.config.num_classes)
-            classes, offset = prediction.split([model.config.num_classes + 1, 2], dim=1)
+            labels, offsets = _labels_and_offsets(step.batch.targets, features, self.num_classes)
+            classes, offset = prediction.split([self.num_classes + 1, 2], dim=1)
             losses[f"loss_class_{stride}"] = share * F.cross_entropy(classes, labels)
-            inside = (labels < model.config.num_classes)[:, None]
+            inside = (labels < self.num_classes)[:, None]
             error = (offset - offsets).abs() * inside
             losses[f"loss_offset_{stride}"] = 5 * share * error.sum() / inside.sum().clamp(min=1)
         return losses
 
 
-def _truth(targets: Sequence[Target], features: Tensor, background: int) -> tuple[Tensor, Tensor]:
-    """(B, h, w) class of each cell and (B, 2, h, w) offset to its object's centre of mass."""
+def _labels_and_offsets(
+    targets: Sequence[Target], features: Tensor, background: int
+) -> tuple[Tensor, Tensor]:
+    """Return (B, h, w) classes of the cells and (B, 2, h, w) offsets to their objects' centroids."""
     batch, _, height, width = features.shape
     centers = cell_centers(height, width, features.device)
     labels = torch.full((batch, height * width), background, device=features.device)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the step at hand is finished and kept before the process ends."""
+"""SIGTERM and Ctrl-C: finish the current step and save it before the process ends."""
 
 import signal
 import threading
@@ -9,23 +9,23 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StoppedBySignalError(Exception):
-    """A training was asked to stop, and has kept its state."""
+    """A signal stopped the training after it saved its state."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.exit_status = 128 + number
 
 
-class StopRequest:
-    """Listens for signals while it is entered; a second one of them ends the process at once."""
+class StopSignal:
+    """Context manager that records a stop signal; a second signal ends the process at once."""
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():  # Python listens there alone
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():  # Python handles signals there only
+            self._previous = {number: signal.signal(number, self._record) for number in _SIGNALS}
         return self
 
     def __exit__(
@@ -34,10 +34,10 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)

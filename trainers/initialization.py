@@ -1,4 +1,4 @@
-"""Weights that a training starts from: packaged ones by name, or a checkpoint file."""
+"""Initial weights of a training: packaged weights by name, or a checkpoint."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -8,19 +8,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mpdiag.checkpoints import Weights, read_weights
-from mpdiag.checkpoints.transformers_form import is_transformers, read_transformers
+from mpdiag.checkpoints.transformers_directory import is_transformers_directory, read_transformers
 from mpdiag.data import ClassInfo
 from mpdiag.errors import ConfigError
 
 WEIGHTS = Path(__file__).parent / "weights"
-# Parameters with a row for each class.
-OF_CLASSES = {
+# Parameters with one row per class.
+PER_CLASS = {
     "decoder.class_embed.weight",
     "decoder.class_embed.bias",
     "decoder.label_embed.weight",
 }
-# What gives a model the entries that not every one has.
-MADE_BY = {
+# Settings that give a model these optional entries.
+SETTING_OF = {
     "decoder.query_embed.weight": "model.query_position=true",
     "decoder.label_embed.weight": "model.label_embedding=true",
 }
@@ -28,42 +28,42 @@ MADE_BY = {
 _log = logging.getLogger(__name__)
 
 
-def load_initial(
+def initialize_model(
     model: nn.Module,
     source: str,
     classes: Sequence[ClassInfo] = (),
     *,
     reset_classes: bool = False,
 ) -> None:
-    """Fill the parameters that `source` holds; the others keep their random start, and are counted.
+    """Load the parameters that `source` has. The others keep their random initialization.
 
     Args:
-        model: the model to fill in place.
-        source: name of a packaged file (`synthetic-tiny`), or path of a checkpoint: a model, whole
-            or in part, a transformers directory, or an ImageNet backbone (R-50.pkl, torchvision,
-            timm, Swin).
-        classes: of the data set; a checkpoint that knows its classes must have the same.
-        reset_classes: leave class head and class embeddings at their random start.
+        model: the model, changed in place.
+        source: name of packaged weights (`synthetic-tiny`), or path of a checkpoint: a model or part
+            of one, a transformers directory, or an ImageNet backbone (R-50.pkl, torchvision, timm,
+            Swin).
+        classes: classes of the data set; those in the checkpoint, if any, must be the same.
+        reset_classes: do not load class head and class embeddings.
 
     Raises:
-        ConfigError: an entry does not exist in the model or has another shape, or the classes are
-            others.
+        ConfigError: an entry does not exist in the model or has another shape, or the classes
+            differ.
         CheckpointError: the file can't be read, or has entries of another model.
     """
     own = model.state_dict()
     found = _read(source, {name for name in own if name.startswith("backbone.")})
-    if found.unknown:
-        raise ConfigError(f"init = {source}: its {found.unknown[0]} belongs to another model")
-    # A count for running averages that a frozen norm does not make.
+    if found.unexpected:
+        raise ConfigError(f"init = {source}: {found.unexpected[0]} belongs to another model")
+    # A frozen norm has no counter.
     weights = {
         name: tensor
         for name, tensor in found.weights.items()
         if name in own or not name.endswith(".num_batches_tracked")
     }
     if reset_classes:
-        left = sorted(OF_CLASSES & weights.keys())
-        weights = {name: tensor for name, tensor in weights.items() if name not in OF_CLASSES}
-        _log.info("%s: %s start anew (reset_classes)", source, ", ".join(left) or "no classes")
+        left = sorted(PER_CLASS & weights.keys())
+        weights = {name: tensor for name, tensor in weights.items() if name not in PER_CLASS}
+        _log.info("%s: did not load %s (reset_classes)", source, ", ".join(left) or "any classes")
     else:
         _check_classes(source, found, own, classes)
     for name, tensor in weights.items():
@@ -71,19 +71,19 @@ def load_initial(
     model.load_state_dict(
         {name: tensor.to(own[name].dtype) for name, tensor in weights.items()}, strict=False
     )
-    _log.info("%s filled %d of %d entries", source, len(weights), len(own))
+    _log.info("%s: loaded %d of %d entries", source, len(weights), len(own))
 
 
 def _read(source: str, backbone: set[str]) -> Weights:
     packaged, path = WEIGHTS / f"{source}.safetensors", Path(source)
     if packaged.is_file():
         return read_weights(packaged, backbone)
-    if path.is_dir() and is_transformers(path):
+    if path.is_dir() and is_transformers_directory(path):
         form = read_transformers(path)
         own = {"classes": form.classes} if form.classes else {}
         extra = {"mpdiag": own}
         return Weights(
-            form.path, "transformers directory", form.weights, unknown=form.unknown, extra=extra
+            form.path, "transformers directory", form.weights, unexpected=form.unexpected, extra=extra
         )
     return read_weights(path, backbone)
 
@@ -94,27 +94,27 @@ def _check_classes(
     head = found.weights.get("decoder.class_embed.bias")
     if head is None:
         return
-    mend = "give reset_classes=true to start its class head anew"
+    fix = "set reset_classes=true to initialize the class head randomly"
     theirs, ours = len(head) - 1, len(own["decoder.class_embed.bias"]) - 1
     if theirs != ours:
         raise ConfigError(
-            f"init = {source}: predicts {theirs} classes, but the data set has {ours}; {mend}"
+            f"init = {source}: predicts {theirs} classes, but the data set has {ours}; {fix}"
         )
     noted = found.extra.get("mpdiag", {})
     names = [entry["name"] for entry in noted.get("classes") or []]
     for index, (name, info) in enumerate(zip(names, classes, strict=False)):
         if name != info.name:
             raise ConfigError(
-                f"init = {source}: its class {index} is {name}, that of the data set {info.name}; "
-                f"{mend}"
+                f"init = {source}: class {index} is {name}, but {info.name} in the data set; "
+                f"{fix}"
             )
 
 
 def export(checkpoint: Path, file: Path) -> None:
-    """Keep a pre-trained checkpoint's backbone and pixel decoder as a small half-precision file.
+    """Write a checkpoint's backbone and pixel decoder to a small half-precision file.
 
-    How the packaged file is made, after `mpdiag train synthetic-pretrain --output RUN`:
-    `python -c "from trainers.warm_start import *; export(Path('RUN'), WEIGHTS / 'NAME')"`.
+    To build the packaged weights, run `mpdiag train synthetic-pretrain --output RUN`, then
+    `python -c "from trainers.initialization import *; export(Path('RUN'), WEIGHTS / 'NAME')"`.
     """
     kept = {
         name: tensor.half() if tensor.is_floating_point() else tensor
@@ -126,10 +126,10 @@ def export(checkpoint: Path, file: Path) -> None:
 
 def _check(source: str, name: str, tensor: Tensor, own: Tensor | None) -> None:
     if own is None:
-        hint = f"; set {MADE_BY[name]}" if name in MADE_BY else ""
-        raise ConfigError(f"init = {source}: its {name} does not exist in the recipe's model{hint}")
+        hint = f"; set {SETTING_OF[name]}" if name in SETTING_OF else ""
+        raise ConfigError(f"init = {source}: {name} does not exist in the recipe's model{hint}")
     if own.shape != tensor.shape:
         raise ConfigError(
-            f"init = {source}: its {name} is {tuple(tensor.shape)}, "
-            f"the recipe's model has {tuple(own.shape)}"
+            f"init = {source}: {name} is {tuple(tensor.shape)}, but {tuple(own.shape)} in the "
+            "recipe's model"
         )

@@ -13,7 +13,7 @@ from mpdiag.checkpoints import load_checkpoint
 from mpdiag.config import Recipe, TrainConfig
 from mpdiag.errors import ConfigError
 from trainers.loop import train
-from trainers.optimizer import rate_factor
+from trainers.optimizer import lr_factor
 from trainers.recipe import load_recipe, read_recipe, recipe_text
 
 # The keys and structure of the released files; the numbers are those of the runs named below.
@@ -157,8 +157,8 @@ def differences(found: TrainConfig, recipe: str) -> dict[str, Any]:
 
 
 def told(recipe: Recipe) -> str:
-    assert recipe.translated is not None
-    return "\n".join(recipe.translated.notes)
+    assert recipe.translation is not None
+    return "\n".join(recipe.translation.notes)
 
 
 def test_coco_is_the_packaged_recipe(coco: Path) -> None:
@@ -181,13 +181,13 @@ def test_mp_former_is_the_packaged_recipe_by_the_released_code(coco: Path) -> No
     """Text and code of MP-Former differ; a YAML is for the code."""
     steps = ["SOLVER.STEPS", "(73750, 81125)", "SOLVER.MAX_ITER", "88500"]
     found = load_recipe(coco, [*PILOTED, *steps])
-    assert differences(found, "table4-5-all-layers") == {"pilot.follow": "release"}
+    assert differences(found, "table4-5-all-layers") == {"pilot.variant": "release"}
 
 
 def test_the_released_script_pilots_one_group_without_mask_noise(coco: Path) -> None:
     changes = [*PILOTED, "MODEL.DN.NUM_DN", "1", "MODEL.DN.NOISE_SCALE", "0.0"]
     pilot = load_recipe(coco, changes).pilot
-    assert (pilot.groups, pilot.noise_ratio, pilot.label_noise) == (1, 0.0, 0.2)
+    assert (pilot.num_groups, pilot.noise_ratio, pilot.label_noise) == (1, 0.0, 0.2)
 
 
 def test_gt_masks_in_the_first_layers(coco: Path) -> None:
@@ -199,7 +199,7 @@ def test_gt_masks_in_the_first_layers(coco: Path) -> None:
 def test_mp_formers_plain_decoder_feeds_mean_features(coco: Path) -> None:
     recipe = read_recipe(coco, ["MODEL.DN.NUM_DN", "5", "MODEL.DN.NOISE_SCALE", "0.2"])
     config = recipe.config
-    assert (config.method, config.pilot.feed, config.pilot.groups) == (
+    assert (config.method, config.pilot.query_input, config.pilot.num_groups) == (
         "piloted", "feature-mean", 5
     )  # fmt: skip
     assert not config.model.query_position and config.pilot.label_noise == 0
@@ -314,17 +314,17 @@ def test_the_rate_falls_where_detectron2_lets_it(coco: Path) -> None:
     steps = (3, 5, 8)
     changes = ["SOLVER.MAX_ITER", "10", "SOLVER.STEPS", str(steps), "SOLVER.GAMMA", "0.5"]
     schedule = load_recipe(coco, changes).schedule
-    assert [rate_factor(step, schedule) for step in range(10)] == [
+    assert [lr_factor(step, schedule) for step in range(10)] == [
         0.5 ** bisect.bisect_right(steps, step) for step in range(10)
     ]
     dropped = load_recipe(coco, ["SOLVER.INSTANT_DROP", "True", "SOLVER.DROP_EP", "1000"])
-    assert dropped.schedule.drops == (1000, 16000)
+    assert dropped.schedule.milestones == (1000, 16000)
 
 
 def test_warm_up_and_clipping(coco: Path) -> None:
-    assert load_recipe(coco).schedule.warmup == 0
+    assert load_recipe(coco).schedule.warmup_iterations == 0
     recipe = read_recipe(coco, ["SOLVER.WARMUP_FACTOR", "0.001", "SOLVER.WARMUP_ITERS", "20"])
-    assert recipe.config.schedule.warmup == 20 and "from 1/20, not from 0.001" in told(recipe)
+    assert recipe.config.schedule.warmup_iterations == 20 and "from 1/20, not from 0.001" in told(recipe)
     clip = ["SOLVER.CLIP_GRADIENTS.ENABLED", "False"]
     assert math.isinf(load_recipe(coco, clip).optimizer.clip_norm)
 
@@ -334,7 +334,7 @@ def test_evaluation(coco: Path) -> None:
     last = load_recipe(coco, ["TEST.EVAL_PERIOD", "0", "SOLVER.MAX_ITER", "70"])
     assert last.evaluate_every == 70
     never = load_recipe(coco, ["DATASETS.TEST", "()"])
-    assert never.evaluate_every is None and never.diagnose_every is None
+    assert never.evaluate_every is None and never.layer_metrics_every is None
 
 
 def test_data_sets_of_ones_own(coco: Path) -> None:
@@ -365,7 +365,7 @@ def test_backbones(coco: Path) -> None:
         coco.with_name("swin.yaml"), ["MODEL.SWIN.WINDOW_SIZE", "7", "MODEL.WEIGHTS", ""]
     )
     backbone = odd.model.backbone
-    assert (backbone.name, backbone.embed_dim, backbone.window) == ("swin", 192, 7)
+    assert (backbone.name, backbone.embed_dim, backbone.window_size) == ("swin", 192, 7)
 
 
 @pytest.mark.parametrize(
@@ -396,8 +396,8 @@ def test_a_range_of_sizes(ade20k: Path) -> None:
 def test_unknown_keys_are_listed_in_a_file_and_refused_on_the_line(coco: Path) -> None:
     coco.write_text(coco.read_text() + "    MY_OWN: 3\n")
     recipe = read_recipe(coco)
-    assert recipe.translated is not None
-    assert recipe.translated.unknown == (f"{FORMER}.MY_OWN",)
+    assert recipe.translation is not None
+    assert recipe.translation.unknown == (f"{FORMER}.MY_OWN",)
     assert f"# {FORMER}.MY_OWN: unknown, left aside" in recipe_text(recipe)
     with pytest.raises(ConfigError, match=r"SOLVER\.STEP: .*did you mean SOLVER\.STEPS\?"):
         load_recipe(coco, ["SOLVER.STEP", "(1,)"])
@@ -436,6 +436,6 @@ def test_a_translated_run_trains(coco: Path, tmp_path: Path, data_root: Path) ->
     config = load_recipe(coco, [*small, "data.dataset=synthetic", f"data.root={data_root}"])
     final = train(config, tmp_path / "run", console=Console(quiet=True))
     loaded = load_checkpoint(final)
-    assert loaded.recipe is not None and loaded.recipe.pilot.groups == 2
-    assert loaded.model.config.decoder_layers == 2 and loaded.model.config.heads == 4
+    assert loaded.recipe is not None and loaded.recipe.pilot.num_groups == 2
+    assert loaded.model.config.decoder_layers == 2 and loaded.model.config.num_heads == 4
     assert loaded.model.config.label_embedding and not loaded.model.config.query_position

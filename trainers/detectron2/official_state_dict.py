@@ -1,4 +1,4 @@
-"""State dicts of a module that holds our model, in the official names."""
+"""State dict of a module in the official names."""
 
 from typing import Any
 
@@ -6,31 +6,31 @@ from torch import Tensor, nn
 
 from mpdiag.checkpoints.official_keys import (
     EMPTY_WEIGHT,
-    IMPLIED,
+    DERIVED_BUFFER_SUFFIX,
     PIXEL_MEAN,
     PIXEL_STD,
     from_official,
     to_official,
 )
-from mpdiag.checkpoints.saving import official_state
+from mpdiag.checkpoints.saving import official_state_dict
 
-# What official state dicts have beside the parameters: known from configuration or architecture.
+# Entries of official state dicts that are not parameters and follow from the configuration.
 _KNOWN = (EMPTY_WEIGHT, PIXEL_MEAN, PIXEL_STD)
 
 
-def speak_officially(module: nn.Module, path: str, no_object_weight: float) -> None:
-    """Give and take the official model's state dict, of any version, in place of the own one.
+def use_official_names(module: nn.Module, path: str, no_object_weight: float) -> None:
+    """Make a module save and load official state dicts; it loads those of any version.
 
     Args:
-        module: whose only parameters are those of the Mask2Former below `path`.
-        path: of the Mask2Former, with the dot at its end.
-        no_object_weight: of the criterion, among whose entries it is.
+        module: a module without parameters outside of the Mask2Former at `path`.
+        path: path of the Mask2Former in `module`, with a final dot.
+        no_object_weight: value of the criterion, which official state dicts contain.
     """
 
-    def give(module: Any, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    def to_official_names(module: Any, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
         for name in [name for name in state if name.startswith(prefix + path)]:
             del state[name]
-        official = official_state(module.get_submodule(path[:-1]), no_object_weight)
+        official = official_state_dict(module.get_submodule(path[:-1]), no_object_weight)
         state.update({prefix + name: tensor for name, tensor in official.items()})
         versions = vars(state).get("_metadata")
         if versions is not None:
@@ -39,22 +39,22 @@ def speak_officially(module: nn.Module, path: str, no_object_weight: float) -> N
                 del versions[name]
             versions.update({prefix + x: y for x, y in vars(official)["_metadata"].items() if x})
 
-    def take(module: Any, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+    def from_official_names(module: Any, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         for name in [name for name in state if name.startswith(prefix)]:
             official = name.removeprefix(prefix)
             ours = from_official(official)
-            if ours is not None and not ours.endswith(IMPLIED):
+            if ours is not None and not ours.endswith(DERIVED_BUFFER_SUFFIX):
                 state[f"{prefix}{path}{ours}"] = state.pop(name)
             elif ours is not None or official in _KNOWN:
                 del state[name]
 
-    def tell(module: Any, differences: Any) -> None:
-        """What is missing, by the names that the reader of the message knows."""
+    def rename_missing_keys(module: Any, differences: Any) -> None:
+        """Report missing keys by their official names."""
         differences.missing_keys[:] = [_official(name, path) for name in differences.missing_keys]
 
-    module.register_state_dict_post_hook(give)
-    module.register_load_state_dict_pre_hook(take)
-    module.register_load_state_dict_post_hook(tell)
+    module.register_state_dict_post_hook(to_official_names)
+    module.register_load_state_dict_pre_hook(from_official_names)
+    module.register_load_state_dict_post_hook(rename_missing_keys)
 
 
 def _official(name: str, path: str) -> str:

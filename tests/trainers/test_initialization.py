@@ -12,7 +12,7 @@ from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.data import ClassInfo
 from mpdiag.errors import ConfigError
 from mpdiag.models import Mask2Former
-from trainers.warm_start import load_initial
+from trainers.initialization import initialize_model
 
 
 def small(backbone: BackboneConfig) -> Mask2Former:
@@ -30,7 +30,7 @@ def test_an_imagenet_backbone_fills_the_backbone_alone(tmp_path: Path, norm: str
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
     model = small(BackboneConfig(name="resnet18", norm=norm))
     before = {name: x.clone() for name, x in model.state_dict().items()}
-    load_initial(model, str(tmp_path / "resnet18.pth"))
+    initialize_model(model, str(tmp_path / "resnet18.pth"))
     for name, tensor in model.state_dict().items():
         if name.startswith("backbone."):
             assert torch.equal(tensor, theirs.state_dict()[name.removeprefix("backbone.")])
@@ -42,14 +42,14 @@ def test_another_backbone_is_refused(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "resnet34.pth")
     model = small(BackboneConfig(name="resnet18"))
     with pytest.raises(ConfigError, match=r"init = .*backbone\.layer1\.2.* does not exist"):
-        load_initial(model, str(tmp_path / "resnet34.pth"))
+        initialize_model(model, str(tmp_path / "resnet34.pth"))
     model = small(BackboneConfig(name="resnet18", channels=(8, 8, 16, 16)))
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
     with pytest.raises(ConfigError, match=r"backbone\.layer1\.0\..* is \(64, .* has \(8, "):
-        load_initial(model, str(tmp_path / "resnet18.pth"))
+        initialize_model(model, str(tmp_path / "resnet18.pth"))
     torch.save({"backbone.conv1.weight": torch.zeros(1), "rpn.x": torch.zeros(1)}, tmp_path / "x")
     with pytest.raises(ConfigError, match=r"rpn\.x belongs to another model"):
-        load_initial(model, str(tmp_path / "x"))
+        initialize_model(model, str(tmp_path / "x"))
 
 
 def with_classes(names: list[str], **settings: object) -> Mask2Former:
@@ -82,25 +82,25 @@ def test_other_classes_are_refused_until_the_head_may_start_anew(tmp_path: Path,
     theirs = saved(file, ["cat", "dog", "cow"], label_embedding=True)
     fewer = with_classes(["cat", "dog"], label_embedding=True)
     with pytest.raises(ConfigError, match=r"predicts 3 classes, but the data set has 2; give rese"):
-        load_initial(fewer, str(file), classes_of(["cat", "dog"]))
+        initialize_model(fewer, str(file), classes_of(["cat", "dog"]))
     swapped = with_classes(["cat", "cow", "dog"], label_embedding=True)
     with pytest.raises(ConfigError, match="its class 1 is dog, that of the data set cow"):
-        load_initial(swapped, str(file), classes_of(["cat", "cow", "dog"]))
+        initialize_model(swapped, str(file), classes_of(["cat", "cow", "dog"]))
     before = {name: x.clone() for name, x in fewer.state_dict().items()}
     with caplog.at_level("INFO"):
-        load_initial(fewer, str(file), classes_of(["cat", "dog"]), reset_classes=True)
+        initialize_model(fewer, str(file), classes_of(["cat", "dog"]), reset_classes=True)
     assert "decoder.class_embed.bias" in caplog.text and "start anew" in caplog.text
     for name, tensor in fewer.state_dict().items():
         of_classes = "class_embed" in name or "label_embed" in name
         assert torch.equal(tensor, before[name] if of_classes else theirs.state_dict()[name])
-    load_initial(theirs, str(file), classes_of(["cat", "dog", "cow"]))
+    initialize_model(theirs, str(file), classes_of(["cat", "dog", "cow"]))
 
 
 def test_what_the_recipe_lacks_is_said_with_the_mend(tmp_path: Path) -> None:
     saved(tmp_path / "model.pth", ["cat"], query_position=True)
     model = with_classes(["cat"], query_position=False)
     with pytest.raises(ConfigError, match=r"query_embed.weight .*; set model.query_position=true"):
-        load_initial(model, str(tmp_path / "model.pth"), classes_of(["cat"]))
+        initialize_model(model, str(tmp_path / "model.pth"), classes_of(["cat"]))
 
 
 def test_a_transformers_directory_is_a_start(tmp_path: Path) -> None:
@@ -109,6 +109,6 @@ def test_a_transformers_directory_is_a_start(tmp_path: Path) -> None:
     convert(tmp_path / "model.pth", tmp_path / "hf", "transformers")
     torch.manual_seed(99)
     model = with_classes(names)
-    load_initial(model, str(tmp_path / "hf"), classes_of(names))
+    initialize_model(model, str(tmp_path / "hf"), classes_of(names))
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name

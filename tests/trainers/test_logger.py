@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mpdiag.config import TrainConfig
 from mpdiag.errors import DependencyError
-from trainers.journal import FileJournal
+from trainers.logger import FileLogger
 
 QUIET = Console(quiet=True)
 
@@ -22,11 +22,11 @@ def lines_of(output: Path) -> list[dict[str, float]]:
 
 
 def test_lines_and_events_say_the_same(tmp_path: Path) -> None:
-    with FileJournal(tmp_path, TrainConfig(), 0, 0, QUIET) as journal:
-        journal.waited(0.5)
-        journal.log(4, {"loss_ce": 2.0, "loss_mask": 1.5}, lr=0.1, grad_norm=3.0)
-        journal.evaluating(1, 2)
-        journal.evaluated(4, {"ap": 0.25, "ap_large": None})
+    with FileLogger(tmp_path, TrainConfig(), 0, 0, QUIET) as logger:
+        logger.add_data_time(0.5)
+        logger.log_step(4, {"loss_ce": 2.0, "loss_mask": 1.5}, lr=0.1, grad_norm=3.0)
+        logger.update_evaluation(1, 2)
+        logger.log_evaluation(4, {"ap": 0.25, "ap_large": None})
     first, second = lines_of(tmp_path)
     assert first["total_loss"] == 3.5 and first["data_time"] == pytest.approx(0.1)
     assert second == {"iteration": 4, "ap": 0.25}
@@ -36,15 +36,15 @@ def test_lines_and_events_say_the_same(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_drops_what_it_does_again(tmp_path: Path) -> None:
-    with FileJournal(tmp_path, TrainConfig(), 0, 0, QUIET) as journal:
+    with FileLogger(tmp_path, TrainConfig(), 0, 0, QUIET) as logger:
         for step in range(6):
-            journal.log(step, {"loss_ce": 1.0})
+            logger.log_step(step, {"loss_ce": 1.0})
             if step in (1, 3):
-                journal.evaluated(step, {"ap": step / 10})
+                logger.log_evaluation(step, {"ap": step / 10})
     with (tmp_path / "metrics.json").open("a") as file:
         file.write('{"iteration": 6, "total_l')  # torn
-    with FileJournal(tmp_path, TrainConfig(), 4, 2, QUIET) as journal:
-        journal.evaluated(3, {"ap": 0.3})
+    with FileLogger(tmp_path, TrainConfig(), 4, 2, QUIET) as logger:
+        logger.log_evaluation(3, {"ap": 0.3})
     kept = [(int(line["iteration"]), line.get("ap")) for line in lines_of(tmp_path)]
     assert kept == [(0, None), (1, None), (1, 0.1), (2, None), (3, None), (3, 0.3)]
 
@@ -60,8 +60,8 @@ def test_wandb_is_told_where_it_is_asked_for(
     monkeypatch.setitem(
         sys.modules, "wandb", SimpleNamespace(init=lambda **given: told.append(given) or run)
     )
-    with FileJournal(tmp_path, TrainConfig(wandb=True), 0, 0, QUIET) as journal:
-        journal.evaluated(9, {"pq": 0.5})
+    with FileLogger(tmp_path, TrainConfig(wandb=True), 0, 0, QUIET) as logger:
+        logger.log_evaluation(9, {"pq": 0.5})
     start, line, end = told
     assert (start["project"], start["resume"], start["name"]) == ("mpdiag", "allow", tmp_path.name)
     assert (line, end) == ((9, {"pq": 0.5}), 0)
@@ -72,4 +72,4 @@ def test_wandb_that_is_missing_is_one_sentence(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(DependencyError, match="pip install wandb"):
-        FileJournal(tmp_path, TrainConfig(wandb=True), 0, 0, QUIET)
+        FileLogger(tmp_path, TrainConfig(wandb=True), 0, 0, QUIET)

@@ -1,4 +1,4 @@
-"""mIoU-L and Util on the way: how a decoder's consistency grows while it is trained."""
+"""mIoU-L and Util of held-out images during training."""
 
 import torch
 from torch import Tensor
@@ -6,42 +6,43 @@ from torch import Tensor
 from mpdiag.data import Sample, SegmentationDataset, padded_targets
 from mpdiag.matching import MatchingCosts, match
 from mpdiag.metrics import adjacent_overlap, utilization, valid_cells
-from mpdiag.models.mask2former import PIXELS_AT_ONCE, alike
+from mpdiag.models.mask2former import MAX_BATCH_PIXELS, batches_by_padded_size
 from mpdiag.ops import seeded_points
-from trainers.ranks import Ranks
+from trainers.distributed import DistributedContext
 from trainers.trainer import Trainer
-from trainers.validation import at_inference
+from trainers.validation import resize_for_inference
 
 
-class Diagnosis:
-    """Measures the matching part on the first so many held-out images, the same each time.
+class LayerMetricsMonitor:
+    """Measures the layer metrics of the matching part on the first held-out images.
 
-    Conventions are those of `mpdiag analyze` (docs/metrics.md): pairs of empty masks left out, Util
-    averaged over the images that have GT.
+    The conventions are those of `mpdiag analyze` (docs/metrics.md): pairs of empty masks are left
+    out, and Util is averaged over the images with GT.
     """
 
     def __init__(self, data: SegmentationDataset, trainer: Trainer) -> None:
-        """Reads this process's share of the images, and keeps it."""
-        config, self.ranks = trainer.config, trainer.ranks
-        count = min(config.diagnose_images, len(data))
-        indices = range(self.ranks.rank, count, self.ranks.world)
-        self._samples = [at_inference(data[index], config.data) for index in indices]
+        """Load this process's share of the images."""
+        config, self.distributed = trainer.config, trainer.distributed
+        count = min(config.layer_metrics_images, len(data))
+        indices = range(self.distributed.rank, count, self.distributed.world_size)
+        self._samples = [resize_for_inference(data[index], config.data) for index in indices]
         loss = config.loss
         self._costs = MatchingCosts(loss.class_weight, loss.mask_weight, loss.dice_weight)
         self._points: Tensor | None = None
-        if loss.points != "all":
-            self._points = seeded_points(loss.points, 0).to(self.ranks.device)
+        if loss.num_points != "all":
+            self._points = seeded_points(loss.num_points, 0).to(self.distributed.device)
 
     @torch.inference_mode()
     def measure(self, trainer: Trainer) -> dict[str, float]:
-        """`miou_l/1`..`miou_l/L` and `util/0`..`util/L`, fractions; none without a value."""
+        """Return `miou_l/1`..`miou_l/L` and `util/0`..`util/L` as fractions, if they exist."""
         model = trainer.model.eval()
         layers = trainer.config.model.decoder_layers + 1
         sums = torch.zeros(4, layers, dtype=torch.float64)
-        for size, batch in alike(self._samples, PIXELS_AT_ONCE[self.ranks.device.type]):
+        device = self.distributed.device
+        for size, batch in batches_by_padded_size(self._samples, MAX_BATCH_PIXELS[device.type]):
             with trainer.autocast():
-                found = model([sample.image.to(self.ranks.device) for sample in batch]).matching
-            targets = padded_targets(batch, size, self.ranks.device)
+                found = model([sample.image.to(device) for sample in batch]).matching
+            targets = padded_targets(batch, size, device)
             assignment = match(
                 found.class_logits,
                 found.mask_logits,
@@ -49,16 +50,16 @@ class Diagnosis:
                 costs=self._costs,
                 points=self._points,
             )
-            for place, sample in enumerate(batch):
-                sums += _sums(sample, found.mask_logits[:, place], assignment[:, place])
+            for index, sample in enumerate(batch):
+                sums += _sums(sample, found.mask_logits[:, index], assignment[:, index])
         model.train()
-        iou, pairs, util, images = _total(self.ranks, sums)
+        iou, pairs, util, images = _total(self.distributed, sums)
         named = {f"miou_l/{i}": iou[i] / pairs[i] for i in range(1, layers) if pairs[i]}
         return named | {f"util/{i}": util[i] / images[i] for i in range(layers) if images[i]}
 
 
 def _sums(sample: Sample, mask_logits: Tensor, assignment: Tensor) -> Tensor:
-    """(4, L + 1): IoU with the layer before, pairs that have one, Util, whether there is GT."""
+    """Return (4, L + 1) sums: IoU with the layer before, pairs with an IoU, Util, images with GT."""
     rows, columns = valid_cells(sample.image.shape[-2], sample.image.shape[-1])
     intersection, area = adjacent_overlap((mask_logits > 0)[..., :rows, :columns])
     union = area[:-1] + area[1:] - intersection
@@ -70,6 +71,6 @@ def _sums(sample: Sample, mask_logits: Tensor, assignment: Tensor) -> Tensor:
     return sums
 
 
-def _total(ranks: Ranks, sums: Tensor) -> list[list[float]]:
-    total: list[list[float]] = torch.stack(ranks.gather(sums)).sum(0).tolist()
+def _total(distributed: DistributedContext, sums: Tensor) -> list[list[float]]:
+    total: list[list[float]] = torch.stack(distributed.all_gather(sums)).sum(0).tolist()
     return total

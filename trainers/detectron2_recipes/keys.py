@@ -1,8 +1,8 @@
-"""detectron2's keys that decide a training of Mask2Former or MP-Former, with their defaults.
+"""Keys of detectron2 that affect a training of Mask2Former or MP-Former, with their defaults.
 
 `detectron2/config/defaults.py` and `projects/DeepLab/deeplab/config.py` in
 facebookresearch/detectron2; `mask2former/config.py` in facebookresearch/Mask2Former and
-IDEA-Research/MP-Former. Key for key and value for value, as a file leaves them out.
+IDEA-Research/MP-Former.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from mpdiag.checkpoints.detectron2_yaml import MISSING, Tagged, Values, get, leaves, short
+from mpdiag.checkpoints.detectron2_yaml import (
+    MISSING,
+    TaggedValue,
+    Values,
+    abbreviate,
+    dotted_keys,
+    get,
+)
 from mpdiag.errors import ConfigError
 
 _STAGES = ("res2", "res3", "res4", "res5")
@@ -139,8 +146,8 @@ DEFAULTS: dict[str, Any] = {
     "TEST.EVAL_PERIOD": 0,
     "TEST.PRECISE_BN.ENABLED": False,
 }
-# Keys, and groups of keys, that change nothing of what is translated: of other models, of the
-# machine, or read by nothing in these repositories when they train this model.
+# Keys, and groups of keys, without effect on this training: they configure other models or the
+# machine, or these repositories do not read them for this model.
 UNREAD = (
     "CUDNN_BENCHMARK", "DATALOADER.ASPECT_RATIO_GROUPING", "DATALOADER.REPEAT_SQRT",
     "DATALOADER.REPEAT_THRESHOLD", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST",
@@ -172,31 +179,31 @@ UNREAD = (
 
 
 def is_known(key: str) -> bool:
-    """Whether detectron2 or one of the two repositories has the key."""
+    """Return whether detectron2 or one of the two repositories has the key."""
     return key in DEFAULTS or any(key == name or key.startswith(f"{name}.") for name in UNREAD)
 
 
-def check_typed(keys: Mapping[str, Any]) -> None:
-    """Refuse a key of the command line that nothing knows, as detectron2 does.
+def check_known(keys: Mapping[str, Any]) -> None:
+    """Refuse unknown keys of the command line, as detectron2 does.
 
     Raises:
-        ConfigError: the first, and the one that was probably meant.
+        ConfigError: names the first unknown key and the most similar known one.
     """
     for key in keys:
         if not is_known(key):
             close = get_close_matches(key, [*DEFAULTS, *UNREAD], n=1)
             hint = f"did you mean {close[0]}?" if close else "see docs/detectron2.md"
-            raise ConfigError(f"{key}: neither detectron2 nor Mask2Former has such a key; {hint}")
+            raise ConfigError(f"{key}: not a key of detectron2 or Mask2Former; {hint}")
 
 
 @dataclass(slots=True)
-class Keys:
-    """The values of a config by dotted key, defaults where it has none, checked for their kind.
+class Detectron2Settings:
+    """Values of a configuration by dotted key, with defaults, checked for their type.
 
     Attributes:
-        values: of the YAML.
-        source: its name for errors.
-        notes: what a reader must know, as sentences; the translation adds to them.
+        values: contents of the YAML file.
+        source: name of the configuration in errors.
+        notes: differences to detectron2, collected during the translation.
     """
 
     values: Values
@@ -204,17 +211,17 @@ class Keys:
     notes: list[str] = field(default_factory=list)
 
     def __getitem__(self, key: str) -> Any:
-        """The value, a sequence as tuple.
+        """Return a value; sequences are tuples.
 
         Raises:
-            ConfigError: it is of another kind than the default.
+            ConfigError: its type is not that of the default.
         """
         default, value = DEFAULTS[key], get(self.values, key)
         if value is MISSING:
             return default
-        if isinstance(value, Tagged):
+        if isinstance(value, TaggedValue):
             raise ConfigError(
-                f"{self.source}: {key} has a tag that would run code; write the value itself there"
+                f"{self.source}: {key} has a tag that would run code; write the value itself"
             )
         if isinstance(value, list | tuple):
             value = tuple(value)
@@ -223,25 +230,25 @@ class Keys:
         if isinstance(value, bool) and kind is not bool:
             fits = False
         if default is not None and not fits:
-            raise self.wrong(key, f"give one as {short(default)}")
+            raise self.error(key, f"give one as {abbreviate(default)}")
         return float(value) if kind is float else value
 
-    def given(self, key: str) -> bool:
-        """Whether the config has the key."""
+    def is_set(self, key: str) -> bool:
+        """Return whether the configuration sets the key."""
         return get(self.values, key) is not MISSING
 
     def unknown(self) -> list[str]:
-        """Keys that nothing knows."""
-        return sorted(key for key in leaves(self.values) if not is_known(key))
+        """Return the keys that neither detectron2 nor the two repositories have."""
+        return sorted(key for key in dotted_keys(self.values) if not is_known(key))
 
-    def need(self, key: str, *allowed: Any) -> None:
-        """ConfigError unless the value is one of those that can be translated."""
+    def require(self, key: str, *allowed: Any) -> None:
+        """Raise ConfigError unless the value is one of `allowed`."""
         if self[key] not in allowed:
-            only = " or ".join(short(value) for value in allowed)
-            raise self.wrong(key, f"only {only} can be translated")
+            only = " or ".join(abbreviate(value) for value in allowed)
+            raise self.error(key, f"only {only} is supported")
 
-    def wrong(self, key: str, mend: str) -> ConfigError:
-        """The error that names file, key, value and mend."""
+    def error(self, key: str, fix: str) -> ConfigError:
+        """Return an error that names file, key, value and fix."""
         found = get(self.values, key)
-        value = f"left at {short(DEFAULTS[key])}" if found is MISSING else short(found)
-        return ConfigError(f"{self.source}: {key} is {value}; {mend}")
+        value = f"{abbreviate(DEFAULTS[key])} by default" if found is MISSING else abbreviate(found)
+        return ConfigError(f"{self.source}: {key} is {value}; {fix}")

@@ -23,9 +23,9 @@ from mpdiag.errors import (
 )
 from mpdiag.models import Mask2Former
 from trainers.loop import train
-from trainers.ranks import Ranks
+from trainers.distributed import DistributedContext
 from trainers.trainer import Trainer, not_finite
-from trainers.trouble import replay
+from trainers.failed_step import replay
 
 QUIET = Console(quiet=True)
 
@@ -55,7 +55,7 @@ def poisoned(small_recipe, folder: Path, entry: str, *changes: str) -> Any:
         ),
         (
             "decoder.class_embed.bias",
-            ["accumulate=2"],
+            ["gradient_accumulation_steps=2"],
             r"step 0: class cost of matching of layer 0 is not finite on image \d+;",
         ),
         (
@@ -73,13 +73,13 @@ def test_what_is_not_finite_is_named_and_can_be_had_again(
     with pytest.raises(TrainingError, match=message) as caught:
         train(config, output, console=QUIET)
     assert "\n" not in str(caught.value)
-    dump = output / "trouble-step-0-rank-0.pth"
+    dump = output / "failed-step-0-rank-0.pth"
     assert str(dump) in str(caught.value)
     kept = torch.load(dump, weights_only=True)
-    assert len(kept["trouble"]["samples"]) == 4
+    assert len(kept["failed_step"]["samples"]) == 4
     with pytest.raises(NonFiniteError) as again:
         replay(dump)
-    assert str(again.value) == kept["trouble"]["message"]
+    assert str(again.value) == kept["failed_step"]["message"]
 
 
 def test_the_first_layer_of_losses_that_are_not_finite_is_named() -> None:
@@ -95,8 +95,8 @@ def test_a_dump_is_replayed_from_the_command_line(small_recipe, tmp_path: Path) 
     config = poisoned(small_recipe, tmp_path, "decoder.class_embed.bias")
     with pytest.raises(TrainingError):
         train(config, tmp_path / "run", console=QUIET)
-    command = [sys.executable, "-m", "trainers.trouble"]
-    dump = tmp_path / "run" / "trouble-step-0-rank-0.pth"
+    command = [sys.executable, "-m", "trainers.failed_step"]
+    dump = tmp_path / "run" / "failed-step-0-rank-0.pth"
     done = subprocess.run([*command, str(dump)], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("class cost of matching of layer 0, image 0 of the batch")
@@ -107,14 +107,14 @@ def test_a_dump_is_replayed_from_the_command_line(small_recipe, tmp_path: Path) 
 def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(small_recipe) -> None:
     config = small_recipe("model.num_classes=7")
     dataset = load_dataset("synthetic", root=config.data.root, split="train")
-    trainer = Trainer(config, dataset.classes, Ranks.join())
+    trainer = Trainer(config, dataset.classes, DistributedContext.initialize())
     before = {name: x.clone() for name, x in trainer.model.named_parameters()}
     weight = trainer.model.pixel_decoder.mask_features.weight
     weight.register_hook(lambda gradient: gradient * torch.inf)
     with pytest.raises(NonFiniteError, match="the gradient's norm is not finite"):
         trainer.step([dataset[i] for i in range(4)], range(4))
     assert all(torch.equal(before[name], x) for name, x in trainer.model.named_parameters())
-    assert trainer.done == 0
+    assert trainer.iteration == 0
 
 
 SIDE = 64

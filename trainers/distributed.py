@@ -1,0 +1,130 @@
+"""Distributed training: process group, collectives, and the DDP wrapper of a method.
+
+torchrun starts the processes and sets their environment variables. Without torchrun there is one
+process.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from trainers.methods import Batch, CombinedMethod, Losses, LossNormalizers
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class DistributedContext:
+    """The processes of one training.
+
+    Attributes:
+        rank: rank of this process, 0..world_size - 1.
+        world_size: number of processes.
+        device: device of this process.
+        collective_device: device of tensors in collectives; None for the CPU, which needs a CPU
+            backend beside that of the GPU.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+    collective_device: torch.device | None = None
+
+    @classmethod
+    def initialize(cls) -> "DistributedContext":
+        """Initialize the process group that torchrun describes, if any."""
+        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        cuda = torch.cuda.is_available()
+        device = torch.device("cpu")
+        if cuda:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(device)
+        if world_size > 1 and not dist.is_initialized():
+            # With gloo beside nccl, objects and the stop flag don't wait for the GPU.
+            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        return cls(int(os.environ.get("RANK", "0")), world_size, device)
+
+    def shutdown(self) -> None:
+        """Destroy the process group."""
+        if self.world_size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this process writes files."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def wrap(self, method: CombinedMethod) -> "DistributedMethod":
+        """Return the method with gradients averaged over the processes."""
+        return DistributedMethod(method, self)
+
+    def mean_normalizers(self, parts: Sequence[LossNormalizers]) -> LossNormalizers:
+        """Return sums over a step's parts, averaged over the processes; at least 1 in total."""
+        names = list(parts[0])
+        values = [[part[name] for name in names] for part in parts]
+        sums = torch.tensor(values, dtype=torch.float64).sum(0)
+        sums = sums.to(self.collective_device or "cpu")
+        if self.world_size > 1:
+            dist.all_reduce(sums)
+        means = (max(value, 1.0) / self.world_size for value in sums.tolist())
+        return dict(zip(names, means, strict=True))
+
+    def mean(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return each value's mean over the processes; all must have the same keys."""
+        stacked = torch.stack([value.detach().double() for value in values.values()]).cpu()
+        if self.world_size > 1:
+            dist.all_reduce(stacked)
+        return dict(zip(values, (stacked / self.world_size).tolist(), strict=True))
+
+    def all_gather(self, value: T) -> list[T]:
+        """Return the values of all processes by rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag of any process is set."""
+        if self.world_size == 1:
+            return flag
+        flags = torch.tensor(int(flag))
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return bool(flags)
+
+
+class DistributedMethod:
+    """A method, inside DistributedDataParallel if there are several processes."""
+
+    def __init__(self, method: CombinedMethod, distributed: DistributedContext) -> None:
+        self.module: nn.Module = method
+        self._parallel: nn.parallel.DistributedDataParallel | None = None
+        if distributed.world_size > 1:
+            devices = [distributed.device.index] if distributed.device.type == "cuda" else None
+            self._parallel = nn.parallel.DistributedDataParallel(
+                method, device_ids=devices, gradient_as_bucket_view=True
+            )
+            self.module = self._parallel
+
+    def __call__(
+        self, batch: Batch, normalizers: LossNormalizers, precision: torch.dtype | None
+    ) -> Losses:
+        losses: Losses = self.module(batch, normalizers, precision)
+        return losses
+
+    def no_sync(self, enabled: bool) -> AbstractContextManager[None]:
+        """Accumulate gradients without averaging them over the processes, if `enabled`."""
+        if enabled and self._parallel is not None:
+            return self._parallel.no_sync()
+        return nullcontext()

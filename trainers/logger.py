@@ -1,0 +1,192 @@
+"""Logging of a training: progress bar, metrics.json, TensorBoard, Weights & Biases."""
+
+import hashlib
+import importlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from mpdiag.config import TrainConfig
+from mpdiag.errors import DependencyError
+from mpdiag.store.files import replace_file
+
+Scores = Mapping[str, float | None]
+
+
+class Logger:
+    """Logs nothing. All processes but the main one use it."""
+
+    def __enter__(self) -> "Logger":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def add_data_time(self, seconds: float) -> None:
+        """Count time spent waiting for a batch."""
+
+    def update_progress(self, iteration: int) -> None:
+        """Show the number of steps taken."""
+
+    def log_step(self, iteration: int, losses: Mapping[str, float], **values: float) -> None:
+        """Log the losses of a step, its learning rate and its gradient norm."""
+
+    def log_layer_metrics(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Log mIoU-L and Util."""
+
+    def update_evaluation(self, done: int, total: int) -> None:
+        """Show the number of images evaluated."""
+
+    def log_evaluation(self, iteration: int, scores: Scores) -> None:
+        """Log the scores of an evaluation."""
+
+
+class FileLogger(Logger):
+    """Writes the log of a run to its output directory and shows its progress.
+
+    `metrics.json` gets one JSON line per logged step, layer metrics and evaluation, as in
+    detectron2. A resumed run first removes the lines of the steps that it repeats.
+
+    Args:
+        output: the run's directory.
+        config: the configuration of the run.
+        start: number of steps taken.
+        last_evaluation: iteration of the last evaluation.
+        console: console of the progress bar.
+
+    Raises:
+        DependencyError: Weights & Biases is requested and not installed.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        config: TrainConfig,
+        start: int,
+        last_evaluation: int,
+        console: Console,
+    ) -> None:
+        self._wandb = _wandb_run(output, config) if config.wandb else None
+        self._lines = output / "metrics.json"
+        self._remove_repeated_lines(start, last_evaluation)
+        self._tensorboard = SummaryWriter(str(output), purge_step=start)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TextColumn("eta"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+        )
+        self._total = config.schedule.iterations
+        self._task = self._progress.add_task(
+            output.name, total=self._total, completed=start, status=""
+        )
+        self._evaluation = self._progress.add_task("evaluating", visible=False, status="")
+        self._last_time = time.perf_counter()
+        self._last_step = start
+        self._data_time = 0.0
+
+    def __enter__(self) -> "FileLogger":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+        self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=0 if kind is None else 1)
+
+    def add_data_time(self, seconds: float) -> None:
+        self._data_time += seconds
+
+    def update_progress(self, iteration: int) -> None:
+        self._progress.update(self._task, completed=iteration)
+
+    def log_step(self, iteration: int, losses: Mapping[str, float], **values: float) -> None:
+        total = sum(losses.values())
+        now = time.perf_counter()
+        steps = max(iteration + 1 - self._last_step, 1)
+        seconds = (now - self._last_time) / steps
+        times = {
+            "time": seconds,
+            "data_time": self._data_time / steps,
+            "eta_seconds": (self._total - iteration - 1) * seconds,
+        }
+        self._last_time, self._last_step, self._data_time = now, iteration + 1, 0.0
+        self._write(iteration, {"total_loss": total, **losses, **values}, times)
+        self._progress.update(self._task, status=f"loss {total:.3f}")
+
+    def log_layer_metrics(self, iteration: int, values: Mapping[str, float]) -> None:
+        self._write(iteration, values, {})
+
+    def update_evaluation(self, done: int, total: int) -> None:
+        self._progress.update(self._evaluation, completed=done, total=total, visible=done < total)
+
+    def log_evaluation(self, iteration: int, scores: Scores) -> None:
+        known = {name: value for name, value in scores.items() if value is not None}
+        self._write(iteration, known, {})
+        text = ", ".join(f"{name} {100 * value:.1f}" for name, value in known.items())
+        self._progress.console.print(f"step {iteration + 1}: {text or 'no GT to evaluate on'}")
+        self._last_time = time.perf_counter()  # the time of a step excludes evaluation
+
+    def _write(
+        self, iteration: int, values: Mapping[str, float], times: Mapping[str, float]
+    ) -> None:
+        line = {"iteration": iteration, **values, **times}
+        with self._lines.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, iteration)
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=iteration)
+
+    def _remove_repeated_lines(self, start: int, last_evaluation: int) -> None:
+        if not self._lines.exists():
+            return
+        kept = []
+        for line in self._lines.read_text(encoding="utf-8").splitlines():
+            try:
+                values = json.loads(line)
+                of_step = "total_loss" in values or "util/0" in values
+                if values["iteration"] < (start if of_step else last_evaluation):
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                break  # an incomplete line, written during a crash
+        replace_file(self._lines, "".join(kept).encode())
+
+
+def _wandb_run(output: Path, config: TrainConfig) -> Any:
+    """Return the run at Weights & Biases; a resumed training continues its own."""
+    try:
+        wandb = importlib.import_module("wandb")
+    except ImportError:
+        raise DependencyError(
+            "wandb=true needs the package wandb: run 'pip install wandb', or remove the setting"
+        ) from None
+    return wandb.init(
+        project="mpdiag",
+        name=output.name,
+        id=hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16],
+        dir=str(output),
+        resume="allow",
+        config=config.model_dump(mode="json"),
+    )
