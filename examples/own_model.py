@@ -1,4 +1,4 @@
-"""A segmenter of one's own under the recorder, without a change to its code.
+"""Record your own model without a change to its code: write an adapter of about ten lines.
 
 python examples/own_model.py
 """
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import mpdiag
-from mpdiag.recording import Family, Tap, Taps, output, register
+from mpdiag.recording import Family, HookSpec, HookSpecs, first_output, register
 
 
-# The model: any code. It says nothing of mpdiag, and gives its last layer's predictions only.
+# The model: any code. It does not import mpdiag, and returns the predictions of its last layer.
 class MaskHead(nn.Module):
     def forward(self, queries: Tensor, pixels: Tensor) -> Tensor:
         return torch.einsum("bnc,bchw->bnhw", queries, pixels)
@@ -39,18 +39,18 @@ class Segmenter(nn.Module):
         return predictions
 
 
-# The adapter: which modules make what, and how many layers one forward pass has.
+# The adapter: which modules produce which tensor, and how many layers one forward pass has.
 class SegmenterFamily(Family):
     name = "my segmenter"
 
-    def recognises(self, model: nn.Module) -> bool:
+    def matches(self, model: nn.Module) -> bool:
         return type(model).__name__ == "Segmenter"
 
-    def taps(self, model: Any) -> Taps:
+    def hooks(self, model: Any) -> HookSpecs:
         layers = len(model.layers) + 1
         return {
-            "class_logits": Tap([model.classify], layers, output),
-            "mask_logits": Tap([model.mask_head], layers, output),
+            "class_logits": HookSpec([model.classify], layers, first_output),
+            "mask_logits": HookSpec([model.mask_head], layers, first_output),
         }
 
 

@@ -1,29 +1,40 @@
-"""Forward hooks that record what every decoder layer of a query-based segmenter does."""
+"""Record what every decoder layer of a query-based segmenter predicts, by forward hooks."""
 
-from mpdiag.recording.families import BUILT_IN
-from mpdiag.recording.family import Family, family_of, is_a, known_families, register
-from mpdiag.recording.names import CANONICAL, names
-from mpdiag.recording.points import HookPoint
+from mpdiag.recording.canonical_names import CANONICAL_NAMES, select_names
+from mpdiag.recording.families import built_in_families
+from mpdiag.recording.family import (
+    Family,
+    InstanceRule,
+    family_of,
+    is_instance_by_name,
+    known_families,
+    register,
+)
+from mpdiag.recording.hook_point import HookPoint
+from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall, first_output
 from mpdiag.recording.recorder import record
 from mpdiag.recording.recording import Recording
-from mpdiag.recording.tap import Call, Tap, Taps, output
+from mpdiag.recording.transformers_family import TransformersFamily, transformers_families
 
 __all__ = [
-    "CANONICAL",
-    "Call",
+    "CANONICAL_NAMES",
     "Family",
     "HookPoint",
+    "HookSpec",
+    "HookSpecs",
+    "InstanceRule",
+    "ModuleCall",
     "Recording",
-    "Tap",
-    "Taps",
+    "TransformersFamily",
     "family_of",
-    "is_a",
+    "first_output",
+    "is_instance_by_name",
     "known_families",
-    "names",
-    "output",
     "record",
     "register",
+    "select_names",
+    "transformers_families",
 ]
 
-for _family in reversed(BUILT_IN):  # what is registered last is asked first
+for _family in reversed(built_in_families()):  # the family registered last is asked first
     register(_family)

@@ -1,12 +1,12 @@
-"""Compiled modules, whose hooks may not be called: recognised, and refused."""
+"""Detection of compiled modules, which may not call the recorder's hooks."""
 
 from torch import nn
 
 from mpdiag.errors import RecordingError
 
 
-def refuse_compiled(model: nn.Module) -> None:
-    """Raise RecordingError if `model` or a module in it went through torch.compile."""
+def require_uncompiled(model: nn.Module) -> None:
+    """Raise RecordingError if `model` or a module in it was compiled by torch.compile."""
     for path, module in model.named_modules():
         forward = module.__dict__.get("forward")
         if (
@@ -14,8 +14,7 @@ def refuse_compiled(model: nn.Module) -> None:
             or getattr(module, "_compiled_call_impl", None) is not None
             or hasattr(forward, "_torchdynamo_orig_callable")
         ):
-            where = path or "the model itself"
             raise RecordingError(
-                f"{where} went through torch.compile, and compiled code may pass by the "
-                "recorder's hooks: record the model before it is compiled"
+                f"{path or 'the model'}: compiled by torch.compile, whose code may not call "
+                "forward hooks; record the model before you compile it"
             )

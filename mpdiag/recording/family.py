@@ -1,84 +1,109 @@
-"""Families of models: which module is read by whom. One's own are added by `register`.
+"""Model families: everything mpdiag knows about the models of one library and architecture.
 
-A family knows its models by the names of their classes, so that no library is imported that the
-user of a model has not imported already.
+A family is declared in one file of `mpdiag/recording/families`, or registered with `register`. It
+identifies its models by the names of their classes, so it does not import their library.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
+from mpdiag.config import LossConfig
 from mpdiag.errors import RecordingError
-from mpdiag.recording.tap import Taps
+from mpdiag.recording.hook_spec import HookSpecs
 
 EXAMPLE = "examples/own_model.py"
 
+InstanceRule = Literal["mask2former", "detr", "sigmoid"]
+"""How instances are extracted from queries, after the post-processing of one library.
+
+mask2former  the most probable pairs of query and class, scored by mask quality as well
+detr         each query once, with its most probable class, scored by that class alone (DETR,
+             PostProcess and PostProcessSegm)
+sigmoid      the pairs with the highest scores, each class against no-object (Conditional DETR and
+             RF-DETR, which have a sigmoid per class); masks are resized in one step (RF-DETR)
+"""
+
 
 class Family(ABC):
-    """How the models of one family are read in canonical names.
+    """Declaration of a model family: how to identify, record, match and score its models.
 
-    `name` is what a recording calls the family; `notes` are sentences that whoever reads its
-    numbers must know, for instance that masks were predicted by the recorder, not by the model.
+    Attributes:
+        name: name of the family in recordings and run directories.
+        notes: sentences that a reader of the recorded values must know, for example that the
+            recorder, not the model, predicted the masks of a layer.
+        instance_rule: how instances are scored.
     """
 
     name: str
     notes: tuple[str, ...] = ()
+    instance_rule: InstanceRule = "mask2former"
 
     @abstractmethod
-    def recognises(self, model: nn.Module) -> bool:
-        """Whether this very module (not one inside it) is a model of the family."""
+    def matches(self, model: nn.Module) -> bool:
+        """Return whether `model` itself (not a module inside it) belongs to the family."""
 
     @abstractmethod
-    def taps(self, model: Any) -> Taps:
-        """Where the tensors of each canonical name pass by in a module that it recognises.
+    def hooks(self, model: Any) -> HookSpecs:
+        """Return the hooks that read each canonical name of a model that matches.
 
-        It may read any attribute: one that is missing is reported as a model built otherwise.
+        It may read any attribute of the model. A missing attribute is reported as an unexpected
+        structure of the model.
         """
+
+    def loss_config(self, model: Any, source: str) -> LossConfig:
+        """Return the matching costs and points of `model`; by default those of Mask2Former.
+
+        Args:
+            model: a model that matches.
+            source: name of the model for errors.
+        """
+        return LossConfig()
 
 
 _FAMILIES: list[Family] = []
 
 
 def register(family: Family) -> Family:
-    """Let `mpdiag.record` know a family. It is asked before all that were registered earlier.
+    """Add a family to those that `mpdiag.record` knows, and ask it before all others.
 
-    One of the same name is replaced, so that a notebook's cell can run twice. For a model that
-    classifies with its module `classify` and predicts masks with `mask_head`, in each layer:
+    A family of the same name is replaced, so that a notebook cell can run twice. An example for a
+    model that calls its modules `classify` and `mask_head` once per layer:
 
-        from mpdiag.recording import Family, Tap, output, register
+        from mpdiag.recording import Family, HookSpec, first_output, register
 
         class SegmenterFamily(Family):
             name = "my segmenter"
 
-            def recognises(self, model):
+            def matches(self, model):
                 return type(model).__name__ == "Segmenter"
 
-            def taps(self, model):
+            def hooks(self, model):
                 layers = len(model.layers) + 1
                 return {
-                    "class_logits": Tap([model.classify], layers, output),
-                    "mask_logits": Tap([model.mask_head], layers, output),
+                    "class_logits": HookSpec([model.classify], layers, first_output),
+                    "mask_logits": HookSpec([model.mask_head], layers, first_output),
                 }
 
         register(SegmenterFamily())
 
     Raises:
-        RecordingError: it is a class, or anything else than an instance of a `Family`.
+        RecordingError: `family` is not an instance of `Family`.
     """
     if not isinstance(family, Family):
-        raise RecordingError(f"{family!r} is no family: register an instance of one, as F() of F")
+        raise RecordingError(f"{family!r}: not an instance of Family; register an instance")
     _FAMILIES[:] = [family, *(known for known in _FAMILIES if known.name != family.name)]
     return family
 
 
 def known_families() -> list[Family]:
-    """All that are registered, in the order in which they are asked."""
+    """Return all registered families, in the order in which they are asked."""
     return list(_FAMILIES)
 
 
-def is_a(module: nn.Module, package: str, *names: str) -> bool:
-    """Whether a class of this name, of this top-level package, is among the module's classes."""
+def is_instance_by_name(module: nn.Module, package: str, *names: str) -> bool:
+    """Return whether a class of `module` or a base of it has this package and one of the names."""
     return any(
         cls.__name__ in names and cls.__module__.partition(".")[0] == package
         for cls in type(module).__mro__
@@ -86,39 +111,42 @@ def is_a(module: nn.Module, package: str, *names: str) -> bool:
 
 
 def family_of(model: nn.Module) -> Family:
-    """The family that reads `model`, or the one model inside it that a family knows.
+    """Return the family of `model`, or of the only model of a known family inside it.
 
     Raises:
-        RecordingError: no family knows it, or it holds several models that one does.
+        RecordingError: no family matches, or several modules inside `model` match one.
     """
-    return find(model)[0]
+    return find_family(model)[0]
 
 
-def find(model: nn.Module) -> tuple[Family, nn.Module]:
-    """The family of `model`, and the module in it that the family recognises: often `model`."""
+def find_family(model: nn.Module) -> tuple[Family, nn.Module]:
+    """Return the family of `model` and the module that it matches: `model` or one inside it.
+
+    Raises:
+        RecordingError: no family matches, or several modules inside `model` match one.
+    """
     found: dict[str, tuple[Family, nn.Module]] = {}
     for path, module in model.named_modules():
         if any(not outer or path.startswith(f"{outer}.") for outer in found):
             continue
-        family = next((family for family in _FAMILIES if family.recognises(module)), None)
+        family = next((family for family in _FAMILIES if family.matches(module)), None)
         if family is not None:
             found[path] = (family, module)
     if len(found) == 1:
         return next(iter(found.values()))
     what = _describe(model)
     if found:
-        held = ", ".join(f"{path} ({family.name})" for path, (family, _) in found.items())
-        raise RecordingError(f"{what} holds {len(found)} models; record one of them: {held}")
+        paths = ", ".join(f"{path} ({family.name})" for path, (family, _) in found.items())
+        raise RecordingError(f"{what}: contains {len(found)} models ({paths}); record one of them")
     known = ", ".join(family.name for family in _FAMILIES)
     raise RecordingError(
-        f"{what} is of no known family, and neither is any module in it; known are {known}. "
-        "mpdiag.recording.register teaches the recorder another: ten lines, of which "
-        f"help(mpdiag.recording.register) and {EXAMPLE} have an example"
+        f"{what}: no known family matches it or a module in it; known families are {known}; write "
+        f"an adapter of about ten lines as in help(mpdiag.recording.register) and {EXAMPLE}"
     )
 
 
 def _describe(model: nn.Module) -> str:
-    """The class of a model and its parts, as far as they help to see what it is."""
+    """Return the class of a model and of its first child modules."""
     children = [f"{name}: {type(child).__name__}" for name, child in model.named_children()]
     listed = ", ".join(children[:8]) + (", ..." if len(children) > 8 else "")
     cls = f"{type(model).__module__}.{type(model).__qualname__}"

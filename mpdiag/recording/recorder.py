@@ -1,4 +1,4 @@
-"""The recorder: a context manager that hooks a model and cleans up behind itself."""
+"""The recorder: a context manager that records every forward pass of a model."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from mpdiag.errors import RecordingError
-from mpdiag.recording.compiled import refuse_compiled
-from mpdiag.recording.family import Family, find
-from mpdiag.recording.names import CANONICAL, LARGE, names
+from mpdiag.recording.canonical_names import CANONICAL_NAMES, LARGE_TENSORS, select_names
+from mpdiag.recording.compiled import require_uncompiled
+from mpdiag.recording.family import Family, find_family
+from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall
 from mpdiag.recording.recording import Recording
-from mpdiag.recording.reduction import Reduction, reduce_by
-from mpdiag.recording.tap import Call, Tap, Taps
+from mpdiag.recording.reduction import Reduction, compose_reductions
 
 
 @contextmanager
@@ -22,93 +22,99 @@ def record(
     only: str | Sequence[str] | None = None,
     reduce: str | Reduction | Sequence[str | Reduction] = (),
 ) -> Iterator[Recording]:
-    """Record every forward pass of `model` inside the `with`; all hooks are gone afterwards.
+    """Record every forward pass of `model` inside the `with` block; remove all hooks on exit.
+
+    The recording holds the tensors of the last pass. The hooks do not change the model's outputs.
 
     Args:
         model: a model of a known family (`mpdiag.recording.known_families()`), or a module that
-            holds one. It computes what it would compute without the hooks.
-        only: a name or shell pattern, or several; if None all that the family has but the large
-            ones (`cross_attention`, `sampling_locations`). Nothing else is hooked or kept.
-        reduce: what makes each tensor smaller before it is kept, in turn: `binary`, `pool:K`,
-            `mean-heads`, `host`, or functions of a name and a tensor (mpdiag.recording.reduction).
+            contains one.
+        only: one or several canonical names or shell patterns. None records every name of the
+            family except the large tensors (`cross_attention`, `sampling_locations`). Other
+            tensors are neither hooked nor kept.
+        reduce: reductions to apply to each tensor, in order: `binary`, `pool:K`, `mean-heads`,
+            `host`, or functions of a name and a tensor (see mpdiag.recording.reduction).
 
     Raises:
-        RecordingError: `model` is no module, no family knows it, it has nothing of a wanted name,
-            it is compiled, `reduce` is unknown, or (from the forward pass) it calls its layers
-            another number of times or in another way than its family does.
+        RecordingError: `model` is not a module, belongs to no known family, is compiled, or has no
+            tensor of a requested name; `reduce` is unknown. A forward pass raises it if the model
+            calls its layers a different number of times or in a different way than expected.
     """
     if not isinstance(model, nn.Module):
         raise RecordingError(
-            f"a model is recorded, not a {type(model).__name__}; mpdiag.load_model reads one "
-            "from a path or hub id"
+            f"{type(model).__name__}: not a torch.nn.Module; load the model first, for example "
+            "with mpdiag.load_model"
         )
-    refuse_compiled(model)
-    family, module = find(model)
-    taps = _taps(family, module)
-    wanted = _wanted(family, taps, [only] if isinstance(only, str) else only)
-    recording = Recording(family.name, family.notes, wanted, has=taps)
-    hooks = _Pass(family, taps, recording, reduce_by(reduce))
+    require_uncompiled(model)
+    family, module = find_family(model)
+    specs = _hook_specs(family, module)
+    requested = _requested_names(family, specs, [only] if isinstance(only, str) else only)
+    recording = Recording(family.name, family.notes, requested, available=specs)
+    hooks = _RecordingHooks(family, specs, recording, compose_reductions(reduce))
     try:
-        hooks.attach(module, wanted)
+        hooks.attach(module, requested)
         yield recording
     finally:
         hooks.remove()
 
 
-def _taps(family: Family, module: nn.Module) -> Taps:
+def _hook_specs(family: Family, module: nn.Module) -> HookSpecs:
     try:
-        taps = family.taps(module)
+        specs = family.hooks(module)
     except (AttributeError, IndexError, KeyError) as error:
         raise RecordingError(
-            f"{type(module).__name__} is not built as {family.name} expects: {error}"
+            f"{type(module).__name__}: does not have the structure that the family {family.name} "
+            f"expects ({error}); this version of its library may not be supported"
         ) from error
-    needed = {need for tap in taps.values() for need in tap.needs}
-    strange = [name for name in taps if name not in CANONICAL and name not in needed]
-    if strange:
+    required = {name for spec in specs.values() for name in spec.requires}
+    unknown = [name for name in specs if name not in CANONICAL_NAMES and name not in required]
+    if unknown:
         raise RecordingError(
-            f"{family.name} taps {strange[0]}, which is no canonical name and which no other tap "
-            f"needs; there are {', '.join(CANONICAL)}"
+            f"{family.name}: hook {unknown[0]!r} has no canonical name and no other hook requires "
+            f"it; the canonical names are {', '.join(CANONICAL_NAMES)}"
         )
-    return taps
+    return specs
 
 
-def _wanted(family: Family, taps: Taps, only: Sequence[str] | None) -> list[str]:
-    """The names to record; one that is asked for and that the family has not is refused."""
-    given = [name for name in CANONICAL if name in taps]
+def _requested_names(family: Family, specs: HookSpecs, only: Sequence[str] | None) -> list[str]:
+    """Return the names to record; RecordingError for a pattern that matches none of the family."""
+    available = [name for name in CANONICAL_NAMES if name in specs]
     if only is None:
-        return [name for name in given if name not in LARGE]
+        return [name for name in available if name not in LARGE_TENSORS]
     for pattern in only:
-        if not set(names([pattern])) & set(given):
+        if not set(select_names([pattern])) & set(available):
             raise RecordingError(
-                f"{family.name} has no {pattern}; what it has is {', '.join(given)}"
+                f"{pattern}: {family.name} does not have it; it has {', '.join(available)}"
             )
-    return [name for name in names(only) if name in given]
+    return [name for name in select_names(only) if name in available]
 
 
-class _Pass:
-    """The hooks on a model, and what they have read in the forward pass that is under way."""
+class _RecordingHooks:
+    """The hooks on a model and the tensors that they have read in the current forward pass."""
 
-    def __init__(self, family: Family, taps: Taps, recording: Recording, reduce: Reduction) -> None:
+    def __init__(
+        self, family: Family, specs: HookSpecs, recording: Recording, reduce: Reduction
+    ) -> None:
         self._family = family
-        self._taps = taps
+        self._specs = specs
         self._recording = recording
         self._reduce = reduce
         self._mask_size: tuple[int, int] | None = None
         self._handles: list[Any] = []
         self._counts: dict[str, int] = {}
         self._layers: dict[str, list[Tensor]] = {}
-        self._seen: dict[str, Any] = {}
-        self._open = False
+        self._required: dict[str, Any] = {}
+        self._enabled = False
 
-    def attach(self, module: nn.Module, wanted: Sequence[str]) -> None:
-        hooked = _with_needs(self._taps, wanted)
-        needed = {need for name in hooked for need in self._taps[name].needs}
-        for name in hooked:
-            hook = self._hook(name, self._taps[name], name in needed, name in wanted)
-            for tapped in self._taps[name].modules:
-                self._handles.append(tapped.register_forward_hook(hook, with_kwargs=True))
+    def attach(self, module: nn.Module, requested: Sequence[str]) -> None:
+        names = _with_requirements(self._specs, requested)
+        required = {name for hooked in names for name in self._specs[hooked].requires}
+        for name in names:
+            hook = self._hook(name, self._specs[name], name in required, name in requested)
+            for hooked_module in self._specs[name].modules:
+                self._handles.append(hooked_module.register_forward_hook(hook, with_kwargs=True))
             self._counts[name] = 0
-        # The pass begins before and ends after everything else that is hooked on the same module.
+        # Begin before and end after all other hooks on the same module.
         self._handles.append(module.register_forward_pre_hook(self._begin, prepend=True))
         self._handles.append(module.register_forward_hook(self._end))
 
@@ -117,59 +123,62 @@ class _Pass:
             handle.remove()
 
     def _begin(self, *_: Any) -> None:
-        self._recording._replace({})
+        self._recording.replace({})
         self._counts = dict.fromkeys(self._counts, 0)
-        self._layers, self._seen = {}, {}
-        self._open = True
+        self._layers, self._required = {}, {}
+        self._enabled = True
 
     def _end(self, *_: Any) -> None:
-        self._open = False
-        self._seen = {}
+        self._enabled = False
+        self._required = {}
         for name, count in self._counts.items():
-            expected = self._taps[name].count
+            expected = self._specs[name].num_layers
             if expected is not None and count != expected:
                 raise RecordingError(
-                    f"one forward pass made {name} in {count} layers, and {self._family.name} "
-                    f"makes it in {expected}: layers were skipped or repeated, so that none can be "
-                    "told from another (in training mode, layer drop does that)"
+                    f"{name}: the forward pass produced {count} layers, but {self._family.name} "
+                    f"has {expected}; layers were skipped or repeated, so disable layer drop or "
+                    "use evaluation mode"
                 )
         for name, layers in self._layers.items():
-            gather = self._taps[name].gather
-            self._layers[name] = layers if gather is None else gather(layers)
-        self._recording._replace(self._layers, self._mask_size)
+            to_layers = self._specs[name].to_layers
+            self._layers[name] = layers if to_layers is None else to_layers(layers)
+        self._recording.replace(self._layers, self._mask_size)
 
-    def _hook(self, name: str, tap: Tap, needed: bool, wanted: bool) -> Callable[..., None]:
-        canonical = name in CANONICAL
+    def _hook(
+        self, name: str, spec: HookSpec, required: bool, requested: bool
+    ) -> Callable[..., None]:
+        canonical = name in CANONICAL_NAMES
 
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
         ) -> None:
-            if not self._open:  # outside of a pass, or called by another tap that reads
+            if not self._enabled:  # outside a pass, or called while another hook reads
                 return
-            self._open = False
+            self._enabled = False
             try:
                 with torch.no_grad():
-                    read = self._read(name, tap, Call(module, args, kwargs, output, self._seen))
-                    layers = read if canonical and isinstance(read, list) else [read]
+                    call = ModuleCall(module, args, kwargs, output, self._required)
+                    value = self._read(name, spec, call)
+                    layers = value if canonical and isinstance(value, list) else [value]
                     self._counts[name] += len(layers)
-                    if needed:
-                        self._seen[name] = read
-                    if wanted:
+                    if required:
+                        self._required[name] = value
+                    if requested:
                         self._keep(name, layers)
             finally:
-                self._open = True
+                self._enabled = True
 
         return hook
 
-    def _read(self, name: str, tap: Tap, call: Call) -> Any:
+    def _read(self, name: str, spec: HookSpec, call: ModuleCall) -> Any:
         try:
-            return tap.read(call)
+            return spec.read(call)
         except torch.OutOfMemoryError:
             raise
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise RecordingError(
-                f"{type(call.module).__name__} is not called as {self._family.name} expects, so "
-                f"that {name} can't be read: {error}"
+                f"{name}: can't be read, because {type(call.module).__name__} is not called as "
+                f"{self._family.name} expects ({error})"
             ) from error
 
     def _keep(self, name: str, layers: Sequence[Tensor]) -> None:
@@ -179,15 +188,15 @@ class _Pass:
         self._layers.setdefault(name, []).extend(kept)
 
 
-def _with_needs(taps: Taps, wanted: Sequence[str]) -> list[str]:
-    """The wanted names and, before each, those that its tap needs."""
+def _with_requirements(specs: HookSpecs, requested: Sequence[str]) -> list[str]:
+    """Return the requested names, each preceded by the names that its hook requires."""
     ordered: dict[str, None] = {}
 
     def add(name: str) -> None:
-        for needed in taps[name].needs:
-            add(needed)
+        for required in specs[name].requires:
+            add(required)
         ordered[name] = None
 
-    for name in wanted:
+    for name in requested:
         add(name)
     return list(ordered)

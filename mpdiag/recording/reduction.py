@@ -1,4 +1,4 @@
-"""Making tensors smaller while they are recorded: binary, pooled, on the host, or by one's own."""
+"""Reductions that make tensors smaller while they are recorded."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from mpdiag.errors import RecordingError
 
 Reduction = Callable[[str, Tensor], Tensor]
-"""From a canonical name and the tensor of one layer to what is kept of it."""
+"""Function from a canonical name and the tensor of one layer to the tensor to keep."""
 
 
 def _binary(name: str, tensor: Tensor) -> Tensor:
@@ -35,19 +35,19 @@ def _pool(size: int) -> Reduction:
 _NAMED = {"binary": _binary, "host": _host, "mean-heads": _mean_of_heads}
 
 
-def reduce_by(steps: str | Reduction | Sequence[str | Reduction]) -> Reduction:
-    """One reduction that takes the steps in turn.
+def compose_reductions(steps: str | Reduction | Sequence[str | Reduction]) -> Reduction:
+    """Return one reduction that applies the steps in order.
 
-    A step is `binary` (masks as bool, where the logit is > 0), `pool:K` (mask logits averaged over
-    squares of K x K cells), `mean-heads` (cross-attention averaged over its heads), `host` (all
-    tensors to the CPU), or a function of one's own.
+    A step is `binary` (masks as bool, True where the logit is > 0), `pool:K` (mask logits averaged
+    over K x K cells), `mean-heads` (cross-attention averaged over heads), `host` (tensors moved
+    to the CPU), or a function.
 
     Raises:
-        RecordingError: a step of another name.
+        RecordingError: a step has an unknown name.
     """
     if isinstance(steps, str) or callable(steps):
         steps = [steps]
-    chain = [_step(one) if isinstance(one, str) else one for one in steps]
+    chain = [_parse(step) if isinstance(step, str) else step for step in steps]
 
     def reduce(name: str, tensor: Tensor) -> Tensor:
         for step in chain:
@@ -57,14 +57,14 @@ def reduce_by(steps: str | Reduction | Sequence[str | Reduction]) -> Reduction:
     return reduce
 
 
-def _step(text: str) -> Reduction:
+def _parse(text: str) -> Reduction:
     kind, _, size = text.partition(":")
     if kind == "pool" and size.isdecimal() and int(size) > 0:
         return _pool(int(size))
     if text in _NAMED:
         return _NAMED[text]
     known = ", ".join(sorted(_NAMED))
-    raise RecordingError(f"reduce={text!r} is none of {known}, and no pool:K as in pool:4")
+    raise RecordingError(f"reduce={text!r}: unknown; use {known}, or pool:K as in pool:4")
 
 
 def _is_mask(name: str) -> bool:

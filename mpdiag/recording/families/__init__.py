@@ -1,29 +1,21 @@
-"""One file for each family that is known from the start."""
+"""Built-in model families, one per file; a new file in this package needs no other edit."""
 
-from mpdiag.recording.families.hook_points import HookPoints
-from mpdiag.recording.families.mask2former import Mask2Former
-from mpdiag.recording.families.official_mask2former import OfficialMask2Former
-from mpdiag.recording.families.transformers_conditional_detr import TransformersConditionalDetr
-from mpdiag.recording.families.transformers_detr import TransformersDetr
-from mpdiag.recording.families.transformers_eomt import TransformersEomt
-from mpdiag.recording.families.transformers_mask2former import TransformersMask2Former
-from mpdiag.recording.families.transformers_maskformer import TransformersMaskFormer
-from mpdiag.recording.families.transformers_oneformer import TransformersOneFormer
-from mpdiag.recording.families.transformers_rfdetr import TransformersRfDetr
-from mpdiag.recording.families.transformers_videomt import TransformersVideomt
+import inspect
+from importlib import import_module
+from pkgutil import iter_modules
+
 from mpdiag.recording.family import Family
 
-BUILT_IN: tuple[Family, ...] = (
-    Mask2Former(),
-    HookPoints(),
-    OfficialMask2Former(),
-    TransformersMask2Former(),
-    TransformersMaskFormer(),
-    TransformersOneFormer(),
-    TransformersEomt(),
-    TransformersVideomt(),
-    TransformersDetr(),
-    TransformersConditionalDetr(),
-    TransformersRfDetr(),
-)
-"""In the order in which they are asked."""
+
+def built_in_families() -> list[Family]:
+    """Return an instance of each concrete family class defined in a module of this package."""
+    modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
+    return [
+        cls()
+        for module in modules
+        for cls in vars(module).values()
+        if isinstance(cls, type)
+        and issubclass(cls, Family)
+        and cls.__module__ == module.__name__
+        and not inspect.isabstract(cls)
+    ]

@@ -1,41 +1,41 @@
-"""Models that send their tensors through hook points of canonical names, as ours do."""
+"""Models with HookPoint modules of canonical names."""
 
 from typing import Any
 
 from torch import nn
 
 from mpdiag.errors import RecordingError
-from mpdiag.recording.family import Family, is_a
-from mpdiag.recording.names import CANONICAL
-from mpdiag.recording.points import HookPoint
-from mpdiag.recording.tap import Tap, Taps, output
+from mpdiag.recording.canonical_names import CANONICAL_NAMES
+from mpdiag.recording.family import Family, is_instance_by_name
+from mpdiag.recording.hook_point import HookPoint
+from mpdiag.recording.hook_spec import HookSpec, HookSpecs, first_output
 
 
-def is_ours(module: nn.Module) -> bool:
-    return is_a(module, "mpdiag", "Mask2Former")
+def is_mpdiag_mask2former(module: nn.Module) -> bool:
+    """Return whether `module` is mpdiag.models.Mask2Former."""
+    return is_instance_by_name(module, "mpdiag", "Mask2Former")
 
 
-class HookPoints(Family):
-    """Any model with `HookPoint` modules of canonical names."""
+class HookPointFamily(Family):
+    """Any model that contains `HookPoint` modules of canonical names."""
 
     name = "mpdiag hook points"
 
-    def recognises(self, model: nn.Module) -> bool:
-        inside = list(model.modules())[1:]
-        return any(isinstance(x, HookPoint) for x in inside) and not any(is_ours(x) for x in inside)
+    def matches(self, model: nn.Module) -> bool:
+        modules = list(model.modules())
+        has_points = any(isinstance(module, HookPoint) for module in modules[1:])
+        return has_points and not any(map(is_mpdiag_mask2former, modules))
 
-    def taps(self, model: Any) -> Taps:
+    def hooks(self, model: Any) -> HookSpecs:
         points: dict[str, HookPoint] = {}
         for path, module in model.named_modules():
             name = path.rpartition(".")[2]
-            if isinstance(module, HookPoint) and name in CANONICAL:
+            if isinstance(module, HookPoint) and name in CANONICAL_NAMES:
                 if name in points:
                     raise RecordingError(
-                        f"{type(model).__name__} holds 2 hook points called {name}; record the "
-                        "module that holds only one"
+                        f"{type(model).__name__}: has 2 hook points called {name}; record a module "
+                        "that has one"
                     )
                 points[name] = module
-        # The model says by its calls how many layers it has; the MP part may be absent.
-        return {
-            name: Tap([point], None, output) for name, point in points.items() if name in CANONICAL
-        }
+        # The number of calls is the number of layers; the MP part may not run.
+        return {name: HookSpec([point], None, first_output) for name, point in points.items()}

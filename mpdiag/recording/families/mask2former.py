@@ -1,47 +1,48 @@
-"""mpdiag's own Mask2Former: its hook points, and what its attention does beside them."""
+"""mpdiag's own Mask2Former: its hook points, attention weights and sampling locations."""
 
 from typing import Any
 
 from torch import Tensor, nn
 
-from mpdiag.recording.families.attention import packed_weights
-from mpdiag.recording.families.deformable import locations, with_offsets
-from mpdiag.recording.families.hook_points import HookPoints, is_ours
-from mpdiag.recording.tap import Call, Tap, Taps
+from mpdiag.recording.attention_weights import packed_weights
+from mpdiag.recording.families.hook_points import HookPointFamily, is_mpdiag_mask2former
+from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall
+from mpdiag.recording.sampling_locations import sampling_hooks, sampling_locations
 
 
-class Mask2Former(HookPoints):
-    """mpdiag.models.Mask2Former; MP-Former is the same model."""
+class Mask2FormerFamily(HookPointFamily):
+    """mpdiag.models.Mask2Former, which is also the model of MP-Former."""
 
     name = "mpdiag Mask2Former"
 
-    def recognises(self, model: nn.Module) -> bool:
-        return is_ours(model)
+    def matches(self, model: nn.Module) -> bool:
+        return is_mpdiag_mask2former(model)
 
-    def taps(self, model: Any) -> Taps:
+    def hooks(self, model: Any) -> HookSpecs:
         cross = [layer.cross_attn for layer in model.decoder.layers]
-        queries = model.config.num_queries
+        num_queries = model.config.num_queries
 
-        def weights(call: Call) -> Tensor:
-            """Of the matching part, which follows the MP part."""
+        def weights(call: ModuleCall) -> Tensor:
+            """Read the matching part, whose queries follow those of the MP part."""
             query, key, _, visible = call.args
             return packed_weights(
                 call.module,
-                query[:, -queries:],
+                query[:, -num_queries:],
                 key,
-                call.module.heads,
-                visible[:, None, -queries:],
+                call.module.num_heads,
+                visible[:, None, -num_queries:],
             )
 
+        encoder = [layer.self_attn for layer in model.pixel_decoder.layers]
         return {
-            **super().taps(model),
-            "cross_attention": Tap(cross, len(cross), weights),
-            **with_offsets([layer.self_attn for layer in model.pixel_decoder.layers], _sampled),
+            **super().hooks(model),
+            "cross_attention": HookSpec(cross, len(cross), weights),
+            **sampling_hooks(encoder, _sampling_locations),
         }
 
 
-def _sampled(call: Call) -> Tensor:
+def _sampling_locations(call: ModuleCall) -> Tensor:
     reference, shapes = call.args[2], call.args[3]
-    shape = (call.module.heads, len(shapes), call.module.points, 2)
-    everywhere = reference[None, :, None].expand(-1, -1, len(shapes), -1)
-    return locations(everywhere, call.seen["offsets"].unflatten(-1, shape), shapes)
+    shape = (call.module.num_heads, len(shapes), call.module.num_points, 2)
+    reference = reference[None, :, None].expand(-1, -1, len(shapes), -1)
+    return sampling_locations(reference, call.required["offsets"].unflatten(-1, shape), shapes)

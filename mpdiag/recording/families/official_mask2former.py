@@ -1,136 +1,159 @@
-"""The official Mask2Former and MP-Former, as detectron2 builds them, in training too.
+"""The official Mask2Former and MP-Former, built by detectron2, in training and evaluation mode.
 
-Their prediction heads are methods, which no hook sees, so that the modules which these call are
-read: the output norm, the class and the mask embedding, and the pixel decoder's last convolution.
+Their prediction heads are methods, which forward hooks can't see. The hooks read the modules that
+these methods call: output norm, class and mask embedding, and the pixel decoder's last convolution.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mpdiag.recording.families.attention import masked_weights
-from mpdiag.recording.families.deformable import locations, with_offsets
-from mpdiag.recording.families.matchings import assignment
-from mpdiag.recording.family import Family, is_a
-from mpdiag.recording.tap import Call, Tap, Taps, first, output
+from mpdiag.config import LossConfig
+from mpdiag.recording.assignments import dense_assignment
+from mpdiag.recording.attention_weights import masked_weights
+from mpdiag.recording.family import Family, is_instance_by_name
+from mpdiag.recording.hook_spec import (
+    HookSpec,
+    HookSpecs,
+    ModuleCall,
+    first_output,
+    first_tensor,
+)
+from mpdiag.recording.sampling_locations import sampling_hooks, sampling_locations
 
-# Without the one whose masks are mixed with the last layer's (...LYSmooth), that no config uses.
+# Not ...LYSmooth, which mixes masks with those of the last layer and which no config uses.
 _DECODERS = ("MultiScaleMaskedTransformerDecoder", "MultiScaleMaskedTransformerDecoderMaskDN")
 
 
-class OfficialMask2Former(Family):
+class OfficialMask2FormerFamily(Family):
     """MaskFormer of facebookresearch/Mask2Former and IDEA-Research/MP-Former, or its head alone.
 
-    In training mode MP-Former's first queries are its MP part, and the criterion's matchings of
-    all layers are read.
+    In training mode the first queries of MP-Former are its MP part, and the hooks read the
+    criterion's matching of every layer. The model normalises and pads its images itself.
     """
 
     name = "official Mask2Former"
 
-    def recognises(self, model: nn.Module) -> bool:
-        if is_a(model, "mask2former", "MaskFormer"):
+    def matches(self, model: nn.Module) -> bool:
+        if is_instance_by_name(model, "mask2former", "MaskFormer"):
             model = model.get_submodule("sem_seg_head")
-        return is_a(model, "mask2former", "MaskFormerHead") and is_a(
+        return is_instance_by_name(model, "mask2former", "MaskFormerHead") and is_instance_by_name(
             model.get_submodule("predictor"), "mask2former", *_DECODERS
         )
 
-    def taps(self, model: nn.Module) -> Taps:
-        whole = is_a(model, "mask2former", "MaskFormer")
+    def loss_config(self, model: Any, source: str) -> LossConfig:
+        matcher = model.criterion.matcher
+        return LossConfig(
+            class_weight=matcher.cost_class,
+            mask_weight=matcher.cost_mask,
+            dice_weight=matcher.cost_dice,
+            num_points=matcher.num_points,
+        )
+
+    def hooks(self, model: nn.Module) -> HookSpecs:
+        whole = is_instance_by_name(model, "mask2former", "MaskFormer")
         head = model.get_submodule("sem_seg_head") if whole else model
         decoder = head.get_submodule("predictor")
-        queries = len(decoder.get_parameter("query_feat.weight"))
-        heads: Any = decoder.num_heads
+        num_queries = len(decoder.get_parameter("query_feat.weight"))
+        num_heads: Any = decoder.num_heads
         cross = list(decoder.get_submodule("transformer_cross_attention_layers").children())
         norm, classify, embed = (
             decoder.get_submodule(name) for name in ("decoder_norm", "class_embed", "mask_embed")
         )
         features = head.get_submodule("pixel_decoder.mask_features")
 
-        def query(call: Call) -> Tensor:
-            return first(call.args).transpose(0, 1)
+        def query(call: ModuleCall) -> Tensor:
+            return first_tensor(call.args).transpose(0, 1)
 
-        def masks(call: Call) -> Tensor:
-            return torch.einsum("bqc,bchw->bqhw", output(call), call.seen["mask_features"])
+        def masks(call: ModuleCall) -> Tensor:
+            return torch.einsum(
+                "bqc,bchw->bqhw", first_output(call), call.required["mask_features"]
+            )
 
-        def visible(call: Call) -> Tensor:
-            """The mask is (B * heads, N, cells), True where a head may not look."""
-            hidden: Tensor = call.argument(2, "memory_mask").unflatten(0, (-1, heads))
+        def visible(call: ModuleCall) -> Tensor:
+            """Invert the mask, which is (B * heads, N, cells) and True where it hides a cell."""
+            hidden: Tensor = call.argument(2, "memory_mask").unflatten(0, (-1, num_heads))
             return ~hidden.all(1)
 
-        both = {
-            "query": ([norm], len(cross) + 1, query, ()),
-            "class_logits": ([classify], len(cross) + 1, output, ()),
-            "mask_logits": ([embed], len(cross) + 1, masks, ("mask_features",)),
-            "attention_mask": (cross, len(cross), visible, ()),
+        both_parts = {
+            "query": HookSpec([norm], len(cross) + 1, query),
+            "class_logits": HookSpec([classify], len(cross) + 1, first_output),
+            "mask_logits": HookSpec([embed], len(cross) + 1, masks, ["mask_features"]),
+            "attention_mask": HookSpec(cross, len(cross), visible),
         }
         encoder = head.get_submodule("pixel_decoder.transformer.encoder.layers").children()
         attentions = [layer.get_submodule("multihead_attn") for layer in cross]
-        taps = {
-            "mask_features": Tap([features], 1, output),
-            "cross_attention": Tap(
-                attentions, len(cross), lambda call: masked_weights(call)[:, :, -queries:]
+        specs = {
+            "mask_features": HookSpec([features], 1, first_output),
+            "cross_attention": HookSpec(
+                attentions, len(cross), lambda call: masked_weights(call)[:, :, -num_queries:]
             ),
-            **with_offsets([layer.get_submodule("self_attn") for layer in encoder], _locations),
+            **sampling_hooks(
+                [layer.get_submodule("self_attn") for layer in encoder], _sampling_locations
+            ),
         }
-        for name, (modules, count, read, needs) in both.items():
-            taps[name] = Tap(modules, count, _matching_part(read, queries), needs)
-            taps[f"piloted_{name}"] = Tap(modules, None, _mp_part(read, queries), needs)
-        return taps | (_matchings(model.get_submodule("criterion")) if whole else {})
+        for name, spec in both_parts.items():
+            specs[name] = HookSpec(
+                spec.modules, spec.num_layers, _matching_part(spec.read, num_queries), spec.requires
+            )
+            specs[f"piloted_{name}"] = HookSpec(
+                spec.modules, None, _mp_part(spec.read, num_queries), spec.requires
+            )
+        return specs | (_assignment_hooks(model.get_submodule("criterion")) if whole else {})
 
 
-def _locations(call: Call) -> Tensor:
-    """Where an MSDeformAttn samples: reference points, and the offsets that it has projected."""
+def _sampling_locations(call: ModuleCall) -> Tensor:
     attention: Any = call.module
     shape = (attention.n_heads, attention.n_levels, attention.n_points, 2)
-    return locations(
+    return sampling_locations(
         call.argument(1, "reference_points"),
-        call.seen["offsets"].unflatten(-1, shape),
+        call.required["offsets"].unflatten(-1, shape),
         call.argument(3, "input_spatial_shapes").tolist(),
     )
 
 
-def _matching_part(read: Any, queries: int) -> Any:
-    """The last rows (B, N, ...) of what `read` gives."""
-    return lambda call: read(call)[:, -queries:]
+def _matching_part(
+    read: Callable[[ModuleCall], Tensor], num_queries: int
+) -> Callable[[ModuleCall], Tensor]:
+    """Return a reader of the last queries: (B, N, ...)."""
+    return lambda call: read(call)[:, -num_queries:]
 
 
-def _mp_part(read: Any, queries: int) -> Any:
-    """The rows (B, P, ...) before them; no layer where there are none."""
+def _mp_part(
+    read: Callable[[ModuleCall], Tensor], num_queries: int
+) -> Callable[[ModuleCall], list[Tensor]]:
+    """Return a reader of the queries before them: (B, P, ...); no layer if there are none."""
 
-    def rows(call: Call) -> list[Tensor]:
-        piloted = read(call)[:, :-queries]
+    def rows(call: ModuleCall) -> list[Tensor]:
+        piloted = read(call)[:, :-num_queries]
         return [piloted] if piloted.shape[1] else []
 
     return rows
 
 
-def _matchings(criterion: nn.Module) -> dict[str, Tap]:
-    """The criterion matches the last layer first, then the others in their order."""
+def _assignment_hooks(criterion: nn.Module) -> dict[str, HookSpec]:
+    """Return hooks of the matchings; the criterion matches the last layer first."""
 
-    def matched(call: Call) -> list[Tensor]:
-        """Those of this pass so far."""
-        return [*call.seen.get("matched", ()), _assignment(call)]
+    def matched(call: ModuleCall) -> list[Tensor]:
+        """Return the assignments of this pass up to this call of the matcher."""
+        logits = call.argument(0, "outputs")["pred_logits"]
+        return [*call.required.get("matched", ()), dense_assignment(call.output, logits)]
 
-    def in_order(call: Call) -> list[Tensor]:
-        last, *others = call.seen["matched"]
+    def in_order(call: ModuleCall) -> list[Tensor]:
+        last, *others = call.required["matched"]
         return [*others, last]
 
     return {
-        "matched": Tap([criterion.get_submodule("matcher")], None, matched),
-        "assignment": Tap([criterion], None, in_order, ["matched"]),
-        "piloted_assignment": Tap([criterion], None, _hard_assignment),
+        "matched": HookSpec([criterion.get_submodule("matcher")], None, matched),
+        "assignment": HookSpec([criterion], None, in_order, ["matched"]),
+        "piloted_assignment": HookSpec([criterion], None, _piloted_assignment),
     }
 
 
-def _assignment(call: Call) -> Tensor:
-    """(B, N) of one call of the matcher."""
-    return assignment(call.output, call.argument(0, "outputs")["pred_logits"])
-
-
-def _hard_assignment(call: Call) -> list[Tensor]:
-    """(B, P) for each layer: a group has as many slots as the image with the most GT needs."""
+def _piloted_assignment(call: ModuleCall) -> list[Tensor]:
+    """Return (B, P) per layer; a group has as many queries as the image with the most GT."""
     piloted: Mapping[str, Any] | None = call.argument(0, "outputs").get("dn_out")
     if not piloted:
         return []

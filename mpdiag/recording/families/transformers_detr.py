@@ -1,28 +1,26 @@
-"""transformers' DETR for segmentation: its mask head sees the last layer alone, here all."""
+"""transformers' DETR for segmentation: the recorder applies its heads to every layer."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mpdiag.recording.families.attention import projected_weights
-from mpdiag.recording.families.decoder_states import APPLIED_HEADS, ZERO_QUERIES, DecoderStates
-from mpdiag.recording.family import Family, is_a
-from mpdiag.recording.tap import Call, Tap, Taps, output
+from mpdiag.recording.attention_weights import cross_attention_hooks
+from mpdiag.recording.decoder_states import HEADS_APPLIED_NOTE, ZERO_QUERIES_NOTE, DecoderStates
+from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall, first_output
+from mpdiag.recording.transformers_family import TransformersFamily
 
 
-class TransformersDetr(Family):
-    """DetrForSegmentation (transformers, modeling_detr.py)."""
+class TransformersDetrFamily(TransformersFamily):
+    """DetrForSegmentation (transformers, modeling_detr.py). It matches by boxes and classes."""
 
     name = "transformers DETR"
-    notes: tuple[str, ...] = (APPLIED_HEADS, ZERO_QUERIES)
-    class_name = "DetrForSegmentation"
+    notes: tuple[str, ...] = (HEADS_APPLIED_NOTE, ZERO_QUERIES_NOTE)
+    model_classes: ClassVar = {"detr": "DetrForSegmentation"}
+    instance_rule = "detr"
     detector = "detr"
 
-    def recognises(self, model: nn.Module) -> bool:
-        return is_a(model, "transformers", self.class_name)
-
-    def taps(self, model: Any) -> Taps:
+    def hooks(self, model: Any) -> HookSpecs:
         detector = model.get_submodule(self.detector)
         inner = detector.model
         decoder = inner.decoder
@@ -30,40 +28,42 @@ class TransformersDetr(Family):
         states = DecoderStates(layers, decoder.layernorm, decoder.config.auxiliary_loss)
         classify = detector.class_labels_classifier
 
-        def classes(call: Call) -> list[Tensor]:
+        def classes(call: ModuleCall) -> list[Tensor]:
             return [self.with_no_object(classify(state)) for state in states.normed(call)]
 
-        def masks(call: Call) -> list[Tensor]:
+        def masks(call: ModuleCall) -> list[Tensor]:
             return [_masks(model, state, call) for state in states.normed(call)]
 
-        after = len(layers) + 1
+        count = len(layers) + 1
         return {
-            "features": Tap([inner.backbone], 1, lambda call: call.output),
-            "projected": Tap([inner.input_projection], 1, output),
-            "memory": Tap([inner.encoder], 1, output),
-            "query": Tap(layers, after, states.raw),
-            "class_logits": Tap(layers, after, classes),
-            "mask_logits": Tap(layers, after, masks, needs=["features", "projected", "memory"]),
+            "features": HookSpec([inner.backbone], 1, lambda call: call.output),
+            "projected": HookSpec([inner.input_projection], 1, first_output),
+            "memory": HookSpec([inner.encoder], 1, first_output),
+            "query": HookSpec(layers, count, states.raw),
+            "class_logits": HookSpec(layers, count, classes),
+            "mask_logits": HookSpec(
+                layers, count, masks, requires=["features", "projected", "memory"]
+            ),
             **self.attention([layer.encoder_attn for layer in layers]),
         }
 
     def with_no_object(self, class_logits: Tensor) -> Tensor:
-        """What the class head gave, no-object last."""
+        """Return the output of the class head with no-object as its last class."""
         return class_logits
 
-    def attention(self, attentions: list[Any]) -> Taps:
-        """Taps of the cross-attention weights."""
-        return projected_weights(attentions)
+    def attention(self, attentions: list[Any]) -> HookSpecs:
+        """Return the hooks of the cross-attention weights."""
+        return cross_attention_hooks(attentions)
 
 
-def _masks(model: Any, queries: Tensor, call: Call) -> Tensor:
-    """(B, N, h, w) from (B, N, C) queries, as the model's forward does at its end."""
-    *fine, (_, inside) = call.seen["features"]
-    memory = call.seen["memory"].transpose(1, 2).unflatten(-1, inside.shape[-2:])
+def _masks(model: Any, queries: Tensor, call: ModuleCall) -> Tensor:
+    """Return (B, N, h, w) for (B, N, C) queries, as the end of the model's forward does."""
+    *fine, (_, inside) = call.required["features"]
+    memory = call.required["memory"].transpose(1, 2).unflatten(-1, inside.shape[-2:])
     outside = torch.where(inside[:, None, None], 0.0, torch.finfo(memory.dtype).min)
     attention = model.bbox_attention(queries, memory, attention_mask=outside.to(memory.dtype))
     masks: Tensor = model.mask_head(
-        features=call.seen["projected"],
+        features=call.required["projected"],
         attention_masks=attention,
         fpn_features=[feature for feature, _ in reversed(fine)],
     )

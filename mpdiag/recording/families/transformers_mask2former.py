@@ -1,41 +1,57 @@
-"""transformers' Mask2Former: the decoder itself predicts in every layer."""
+"""transformers' Mask2Former: the decoder predicts in every layer."""
 
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from mpdiag.recording.families.attention import masked_weights, visible_cells
-from mpdiag.recording.families.deformable import sampling_taps
-from mpdiag.recording.families.matchings import matching_taps
-from mpdiag.recording.family import Family, is_a
-from mpdiag.recording.tap import Call, Tap, Taps, first, output
+from mpdiag.recording.assignments import matcher_hooks
+from mpdiag.recording.attention_weights import masked_weights, visible_cells
+from mpdiag.recording.hook_spec import (
+    HookSpec,
+    HookSpecs,
+    ModuleCall,
+    first_output,
+    first_tensor,
+)
+from mpdiag.recording.sampling_locations import transformers_sampling_hooks
+from mpdiag.recording.transformers_family import TransformersFamily
+
+MASK2FORMER_LOSS_KEYS = {
+    "class_weight": "class_weight",
+    "mask_weight": "mask_weight",
+    "dice_weight": "dice_weight",
+    "no_object_weight": "no_object_weight",
+    "train_num_points": "num_points",
+    "oversample_ratio": "oversample_ratio",
+    "importance_sample_ratio": "importance_sample_ratio",
+}
+"""Key of Mask2FormerConfig -> field of LossConfig; EoMT and OneFormer have the same keys."""
 
 
-class TransformersMask2Former(Family):
+class TransformersMask2FormerFamily(TransformersFamily):
     """Mask2FormerForUniversalSegmentation (transformers, modeling_mask2former.py)."""
 
     name = "transformers Mask2Former"
+    model_classes: ClassVar = {"mask2former": "Mask2FormerForUniversalSegmentation"}
+    loss_keys = MASK2FORMER_LOSS_KEYS
 
-    def recognises(self, model: nn.Module) -> bool:
-        return is_a(model, "transformers", "Mask2FormerForUniversalSegmentation")
-
-    def taps(self, model: Any) -> Taps:
+    def hooks(self, model: Any) -> HookSpecs:
         decoder = model.model.transformer_module.decoder
         layers = list(decoder.layers)
         cross = [layer.cross_attn for layer in layers]
         encoder = model.model.pixel_level_module.decoder.encoder.layers
-        after = len(layers) + 1
+        count = len(layers) + 1
         return {
-            # The norm, the mask predictor and the class predictor take (N, B, C) in turn.
-            "query": Tap([decoder.layernorm], after, _query),
-            "class_logits": Tap([model.class_predictor], after, output),
-            "mask_logits": Tap([decoder.mask_predictor], after, output),
-            "attention_mask": Tap(cross, len(layers), visible_cells),
-            "cross_attention": Tap(cross, len(layers), masked_weights),
-            **matching_taps(model.criterion.matcher, after, last_first=True),
-            **sampling_taps([layer.self_attn for layer in encoder]),
+            # The norm and both predictors are called once per layer, with (N, B, C).
+            "query": HookSpec([decoder.layernorm], count, _query),
+            "class_logits": HookSpec([model.class_predictor], count, first_output),
+            "mask_logits": HookSpec([decoder.mask_predictor], count, first_output),
+            "attention_mask": HookSpec(cross, len(layers), visible_cells),
+            "cross_attention": HookSpec(cross, len(layers), masked_weights),
+            **matcher_hooks(model.criterion.matcher, count, last_first=True),
+            **transformers_sampling_hooks([layer.self_attn for layer in encoder]),
         }
 
 
-def _query(call: Call) -> Tensor:
-    return first(call.args).transpose(0, 1)
+def _query(call: ModuleCall) -> Tensor:
+    return first_tensor(call.args).transpose(0, 1)

@@ -1,51 +1,50 @@
-"""transformers' MaskFormer: its heads see the last layer alone, here they see the others too."""
+"""transformers' MaskFormer: the recorder applies its heads to every layer."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mpdiag.recording.families.attention import projected_weights
-from mpdiag.recording.families.decoder_states import APPLIED_HEADS, ZERO_QUERIES, DecoderStates
-from mpdiag.recording.family import Family, is_a
-from mpdiag.recording.tap import Call, Tap, Taps
+from mpdiag.recording.attention_weights import cross_attention_hooks
+from mpdiag.recording.decoder_states import HEADS_APPLIED_NOTE, ZERO_QUERIES_NOTE, DecoderStates
+from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall
+from mpdiag.recording.transformers_family import TransformersFamily
 
 
-class TransformersMaskFormer(Family):
+class TransformersMaskFormerFamily(TransformersFamily):
     """MaskFormerForInstanceSegmentation (transformers, modeling_maskformer.py).
 
     Every layer is read as the official MaskFormer trains it: the decoder's output norm, then the
-    heads. transformers' own auxiliary outputs leave the norm out before the last layer.
+    heads. transformers' own auxiliary outputs omit the norm before the last layer. The model
+    matches by a focal mask cost, for which LossConfig has no term.
     """
 
     name = "transformers MaskFormer"
-    notes = (APPLIED_HEADS, ZERO_QUERIES)
+    notes = (HEADS_APPLIED_NOTE, ZERO_QUERIES_NOTE)
+    model_classes: ClassVar = {"maskformer": "MaskFormerForInstanceSegmentation"}
 
-    def recognises(self, model: nn.Module) -> bool:
-        return is_a(model, "transformers", "MaskFormerForInstanceSegmentation")
-
-    def taps(self, model: Any) -> Taps:
+    def hooks(self, model: Any) -> HookSpecs:
         decoder = model.model.transformer_module.decoder
         layers = list(decoder.layers)
         states = DecoderStates(layers, decoder.layernorm, decoder.config.auxiliary_loss)
         classify, embed = (model.get_submodule(x) for x in ("class_predictor", "mask_embedder"))
 
-        def classes(call: Call) -> list[Tensor]:
+        def classes(call: ModuleCall) -> list[Tensor]:
             return [classify(state) for state in states.normed(call)]
 
-        def masks(call: Call) -> list[Tensor]:
-            features = call.seen["mask_features"]
+        def masks(call: ModuleCall) -> list[Tensor]:
+            features = call.required["mask_features"]
             return [
                 torch.einsum("bqc,bchw->bqhw", embed(state), features)
                 for state in states.normed(call)
             ]
 
-        after = len(layers) + 1
+        count = len(layers) + 1
         pixels = model.model.pixel_level_module
         return {
-            "mask_features": Tap([pixels], 1, lambda call: call.output[1]),
-            "query": Tap(layers, after, states.raw),
-            "class_logits": Tap(layers, after, classes),
-            "mask_logits": Tap(layers, after, masks, needs=["mask_features"]),
-            **projected_weights([layer.encoder_attn for layer in layers]),
+            "mask_features": HookSpec([pixels], 1, lambda call: call.output[1]),
+            "query": HookSpec(layers, count, states.raw),
+            "class_logits": HookSpec(layers, count, classes),
+            "mask_logits": HookSpec(layers, count, masks, requires=["mask_features"]),
+            **cross_attention_hooks([layer.encoder_attn for layer in layers]),
         }

@@ -1,52 +1,58 @@
-"""transformers' OneFormer: a masked decoder whose heads are modules, called in every layer."""
+"""transformers' OneFormer: a masked-attention decoder whose heads are called in every layer."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mpdiag.recording.families.attention import masked_weights, visible_cells
-from mpdiag.recording.families.deformable import sampling_taps
-from mpdiag.recording.families.matchings import matching_taps
-from mpdiag.recording.family import Family, is_a
-from mpdiag.recording.tap import Call, Tap, Taps, output
+from mpdiag.recording.assignments import matcher_hooks
+from mpdiag.recording.attention_weights import masked_weights, visible_cells
+from mpdiag.recording.families.transformers_mask2former import MASK2FORMER_LOSS_KEYS
+from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall, first_output
+from mpdiag.recording.sampling_locations import transformers_sampling_hooks
+from mpdiag.recording.transformers_family import TransformersFamily
 
 
-class TransformersOneFormer(Family):
+class TransformersOneFormerFamily(TransformersFamily):
     """OneFormerForUniversalSegmentation (transformers, modeling_oneformer.py).
 
-    Its last query is the task token, which predicts as the others do.
+    Its last query is the task token, which predicts like the others. Its processor also takes the
+    name of the task as text.
     """
 
     name = "transformers OneFormer"
+    model_classes: ClassVar = {"oneformer": "OneFormerForUniversalSegmentation"}
+    loss_keys = MASK2FORMER_LOSS_KEYS
+    # The file has class names that only training needs, and would be downloaded.
+    processor_options: ClassVar = {"class_info_file": None}
+    text_processor = "OneFormerProcessor"
 
-    def recognises(self, model: nn.Module) -> bool:
-        return is_a(model, "transformers", "OneFormerForUniversalSegmentation")
-
-    def taps(self, model: Any) -> Taps:
+    def hooks(self, model: Any) -> HookSpecs:
         decoder = model.model.transformer_module.decoder
         pixels = model.model.pixel_level_module
         layers = list(decoder.layers)
         cross = [layer.cross_attn.multihead_attn for layer in layers]
         encoder = pixels.decoder.encoder.layers
 
-        def query(call: Call) -> list[Tensor]:
-            """(N, B, C): what went into the first layer, and what came out of each."""
+        def query(call: ModuleCall) -> list[Tensor]:
+            """Return (B, N, C): the input of the first layer, and the output of each layer."""
             before = [call.kwargs["output"]] if call.module is layers[0] else []
-            return [state.transpose(0, 1) for state in (*before, output(call))]
+            return [state.transpose(0, 1) for state in (*before, first_output(call))]
 
-        after = len(layers) + 1
+        count = len(layers) + 1
         return {
-            "mask_features": Tap([pixels], 1, lambda call: call.output.decoder_last_feature),
-            "query": Tap(layers, after, query),
-            "class_logits": Tap([decoder.class_embed], after, output),
-            "mask_logits": Tap([decoder.mask_embed], after, _masks, needs=["mask_features"]),
-            "attention_mask": Tap(cross, len(layers), visible_cells),
-            "cross_attention": Tap(cross, len(layers), masked_weights),
-            **matching_taps(model.criterion.matcher, after, last_first=True),
-            **sampling_taps([layer.self_attn for layer in encoder]),
+            "mask_features": HookSpec([pixels], 1, lambda call: call.output.decoder_last_feature),
+            "query": HookSpec(layers, count, query),
+            "class_logits": HookSpec([decoder.class_embed], count, first_output),
+            "mask_logits": HookSpec(
+                [decoder.mask_embed], count, _masks, requires=["mask_features"]
+            ),
+            "attention_mask": HookSpec(cross, len(layers), visible_cells),
+            "cross_attention": HookSpec(cross, len(layers), masked_weights),
+            **matcher_hooks(model.criterion.matcher, count, last_first=True),
+            **transformers_sampling_hooks([layer.self_attn for layer in encoder]),
         }
 
 
-def _masks(call: Call) -> Tensor:
-    return torch.einsum("bqc,bchw->bqhw", call.output, call.seen["mask_features"])
+def _masks(call: ModuleCall) -> Tensor:
+    return torch.einsum("bqc,bchw->bqhw", call.output, call.required["mask_features"])

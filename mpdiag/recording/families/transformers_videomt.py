@@ -1,50 +1,51 @@
-"""transformers' VideoMT: EoMT on video, whose queries go on from frame to frame."""
+"""transformers' VideoMT: EoMT for video, whose queries pass from frame to frame."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mpdiag.errors import RecordingError
-from mpdiag.recording.families.transformers_eomt import TransformersEomt
-from mpdiag.recording.family import is_a
-from mpdiag.recording.tap import Taps
+from mpdiag.recording.families.transformers_eomt import TransformersEomtFamily
+from mpdiag.recording.hook_spec import HookSpecs
 
 
-class TransformersVideomt(TransformersEomt):
-    """VideomtForUniversalSegmentation (transformers, modeling_videomt.py)."""
+class TransformersVideomtFamily(TransformersEomtFamily):
+    """VideomtForUniversalSegmentation (transformers, modeling_videomt.py); recorded only."""
 
     name = "transformers VideoMT"
     notes = (
-        *TransformersEomt.notes,
-        "the batch is all frames one after another, each with all videos, as in the model's output",
+        *TransformersEomtFamily.notes,
+        "the batch dimension holds all frames in order, each with all videos, as in the model's "
+        "output",
     )
+    model_classes: ClassVar = {"videomt": "VideomtForUniversalSegmentation"}
+    takes_images = False
 
-    def recognises(self, model: nn.Module) -> bool:
-        return is_a(model, "transformers", "VideomtForUniversalSegmentation")
-
-    def taps(self, model: Any) -> Taps:
+    def hooks(self, model: Any) -> HookSpecs:
         blocks = model.config.num_blocks
 
-        def by_layer(count: int) -> Callable[[list[Tensor]], list[Tensor]]:
-            def gather(tensors: list[Tensor]) -> list[Tensor]:
-                """A frame passes all layers before the next one does."""
+        def merge_frames(count: int) -> Callable[[list[Tensor]], list[Tensor]]:
+            def to_layers(tensors: list[Tensor]) -> list[Tensor]:
+                """Concatenate the frames of each layer; a frame passes all layers at once."""
                 if len(tensors) % count:
                     raise RecordingError(
-                        f"one forward pass made {len(tensors)} layers, which is no multiple of the "
-                        f"{count} of a frame: layers were skipped or repeated"
+                        f"the forward pass produced {len(tensors)} layers, which is not a multiple "
+                        f"of the {count} of one frame; layers were skipped or repeated"
                     )
                 return [torch.cat(tensors[i::count]) for i in range(count)]
 
-            return gather
+            return to_layers
 
-        between = ("attention_mask", "cross_attention")  # of layers 1..L
+        attention = ("attention_mask", "cross_attention")  # of layers 1..L
         return {
             name: replace(
-                tap, count=None, gather=by_layer(blocks if name in between else blocks + 1)
+                spec,
+                num_layers=None,
+                to_layers=merge_frames(blocks if name in attention else blocks + 1),
             )
-            for name, tap in super().taps(model).items()
-            if name != "assignment"  # it takes no labels
+            for name, spec in super().hooks(model).items()
+            if name != "assignment"  # the model takes no labels
         }

@@ -1,4 +1,4 @@
-"""What our model attends to, against plain attention and against what its kernels are given."""
+"""Recorded attention of mpdiag's model, against plain attention and the inputs of its kernels."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 from mpdiag.config import PilotConfig
 from mpdiag.matching import Target
-from mpdiag.models import Mask2Former, assemble_pilot
+from mpdiag.models import Mask2Former, build_pilot_inputs
 from mpdiag.ops import ms_deform_attn
 from mpdiag.recording import record
 
 
 def plain_softmax(query: Tensor, key: Tensor, visible: Tensor) -> Tensor:
-    """One head of one image, cell by cell: exp of scaled products over their sum."""
+    """Compute the softmax of one head of one image, query by query."""
     weights = torch.zeros(len(query), len(key), dtype=torch.float64)
     for n, q in enumerate(query.double()):
         cells = visible[n].nonzero()[:, 0].tolist()
@@ -33,9 +33,9 @@ def test_cross_attention(
 ) -> None:
     pilot = None
     if piloted:
-        streams = [torch.Generator() for _ in targets]
-        pilot = assemble_pilot(
-            targets, PilotConfig(queries=6), layers=4, num_classes=3, streams=streams
+        generators = [torch.Generator() for _ in targets]
+        pilot = build_pilot_inputs(
+            targets, PilotConfig(num_queries=6), layers=4, num_classes=3, generators=generators
         )
     calls: list[tuple[Tensor, Tensor]] = []
     kernel = torch.nn.functional.scaled_dot_product_attention
@@ -77,7 +77,7 @@ def test_sampling_locations(
         assert torch.equal(own, given)
 
 
-def test_they_are_worked_out_only_when_asked_for(
+def test_attention_is_recorded_only_on_request(
     small_model: Mask2Former, images: list[Tensor]
 ) -> None:
     with torch.no_grad(), record(small_model) as recording:

@@ -1,6 +1,6 @@
-"""The adapter of the official models on a small stand-in of their call structure.
+"""The family of the official models, on a small model with their call structure.
 
-tests/detectron2 has the same on the official models themselves.
+tests/detectron2 tests it on the official models.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ class Cross(nn.Module):
 
 
 class MultiScaleMaskedTransformerDecoderMaskDN(nn.Module):
-    """Heads are a method; training queries begin with the MP part."""
+    """Its heads are a method; in training its first queries are the MP part."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,12 +55,12 @@ class MultiScaleMaskedTransformerDecoderMaskDN(nn.Module):
         dn_out = None
         if dn_args is not None:
             most = max(len(target["labels"]) for target in dn_args)
-            fed = torch.zeros(2 * most, len(features), DIM)
+            embedded = torch.zeros(2 * most, len(features), DIM)
             for image, target in enumerate(dn_args):
                 for group in range(2):
                     rows = range(group * most, group * most + len(target["labels"]))
-                    fed[list(rows), image] = self.label_enc(target["labels"])
-            query = torch.cat([fed, query])
+                    embedded[list(rows), image] = self.label_enc(target["labels"])
+            query = torch.cat([embedded, query])
             dn_out = {"dn_args": {"pad_size": 2 * most, "max_num": most}}
         outputs = [self.heads(query, features)]
         for layer in self.transformer_cross_attention_layers:
@@ -81,7 +81,7 @@ class MultiScaleMaskedTransformerDecoderMaskDN(nn.Module):
 
 
 class Attention(nn.Module):
-    """Deformable: 2 heads, a level of 4 x 4 cells, a point."""
+    """Deformable attention with 2 heads, one level of 4 x 4 cells and one point."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class EncoderLayer(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Called by a method, too."""
+    """Called through a method as well."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class MaskFormerHead(nn.Module):
 
 
 class Matcher(nn.Module):
-    """Query k of layer i goes to GT (k + i) of the image; the last layer is asked first."""
+    """Match query k of layer i to GT k + i of the image; the last layer is matched first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ def test_inference(model: MaskFormer, images: Tensor) -> None:
     assert all(not module._forward_hooks for module in model.modules())
 
 
-def test_training_has_matchings_and_the_mp_part(model: MaskFormer, images: Tensor) -> None:
+def test_training_records_assignments_and_the_mp_part(model: MaskFormer, images: Tensor) -> None:
     targets = [{"labels": torch.tensor([3])}, {"labels": torch.tensor([0, 2])}]
     with mpdiag.record(model) as recording:
         model(images, targets)
@@ -238,11 +238,11 @@ def test_sampling_locations(model: MaskFormer, images: Tensor) -> None:
     torch.testing.assert_close(recording.sampling_locations[0], sampled)
 
 
-def test_only_what_is_asked_for(model: MaskFormer, images: Tensor) -> None:
+def test_only_requested_names_of_the_head_alone(model: MaskFormer, images: Tensor) -> None:
     model.eval()
     with mpdiag.record(model.sem_seg_head, only=["mask_logits"]) as recording:
         output = model.sem_seg_head(images)
     assert torch.equal(recording.mask_logits, layers(output, "pred_masks"))
     assert "class_logits" not in recording
-    with pytest.raises(RecordingError, match="official Mask2Former has no assignment"):
+    with pytest.raises(RecordingError, match="assignment: official Mask2Former does not have it"):
         mpdiag.record(model.sem_seg_head, only=["assignment"]).__enter__()

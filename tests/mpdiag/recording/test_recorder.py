@@ -1,6 +1,8 @@
-"""The recorder sees everything, changes nothing and leaves nothing behind."""
+"""The recorder reads every layer, does not change outputs, and removes its hooks."""
 
 import copy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,17 +10,19 @@ import torch
 from mpdiag.config import PilotConfig
 from mpdiag.errors import RecordingError
 from mpdiag.matching import Target
-from mpdiag.models import Mask2Former, assemble_pilot
+from mpdiag.models import Mask2Former, build_pilot_inputs
 from mpdiag.recording import (
+    CANONICAL_NAMES,
     Family,
     HookPoint,
+    HookSpec,
+    HookSpecs,
     Recording,
-    Tap,
-    Taps,
+    families,
     known_families,
-    names,
     record,
     register,
+    select_names,
 )
 
 
@@ -44,104 +48,105 @@ def test_outputs_are_bit_equal_and_recorded(
     assert hooks(small_model) == 0
 
 
-def test_the_mp_part_has_names_of_its_own(
+def test_the_mp_part_has_piloted_names(
     small_model: Mask2Former, images: list[torch.Tensor], targets: list[Target]
 ) -> None:
-    pilot = assemble_pilot(
+    pilot = build_pilot_inputs(
         targets,
-        PilotConfig(queries=6),
+        PilotConfig(num_queries=6),
         layers=4,
         num_classes=3,
-        streams=[torch.Generator() for _ in targets],
+        generators=[torch.Generator() for _ in targets],
     )
     with torch.no_grad(), record(small_model, only=["*_logits"]) as recording:
         output = small_model(images, pilot)
     assert torch.equal(recording.piloted_mask_logits, output.piloted.mask_logits)
     assert torch.equal(recording.mask_logits, output.matching.mask_logits)
     assert "query" not in recording
-    with pytest.raises(RecordingError, match=r'not asked for; .*only=\["\*_logits", "query"\]'):
+    with pytest.raises(RecordingError, match=r'not requested; .*only=\["\*_logits", "query"\]'):
         _ = recording.query
-    with pytest.raises(RecordingError, match="assignment was not recorded: mpdiag Mask2Former has"):
+    with pytest.raises(
+        RecordingError, match="assignment: not recorded; mpdiag Mask2Former does not"
+    ):
         _ = recording.assignment
 
 
-def test_what_is_wanted_may_be_one_name(
-    small_model: Mask2Former, images: list[torch.Tensor]
-) -> None:
+def test_only_accepts_a_single_name(small_model: Mask2Former, images: list[torch.Tensor]) -> None:
     with torch.no_grad(), record(small_model, only="mask_logits") as recording:
         small_model(images)
     assert "mask_logits" in recording and "class_logits" not in recording
 
 
-def test_a_path_is_no_model() -> None:
-    with pytest.raises(RecordingError, match=r"not a str; mpdiag\.load_model"):
+def test_a_path_is_rejected() -> None:
+    with pytest.raises(RecordingError, match=r"str: not a torch.nn.Module; .*mpdiag\.load_model"):
         record("model_final.pth").__enter__()  # type: ignore[arg-type]
 
 
-def test_hooks_go_also_after_an_exception(small_model: Mask2Former) -> None:
+def test_hooks_are_removed_after_an_exception(small_model: Mask2Former) -> None:
     with pytest.raises(ZeroDivisionError), record(small_model):
         assert hooks(small_model) > 0
         raise ZeroDivisionError
     assert hooks(small_model) == 0
 
 
-def test_the_last_pass_is_what_stays(small_model: Mask2Former, images: list[torch.Tensor]) -> None:
+def test_the_last_pass_replaces_earlier_ones(
+    small_model: Mask2Former, images: list[torch.Tensor]
+) -> None:
     with torch.no_grad(), record(small_model, only=["mask_logits"]) as recording:
         small_model(images)
         last = small_model(images[:1]).matching.mask_logits
     assert torch.equal(recording.mask_logits, last)
 
 
-def test_masks_of_all_layers_are_not_copied(
-    small_model: Mask2Former, images: list[torch.Tensor]
-) -> None:
+def test_masks_are_not_copied(small_model: Mask2Former, images: list[torch.Tensor]) -> None:
     with torch.no_grad(), record(small_model) as recording:
         made = small_model(images).matching.mask_logits
         assert recording.mask_logits.data_ptr() == made.data_ptr()
         assert torch.equal(recording.mask_logits, made)
 
 
-def test_layers_apart_in_memory_are_joined_in_their_order() -> None:
+def test_layers_apart_in_memory_are_stacked_in_order() -> None:
     x = torch.arange(24.0).view(3, 1, 2, 2, 2)
     for order in ([0, 1, 2], [2, 0, 1], [0, 2, 1], [2, 1, 0], [1, 1], [2]):
         recording = Recording("ours", [], ["mask_logits"])
-        recording._replace({"mask_logits": [x[index] for index in order]})
+        recording.replace({"mask_logits": [x[index] for index in order]})
         assert torch.equal(recording.mask_logits, x[order])
 
 
-def test_what_a_hook_returns_is_what_the_model_goes_on_with(
+def test_a_hook_on_a_hook_point_can_replace_a_tensor(
     small_model: Mask2Former, images: list[torch.Tensor]
 ) -> None:
-    point = small_model.decoder.points.mask_logits
+    point = small_model.decoder.hook_points.mask_logits
     handle = point.register_forward_hook(lambda *_: torch.zeros(2, 6, 16, 16))
     assert not small_model(images).matching.mask_logits.any()
     handle.remove()
     assert small_model(images).matching.mask_logits.any()
 
 
-def test_mistakes_are_named(small_model: Mask2Former) -> None:
-    unknown = r"Sequential \(0: Linear\) is of no known family.*mpdiag hook points, .*own_model"
+def test_error_messages(small_model: Mask2Former) -> None:
+    unknown = r"Sequential \(0: Linear\): no known family.*mpdiag hook points, .*own_model"
     with (
         pytest.raises(RecordingError, match=unknown),
         record(torch.nn.Sequential(torch.nn.Linear(1, 1))),
     ):
         pass
     with (
-        pytest.raises(RecordingError, match="nothing is called 'masks'"),
+        pytest.raises(RecordingError, match="'masks': matches no tensor name"),
         record(small_model, only=["masks"]),
     ):
         pass
-    with record(small_model) as recording, pytest.raises(RecordingError, match="no forward pass"):
+    missing = pytest.raises(RecordingError, match="run the model inside")
+    with record(small_model) as recording, missing:
         _ = recording.mask_logits
     with pytest.raises(AttributeError, match="it has query"):
         _ = recording.masks
 
 
-def test_a_name_that_the_family_lacks_is_refused() -> None:
+def test_a_name_that_the_family_does_not_have_is_rejected() -> None:
     model = torch.nn.Module()
     model.mask_logits = HookPoint()
     with (
-        pytest.raises(RecordingError, match="has no query; what it has is mask_logits"),
+        pytest.raises(RecordingError, match=r"query: .* does not have it; it has mask_logits"),
         record(model, only=["query", "mask_*"]),
     ):
         pass
@@ -165,19 +170,19 @@ def test_a_model_inside_another_is_found(
         whole = small_model(images).matching
     assert torch.equal(recording.mask_logits, whole.mask_logits)
     twice = Wrapper(small_model, copy.deepcopy(small_model))
-    several = r"holds 2 models.*inner\.0 \(mpdiag Mask2Former\)"
+    several = r"contains 2 models.*inner\.0 \(mpdiag Mask2Former\)"
     with pytest.raises(RecordingError, match=several), record(twice):
         pass
 
 
-def test_hook_points_of_one_name_are_refused() -> None:
+def test_two_hook_points_of_one_name_are_rejected() -> None:
     model = torch.nn.ModuleList([torch.nn.Module(), torch.nn.Module()])
     model[0].query, model[1].query = HookPoint(), HookPoint()
     with pytest.raises(RecordingError, match="2 hook points called query"), record(model):
         pass
 
 
-def test_a_pass_that_fails_leaves_nothing(
+def test_a_failed_pass_records_nothing(
     small_model: Mask2Former, images: list[torch.Tensor]
 ) -> None:
     with record(small_model) as recording:
@@ -188,8 +193,8 @@ def test_a_pass_that_fails_leaves_nothing(
 
 
 @pytest.mark.parametrize("how", ["wrapped", "in place", "forward", "a part"])
-def test_a_compiled_model_is_refused(small_model: Mask2Former, how: str) -> None:
-    """torch.compile only marks the model here: it compiles at the first call."""
+def test_a_compiled_model_is_rejected(small_model: Mask2Former, how: str) -> None:
+    """torch.compile only marks the model here; it compiles at the first call."""
     model: torch.nn.Module = small_model
     if how == "wrapped":
         model = torch.compile(small_model)  # type: ignore[assignment]
@@ -203,56 +208,55 @@ def test_a_compiled_model_is_refused(small_model: Mask2Former, how: str) -> None
         pass
 
 
-def test_a_layer_that_is_called_otherwise_is_refused() -> None:
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo registrations at the end of a test."""
+    monkeypatch.setattr("mpdiag.recording.family._FAMILIES", known_families())
+
+
+@pytest.mark.usefixtures("registry")
+def test_an_unexpected_call_is_reported() -> None:
     class Other(Family):
         name = "other"
 
-        def recognises(self, model: torch.nn.Module) -> bool:
+        def matches(self, model: torch.nn.Module) -> bool:
             return isinstance(model, torch.nn.Identity)
 
-        def taps(self, model: torch.nn.Module) -> Taps:
-            return {"query": Tap([model], 1, lambda call: call.kwargs["queries"])}
+        def hooks(self, model: torch.nn.Module) -> HookSpecs:
+            return {"query": HookSpec([model], 1, lambda call: call.kwargs["queries"])}
 
     known = known_families()
     register(Other())
-    try:
-        model = torch.nn.Identity()
-        with (
-            record(model),
-            pytest.raises(RecordingError, match=r"Identity is not called as other expects"),
-        ):
-            model(torch.zeros(1))
-        register(Other())
-        assert [family.name for family in known_families()] == ["other", *(f.name for f in known)]
-    finally:
-        known_families.__globals__["_FAMILIES"][:] = known
+    model = torch.nn.Identity()
+    with (
+        record(model),
+        pytest.raises(RecordingError, match="query: can't be read, because Identity is not called"),
+    ):
+        model(torch.zeros(1))
+    register(Other())
+    assert [family.name for family in known_families()] == ["other", *(f.name for f in known)]
 
 
-def test_a_family_that_names_what_nothing_knows_is_refused() -> None:
+@pytest.mark.usefixtures("registry")
+def test_a_hook_without_a_canonical_name_is_rejected() -> None:
     class Misnamed(Family):
         name = "misnamed"
 
-        def recognises(self, model: torch.nn.Module) -> bool:
+        def matches(self, model: torch.nn.Module) -> bool:
             return isinstance(model, torch.nn.Identity)
 
-        def taps(self, model: torch.nn.Module) -> Taps:
-            return {"masks": Tap([model], 1, lambda call: call.output)}
+        def hooks(self, model: torch.nn.Module) -> HookSpecs:
+            return {"masks": HookSpec([model], 1, lambda call: call.output)}
 
     with pytest.raises(RecordingError, match="register an instance"):
         register(Misnamed)
-    known = known_families()
     register(Misnamed())
-    try:
-        with (
-            pytest.raises(RecordingError, match=r"misnamed taps masks, .* mask_logits"),
-            record(torch.nn.Identity()),
-        ):
-            pass
-    finally:
-        known_families.__globals__["_FAMILIES"][:] = known
+    message = r"misnamed: hook 'masks' has no canonical name.* mask_logits"
+    with pytest.raises(RecordingError, match=message), record(torch.nn.Identity()):
+        pass
 
 
-def test_a_model_of_ones_own_needs_only_hook_points() -> None:
+def test_hook_points_suffice_for_a_custom_model() -> None:
     class Own(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -270,4 +274,38 @@ def test_a_model_of_ones_own_needs_only_hook_points() -> None:
 
 
 def test_names_by_pattern() -> None:
-    assert names(["piloted_*"]) == [name for name in names() if name.startswith("piloted_")]
+    piloted = [name for name in CANONICAL_NAMES if name.startswith("piloted_")]
+    assert select_names(["piloted_*"]) == piloted
+    assert select_names() == list(CANONICAL_NAMES)
+
+
+FAMILY_FILE = """
+from mpdiag.recording import Family, HookSpec, first_output
+
+class EchoFamily(Family):
+    name = "echo"
+    instance_rule = "detr"
+
+    def matches(self, model):
+        return type(model).__name__ == "Identity"
+
+    def hooks(self, model):
+        return {"mask_logits": HookSpec([model], 1, first_output)}
+"""
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_new_file_in_the_families_package_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "echo.py").write_text(FAMILY_FILE)
+    monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
+    found = families.built_in_families()
+    monkeypatch.delitem(sys.modules, "mpdiag.recording.families.echo")
+    names = [family.name for family in found]
+    assert sorted(names) == sorted(["echo", *(family.name for family in known_families())])
+    register(found[names.index("echo")])
+    model = torch.nn.Identity()
+    with record(model) as recording:
+        model(torch.ones(1, 2, 3, 3))
+    assert recording.family == "echo" and recording.mask_logits.shape == (1, 1, 2, 3, 3)

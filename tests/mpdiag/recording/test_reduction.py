@@ -1,4 +1,4 @@
-"""What `only` and `reduce` leave of a recording."""
+"""The arguments `only` and `reduce` of the recorder."""
 
 import gc
 import weakref
@@ -24,7 +24,7 @@ def test_binary_and_host(small_model: Mask2Former, images: list[Tensor]) -> None
     assert small.mask_logits.dtype == torch.bool
     assert torch.equal(small.mask_logits, plain.mask_logits > 0)
     assert torch.equal(small.class_logits, plain.class_logits)
-    assert torch.equal(torch.tensor(small.frame()["area"]), torch.tensor(plain.frame()["area"]))
+    assert small.to_dataframe()["area"].equals(plain.to_dataframe()["area"])
 
 
 def test_pooled(small_model: Mask2Former, images: list[Tensor]) -> None:
@@ -36,9 +36,7 @@ def test_pooled(small_model: Mask2Former, images: list[Tensor]) -> None:
     torch.testing.assert_close(pooled[..., 3, 3], plain.mask_logits[..., 15, 15])
 
 
-def test_heads_averaged_and_a_function_of_ones_own(
-    small_model: Mask2Former, images: list[Tensor]
-) -> None:
+def test_mean_heads_and_a_function(small_model: Mask2Former, images: list[Tensor]) -> None:
     only = ["cross_attention"]
     plain = recorded(small_model, images, only=only).cross_attention
     mean = recorded(small_model, images, only=only, reduce="mean-heads").cross_attention
@@ -48,21 +46,19 @@ def test_heads_averaged_and_a_function_of_ones_own(
     assert torch.equal(third.cross_attention[2], plain[2][:, :, 3:4])
 
 
-def test_an_unknown_reduction_is_named(small_model: Mask2Former) -> None:
+def test_an_unknown_reduction_is_rejected(small_model: Mask2Former) -> None:
     for wrong in ("pool", "pool:0", "half"):
         with (
-            pytest.raises(RecordingError, match=f"reduce='{wrong}' is none of binary, host"),
+            pytest.raises(RecordingError, match=f"reduce='{wrong}': unknown; use binary, host"),
             record(small_model, reduce=wrong),
         ):
             pass
 
 
-def test_nothing_that_is_not_asked_for_is_kept(
-    small_model: Mask2Former, images: list[Tensor]
-) -> None:
-    """The masks of a pass die with the model's output; the classes stay."""
+def test_other_tensors_are_not_kept(small_model: Mask2Former, images: list[Tensor]) -> None:
+    """The masks of a pass are freed with the model's output; the classes are kept."""
     seen: list[weakref.ref[Tensor]] = []
-    point = small_model.decoder.points.mask_logits
+    point = small_model.decoder.hook_points.mask_logits
     handle = point.register_forward_hook(lambda *call: seen.append(weakref.ref(call[2])))
     with torch.no_grad(), record(small_model, only=["class_*"]) as recording:
         assert len(point._forward_hooks) == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpdiag.models import Sizes, instance_inference
+from mpdiag.models import ImageSizes, instance_inference
 
 t = pytest.importorskip("transformers")
 
@@ -32,7 +32,7 @@ def test_rf_detr(masks: torch.Tensor) -> None:
     found = instance_inference(
         torch.nn.functional.pad(logits, (0, 1))[0],
         masks[0],
-        Sizes((64, 96), (64, 96), SIZE),
+        ImageSizes((64, 96), (64, 96), SIZE),
         detections=QUERIES,
         rule="sigmoid",
     )
@@ -48,7 +48,7 @@ def test_detr(masks: torch.Tensor) -> None:
     logits = 3 * torch.randn(1, QUERIES, CLASSES + 1, generator=torch.Generator().manual_seed(1))
     outputs = SimpleNamespace(logits=logits, pred_boxes=torch.rand(1, QUERIES, 4))
     own = t.DetrImageProcessor().post_process_object_detection(outputs, threshold=0.0)[0]
-    found = instance_inference(logits[0], masks[0], Sizes((64, 96), (64, 96), SIZE), rule="detr")
+    found = instance_inference(logits[0], masks[0], ImageSizes((64, 96), (64, 96), SIZE), rule="detr")
     order = own["scores"].argsort(descending=True)
     assert sorted(found.queries.tolist()) == list(range(QUERIES))
     assert torch.equal(found.queries, order)
@@ -63,7 +63,7 @@ def test_one_step_over_the_cells_of_the_image(masks: torch.Tensor) -> None:
     """With padding, the image's own cells are resized."""
     logits = torch.randn(QUERIES, CLASSES + 1, generator=torch.Generator().manual_seed(1))
     found = instance_inference(
-        logits, masks[0], Sizes((64, 96), (38, 60), SIZE), detections=3, rule="sigmoid"
+        logits, masks[0], ImageSizes((64, 96), (38, 60), SIZE), detections=3, rule="sigmoid"
     )
     cut = masks[:, :, :10, :15]  # of 9.5 and 15 cells
     expected = torch.nn.functional.interpolate(cut, SIZE, mode="bilinear")[0] > 0
