@@ -1,4 +1,4 @@
-"""The architecture that a set of weights belongs to, read from names and shapes alone."""
+"""Derive the architecture of a model from the names and shapes of its weights."""
 
 import math
 from collections.abc import Mapping
@@ -8,9 +8,9 @@ from torch import Tensor
 from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.errors import CheckpointError
 from mpdiag.models.pixel_decoder import LEVELS
-from mpdiag.models.swin import PUBLISHED, SwinShape
+from mpdiag.models.swin import PUBLISHED_SWINS, SwinShape
 
-ENCODER_POINTS = 4  # of every published model; weights give only points x heads
+ENCODER_POINTS = 4  # in every published model; the weights give points x heads only
 
 _RESNETS: dict[tuple[str | int, ...], str] = {
     ("basic", 2, 2, 2, 2): "resnet18",
@@ -21,14 +21,13 @@ _RESNETS: dict[tuple[str | int, ...], str] = {
 }
 
 
-def architecture_of(weights: Mapping[str, Tensor], source: str) -> ModelConfig:
-    """Settings of the model that has these parameters (our names).
+def model_config_of(weights: Mapping[str, Tensor], source: str) -> ModelConfig:
+    """Return the settings of the model that has these parameters (mpdiag's names).
 
-    Heads are taken to be the same in both decoders; class names and image sizes are not in the
-    weights.
+    Both decoders are assumed to have equal numbers of heads.
 
     Raises:
-        CheckpointError: a part is missing, or the backbone is not known.
+        CheckpointError: a part is missing, or the backbone is unknown.
     """
     needed = (
         "decoder.class_embed.weight",
@@ -41,14 +40,14 @@ def architecture_of(weights: Mapping[str, Tensor], source: str) -> ModelConfig:
     )
     for name in needed:
         if name not in weights:
-            raise CheckpointError(f"{source}: no {name} in it, so it is no whole Mask2Former model")
+            raise CheckpointError(f"{source}: not a complete Mask2Former model; it has no {name}")
     classes, dim = weights["decoder.class_embed.weight"].shape
     return ModelConfig(
         num_classes=classes - 1,
-        backbone=backbone_of(weights, source),
+        backbone=backbone_config_of(weights, source),
         hidden_dim=dim,
         mask_dim=len(weights["pixel_decoder.mask_features.weight"]),
-        heads=sampled_points(weights) // ENCODER_POINTS,
+        num_heads=num_sampling_points(weights) // ENCODER_POINTS,
         encoder_layers=_count(weights, "pixel_decoder.layers."),
         encoder_feedforward_dim=len(weights["pixel_decoder.layers.0.linear1.weight"]),
         encoder_points=ENCODER_POINTS,
@@ -60,24 +59,24 @@ def architecture_of(weights: Mapping[str, Tensor], source: str) -> ModelConfig:
     )
 
 
-def sampled_points(weights: Mapping[str, Tensor]) -> int:
-    """Heads times points of the pixel decoder's deformable attention."""
+def num_sampling_points(weights: Mapping[str, Tensor]) -> int:
+    """Return heads times points of the pixel decoder's deformable attention."""
     offsets = weights["pixel_decoder.layers.0.self_attn.sampling_offsets.bias"].numel()
     return offsets // (LEVELS * 2)
 
 
-def family_of(config: ModelConfig) -> str:
-    """Whose model it is, in words: the released MP-Former has no query positions."""
+def family_name(config: ModelConfig) -> str:
+    """Return the name of the model; the released MP-Former has no query positions."""
     if not config.query_position:
         return "MP-Former"
     return "Mask2Former, piloted" if config.label_embedding else "Mask2Former"
 
 
-def backbone_of(weights: Mapping[str, Tensor], source: str) -> BackboneConfig:
-    """Settings of the backbone among these parameters (our names).
+def backbone_config_of(weights: Mapping[str, Tensor], source: str) -> BackboneConfig:
+    """Return the settings of the backbone among these parameters (mpdiag's names).
 
     Raises:
-        CheckpointError: neither a ResNet nor a Swin that is known.
+        CheckpointError: the backbone is not a known ResNet or Swin.
     """
     if any(name.startswith("backbone.stages.") for name in weights):
         return _swin(weights, source)
@@ -91,8 +90,8 @@ def _resnet(weights: Mapping[str, Tensor], source: str) -> BackboneConfig:
     first = ["backbone.conv1", *(f"backbone.layer{stage}.0.conv1" for stage in range(1, 5))]
     if name is None or any(f"{conv}.weight" not in weights for conv in first):
         raise CheckpointError(
-            f"{source}: backbone not recognised ({kind} blocks {blocks}); ResNet-18 to 152 and "
-            "Swin are read from weights alone"
+            f"{source}: unknown backbone ({kind} blocks {blocks}); ResNet-18 to 152 and Swin are "
+            "supported"
         )
     stem, *widths = [len(weights[f"{conv}.weight"]) for conv in first]
     return BackboneConfig(
@@ -104,9 +103,9 @@ def _resnet(weights: Mapping[str, Tensor], source: str) -> BackboneConfig:
 
 
 def _swin(weights: Mapping[str, Tensor], source: str) -> BackboneConfig:
-    """The bias table of a block has a row for each offset in a window and a column for each head.
+    """Read a Swin, whose bias tables have a row per offset in a window and a column per head.
 
-    The window is the same in all stages of every published Swin.
+    All stages of a published Swin have the same window size.
     """
     depths = [_count(weights, f"backbone.stages.{stage}.blocks.") for stage in range(4)]
     tables = [
@@ -116,24 +115,24 @@ def _swin(weights: Mapping[str, Tensor], source: str) -> BackboneConfig:
     embed = weights.get("backbone.patch_embed.proj.weight")
     known = [table for table in tables if table is not None]
     if embed is None or len(known) < 4:
-        raise CheckpointError(f"{source}: its Swin has no patch_embed, or not four whole stages")
+        raise CheckpointError(f"{source}: incomplete Swin; it needs patch_embed and four stages")
     heads = [table.shape[1] for table in known]
     shape = SwinShape(
         embed_dim=len(embed),
         depths=(depths[0], depths[1], depths[2], depths[3]),
         num_heads=(heads[0], heads[1], heads[2], heads[3]),
-        window=(math.isqrt(len(known[0])) + 1) // 2,
+        window_size=(math.isqrt(len(known[0])) + 1) // 2,
     )
     names = {
         (known.embed_dim, known.depths, known.num_heads): name
-        for name, (known, _) in PUBLISHED.items()
+        for name, (known, _) in PUBLISHED_SWINS.items()
     }
     return BackboneConfig(
         name=names.get((shape.embed_dim, shape.depths, shape.num_heads), "swin"),
         embed_dim=shape.embed_dim,
         depths=shape.depths,
         num_heads=shape.num_heads,
-        window=shape.window,
+        window_size=shape.window_size,
     )
 
 

@@ -1,7 +1,7 @@
-"""Backbones pre-trained on ImageNet, as four libraries name them, under our names.
+"""ImageNet backbones of four libraries under mpdiag's parameter names.
 
-Names: detectron2's `tools/convert-torchvision-to-d2.py` (R-50.pkl, R-101.pkl), torchvision's and
-timm's ResNets, microsoft/Swin-Transformer, and timm's Swin.
+Sources of the names: detectron2's `tools/convert-torchvision-to-d2.py` (R-50.pkl, R-101.pkl),
+torchvision's and timm's ResNets, microsoft/Swin-Transformer, and timm's Swin.
 """
 
 import re
@@ -13,60 +13,70 @@ from torch import Tensor
 from mpdiag.checkpoints.official_keys import from_official
 from mpdiag.errors import CheckpointError
 
-# Left out: the classifier, the norm before it, and what a Swin computes from its window.
-_NOT_BACKBONE = re.compile(
-    r"(stem\.fc|fc|linear|head|norm)\..*|.*\.(attn_mask|relative_position_index)"
-)
+# The classifier, the norm before it, and the buffers that Swin derives from its window.
+_IGNORED = re.compile(r"(stem\.fc|fc|linear|head|norm)\..*|.*\.(attn_mask|relative_position_index)")
 
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """`form` says whose names the file uses; `weights` has ours, beginning with `backbone.`."""
+    """Weights of a backbone.
 
-    form: str
+    Attributes:
+        format: library whose names the file uses, for display.
+        weights: mpdiag's name (`backbone....`) -> tensor.
+    """
+
+    format: str
     weights: dict[str, Tensor]
 
 
 def imagenet_backbone(state: Mapping[str, Tensor], source: str) -> Backbone | None:
-    """The ImageNet backbone that these entries are, or None if they are something else.
+    """Return the ImageNet backbone in a state dict, or None if it is something else.
 
     Raises:
-        CheckpointError: a backbone that our models can't take, or an entry that belongs to none.
+        CheckpointError: the backbone is not supported, or has an unknown entry.
     """
-    form = _form(state)
-    if form is None:
+    library = _library(state)
+    if library is None:
         return None
-    if form == "Caffe2":
+    if library == "Caffe2":
         raise CheckpointError(
-            f"{source}: an original ResNet of Caffe2, which has its strides in other convolutions "
-            "and reads BGR; take detectron2's ImageNetPretrained/torchvision/R-50.pkl"
+            f"{source}: a ResNet of Caffe2, which has its strides in other convolutions and reads "
+            "BGR, is not supported; use detectron2's ImageNetPretrained/torchvision/R-50.pkl"
         )
     weights = {}
     for name, tensor in state.items():
-        if _NOT_BACKBONE.fullmatch(name):
+        if _IGNORED.fullmatch(name):
             continue
-        ours = _our_name(name, form)
+        ours = _mpdiag_name(name, library)
         if ours is None:
-            raise CheckpointError(f"{source}: {name} belongs to no ResNet or Swin that is known")
+            raise CheckpointError(f"{source}: {name} is not an entry of a known ResNet or Swin")
         weights[ours] = tensor
-    return Backbone(f"named as {form} does", weights)
+    return Backbone(f"with {library} names", weights)
 
 
 def timm_backbone(state: Mapping[str, Tensor], wanted: Collection[str]) -> Backbone | None:
-    """The entries of a whole timm model that its `features_only` form, named `wanted`, has.
+    """Return the entries of a timm model that its `features_only` variant has.
 
-    That form writes `stages.0.` as `stages_0.`. None unless all wanted entries are there.
+    The variant writes `stages.0.` as `stages_0.`.
+
+    Args:
+        state: state dict of the whole timm model.
+        wanted: mpdiag's names of the variant's entries.
+
+    Returns:
+        The backbone, or None if an entry is missing.
     """
     weights = {}
     for name, tensor in state.items():
         for candidate in (name, re.sub(r"\.(\d+)\.", r"_\1.", name, count=1)):
             if f"backbone.{candidate}" in wanted:
                 weights[f"backbone.{candidate}"] = tensor
-    whole = bool(weights) and weights.keys() == set(wanted)
-    return Backbone("named as timm does", weights) if whole else None
+    complete = bool(weights) and weights.keys() == set(wanted)
+    return Backbone("with timm names", weights) if complete else None
 
 
-def _form(state: Mapping[str, Tensor]) -> str | None:
+def _library(state: Mapping[str, Tensor]) -> str | None:
     if "res2_0_branch2a_w" in state:
         return "Caffe2"
     if "stem.conv1.weight" in state:
@@ -74,20 +84,20 @@ def _form(state: Mapping[str, Tensor]) -> str | None:
     if "layer1.0.conv1.weight" in state:
         return "torchvision"
     if "patch_embed.proj.weight" in state and any("relative_position_bias" in x for x in state):
-        # timm merges patches at the start of a stage, the others at the end of the one before.
+        # timm merges patches at the start of a stage, the others at the end of the previous one.
         late = any(re.match(r"layers.3\.downsample\.", name) for name in state)
         return "timm" if late else "Swin-Transformer"
     return None
 
 
-def _our_name(name: str, form: str) -> str | None:
-    if form == "detectron2":
+def _mpdiag_name(name: str, library: str) -> str | None:
+    if library == "detectron2":
         ours = from_official(f"backbone.{name}")
         return None if ours == f"backbone.{name}" else ours
-    if form == "torchvision":
+    if library == "torchvision":
         known = re.fullmatch(r"(conv1|bn1|layer[1-4])\..*", name)
         return f"backbone.{name}" if known else None
-    if form == "timm":
+    if library == "timm":
         ours = re.sub(r"^layers[._](?=\d)", "stages.", name)
         return f"backbone.{ours}" if re.match(r"stages\.|patch_embed\.", ours) else None
     ours = from_official(f"backbone.{name}")

@@ -1,6 +1,6 @@
-"""What a detectron2 YAML, with the files that it is based on, says about a checkpoint.
+"""Settings of a checkpoint in a detectron2 YAML file and its base files.
 
-Keys and their use: `config.py`, `maskformer_model.py` and the pixel decoder's `from_config` in
+Sources of the keys: `config.py`, `maskformer_model.py` and the pixel decoder's `from_config` in
 facebookresearch/Mask2Former and IDEA-Research/MP-Former.
 """
 
@@ -13,9 +13,9 @@ from mpdiag.checkpoints.detectron2_yaml import (
     META_ARCHITECTURES,
     MISSING,
     Values,
+    abbreviate,
     get,
-    is_detectron2,
-    short,
+    is_detectron2_config,
 )
 from mpdiag.config import LossConfig, ModelConfig, parse
 from mpdiag.errors import ConfigError
@@ -26,13 +26,13 @@ LOSS_KEYS = {
     "MODEL.MASK_FORMER.MASK_WEIGHT": "mask_weight",
     "MODEL.MASK_FORMER.DICE_WEIGHT": "dice_weight",
     "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT": "no_object_weight",
-    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": "points",
-    "MODEL.MASK_FORMER.OVERSAMPLE_RATIO": "oversample",
-    "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO": "importance",
+    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": "num_points",
+    "MODEL.MASK_FORMER.OVERSAMPLE_RATIO": "oversample_ratio",
+    "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO": "importance_sample_ratio",
 }
-# Things and stuff of the data sets that detectron2 and Mask2Former register, by a piece of their
-# names; the first that fits.
-_CLASSES = (
+# Prefix and substring of a data set's name in detectron2 or Mask2Former -> number of thing and
+# stuff classes. The first match counts.
+_NUM_CLASSES = (
     ("coco_2017", "panoptic", (80, 53)),
     ("coco_2017", "", (80, 0)),
     ("ade20k_panoptic", "", (100, 50)),
@@ -48,14 +48,14 @@ _CLASSES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
-    """What a config says beyond the architecture.
+class TrainingInfo:
+    """Loss, image size and data set that a model was trained with.
 
     Attributes:
         loss: matching costs, loss weights and points.
-        short_side, long_side: images at inference, in pixels; None where it does not say.
+        short_side, long_side: size of images at inference, in pixels; None if unknown.
         dataset: detectron2's name of the test data.
-        things, stuff: number of classes of each kind, where the data set is known.
+        things, stuff: number of thing and stuff classes, if the data set is known.
     """
 
     loss: LossConfig
@@ -67,9 +67,9 @@ class Setup:
 
 
 def find_config(checkpoint: Path) -> Path | None:
-    """The detectron2 YAML beside a checkpoint file: of its name, `config.yaml`, or the only one.
+    """Return the detectron2 YAML beside a checkpoint: of its name, `config.yaml`, or the only one.
 
-    Files named Base... are left to those that are based on them.
+    Files named Base... are ignored.
     """
     folder = checkpoint.parent
     found = sorted(file for file in folder.iterdir() if file.suffix in (".yaml", ".yml"))
@@ -77,61 +77,65 @@ def find_config(checkpoint: Path) -> Path | None:
     for stem in (checkpoint.stem, "config"):
         named = [file for file in found if file.stem == stem]
         if named:
-            return named[0] if is_detectron2(named[0]) else None
-    return found[0] if len(found) == 1 and is_detectron2(found[0]) else None
+            return named[0] if is_detectron2_config(named[0]) else None
+    return found[0] if len(found) == 1 and is_detectron2_config(found[0]) else None
 
 
-def apply_to_model(
-    values: Values, config: ModelConfig, sampled_points: int, source: str
+def update_model_config(
+    values: Values, config: ModelConfig, num_sampling_points: int, source: str
 ) -> ModelConfig:
-    """Architecture `config`, as read from weights, with what only a YAML tells.
+    """Return `config`, which was read from weights, with the settings that only a YAML has.
 
     Args:
-        values: of the YAML.
-        config: read from the weights.
-        sampled_points: heads times points of the pixel decoder, as the weights have it.
-        source: the YAML's name for errors.
+        values: values of the YAML.
+        config: architecture read from the weights.
+        num_sampling_points: heads times points of the pixel decoder, from the weights.
+        source: name of the YAML for errors.
 
     Raises:
-        ConfigError: names the first key that contradicts the weights, or that our model can't do.
+        ConfigError: names the first key that contradicts the weights, or that mpdiag's model does
+            not support.
     """
-    for key, needed in _fixed(values):
+    for key, supported in _supported_values(values):
         given = get(values, key)
-        if given is not MISSING and given != needed:
+        if given is not MISSING and given != supported:
             raise ConfigError(
-                f"{source}: {key} is {short(given)}; only {short(needed)} can be read"
+                f"{source}: {key} is {abbreviate(given)}; only {abbreviate(supported)} is supported"
             )
-    for key, found in _told_by_weights(values, config):
-        _check_told(get(values, key), key, found, source)
+    for key, found in _values_in_weights(values, config):
+        _check_against_weights(get(values, key), key, found, source)
     changes: dict[str, Any] = {}
     heads = get(values, "MODEL.MASK_FORMER.NHEADS")
     if heads is not MISSING:
-        changes |= _heads(heads, config, sampled_points, source)
+        changes |= _heads(heads, config, num_sampling_points, source)
     for key, name in (("MODEL.PIXEL_MEAN", "pixel_mean"), ("MODEL.PIXEL_STD", "pixel_std")):
         if get(values, key) is not MISSING:
             changes[name] = get(values, key)
     rate = get(values, "MODEL.SWIN.DROP_PATH_RATE")
     if rate is not MISSING and is_swin(config.backbone):
-        changes["backbone"] = config.backbone.model_dump() | {"drop_path": rate}
+        changes["backbone"] = config.backbone.model_dump() | {"drop_path_rate": rate}
     return parse(ModelConfig, config.model_dump() | changes, source)
 
 
-def setup_of(values: Values, source: str, no_object_weight: float | None = None) -> Setup:
-    """Losses, image size and classes.
+def training_info_of(
+    values: Values, source: str, no_object_weight: float | None = None
+) -> TrainingInfo:
+    """Return loss, image size and data set of a YAML.
 
     Args:
-        values: of the YAML.
-        source: the YAML's name for errors.
-        no_object_weight: as the checkpoint has it among its weights, if it does.
+        values: values of the YAML.
+        source: name of the YAML for errors.
+        no_object_weight: weight of no-object in the checkpoint, if it has one.
 
     Raises:
-        ConfigError: a value of the wrong kind, or another weight of no-object.
+        ConfigError: a value has the wrong type, or the weight of no-object differs.
     """
     given = {name: get(values, key) for key, name in LOSS_KEYS.items()}
     given = {name: value for name, value in given.items() if value is not MISSING}
     if no_object_weight is not None:
         key = "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT"
-        _check_told(given.get("no_object_weight", MISSING), key, no_object_weight, source)
+        given_weight = given.get("no_object_weight", MISSING)
+        _check_against_weights(given_weight, key, no_object_weight, source)
         given["no_object_weight"] = no_object_weight
     loss = parse(LossConfig, given, source)
     sizes = [
@@ -140,12 +144,12 @@ def setup_of(values: Values, source: str, no_object_weight: float | None = None)
     ]
     names = get(values, "DATASETS.TEST")
     dataset = str(names[0]) if isinstance(names, list) and names else None
-    things, stuff = _kinds(dataset) if dataset else (None, None)
-    return Setup(loss, sizes[0], sizes[1], dataset, things, stuff)
+    things, stuff = _things_and_stuff(dataset) if dataset else (None, None)
+    return TrainingInfo(loss, sizes[0], sizes[1], dataset, things, stuff)
 
 
-def _told_by_weights(values: Values, config: ModelConfig) -> Iterator[tuple[str, Any]]:
-    """Keys with what the weights say of them."""
+def _values_in_weights(values: Values, config: ModelConfig) -> Iterator[tuple[str, Any]]:
+    """Yield keys with their values in the weights."""
     head, former = "MODEL.SEM_SEG_HEAD", "MODEL.MASK_FORMER"
     yield f"{head}.NUM_CLASSES", config.num_classes
     yield f"{head}.CONVS_DIM", config.hidden_dim
@@ -161,7 +165,7 @@ def _told_by_weights(values: Values, config: ModelConfig) -> Iterator[tuple[str,
         yield "MODEL.SWIN.EMBED_DIM", backbone.embed_dim
         yield "MODEL.SWIN.DEPTHS", list(backbone.depths or ())
         yield "MODEL.SWIN.NUM_HEADS", list(backbone.num_heads or ())
-        yield "MODEL.SWIN.WINDOW_SIZE", backbone.window
+        yield "MODEL.SWIN.WINDOW_SIZE", backbone.window_size
     else:
         yield "MODEL.BACKBONE.NAME", "build_resnet_backbone"
         yield "MODEL.RESNETS.DEPTH", int(backbone.name.removeprefix("resnet"))
@@ -170,16 +174,19 @@ def _told_by_weights(values: Values, config: ModelConfig) -> Iterator[tuple[str,
             yield "MODEL.RESNETS.WIDTH_PER_GROUP", backbone.channels[0]
 
 
-def _check_told(given: Any, key: str, found: Any, source: str) -> None:
+def _check_against_weights(given: Any, key: str, found: Any, source: str) -> None:
     if given is not MISSING and given != found:
         raise ConfigError(
-            f"{source}: {key} is {short(given)}, but the weights are those of a model with "
-            f"{short(found)}; give the config that the checkpoint was trained with"
+            f"{source}: {key} is {abbreviate(given)}, but the weights belong to a model with "
+            f"{abbreviate(found)}; give the config that the checkpoint was trained with"
         )
 
 
-def _fixed(values: Values) -> Iterator[tuple[str, Any]]:
-    """Keys of which our model knows one value; a Swin's YAML still has its base's ResNet keys."""
+def _supported_values(values: Values) -> Iterator[tuple[str, Any]]:
+    """Yield keys with the only value that mpdiag's model supports.
+
+    The YAML of a Swin has ResNet keys from its base file, which do not matter.
+    """
     if get(values, "MODEL.META_ARCHITECTURE") not in META_ARCHITECTURES:
         yield "MODEL.META_ARCHITECTURE", META_ARCHITECTURES[0]
     yield "INPUT.FORMAT", "RGB"
@@ -195,23 +202,25 @@ def _fixed(values: Values) -> Iterator[tuple[str, Any]]:
         yield "MODEL.RESNETS.RES5_DILATION", 1
 
 
-def _heads(heads: Any, config: ModelConfig, sampled_points: int, source: str) -> dict[str, int]:
-    """The same heads in both decoders; the points then follow from the pixel decoder's weights."""
+def _heads(
+    heads: Any, config: ModelConfig, num_sampling_points: int, source: str
+) -> dict[str, int]:
+    """Return heads, equal in both decoders, and the points that follow from the weights."""
     key = "MODEL.MASK_FORMER.NHEADS"
     heads = _positive(heads, key, source)
-    if config.hidden_dim % heads or sampled_points % heads:
+    if config.hidden_dim % heads or num_sampling_points % heads:
         raise ConfigError(
-            f"{source}: {key} is {heads}, but the weights have {config.hidden_dim} channels and "
-            f"{sampled_points} sampling points to share among heads; give the config that the "
+            f"{source}: {key} is {heads}, which does not divide the {config.hidden_dim} channels "
+            f"and {num_sampling_points} sampling points of the weights; give the config that the "
             "checkpoint was trained with"
         )
-    return {"heads": heads, "encoder_points": sampled_points // heads}
+    return {"num_heads": heads, "encoder_points": num_sampling_points // heads}
 
 
-def _kinds(dataset: str) -> tuple[int | None, int | None]:
-    for prefix, piece, kinds in _CLASSES:
-        if dataset.startswith(prefix) and piece in dataset:
-            return kinds
+def _things_and_stuff(dataset: str) -> tuple[int | None, int | None]:
+    for prefix, part, counts in _NUM_CLASSES:
+        if dataset.startswith(prefix) and part in dataset:
+            return counts
     return None, None
 
 
@@ -219,5 +228,5 @@ def _positive(value: Any, key: str, source: str) -> Any:
     if value is MISSING:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{source}: {key} is {short(value)}; give a whole number above 0")
+        raise ConfigError(f"{source}: {key} is {abbreviate(value)}; give a whole number above 0")
     return value

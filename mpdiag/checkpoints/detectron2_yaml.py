@@ -1,6 +1,6 @@
-"""detectron2's YAML files: chains of bases, tags that are never run, dotted keys.
+"""Read detectron2's YAML files: chains of base files, tags that never run code, dotted keys.
 
-`_BASE_` as in fvcore's `CfgNode`, values as in yacs (`CfgNode._decode_cfg_value`).
+`_BASE_` works as in fvcore's `CfgNode`, values as in yacs (`CfgNode._decode_cfg_value`).
 """
 
 import ast
@@ -18,58 +18,59 @@ from mpdiag.errors import ConfigError
 Values = Mapping[str, Any]
 
 MISSING = object()
-# The official model, and ours as trainers/detectron2 registers it.
+# The official model, and mpdiag's model that trainers/detectron2 registers.
 META_ARCHITECTURES = ("MaskFormer", "MPDiagMask2Former")
 _BASE = "_BASE_"
-# The released semantic and panoptic configurations have Python code there, always of the form
-# below. It is not run: its numbers are read. A tag at any other key is refused, and code of
-# another form stays a note of its tag, which only training can't do without.
-_SIZES = "INPUT.MIN_SIZE_TRAIN"
-_AS_WRITTEN = re.compile(
+# The released semantic and panoptic configurations have Python code at this key, always of the
+# form below. The code is not run; its numbers are parsed. A tag at any other key is an error. Code
+# of another form stays a TaggedValue, which is an error in training only.
+_TRAIN_SIZES = "INPUT.MIN_SIZE_TRAIN"
+_TRAIN_SIZES_CODE = re.compile(
     r"\[int\(x \* (\d+(?:\.\d+)?) \* (\d+)\) for x in range\((\d{1,3}), (\d{1,3})\)\]"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Tagged:
-    """A value with a tag that would build an object: its tag and, if it is one, its text."""
+class TaggedValue:
+    """A value whose tag would build an object: the tag and, if the value is one, its text."""
 
     tag: str
     text: str
 
 
 def read_detectron2_config(path: Path) -> Values:
-    """The values of a YAML laid over those of its `_BASE_` files; nothing in them is run.
+    """Return the values of a YAML file merged over those of its `_BASE_` files; runs no code.
 
     Raises:
-        ConfigError: missing, no YAML, a tag that would build an object, or based on itself.
+        ConfigError: a file is missing, is not YAML, has a tag that would build an object, or is
+            its own base.
     """
     values: Values = _read_chain(path, ())
-    for key, value in _tagged(values, ""):
-        if key != _SIZES:
+    for key, value in _tagged_values(values, ""):
+        if key != _TRAIN_SIZES:
             raise ConfigError(
-                f"{path}: {key} has a tag that would run code; write the value itself there"
+                f"{path}: {key} has a tag that would run code; replace it by the value"
             )
-        sizes = _numbers_of(value)
+        sizes = _parse_sizes(value)
         if sizes is not None and get(values, key) is value:
-            values = lay_over(values, {key: sizes})
+            values = override(values, {key: sizes})
     return values
 
 
-def is_detectron2(path: Path) -> bool:
-    """Whether a YAML looks like detectron2's, and not like our recipes or another tool's file.
+def is_detectron2_config(path: Path) -> bool:
+    """Return whether a YAML file is one of detectron2, not a recipe or a file of another tool.
 
     Raises:
-        ConfigError: no readable YAML.
+        ConfigError: the file is not readable YAML.
     """
     content = _read_one(path)
     return isinstance(content.get("MODEL"), dict) or _BASE in content
 
 
 def get(values: Values, key: str) -> Any:
-    """The value at a dotted key, or MISSING; text that is a literal, as "(1, 2)", is read as such.
+    """Return the value at a dotted key, or MISSING.
 
-    Tuples come as lists.
+    Text that is a Python literal, such as "(1, 2)", is evaluated. Tuples become lists.
     """
     found: Any = values
     for part in key.split("."):
@@ -84,17 +85,17 @@ def get(values: Values, key: str) -> Any:
     return list(found) if isinstance(found, tuple) else found
 
 
-def leaves(values: Values, above: str = "") -> Iterator[str]:
-    """The dotted key of each value that is no group."""
+def dotted_keys(values: Values, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted key of each value that is not a section."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from leaves(value, f"{above}{name}.")
+            yield from dotted_keys(value, f"{prefix}{name}.")
         else:
-            yield f"{above}{name}"
+            yield f"{prefix}{name}"
 
 
-def lay_over(values: Values, changes: Mapping[str, Any]) -> Values:
-    """`values` with others at dotted keys."""
+def override(values: Values, changes: Mapping[str, Any]) -> Values:
+    """Return `values` with those at the given dotted keys replaced."""
     for key, value in changes.items():
         nested: Any = value
         for part in reversed(key.split(".")):
@@ -103,63 +104,60 @@ def lay_over(values: Values, changes: Mapping[str, Any]) -> Values:
     return values
 
 
-def short(value: Any) -> str:
-    """As messages show it."""
+def abbreviate(value: Any) -> str:
+    """Return the text of a value for messages, at most 60 characters."""
     return f"{value!r:.60}"
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, and a value with any other tag becomes a note of that tag."""
+    """SafeLoader that reads a value with an unknown tag as a TaggedValue."""
 
 
-def _note_tag(loader: yaml.SafeLoader, node: yaml.Node) -> Tagged:
+def _construct_tagged(loader: yaml.SafeLoader, node: yaml.Node) -> TaggedValue:
     parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
     (text,) = [part.value for part in parts] if len(parts) == 1 else [""]
-    return Tagged(node.tag, text if isinstance(text, str) else "")
+    return TaggedValue(node.tag, text if isinstance(text, str) else "")
 
 
-_Loader.add_constructor(None, _note_tag)
+_Loader.add_constructor(None, _construct_tagged)
 
 
-def _tagged(value: Any, key: str) -> Iterator[tuple[str, Tagged]]:
-    """Every tagged value with its dotted key."""
-    if isinstance(value, Tagged):
+def _tagged_values(value: Any, key: str) -> Iterator[tuple[str, TaggedValue]]:
+    """Yield every tagged value with its dotted key."""
+    if isinstance(value, TaggedValue):
         yield key.removeprefix("."), value
     elif isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _tagged(name, f"{key}.{name}")
-            yield from _tagged(item, f"{key}.{name}")
+            yield from _tagged_values(name, f"{key}.{name}")
+            yield from _tagged_values(item, f"{key}.{name}")
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _tagged(item, key)
+            yield from _tagged_values(item, key)
 
 
-def _numbers_of(value: Tagged) -> list[int] | None:
-    """The sizes that the released files write as [int(x * 0.1 * 640) for x in range(5, 21)]."""
-    written = _AS_WRITTEN.fullmatch(value.text.strip())
-    if written is None or not value.tag.endswith("python/object/apply:eval"):
+def _parse_sizes(value: TaggedValue) -> list[int] | None:
+    """Return the sizes of code like [int(x * 0.1 * 640) for x in range(5, 21)]; else None."""
+    match = _TRAIN_SIZES_CODE.fullmatch(value.text.strip())
+    if match is None or not value.tag.endswith("python/object/apply:eval"):
         return None
-    factor, side, first, end = written.groups()
+    factor, side, first, end = match.groups()
     return [int(x * float(factor) * int(side)) for x in range(int(first), int(end))]
 
 
-def _read_chain(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """One file over its bases; `above` are the files that led to it."""
-    if path.resolve() in above:
-        raise ConfigError(f"{path}: is based on itself; take its {_BASE} out")
+def _read_chain(path: Path, derived: tuple[Path, ...]) -> dict[str, Any]:
+    """Return a file merged over its bases; `derived` are the files that are based on it."""
+    if path.resolve() in derived:
+        raise ConfigError(f"{path}: is its own base; remove {_BASE}")
     values = _read_one(path)
     bases = values.pop(_BASE, [])
     merged: dict[str, Any] = {}
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str) or base.startswith(("http://", "https://")):
-            raise ConfigError(f"{path}: {_BASE} = {short(base)}; give a file that is here")
+            raise ConfigError(f"{path}: {_BASE} = {abbreviate(base)}; give a local file")
         file = path.parent / Path(base).expanduser()
         if not file.is_file():
-            raise ConfigError(
-                f"{path}: its {_BASE} {file} is not there; copy it beside, with the same folders "
-                "between them"
-            )
-        merged = merge(merged, _read_chain(file, (*above, path.resolve())))
+            raise ConfigError(f"{path}: its {_BASE} {file} does not exist; copy the file there")
+        merged = merge(merged, _read_chain(file, (*derived, path.resolve())))
     return merge(merged, values)
 
 
@@ -172,5 +170,5 @@ def _read_one(path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: not a readable YAML file ({reason:.200})") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: a config is a mapping of settings, not {short(content)}")
+        raise ConfigError(f"{path}: contains {abbreviate(content)}, not a mapping of settings")
     return content

@@ -5,26 +5,28 @@ from collections.abc import Iterable
 
 
 class KeyTable:
-    """Pairs of name patterns of two libraries; the first that fits a name translates it.
+    """Map parameter names of mpdiag to those of another library, and back.
 
+    The table is a list of pairs of patterns. The first pattern that matches a name translates it.
     In a pattern, # stands for a number and * for the rest of the name.
     """
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Compile pairs (pattern of mpdiag's names, pattern of the other library's names)."""
         pairs = list(pairs)
-        self._there = [_compiled(ours, theirs) for ours, theirs in pairs]
-        self._back = [_compiled(theirs, ours) for ours, theirs in pairs]
+        self._forward = [_compile(ours, theirs) for ours, theirs in pairs]
+        self._inverse = [_compile(theirs, ours) for ours, theirs in pairs]
 
-    def there(self, name: str) -> str | None:
-        """The other library's name of our `name`, or None if it has none."""
-        return _translate(name, self._there)
+    def forward(self, name: str) -> str | None:
+        """Return the other library's name of mpdiag's `name`, or None if it has none."""
+        return _translate(name, self._forward)
 
-    def back(self, name: str) -> str | None:
-        """Our name of the other library's `name`, or None if we have none."""
-        return _translate(name, self._back)
+    def inverse(self, name: str) -> str | None:
+        """Return mpdiag's name of the other library's `name`, or None if it has none."""
+        return _translate(name, self._inverse)
 
 
-def _compiled(source: str, target: str) -> tuple[re.Pattern[str], str]:
+def _compile(source: str, target: str) -> tuple[re.Pattern[str], str]:
     pattern = re.escape(source).replace(r"\#", r"(\d+)").replace(r"\*", "(.+)")
     groups = iter(range(1, 10))
     return re.compile(pattern), re.sub(r"[#*]", lambda _: rf"\{next(groups)}", target)
@@ -32,7 +34,7 @@ def _compiled(source: str, target: str) -> tuple[re.Pattern[str], str]:
 
 def _translate(name: str, table: list[tuple[re.Pattern[str], str]]) -> str | None:
     for pattern, replacement in table:
-        found = pattern.fullmatch(name)
-        if found:
-            return found.expand(replacement)
+        match = pattern.fullmatch(name)
+        if match:
+            return match.expand(replacement)
     return None

@@ -1,20 +1,21 @@
-"""Two-way table between our parameter names and the official (detectron2) ones.
+"""Two-way table between mpdiag's parameter names and the official (detectron2) names.
 
-Official names: facebookresearch/Mask2Former (`mask_former_head.py`, `msdeformattn.py`,
-`mask2former_transformer_decoder.py`), IDEA-Research/MP-Former (`label_enc`), and for
-the backbones detectron2's `resnet.py` and Mask2Former's `swin.py`.
+Sources of the official names: facebookresearch/Mask2Former (`mask_former_head.py`,
+`msdeformattn.py`, `mask2former_transformer_decoder.py`), IDEA-Research/MP-Former (`label_enc`),
+and for the backbones detectron2's `resnet.py` and Mask2Former's `swin.py`.
 """
 
 from collections.abc import Iterable
 
 from mpdiag.checkpoints.key_table import KeyTable
 
-# Entries of official state dicts that are no parameters of the network: the loss's class weights
-# and, in early versions, the pixel statistics.
+# Entries of official state dicts that are not parameters of the network: the class weights of the
+# loss and, in early versions, the pixel statistics.
 EMPTY_WEIGHT, PIXEL_MEAN, PIXEL_STD = "criterion.empty_weight", "pixel_mean", "pixel_std"
-IMPLIED = ".attn.relative_position_index"  # ends what the official Swin keeps, and a window implies
-# Versions of the names: without them the official head takes a pixel decoder's entries for those
-# of version 1, renames them, and leaves its own pixel decoder untrained.
+# The official Swin saves these buffers; mpdiag derives them from the window size.
+DERIVED_BUFFER_SUFFIX = ".attn.relative_position_index"
+# Without these versions the official head renames a pixel decoder's entries as if they were of
+# version 1, and does not load its pixel decoder.
 VERSIONS = {"": 1, "sem_seg_head": 2, "sem_seg_head.predictor": 2}
 
 _RESNET = (
@@ -25,7 +26,8 @@ _RESNET = (
     ("backbone.layer1.#.downsample.0.weight", "backbone.res2.#.shortcut.weight"),
     ("backbone.layer1.#.downsample.1.*", "backbone.res2.#.shortcut.norm.*"),
 )
-# The official Swin merges patches at the end of a stage, ours (as timm) at the start of the next.
+# The official Swin merges patches at the end of a stage, mpdiag's (timm's) at the start of the
+# next stage.
 _SWIN = (
     ("backbone.stages.#.blocks.#.*", "backbone.layers.#.blocks.#.*"),
     *(
@@ -64,7 +66,7 @@ _MODEL = (
 )
 
 
-def _stages() -> Iterable[tuple[str, str]]:
+def _resnet_pairs() -> Iterable[tuple[str, str]]:
     for ours, theirs in _RESNET:
         if "layer1" not in ours:
             yield ours, theirs
@@ -76,25 +78,25 @@ def _stages() -> Iterable[tuple[str, str]]:
             )
 
 
-# A Swin's patch_embed has the same name there; another timm backbone keeps its own names.
-_TABLE = KeyTable((*_stages(), *_SWIN, *_MODEL, ("backbone.*", "backbone.*")))
+# patch_embed of a Swin has the same name in both; other timm backbones keep their names.
+_TABLE = KeyTable((*_resnet_pairs(), *_SWIN, *_MODEL, ("backbone.*", "backbone.*")))
 
 
 def to_official(name: str) -> str:
-    """Official name of our parameter or buffer `name`; KeyError if it has none."""
-    official = _TABLE.there(name)
+    """Return the official name of mpdiag's parameter or buffer `name`; KeyError if it has none."""
+    official = _TABLE.forward(name)
     if official is None:
         raise KeyError(name)
     return official
 
 
 def from_official(name: str) -> str | None:
-    """Our name of an official entry, of today's or the first version; None if the model has none.
+    """Return mpdiag's name of an official entry of any version, or None if the model has none.
 
-    Before version 2 the pixel decoder's entries were the head's own, and `query_feat` was
-    `static_query` (`_load_from_state_dict` of the official head and of its decoder).
+    Before version 2 the entries of the pixel decoder were those of the head, and `query_feat` was
+    called `static_query` (`_load_from_state_dict` of the official head and of its decoder).
     """
     head, dot, rest = name.partition(".")
     if head == "sem_seg_head" and not rest.startswith(("predictor.", "pixel_decoder.")):
         name = f"{_THEIR_PIXEL}{dot}{rest}"
-    return _TABLE.back(name.replace(f"{_HEAD}.static_query.", f"{_HEAD}.query_feat."))
+    return _TABLE.inverse(name.replace(f"{_HEAD}.static_query.", f"{_HEAD}.query_feat."))

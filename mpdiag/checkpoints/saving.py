@@ -1,4 +1,4 @@
-"""Writing checkpoints in the official form: official keys, tensors and plain containers only."""
+"""Write checkpoints with official keys, from tensors and plain containers only."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -7,26 +7,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpdiag.checkpoints.official_keys import EMPTY_WEIGHT, IMPLIED, VERSIONS, to_official
+from mpdiag.checkpoints.official_keys import (
+    DERIVED_BUFFER_SUFFIX,
+    EMPTY_WEIGHT,
+    VERSIONS,
+    to_official,
+)
 from mpdiag.errors import CheckpointError
 from mpdiag.models import Mask2Former
-from mpdiag.store.files import replacing
+from mpdiag.store.files import atomic_write
 
 
-def official_state(model: Mask2Former, no_object_weight: float) -> OrderedDict[str, Tensor]:
-    """The state dict that the official repositories' own model of the same weights has.
+def official_state_dict(model: Mask2Former, no_object_weight: float) -> OrderedDict[str, Tensor]:
+    """Return the state dict that the official repositories' model has for the same weights.
 
-    It also has the criterion's `empty_weight` and Swin's position indices, so that they load it
-    strictly, and the versions of the names. The tensors are the model's own.
+    It includes the criterion's `empty_weight`, Swin's position indices and the versions of the
+    keys, so that the official repositories load it strictly. Tensors are not copied.
     """
     state = OrderedDict((to_official(name), x) for name, x in model.state_dict().items())
     for name, buffer in model.named_buffers():
-        if name.endswith(IMPLIED):
+        if name.endswith(DERIVED_BUFFER_SUFFIX):
             state[to_official(name)] = buffer
     empty_weight = torch.ones(model.config.num_classes + 1)
     empty_weight[-1] = no_object_weight
     state[EMPTY_WEIGHT] = empty_weight
-    # Where torch keeps the versions of the modules in a state dict, and looks for them.
+    # torch stores module versions in this attribute of a state dict.
     vars(state)["_metadata"] = {path: {"version": number} for path, number in VERSIONS.items()}
     return state
 
@@ -36,17 +41,21 @@ def save_checkpoint(
 ) -> None:
     """Write `{"model": official state dict, **extra}` atomically.
 
-    `extra` must be tensors and plain containers.
+    Args:
+        path: file to write.
+        model: its weights are saved.
+        no_object_weight: loss weight of no-object.
+        extra: further entries: tensors and plain containers.
 
     Raises:
-        CheckpointError: it can't be written; what stood at `path` is still there.
+        CheckpointError: the file can't be written; a previous file at `path` is unchanged.
     """
-    state = official_state(model, no_object_weight)
+    state = official_state_dict(model, no_object_weight)
     try:
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             torch.save({"model": state, **extra}, file)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"{path}: can't be written ({reason}); make room, or choose another directory"
+            f"{path}: can't be written ({reason}); free disk space, or choose another directory"
         ) from None

@@ -1,6 +1,6 @@
-"""Our settings as transformers' `config.json` and `preprocessor_config.json` have them, and back.
+"""Convert mpdiag's settings to transformers' config.json and preprocessor_config.json, and back.
 
-Settings and their defaults: transformers' `Mask2FormerConfig`, `ResNetConfig`, `SwinConfig` and
+Sources: transformers' `Mask2FormerConfig`, `ResNetConfig`, `SwinConfig` and
 `MaskFormerImageProcessor`. Its pixel decoder has 4 points and as many heads as its decoder.
 """
 
@@ -14,37 +14,31 @@ from mpdiag.checkpoints.architecture import ENCODER_POINTS
 from mpdiag.config import LossConfig, ModelConfig, parse
 from mpdiag.errors import CheckpointError
 from mpdiag.models.swin import SwinShape, is_swin, swin_shape
+from mpdiag.recording.families.transformers_mask2former import (
+    MASK2FORMER_LOSS_KEYS,
+    TransformersMask2FormerFamily,
+)
 
 Settings = dict[str, Any]
 
-# Fields of our LossConfig by transformers' names.
-_LOSS = {
-    "class_weight": "class_weight",
-    "mask_weight": "mask_weight",
-    "dice_weight": "dice_weight",
-    "no_object_weight": "no_object_weight",
-    "train_num_points": "points",
-    "oversample_ratio": "oversample",
-    "importance_sample_ratio": "importance",
-}
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
-PUBLISHED_SIZE = (800, 1333)  # shorter and longer side of the COCO models at inference
+PUBLISHED_SIZE = (800, 1333)  # short and long side of the COCO models at inference
 
 
 def architecture_settings(config: ModelConfig, weights: Mapping[str, Tensor]) -> Settings:
-    """The architecture in the words of config.json, its fixed parts included.
+    """Return the architecture as settings of config.json, including its fixed parts.
 
     Args:
-        config: settings of our model.
-        weights: its parameters (our names), for the backbone's sizes.
+        config: settings of mpdiag's model.
+        weights: its parameters, for the sizes of the backbone.
 
     Raises:
-        CheckpointError: transformers' Mask2Former has no such backbone or pixel decoder.
+        CheckpointError: transformers' Mask2Former does not support the backbone or pixel decoder.
     """
     if config.encoder_points != ENCODER_POINTS:
         raise CheckpointError(
-            f"model.encoder_points = {config.encoder_points}: transformers' Mask2Former has "
-            f"{ENCODER_POINTS} and nothing else"
+            f"model.encoder_points = {config.encoder_points}: transformers' Mask2Former supports "
+            f"{ENCODER_POINTS} only"
         )
     return {
         "model_type": "mask2former",
@@ -52,7 +46,7 @@ def architecture_settings(config: ModelConfig, weights: Mapping[str, Tensor]) ->
         "hidden_dim": config.hidden_dim,
         "feature_size": config.hidden_dim,
         "mask_feature_size": config.mask_dim,
-        "num_attention_heads": config.heads,
+        "num_attention_heads": config.num_heads,
         "encoder_layers": config.encoder_layers,
         "encoder_feedforward_dim": config.encoder_feedforward_dim,
         "decoder_layers": config.decoder_layers + 1,  # counts M^0 as well
@@ -68,12 +62,12 @@ def architecture_settings(config: ModelConfig, weights: Mapping[str, Tensor]) ->
 
 def _backbone(config: ModelConfig, weights: Mapping[str, Tensor]) -> Settings:
     if is_swin(config.backbone):
-        return _swin(swin_shape(config.backbone), config.backbone.drop_path)
+        return _swin(swin_shape(config.backbone), config.backbone.drop_path_rate)
     if re.fullmatch(r"resnet(18|34|50|101|152)(\..*)?", config.backbone.name):
         return _resnet(weights)
     raise CheckpointError(
-        f"model.backbone.name = {config.backbone.name}: has no transformers form here; ResNet-18 "
-        "to 152 and Swin have one"
+        f"model.backbone.name = {config.backbone.name}: can't be written for transformers; only "
+        "ResNet-18 to 152 and Swin can"
     )
 
 
@@ -83,7 +77,7 @@ def _swin(shape: SwinShape, drop_path: float) -> Settings:
         "embed_dim": shape.embed_dim,
         "depths": list(shape.depths),
         "num_heads": list(shape.num_heads),
-        "window_size": shape.window,
+        "window_size": shape.window_size,
         "patch_size": 4,
         "mlp_ratio": 4.0,
         "qkv_bias": True,
@@ -96,7 +90,7 @@ def _swin(shape: SwinShape, drop_path: float) -> Settings:
 
 
 def _resnet(weights: Mapping[str, Tensor]) -> Settings:
-    """Stride 2 is in the 3x3 convolution, as in timm and in the official configuration."""
+    """Return the settings of a ResNet whose stride 2 is in the 3x3 convolution, as in timm."""
     bottleneck = "backbone.layer1.0.conv3.weight" in weights
     last = "conv3" if bottleneck else "conv2"
     stages = range(1, 5)
@@ -122,12 +116,12 @@ def _resnet(weights: Mapping[str, Tensor]) -> Settings:
 
 
 def check_settings(settings: Mapping[str, Any], expected: Mapping[str, Any], source: str) -> None:
-    """Refuse a config.json that says otherwise than its weights, or than our model can.
+    """Check that a config.json agrees with the weights and is supported by mpdiag's model.
 
-    A setting that it leaves out is transformers' default and shows in the weights.
+    Settings that it does not contain are not checked.
 
     Raises:
-        CheckpointError: names the first such setting.
+        CheckpointError: names the first setting that differs.
     """
     for key, value in expected.items():
         given = settings.get(key)
@@ -135,34 +129,37 @@ def check_settings(settings: Mapping[str, Any], expected: Mapping[str, Any], sou
             check_settings(given, value, f"{source}: {key}")
         elif given is not None and given != value:
             raise CheckpointError(
-                f"{source}: {key} = {given!r}, but the weights beside it are those of a model "
-                f"with {value!r}, the only kind that can be read"
+                f"{source}: {key} = {given!r}, but the weights belong to a model with {value!r}; "
+                "give the config.json of this model"
             )
 
 
 def with_drop_path(config: ModelConfig, settings: Mapping[str, Any], source: str) -> ModelConfig:
-    """`config`, read from weights, with the one thing of it that config.json alone tells."""
+    """Return `config`, which was read from weights, with the drop path rate of config.json."""
     backbone = settings.get("backbone_config")
     if not isinstance(backbone, Mapping) or "drop_path_rate" not in backbone:
         return config
-    changed = config.backbone.model_dump() | {"drop_path": backbone["drop_path_rate"]}
+    changed = config.backbone.model_dump() | {"drop_path_rate": backbone["drop_path_rate"]}
     return parse(ModelConfig, config.model_dump() | {"backbone": changed}, source)
 
 
 def loss_settings(loss: LossConfig) -> Settings:
-    """Costs and loss weights; the number of points is left out where all cells are compared."""
+    """Return costs and loss weights; without the number of points if all cells are compared."""
     values = loss.model_dump()
-    return {theirs: values[ours] for theirs, ours in _LOSS.items() if values[ours] != "all"}
+    return {
+        theirs: values[ours]
+        for theirs, ours in MASK2FORMER_LOSS_KEYS.items()
+        if values[ours] != "all"
+    }
 
 
 def loss_of(settings: Mapping[str, Any], default: LossConfig, source: str) -> LossConfig:
-    """Costs and loss weights of a config.json, `default` where it leaves something out."""
-    given = {ours: settings[theirs] for theirs, ours in _LOSS.items() if theirs in settings}
-    return parse(LossConfig, default.model_dump() | given, source)
+    """Return costs and loss weights of a config.json; `default` for keys that it lacks."""
+    return TransformersMask2FormerFamily().loss_from_settings(settings, source, default)
 
 
 def label_settings(labels: Sequence[str]) -> Settings:
-    """Names of the classes in the order of the logits."""
+    """Return the settings with the class names, given in the order of the logits."""
     return {
         "id2label": {str(index): name for index, name in enumerate(labels)},
         "label2id": {name: index for index, name in enumerate(labels)},
@@ -170,10 +167,10 @@ def label_settings(labels: Sequence[str]) -> Settings:
 
 
 def labels_of(settings: Mapping[str, Any], num_classes: int, source: str) -> list[str] | None:
-    """Names of the classes in the order of the logits; None where a config.json names none.
+    """Return class names in the order of the logits; None if a config.json has none.
 
     Raises:
-        CheckpointError: it names more or fewer classes than the weights have.
+        CheckpointError: the number of names is not that of the classes of the weights.
     """
     names = settings.get("id2label")
     if not names:
@@ -181,7 +178,8 @@ def labels_of(settings: Mapping[str, Any], num_classes: int, source: str) -> lis
     indices = [str(index) for index in range(num_classes)]
     if not isinstance(names, Mapping) or set(names) != set(indices):
         raise CheckpointError(
-            f"{source}: id2label must name the classes 0 to {num_classes - 1} that the weights have"
+            f"{source}: id2label must have the keys 0 to {num_classes - 1}, one for each class "
+            "of the weights"
         )
     labels = [str(names[index]) for index in indices]
     unnamed = [f"LABEL_{index}" for index in range(num_classes)]  # transformers' placeholders
@@ -189,11 +187,11 @@ def labels_of(settings: Mapping[str, Any], num_classes: int, source: str) -> lis
 
 
 def preprocessor_settings(config: ModelConfig, size: tuple[int, int] | None) -> Settings:
-    """A whole preprocessor_config.json.
+    """Return the content of preprocessor_config.json.
 
     Args:
-        config: for its pixel statistics.
-        size: shorter and longer side at inference, in pixels; None keeps each image's own.
+        config: its pixel statistics are used.
+        size: short and long side at inference, in pixels; None keeps the size of images.
     """
     short, long = size or PUBLISHED_SIZE
     return {
@@ -212,8 +210,8 @@ def preprocessor_settings(config: ModelConfig, size: tuple[int, int] | None) -> 
     }
 
 
-def size_of(preprocessor: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Shorter and longer side at inference, None where they are not given in these terms."""
+def image_size_of(preprocessor: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return short and long side at inference; None where the size is given otherwise."""
     size = preprocessor.get("size") if preprocessor.get("do_resize", True) else None
     if not isinstance(size, Mapping):
         return None, None
@@ -221,13 +219,15 @@ def size_of(preprocessor: Mapping[str, Any]) -> tuple[int | None, int | None]:
     return short if isinstance(short, int) else None, long if isinstance(long, int) else None
 
 
-def with_statistics(
+def with_pixel_statistics(
     config: ModelConfig, preprocessor: Mapping[str, Any], source: str
 ) -> ModelConfig:
-    """`config` with the pixel statistics (of values 0..255) of a preprocessor_config.json.
+    """Return `config` with the pixel statistics of a preprocessor_config.json.
+
+    Statistics are those of values 0..255.
 
     Raises:
-        CheckpointError: not three numbers each.
+        CheckpointError: mean or standard deviation are not three numbers.
     """
     rescaled = preprocessor.get("do_rescale", True)
     factor = preprocessor.get("rescale_factor", 1 / 255) if rescaled else 1.0

@@ -1,7 +1,7 @@
-"""Two-way table between our parameters and those of transformers' Mask2Former.
+"""Two-way table between mpdiag's parameter names and those of transformers' Mask2Former.
 
-Names: transformers' `modeling_mask2former.py`, `modeling_resnet.py` and `modeling_swin.py`, in the
-form of the checkpoints on the hub, which versions 4.57 and 5.23 were seen to read.
+Sources of the names: transformers' `modeling_mask2former.py`, `modeling_resnet.py` and
+`modeling_swin.py`, as in the checkpoints on the hub. transformers 4.57 and 5.23 read them.
 """
 
 import re
@@ -56,8 +56,8 @@ _MODEL = (
 )
 
 
-def _resnet() -> Iterable[tuple[str, str]]:
-    """timm's stages and convolutions count from 1, those of transformers from 0."""
+def _resnet_pairs() -> Iterable[tuple[str, str]]:
+    """Yield the pairs of a ResNet; timm numbers stages and layers from 1, transformers from 0."""
     stem = f"{_BACKBONE}.embedder.embedder"
     yield "backbone.conv1.weight", f"{stem}.convolution.weight"
     yield "backbone.bn1.*", f"{stem}.normalization.*"
@@ -73,8 +73,8 @@ def _resnet() -> Iterable[tuple[str, str]]:
             yield f"{ours}.bn{number + 1}.*", f"{theirs}.layer.{number}.normalization.*"
 
 
-def _swin() -> Iterable[tuple[str, str]]:
-    """Patches are merged at the start of a stage here, at the end of the one before there."""
+def _swin_pairs() -> Iterable[tuple[str, str]]:
+    """Yield the pairs of a Swin; transformers merges patches at the end of the previous stage."""
     yield "backbone.patch_embed.proj.*", f"{_BACKBONE}.embeddings.patch_embeddings.projection.*"
     yield "backbone.patch_embed.norm.*", f"{_BACKBONE}.embeddings.norm.*"
     for stage in range(4):
@@ -94,57 +94,59 @@ def _swin() -> Iterable[tuple[str, str]]:
     yield f"{ours}.mlp.fc2.*", f"{theirs}.output.dense.*"
 
 
-_TABLE = KeyTable((*_resnet(), *_swin(), *_MODEL))
+_TABLE = KeyTable((*_resnet_pairs(), *_swin_pairs(), *_MODEL))
 
-# One stacked parameter here (as in the official model), three there.
+# One packed parameter in mpdiag and the official model, three in transformers.
 _PACKED = re.compile(
     r"decoder\.layers\.\d+\.self_attn\.in_proj_\w+|backbone\.stages\..*\.attn\.qkv\.\w+"
 )
-# The loss's class weights, what Swin computes from its window, and the norm that its backbone
-# form leaves unused.
-_NO_PARAMETER = re.compile(
+# The class weights of the loss, the buffers that Swin derives from its window, and a norm that
+# Swin does not use as a backbone.
+_IGNORED = re.compile(
     rf"{re.escape(EMPTY_WEIGHT)}|.*\.relative_position_index"
     rf"|{re.escape(_BACKBONE)}\.(swin\.)?layernorm\.(weight|bias)"
 )
 
 
 def to_transformers(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Our parameters under transformers' names, and our names that it has no place for.
+    """Return parameters under transformers' names, and mpdiag's names that it does not have.
 
-    The first also have what transformers' modules keep besides: see `_unused`.
+    The parameters include entries that transformers' modules save without using them.
     """
-    state, left = {}, []
+    state, unexpected = {}, []
     for name, tensor in weights.items():
-        for part, values in _split(name, tensor):
-            theirs = _TABLE.there(part)
+        for part, values in _unpack(name, tensor):
+            theirs = _TABLE.forward(part)
             if theirs is None:
-                left.append(part)
+                unexpected.append(part)
             else:
                 state[theirs] = values.contiguous()
-    return _unused(state) | state, left
+    return _unused_entries(state) | state, unexpected
 
 
 def from_transformers(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """transformers' parameters under our names, and its names that we have no place for.
+    """Return parameters under mpdiag's names, and transformers' names that mpdiag does not have.
 
-    A packed parameter of which a part is missing stays missing.
+    A packed parameter is missing if a part of it is.
     """
     parts: dict[str, Tensor] = {}
-    left = []
+    unexpected = []
     for name, tensor in state.items():
-        if _NO_PARAMETER.fullmatch(name):
+        if _IGNORED.fullmatch(name):
             continue
-        ours = _TABLE.back(name)
+        ours = _TABLE.inverse(name)
         if ours is None:
-            left.append(name)
+            unexpected.append(name)
         else:
             parts[ours] = tensor
-    return _join(parts), left
+    return _pack(parts), unexpected
 
 
-def _unused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Entries without effect at inference, whose absence transformers reports: batch counts of
-    frozen norms, and the last norm of a Swin, which its backbone form passes by."""
+def _unused_entries(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return entries that have no effect, but that transformers would report as missing.
+
+    These are the batch counts of frozen norms, and the last norm of a Swin.
+    """
     unused = {}
     for name in state:
         if name.endswith(".running_mean"):
@@ -157,7 +159,7 @@ def _unused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return unused
 
 
-def _split(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+def _unpack(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     if not _PACKED.fullmatch(name):
         yield name, tensor
         return
@@ -165,7 +167,7 @@ def _split(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield f"{name}.{part}", rows
 
 
-def _join(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _pack(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     weights = {}
     for name, tensor in parts.items():
         packed = name.rpartition(".")[0]

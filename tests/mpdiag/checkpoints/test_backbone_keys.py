@@ -1,4 +1,4 @@
-"""ImageNet backbones in the names of four libraries: the features are those of the library."""
+"""ImageNet backbones of four libraries give the features of the library."""
 
 import pickle
 from pathlib import Path
@@ -19,7 +19,7 @@ SWIN = {"embed_dim": 8, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 4)}
 
 
 def jitter(model: nn.Module) -> nn.Module:
-    """Another value in every norm, bias and average, so that none can be taken for another."""
+    """Make the values of every norm, bias and average unique, so that a mix-up is noticed."""
     generator = torch.Generator().manual_seed(0)
     for tensor in model.state_dict().values():
         if tensor.is_floating_point() and tensor.ndim == 1:
@@ -44,7 +44,7 @@ def image() -> Tensor:
 
 
 def detectron2_name(name: str) -> str:
-    """By the renaming of detectron2's tools/convert-torchvision-to-d2.py."""
+    """Rename as detectron2's tools/convert-torchvision-to-d2.py does."""
     if "layer" not in name:
         name = f"stem.{name}"
     for stage in range(1, 5):
@@ -54,13 +54,13 @@ def detectron2_name(name: str) -> str:
     return name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
 
 
-@pytest.mark.parametrize("form", ["torchvision", "detectron2"])
+@pytest.mark.parametrize("library", ["torchvision", "detectron2"])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_resnets(tmp_path: Path, form: str, name: str) -> None:
+def test_resnets(tmp_path: Path, library: str, name: str) -> None:
     torch.manual_seed(0)
     theirs = jitter(torchvision.models.get_model(name))
     path = tmp_path / "backbone"
-    if form == "torchvision":
+    if library == "torchvision":
         torch.save(theirs.state_dict(), path)
     else:
         model = {detectron2_name(k): x.numpy() for k, x in theirs.state_dict().items()}
@@ -73,7 +73,7 @@ def test_resnets(tmp_path: Path, form: str, name: str) -> None:
 
 
 def official_swin(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """timm's entries in the form of microsoft/Swin-Transformer, with what it computes itself."""
+    """Rename timm's entries to those of microsoft/Swin-Transformer, and add derived buffers."""
     renamed = {}
     for name, tensor in state.items():
         if "downsample" in name:
@@ -85,29 +85,29 @@ def official_swin(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-@pytest.mark.parametrize("form", ["timm", "Swin-Transformer", "as detectron2 takes it"])
-def test_swins(tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize("library", ["timm", "Swin-Transformer", "detectron2"])
+def test_swins(tmp_path: Path, library: str) -> None:
     torch.manual_seed(0)
     theirs = timm.create_model(
         "swin_tiny_patch4_window7_224", window_size=2, img_size=64, always_partition=True, **SWIN
     )
     state = jitter(theirs).state_dict()
     path = tmp_path / "backbone.pth"
-    if form == "timm":
+    if library == "timm":
         torch.save(state, path)
-    elif form == "Swin-Transformer":
+    elif library == "Swin-Transformer":
         torch.save({"model": official_swin(state)}, path)
     else:
         content = {"model": official_swin(state), "__author__": "third_party"}
         path.write_bytes(pickle.dumps(content))
-    found = features(BackboneConfig(name="swin", window=2, **SWIN), path)
+    found = features(BackboneConfig(name="swin", window_size=2, **SWIN), path)
     expected = theirs.forward_intermediates(image(), intermediates_only=True)
     for ours, x in zip(found, expected, strict=True):
         x = nn.functional.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2]).permute(0, 3, 1, 2)
         torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)
 
 
-def test_another_timm_model_is_read_by_the_names_that_are_wanted(tmp_path: Path) -> None:
+def test_other_timm_models_are_read_by_the_names_of_their_entries(tmp_path: Path) -> None:
     torch.manual_seed(0)
     theirs = jitter(timm.create_model("convnext_atto"))
     path = tmp_path / "convnext.pth"
@@ -117,23 +117,23 @@ def test_another_timm_model_is_read_by_the_names_that_are_wanted(tmp_path: Path)
     expected = theirs.forward_intermediates(image(), intermediates_only=True)
     for ours, x in zip(features(config, path, backbone=wanted), expected, strict=True):
         torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)
-    with pytest.raises(CheckpointError, match="something else than Mask2Former"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of Mask2Former"):
         read_weights(path)
 
 
 @pytest.mark.parametrize(
     "names, message",
     [
-        (["res2_0_branch2a_w", "conv1_w"], "original ResNet of Caffe2"),
-        (["stem.conv1.weight", "roi_heads.weight"], "roi_heads.weight belongs to no"),
-        (["layer1.0.conv1.weight", "decode_head.weight"], "decode_head.weight belongs to no"),
+        (["res2_0_branch2a_w", "conv1_w"], "a ResNet of Caffe2"),
+        (["stem.conv1.weight", "roi_heads.weight"], "roi_heads.weight is not an entry"),
+        (["layer1.0.conv1.weight", "decode_head.weight"], "decode_head.weight is not an entry"),
         (
             ["patch_embed.proj.weight", "a.relative_position_bias_table", "absolute_pos_embed"],
-            "belongs to no",
+            "is not an entry",
         ),
     ],
 )
-def test_strangers_are_named(tmp_path: Path, names: list[str], message: str) -> None:
+def test_unknown_entries_are_reported(tmp_path: Path, names: list[str], message: str) -> None:
     torch.save({name: torch.zeros(1) for name in names}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=message):
         read_weights(tmp_path / "x.pth")

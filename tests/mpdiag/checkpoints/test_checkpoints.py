@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints: official keys, strictness, and files from strangers."""
+"""Reading and writing checkpoints: official keys, strict loading, and untrusted files."""
 
 import pickle
 from pathlib import Path
@@ -10,13 +10,13 @@ import torchvision
 from safetensors.torch import save_file
 
 from mpdiag.checkpoints import load_checkpoint, load_model, read_weights, save_checkpoint
-from mpdiag.checkpoints.architecture import architecture_of, backbone_of
+from mpdiag.checkpoints.architecture import backbone_config_of, model_config_of
 from mpdiag.checkpoints.official_keys import from_official, to_official
 from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.errors import CheckpointError, UnsafeCheckpointError
 from mpdiag.models import Mask2Former
 from mpdiag.models.backbones import build_backbone
-from mpdiag.models.swin import PUBLISHED, swin_shape
+from mpdiag.models.swin import PUBLISHED_SWINS, swin_shape
 
 
 def test_keys_translate_both_ways(small_model: Mask2Former) -> None:
@@ -26,7 +26,7 @@ def test_keys_translate_both_ways(small_model: Mask2Former) -> None:
     assert from_official("roi_heads.box_head.fc1.weight") is None
 
 
-def test_swin_merges_patches_a_stage_earlier_there() -> None:
+def test_the_official_swin_merges_patches_one_stage_earlier() -> None:
     pairs = {
         "backbone.patch_embed.norm.bias": "backbone.patch_embed.norm.bias",
         "backbone.stages.1.downsample.norm.weight": "backbone.layers.0.downsample.norm.weight",
@@ -38,7 +38,7 @@ def test_swin_merges_patches_a_stage_earlier_there() -> None:
 
 
 def write(path: Path, model: Mask2Former) -> None:
-    """In the form of the path's suffix: .pth, .safetensors, or detectron2's model zoo's .pkl."""
+    """Write the format of the suffix: .pth, .safetensors, or the .pkl of detectron2's model zoo."""
     state = {to_official(name): tensor for name, tensor in model.state_dict().items()}
     if path.suffix == ".pth":
         save_checkpoint(path, model)
@@ -57,7 +57,7 @@ def test_a_checkpoint_needs_no_config(
     path = tmp_path / f"model.{suffix}"
     write(path, small_model)
     loaded = load_model(path)
-    # Decoder heads can't be read from weights: they are taken from the pixel decoder.
+    # The weights do not give the heads of the decoder; those of the pixel decoder are used.
     assert loaded.config == small_model.config
     for name, tensor in small_model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
@@ -71,18 +71,18 @@ def test_published_resnets_are_recognised(name: str) -> None:
             num_classes=5, backbone=BackboneConfig(name=name), encoder_layers=1, decoder_layers=1
         )
     widths = (64, 128, 256, 512)
-    found = architecture_of(Mask2Former(config).state_dict(), "here")
+    found = model_config_of(Mask2Former(config).state_dict(), "here")
     assert found == config.model_copy(
         update={"backbone": BackboneConfig(name=name, channels=widths)}
     )
 
 
 SWIN = BackboneConfig(
-    name="swin", embed_dim=6, depths=(1, 2, 3, 1), num_heads=(1, 2, 3, 6), window=5
+    name="swin", embed_dim=6, depths=(1, 2, 3, 1), num_heads=(1, 2, 3, 6), window_size=5
 )
 
 
-def test_any_swin_is_recognised_and_saved_as_the_official_code_loads_it(
+def test_any_swin_is_recognised_and_saved_with_its_position_index(
     tmp_path: Path, small_config: ModelConfig
 ) -> None:
     model = Mask2Former(small_config.model_copy(update={"backbone": SWIN}))
@@ -101,18 +101,18 @@ def test_any_swin_is_recognised_and_saved_as_the_official_code_loads_it(
         load_model(path)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", PUBLISHED_SWINS)
 def test_published_swins_are_recognised(name: str) -> None:
     with torch.device("meta"):
         backbone, _ = build_backbone(BackboneConfig(name=name))
     weights = {f"backbone.{key}": tensor for key, tensor in backbone.state_dict().items()}
-    found = backbone_of(weights, "here")
+    found = backbone_config_of(weights, "here")
     assert found.name == name
-    assert swin_shape(found) == PUBLISHED[name][0]
+    assert swin_shape(found) == PUBLISHED_SWINS[name][0]
 
 
 def test_the_first_version_of_the_official_names(tmp_path: Path, small_model: Mask2Former) -> None:
-    """Before version 2: no `pixel_decoder`, `static_query`; the pixel statistics were saved."""
+    """Before version 2 names lack `pixel_decoder`, and the pixel statistics are saved."""
     state = {to_official(name): tensor for name, tensor in small_model.state_dict().items()}
     old = {
         name.replace("sem_seg_head.pixel_decoder.", "sem_seg_head.").replace(
@@ -128,7 +128,7 @@ def test_the_first_version_of_the_official_names(tmp_path: Path, small_model: Ma
     torch.save({"model": {f"module.{name}": tensor for name, tensor in old.items()}}, path)
     loaded = load_checkpoint(path)
     assert loaded.model.config.pixel_mean == (1.0, 2.0, 3.0)
-    assert loaded.setup.loss.no_object_weight == 0.25
+    assert loaded.training_info.loss.no_object_weight == 0.25
     for name, tensor in small_model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[name], tensor)
     name = "sem_seg_head.pixel_decoder.mask_features.bias"
@@ -137,8 +137,8 @@ def test_the_first_version_of_the_official_names(tmp_path: Path, small_model: Ma
         load_model(path)
 
 
-def test_a_training_of_detectron2(tmp_path: Path, small_model: Mask2Former) -> None:
-    """With the state of its optimizer, and its hooks' metrics as numpy numbers."""
+def test_a_training_checkpoint_of_detectron2(tmp_path: Path, small_model: Mask2Former) -> None:
+    """It has the state of the optimizer, and metrics of hooks as numpy numbers."""
     optimizer = torch.optim.AdamW(small_model.parameters())
     path = tmp_path / "model_0004999.pth"
     save_checkpoint(
@@ -154,13 +154,13 @@ def test_a_training_of_detectron2(tmp_path: Path, small_model: Mask2Former) -> N
     assert load_model(path).config == small_model.config
 
 
-def test_a_backbone_alone_is_no_model(tmp_path: Path) -> None:
+def test_a_backbone_is_not_a_whole_model(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "R-18.pth")
-    with pytest.raises(CheckpointError, match=r"R-18\.pth: .*no whole Mask2Former model"):
+    with pytest.raises(CheckpointError, match=r"R-18\.pth: not a complete Mask2Former model"):
         load_model(tmp_path / "R-18.pth")
 
 
-def test_a_saved_file_holds_tensors_and_plain_containers(
+def test_a_saved_file_contains_tensors_and_plain_containers(
     tmp_path: Path, small_model: Mask2Former
 ) -> None:
     path = tmp_path / "model.pth"
@@ -172,7 +172,7 @@ def test_a_saved_file_holds_tensors_and_plain_containers(
 
 
 class HeadThatRenames(torch.nn.Module):
-    """As the official head: entries of version 1 are its pixel decoder's, without its name."""
+    """Renames entries of version 1 to those of its pixel decoder, like the official head."""
 
     _version = 2
 
@@ -186,7 +186,7 @@ class HeadThatRenames(torch.nn.Module):
                 state[name.replace(prefix, f"{prefix}pixel_decoder.")] = state.pop(name)
 
 
-def test_a_saved_file_tells_the_version_of_its_names(
+def test_a_saved_file_has_the_version_of_its_names(
     tmp_path: Path, small_model: Mask2Former
 ) -> None:
     save_checkpoint(tmp_path / "model.pth", small_model)
@@ -198,7 +198,7 @@ def test_a_saved_file_tells_the_version_of_its_names(
     assert torch.equal(found, small_model.pixel_decoder.mask_features.weight)
 
 
-def test_a_training_directory_gives_its_newest_model(
+def test_the_newest_model_of_a_training_directory_is_read(
     tmp_path: Path, small_model: Mask2Former
 ) -> None:
     save_checkpoint(tmp_path / "last.pth", small_model)
@@ -209,10 +209,10 @@ def test_a_training_directory_gives_its_newest_model(
 
 class Harmful:
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return print, ("this must not be seen",)
+        return print, ("this must not be printed",)
 
 
-def test_a_checkpoint_that_would_run_code_is_refused(
+def test_a_checkpoint_that_would_run_code_is_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "harmful.pth"
@@ -222,18 +222,18 @@ def test_a_checkpoint_that_would_run_code_is_refused(
     path.write_bytes(pickle.dumps({"model": Harmful()}))
     with pytest.raises(CheckpointError, match=r"harmful\.pth"):
         load_model(path)
-    assert "must not be seen" not in capsys.readouterr().out
+    assert "must not be printed" not in capsys.readouterr().out
 
 
-def test_missing_truncated_and_foreign_files_are_named(
+def test_missing_truncated_and_other_files_are_reported(
     tmp_path: Path, small_model: Mask2Former
 ) -> None:
-    with pytest.raises(CheckpointError, match=r"none.pth: no such checkpoint"):
+    with pytest.raises(CheckpointError, match=r"none.pth: no such file"):
         load_model(tmp_path / "none.pth")
     with pytest.raises(CheckpointError, match=r"no model_final\.pth or last\.pth"):
         load_model(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "mask2former"}')
-    with pytest.raises(CheckpointError, match=r"nor .* model\.safetensors .* or a file$"):
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors .* or a file$"):
         load_model(tmp_path)
     path = tmp_path / "model.pth"
     save_checkpoint(path, small_model)
@@ -244,13 +244,13 @@ def test_missing_truncated_and_foreign_files_are_named(
     with pytest.raises(CheckpointError, match=r"model.pth"):
         load_model(path)
     torch.save({"model": {"fc.weight": torch.zeros(2)}}, path)
-    with pytest.raises(CheckpointError, match=r"something else than Mask2Former.*fc.weight"):
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of Mask2Former.*fc.weight"):
         load_model(path)
     torch.save([1, 2], path)
-    with pytest.raises(CheckpointError, match="holds a list"):
+    with pytest.raises(CheckpointError, match="contains a list"):
         load_model(path)
     torch.save({"model": {"epoch": 3}}, path)
-    with pytest.raises(CheckpointError, match="no model in it"):
+    with pytest.raises(CheckpointError, match="contains no model"):
         load_model(path)
     broken = tmp_path / "model.safetensors"
     broken.write_bytes(b"123")
@@ -258,7 +258,7 @@ def test_missing_truncated_and_foreign_files_are_named(
         load_model(broken)
 
 
-def test_missing_and_left_over_entries_are_counted(
+def test_missing_and_unexpected_entries_are_counted(
     tmp_path: Path, small_model: Mask2Former
 ) -> None:
     state = {to_official(k): v for k, v in small_model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""detectron2's YAML files: chains of bases, what they add to weights, and contradictions."""
+"""Settings of detectron2's YAML files that complete or contradict the weights."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,12 @@ import pytest
 import yaml
 
 from mpdiag.checkpoints import load_checkpoint, save_checkpoint
-from mpdiag.checkpoints.detectron2_config import find_config, setup_of
+from mpdiag.checkpoints.detectron2_config import find_config, training_info_of
 from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.errors import ConfigError
 from mpdiag.models import Mask2Former
 
-# Of the released ADE20K files, as they are written.
+# From the released ADE20K files.
 BASE = """
 MODEL:
   BACKBONE: {FREEZE_AT: 0, NAME: "build_resnet_backbone"}
@@ -47,7 +47,7 @@ INPUT: {MIN_SIZE_TEST: 640}
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, small_model: Mask2Former) -> Path:
-    """A model with 4 heads, beside the files of a config that says so."""
+    """Write a model with 4 heads and its config files."""
     folder = tmp_path / "swin"
     folder.mkdir()
     (tmp_path / "Base-ADE20K.yaml").write_text(BASE)
@@ -67,24 +67,25 @@ def change(checkpoint: Path, key: str, value: Any) -> None:
     file.write_text(yaml.safe_dump(content))
 
 
-def test_a_config_beside_the_weights_adds_what_they_do_not_tell(checkpoint: Path) -> None:
+def test_a_config_beside_the_weights_adds_settings(checkpoint: Path) -> None:
     loaded = load_checkpoint(checkpoint)
-    setup = loaded.setup
+    training_info = loaded.training_info
     assert loaded.config_path == checkpoint.with_name("config.yaml")
-    assert setup.loss.model_dump() | {
-        "class_weight": 4.0, "mask_weight": 5.0, "dice_weight": 3.0, "points": 1000
-    } == setup.loss.model_dump()  # fmt: skip
-    assert (setup.short_side, setup.long_side) == (640, 2048)
-    assert (setup.dataset, setup.things, setup.stuff) == ("ade20k_panoptic_val", 100, 50)
+    assert training_info.loss.model_dump() | {
+        "class_weight": 4.0, "mask_weight": 5.0, "dice_weight": 3.0, "num_points": 1000
+    } == training_info.loss.model_dump()  # fmt: skip
+    assert (training_info.short_side, training_info.long_side) == (640, 2048)
+    assert training_info.dataset == "ade20k_panoptic_val"
+    assert (training_info.things, training_info.stuff) == (100, 50)
 
 
 def test_heads_and_pixel_statistics(checkpoint: Path, small_config: ModelConfig) -> None:
-    """The weights have 16 = 4 x 4 sampling points, which may as well be 2 heads with 8 each."""
+    """The weights have 16 sampling points: 4 heads with 4 each, or 2 heads with 8 each."""
     assert load_checkpoint(checkpoint).model.config == small_config
     change(checkpoint, "MODEL.MASK_FORMER.NHEADS", 2)
     change(checkpoint, "MODEL.PIXEL_STD", [1.0, 2.0, 3.0])
     config = load_checkpoint(checkpoint).model.config
-    assert (config.heads, config.encoder_points) == (2, 8)
+    assert (config.num_heads, config.encoder_points) == (2, 8)
     assert config.pixel_std == (1.0, 2.0, 3.0)
 
 
@@ -112,44 +113,44 @@ def test_heads_and_pixel_statistics(checkpoint: Path, small_config: ModelConfig)
         ("INPUT.MIN_SIZE_TEST", -1),
     ],
 )
-def test_a_contradiction_names_the_key(checkpoint: Path, key: str, value: Any) -> None:
+def test_a_contradiction_is_reported_with_its_key(checkpoint: Path, key: str, value: Any) -> None:
     change(checkpoint, key, value)
     with pytest.raises(ConfigError, match=rf"config\.yaml: {key} is {value!r}"):
         load_checkpoint(checkpoint)
 
 
-def test_a_swins_window_and_skipped_blocks(tmp_path: Path, small_config: ModelConfig) -> None:
+def test_window_size_and_drop_path_of_a_swin(tmp_path: Path, small_config: ModelConfig) -> None:
     backbone = BackboneConfig(
-        name="swin", embed_dim=8, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), window=3
+        name="swin", embed_dim=8, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), window_size=3
     )
     model = Mask2Former(small_config.model_copy(update={"backbone": backbone}))
     save_checkpoint(tmp_path / "model_final.pth", model)
     swin = {"EMBED_DIM": 8, "DEPTHS": [1, 1, 2, 1], "NUM_HEADS": [1, 2, 4, 8], "WINDOW_SIZE": 3}
     content: dict[str, Any] = {"MODEL": {"BACKBONE": {"NAME": "D2SwinTransformer"}, "SWIN": swin}}
-    content["MODEL"]["RESNETS"] = {"DEPTH": 50}  # of the base that a Swin's file is based on
+    content["MODEL"]["RESNETS"] = {"DEPTH": 50}  # from its base file
     swin["DROP_PATH_RATE"] = 0.25
     config = tmp_path / "elsewhere" / "swin.yaml"
     config.parent.mkdir()
     config.write_text(yaml.safe_dump(content))
     loaded = load_checkpoint(tmp_path / "model_final.pth", config)
-    assert loaded.model.config.backbone == backbone.model_copy(update={"drop_path": 0.25})
+    assert loaded.model.config.backbone == backbone.model_copy(update={"drop_path_rate": 0.25})
     swin["WINDOW_SIZE"] = 7
     config.write_text(yaml.safe_dump(content))
     with pytest.raises(ConfigError, match=r"MODEL\.SWIN\.WINDOW_SIZE is 7, but .* with 3"):
         load_checkpoint(tmp_path / "model_final.pth", config)
 
 
-def test_which_file_is_beside(tmp_path: Path) -> None:
+def test_find_config(tmp_path: Path) -> None:
     checkpoint = tmp_path / "model_final.pth"
     assert find_config(checkpoint) is None
     (tmp_path / "recipe.yaml").write_text("model: {}")
-    assert find_config(checkpoint) is None  # ours, or another tool's
+    assert find_config(checkpoint) is None  # not a detectron2 file
     (tmp_path / "recipe.yaml").unlink()
     (tmp_path / "Base-COCO.yaml").write_text("MODEL: {}")
     (tmp_path / "maskformer2_R50.yaml").write_text("_BASE_: Base-COCO.yaml")
     assert find_config(checkpoint) == tmp_path / "maskformer2_R50.yaml"
     (tmp_path / "maskformer2_R101.yaml").write_text("_BASE_: Base-COCO.yaml")
-    assert find_config(checkpoint) is None  # which one is not said
+    assert find_config(checkpoint) is None  # ambiguous
     (tmp_path / "config.yaml").write_text("MODEL: {}")
     assert find_config(checkpoint) == tmp_path / "config.yaml"
     (tmp_path / "model_final.yaml").write_text("MODEL: {}")
@@ -167,6 +168,6 @@ def test_which_file_is_beside(tmp_path: Path) -> None:
         ("my_own_val", (None, None)),
     ],
 )
-def test_things_and_stuff_of_known_data(dataset: str, kinds: tuple[Any, Any]) -> None:
-    setup = setup_of({"DATASETS": {"TEST": f'("{dataset}",)'}}, "here")
-    assert (setup.things, setup.stuff) == kinds
+def test_thing_and_stuff_counts_of_known_data(dataset: str, kinds: tuple[Any, Any]) -> None:
+    training_info = training_info_of({"DATASETS": {"TEST": f'("{dataset}",)'}}, "here")
+    assert (training_info.things, training_info.stuff) == kinds

@@ -1,8 +1,8 @@
-"""Directories of transformers' Mask2FormerForUniversalSegmentation, read and written without it."""
+"""Read and write directories of transformers' Mask2Former without the library."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +10,27 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mpdiag.checkpoints.architecture import architecture_of
-from mpdiag.checkpoints.detectron2_config import Setup
+from mpdiag.checkpoints.architecture import model_config_of
+from mpdiag.checkpoints.detectron2_config import TrainingInfo
 from mpdiag.checkpoints.official_keys import EMPTY_WEIGHT
-from mpdiag.checkpoints.reading import read_state
+from mpdiag.checkpoints.reading import read_state_dict
 from mpdiag.checkpoints.transformers_config import (
     PUBLISHED_SIZE,
     architecture_settings,
     check_settings,
+    image_size_of,
     label_settings,
     labels_of,
     loss_of,
     loss_settings,
     preprocessor_settings,
-    size_of,
     with_drop_path,
-    with_statistics,
+    with_pixel_statistics,
 )
 from mpdiag.checkpoints.transformers_keys import BATCH_COUNT, from_transformers, to_transformers
 from mpdiag.config import LossConfig, ModelConfig, TrainConfig, parse
 from mpdiag.errors import CheckpointError
+from mpdiag.legacy_names import upgrade_config
 from mpdiag.models import Mask2Former
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -37,45 +38,41 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(slots=True)
-class TransformersModel:
-    """What a transformers directory holds.
+class TransformersCheckpoint:
+    """Contents of a transformers directory.
 
     Attributes:
         path: the file of weights.
         config: architecture and pixel statistics.
-        loss: the costs and weights that the model was trained with.
-        weights: our parameter name -> tensor on the CPU.
-        unknown: transformers' names that our model has no place for.
+        weights: mpdiag's parameter name -> tensor on the CPU.
+        unexpected: transformers' names that mpdiag's model does not have.
+        training_info: costs and loss weights, and the image size of preprocessor_config.json.
         labels: name of each class in the order of the logits, if config.json has them.
-        short_side, long_side: of images at inference, in pixels, where a preprocessor_config.json
-            says so.
-        classes: category_id, name and isthing of each class, if the directory is ours.
-        recipe: the settings it was trained with, if the directory is ours.
+        classes: category_id, name and isthing of each class, if mpdiag wrote the directory.
+        recipe: training configuration, if mpdiag wrote the directory.
     """
 
     path: Path
     config: ModelConfig
-    loss: LossConfig
     weights: dict[str, Tensor]
-    unknown: list[str]
+    unexpected: list[str]
+    training_info: TrainingInfo
     labels: list[str] | None
-    short_side: int | None = None
-    long_side: int | None = None
     classes: list[dict[str, Any]] | None = None
     recipe: TrainConfig | None = None
 
 
-def is_transformers(directory: Path) -> bool:
-    """Whether `directory` holds a model as transformers' `save_pretrained` writes it."""
+def is_transformers_directory(directory: Path) -> bool:
+    """Return whether transformers' `save_pretrained` wrote a model to `directory`."""
     return any((directory / name).is_file() for name in WEIGHTS)
 
 
-def read_transformers(directory: Path) -> TransformersModel:
-    """Read the weights, config.json, and preprocessor_config.json where there is one.
+def read_transformers(directory: Path) -> TransformersCheckpoint:
+    """Read the weights, config.json, and preprocessor_config.json if there is one.
 
     Raises:
-        CheckpointError: a file is missing, unreadable or another model's; config.json contradicts
-            the weights, or asks for what our model can't do.
+        CheckpointError: a file is missing, unreadable or of another model; config.json contradicts
+            the weights, or requires something that mpdiag's model does not support.
         UnsafeCheckpointError: reading the weights would run code.
     """
     file = next((directory / name for name in WEIGHTS if (directory / name).is_file()), None)
@@ -85,51 +82,53 @@ def read_transformers(directory: Path) -> TransformersModel:
     settings = read_json(directory / CONFIG)
     if settings.get("model_type") != "mask2former":
         raise CheckpointError(
-            f"{source}: model_type = {settings.get('model_type')!r}; only mask2former is read by "
-            "mpdiag itself, and only mpdiag analyze has transformers run another"
+            f"{source}: model_type = {settings.get('model_type')!r}; mpdiag reads mask2former "
+            "only; mpdiag analyze runs other models by transformers"
         )
     own = settings["mpdiag"] if isinstance(settings.get("mpdiag"), dict) else {}
-    weights, unknown = from_transformers(read_state(file))
+    weights, unexpected = from_transformers(read_state_dict(file))
     if own.get("norm") == "frozen":
         weights = {name: x for name, x in weights.items() if not name.endswith(BATCH_COUNT)}
-    config = with_drop_path(architecture_of(weights, str(file)), settings, source)
+    config = with_drop_path(model_config_of(weights, str(file)), settings, source)
     check_settings(settings, architecture_settings(config, weights), source)
     path = directory / PREPROCESSOR
     preprocessor = read_json(path) if path.is_file() else {}
-    config = with_statistics(config, preprocessor, str(path))
-    found = TransformersModel(
+    config = with_pixel_statistics(config, preprocessor, str(path))
+    found = TransformersCheckpoint(
         path=file,
         config=config,
-        loss=loss_of(settings, LossConfig(), source),
         weights=weights,
-        unknown=unknown,
+        unexpected=unexpected,
+        training_info=TrainingInfo(
+            loss_of(settings, LossConfig(), source), *image_size_of(preprocessor)
+        ),
         labels=labels_of(settings, config.num_classes, source),
     )
-    found.short_side, found.long_side = size_of(preprocessor)
-    _add_own(found, own, settings, source)
+    _add_mpdiag_entry(found, own, settings, source)
     return found
 
 
-def _add_own(
-    found: TransformersModel, own: Mapping[str, Any], settings: Mapping[str, Any], source: str
+def _add_mpdiag_entry(
+    found: TransformersCheckpoint, own: Mapping[str, Any], settings: Mapping[str, Any], source: str
 ) -> None:
-    """What only we write, unless transformers has since saved another model in its place."""
+    """Add what mpdiag wrote, unless transformers has saved another model since."""
     classes = own.get("classes")
     if isinstance(classes, list) and len(classes) == found.config.num_classes:
         found.classes = classes
     if "recipe" not in own:
         return
-    recipe = parse(TrainConfig, own["recipe"], source)
+    recipe = parse(TrainConfig, upgrade_config(own["recipe"]), source)
     same = recipe.model.model_copy(update={"backbone": found.config.backbone})
     if same == found.config:
         found.recipe = recipe
-        found.loss = loss_of(settings, recipe.loss, source)
+        loss = loss_of(settings, recipe.loss, source)
+        found.training_info = replace(found.training_info, loss=loss)
 
 
 def write_transformers(
     directory: Path,
     model: Mask2Former,
-    setup: Setup | None = None,
+    training_info: TrainingInfo | None = None,
     *,
     labels: Sequence[str] | None = None,
     classes: Sequence[Mapping[str, Any]] | None = None,
@@ -137,24 +136,24 @@ def write_transformers(
 ) -> None:
     """Write config.json, preprocessor_config.json and model.safetensors into `directory`.
 
-    A model without query positions (MP-Former) gets zeros for them, which is the same at
-    inference. Its class embeddings, used in training alone, have no place there.
+    If the model has no query positions (MP-Former), they are written as zeros, which gives equal
+    outputs. Class embeddings, which only training uses, are not written.
 
-    config.json's entry `mpdiag` is ours alone, and read back by `read_transformers`: `norm`, since
-    transformers has no frozen norms, `classes` and `recipe`.
+    The entry `mpdiag` of config.json holds `norm` (transformers has no frozen norms), `classes` and
+    `recipe`; `read_transformers` reads it.
 
     Args:
-        directory: where to; it is there already.
-        model: its parameters are written as they are.
-        setup: losses and image size, by default the published ones.
-        labels: name of each class, by default those of `classes`.
+        directory: an existing directory.
+        model: its weights are written.
+        training_info: losses and image size; by default the published values.
+        labels: name of each class; by default those of `classes`.
         classes: category_id, name and isthing of each class.
-        recipe: the settings that the model was trained with.
+        recipe: training configuration of the model.
 
     Raises:
-        CheckpointError: transformers' Mask2Former has no such backbone or pixel decoder.
+        CheckpointError: transformers' Mask2Former does not support the backbone or pixel decoder.
     """
-    setup = setup or Setup(LossConfig())
+    training_info = training_info or TrainingInfo(LossConfig())
     config = model.config.model_copy(update={"query_position": True, "label_embedding": False})
     own: dict[str, Any] = {"norm": config.backbone.norm}
     names = [f"LABEL_{index}" for index in range(config.num_classes)]
@@ -166,49 +165,54 @@ def write_transformers(
     settings = {
         "architectures": ["Mask2FormerForUniversalSegmentation"],
         **architecture_settings(config, model.state_dict()),
-        **loss_settings(setup.loss),
+        **loss_settings(training_info.loss),
         "dropout": 0.0,
         "use_auxiliary_loss": True,
         **label_settings(labels or names),
         "mpdiag": own,
     }
-    state = _state(model, setup.loss.no_object_weight)
+    state = _state_dict(model, training_info.loss.no_object_weight)
     _write_json(directory / CONFIG, settings)
-    _write_json(directory / PREPROCESSOR, preprocessor_settings(config, _size(setup, recipe)))
+    size = _image_size(training_info, recipe)
+    _write_json(directory / PREPROCESSOR, preprocessor_settings(config, size))
     save_file(state, directory / WEIGHTS[0], metadata={"format": "pt"})
 
 
-def _state(model: Mask2Former, no_object_weight: float) -> dict[str, Tensor]:
+def _state_dict(model: Mask2Former, no_object_weight: float) -> dict[str, Tensor]:
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     weights.pop("decoder.label_embed.weight", None)
     zeros = torch.zeros_like(weights["decoder.query_feat.weight"])
     weights.setdefault("decoder.query_embed.weight", zeros)
-    state, left = to_transformers(weights)
-    if left:
-        raise CheckpointError(f"{left[0]}: transformers' Mask2Former has no such parameter")
+    state, unexpected = to_transformers(weights)
+    if unexpected:
+        raise CheckpointError(f"{unexpected[0]}: transformers' Mask2Former has no such parameter")
     state[EMPTY_WEIGHT] = torch.ones(model.config.num_classes + 1)
     state[EMPTY_WEIGHT][-1] = no_object_weight
     return state
 
 
-def _size(setup: Setup, recipe: TrainConfig | None) -> tuple[int, int] | None:
-    """Shorter and longer side at inference; a recipe without them keeps each image's own."""
+def _image_size(training_info: TrainingInfo, recipe: TrainConfig | None) -> tuple[int, int] | None:
+    """Return short and long side at inference; None if a recipe keeps the size of images."""
     if recipe and recipe.data.short_side is None:
         return None
-    return setup.short_side or PUBLISHED_SIZE[0], setup.long_side or PUBLISHED_SIZE[1]
+    short, long = PUBLISHED_SIZE
+    return training_info.short_side or short, training_info.long_side or long
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; CheckpointError if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
-            f"{path}: no such file; a transformers directory has it beside its weights"
+            f"{path}: no such file; a transformers directory needs it beside its weights"
         ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable JSON file ({error})") from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not settings")
+        raise CheckpointError(
+            f"{path}: contains a {type(content).__name__}, not an object of settings"
+        )
     return content
 
 

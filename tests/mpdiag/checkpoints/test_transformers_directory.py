@@ -1,4 +1,4 @@
-"""The transformers form without transformers: round trips, config.json, refusals."""
+"""Transformers directories without transformers: round trips, config.json, errors."""
 
 import json
 import pickle
@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from mpdiag.checkpoints import load_checkpoint, load_model, save_checkpoint
 from mpdiag.checkpoints.convert import convert
-from mpdiag.checkpoints.detectron2_config import Setup
-from mpdiag.checkpoints.transformers_form import read_transformers, write_transformers
+from mpdiag.checkpoints.detectron2_config import TrainingInfo
+from mpdiag.checkpoints.transformers_directory import read_transformers, write_transformers
 from mpdiag.config import BackboneConfig, LossConfig, ModelConfig, TrainConfig
 from mpdiag.errors import CheckpointError, UnsafeCheckpointError
 from mpdiag.models import Mask2Former
@@ -31,7 +31,7 @@ def model_with(config: ModelConfig, **changes: Any) -> Mask2Former:
 
 @pytest.fixture
 def model(small_config: ModelConfig) -> Mask2Former:
-    """A ResNet-50's shape, with a narrow stem and other pixel statistics than the published."""
+    """A narrow ResNet-50 with pixel statistics that differ from the published ones."""
     backbone = BackboneConfig(name="resnet50", channels=(8, 8, 16, 16), stem_channels=16)
     return model_with(
         small_config,
@@ -66,7 +66,7 @@ def rewrite(directory: Path, **changes: Any) -> None:
         BackboneConfig(name="resnet50", channels=(8, 8, 16, 16), norm="batch"),
         BackboneConfig(name="resnet18", channels=(8, 8, 16, 16), stem_channels=8),
         BackboneConfig(
-            name="swin", embed_dim=8, depths=(2, 1, 1, 1), num_heads=(1, 2, 2, 4), window=3
+            name="swin", embed_dim=8, depths=(2, 1, 1, 1), num_heads=(1, 2, 2, 4), window_size=3
         ),
     ],
     ids=["frozen", "batch", "basic", "swin"],
@@ -89,8 +89,8 @@ def test_a_round_trip_is_bit_equal(
     assert found == ["config.json", "model.safetensors", "preprocessor_config.json"]
 
 
-def test_names_and_settings_are_those_of_the_hub(directory: Path, model: Mask2Former) -> None:
-    """A few entries of the published checkpoints and of microsoft/resnet-50."""
+def test_names_and_settings_equal_those_on_the_hub(directory: Path, model: Mask2Former) -> None:
+    """Entries of the published checkpoints and of microsoft/resnet-50."""
     state = load_file(directory / "model.safetensors")
     own = model.state_dict()
     encoder, pixel = "model.pixel_level_module.encoder", "model.pixel_level_module.decoder"
@@ -124,12 +124,10 @@ def test_names_and_settings_are_those_of_the_hub(directory: Path, model: Mask2Fo
     assert settings["id2label"] == {"0": "cat", "1": "dog", "2": "sky"}
 
 
-def test_a_swin_has_its_names_and_what_it_computes_is_passed_over(
-    tmp_path: Path, small_config: ModelConfig
-) -> None:
-    """Entries as in facebook/mask2former-swin-tiny-coco-instance, and its settings."""
+def test_names_of_a_swin_and_its_ignored_buffers(tmp_path: Path, small_config: ModelConfig) -> None:
+    """Entries and settings of facebook/mask2former-swin-tiny-coco-instance."""
     swin = BackboneConfig(
-        name="swin", embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4), window=3
+        name="swin", embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4), window_size=3
     )
     model = model_with(small_config, backbone=swin, label_embedding=False)
     write_transformers(tmp_path, model)
@@ -157,28 +155,28 @@ def test_a_swin_has_its_names_and_what_it_computes_is_passed_over(
     state[f"{block}.attention.self.relative_position_index"] = torch.zeros(9, 9).long()
     save_file(state, tmp_path / "model.safetensors")
     rewrite(tmp_path, backbone_config=settings | {"drop_path_rate": 0.1})
-    assert load_model(tmp_path).config.backbone == swin.model_copy(update={"drop_path": 0.1})
+    assert load_model(tmp_path).config.backbone == swin.model_copy(update={"drop_path_rate": 0.1})
 
 
-def test_a_directory_says_what_its_weights_cannot(tmp_path: Path, model: Mask2Former) -> None:
-    loss = LossConfig(class_weight=1, mask_weight=20, no_object_weight=0.2, points=64)
-    write_transformers(tmp_path, model, Setup(loss, 640, 1000), classes=CLASSES)
+def test_settings_that_the_weights_do_not_contain(tmp_path: Path, model: Mask2Former) -> None:
+    loss = LossConfig(class_weight=1, mask_weight=20, no_object_weight=0.2, num_points=64)
+    write_transformers(tmp_path, model, TrainingInfo(loss, 640, 1000), classes=CLASSES)
     found = read_transformers(tmp_path)
     assert found.config == model.config
-    assert found.loss == loss
-    assert (found.short_side, found.long_side) == (640, 1000)
+    assert found.training_info == TrainingInfo(loss, 640, 1000)
     assert found.classes == CLASSES
     assert found.labels == ["cat", "dog", "sky"]
-    assert found.unknown == []
-    write_transformers(tmp_path, model, Setup(loss, 640, 1000), labels=["a", "b", "c"])
+    assert found.unexpected == []
+    write_transformers(tmp_path, model, TrainingInfo(loss, 640, 1000), labels=["a", "b", "c"])
     assert read_transformers(tmp_path).labels == ["a", "b", "c"]
-    # nothing but what transformers itself writes
+    # Only what transformers writes.
     rewrite(tmp_path, mpdiag=None, id2label={f"{k}": f"LABEL_{k}" for k in range(3)})
     (tmp_path / "preprocessor_config.json").unlink()
     found = read_transformers(tmp_path)
-    assert (found.labels, found.classes, found.short_side) == (None, None, None)
+    assert (found.labels, found.classes) == (None, None)
+    assert found.training_info.short_side is None
     assert found.config.pixel_mean == ModelConfig().pixel_mean
-    assert found.config.backbone.norm == "batch"  # the only kind that transformers has
+    assert found.config.backbone.norm == "batch"  # transformers has no other
 
 
 def test_a_directory_is_a_checkpoint(
@@ -194,7 +192,7 @@ def test_a_directory_is_a_checkpoint(
         assert torch.equal(load_model(directory)(images).matching.mask_logits, expected)
 
 
-def test_an_mp_former_gets_query_positions_of_zero(
+def test_query_positions_of_an_mp_former_are_written_as_zeros(
     tmp_path: Path,
     small_config: ModelConfig,
     images: list[torch.Tensor],
@@ -217,7 +215,7 @@ def test_an_mp_former_gets_query_positions_of_zero(
 def test_a_trained_checkpoint_keeps_its_recipe_and_classes(
     tmp_path: Path, model: Mask2Former
 ) -> None:
-    recipe = TrainConfig(model=model.config, loss=LossConfig(mask_weight=7, points="all"))
+    recipe = TrainConfig(model=model.config, loss=LossConfig(mask_weight=7, num_points="all"))
     own = {"recipe": recipe.model_dump(mode="json"), "classes": CLASSES}
     save_checkpoint(tmp_path / "a.pth", model, mpdiag=own, optimizer={"lr": 1.0})
     convert(tmp_path / "a.pth", tmp_path / "b.pth", "detectron2")
@@ -227,10 +225,11 @@ def test_a_trained_checkpoint_keeps_its_recipe_and_classes(
     assert load_checkpoint(tmp_path / "b.pth").recipe == recipe
     convert(tmp_path / "a.pth", tmp_path / "there", "transformers")
     found = read_transformers(tmp_path / "there")
-    assert (found.recipe, found.loss, found.classes) == (recipe, recipe.loss, CLASSES)
+    assert (found.recipe, found.classes) == (recipe, CLASSES)
+    assert found.training_info.loss == recipe.loss
     preprocessor = json.loads((tmp_path / "there" / "preprocessor_config.json").read_text())
     assert not preprocessor["do_resize"]  # the recipe's short_side is None
-    # As if transformers had trained a model of other classes from it.
+    # As if transformers had fine-tuned the model on other classes.
     state = load_file(tmp_path / "there" / "model.safetensors")
     for name in ("class_predictor.weight", "class_predictor.bias"):
         state[name] = state[name][:3]
@@ -240,22 +239,33 @@ def test_a_trained_checkpoint_keeps_its_recipe_and_classes(
     assert (found.recipe, found.classes, found.labels) == (None, None, ["a", "b"])
 
 
+def test_a_directory_of_0_1_opens(tmp_path: Path, model: Mask2Former) -> None:
+    """Its recipe has the old names of some keys."""
+    recipe = TrainConfig(model=model.config, loss=LossConfig(num_points=64))
+    write_transformers(tmp_path, model, recipe=recipe)
+    own = settings_of(tmp_path)["mpdiag"]
+    for section, old, new in (("model", "heads", "num_heads"), ("loss", "points", "num_points")):
+        own["recipe"][section][old] = own["recipe"][section].pop(new)
+    rewrite(tmp_path, mpdiag=own)
+    assert load_checkpoint(tmp_path).recipe == recipe
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "maskformer"}, "model_type = 'maskformer'; only mask2former"),
+        ({"model_type": "maskformer"}, "model_type = 'maskformer'; mpdiag reads mask2former only"),
         ({"pre_norm": True}, "pre_norm = True, but the weights"),
         ({"num_queries": 100}, "num_queries = 100, but the weights.*with 6"),
         (
             {"backbone_config": {"downsample_in_bottleneck": True}},
             "backbone_config: downsample_in_bottleneck = True",
         ),
-        ({"id2label": {"0": "cat"}}, "id2label must name the classes 0 to 2 that the weights have"),
-        ({"id2label": 3}, "id2label must name"),
+        ({"id2label": {"0": "cat"}}, "id2label must have the keys 0 to 2"),
+        ({"id2label": 3}, "id2label must have"),
         ({"mask_weight": "much"}, "mask_weight = 'much'"),
     ],
 )
-def test_settings_that_the_weights_contradict_are_named(
+def test_settings_that_contradict_the_weights_are_reported(
     directory: Path, change: dict[str, Any], message: str
 ) -> None:
     rewrite(directory, **change)
@@ -264,7 +274,7 @@ def test_settings_that_the_weights_contradict_are_named(
     assert type(caught.value).__module__ == "mpdiag.errors"
 
 
-def test_broken_directories_are_named(directory: Path) -> None:
+def test_broken_directories_are_reported(directory: Path) -> None:
     (directory / "preprocessor_config.json").write_text('{"image_mean": [0.5]}')
     with pytest.raises(CheckpointError, match=r"image_mean = \[0.5\]: give 3 numbers"):
         read_transformers(directory)
@@ -281,10 +291,10 @@ def test_broken_directories_are_named(directory: Path) -> None:
 
 class Harmful:
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return print, ("this must not be seen",)
+        return print, ("this must not be printed",)
 
 
-def test_weights_that_would_run_code_are_refused(
+def test_weights_that_would_run_code_are_rejected(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (directory / "model.safetensors").unlink()
@@ -294,16 +304,16 @@ def test_weights_that_would_run_code_are_refused(
     (directory / "pytorch_model.bin").write_bytes(pickle.dumps(Harmful()))
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
         read_transformers(directory)
-    assert "must not be seen" not in capsys.readouterr().out
+    assert "must not be printed" not in capsys.readouterr().out
 
 
-def test_missing_and_left_over_parameters_are_named(directory: Path) -> None:
+def test_missing_and_unexpected_parameters_are_reported(directory: Path) -> None:
     path = directory / "model.safetensors"
     state = load_file(path)
     del state["model.transformer_module.decoder.layers.1.self_attn.k_proj.weight"]
     save_file(state | {"text_encoder.weight": torch.zeros(1)}, path)
     found = read_transformers(directory)
-    assert found.unknown == ["text_encoder.weight"]
+    assert found.unexpected == ["text_encoder.weight"]
     with pytest.raises(
         CheckpointError,
         match=r"1 \(decoder\.layers\.1\.self_attn\.in_proj_weight\) missing, "
@@ -318,9 +328,9 @@ def test_a_destination_is_never_overwritten(tmp_path: Path, model: Mask2Former) 
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
     for destination, to in (("full", "transformers"), ("a.pth", "detectron2")):
-        with pytest.raises(CheckpointError, match="there already, and not overwritten"):
+        with pytest.raises(CheckpointError, match="exists already"):
             convert(source, tmp_path / destination, to)
-    with pytest.raises(CheckpointError, match=r"a name ending in \.pth"):
+    with pytest.raises(CheckpointError, match=r"a name that ends in \.pth"):
         convert(source, tmp_path / "b.safetensors", "detectron2")
     with pytest.raises(CheckpointError, match=r"a\.pth.x: can't be written"):
         convert(source, source / "x", "transformers")
@@ -329,13 +339,11 @@ def test_a_destination_is_never_overwritten(tmp_path: Path, model: Mask2Former) 
     assert (tmp_path / "empty" / "config.json").is_file()
 
 
-def test_what_has_no_transformers_form_leaves_nothing_behind(
-    tmp_path: Path, small_config: ModelConfig
-) -> None:
+def test_a_failed_conversion_writes_nothing(tmp_path: Path, small_config: ModelConfig) -> None:
     backbone = BackboneConfig(name="resnet26", channels=(8, 8, 16, 16))
     for change, message in (
-        ({"encoder_points": 2}, "encoder_points = 2: transformers' Mask2Former has 4"),
-        ({"backbone": backbone}, "name = resnet26: has no transformers form"),
+        ({"encoder_points": 2}, "encoder_points = 2: transformers' Mask2Former supports 4"),
+        ({"backbone": backbone}, "name = resnet26: can't be written"),
     ):
         model = model_with(small_config, **change)
         recipe = TrainConfig(model=model.config).model_dump(mode="json")
@@ -345,23 +353,21 @@ def test_what_has_no_transformers_form_leaves_nothing_behind(
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
 
 
-def test_what_a_directory_tells_survives_both_forms(
-    tmp_path: Path, small_config: ModelConfig
-) -> None:
+def test_settings_are_kept_through_both_formats(tmp_path: Path, small_config: ModelConfig) -> None:
     statistics = {"pixel_mean": (1.0, 2.0, 3.0), "label_embedding": False}
     model = model_with(small_config, **statistics)
-    setup = Setup(LossConfig(mask_weight=9), 640, 1000)
+    training_info = TrainingInfo(LossConfig(mask_weight=9), 640, 1000)
     (tmp_path / "there").mkdir()
-    write_transformers(tmp_path / "there", model, setup, labels=["a", "b", "c"])
+    write_transformers(tmp_path / "there", model, training_info, labels=["a", "b", "c"])
     convert(tmp_path / "there", tmp_path / "a.pth", "detectron2")
     convert(tmp_path / "a.pth", tmp_path / "again", "transformers")
     for name in ("there", "a.pth", "again"):
         found = load_checkpoint(tmp_path / name)
         assert found.model.config == model.config
-        assert (found.setup, found.labels) == (setup, ["a", "b", "c"])
+        assert (found.training_info, found.labels) == (training_info, ["a", "b", "c"])
 
 
-def test_a_decoder_that_transformers_has_not_is_refused(
+def test_a_decoder_that_transformers_does_not_support_is_rejected(
     tmp_path: Path, small_config: ModelConfig
 ) -> None:
     model = model_with(small_config, feature_maps="all-large")
