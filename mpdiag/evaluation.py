@@ -1,4 +1,4 @@
-"""How good a model's last layer is, by the measure of its task: AP, PQ or mIoU."""
+"""Evaluate predicted masks by the metrics of a task: AP, PQ or mIoU."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpdiag.data import ClassInfo, SegmentationDataset, Truth
+from mpdiag.data import ClassInfo, GroundTruth, SegmentationDataset
 from mpdiag.metrics import (
     AveragePrecision,
     PanopticQuality,
@@ -20,27 +20,28 @@ from mpdiag.metrics import (
     segment_map,
 )
 from mpdiag.models import (
-    InstanceRule,
+    ImageSizes,
     PanopticSegments,
-    Sizes,
     instance_inference,
     panoptic_inference,
     semantic_inference,
 )
+from mpdiag.recording import InstanceRule
 from mpdiag.store import rle
 
 Scores = dict[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """D masks that a model gives for one image, at the size of its file; on the CPU.
+class Detections:
+    """D predicted masks of one image, at the size of its file, on the CPU.
 
-    scores   float (D,), 1 where the task has none
-    labels   int64 (D,), class index
-    queries  int64 (D,), which query each comes from; -1 where several may have a part in it
-    size     (height, width)
-    counts   the masks as COCO's compressed run lengths
+    Attributes:
+        scores: float (D,); 1 for tasks without scores.
+        labels: int64 (D,), class index.
+        queries: int64 (D,), query of each mask; -1 where several queries may contribute.
+        size: (height, width) in pixels.
+        counts: the masks as COCO compressed RLE.
     """
 
     scores: Tensor
@@ -49,146 +50,151 @@ class Found:
     size: tuple[int, int]
     counts: Sequence[bytes]
 
+    @classmethod
+    def encode(
+        cls,
+        masks: Tensor,
+        labels: Tensor,
+        scores: Tensor | None = None,
+        queries: Tensor | None = None,
+    ) -> Self:
+        """Encode bool masks (D, H, W); without scores and queries, fill in 1 and -1."""
+        count, height, width = masks.shape
+        return cls(
+            torch.ones(count) if scores is None else scores.cpu(),
+            labels.cpu(),
+            torch.full((count,), -1) if queries is None else queries.cpu(),
+            (height, width),
+            [rle.encode(mask) for mask in masks.cpu().numpy()],
+        )
+
     @property
     def masks(self) -> Tensor:
         """Bool (D, H, W)."""
-        masks = np.zeros((len(self.counts), *self.size), dtype=np.bool_)
-        for row, counts in enumerate(self.counts):
-            masks[row] = rle.decode(counts, *self.size)
-        return torch.from_numpy(masks)
+        return decode_masks(self.counts, self.size)
 
 
-class Evaluator:
-    """Judges a model on a data set by the measure of its task.
+def decode_masks(counts: Sequence[bytes], size: tuple[int, int]) -> Tensor:
+    """Decode COCO compressed RLE to bool masks (D, H, W)."""
+    masks = np.zeros((len(counts), *size), dtype=np.bool_)
+    for row, encoded in enumerate(counts):
+        masks[row] = rle.decode(encoded, *size)
+    return torch.from_numpy(masks)
 
-    Images may come in any order, each once. `a + b` unites what two processes gathered, to the
-    same bits as one would have. A sum, and an evaluator that was pickled, has left the data set
-    behind: it only adds and gives scores.
+
+class Evaluator(ABC):
+    """Accumulate the detections of images and compute the scores of one task.
+
+    Add images in any order, each once. `a + b` merges the evaluators of two processes; the scores
+    are bit-equal to those of one process.
     """
 
-    def __init__(self, dataset: SegmentationDataset, rule: InstanceRule = "mask2former") -> None:
-        """`rule` is whose post-processing gives instances; the other tasks have one."""
-        self._dataset = dataset
-        self._judge: _Judge
-        if dataset.task == "instance":
-            self._judge = _Instances(dataset.classes, rule)
-        else:
-            self._judge = _MAPS[dataset.task](dataset.classes)
+    primary_metric: ClassVar[str]
+    """Score by which models are compared: "ap", "pq" or "miou"."""
 
-    @property
-    def headline(self) -> str:
-        """The name of the score by which models are compared: "ap", "pq" or "miou"."""
-        return self._judge.headline
+    _metric: Any
 
-    def find(self, class_logits: Tensor, mask_logits: Tensor, sizes: Sizes) -> Found:
-        """What the last layer's predictions (N, K + 1) and (N, h, w) of one image come to.
+    @abstractmethod
+    def postprocess(
+        self, class_logits: Tensor, mask_logits: Tensor, sizes: ImageSizes
+    ) -> Detections:
+        """Convert the predictions of one layer for one image to detections.
 
-        The post-processing is Mask2Former's, or for instances another's, if that was chosen;
-        semantic models resize class scores, not masks.
+        Args:
+            class_logits: (N, K + 1), no-object last.
+            mask_logits: (N, h, w) over the padded image.
+            sizes: sizes of the image.
         """
-        return self._judge.find(class_logits, mask_logits, sizes)
 
-    def update(self, index: int, found: Found) -> None:
-        """Compare what was found on an image with the data set's truth.
+    @abstractmethod
+    def update(self, image_id: int, detections: Detections, ground_truth: GroundTruth) -> None:
+        """Add the detections of one image and its GT."""
 
-        Raises DataError where the truth can't be read.
-        """
-        image_id, truth = self._dataset.image_ids[index], self._dataset.truth(index)
-        self._judge.update(image_id, found, truth)
-
-    def __add__(self, other: "Evaluator") -> "Evaluator":
-        """What both gathered. ValueError where tasks or classes differ, or an image is in both."""
-        if self.headline != other.headline:
-            raise ValueError("evaluators of different tasks can't be united")
-        united = copy(self)
-        united._judge = self._judge + other._judge
-        return united
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_judge": self._judge}
+    @abstractmethod
+    def _compute(self) -> dict[str, float]:
+        """Return the scores by name, NaN where no GT counts."""
 
     def scores(self) -> Scores:
-        """Fractions by name, None where no GT counts.
+        """Return the scores as fractions by name, None where no GT counts.
 
-        Instances: ap, ap50, ap75, ap_small, ap_medium, ap_large. Panoptic: pq, sq and rq over all
-        classes, and with _things and _stuff. Semantic: miou and miou_in_gt, over the classes with
-        a pixel in GT or predictions, and in the GT.
+        Instance: ap, ap50, ap75, ap_small, ap_medium, ap_large. Panoptic: pq, sq and rq over all
+        classes, and each with the suffixes _things and _stuff. Semantic: miou over the classes that
+        have a pixel in the GT or the predictions, miou_in_gt over those in the GT.
         """
-        known = self._judge.scores().items()
-        return {name: None if math.isnan(value) else value for name, value in known}
+        values = self._compute().items()
+        return {name: None if math.isnan(value) else value for name, value in values}
+
+    def __add__(self, other: "Evaluator") -> Self:
+        """Merge two evaluators.
+
+        Raises:
+            ValueError: the tasks or classes differ, or both hold the same image.
+        """
+        if type(self) is not type(other):
+            raise ValueError("evaluators of different tasks can't be merged")
+        merged = copy(self)
+        merged._metric = self._metric + other._metric
+        return merged
 
 
-class _Judge(ABC):
-    """The measure of one task; it knows the classes, not the data set."""
+class InstanceEvaluator(Evaluator):
+    """COCO AP of instances."""
 
-    headline: ClassVar[str]
-    _measure: Any  # what `+` unites
-
-    @abstractmethod
-    def __init__(self, classes: Sequence[ClassInfo]) -> None: ...
-
-    @abstractmethod
-    def find(self, class_logits: Tensor, mask_logits: Tensor, sizes: Sizes) -> Found: ...
-
-    @abstractmethod
-    def update(self, image_id: int, found: Found, truth: Truth) -> None: ...
-
-    @abstractmethod
-    def scores(self) -> dict[str, float]: ...
-
-    def __add__(self, other: Self) -> Self:
-        united = copy(self)
-        united._measure = self._measure + other._measure
-        return united
-
-
-class _Instances(_Judge):
-    """AP of instances: COCO's averages."""
-
-    headline = "ap"
+    primary_metric = "ap"
 
     def __init__(self, classes: Sequence[ClassInfo], rule: InstanceRule = "mask2former") -> None:
-        self._measure = AveragePrecision(range(len(classes)))
+        self._metric = AveragePrecision(range(len(classes)))
         self._rule = rule
 
-    def find(self, class_logits: Tensor, mask_logits: Tensor, sizes: Sizes) -> Found:
-        found = instance_inference(class_logits, mask_logits, sizes, rule=self._rule)
-        return _found(found.masks, found.labels, found.scores, found.queries)
-
-    def update(self, image_id: int, found: Found, truth: Truth) -> None:
-        self._measure.update_encoded(
-            image_id, found, truth.masks, truth.labels, truth.crowd, truth.areas
+    def postprocess(
+        self, class_logits: Tensor, mask_logits: Tensor, sizes: ImageSizes
+    ) -> Detections:
+        instances = instance_inference(class_logits, mask_logits, sizes, rule=self._rule)
+        return Detections.encode(
+            instances.masks, instances.labels, instances.scores, instances.queries
         )
 
-    def scores(self) -> dict[str, float]:
-        averages = self._measure.compute()
+    def update(self, image_id: int, detections: Detections, ground_truth: GroundTruth) -> None:
+        self._metric.update_encoded(
+            image_id,
+            detections,
+            ground_truth.masks,
+            ground_truth.labels,
+            ground_truth.crowd,
+            ground_truth.areas,
+        )
+
+    def _compute(self) -> dict[str, float]:
+        averages = self._metric.compute()
         names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
         return {name: getattr(averages, name) for name in names}
 
 
-class _Panoptic(_Judge):
+class PanopticEvaluator(Evaluator):
     """PQ of disjoint segments."""
 
-    headline = "pq"
+    primary_metric = "pq"
 
     def __init__(self, classes: Sequence[ClassInfo]) -> None:
         self._things = [info.isthing for info in classes]
-        self._measure = PanopticQuality(self._things)
+        self._metric = PanopticQuality(self._things)
 
-    def find(self, class_logits: Tensor, mask_logits: Tensor, sizes: Sizes) -> Found:
-        found = panoptic_inference(class_logits, mask_logits, sizes, things=self._things)
-        numbers = torch.arange(1, len(found.labels) + 1, device=found.ids.device)
-        return _found(found.ids == numbers[:, None, None], found.labels)
+    def postprocess(
+        self, class_logits: Tensor, mask_logits: Tensor, sizes: ImageSizes
+    ) -> Detections:
+        segments = panoptic_inference(class_logits, mask_logits, sizes, things=self._things)
+        ids = torch.arange(1, len(segments.labels) + 1, device=segments.ids.device)
+        return Detections.encode(segments.ids == ids[:, None, None], segments.labels)
 
-    def update(self, image_id: int, found: Found, truth: Truth) -> None:
-        self._measure.update(
-            PanopticSegments(segment_map(found.masks), found.labels),
-            PanopticSegments(segment_map(truth.masks), truth.labels),
-            truth.crowd,
+    def update(self, image_id: int, detections: Detections, ground_truth: GroundTruth) -> None:
+        self._metric.update(
+            PanopticSegments(segment_map(detections.masks), detections.labels),
+            PanopticSegments(segment_map(ground_truth.masks), ground_truth.labels),
+            ground_truth.crowd,
         )
 
-    def scores(self) -> dict[str, float]:
-        scores = self._measure.compute()
+    def _compute(self) -> dict[str, float]:
+        scores = self._metric.compute()
         groups = {"": scores.all, "_things": scores.things, "_stuff": scores.stuff}
         return {
             f"{name}{suffix}": getattr(group, name)
@@ -197,44 +203,36 @@ class _Panoptic(_Judge):
         }
 
 
-class _Semantic(_Judge):
-    """mIoU of class maps."""
+class SemanticEvaluator(Evaluator):
+    """mIoU of class maps. Postprocessing resizes class scores, not masks."""
 
-    headline = "miou"
+    primary_metric = "miou"
 
     def __init__(self, classes: Sequence[ClassInfo]) -> None:
-        self._measure = SemanticIoU(len(classes))
+        self._metric = SemanticIoU(len(classes))
 
-    def find(self, class_logits: Tensor, mask_logits: Tensor, sizes: Sizes) -> Found:
+    def postprocess(
+        self, class_logits: Tensor, mask_logits: Tensor, sizes: ImageSizes
+    ) -> Detections:
         classes = semantic_inference(class_logits, mask_logits, sizes, resize_scores=True)
         labels = classes.unique()
-        return _found(classes == labels[:, None, None], labels)
+        return Detections.encode(classes == labels[:, None, None], labels)
 
-    def update(self, image_id: int, found: Found, truth: Truth) -> None:
-        self._measure.update(
-            class_map(found.masks, found.labels), class_map(truth.masks, truth.labels)
+    def update(self, image_id: int, detections: Detections, ground_truth: GroundTruth) -> None:
+        self._metric.update(
+            class_map(detections.masks, detections.labels),
+            class_map(ground_truth.masks, ground_truth.labels),
         )
 
-    def scores(self) -> dict[str, float]:
-        scores = self._measure.compute()
+    def _compute(self) -> dict[str, float]:
+        scores = self._metric.compute()
         return {"miou": scores.miou, "miou_in_gt": scores.miou_in_gt}
 
 
-def _found(
-    masks: Tensor, labels: Tensor, scores: Tensor | None = None, queries: Tensor | None = None
-) -> Found:
-    """Masks (D, H, W) as they are kept; without scores and queries, those of a task without."""
-    count, height, width = masks.shape
-    return Found(
-        torch.ones(count) if scores is None else scores.cpu(),
-        labels.cpu(),
-        torch.full((count,), -1) if queries is None else queries.cpu(),
-        (height, width),
-        [rle.encode(mask) for mask in masks.cpu().numpy()],
+def build_evaluator(dataset: SegmentationDataset, rule: InstanceRule = "mask2former") -> Evaluator:
+    """Build the evaluator of a data set's task; `rule` is the postprocessing of instances."""
+    if dataset.task == "instance":
+        return InstanceEvaluator(dataset.classes, rule)
+    return {"panoptic": PanopticEvaluator, "semantic": SemanticEvaluator}[dataset.task](
+        dataset.classes
     )
-
-
-_MAPS: dict[str, type[_Judge]] = {
-    "panoptic": _Panoptic,
-    "semantic": _Semantic,
-}

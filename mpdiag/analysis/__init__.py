@@ -1,7 +1,25 @@
-"""What `mpdiag analyze` runs: a model under the recorder, over a data set, into a run directory."""
+"""Analysis: run a model on a data set, measure all its layers, and write a run directory.
 
-from mpdiag.analysis.pipeline import analyze
-from mpdiag.analysis.settings import Part
-from mpdiag.analysis.shard import Shard, torchrun_shard
+Importing `AnalysisOptions` alone does not import torch.
+"""
 
-__all__ = ["Part", "Shard", "analyze", "torchrun_shard"]
+from typing import TYPE_CHECKING, Any
+
+from mpdiag.analysis.options import AnalysisOptions
+from mpdiag.choices import Part
+
+if TYPE_CHECKING:
+    from mpdiag.analysis.pipeline import analyze
+    from mpdiag.analysis.shard import Shard, torchrun_shard
+
+__all__ = ["AnalysisOptions", "Part", "Shard", "analyze", "torchrun_shard"]
+
+_MODULES = {"analyze": "pipeline", "Shard": "shard", "torchrun_shard": "shard"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

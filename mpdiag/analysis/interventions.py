@@ -1,15 +1,16 @@
-"""Change what queries attend to in chosen layers of a model at inference.
+"""Replace the attention masks of chosen decoder layers at inference.
 
-The paper holds that misleading masks cost consistency and AP. Here a model is shown other masks,
-without training: `attention=SOURCE:LAYERS[:QUERIES]`, where SOURCE is what queries attend within:
+The paper attributes inconsistent predictions to misleading attention masks. An intervention tests
+this without training. Its text is `attention=SOURCE:LAYERS[:QUERIES]`, where SOURCE is the mask
+within which queries attend:
 
-    gt        the mask of the GT that it matches in the last layer of an undisturbed pass; a query
-              that matches none there keeps its own mask
-    previous  what it attended within in the layer before, brought to this layer's resolution
-    none      no mask: it sees everything
+    gt        the mask of the GT that the query matches in the last layer of a baseline pass; a
+              query without a match keeps its own mask
+    previous  the attention mask of the previous layer, resized to this layer's grid
+    none      no mask: the query attends everywhere
 
-As in the model, a mask of a finer grid is brought to a coarser one so that a cell that it touches
-is on, and a query whose mask is empty sees everything.
+As in the model, a cell of a resized mask is on if any part of it is on in the original, and a query
+with an empty mask attends everywhere.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,44 +24,51 @@ from torch import Tensor, nn
 from mpdiag.errors import ConfigError
 from mpdiag.matching import Target
 from mpdiag.models import Mask2Former
-from mpdiag.models.mask_noise import touch
+from mpdiag.models.mask_noise import downsample_masks
 
-Source = Literal["gt", "previous", "none"]
+AttentionSource = Literal["gt", "previous", "none"]
 
-STRIDES = (32, 16, 8)  # of the maps that decoder layers attend to
+STRIDES = (32, 16, 8)  # of the feature maps of decoder layers
 
 
 @dataclass(frozen=True, slots=True)
 class Intervention:
-    """Attention masks of some decoder layers (1..L) replaced for some queries, or all if None."""
+    """A replacement of attention masks.
 
-    source: Source
+    Attributes:
+        source: the mask that replaces the attention mask.
+        layers: decoder layers, 1..L.
+        queries: indices of queries; None for all.
+    """
+
+    source: AttentionSource
     layers: frozenset[int]
     queries: frozenset[int] | None
 
     @classmethod
     def parse(cls, text: str, num_layers: int, num_queries: int) -> "Intervention":
-        """From `attention=gt:1-3` or `attention=none:2,5-7:0-9`; numbers may be `all`.
+        """Parse `attention=gt:1-3` or `attention=none:2,5-7:0-9`; numbers may be `all`.
 
-        Raises ConfigError where the text is none, or names a layer or query that is not there.
+        Raises:
+            ConfigError: the text is invalid, or there is no such layer or query.
         """
         kind, _, rest = text.partition("=")
         source, _, numbers = rest.partition(":")
         layers, _, queries = numbers.partition(":")
-        if kind != "attention" or source not in get_args(Source) or not layers:
+        if kind != "attention" or source not in get_args(AttentionSource) or not layers:
             raise ConfigError(
-                f"--intervene {text}: give attention=gt, previous or none, then layers and queries "
-                "if not all, as attention=gt:1-3 or attention=none:4:0-9,12"
+                f"--intervene {text}: is invalid; give a source (gt, previous or none), layers and "
+                "queries if not all, for example attention=gt:1-3 or attention=none:4:0-9,12"
             )
         chosen = _numbers(text, layers, 1, num_layers, "layers")
         if source == "previous" and 1 in chosen:
-            raise ConfigError(f"--intervene {text}: layer 1 has no layer before; begin with 2")
-        whom = _numbers(text, queries, 0, num_queries - 1, "queries") if queries else None
-        return cls(cast(Source, source), chosen, whom)
+            raise ConfigError(f"--intervene {text}: layer 1 has no previous layer; start with 2")
+        chosen_queries = _numbers(text, queries, 0, num_queries - 1, "queries") if queries else None
+        return cls(cast(AttentionSource, source), chosen, chosen_queries)
 
 
 def _numbers(text: str, part: str, low: int, high: int, what: str) -> frozenset[int]:
-    """The numbers of `all` or of `1-3,7`."""
+    """Parse `all` or `1-3,7`."""
     if part == "all":
         return frozenset(range(low, high + 1))
     found: set[int] = set()
@@ -70,7 +78,9 @@ def _numbers(text: str, part: str, low: int, high: int, what: str) -> frozenset[
         if not all(end.isdecimal() for end in ends) or not (
             low <= int(ends[0]) <= int(ends[1]) <= high
         ):
-            raise ConfigError(f"--intervene {text}: {item} names no {what}, which are {low}-{high}")
+            raise ConfigError(
+                f"--intervene {text}: {item} is out of range; give {what} in {low}-{high}"
+            )
         found.update(range(int(ends[0]), int(ends[1]) + 1))
     return frozenset(found)
 
@@ -83,17 +93,17 @@ def intervene(
     targets: Sequence[Target],
     last: Tensor,
 ) -> Iterator[None]:
-    """Every forward pass inside the `with` is disturbed; the hooks are gone afterwards.
+    """Replace attention masks in every forward pass inside the `with` block.
 
     Args:
-        model: ours; its attention masks pass a hook point, which replaces them.
-        interventions: in order; a later one overrules an earlier one.
+        model: the model; hooks on its hook point of attention masks replace them.
+        interventions: applied in order; a later one overrides an earlier one.
         size: (height, width) of the padded images of the batch.
-        targets: its B images' GT.
-        last: (B, N) V^L of an undisturbed pass: GT index, or -1.
+        targets: GT of the B images.
+        last: (B, N) V^L of a baseline pass: GT index, or -1.
     """
     replacer = _Replacer(interventions, size, targets, last)
-    points = model.decoder.points
+    points = model.decoder.hook_points
     handles = [
         model.register_forward_pre_hook(lambda *_: replacer.start()),
         points.attention_mask.register_forward_hook(replacer),
@@ -106,7 +116,7 @@ def intervene(
 
 
 class _Replacer:
-    """The hook: sees the attention mask of each decoder layer in turn and gives another."""
+    """Forward hook that gets the attention mask of each decoder layer in turn and replaces it."""
 
     def __init__(
         self,
@@ -122,9 +132,9 @@ class _Replacer:
         self.start()
 
     def start(self) -> None:
-        """A new pass begins."""
+        """Prepare for a forward pass."""
         self._layer = 0
-        self._before: Tensor | None = None
+        self._previous: Tensor | None = None
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], visible: Tensor) -> Tensor:
         self._layer += 1
@@ -132,27 +142,29 @@ class _Replacer:
         for intervention in self._interventions:
             if self._layer not in intervention.layers:
                 continue
-            other = self._other(intervention.source, visible, grid)
+            replacement = self._replacement(intervention.source, visible, grid)
             if intervention.queries is not None:
                 chosen = torch.zeros(visible.shape[1], dtype=torch.bool, device=visible.device)
                 chosen[list(intervention.queries)] = True
-                other = torch.where(chosen[:, None], other, visible)
-            visible = other | ~other.any(-1, keepdim=True)
-        self._before = visible.unflatten(-1, grid)
+                replacement = torch.where(chosen[:, None], replacement, visible)
+            visible = replacement | ~replacement.any(-1, keepdim=True)
+        self._previous = visible.unflatten(-1, grid)
         return visible
 
-    def _other(self, source: Source, visible: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, N, cells) that queries see in place of `visible`."""
+    def _replacement(
+        self, source: AttentionSource, visible: Tensor, grid: tuple[int, int]
+    ) -> Tensor:
+        """Return the mask (B, N, cells) of `source`, in place of `visible`."""
         if source == "none":
             return torch.ones_like(visible)
         if source == "previous":
-            assert self._before is not None  # refused when it was parsed
-            return touch(self._before, grid).flatten(2)
+            assert self._previous is not None  # `parse` rejects layer 1
+            return downsample_masks(self._previous, grid).flatten(2)
         images = []
         for own, target, gt in zip(visible, self._targets, self._last, strict=True):
             if len(target["labels"]):
                 gt = gt.to(own.device)
-                masks = touch(target["masks"], grid).flatten(1)[gt.clamp(min=0)]
+                masks = downsample_masks(target["masks"], grid).flatten(1)[gt.clamp(min=0)]
                 own = torch.where((gt >= 0)[:, None], masks, own)
             images.append(own)
         return torch.stack(images)

@@ -1,114 +1,138 @@
-"""From samples to measured images: a model's layers, each matched, against the GT."""
+"""Measure every layer of a model on the images of a data set."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from mpdiag.analysis.segmenter import Segmenter, Shown, batches
-from mpdiag.analysis.settings import Settings
-from mpdiag.analysis.tables import ImageAttention, MeasuredImage
+from mpdiag.analysis.adapter import LayerAttention, ModelAdapter, PreprocessedImage
+from mpdiag.analysis.matcher import Matcher
+from mpdiag.analysis.settings import AnalysisSettings
 from mpdiag.data import Sample, padded_targets
-from mpdiag.evaluation import Evaluator, Found
-from mpdiag.matching import Matches, MatchingCosts, Target, finite_queries, match_finite
-from mpdiag.metrics import image_rows
-from mpdiag.models import Sizes
-from mpdiag.ops import seeded_points
-
-MATCH_SEED = 0
+from mpdiag.evaluation import Detections, Evaluator
+from mpdiag.matching import Matches, finite_queries
+from mpdiag.metrics import ImageRows, image_rows
+from mpdiag.models import ImageSizes
 
 
-class Matching:
-    """Matches under the settings of a run: the same costs and points for all images and layers."""
+@dataclass(frozen=True, slots=True)
+class ImageAttention:
+    """The `LayerAttention` of one image; weights and visible are (N, cells).
 
-    def __init__(self, settings: Settings) -> None:
-        self.costs = MatchingCosts(settings.class_cost, settings.mask_cost, settings.dice_cost)
-        self.points: Tensor | None = None
-        if isinstance(settings.match_points, int):
-            self.points = seeded_points(settings.match_points, MATCH_SEED)
+    Attributes:
+        grid: rows and columns of the feature map, which covers the padded image.
+        covered: rows and columns that the image covers; may be fractions.
+        weights: (N, cells), averaged over heads.
+        visible: bool (N, cells), attention mask; None for models without.
+    """
 
-    def __call__(
-        self,
-        class_logits: Tensor,
-        mask_logits: Tensor,
-        targets: Sequence[Target],
-        finite: Tensor | None = None,
-    ) -> Matches:
-        """As `match_finite`, which says what is `finite` where it isn't known yet."""
-        if finite is None:
-            finite = finite_queries(class_logits, mask_logits)
-        if self.points is not None:
-            self.points = self.points.to(mask_logits.device)
-        return match_finite(
-            class_logits, mask_logits, targets, finite, costs=self.costs, points=self.points
+    grid: tuple[int, int]
+    covered: tuple[float, float]
+    weights: Tensor
+    visible: Tensor | None
+
+    @classmethod
+    def select(cls, layer: LayerAttention, index: int, sizes: ImageSizes) -> "ImageAttention":
+        """Select image `index` of a batch."""
+        rows, columns = (
+            count * own / whole
+            for count, own, whole in zip(layer.grid, sizes.image, sizes.padded, strict=True)
         )
+        visible = None if layer.visible is None else layer.visible[index]
+        return cls(layer.grid, (rows, columns), layer.weights[index], visible)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredImage:
+    """An image and its measurements.
+
+    Attributes:
+        sample: image and GT at the input size.
+        rows: values per layer and query.
+        matches: matching of each layer, with the costs of the pairs in `rows.matched_gt`.
+        detections: detections at the size of the image file, by layer.
+        attention: cross-attention of decoder layers 1..L, if it is saved.
+    """
+
+    sample: Sample
+    rows: ImageRows
+    matches: Matches
+    detections: Mapping[int, Detections]
+    attention: Sequence[ImageAttention] = ()
 
 
 class Measurer:
-    """Holds a model and the settings of a run; samples in, measured images out."""
+    """Measure samples with a model under the settings of a run."""
 
     def __init__(
-        self, segmenter: Segmenter, settings: Settings, evaluator: Evaluator | None = None
+        self, adapter: ModelAdapter, settings: AnalysisSettings, evaluator: Evaluator | None = None
     ) -> None:
-        """`evaluator` says what the last layer's predictions come to, if that is to be kept.
+        """Move the model to the device of this process.
 
-        Raises ConfigError where attention is to be kept and the model has none to show.
+        Args:
+            adapter: the model.
+            settings: settings of the run.
+            evaluator: postprocesses predictions to detections; None to skip that.
+
+        Raises:
+            ConfigError: attention is requested, and the model has none that can be recorded.
         """
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.segmenter = segmenter
-        self.segmenter.to(self.device)
-        if settings.save_attention:
-            self.segmenter.watch_attention()
+        self.adapter = adapter
+        adapter.to(self.device)
+        self.attention = settings.options.save_attention
+        if self.attention:
+            adapter.check_attention()
         self.evaluator = evaluator
-        self.every_layer = settings.evaluate_layers
-        self.match = Matching(settings)
+        self.every_layer = settings.options.evaluate_layers
+        self.match = Matcher(settings)
 
     def measure(self, samples: Iterable[Sample]) -> Iterator[MeasuredImage]:
         """Measure samples in order."""
-        for batch in batches(self.segmenter, samples, self.device):
-            yield from self._batch(batch)
+        for batch in self.adapter.batches(samples, self.device):
+            yield from self._measure_batch(batch)
 
     @torch.inference_mode()
-    def _batch(self, batch: Sequence[Shown]) -> Iterator[MeasuredImage]:
-        samples = [shown.sample for shown in batch]
+    def _measure_batch(self, batch: Sequence[PreprocessedImage]) -> Iterator[MeasuredImage]:
+        samples = [image.sample for image in batch]
         targets = padded_targets(samples, batch[0].padded, self.device)
-        predicted = self.segmenter.predict(batch, targets)
-        class_logits, mask_logits = predicted.class_logits, predicted.mask_logits
+        predictions = self.adapter.predict(batch, targets, attention=self.attention)
+        class_logits, mask_logits = predictions.class_logits, predictions.mask_logits
         finite = finite_queries(class_logits, mask_logits)
         matches = self.match(class_logits, mask_logits, targets, finite)
-        for index, shown in enumerate(batch):
-            classes, masks, known = (x[:, index] for x in (class_logits, mask_logits, finite))
+        for index, image in enumerate(batch):
+            classes, masks, own_finite = (x[:, index] for x in (class_logits, mask_logits, finite))
             own = Matches(*(getattr(matches, field.name)[:, index] for field in fields(matches)))
             rows = image_rows(
                 classes,
                 masks,
                 targets[index],
                 own.assignment,
-                shown.sizes.cells((masks.shape[-2], masks.shape[-1])),
-                finite=known,
-                fed=torch.arange(masks.shape[1]) if self.segmenter.fed_gt else None,
+                image.sizes.valid_cells((masks.shape[-2], masks.shape[-1])),
+                finite=own_finite,
+                fed_gt=torch.arange(masks.shape[1]) if self.adapter.queries_are_gt else None,
             )
-            detections = self._find(classes, masks, known, shown.sizes)
+            detections = self._detections(classes, masks, own_finite, image.sizes)
             attention = [
-                ImageAttention.of(layer, index, shown.sizes) for layer in predicted.attention
+                ImageAttention.select(layer, index, image.sizes) for layer in predictions.attention
             ]
-            yield MeasuredImage(shown.sample, rows, own, detections, attention)
+            yield MeasuredImage(image.sample, rows, own, detections, attention)
 
-    def _find(
-        self, class_logits: Tensor, mask_logits: Tensor, finite: Tensor, sizes: Sizes
-    ) -> dict[int, Found]:
-        """What the last layer, or each, comes to, without queries that are not finite there."""
+    def _detections(
+        self, class_logits: Tensor, mask_logits: Tensor, finite: Tensor, sizes: ImageSizes
+    ) -> dict[int, Detections]:
+        """Postprocess the last layer or every layer, without queries that are not finite there."""
         if self.evaluator is None:
             return {}
         detections = {}
         for layer in range(len(class_logits)) if self.every_layer else [len(class_logits) - 1]:
             kept = finite[layer].nonzero()[:, 0]
-            found = self.evaluator.find(class_logits[layer, kept], mask_logits[layer, kept], sizes)
+            found = self.evaluator.postprocess(
+                class_logits[layer, kept], mask_logits[layer, kept], sizes
+            )
             if len(kept) < finite.shape[1]:
-                queries = torch.where(
-                    found.queries >= 0, kept.cpu()[found.queries.clamp(min=0)], -1
-                )
-                found = replace(found, queries=queries)
+                queries = kept.cpu()[found.queries.clamp(min=0)]
+                found = replace(found, queries=torch.where(found.queries >= 0, queries, -1))
             detections[layer] = found
         return detections

@@ -1,135 +1,79 @@
-"""What the numbers of a run depend on besides checkpoint and data."""
+"""Settings of a run: what its numbers depend on besides checkpoint and data."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
-from mpdiag.checkpoints import LoadedCheckpoint
+from mpdiag.analysis.options import AnalysisOptions, MatchPoints
 from mpdiag.config import LossConfig
-from mpdiag.errors import CheckpointError, ConfigError
-from mpdiag.models import InstanceRule
-
-Part = Literal["matching", "piloted"]
-MatchPoints = int | Literal["all"]
+from mpdiag.recording import InstanceRule
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the user asks of a run, as `mpdiag.analysis.analyze` explains it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """Settings that the model determines.
 
-    `match_points` None leaves it to the checkpoint.
-    """
-
-    part: Part
-    match_points: MatchPoints | None
-    limit: int | None
-    save_masks: str
-    save_attention: bool
-    evaluate: bool
-    evaluate_layers: bool
-    intervene: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Kept in run.json; a run is only resumed under equal settings.
-
-    `pilot_layers` is the number of decoder layers that attend within GT masks in the MP part,
-    None for the matching part. `short_side` None keeps images at their own size, or leaves it to
-    `image_processor`, the settings of another library's preprocessing. `evaluate` says whether the
-    last layer's detections are kept and their AP computed, `evaluate_layers` whether those of all
-    layers are, `inference` by whose post-processing. `intervene` is what was changed in
-    the model (`mpdiag.analysis.interventions`).
+    Attributes:
+        class_cost, mask_cost, dice_cost: weights of the matching costs.
+        match_points: number of points to match on, unless an option says otherwise.
+        short_side, long_side: size of resized images in pixels; None if images keep their size or
+            an image processor resizes them.
+        pilot_layers: number of decoder layers that attend within GT masks; None for the matching
+            part.
+        inference: postprocessing of instances.
+        image_processor: settings of the preprocessing of another library.
     """
 
     class_cost: float
     mask_cost: float
     dice_cost: float
     match_points: MatchPoints
-    short_side: int | None
-    long_side: int | None
-    limit: int | None
-    pilot_layers: int | None
-    save_masks: str
-    save_attention: bool
-    evaluate: bool
-    evaluate_layers: bool
-    inference: InstanceRule
-    intervene: tuple[str, ...]
+    short_side: int | None = None
+    long_side: int | None = None
+    pilot_layers: int | None = None
+    inference: InstanceRule = "mask2former"
     image_processor: Mapping[str, Any] | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """As run.json has them; other libraries' settings only where there are some.
-
-        So is `save_attention`: runs that were begun before it was known can be resumed.
-        """
-        values = asdict(self)
-        if not self.save_attention:
-            del values["save_attention"]
-        if self.image_processor is None:
-            del values["image_processor"]
-        return values
-
-
-def settings_for(
-    request: Request,
-    loss: LossConfig,
-    *,
-    size: tuple[int | None, int | None] = (None, None),
-    pilot_layers: int | None = None,
-    inference: InstanceRule = "mask2former",
-    image_processor: Mapping[str, Any] | None = None,
-) -> Settings:
-    """The settings of a run on a model that was trained with `loss`."""
-    evaluate = request.part == "matching"
-    return Settings(
-        class_cost=loss.class_weight,
-        mask_cost=loss.mask_weight,
-        dice_cost=loss.dice_weight,
-        match_points=loss.points if request.match_points is None else request.match_points,
-        short_side=size[0],
-        long_side=size[1],
-        limit=request.limit,
-        pilot_layers=pilot_layers,
-        save_masks=request.save_masks,
-        save_attention=request.save_attention,
-        evaluate=(request.evaluate or request.evaluate_layers) and evaluate,
-        evaluate_layers=request.evaluate_layers and evaluate,
-        inference=inference,
-        intervene=request.intervene,
-        image_processor=image_processor,
-    )
-
-
-def own_settings(loaded: LoadedCheckpoint, request: Request) -> Settings:
-    """The settings of a run: as the checkpoint's recipe or config says, else as published."""
-    return settings_for(
-        request,
-        loaded.setup.loss if loaded.setup else LossConfig(),
-        size=loaded.image_size,
-        pilot_layers=_pilot_layers(loaded) if request.part == "piloted" else None,
-    )
-
-
-def _pilot_layers(loaded: LoadedCheckpoint) -> int:
-    """GT masks are fed in as many layers as in training; in all where training is not known."""
-    recipe, layers = loaded.recipe, loaded.model.config.decoder_layers
-    if recipe is not None and recipe.pilot.feed != "attention-mask":
-        raise CheckpointError(
-            f"{loaded.path}: was trained with pilot.feed = {recipe.pilot.feed}, whose MP part has "
-            "no GT masks as attention masks; analyse its matching part"
+    @classmethod
+    def from_loss(cls, loss: LossConfig, **others: Any) -> Self:
+        """Take the costs and points of matching from those of training."""
+        return cls(
+            class_cost=loss.class_weight,
+            mask_cost=loss.mask_weight,
+            dice_cost=loss.dice_weight,
+            match_points=loss.num_points,
+            **others,
         )
-    if recipe is None or recipe.pilot.layers == "all":
-        return layers
-    return min(recipe.pilot.layers, layers)
 
 
-def parse_match_points(text: str | None) -> MatchPoints | None:
-    """`--match-points` as given on the command line; ConfigError unless a number or `all`."""
-    if text is None:
-        return None
-    if text == "all":
-        return "all"
-    if text.isdigit() and int(text) > 0:
-        return int(text)
-    raise ConfigError(f"--match-points {text}: give a number of points, or all")
+@dataclass(frozen=True, slots=True)
+class AnalysisSettings:
+    """Settings of a run, in run.json. A run can only be resumed with equal settings."""
+
+    model: ModelSettings
+    options: AnalysisOptions
+
+    @classmethod
+    def derive(cls, model: ModelSettings, options: AnalysisOptions) -> Self:
+        """Fill in the options that depend on the model or on each other."""
+        matching = options.part == "matching"
+        points = options.match_points
+        resolved = replace(
+            options,
+            match_points=model.match_points if points is None else points,
+            evaluate=(options.evaluate or options.evaluate_layers) and matching,
+            evaluate_layers=options.evaluate_layers and matching,
+        )
+        return cls(model, resolved)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the content for run.json.
+
+        `save_attention` and `image_processor` are left out where they are not set, as in the first
+        runs, which did not know them.
+        """
+        values = {**asdict(self.model), **self.options.stored()}
+        for name in ("save_attention", "image_processor"):
+            if not values[name]:
+                del values[name]
+        return values

@@ -1,4 +1,4 @@
-"""One process or several over one run: which images are whose, and what only the first does."""
+"""Share of a process in a run that one or several processes write."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,44 +12,50 @@ import torch.distributed as dist
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(days=7)  # one process may have much more to do than another
+_TIMEOUT = timedelta(days=7)  # one process may have much more to do than another
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The part of a run that this process does: every `world`-th block of images, from `rank` on.
+    """Share of a process: every `world_size`-th block of images, starting with block `rank`.
 
-    By itself it is the whole run, whatever other processes there are.
+    The default is the whole run.
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process starts and finishes the run directory."""
         return self.rank == 0
 
     def blocks(self, total: int, size: int) -> list[range]:
-        """This process's blocks of `size` images each (the last may have fewer) of `total`."""
-        starts = range(self.rank * size, total, self.world * size)
+        """Return the blocks of this process: `size` images each, of `total` images."""
+        starts = range(self.rank * size, total, self.world_size * size)
         return [range(start, min(start + size, total)) for start in starts]
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self.world > 1:
-            dist.barrier()
+    def gather(self, value: T) -> list[T]:
+        """Wait for all processes and return their values on the main process, else an empty list.
 
-    def lead(self, action: Callable[[], T]) -> T:
-        """What `action` gives in the first process, in all; it must pickle.
-
-        Where it raises, the first process raises that and the others end quietly.
+        `value` must be picklable.
         """
-        if self.world == 1:
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size if self.is_main_process else []
+        dist.gather_object(value, values or None)
+        return values
+
+    def run_on_main_process(self, action: Callable[[], T]) -> T:
+        """Call `action` on the main process only, and return its picklable result on all.
+
+        If it raises, the main process raises the error and the others exit with code 2.
+        """
+        if self.world_size == 1:
             return action()
         outcome: list[Any] = [None, False]
         try:
-            if self.first:
+            if self.is_main_process:
                 outcome = [action(), True]
         finally:
             dist.broadcast_object_list(outcome)
@@ -61,15 +67,18 @@ class Shard:
 
 @contextmanager
 def torchrun_shard() -> Iterator[Shard]:
-    """The shard of a process that torchrun started (the whole run without it), one GPU for each."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    """Initialize the process group of torchrun and yield the shard of this process.
+
+    Each process uses the GPU of its local rank. Without torchrun, yield the whole run.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if world == 1:
+    if world_size == 1:
         yield Shard()
         return
-    dist.init_process_group("gloo", timeout=_PATIENCE)
+    dist.init_process_group("gloo", timeout=_TIMEOUT)
     try:
-        yield Shard(dist.get_rank(), world)
+        yield Shard(dist.get_rank(), world_size)
     finally:
         dist.destroy_process_group()

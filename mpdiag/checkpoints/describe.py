@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 
-from mpdiag.checkpoints.architecture import backbone_of, family_of
-from mpdiag.checkpoints.hub import local_copy
+from mpdiag.checkpoints.architecture import backbone_config_of, family_name
+from mpdiag.checkpoints.hub import local_path
 from mpdiag.checkpoints.loading import (
-    Opened,
-    build_for_weights,
-    check_fit,
-    open_checkpoint,
-    open_weights,
+    CheckpointContents,
+    build_model,
+    check_weights_fit,
+    read_contents,
+    interpret_weights,
 )
 from mpdiag.checkpoints.reading import Weights, read_weights
-from mpdiag.checkpoints.transformers_form import is_transformers
+from mpdiag.checkpoints.transformers_directory import is_transformers_directory
 from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.models.backbones import build_backbone
 from mpdiag.models.swin import is_swin, swin_shape
@@ -28,7 +28,7 @@ class Description:
 
     Attributes:
         path: the file of weights.
-        form: the kind of file and whose names it uses.
+        format: the kind of file and whose names it uses.
         family: Mask2Former, MP-Former, or "backbone" for an ImageNet backbone alone.
         architecture: settings and their values, in words, in reading order.
         trained_with: what recipe, config or file tell beyond the architecture.
@@ -36,7 +36,7 @@ class Description:
     """
 
     path: Path
-    form: str
+    format: str
     family: str
     architecture: dict[str, str]
     trained_with: dict[str, str]
@@ -48,7 +48,7 @@ class Description:
         sizes["all parts"] = f"{sum(self.parameters.values()):,} parameters"
         return [
             ("file", str(self.path)),
-            ("form", self.form),
+            ("format", self.format),
             ("family", self.family),
             *self.architecture.items(),
             *self.trained_with.items(),
@@ -67,22 +67,22 @@ def describe(path: str | Path, config: str | Path | None = None) -> Description:
         CheckpointError, ConfigError: as `load_checkpoint`; a checkpoint that does not fit its
             architecture has no description.
     """
-    path, config = local_copy(path), None if config is None else Path(config)
-    if path.is_dir() and is_transformers(path):
-        opened = open_checkpoint(path, config)
+    path, config = local_path(path), None if config is None else Path(config)
+    if path.is_dir() and is_transformers_directory(path):
+        opened = read_contents(path, config)
     else:
         found = read_weights(path)
         if all(name.startswith("backbone.") for name in found.weights):
             return _describe_backbone(found)
-        opened = open_weights(found, config)
+        opened = interpret_weights(found, config)
     with torch.device("meta"):
-        model = build_for_weights(opened.config)
-    check_fit(opened.weights, model)
+        model = build_model(opened.config)
+    check_weights_fit(opened.weights, model)
     parts = ("backbone", "pixel_decoder", "decoder")
     return Description(
         path=opened.weights.path,
-        form=opened.weights.form,
-        family=family_of(opened.config),
+        format=opened.weights.format,
+        family=family_name(opened.config),
         architecture=_backbone_words(opened.config.backbone) | _words(opened.config),
         trained_with=_training_words(opened),
         parameters={part.replace("_", " "): _size(model.get_submodule(part)) for part in parts},
@@ -90,12 +90,12 @@ def describe(path: str | Path, config: str | Path | None = None) -> Description:
 
 
 def _describe_backbone(found: Weights) -> Description:
-    config = backbone_of(found.weights, str(found.path))
+    config = backbone_config_of(found.weights, str(found.path))
     with torch.device("meta"):
         model, _ = build_backbone(config)
     return Description(
         path=found.path,
-        form=found.form,
+        format=found.format,
         family="backbone",
         architecture=_backbone_words(config),
         trained_with={},
@@ -110,7 +110,7 @@ def _backbone_words(config: BackboneConfig) -> dict[str, str]:
             "backbone": config.name,
             "backbone width": f"{shape.embed_dim} at stride 4",
             "backbone blocks": f"{_listed(shape.depths)}, with {_listed(shape.num_heads)} heads",
-            "backbone window": str(shape.window),
+            "backbone window": str(shape.window_size),
         }
     words = {"backbone": config.name}
     if config.channels is not None:
@@ -123,7 +123,7 @@ def _words(config: ModelConfig) -> dict[str, str]:
         "classes": str(config.num_classes),
         "queries": str(config.num_queries),
         "channels": f"{config.hidden_dim}, of mask features {config.mask_dim}",
-        "heads": str(config.heads),
+        "heads": str(config.num_heads),
         "pixel decoder layers": (
             f"{config.encoder_layers}, feed-forward {config.encoder_feedforward_dim}, "
             f"{config.encoder_points} points"
@@ -134,26 +134,26 @@ def _words(config: ModelConfig) -> dict[str, str]:
     }
 
 
-def _training_words(opened: Opened) -> dict[str, str]:
+def _training_words(opened: CheckpointContents) -> dict[str, str]:
     words: dict[str, Any] = {"config": opened.config_path}
     if opened.recipe is not None:
         words["method"] = opened.recipe.method
     iteration = opened.weights.extra.get("iteration")
     words["iteration"] = iteration if isinstance(iteration, int) else None
-    setup = opened.setup
-    if setup is not None:
-        loss = setup.loss
+    training_info = opened.training_info
+    if training_info is not None:
+        loss = training_info.loss
         if opened.recipe is not None or opened.config_path is not None:
             words["costs"] = (
                 f"class {loss.class_weight:g}, mask {loss.mask_weight:g}, dice {loss.dice_weight:g}"
             )
         words["no-object weight"] = f"{loss.no_object_weight:g}"
         words["image size"] = (
-            f"{setup.short_side}, at most {setup.long_side}" if setup.short_side else None
+            f"{training_info.short_side}, at most {training_info.long_side}" if training_info.short_side else None
         )
-        words["data set"] = setup.dataset
-        if setup.things is not None:
-            words["classes by kind"] = f"{setup.things} things, {setup.stuff} stuff"
+        words["data set"] = training_info.dataset
+        if training_info.things is not None:
+            words["classes by kind"] = f"{training_info.things} things, {training_info.stuff} stuff"
     return {name: str(value) for name, value in words.items() if value is not None}
 
 

@@ -26,7 +26,7 @@ def is_hub_id(name: str | Path) -> bool:
     return not path.parent.is_dir()
 
 
-def local_copy(name: str | Path) -> Path:
+def local_path(name: str | Path) -> Path:
     """`name` as a path; where it is an id on the hub, that of a copy, downloaded unless it is here.
 
     Of the repository come settings and weights, safetensors where there are some; no code.

@@ -1,95 +1,117 @@
-"""Any model that can be analysed, from whatever the user gives: a path, a hub id, a module."""
+"""Open a model from a path, a hub id or a module."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
-from mpdiag.checkpoints.hub import local_copy
-from mpdiag.checkpoints.library_models import (
-    LibraryModel,
-    as_library_model,
-    load_library_model,
-    model_type,
-    parameters_sha256,
-)
+from mpdiag.checkpoints.checksums import files_sha256, parameters_sha256
+from mpdiag.checkpoints.hub import local_path
 from mpdiag.checkpoints.loading import LoadedCheckpoint, load_checkpoint
-from mpdiag.checkpoints.official_modules import (
-    OfficialModule,
-    as_official_module,
-    is_official,
+from mpdiag.checkpoints.transformers_directory import is_transformers_directory
+from mpdiag.checkpoints.transformers_models import (
+    load_module,
+    load_processor,
+    model_type_of,
+    processor_of,
+    weight_files,
 )
-from mpdiag.checkpoints.transformers_form import CONFIG, is_transformers
+from mpdiag.choices import Engine
 from mpdiag.errors import CheckpointError, ConfigError, UnsafeCheckpointError
 from mpdiag.models import Mask2Former
+from mpdiag.recording.family import is_instance_by_name
 
-Engine = Literal["mpdiag", "transformers"]
-"""Whose code runs a model."""
-AnyModel = LoadedCheckpoint | LibraryModel | OfficialModule
+
+@dataclass(frozen=True, slots=True)
+class ExternalModel:
+    """A model that another library runs, in evaluation mode.
+
+    Attributes:
+        name: its path, or the name of its class.
+        sha256: checksum of its weight files, or of its parameters if it was given as a module.
+        module: the model.
+        processor: image processor of transformers; None for an official model of detectron2, which
+            preprocesses its images itself.
+    """
+
+    name: str
+    sha256: str
+    module: nn.Module
+    processor: Any = None
+
+
+OpenedModel = LoadedCheckpoint | ExternalModel
 
 
 def open_model(
-    given: str | Path | LoadedCheckpoint | nn.Module,
+    source: str | Path | LoadedCheckpoint | nn.Module,
     config: str | Path | None = None,
     engine: Engine | None = None,
     processor: Any = None,
-) -> AnyModel:
-    """A model in evaluation mode, run by mpdiag where it can, else by transformers.
+) -> OpenedModel:
+    """Open a model in evaluation mode; mpdiag runs it if it can, otherwise transformers does.
 
     Args:
-        given: a checkpoint, a training output directory, a transformers directory or hub id, what
-            `load_checkpoint` gave, or a module: our Mask2Former, one of transformers, or an
-            official one of detectron2's.
+        source: a checkpoint, a training output directory, a transformers directory or hub id, a
+            loaded checkpoint, or a module: mpdiag's Mask2Former, a segmentation model of
+            transformers, or an official model of detectron2.
         config: a detectron2 YAML, as for `load_checkpoint`.
-        engine: whose code is to run it.
-        processor: the image processor of a module of transformers.
+        engine: library that runs the model.
+        processor: image processor of a transformers module.
 
     Raises:
-        CheckpointError, ConfigError, DependencyError: the model can't be loaded, or not so.
+        CheckpointError: the model can't be loaded.
+        ConfigError: an argument does not fit the model.
+        DependencyError: transformers is not installed.
     """
-    if isinstance(given, LoadedCheckpoint):
-        return given
-    if isinstance(given, Mask2Former):
-        name = Path(type(given).__name__)
-        return LoadedCheckpoint(name, "module as it is", parameters_sha256(given), given.eval())
-    if isinstance(given, nn.Module) and is_official(given):
-        return as_official_module(given)
-    if isinstance(given, nn.Module):
-        return as_library_model(given, processor)
-    path = local_copy(given)
-    kind = model_type(path) if (path / CONFIG).is_file() else None
-    if engine == "transformers" and kind is None:
-        raise ConfigError(f"--engine transformers: {given} is no transformers directory or hub id")
-    if kind is None or engine == "mpdiag":
-        return load_checkpoint(path, config)
-    if engine is None and kind == "mask2former":
-        return _load_own(path, config)
-    if config is not None:
-        raise ConfigError(f"{config}: {given} has a config.json of its own; leave it out")
-    return load_library_model(path)
-
-
-def _load_own(path: Path, config: str | Path | None) -> LoadedCheckpoint:
-    try:
-        return load_checkpoint(path, config)
-    except UnsafeCheckpointError:
-        raise
-    except CheckpointError as error:
-        if not is_transformers(path):  # there is nothing that it could run
+    if isinstance(source, LoadedCheckpoint):
+        return source
+    if isinstance(source, nn.Module):
+        return _open_module(source, processor)
+    path = local_path(source)
+    model_type = model_type_of(path)
+    if model_type is None and engine == "transformers":
+        raise ConfigError(
+            f"--engine transformers: {source} is no transformers directory or hub id; leave it out"
+        )
+    if model_type is None or (engine or model_type) in ("mpdiag", "mask2former"):
+        try:
+            return load_checkpoint(path, config)
+        except UnsafeCheckpointError:
             raise
-        raise CheckpointError(f"{error}; --engine transformers has that library run it") from error
+        except CheckpointError as error:
+            if engine is not None or model_type is None or not is_transformers_directory(path):
+                raise
+            raise CheckpointError(
+                f"{error}; or let transformers run it with --engine transformers"
+            ) from error
+    if config is not None:
+        raise ConfigError(f"{config}: {source} has its own config.json; leave the file out")
+    module, processor = load_module(path, model_type), load_processor(path, model_type)
+    return ExternalModel(str(path), files_sha256(weight_files(path)), module, processor)
+
+
+def _open_module(module: nn.Module, processor: Any) -> OpenedModel:
+    name, sha256 = type(module).__name__, parameters_sha256(module)
+    if isinstance(module, Mask2Former):
+        return LoadedCheckpoint(Path(name), "module", sha256, module.eval())
+    if is_instance_by_name(module, "mask2former", "MaskFormer"):
+        return ExternalModel(f"official {name}", sha256, module.eval())
+    return ExternalModel(name, sha256, module.eval(), processor or processor_of(module))
 
 
 def load_model(path: str | Path, config: str | Path | None = None) -> nn.Module:
-    """The model of a checkpoint, in evaluation mode: what `mpdiag.record` and `analyze` take.
+    """Load the model of a checkpoint in evaluation mode, for `mpdiag.record` or `mpdiag.analyze`.
 
     Args:
-        path: what `load_checkpoint` reads gives our Mask2Former; a transformers directory or hub
-            id of another segmenter (`library_models.CLASSES`) gives transformers' own module.
+        path: a checkpoint that `load_checkpoint` reads, which gives mpdiag's Mask2Former; or a
+            directory or hub id of another segmentation model, which gives the module of
+            transformers.
         config: a detectron2 YAML, as for `load_checkpoint`.
 
     Raises:
-        CheckpointError, ConfigError, DependencyError: see `open_model`.
+        CheckpointError, ConfigError, DependencyError: as for `open_model`.
     """
     opened = open_model(path, config)
     return opened.model if isinstance(opened, LoadedCheckpoint) else opened.module

@@ -1,70 +1,37 @@
-"""`mpdiag analyze`."""
+"""`mpdiag analyze`, whose options are the fields of `AnalysisOptions`."""
 
+import inspect
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.markup import escape
 
-from mpdiag.commands.options import Config, Engine, Part, Root, Task, err, out
+from mpdiag.analysis.options import AnalysisOptions
+from mpdiag.commands.options import err, out
 
 
 def analyze(
     checkpoint: Annotated[
-        str, typer.Argument(help="Checkpoint, training or transformers directory, or hub id.")
+        str,
+        typer.Argument(help="Checkpoint, training or transformers directory, or hub id."),
     ],
-    output: Annotated[Path, typer.Option(help="The run directory to write.")],
+    output: Annotated[Path, typer.Option(help="Run directory to write.")],
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="A name, as coco or detectron2's coco_2017_val, a folder or FILE.json; what the "
-            "checkpoint's config says by default."
+            help="Name (for example coco, or coco_2017_val of detectron2), folder, or FILE.json.",
+            show_default="as in the checkpoint's config",
         ),
     ] = None,
-    config: Config = None,
-    engine: Annotated[
-        Engine | None,
-        typer.Option(help="Who runs a Mask2Former of transformers; mpdiag by default."),
-    ] = None,
-    root: Root = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Part of the data set; what its name says, or val, by default."),
-    ] = None,
-    task: Annotated[
-        Task | None,
-        typer.Option(help="Which annotations; what name or file say, or instance, by default."),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
-    part: Annotated[Part, typer.Option(help="Matching part or MP part.")] = Part.matching,
-    save_masks: Annotated[
-        str, typer.Option(help="Of the worst:K queries, all or none.")
-    ] = "worst:50",
-    save_attention: Annotated[
-        bool,
-        typer.Option("--save-attention", help="And where those queries look in each layer."),
-    ] = False,
-    match_points: Annotated[
-        str | None, typer.Option(help="Points to match on, or 'all' cells.")
-    ] = None,
-    evaluate: Annotated[bool, typer.Option(help="AP, PQ or mIoU of the last layer, too.")] = True,
-    evaluate_layers: Annotated[
-        bool, typer.Option("--evaluate-layers", help="And of every layer, as if it were the last.")
-    ] = False,
-    intervene: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="attention=SOURCE:LAYERS[:QUERIES]",
-            help="Let queries attend within gt masks, the previous layer's, or none (everything) "
-            "in these layers, as attention=gt:1-3. May be given several times.",
-        ),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    **options: Any,
 ) -> None:
-    """Record every layer of a model over a data set and write a run directory."""
+    """Measure every layer of a model on a data set and write a run directory."""
+    chosen = AnalysisOptions(**options)
     from mpdiag.analysis import analyze as run
     from mpdiag.analysis import torchrun_shard
-    from mpdiag.analysis.settings import parse_match_points
     from mpdiag.progress import progress_bar
 
     with (
@@ -75,22 +42,33 @@ def analyze(
             checkpoint,
             dataset,
             output,
-            config=config,
-            engine=None if engine is None else engine.value,
-            root=root,
-            split=split,
-            task=task and task.value,
-            limit=limit,
-            part=part.value,
-            save_masks=save_masks,
-            save_attention=save_attention,
-            match_points=parse_match_points(match_points),
-            evaluate=evaluate,
-            evaluate_layers=evaluate_layers,
-            intervene=intervene or (),
-            resume=resume,
-            progress=progress if shard.first else None,
+            progress=progress if shard.is_main_process else None,
             shard=shard,
+            **{field.name: getattr(chosen, field.name) for field in fields(chosen)},
         )
-    if shard.first:
+    if shard.is_main_process:
         out.print(f"[bold]{escape(str(output))}[/]", soft_wrap=True)
+
+
+def _parameters() -> Iterator[inspect.Parameter]:
+    """Yield the parameters of the command: its own, and one for each analysis option."""
+    own = inspect.signature(analyze).parameters.values()
+    yield from (parameter for parameter in own if parameter.kind != parameter.VAR_KEYWORD)
+    types = get_type_hints(AnalysisOptions)
+    for field in fields(AnalysisOptions):
+        flag = [f"--{field.name.replace('_', '-')}"] if field.default is False else []
+        info = typer.Option(*flag, help=field.metadata["help"], **field.metadata["command_line"])
+        # typer supports neither tuples of any length nor unions.
+        kind = {"intervene": list[str], "match_points": str | None}.get(
+            field.name, types[field.name]
+        )
+        yield inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=Annotated[kind, info],
+        )
+
+
+# typer reads the parameters from the signature.
+analyze.__signature__ = inspect.Signature(list(_parameters()))  # type: ignore[attr-defined]

@@ -17,29 +17,23 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from mpdiag.data import SegmentationDataset, coco_dataset, generate, load_dataset
-from mpdiag.evaluation import Evaluator, Found
+from mpdiag.data import SegmentationDataset, coco_dataset, generate_synthetic, load_dataset
+from mpdiag.evaluation import Detections, Evaluator, build_evaluator
 from mpdiag.models import (
-    Sizes,
+    ImageSizes,
     instance_inference,
     panoptic_inference,
     semantic_inference,
 )
-from mpdiag.store import rle
 
 HEIGHT, WIDTH = 120, 160
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
 
-def found_from(masks: Tensor, labels: Tensor, scores: Tensor | None = None) -> Found:
-    count, height, width = masks.shape
-    return Found(
-        torch.ones(count) if scores is None else scores,
-        labels,
-        torch.full((count,), -1),
-        (height, width),
-        [rle.encode(mask) for mask in masks.numpy()],
-    )
+def add(
+    evaluator: Evaluator, data: SegmentationDataset, index: int, detections: Detections
+) -> None:
+    evaluator.update(data.image_ids[index], detections, data.ground_truth(index))
 
 
 def polygon(rng: np.random.Generator) -> list[float]:
@@ -85,10 +79,10 @@ def instances(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
     return coco_dataset(path, folder)
 
 
-def detections(data: SegmentationDataset, index: int) -> Found:
+def detections(data: SegmentationDataset, index: int) -> Detections:
     """Masks near the GT, moved a little, and some elsewhere; scores with ties."""
     rng = np.random.default_rng(index + 100)
-    truth = data.truth(index)
+    truth = data.ground_truth(index)
     moved = [np.roll(mask.numpy(), rng.integers(-3, 4, 2), (0, 1)) for mask in truth.masks]
     others = np.zeros((4, HEIGHT, WIDTH), dtype=np.bool_)
     for mask in others:
@@ -97,10 +91,10 @@ def detections(data: SegmentationDataset, index: int) -> Found:
     masks = torch.from_numpy(np.concatenate([np.array(moved).reshape(-1, HEIGHT, WIDTH), others]))
     labels = torch.cat([truth.labels, torch.from_numpy(rng.integers(0, 4, 4))])
     scores = torch.from_numpy(rng.integers(1, 12, len(masks)) / 12).float()
-    return found_from(masks.bool(), labels, scores)
+    return Detections.encode(masks.bool(), labels, scores)
 
 
-def pycocotools_stats(data: SegmentationDataset, found: dict[int, Found]) -> list[float]:
+def pycocotools_stats(data: SegmentationDataset, found: dict[int, Detections]) -> list[float]:
     """What COCOeval says of the annotation file and a file of results, over the images found."""
     results = [
         {
@@ -113,7 +107,7 @@ def pycocotools_stats(data: SegmentationDataset, found: dict[int, Found]) -> lis
         for label, score, counts in zip(one.labels, one.scores, one.counts, strict=True)
     ]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(data.source.path))
+        truth = COCO(str(data.annotations.path))
         evaluation = COCOeval(truth, truth.loadRes(results), "segm")
         evaluation.params.imgIds = sorted(data.image_ids[index] for index in found)
         evaluation.evaluate()
@@ -127,12 +121,12 @@ def test_ap_is_pycocotools_on_the_annotation_file(
     instances: SegmentationDataset, indices: Any
 ) -> None:
     found = {index: detections(instances, index) for index in indices}
-    evaluator = Evaluator(instances)
+    evaluator = build_evaluator(instances)
     for index, one in found.items():
-        evaluator.update(index, one)
+        add(evaluator, instances, index, one)
     scores = evaluator.scores()
     expected = pycocotools_stats(instances, found)
-    assert evaluator.headline == "ap" and tuple(scores) == NAMES
+    assert evaluator.primary_metric == "ap" and tuple(scores) == NAMES
     for name, wanted in zip(NAMES, expected, strict=True):
         value = scores[name]
         assert (value is None) == math.isnan(wanted), name
@@ -145,7 +139,7 @@ def roots(
     tmp_path_factory: pytest.TempPathFactory, ade20k_root: Path, cityscapes_root: Path
 ) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("data")
-    generate(root / "synthetic", train=1, val=5, size=64)
+    generate_synthetic(root / "synthetic", train=1, val=5, size=64)
     return {"synthetic": root, "ade20k": ade20k_root, "cityscapes": cityscapes_root}
 
 
@@ -159,16 +153,16 @@ CASES = [
 @pytest.mark.parametrize(("name", "task"), CASES)
 def test_the_truth_is_perfect(roots: dict[str, Path], name: str, task: str) -> None:
     data = load_dataset(name, root=roots[name], task=task)
-    evaluator = Evaluator(data)
+    evaluator = build_evaluator(data)
     for index in range(len(data)):
         sample = data[index]
-        evaluator.update(index, found_from(sample.masks, sample.labels))
+        add(evaluator, data, index, Detections.encode(sample.masks, sample.labels))
     scores = evaluator.scores()
     if (name, task) == ("ade20k", "panoptic"):
         # Sky that things cover is listed: a class of its own, missed.
         assert scores["pq"] == pytest.approx(4 / 5)
         return
-    assert scores[evaluator.headline] == 1.0
+    assert scores[evaluator.primary_metric] == 1.0
     assert set(scores.values()) <= {1.0, None}
 
 
@@ -177,17 +171,17 @@ def test_nothing_found(roots: dict[str, Path], name: str, task: str) -> None:
     if task == "semantic":
         return  # each pixel has some class
     data = load_dataset(name, root=roots[name], task=task)
-    evaluator = Evaluator(data)
+    evaluator = build_evaluator(data)
     assert set(evaluator.scores().values()) == {None}
-    nothing = torch.zeros(0, *data.truth(0).masks.shape[1:], dtype=torch.bool)
+    nothing = torch.zeros(0, *data.ground_truth(0).masks.shape[1:], dtype=torch.bool)
     for index in range(len(data)):
-        evaluator.update(index, found_from(nothing, torch.zeros(0, dtype=torch.int64)))
-    assert evaluator.scores()[evaluator.headline] == 0
+        add(evaluator, data, index, Detections.encode(nothing, torch.zeros(0, dtype=torch.int64)))
+    assert evaluator.scores()[evaluator.primary_metric] == 0
 
 
-def predictions(data: SegmentationDataset, index: int) -> tuple[Tensor, Tensor, Sizes]:
+def predictions(data: SegmentationDataset, index: int) -> tuple[Tensor, Tensor, ImageSizes]:
     """Logits of 12 queries at stride 4, roughly after the GT, of an image padded to 96 x 128."""
-    height, width = data.truth(index).masks.shape[1:]
+    height, width = data.ground_truth(index).masks.shape[1:]
     generator = torch.Generator().manual_seed(index)
     classes = torch.randn(12, len(data.classes) + 1, generator=generator)
     masks = torch.randn(12, 24, 32, generator=generator)
@@ -196,48 +190,48 @@ def predictions(data: SegmentationDataset, index: int) -> tuple[Tensor, Tensor, 
         small = mask[2::4, 2::4]
         masks[query, : small.shape[0], : small.shape[1]] += 6 * small - 3
         classes[query, label] += 9
-    return classes, masks, Sizes((96, 128), (height, width), (height, width))
+    return classes, masks, ImageSizes((96, 128), (height, width), (height, width))
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)
 def test_shards_give_the_same_bits(roots: dict[str, Path], name: str, task: str) -> None:
     data = load_dataset(name, root=roots[name], task=task)
-    whole, shards = Evaluator(data), [Evaluator(data), Evaluator(data)]
+    whole, shards = build_evaluator(data), [build_evaluator(data), build_evaluator(data)]
     for index in range(len(data)):
-        found = whole.find(*predictions(data, index))
-        whole.update(index, found)
-        shards[index % 2].update(index, found)
+        found = whole.postprocess(*predictions(data, index))
+        add(whole, data, index, found)
+        add(shards[index % 2], data, index, found)
     sent = [pickle.dumps(shard) for shard in reversed(shards)]
     assert all(str(roots[name]).encode() not in one for one in sent)
     odd, even = map(pickle.loads, sent)
     assert (odd + even).scores() == whole.scores()
     assert (shards[0] + odd).scores() == (odd + shards[0]).scores() == whole.scores()
-    assert 0 < (whole.scores()[whole.headline] or 0) < 1
+    assert 0 < (whole.scores()[whole.primary_metric] or 0) < 1
 
 
 def test_shards_that_do_not_belong_together(roots: dict[str, Path]) -> None:
     data = load_dataset("cityscapes", root=roots["cityscapes"])
-    evaluator = Evaluator(data)
-    evaluator.update(0, evaluator.find(*predictions(data, 0)))
+    evaluator = build_evaluator(data)
+    add(evaluator, data, 0, evaluator.postprocess(*predictions(data, 0)))
     with pytest.raises(ValueError, match="twice"):
         evaluator + evaluator
     with pytest.raises(ValueError, match="different tasks"):
         other = load_dataset("cityscapes", root=roots["cityscapes"], task="panoptic")
-        evaluator + Evaluator(other)
+        evaluator + build_evaluator(other)
 
 
 def test_found_is_the_post_processing_of_the_task(roots: dict[str, Path]) -> None:
     root = roots["cityscapes"]
     data = load_dataset("cityscapes", root=root)
     given = predictions(data, 0)
-    found, expected = Evaluator(data).find(*given), instance_inference(*given)
+    found, expected = build_evaluator(data).postprocess(*given), instance_inference(*given)
     assert torch.equal(found.masks, expected.masks) and torch.equal(found.labels, expected.labels)
     assert torch.equal(found.scores, expected.scores)
     assert torch.equal(found.queries, expected.queries)
 
     data = load_dataset("cityscapes", root=root, task="panoptic")
     given = predictions(data, 0)
-    found = Evaluator(data).find(*given)
+    found = build_evaluator(data).postprocess(*given)
     segments = panoptic_inference(*given, things=[info.isthing for info in data.classes])
     assert len(found.counts) == len(segments.labels) > 1
     for number, mask in enumerate(found.masks, start=1):
@@ -246,7 +240,7 @@ def test_found_is_the_post_processing_of_the_task(roots: dict[str, Path]) -> Non
 
     data = load_dataset("cityscapes", root=root, task="semantic")
     given = predictions(data, 0)
-    found = Evaluator(data).find(*given)
+    found = build_evaluator(data).postprocess(*given)
     classes = semantic_inference(*given, resize_scores=True)
     assert found.labels.tolist() == sorted(set(classes.flatten().tolist()))
     assert (found.masks.sum(0) == 1).all()
@@ -256,12 +250,12 @@ def test_found_is_the_post_processing_of_the_task(roots: dict[str, Path]) -> Non
 def test_miou_by_brute_force(roots: dict[str, Path]) -> None:
     """Against the label maps on disk; pixels of 255 don't count."""
     data = load_dataset("cityscapes", root=roots["cityscapes"], task="semantic")
-    evaluator = Evaluator(data)
+    evaluator = build_evaluator(data)
     pairs = []
     for index in range(len(data)):
-        found = evaluator.find(*predictions(data, index))
-        evaluator.update(index, found)
-        path = str(data.source.path / data[index].file_name)
+        found = evaluator.postprocess(*predictions(data, index))
+        add(evaluator, data, index, found)
+        path = str(data.annotations.path / data[index].file_name)
         truth = np.array(Image.open(path.replace("leftImg8bit", "gtFine_labelTrainIds")))
         classes = found.labels.numpy()[found.masks.numpy().argmax(0)]
         pairs += zip(truth[truth != 255].tolist(), classes[truth != 255].tolist(), strict=True)

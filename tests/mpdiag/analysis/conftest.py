@@ -1,4 +1,4 @@
-"""A small model, images, and the model's checkpoint, as analyses find them."""
+"""A small model, its checkpoint, and images."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ import torch
 
 from mpdiag.checkpoints import LoadedCheckpoint, load_checkpoint, save_checkpoint
 from mpdiag.config import DataConfig, ModelConfig, TrainConfig
-from mpdiag.data import SegmentationDataset, generate, load_dataset
+from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset
 from mpdiag.models import Mask2Former
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    generate(root / "synthetic", train=1, val=9, size=64)
+    generate_synthetic(root / "synthetic", train=1, val=9, size=64)
     return root
 
 
@@ -34,7 +34,7 @@ def checkpoint(
         update={"num_classes": len(dataset.classes), "num_queries": 12}
     )
     model = Mask2Former(config)
-    with torch.no_grad():  # a fresh model's masks are near empty and all alike
+    with torch.no_grad():  # masks of an untrained model are nearly empty and equal
         model.decoder.query_feat.weight.mul_(3)
         model.pixel_decoder.mask_features.weight.mul_(8)
     path = tmp_path_factory.mktemp("checkpoint") / "model.pth"
@@ -45,6 +45,6 @@ def checkpoint(
 @pytest.fixture(scope="module")
 def loaded(checkpoint: Path) -> LoadedCheckpoint:
     found = load_checkpoint(checkpoint)
-    # No recipe in the file: images would be brought to 800 pixels, too slow for a test.
+    # Without a recipe, images would be resized to 800 pixels.
     found.recipe = TrainConfig(model=found.model.config, data=DataConfig())
     return found

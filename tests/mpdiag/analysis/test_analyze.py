@@ -1,4 +1,4 @@
-"""A run directory against its own model, part by part, stopped and resumed."""
+"""Run directories against predictions of the model; interrupted and resumed runs; errors."""
 
 import json
 from collections.abc import Callable
@@ -10,13 +10,11 @@ import pytest
 import torch
 
 from mpdiag.analysis import analyze
-from mpdiag.analysis.kept_masks import KeepPolicy
-from mpdiag.analysis.settings import parse_match_points
 from mpdiag.analysis.tables import query_of_gt
 from mpdiag.checkpoints import LoadedCheckpoint, save_checkpoint
-from mpdiag.checkpoints.detectron2_config import Setup
+from mpdiag.checkpoints.detectron2_config import TrainingInfo
 from mpdiag.config import BackboneConfig, LossConfig, ModelConfig, PilotConfig, TrainConfig
-from mpdiag.data import SegmentationDataset, generate, load_dataset, padded_targets
+from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset, padded_targets
 from mpdiag.errors import CheckpointError, ConfigError, DataError, MpdiagError, RunError
 from mpdiag.matching import match
 from mpdiag.metrics import layer_miou, utilization
@@ -25,7 +23,7 @@ from mpdiag.ops import seeded_points
 from mpdiag.store import Run
 
 
-def test_the_summary_is_what_the_kernels_say(
+def test_summary_equals_metrics_of_predictions(
     tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
 ) -> None:
     summary = analyze(loaded, dataset, tmp_path / "run")
@@ -53,7 +51,7 @@ def test_the_summary_is_what_the_kernels_say(
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
 
 
-def test_rows_and_kept_masks_belong_together(
+def test_rows_agree_with_saved_masks(
     tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
 ) -> None:
     analyze(loaded, dataset, tmp_path / "run", save_masks="worst:5", limit=6)
@@ -61,17 +59,17 @@ def test_rows_and_kept_masks_belong_together(
     assert run.query("SELECT count(*) n FROM images")["n"][0] == 6
     assert run.query("SELECT count(*) n FROM queries")["n"][0] == 6 * 5 * 12
     kept = run.query(
-        "SELECT image_id, index, max(badness) badness FROM masks WHERE kind = 'query' "
-        "GROUP BY ALL ORDER BY badness DESC"
+        "SELECT image_id, index, max(change_score) change_score FROM masks WHERE kind = 'query' "
+        "GROUP BY ALL ORDER BY change_score DESC"
     )
     assert len(kept) == 5
     rows = run.query(
-        "SELECT q.image_id, q.query, sum(1 - coalesce(q.iou_prev, 1)) badness "
+        "SELECT q.image_id, q.query, sum(1 - coalesce(q.iou_prev, 1)) change_score "
         "FROM queries q JOIN queries f USING (image_id, query) "
         "WHERE q.layer > 0 AND f.layer = 4 AND f.matched_gt >= 0 "
-        "GROUP BY ALL ORDER BY badness DESC LIMIT 5"
+        "GROUP BY ALL ORDER BY change_score DESC LIMIT 5"
     )
-    assert kept["badness"].tolist() == pytest.approx(rows["badness"].tolist())
+    assert kept["change_score"].tolist() == pytest.approx(rows["change_score"].tolist())
     for image_id, query in zip(kept["image_id"], kept["index"], strict=True):
         masks = run.masks(image_id, query)
         areas = run.query(
@@ -90,7 +88,7 @@ def test_rows_and_kept_masks_belong_together(
     assert thumbnails == set(kept["image_id"])
 
 
-def test_targets_name_the_query_of_every_layer(
+def test_targets_hold_the_matched_query_of_every_layer(
     tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
 ) -> None:
     analyze(loaded, dataset, tmp_path / "run", save_masks="none", limit=3)
@@ -106,12 +104,12 @@ def test_targets_name_the_query_of_every_layer(
     assert not list((tmp_path / "run" / "masks").iterdir())
 
 
-def test_query_of_gt_by_hand() -> None:
+def test_query_of_gt() -> None:
     matched = np.array([[1, -1, 0], [-1, 0, -1]])
     assert query_of_gt(matched, 3).tolist() == [[2, 0, -1], [1, -1, -1]]
 
 
-def test_the_piloted_part_has_a_query_for_each_gt(
+def test_mp_part_has_one_query_per_gt(
     tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
 ) -> None:
     summary = analyze(loaded, dataset, tmp_path / "run", part="piloted")
@@ -126,14 +124,14 @@ def test_the_piloted_part_has_a_query_for_each_gt(
 
 
 @pytest.mark.parametrize("save_masks", ["worst:4", "all"])
-def test_a_stopped_run_goes_on_to_the_same_result(
+def test_resumed_run_equals_uninterrupted_run(
     tmp_path: Path,
     loaded: LoadedCheckpoint,
     dataset: SegmentationDataset,
     monkeypatch: pytest.MonkeyPatch,
     save_masks: str,
 ) -> None:
-    monkeypatch.setattr("mpdiag.analysis.pipeline.IMAGES_IN_A_PART", 2)
+    monkeypatch.setattr("mpdiag.analysis.run.IMAGES_PER_PART", 2)
 
     def stop_after(images: int) -> Callable[[int, int], None]:
         def progress(done: int, total: int) -> None:
@@ -160,33 +158,32 @@ def test_a_stopped_run_goes_on_to_the_same_result(
         assert len(one) and one.equals(other)
 
 
-def test_a_broken_image_is_mended_and_the_run_goes_on(
+def test_run_resumes_after_a_corrupt_image_is_replaced(
     tmp_path: Path, loaded: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mpdiag.analysis.pipeline.IMAGES_IN_A_PART", 2)
-    generate(tmp_path / "data" / "synthetic", train=1, val=5, size=64)
+    monkeypatch.setattr("mpdiag.analysis.run.IMAGES_PER_PART", 2)
+    generate_synthetic(tmp_path / "data" / "synthetic", train=1, val=5, size=64)
     dataset = load_dataset("synthetic", root=tmp_path / "data")
     whole = analyze(loaded, dataset, tmp_path / "whole")
     image = dataset.image_root / dataset.file_name(3)
     content = image.read_bytes()
     image.write_bytes(content[:100])
-    said = rf"{image.name} can't be read \(.+\): fetch it anew, and go on with --resume"
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=rf"{image.name}.*; then continue with --resume"):
         analyze(loaded, dataset, tmp_path / "run")
     image.write_bytes(content)
     assert analyze(loaded, dataset, tmp_path / "run", resume=True) == whole
 
 
-def test_masks_that_are_not_finite_are_counted_not_averaged(
+def test_predictions_that_are_not_finite_are_counted_but_not_averaged(
     tmp_path: Path,
     loaded: LoadedCheckpoint,
     dataset: SegmentationDataset,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A model that breaks in one query of layer 2, and on a batch's first image in the last."""
+    """NaN in one query of layer 2; infinity in the last layer of the first image of a batch."""
     calls = {"layer": 0, "pass": 0}
 
-    def broken(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
+    def corrupt(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
         layer, calls["layer"] = calls["layer"] % 5, calls["layer"] + 1
         calls["pass"] += layer == 0
         changed = output.clone()
@@ -196,35 +193,39 @@ def test_masks_that_are_not_finite_are_counted_not_averaged(
             changed[0] = torch.inf
         return changed
 
-    handle = loaded.model.decoder.points.mask_logits.register_forward_hook(broken)
+    handle = loaded.model.decoder.hook_points.mask_logits.register_forward_hook(corrupt)
     try:
         summary = analyze(loaded, dataset, tmp_path / "run", limit=3, save_masks="worst:3")
     finally:
         handle.remove()
     run = Run.open(tmp_path / "run")
-    lost = run.query("SELECT image_id, layer, query FROM queries WHERE area IS NULL ORDER BY ALL")
-    assert (lost["layer"] == 2).sum() == 3 and set(lost[lost["layer"] == 2]["query"]) == {3}
-    assert (lost["layer"] == 4).sum() == 12 * calls["pass"]
+    not_finite = run.query(
+        "SELECT image_id, layer, query FROM queries WHERE area IS NULL ORDER BY ALL"
+    )
+    assert (not_finite["layer"] == 2).sum() == 3 and set(
+        not_finite[not_finite["layer"] == 2]["query"]
+    ) == {3}
+    assert (not_finite["layer"] == 4).sum() == 12 * calls["pass"]
     pairs = run.query("SELECT count(iou_prev) n FROM queries WHERE layer = 3 AND query = 3")
     assert pairs["n"][0] == 0
-    assert summary["layers"][0]["miou_l"] > 0 and summary["non_finite"] == len(lost)
-    assert f"{len(lost)} predictions hold NaN or infinity" in caplog.text
-    assert "the first is of " + dataset[0].file_name + ", layer 2, query 3" in caplog.text
+    assert summary["layers"][0]["miou_l"] > 0 and summary["non_finite"] == len(not_finite)
+    assert f"{len(not_finite)} predictions hold NaN or infinity" in caplog.text
+    assert "The first is of " + dataset[0].file_name + ", layer 2, query 3" in caplog.text
     matched = run.query("SELECT max(matched_gt) gt FROM queries WHERE area IS NULL")
     assert matched["gt"][0] == -1
 
 
-def test_the_data_set_that_the_config_names(
+def test_data_set_from_the_config_of_the_checkpoint(
     tmp_path: Path, loaded: LoadedCheckpoint, root: Path
 ) -> None:
-    named = replace(loaded, setup=Setup(LossConfig(), dataset="synthetic"))
+    named = replace(loaded, training_info=TrainingInfo(LossConfig(), dataset="synthetic"))
     analyze(named, None, tmp_path / "run", root=root, limit=1)
     assert Run.open(tmp_path / "run").header["dataset"]["name"] == "synthetic"
-    with pytest.raises(ConfigError, match="which data"):
-        analyze(replace(loaded, setup=Setup(LossConfig())), None, tmp_path / "none")
+    with pytest.raises(ConfigError, match="--dataset: is missing"):
+        analyze(replace(loaded, training_info=TrainingInfo(LossConfig())), None, tmp_path / "none")
 
 
-def test_mistakes_leave_the_output_alone(
+def test_invalid_input_writes_nothing(
     tmp_path: Path,
     loaded: LoadedCheckpoint,
     dataset: SegmentationDataset,
@@ -244,9 +245,11 @@ def test_mistakes_leave_the_output_alone(
 
     refuses(ConfigError, "worst:K", save_masks="some")
     refuses(ConfigError, "--save-masks none", save_masks="none", save_attention=True)
-    refuses(ConfigError, "the matching part", part="piloted", save_attention=True)
+    refuses(ConfigError, "matching part only", part="piloted", save_attention=True)
+    refuses(ConfigError, "matching part only", part="piloted", intervene=["attention=gt:1"])
+    refuses(ConfigError, "give layers in 1-4", intervene=["attention=gt:9"])
     refuses(ConfigError, "--limit 0", limit=0)
-    refuses(CheckpointError, "no such checkpoint", checkpoint=tmp_path / "none.pth")
+    refuses(CheckpointError, "no such file", checkpoint=tmp_path / "none.pth")
     with torch.device("cpu"):
         other = Mask2Former(
             ModelConfig(
@@ -267,7 +270,7 @@ def test_mistakes_leave_the_output_alone(
     named = [{**one, "name": "blob"} if number == 2 else one for number, one in enumerate(classes)]
     refuses(
         CheckpointError,
-        f"class 2 is blob, but in .*instances_val.json it is {classes[2]['name']}",
+        f"class 2 is blob, but {classes[2]['name']} in .*instances_val.json",
         checkpoint=replace(loaded, classes=named),
     )
     analyze(replace(loaded, classes=classes), dataset, tmp_path / "taken", limit=1)
@@ -277,7 +280,7 @@ def test_mistakes_leave_the_output_alone(
         analyze(loaded, dataset, tmp_path / "taken", limit=2, resume=True)
 
 
-def test_a_checkpoint_without_class_embeddings_has_no_piloted_part(
+def test_checkpoint_without_class_embeddings_has_no_mp_part(
     tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
 ) -> None:
     config = loaded.model.config.model_copy(update={"label_embedding": False})
@@ -287,17 +290,17 @@ def test_a_checkpoint_without_class_embeddings_has_no_piloted_part(
         analyze(path, dataset, tmp_path / "run", part="piloted")
 
 
-def test_an_mp_part_that_was_fed_otherwise_is_not_measured(
+def test_mp_part_without_attention_masks_is_rejected(
     tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
 ) -> None:
     recipe = TrainConfig(
-        model=loaded.model.config, method="piloted", pilot=PilotConfig(feed="mask-code")
+        model=loaded.model.config, method="piloted", pilot=PilotConfig(query_input="mask-code")
     )
-    with pytest.raises(CheckpointError, match=r"pilot\.feed = mask-code, whose MP part has no GT"):
+    with pytest.raises(CheckpointError, match=r"pilot\.query_input = mask-code, so its MP part"):
         analyze(replace(loaded, recipe=recipe), dataset, tmp_path / "run", part="piloted")
 
 
-def test_an_intervention_is_measured_and_noted(
+def test_intervention_changes_later_layers_and_is_recorded(
     tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
 ) -> None:
     plain = analyze(loaded, dataset, tmp_path / "plain", limit=4)
@@ -306,20 +309,3 @@ def test_an_intervention_is_measured_and_noted(
     assert miou[0][:2] == miou[1][:2] and miou[0][2:] != miou[1][2:]
     header = Run.open(tmp_path / "gt").header
     assert header["settings"]["intervene"] == ["attention=gt:3-4"]
-    with pytest.raises(ConfigError, match="give one of them"):
-        analyze(loaded, dataset, tmp_path / "no", part="piloted", intervene=["attention=gt:1"])
-    with pytest.raises(ConfigError, match="which are 1-4"):
-        analyze(loaded, dataset, tmp_path / "no", intervene=["attention=gt:9"])
-    assert not (tmp_path / "no").exists()
-
-
-def test_options_of_the_command_line() -> None:
-    assert KeepPolicy.parse("worst:7").count == 7
-    assert KeepPolicy.parse("all").count is None
-    assert KeepPolicy.parse("none").count == 0
-    assert parse_match_points(None) is None
-    assert parse_match_points("all") == "all"
-    assert parse_match_points("300") == 300
-    for text in ("few", "0", "-3"):
-        with pytest.raises(ConfigError, match="--match-points"):
-            parse_match_points(text)

@@ -1,4 +1,4 @@
-"""What a disturbed model attends to, and that the rest of it is left alone."""
+"""Attention masks with interventions; everything else stays the same."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def targets() -> list[Target]:
 def attended(
     model: Mask2Former, images: list[torch.Tensor], *texts: str
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Attention masks of layers 1..L and all masks, disturbed by these texts."""
+    """Return attention masks of layers 1..L and all predicted masks with these interventions."""
     last = torch.full((2, N), -1)
     last[0, 3], last[0, 7] = 0, 1
     changes = [Intervention.parse(text, L, N) for text in texts]
@@ -54,63 +54,67 @@ def attended(
     return recording.attention_mask, recording.mask_logits
 
 
-def test_gt_masks_for_those_who_match(model: Mask2Former, images: list[torch.Tensor]) -> None:
-    plain, plain_masks = attended(model, images)
-    seen, masks = attended(model, images, "attention=gt:2-3")
+def test_matched_queries_attend_within_gt_masks(
+    model: Mask2Former, images: list[torch.Tensor]
+) -> None:
+    baseline, baseline_masks = attended(model, images)
+    visible, masks = attended(model, images, "attention=gt:2-3")
     grids = [(2, 3), (4, 6), (8, 12), (2, 3)]
     for layer in (2, 3):
         rows, columns = grids[layer - 1]
         for query, truth in ((3, targets()[0]["masks"][0]), (7, targets()[0]["masks"][1])):
             cells = truth.view(rows, SIZE[0] // rows, columns, SIZE[1] // columns).any(3).any(1)
-            assert torch.equal(seen[layer - 1][0, query].view(rows, columns), cells)
-    assert torch.equal(seen[0], plain[0])
-    # Layer 2 is the first that differs, and in it only who matches; the second image not at all.
+            assert torch.equal(visible[layer - 1][0, query].view(rows, columns), cells)
+    assert torch.equal(visible[0], baseline[0])
+    # Layer 2 is the first that differs, and only for matched queries; the second image has none.
     others = [query for query in range(N) if query not in (3, 7)]
-    assert torch.equal(seen[1][0, others], plain[1][0, others])
-    assert torch.equal(masks[:2], plain_masks[:2]) and torch.equal(masks[:, 1], plain_masks[:, 1])
-    assert not torch.equal(masks[2, 0], plain_masks[2, 0])
+    assert torch.equal(visible[1][0, others], baseline[1][0, others])
+    assert torch.equal(masks[:2], baseline_masks[:2]) and torch.equal(
+        masks[:, 1], baseline_masks[:, 1]
+    )
+    assert not torch.equal(masks[2, 0], baseline_masks[2, 0])
 
 
-def test_nothing_hidden_and_the_layer_before(
+def test_no_mask_and_the_mask_of_the_previous_layer(
     model: Mask2Former, images: list[torch.Tensor]
 ) -> None:
-    plain, _ = attended(model, images)
-    seen, _ = attended(model, images, "attention=none:1", "attention=previous:2,4:0-4")
-    assert seen[0].all() and not plain[0].all()
-    assert seen[1][:, :5].all()  # all was seen before
-    fine, coarse = seen[2].view(2, N, 8, 12), seen[3].view(2, N, 2, 3)
+    baseline, _ = attended(model, images)
+    visible, _ = attended(model, images, "attention=none:1", "attention=previous:2,4:0-4")
+    assert visible[0].all() and not baseline[0].all()
+    assert visible[1][:, :5].all()  # as in layer 1
+    fine, coarse = visible[2].view(2, N, 8, 12), visible[3].view(2, N, 2, 3)
     touched = fine.view(2, N, 2, 4, 3, 4).any(5).any(3)
     assert torch.equal(coarse[:, :5], touched[:, :5])
     assert not torch.equal(coarse[:, 5:], touched[:, 5:])
 
 
-def test_the_later_overrules_and_the_hooks_go(
+def test_later_interventions_override_and_hooks_are_removed(
     model: Mask2Former, images: list[torch.Tensor]
 ) -> None:
-    plain, _ = attended(model, images)
-    seen, _ = attended(model, images, "attention=gt:1", "attention=none:all:3")
-    assert seen[0][0, 3].all() and not seen[0][0, 7].all()
+    baseline, _ = attended(model, images)
+    visible, _ = attended(model, images, "attention=gt:1", "attention=none:all:3")
+    assert visible[0][0, 3].all() and not visible[0][0, 7].all()
     with torch.inference_mode(), record(model) as recording:
         model(images)
-    assert all(map(torch.equal, recording.attention_mask, plain))
+    assert all(map(torch.equal, recording.attention_mask, baseline))
 
 
-def test_texts() -> None:
+def test_parse() -> None:
     assert Intervention.parse("attention=gt:1-3", L, N) == Intervention(
         "gt", frozenset({1, 2, 3}), None
     )
     found = Intervention.parse("attention=none:all:0-1,9", L, N)
     assert found.layers == {1, 2, 3, 4} and found.queries == {0, 1, 9}
     for text, message in (
-        ("attention=gt", "as attention=gt:1-3"),
-        ("masks=gt:1", "as attention=gt:1-3"),
-        ("attention=own:1", "as attention=gt:1-3"),
-        ("attention=gt:0", "0 names no layers, which are 1-4"),
-        ("attention=gt:3-5", "3-5 names no layers"),
-        ("attention=gt:3-2", "3-2 names no layers"),
-        ("attention=gt:x", "x names no layers"),
-        ("attention=gt:1:10", "10 names no queries, which are 0-9"),
-        ("attention=previous:1-2", "layer 1 has no layer before"),
+        ("attention=gt", "for example attention=gt:1-3"),
+        ("masks=gt:1", "for example attention=gt:1-3"),
+        ("attention=own:1", "for example attention=gt:1-3"),
+        ("attention=gt:0", "0 is out of range; give layers in 1-4"),
+        ("attention=gt:3-5", "3-5 is out of range"),
+        ("attention=gt:3-2", "3-2 is out of range"),
+        ("attention=gt:x", "x is out of range"),
+        ("attention=gt:1:10", "10 is out of range; give queries in 0-9"),
+        ("attention=previous:1-2", "layer 1 has no previous layer"),
     ):
         with pytest.raises(ConfigError, match=message):
             Intervention.parse(text, L, N)

@@ -1,21 +1,24 @@
-"""Rows of predictions that are the GT itself, in every layer."""
+"""Tables of an image whose predictions equal the GT in every layer."""
+
+from collections.abc import Callable
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
-from mpdiag.analysis.tables import MeasuredImage, images_table, queries_table, targets_table
+from mpdiag.analysis.measure import MeasuredImage
+from mpdiag.analysis.tables import images_table, queries_table, targets_table
 from mpdiag.data import ClassInfo, Sample
-from mpdiag.matching import Target, finite_queries, match_finite
+from mpdiag.matching import Target, finite_queries, match_with_costs
 from mpdiag.metrics import image_rows
-from mpdiag.store.consistency import consistency
-from mpdiag.store.database import MACROS
+from mpdiag.store.layer_metrics import layer_metrics
 from mpdiag.store.transitions import TRANSITIONS, transitions
 
 
 def measured(image_id: int, generator: np.random.Generator) -> MeasuredImage:
-    """An image whose GT are a model's predictions in all of three layers, and one empty query."""
+    """Return an image with three layers that predict the GT, and one query with empty masks."""
     masks = torch.zeros(3, 64, 96, dtype=torch.bool)
     for mask in masks:
         y, x = generator.integers(0, 40), generator.integers(0, 60)
@@ -28,7 +31,7 @@ def measured(image_id: int, generator: np.random.Generator) -> MeasuredImage:
     for query, label in enumerate((0, 1, 0, 2)):
         class_logits[:, :, query, label] = 9
     finite = finite_queries(class_logits, mask_logits)
-    matches = match_finite(class_logits, mask_logits, [target], finite)
+    matches = match_with_costs(class_logits, mask_logits, [target], finite)
     rows = image_rows(
         class_logits[:, 0], mask_logits[:, 0], target, matches.assignment[:, 0], (16, 24)
     )
@@ -37,28 +40,23 @@ def measured(image_id: int, generator: np.random.Generator) -> MeasuredImage:
     return MeasuredImage(sample, rows, own, {})
 
 
-def test_gt_as_predictions_keep_all_and_gain_nothing() -> None:
+def test_predictions_equal_to_gt_have_perfect_metrics(
+    database: Callable[..., duckdb.DuckDBPyConnection],
+) -> None:
     generator = np.random.default_rng(0)
     images = [measured(image_id, generator) for image_id in range(5)]
-    connection = duckdb.connect()
-    for macro in MACROS:
-        connection.execute(macro)
     classes = [ClassInfo(1, "a"), ClassInfo(2, "b")]
     tables = {
         "queries": [queries_table(image) for image in images],
         "targets": [targets_table(image, classes) for image in images],
         "images": [images_table(image) for image in images],
     }
-    for name, parts in tables.items():
-        for number, part in enumerate(parts):
-            connection.register(f"{name}{number}", part)
-        union = " UNION ALL ".join(f"FROM {name}{number}" for number in range(len(parts)))
-        connection.execute(f"CREATE VIEW {name} AS {union}")
+    connection = database({name: pa.concat_tables(parts) for name, parts in tables.items()})
     found = transitions(connection)
     counts = dict(zip(found["transition"], found["count"], strict=False))
     assert counts == {kind: 20 if kind == "kept" else 0 for kind in TRANSITIONS}
     assert (found["util_gain"] == 0).all() and found["empty"].sum() == 2 * 5
-    layers = consistency(connection)
+    layers = layer_metrics(connection)
     assert layers["instability"].dropna().tolist() == [0, 0]
     assert layers["match_stability"].dropna().tolist() == [1, 1]
     assert layers["matched_iou"].tolist() == layers["best_iou"].tolist()

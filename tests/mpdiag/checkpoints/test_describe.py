@@ -17,7 +17,7 @@ def test_a_checkpoint(tmp_path: Path, small_model: Mask2Former) -> None:
     path = tmp_path / "model.pth"
     save_checkpoint(path, small_model, iteration=12)
     found = describe(path)
-    assert (found.form, found.family) == (
+    assert (found.format, found.family) == (
         "pickle with official (detectron2) names", "Mask2Former, piloted"
     )  # fmt: skip
     assert found.architecture["backbone"] == "resnet18"
@@ -34,7 +34,7 @@ def test_our_own_and_others_families(tmp_path: Path, small_config: ModelConfig) 
     config = small_config.model_copy(
         update={
             "query_position": False,
-            "backbone": BackboneConfig(name="swin_tiny", embed_dim=12, window=3),
+            "backbone": BackboneConfig(name="swin_tiny", embed_dim=12, window_size=3),
         }
     )
     save_checkpoint(path, Mask2Former(config))

@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from mpdiag.checkpoints.hub import is_hub_id, local_copy
+from mpdiag.checkpoints.hub import is_hub_id, local_path
 from mpdiag.errors import CheckpointError
 
 
@@ -19,7 +19,7 @@ def test_what_is_an_id_and_what_a_path(tmp_path: Path, monkeypatch: pytest.Monke
     assert not is_hub_id("baseline")
     (tmp_path / "runs").mkdir()
     assert not is_hub_id("runs/baseline")  # a run that isn't there
-    assert local_copy("runs/baseline") == Path("runs/baseline")
+    assert local_path("runs/baseline") == Path("runs/baseline")
 
 
 def test_settings_and_weights_come_and_no_code(
@@ -33,12 +33,12 @@ def test_settings_and_weights_come_and_no_code(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     (tmp_path / "model-00001-of-00002.safetensors").touch()
-    assert local_copy("owner/model") == tmp_path
+    assert local_path("owner/model") == tmp_path
     assert [name for name, _ in asked] == ["owner/model"]
     patterns = asked[0][1]
     assert "model*.safetensors" in patterns and not any("bin" in pattern for pattern in patterns)
     (tmp_path / "model-00001-of-00002.safetensors").unlink()
-    assert local_copy("owner/model") == tmp_path
+    assert local_path("owner/model") == tmp_path
     assert "pytorch_model*.bin" in asked[2][1]
     assert not any(
         pattern.endswith("py") or pattern == "*" for _, some in asked for pattern in some
@@ -51,5 +51,5 @@ def test_a_hub_that_gives_nothing_is_one_sentence(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(CheckpointError, match=r"owner/model: no such file or directory, and") as e:
-        local_copy("owner/model")
+        local_path("owner/model")
     assert "Cannot find it." in str(e.value) and "\n" not in str(e.value)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import mpdiag
-from mpdiag.checkpoints.library_models import LibraryModel, load_library_model
+from mpdiag.checkpoints.transformers_models import TransformersModel, load_transformers_model
 from mpdiag.errors import CheckpointError, UnsafeCheckpointError
 
 t = pytest.importorskip("transformers")
@@ -40,7 +40,7 @@ def directory(tmp_path: Path, module: Any) -> Path:
     return tmp_path
 
 
-def check_same(found: LibraryModel, module: Any) -> None:
+def check_same(found: TransformersModel, module: Any) -> None:
     state = module.state_dict()
     assert found.module.state_dict().keys() == state.keys()
     for name, tensor in found.module.state_dict().items():
@@ -49,7 +49,7 @@ def check_same(found: LibraryModel, module: Any) -> None:
 
 
 def test_one_file_shards_and_the_old_format(directory: Path, module: Any) -> None:
-    found = load_library_model(directory)
+    found = load_transformers_model(directory)
     check_same(found, module)
     assert found.labels is None  # LABEL_0 and so on are no names
     state = load_file(directory / "model.safetensors")
@@ -57,18 +57,18 @@ def test_one_file_shards_and_the_old_format(directory: Path, module: Any) -> Non
     module.save_pretrained(directory, max_shard_size="20KB")
     shards = sorted(directory.glob("model-*.safetensors"))
     assert len(shards) > 1
-    check_same(load_library_model(directory), module)
-    assert load_library_model(directory).sha256 != found.sha256
+    check_same(load_transformers_model(directory), module)
+    assert load_transformers_model(directory).sha256 != found.sha256
     shards[0].unlink()
     with pytest.raises(CheckpointError, match=rf"{shards[0].name}: no such file, which model.s"):
-        load_library_model(directory)
+        load_transformers_model(directory)
     index = directory / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"x": "../../etc/model.safetensors"}}))
     with pytest.raises(CheckpointError, match=rf"{directory.name}/model.safetensors: no such"):
-        load_library_model(directory)
+        load_transformers_model(directory)
     index.unlink()
     torch.save(state, directory / "pytorch_model.bin")
-    check_same(load_library_model(directory), module)
+    check_same(load_transformers_model(directory), module)
 
 
 class Harmful:
@@ -86,17 +86,17 @@ def test_no_code_of_a_directory_is_run(
     images = json.loads((directory / "preprocessor_config.json").read_text())
     images["auto_map"] = {"AutoImageProcessor": "harm.Processor"}
     (directory / "preprocessor_config.json").write_text(json.dumps(images))
-    found = load_library_model(directory)
+    found = load_transformers_model(directory)
     check_same(found, module)
     assert type(found.processor).__module__.startswith("transformers.")
     (directory / "model.safetensors").unlink()
     for content in (pickle.dumps({"weight": Harmful()}), pickle.dumps(Harmful())):
         (directory / "pytorch_model.bin").write_bytes(content)
         with pytest.raises((UnsafeCheckpointError, CheckpointError), match=r"pytorch_model\.bin"):
-            load_library_model(directory)
+            load_transformers_model(directory)
     torch.save({"weight": Harmful()}, directory / "pytorch_model.bin")
     with pytest.raises(UnsafeCheckpointError, match=r"pytorch_model\.bin: refused.*print"):
-        load_library_model(directory)
+        load_transformers_model(directory)
     assert "must not be seen" not in capsys.readouterr().out
 
 

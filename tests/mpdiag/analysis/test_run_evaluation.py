@@ -1,6 +1,7 @@
-"""AP, PQ and mIoU of a run against what its model finds and the run has kept."""
+"""AP, PQ and mIoU of a run against the metrics of the predictions of its model."""
 
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from mpdiag.analysis import analyze
 from mpdiag.checkpoints import LoadedCheckpoint
-from mpdiag.data import SegmentationDataset, load_dataset
+from mpdiag.data import GroundTruth, SegmentationDataset, load_dataset
 from mpdiag.metrics import (
     AveragePrecision,
     PanopticQuality,
@@ -18,18 +19,18 @@ from mpdiag.metrics import (
     segment_map,
 )
 from mpdiag.models import (
+    ImageSizes,
     Mask2Former,
     PanopticSegments,
-    Sizes,
     instance_inference,
     panoptic_inference,
     semantic_inference,
 )
 from mpdiag.store import Run
-from mpdiag.store.transitions import TRANSITIONS, classified
+from mpdiag.store.transitions import TRANSITIONS, transitions_sql
 
 
-def test_ap_is_that_of_the_kept_detections(
+def test_ap_of_the_last_layer(
     tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
 ) -> None:
     summary = analyze(loaded, dataset, tmp_path / "run", limit=5)
@@ -38,7 +39,7 @@ def test_ap_is_that_of_the_kept_detections(
         for index in range(5):
             sample = dataset[index]
             found = loaded.model([sample.image]).matching
-            sizes = Sizes((64, 64), (64, 64), (64, 64))
+            sizes = ImageSizes((64, 64), (64, 64), (64, 64))
             instances = instance_inference(
                 found.class_logits[-1, 0], found.mask_logits[-1, 0], sizes
             )
@@ -53,20 +54,20 @@ def test_ap_is_that_of_the_kept_detections(
     assert without["layers"] == summary["layers"]
 
 
-def test_ap_of_every_layer_and_what_undoing_a_class_gains(
+def test_ap_of_every_layer_and_ap_gains(
     tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
 ) -> None:
     plain = analyze(loaded, dataset, tmp_path / "plain", limit=5)
     summary = analyze(loaded, dataset, tmp_path / "run", limit=5, evaluate_layers=True)
     assert summary["ap"] == plain["ap"] and summary["layers"] == plain["layers"]
     run = Run.open(tmp_path / "run")
-    moves = run.query(f"SELECT * FROM ({classified()})")
+    moves = run.query(f"SELECT * FROM ({transitions_sql()})")
     kinds = {(m.image_id, m.query, m.layer): m.kind for m in moves.itertuples()}
     assert set(summary["ap_gains"]) == set(TRANSITIONS) and len(set(kinds.values())) > 2
 
     deepest: dict[str | None, int] = {}
 
-    def ap(layer: int, undone: str | None = None) -> float:
+    def ap(layer: int, reverted: str | None = None) -> float:
         expected = AveragePrecision(range(len(dataset.classes)))
         for index in range(5):
             sample = dataset[index]
@@ -75,13 +76,13 @@ def test_ap_of_every_layer_and_what_undoing_a_class_gains(
             classes = found.class_logits[layer, 0].clone()
             masks = found.mask_logits[layer, 0].clone()
             for query in range(12):
-                stands = layer
-                while undone and stands and kinds[sample.image_id, query, stands] == undone:
-                    stands -= 1
-                deepest[undone] = min(stands, deepest.get(undone, layer))
-                classes[query] = found.class_logits[stands, 0, query]
-                masks[query] = found.mask_logits[stands, 0, query]
-            instances = instance_inference(classes, masks, Sizes((64, 64), (64, 64), (64, 64)))
+                to = layer
+                while reverted and to and kinds[sample.image_id, query, to] == reverted:
+                    to -= 1
+                deepest[reverted] = min(to, deepest.get(reverted, layer))
+                classes[query] = found.class_logits[to, 0, query]
+                masks[query] = found.mask_logits[to, 0, query]
+            instances = instance_inference(classes, masks, ImageSizes((64, 64), (64, 64), (64, 64)))
             expected.update(sample.image_id, instances, sample.masks, sample.labels)
         return expected.compute().ap
 
@@ -90,15 +91,15 @@ def test_ap_of_every_layer_and_what_undoing_a_class_gains(
     assert scores == pytest.approx([ap(layer) for layer in range(5)], abs=1e-6)
     for kind, gain in summary["ap_gains"].items():
         assert gain == pytest.approx(ap(4, kind) - scores[4], abs=1e-6), kind
-    assert min(deepest.values()) < 3  # some query had several such transitions in a row
+    assert min(deepest.values()) < 3  # a query had several such transitions in a row
 
 
-def test_pq_is_that_of_the_segments(tmp_path: Path, root: Path, loaded: LoadedCheckpoint) -> None:
+def test_pq(tmp_path: Path, root: Path, loaded: LoadedCheckpoint) -> None:
     data = load_dataset("synthetic", root=root, task="panoptic")
     torch.manual_seed(0)
     changes = {"num_classes": len(data.classes), "num_queries": 2}
     model = Mask2Former(loaded.model.config.model_copy(update=changes)).eval()
-    with torch.no_grad():  # sure of its classes, so that some segments are found
+    with torch.no_grad():  # confident classes, so that there are segments
         model.decoder.class_embed.weight.mul_(100)
         model.decoder.class_embed.bias[-1] = -99
         model.pixel_decoder.mask_features.weight.mul_(8)
@@ -111,7 +112,7 @@ def test_pq_is_that_of_the_segments(tmp_path: Path, root: Path, loaded: LoadedCh
         for index in range(6):
             sample = data[index]
             found = model([sample.image]).matching
-            sizes = Sizes((64, 64), (64, 64), (64, 64))
+            sizes = ImageSizes((64, 64), (64, 64), (64, 64))
             segments = panoptic_inference(
                 found.class_logits[-1, 0], found.mask_logits[-1, 0], sizes, things=things
             )
@@ -124,20 +125,18 @@ def test_pq_is_that_of_the_segments(tmp_path: Path, root: Path, loaded: LoadedCh
     assert summary["pq"]["sq_stuff"] == scores.stuff.sq
 
 
-def test_miou_is_that_of_the_class_maps(
-    tmp_path: Path, root: Path, loaded: LoadedCheckpoint
-) -> None:
+def test_miou(tmp_path: Path, root: Path, loaded: LoadedCheckpoint) -> None:
     data = load_dataset("synthetic", root=root, task="semantic")
     torch.manual_seed(0)
     changes = {"num_classes": len(data.classes), "num_queries": 12}
     model = Mask2Former(loaded.model.config.model_copy(update=changes)).eval()
-    with torch.no_grad():  # masks and classes of all kinds
+    with torch.no_grad():  # varied masks and classes
         model.decoder.class_embed.weight.mul_(30)
         model.decoder.query_feat.weight.mul_(3)
         model.pixel_decoder.mask_features.weight.mul_(8)
     summary = analyze(replace(loaded, model=model), data, tmp_path / "run", limit=6)
     expected = SemanticIoU(len(data.classes))
-    sizes = Sizes((64, 64), (64, 64), (64, 64))
+    sizes = ImageSizes((64, 64), (64, 64), (64, 64))
     found_on = []
     with torch.inference_mode():
         for index in range(6):
@@ -155,6 +154,44 @@ def test_miou_is_that_of_the_class_maps(
     rows = run.query("SELECT image_id, label, query, score FROM detections ORDER BY image_id")
     assert rows.groupby("image_id").size().tolist() == found_on and max(found_on) > 1
     assert set(rows["query"]) == {-1} and set(rows["score"]) == {1}
-    # The GT that is matched is one mask a class.
+    # The GT has one mask per class.
     targets = run.query("SELECT image_id, label FROM targets")
     assert not targets.duplicated().any()
+
+
+class CountingDataset(SegmentationDataset):
+    """A data set that counts how often the ground truth of each image is read."""
+
+    def __init__(self, data: SegmentationDataset) -> None:
+        self.__dict__.update(data.__dict__)
+        self.reads: Counter[int] = Counter()
+
+    def ground_truth(self, index: int) -> GroundTruth:
+        self.reads[index] += 1
+        return super().ground_truth(index)
+
+
+@pytest.mark.parametrize("evaluate", [False, True])
+def test_ground_truth_is_read_once_per_image(
+    tmp_path: Path,
+    loaded: LoadedCheckpoint,
+    dataset: SegmentationDataset,
+    evaluate: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mpdiag.analysis.run.IMAGES_PER_PART", 2)
+    data = CountingDataset(dataset)
+    options = {"limit": 5, "evaluate": evaluate, "evaluate_layers": evaluate}
+    whole = analyze(loaded, data, tmp_path / "run", **options)
+    assert data.reads == {index: 1 for index in range(5)}
+
+    def interrupt(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    # A resumed run reads the images that it measured before once, too.
+    with pytest.raises(KeyboardInterrupt):
+        analyze(loaded, data, tmp_path / "resumed", **options, progress=interrupt)
+    data.reads.clear()
+    assert analyze(loaded, data, tmp_path / "resumed", **options, resume=True) == whole
+    assert data.reads == {index: 1 for index in range(0 if evaluate else 4, 5)}

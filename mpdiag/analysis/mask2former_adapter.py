@@ -1,0 +1,184 @@
+"""Adapters of mpdiag's Mask2Former: matching part, matching part with interventions, MP part."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from mpdiag.analysis.adapter import (
+    ATTENTION_NAMES,
+    LayerAttention,
+    LayerPredictions,
+    ModelAdapter,
+    ModelInfo,
+    PreprocessedImage,
+)
+from mpdiag.analysis.class_mapping import ClassMapping, map_classes
+from mpdiag.analysis.interventions import Intervention, intervene
+from mpdiag.analysis.matcher import Matcher
+from mpdiag.analysis.options import AnalysisOptions
+from mpdiag.analysis.settings import AnalysisSettings, ModelSettings
+from mpdiag.checkpoints import LoadedCheckpoint
+from mpdiag.config import LossConfig, PilotConfig
+from mpdiag.data import ResizeShortestEdge, Sample, SegmentationDataset, drop_empty
+from mpdiag.errors import CheckpointError
+from mpdiag.matching import Target
+from mpdiag.models import Mask2Former, Mask2FormerOutput, build_pilot_inputs
+from mpdiag.models.mask2former import padded_size
+from mpdiag.recording import record
+
+
+class Mask2FormerAdapter(ModelAdapter):
+    """The matching part: the learnable queries."""
+
+    module: Mask2Former
+
+    def __init__(
+        self, loaded: LoadedCheckpoint, data: SegmentationDataset, pilot_layers: int | None = None
+    ) -> None:
+        """Set up a checkpoint for a data set.
+
+        Raises:
+            CheckpointError: the classes of the checkpoint are not those of the data set.
+        """
+        short_side, long_side = loaded.image_size
+        settings = ModelSettings.from_loss(
+            loaded.training_info.loss if loaded.training_info else LossConfig(),
+            short_side=short_side,
+            long_side=long_side,
+            pilot_layers=pilot_layers,
+        )
+        info = ModelInfo(
+            path=str(loaded.path),
+            sha256=loaded.sha256,
+            architecture=loaded.model.config.model_dump(mode="json"),
+            settings=settings,
+            method=loaded.recipe.method if loaded.recipe else None,
+        )
+        super().__init__(loaded.model, _classes(loaded, data), info)
+        self.resize = None if short_side is None else ResizeShortestEdge(short_side, long_side)
+
+    def preprocess(self, sample: Sample) -> PreprocessedImage:
+        sample = drop_empty(self.resize(sample) if self.resize else sample)
+        return PreprocessedImage(sample, padded_size([_size(sample.image)]))
+
+    def predict(
+        self, batch: Sequence[PreprocessedImage], targets: Sequence[Target], *, attention: bool
+    ) -> LayerPredictions:
+        # The sizes of the attention grids follow from that of the mask logits.
+        names = ["mask_logits", ATTENTION_NAMES]
+        recorder = record(self.module, only=names, reduce="mean-heads")
+        with recorder if attention else nullcontext() as recording:
+            output: Mask2FormerOutput = self.module([image.sample.image for image in batch])
+        return LayerPredictions(
+            self.classes(output.matching.class_logits),
+            output.matching.mask_logits,
+            LayerAttention.from_recording(recording) if recording else (),
+        )
+
+
+class IntervenedAdapter(Mask2FormerAdapter):
+    """The matching part with replaced attention masks."""
+
+    def __init__(
+        self, loaded: LoadedCheckpoint, data: SegmentationDataset, options: AnalysisOptions
+    ) -> None:
+        """Parse the interventions.
+
+        Raises:
+            ConfigError: an intervention is invalid.
+        """
+        super().__init__(loaded, data)
+        config = self.module.config
+        self.interventions = [
+            Intervention.parse(text, config.decoder_layers, config.num_queries)
+            for text in options.intervene
+        ]
+        self.match = Matcher(AnalysisSettings.derive(self.info.settings, options))
+
+    def predict(
+        self, batch: Sequence[PreprocessedImage], targets: Sequence[Target], *, attention: bool
+    ) -> LayerPredictions:
+        last = torch.full((len(batch), self.module.config.num_queries), -1)
+        if any(one.source == "gt" for one in self.interventions):
+            baseline = super().predict(batch, targets, attention=False)
+            last = self.match(
+                baseline.class_logits[-1:], baseline.mask_logits[-1:], targets
+            ).assignment[0]
+        with intervene(self.module, self.interventions, batch[0].padded, targets, last):
+            return super().predict(batch, targets, attention=attention)
+
+
+class MPPartAdapter(Mask2FormerAdapter):
+    """The MP part: GT as queries as in training, in one group and without noise."""
+
+    single_image_batches = True  # the number of queries depends on the image
+    queries_are_gt = True
+
+    def __init__(self, loaded: LoadedCheckpoint, data: SegmentationDataset) -> None:
+        """Set up the MP part of a checkpoint.
+
+        Raises:
+            CheckpointError: the checkpoint has no MP part with attention masks.
+        """
+        if not loaded.model.config.label_embedding:
+            raise CheckpointError(
+                f"{loaded.path}: has no class embeddings (label_enc), so it has no MP part; leave "
+                "--part piloted out"
+            )
+        super().__init__(loaded, data, _pilot_layers(loaded))
+
+    def predict(
+        self, batch: Sequence[PreprocessedImage], targets: Sequence[Target], *, attention: bool
+    ) -> LayerPredictions:
+        """Predict one query per GT, in the order of the GT."""
+        config, layers = self.module.config, self.info.settings.pilot_layers
+        assert layers is not None
+        device = targets[0]["labels"].device
+        pilot = build_pilot_inputs(
+            targets,
+            PilotConfig(num_queries=max(len(targets[0]["labels"]), 1), noise="none", label_noise=0),
+            layers=layers,
+            num_classes=config.num_classes,
+            generators=[torch.Generator(device)],
+        )
+        if pilot is None:  # an image without GT
+            shape, (height, width) = (config.decoder_layers + 1, 1, 0), batch[0].padded
+            classes = torch.zeros(*shape, config.num_classes + 1, device=device)
+            masks = torch.zeros(*shape, height // 4, width // 4, device=device)
+            return LayerPredictions(classes, masks)
+        output: Mask2FormerOutput = self.module([image.sample.image for image in batch], pilot)
+        assert output.piloted is not None
+        return LayerPredictions(output.piloted.class_logits, output.piloted.mask_logits)
+
+
+def _classes(loaded: LoadedCheckpoint, data: SegmentationDataset) -> ClassMapping:
+    """Map the classes: by number for checkpoints of mpdiag, by name for others."""
+    labels = None if loaded.classes else loaded.labels
+    path, source = str(loaded.path), str(data.annotations.path)
+    mapping = map_classes(labels, loaded.model.config.num_classes, data.classes, path, source)
+    for number, (known, here) in enumerate(zip(loaded.classes or [], data.classes, strict=False)):
+        if str(known["name"]).strip() != here.name:
+            raise CheckpointError(
+                f"{path}: class {number} is {known['name']}, but {here.name} in "
+                f"{source}; give the data set that it was trained on"
+            )
+    return mapping
+
+
+def _pilot_layers(loaded: LoadedCheckpoint) -> int:
+    """Return in how many layers GT masks are used: as in training if known, else in all."""
+    recipe, layers = loaded.recipe, loaded.model.config.decoder_layers
+    if recipe is not None and recipe.pilot.query_input != "attention-mask":
+        raise CheckpointError(
+            f"{loaded.path}: was trained with pilot.query_input = {recipe.pilot.query_input}, so "
+            "its MP part has no GT masks as attention masks; leave --part piloted out"
+        )
+    if recipe is None or recipe.pilot.layers == "all":
+        return layers
+    return min(recipe.pilot.layers, layers)
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]

@@ -1,0 +1,179 @@
+"""Options of an analysis: one declaration for `mpdiag.analyze` and `mpdiag analyze`.
+
+The module imports nothing heavy, so that the command line starts without torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from mpdiag.choices import Engine, Part, Task
+from mpdiag.errors import ConfigError
+
+MatchPoints = int | Literal["all"]
+
+
+def option(help_text: str, *, stored: bool = False, **command_line: Any) -> dict[str, Any]:
+    """Return the metadata of an option.
+
+    Args:
+        help_text: its documentation.
+        stored: whether run.json keeps its value among the settings.
+        command_line: further arguments of `typer.Option`.
+    """
+    return {"help": help_text, "stored": stored, "command_line": command_line}
+
+
+def parse_match_points(text: str) -> MatchPoints:
+    """Convert the text of `--match-points`; `AnalysisOptions` validates the value."""
+    return int(text) if text.isdecimal() else text  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisOptions:
+    """Options of an analysis. The metadata of each field documents it.
+
+    Raises:
+        ConfigError: a value is invalid, or two options exclude each other.
+    """
+
+    config: Path | None = field(
+        default=None,
+        metadata=option("detectron2 YAML file, for settings that the weights do not contain."),
+    )
+    engine: Engine | None = field(
+        default=None,
+        metadata=option("Library that runs a Mask2Former of transformers.", show_default="mpdiag"),
+    )
+    root: Path | None = field(
+        default=None,
+        metadata=option(
+            "Folder of the data sets, or image folder of a FILE.json.",
+            show_default="$DETECTRON2_DATASETS, else datasets/",
+        ),
+    )
+    split: str | None = field(
+        default=None,
+        metadata=option(
+            "Split of the data set.", show_default="as in the data set's name, else val"
+        ),
+    )
+    task: Task | None = field(
+        default=None,
+        metadata=option(
+            "Annotations to use.", show_default="as in the data set's name or file, else instance"
+        ),
+    )
+    limit: int | None = field(
+        default=None,
+        metadata=option("Number of images to analyse.", stored=True, show_default="all images"),
+    )
+    part: Part = field(
+        default="matching",
+        metadata=option(
+            "Part of the model to analyse. The MP part (piloted) gets the GT as in "
+            "training, in one group and without noise."
+        ),
+    )
+    save_masks: str = field(
+        default="worst:50",
+        metadata=option(
+            "Queries whose masks are saved: worst:K, all or none. The worst queries change "
+            "most from layer to layer.",
+            stored=True,
+        ),
+    )
+    save_attention: bool = field(
+        default=False,
+        metadata=option(
+            "Also save the cross-attention of these queries in each layer.", stored=True
+        ),
+    )
+    match_points: MatchPoints | None = field(
+        default=None,
+        metadata=option(
+            "Number of points to match on, or all cells.",
+            stored=True,
+            show_default="as in training, else 12544",
+            parser=parse_match_points,
+            metavar="INTEGER|all",
+        ),
+    )
+    evaluate: bool = field(
+        default=True,
+        metadata=option(
+            "Compute AP, PQ or mIoU of the last layer, and save its detections. Matching "
+            "part only.",
+            stored=True,
+        ),
+    )
+    evaluate_layers: bool = field(
+        default=False,
+        metadata=option(
+            "Evaluate every layer as if it were the last. Takes L + 1 times as long.", stored=True
+        ),
+    )
+    intervene: tuple[str, ...] = field(
+        default=(),
+        metadata=option(
+            "Replace the attention masks of these layers by the GT mask (gt), by the mask "
+            "of the previous layer (previous) or by no mask (none), for example "
+            "attention=gt:1-3. Repeatable.",
+            stored=True,
+            metavar="attention=SOURCE:LAYERS[:QUERIES]",
+        ),
+    )
+    resume: bool = field(default=False, metadata=option("Continue an unfinished run."))
+
+    def __post_init__(self) -> None:
+        for name, choices in (("part", Part), ("engine", Engine), ("task", Task)):
+            value = getattr(self, name)
+            if value is not None and value not in get_args(choices):
+                known = ", ".join(get_args(choices))
+                raise ConfigError(f"--{name} {value}: is unknown; choose one of {known}")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"--limit {self.limit}: is less than 1; give a number of images")
+        points = self.match_points
+        if points not in (None, "all") and not (isinstance(points, int) and points > 0):
+            raise ConfigError(
+                f"--match-points {points}: is no number of points; give at least 1, or all"
+            )
+        if SavePolicy.parse(self.save_masks).count == 0 and self.save_attention:
+            raise ConfigError(
+                f"--save-attention: needs saved masks, and --save-masks {self.save_masks} saves "
+                "none; choose worst:K or all"
+            )
+        for name in ("save_attention", "intervene"):
+            if self.part == "piloted" and getattr(self, name):
+                raise ConfigError(
+                    f"--{name.replace('_', '-')}: works on the matching part only; leave it or "
+                    "--part piloted out"
+                )
+
+    def stored(self) -> Mapping[str, Any]:
+        """Return the options that run.json keeps among the settings."""
+        return {x.name: getattr(self, x.name) for x in fields(self) if x.metadata["stored"]}
+
+
+@dataclass(frozen=True, slots=True)
+class SavePolicy:
+    """Which queries are saved: the `count` worst of the run; None for all, 0 for none."""
+
+    count: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> "SavePolicy":
+        """Parse `worst:K`, `all` or `none`.
+
+        Raises:
+            ConfigError: the text is none of them.
+        """
+        kind, _, number = text.partition(":")
+        if text in ("all", "none"):
+            return cls(None if text == "all" else 0)
+        if kind == "worst" and number.isdecimal():
+            return cls(int(number))
+        raise ConfigError(
+            f"--save-masks {text}: is unknown; choose worst:K (for example worst:50), all or none"
+        )

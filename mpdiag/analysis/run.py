@@ -1,0 +1,163 @@
+"""One run of an analysis: measure a model on a data set and write the run directory."""
+
+import logging
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mpdiag import __version__
+from mpdiag.analysis.adapter import ModelAdapter
+from mpdiag.analysis.ground_truth import GroundTruthCache
+from mpdiag.analysis.measure import Measurer
+from mpdiag.analysis.options import AnalysisOptions, SavePolicy
+from mpdiag.analysis.run_evaluation import evaluate_run
+from mpdiag.analysis.saved_masks import MaskSaver, merge_shards
+from mpdiag.analysis.settings import AnalysisSettings
+from mpdiag.analysis.shard import Shard
+from mpdiag.analysis.tables import detections_table, images_table, queries_table, targets_table
+from mpdiag.data import SegmentationDataset
+from mpdiag.errors import DataError
+from mpdiag.evaluation import build_evaluator
+from mpdiag.store import Run, RunWriter
+
+IMAGES_PER_PART = 32
+_LOG = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+
+class AnalysisRun:
+    """A model on a data set, under the settings that follow from the options."""
+
+    def __init__(
+        self,
+        adapter: ModelAdapter,
+        data: SegmentationDataset,
+        options: AnalysisOptions,
+        shard: Shard,
+        progress: Progress | None = None,
+    ) -> None:
+        """Prepare the run; nothing is written.
+
+        Raises:
+            ConfigError: attention is requested, and the model has none that can be recorded.
+        """
+        self.adapter = adapter
+        self.data = data
+        self.settings = AnalysisSettings.derive(adapter.info.settings, options)
+        self.shard = shard
+        self.progress = progress
+        self.save_policy = SavePolicy.parse(options.save_masks)
+        self.evaluate = self.settings.options.evaluate
+        self.ground_truth = GroundTruthCache(data)
+        evaluator = build_evaluator(data, self.settings.model.inference) if self.evaluate else None
+        self.measurer = Measurer(adapter, self.settings, evaluator)
+
+    def write(self, output: Path) -> dict[str, Any]:
+        """Measure the images of this shard, write the run directory and return its summary.
+
+        Raises:
+            DataError: an image or annotation is unreadable; the run can be resumed.
+            RunError: `output` can't hold the run.
+        """
+        writer = self.shard.run_on_main_process(lambda: self._begin(output))
+        start = time.perf_counter()
+        try:
+            self._measure(writer)
+        except DataError as error:
+            raise DataError(f"{error}; then continue with --resume") from error
+        for encoded in self.shard.gather(self.ground_truth.encoded):
+            self.ground_truth.encoded.update(encoded)
+        return self.shard.run_on_main_process(lambda: self._finish(writer, start))
+
+    def _begin(self, output: Path) -> RunWriter:
+        writer = RunWriter.create(output, self._header(output), resume=self.settings.options.resume)
+        merge_shards(writer, self.save_policy)
+        return writer
+
+    def _measure(self, writer: RunWriter) -> None:
+        limit = self.settings.options.limit or len(self.data)
+        blocks = self.shard.blocks(min(limit, len(self.data)), IMAGES_PER_PART)
+        saver = MaskSaver(writer, self.save_policy, self.shard.rank)
+        read = self.ground_truth.read_sample if self.evaluate else self.data.__getitem__
+        done, total = 0, sum(map(len, blocks))
+        for block in blocks:
+            start, done = done, done + len(block)
+            if self.data.image_ids[block[0]] in writer.done:
+                continue
+            parts = []
+            for number, image in enumerate(self.measurer.measure(map(read, block)), start=1):
+                saver.add(image)
+                tables = (
+                    images_table(image),
+                    targets_table(image, self.data.classes),
+                    queries_table(image),
+                    detections_table(image),
+                )
+                parts.append(tables)
+                if self.progress:
+                    self.progress(start + number, total)
+            name = f"part-{block[0] // IMAGES_PER_PART:05d}"
+            saver.write(name)
+            writer.write(name, *map(pa.concat_tables, zip(*parts, strict=True)))
+
+    def _finish(self, writer: RunWriter, start: float) -> dict[str, Any]:
+        merge_shards(writer, self.save_policy)
+        scores: dict[str, Any] = {}
+        if self.evaluate:
+            every_layer = self.settings.options.evaluate_layers
+            scores = evaluate_run(
+                writer.path, self.data, self.ground_truth, every_layer=every_layer
+            )
+        seconds = round(time.perf_counter() - start, 3)
+        timings = {"seconds": seconds, "processes": self.shard.world_size}
+        summary = writer.finish(timings, scores)
+        if summary["non_finite"]:
+            _warn_of_non_finite(writer.path)
+        return summary
+
+    def _header(self, output: Path) -> dict[str, Any]:
+        """Return the content of run.json."""
+        info, description = self.adapter.info, self.data.describe()
+        packages = ("torch", "torchvision", "timm", "numpy", "scipy", "duckdb", *info.packages)
+        return {
+            "checkpoint": {"path": info.path, "sha256": info.sha256},
+            "architecture": info.architecture,
+            "method": info.method,
+            "dataset": {
+                key: None if description[key] is None else str(description[key])
+                for key in ("name", "annotation_file", "image_root", "split")
+            },
+            "task": description["task"],
+            "part": self.settings.options.part,
+            "classes": [asdict(one) for one in self.data.classes],
+            "settings": self.settings.as_json(),
+            "versions": {
+                "mpdiag": __version__,
+                "python": platform.python_version(),
+                **{package: version(package) for package in packages},
+            },
+            "device": str(self.measurer.device),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "name": output.resolve().name,
+        }
+
+
+def _warn_of_non_finite(path: Path) -> None:
+    rows = Run.open(path).query(
+        "SELECT file_name, layer, query FROM queries JOIN images USING (image_id) "
+        "WHERE area IS NULL ORDER BY image_id, layer, query"
+    )
+    first = rows.iloc[0]
+    _LOG.warning(
+        "%s: %s predictions hold NaN or infinity; averages leave them out. The first is of %s, "
+        "layer %s, query %s",
+        *(path, len(rows), first["file_name"], first["layer"], first["query"]),
+    )

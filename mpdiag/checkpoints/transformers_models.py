@@ -1,0 +1,201 @@
+"""Load segmentation models that transformers runs, from local files and without remote code."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mpdiag.checkpoints.reading import read_state_dict
+from mpdiag.checkpoints.transformers_directory import CONFIG, PREPROCESSOR, read_json
+from mpdiag.errors import CheckpointError, DependencyError
+from mpdiag.recording import TransformersFamily, transformers_families
+
+NAMES_SHOWN = 4  # of parameters in an error
+_PROCESSOR = "processor_config.json"  # of an image processor and a tokenizer together
+_WEIGHTS = ("model", "pytorch_model")  # file.safetensors, file.bin, or shards with an index
+
+
+def model_type_of(directory: Path) -> str | None:
+    """Return the `model_type` of config.json; None if there is no such file or key."""
+    path = directory / CONFIG
+    model_type = read_json(path).get("model_type") if path.is_file() else None
+    return None if model_type is None else str(model_type)
+
+
+def load_module(directory: Path, model_type: str) -> nn.Module:
+    """Load the module of a directory that `save_pretrained` wrote, in evaluation mode.
+
+    Raises:
+        CheckpointError: no family has this model type, a file is unreadable, or parameters are
+            missing or have other shapes.
+        UnsafeCheckpointError: reading the weights would run code.
+        DependencyError: transformers is not installed.
+    """
+    name = _family(model_type, str(directory / CONFIG)).model_classes[model_type]
+    library = import_transformers()
+    files = weight_files(directory)
+    state = {key: tensor for file in files for key, tensor in read_state_dict(file).items()}
+    try:
+        with silence(library):
+            config = library.AutoConfig.from_pretrained(
+                directory, trust_remote_code=False, local_files_only=True
+            )
+            module, report = getattr(library, name).from_pretrained(
+                None,
+                config=config,
+                state_dict=state,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # rejected below, by name
+                dtype=torch.float32,
+            )
+    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, OSError) as error:
+        raise CheckpointError(
+            f"{directory}: transformers can't build its {name} ({_first_line(error)})"
+        ) from error
+    # A mismatched key comes with the two shapes.
+    wrong = sorted(report["missing_keys"]) + sorted(str(x[0]) for x in report["mismatched_keys"])
+    if wrong:
+        raise CheckpointError(
+            f"{directory}: does not hold the weights of a {name}: {len(wrong)} parameters are "
+            f"missing or have another shape ({', '.join(wrong[:NAMES_SHOWN])})"
+        )
+    model: nn.Module = module.eval()
+    return model
+
+
+def load_processor(directory: Path, model_type: str) -> Any:
+    """Load the image processor of a directory, with its tokenizer if the family needs one.
+
+    Raises:
+        CheckpointError: the files are missing or unreadable.
+        DependencyError: transformers is not installed.
+    """
+    family, library = _family(model_type, str(directory / CONFIG)), import_transformers()
+    if not has_processor(directory):
+        raise CheckpointError(
+            f"{directory / PREPROCESSOR}: no such file; save the image processor of the model there"
+        )
+    local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    try:
+        with silence(library):
+            images = library.AutoImageProcessor.from_pretrained(
+                directory, **local, **family.processor_options
+            )
+            if family.text_processor is None:
+                return images
+            tokenizer = library.AutoTokenizer.from_pretrained(directory, **local)
+            length = read_json(directory / CONFIG).get("task_seq_len", 77)
+            return getattr(library, family.text_processor)(
+                images, tokenizer, task_seq_length=length
+            )
+    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
+        raise CheckpointError(
+            f"{directory}: transformers can't read its preprocessing ({_first_line(error)})"
+        ) from error
+
+
+def processor_of(module: nn.Module) -> Any:
+    """Load the image processor of a transformers module from where the module was loaded.
+
+    Raises:
+        CheckpointError: the module is not of transformers, no family has its model type, or its
+            image processor is not found.
+    """
+    name, config = type(module).__name__, getattr(module, "config", None)
+    if not type(module).__module__.startswith("transformers.") or config is None:
+        raise CheckpointError(
+            f"{name}: is no Mask2Former of mpdiag and no model of transformers or detectron2, so "
+            "its preprocessing is unknown; give a model of one of them"
+        )
+    _family(config.model_type, name)
+    origin = Path(str(config.name_or_path or ""))
+    if not has_processor(origin):
+        raise CheckpointError(
+            f"{name}: its image processor is unknown; give processor=..., for example from "
+            "AutoImageProcessor.from_pretrained"
+        )
+    return load_processor(origin, config.model_type)
+
+
+def has_processor(directory: Path) -> bool:
+    """Return whether a directory holds the settings of an image processor."""
+    return any((directory / name).is_file() for name in (PREPROCESSOR, _PROCESSOR))
+
+
+def _family(model_type: str, source: str) -> TransformersFamily:
+    families = transformers_families()
+    if model_type not in families:
+        raise CheckpointError(
+            f"{source}: model_type = {model_type!r} is not supported; supported are "
+            f"{', '.join(families)}"
+        )
+    return families[model_type]
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """Return the files of weights, or all shards; safetensors if there are both formats.
+
+    Raises:
+        CheckpointError: there are none, or a shard is missing.
+    """
+    for stem in _WEIGHTS:
+        suffix = "safetensors" if stem == "model" else "bin"
+        whole = directory / f"{stem}.{suffix}"
+        if whole.is_file():
+            return [whole]
+        index = directory / f"{stem}.{suffix}.index.json"
+        if index.is_file():
+            return _shards(index)
+    raise CheckpointError(
+        f"{directory}: holds no model.safetensors or pytorch_model.bin; give a complete directory"
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, Mapping) or not all(isinstance(x, str) for x in names.values()):
+        raise CheckpointError(f"{index}: its weight_map is invalid; download the file again")
+    # File names only, so that an index can't point outside its directory.
+    files = [index.parent / Path(name).name for name in sorted(set(names.values()))]
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(f"{file}: no such file, but {index.name} lists it; copy it there")
+    return files
+
+
+def import_transformers() -> Any:
+    """Import transformers.
+
+    Raises:
+        DependencyError: it is not installed.
+    """
+    try:
+        return import_module("transformers")
+    except ImportError:
+        raise DependencyError(
+            "transformers: is not installed, and runs this model; pip install "
+            "'mpdiag[transformers]'"
+        ) from None
+
+
+@contextmanager
+def silence(library: Any) -> Iterator[None]:
+    """Turn off the log messages and progress bars of transformers."""
+    log = library.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{str(error).strip().partition(chr(10))[0]:.200}"
