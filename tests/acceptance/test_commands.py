@@ -58,7 +58,7 @@ def test_demo_quick(tmp_path: Path, mpdiag: Command) -> None:
     assert status == 0
     assert f"mpdiag dashboard {output}" in out
     assert "Mask2Former" in out and "multi-layer-mp" in out
-    for name in ("report.md", "report.html", "table1.tex", "table1.csv", "curves.png"):
+    for name in ("report.md", "report.html", "report.tex", "report.csv", "curves.png"):
         assert (output / "report" / name).is_file()
     parts = {
         name: Run.open(output / "runs" / name).header["part"]
@@ -100,9 +100,9 @@ def test_html_report_of_one_run(
     run = make_run(tmp_path / "run")
     status, out, _ = mpdiag("report", run, "--html")
     page = tmp_path / "run-report" / "findings.html"
-    assert status == 0 and str(page) in out and "Worst layer by Util" in page.read_text()
+    assert status == 0 and str(page) in out and "Lowest Util" in page.read_text()
     status, _, err = mpdiag("report", run, run, "--html")
-    assert status == 2 and "about one run" in err
+    assert status == 2 and "--html: takes one run" in err
 
 
 def test_synth_generates_a_data_set_once(tmp_path: Path, mpdiag: Command) -> None:
@@ -276,7 +276,7 @@ def test_detectron2_yaml_and_key_value_pairs(tmp_path: Path, mpdiag: Command) ->
     file.write_text('MODEL: {META_ARCHITECTURE: "VideoMaskFormer"}')
     pair = ("MODEL.MASK_FORMER.LB_NOISE_RATIO", "-1")
     for words, named in [
-        ([*pair, "--dry-run"], "models of videos"),
+        ([*pair, "--dry-run"], "video models are not supported"),
         ([*pair, "--dryrun"], "there is no option --dryrun"),
         (["SOLVER.MAXITER", "3"], "did you mean SOLVER.MAX_ITER?"),
     ]:
@@ -354,9 +354,9 @@ def test_transformers_model(tmp_path: Path, root: Path, mpdiag: Command) -> None
     assert status == 0
     assert "transformers EoMT" in (tmp_path / "report" / "report.md").read_text()
     for words, message in (
-        (("--engine", "mpdiag"), "model_type = 'eomt'; only mask2former is read by mpdiag itself"),
-        (("--part", "piloted"), "--part piloted is for models that mpdiag itself runs"),
-        (("--intervene", "attention=gt:1"), "--intervene is for models that mpdiag itself runs"),
+        (("--engine", "mpdiag"), "model_type = 'eomt'; mpdiag reads mask2former only"),
+        (("--part", "piloted"), "--part piloted: works with models that mpdiag runs"),
+        (("--intervene", "attention=gt:1"), "--intervene: works with models that mpdiag runs"),
     ):
         status, _, error = mpdiag(*analyze, "--output", tmp_path / "no", *words)
         assert status == 2 and message in " ".join(error.split())

@@ -119,4 +119,4 @@ def test_error_is_printed_once(tmp_path: Path, trained: Path, root: Path) -> Non
     (tmp_path / "notes.txt").write_text("")
     process = two_processes(trained, "--dataset", "synthetic", "--root", root, "--output", tmp_path)
     _, err = process.communicate()
-    assert process.returncode != 0 and err.count("holds other files (notes.txt)") == 1
+    assert process.returncode != 0 and err.count("contains other files (notes.txt)") == 1
