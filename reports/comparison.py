@@ -13,80 +13,100 @@ from rich.table import Table
 from rich.text import Text
 
 from mpdiag.errors import ConfigError
-from mpdiag.store import Comparison
+from mpdiag.store import LAYER_METRICS, Comparison, LayerMetric
 from mpdiag.store.files import replace_file, replace_json
-from reports.formatting import NO_VALUE, escape_formula
+from reports.formatting import NO_VALUE, escape_formula, format_value
 
-METRICS = {"miou_l": "mIoU-L", "util": "Util"}
+PAPER_METRICS = ("miou_l", "util")
+"""Metrics that the terminal shows for every layer."""
 
 
-def comparison_tables(found: Comparison) -> Iterator[Table]:
-    """How they were made, if otherwise; differences by layer, scores of the last layer, and what
-    moved most, in percent.
+def comparison_tables(comparison: Comparison) -> Iterator[Table]:
+    """Yield tables for the terminal: settings that differ, metrics, scores, images and classes.
+
+    The paper's metrics are shown for every layer, any other metric for the layer in which it
+    differs most. Fractions are in percent.
     """
-    if found.settings:
-        table = _table(None, None, ("Made otherwise", "a", "b"))
-        for key, values in found.settings.items():
+    if comparison.settings:
+        table = _table("", ("Different settings", "a", "b"))
+        for key, values in comparison.settings.items():
             table.add_row(key, *(Text(format_setting(value)) for value in values))
         yield table
-    table = _table(
-        f"b: {found.b}, a: {found.a}, {found.images:,} images",
-        "* the 95% interval over resampled images leaves out 0",
-        ("", "layer", "a", "b", "b - a", "95% interval", ""),
-    )
-    for metric, label in METRICS.items():
-        rows = _of_metric(found.layers, metric)
-        for position, row in enumerate(rows):
-            sure = row["low"] > 0 or row["high"] < 0
-            table.add_row(
-                label if not position else "",
-                str(row["layer"]),
-                *_percents(row),
-                f"{_signed(row['low'])} to {_signed(row['high'])}",
-                "*" if sure else "",
-            )
-        table.add_section()
-    yield table
-    if not found.scores.empty:
-        table = _table(None, None, ("Last layer", "a", "b", "b - a"))
-        for row in found.scores.to_dict("records"):
-            table.add_row(Text(str(row["score"]).upper().replace("MIOU", "mIoU")), *_percents(row))
+    yield _paper_metrics(comparison)
+    others = _other_metrics(comparison)
+    if others.row_count:
+        yield others
+    if not comparison.scores.empty:
+        table = _table("", ("Last layer", "a", "b", "b - a"))
+        for row in comparison.scores.to_dict("records"):
+            score = str(row["score"]).upper().replace("MIOU", "mIoU")
+            table.add_row(Text(score), *_values(row, "fraction"))
         yield table
     for moved, column, what in (
-        (found.moved_images, "file_name", "Images"),
-        (found.moved_classes, "class", "Classes"),
+        (comparison.moved_images, "file_name", "Images"),
+        (comparison.moved_classes, "class", "Classes"),
     ):
-        for metric, label in METRICS.items():
-            rows = _of_metric(moved, metric)
-            if not rows:
-                continue
-            table = _table(None, None, (f"{what} by {label} of all layers", "a", "b", "b - a"))
+        for metric, rows in _by_metric(moved):
+            columns = (f"{what} by {metric.label} over all layers", "a", "b", "b - a")
+            table = _table("", columns)
             for row in rows:
-                table.add_row(Text(str(row[column])), *_percents(row))
+                table.add_row(Text(str(row[column])), *_values(row, metric.unit))
             yield table
 
 
+def _paper_metrics(comparison: Comparison) -> Table:
+    table = _table(
+        f"b: {comparison.b}, a: {comparison.a}, {comparison.images:,} images",
+        ("", "layer", "a", "b", "b - a", "95% interval", ""),
+        "* the 95% interval over resampled images excludes 0",
+    )
+    for metric, rows in _by_metric(comparison.layers):
+        if metric.name in PAPER_METRICS:
+            for number, row in enumerate(rows):
+                table.add_row(metric.label if not number else "", *_layer_cells(row, metric.unit))
+            table.add_section()
+    return table
+
+
+def _other_metrics(comparison: Comparison) -> Table:
+    table = _table("", ("Largest difference", "layer", "a", "b", "b - a", "95% interval", ""))
+    for metric, rows in _by_metric(comparison.layers):
+        known = [row for row in rows if not math.isnan(row["difference"])]
+        if metric.name not in PAPER_METRICS and known:
+            largest = max(known, key=lambda row: abs(row["difference"]))
+            table.add_row(metric.label, *_layer_cells(largest, metric.unit))
+    return table
+
+
+def _layer_cells(row: dict[Any, Any], unit: str) -> tuple[str, ...]:
+    low, high = (_signed(row[end], unit) for end in ("low", "high"))
+    significant = row["low"] > 0 or row["high"] < 0
+    mark = "*" if significant else ""
+    return str(row["layer"]), *_values(row, unit), f"{low} to {high}", mark
+
+
 def format_setting(value: Any) -> str:
-    """A setting's value."""
+    """Return the text of a setting's value."""
     return NO_VALUE if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
-def write_comparison(found: Comparison, path: Path) -> None:
-    """Write it to a .json (one list a table) or a .csv (one row a value, as fractions).
+def write_comparison(comparison: Comparison, path: Path) -> None:
+    """Write a .json file (one list per table) or a .csv file (one row per value), as fractions.
 
-    Settings that differ stand in the .json alone.
+    Only the .json file has the settings that differ.
 
-    Raises ConfigError for another ending.
+    Raises:
+        ConfigError: the file has another suffix.
     """
     tables = {
-        field.name: getattr(found, field.name)
-        for field in fields(found)
-        if isinstance(getattr(found, field.name), pd.DataFrame)
+        field.name: getattr(comparison, field.name)
+        for field in fields(comparison)
+        if isinstance(getattr(comparison, field.name), pd.DataFrame)
     }
     if path.suffix == ".json":
         content: dict[str, Any] = {
-            "a": found.a, "b": found.b, "images": found.images, "settings": found.settings
-        }  # fmt: skip
+            name: getattr(comparison, name) for name in ("a", "b", "images", "settings")
+        }
         replace_json(path, content | {name: _records(table) for name, table in tables.items()})
     elif path.suffix == ".csv":
         rows = pd.concat([table.assign(table=name) for name, table in tables.items()])
@@ -96,7 +116,7 @@ def write_comparison(found: Comparison, path: Path) -> None:
             path, rows.map(escape_formula).to_csv(index=False, lineterminator="\n").encode()
         )
     else:
-        raise ConfigError(f"--output {path}: give a file that ends in .json or .csv")
+        raise ConfigError(f"--output {path}: unknown suffix; give a .json or .csv file")
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -104,14 +124,18 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return records
 
 
-def _of_metric(table: pd.DataFrame, metric: str) -> list[dict[Any, Any]]:
-    return [] if table.empty else table[table["metric"] == metric].to_dict("records")
+def _by_metric(table: pd.DataFrame) -> Iterator[tuple[LayerMetric, list[dict[Any, Any]]]]:
+    """Yield each metric of the table and its rows."""
+    for name, metric in LAYER_METRICS.items():
+        rows = [] if table.empty else table[table["metric"] == name].to_dict("records")
+        if rows:
+            yield metric, rows
 
 
-def _table(title: str | None, caption: str | None, columns: tuple[str, ...]) -> Table:
+def _table(title: str, columns: tuple[str, ...], caption: str = "") -> Table:
     table = Table(
-        title=None if title is None else Text(title),
-        caption=caption,
+        title=Text(title) if title else None,
+        caption=caption or None,
         title_justify="left",
         caption_justify="left",
         box=rich.box.SIMPLE_HEAD,
@@ -122,10 +146,12 @@ def _table(title: str | None, caption: str | None, columns: tuple[str, ...]) -> 
     return table
 
 
-def _percents(row: dict[Any, Any]) -> list[str]:
-    values = [NO_VALUE if math.isnan(row[key]) else f"{100 * row[key]:.1f}" for key in ("a", "b")]
-    return [*values, _signed(row["difference"])]
+def _values(row: dict[Any, Any], unit: str) -> list[str]:
+    values = [format_value(row[run], unit) for run in ("a", "b")]
+    return [*values, _signed(row["difference"], unit)]
 
 
-def _signed(value: float) -> str:
-    return NO_VALUE if math.isnan(value) else f"{100 * value:+z.1f}"
+def _signed(value: float, unit: str) -> str:
+    if math.isnan(value):
+        return NO_VALUE
+    return f"{100 * value:+z.1f}" if unit == "fraction" else f"{value:+z.2f}"

@@ -1,6 +1,6 @@
-"""A report as a document: sections of claims, tables and pictures; written in four formats.
+"""A report as a document: sections of text, highlights, tables and pictures.
 
-Who builds one decides what it says; nothing here knows what a number means.
+Write a document as Markdown, HTML, LaTeX and CSV with `write_document`.
 """
 
 import base64
@@ -8,9 +8,10 @@ import csv
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Template
 
@@ -21,127 +22,133 @@ from reports.formatting import escape_formula
 from reports.templating import html_environment, latex_environment, markdown_environment
 
 FORMATS = ("md", "html", "tex", "csv")
-_KINDS = {"svg": "image/svg+xml", "png": "image/png", "jpg": "image/jpeg"}
+_MEDIA_TYPES = {"svg": "image/svg+xml", "png": "image/png", "jpg": "image/jpeg"}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Cells of a table, the label first; `quiet` rows are shown in grey, `first` under a rule."""
+    """Cells of a table, labels first.
+
+    Attributes:
+        muted: show the row in grey.
+        starts_group: draw a rule above the row and its first cell in bold.
+    """
 
     cells: tuple[str, ...]
-    quiet: bool = False
-    first: bool = False
+    muted: bool = False
+    starts_group: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns, the first `labels` of which are texts and the others numbers."""
+    """A table whose first `label_columns` columns hold text; the others hold numbers."""
 
     title: str
-    head: tuple[str, ...]
+    columns: tuple[str, ...]
     rows: tuple[Row, ...]
     note: str = ""
-    labels: int = 1
+    label_columns: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture under the name of a file; `alt` says what it shows to who can't see it."""
+    """A picture with its file name and alternative text; `thumbnail` shows it small."""
 
-    file: str
+    file_name: str
     data: bytes
     caption: str
     alt: str
-    small: bool = False
+    thumbnail: bool = False
 
     @property
-    def uri(self) -> str:
-        """The picture itself as an address, so that a page needs no other file."""
-        kind = _KINDS[self.file.rpartition(".")[2]]
-        return f"data:{kind};base64,{base64.b64encode(self.data).decode()}"
+    def data_uri(self) -> str:
+        """The picture as a data URI, so that an HTML page needs no other file."""
+        media_type = _MEDIA_TYPES[self.file_name.rpartition(".")[2]]
+        return f"data:{media_type};base64,{base64.b64encode(self.data).decode()}"
 
 
 @dataclass(frozen=True, slots=True)
 class Highlight:
-    """One thing that a reader is to know: what is asked or claimed, the answer, the measurement."""
+    """A main result in one line: its label (or verdict), what it is about, and its value."""
 
+    label: str
     text: str
-    answer: str
-    measured: str
+    value: str
     published: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of a document under a heading."""
+    """A part of a document under a heading; `facts` are pairs of label and text."""
 
     title: str
     text: tuple[str, ...] = ()
-    findings: tuple[Highlight, ...] = ()
+    highlights: tuple[Highlight, ...] = ()
+    remarks: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
-    remarks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A number of the CSV: as a fraction where it is one, None where unknown."""
-
-    section: str
-    source: str
-    row: str
-    part: str
-    metric: str
-    layer: int | None
-    seed: str
-    value: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """All of a report; `facts` say how it can be made again."""
+    """A report.
+
+    Attributes:
+        name: stem of the files.
+        csv_columns, csv_rows: content of the CSV. Shares are fractions; None is unknown.
+    """
 
     name: str
     title: str
-    facts: tuple[tuple[str, str], ...]
     sections: tuple[Section, ...]
-    values: tuple[Value, ...] = ()
-
-    @property
-    def pictures(self) -> list[Picture]:
-        """Those of all sections."""
-        return [picture for section in self.sections for picture in section.pictures]
+    csv_columns: tuple[str, ...] = ()
+    csv_rows: tuple[tuple[Any, ...], ...] = ()
 
 
 def write_document(
     document: Document, output: Path, formats: Sequence[str] = FORMATS
 ) -> list[Path]:
-    """Write NAME.md, .html, .tex and .csv, and beside Markdown its pictures; gives the files.
+    """Write NAME.md, NAME.html, NAME.tex and NAME.csv, and the pictures of the Markdown.
 
-    The same document gives the same bytes but for the date, which SOURCE_DATE_EPOCH fixes.
+    The files depend on the document only, except for the date (see `report_date`).
+
+    Returns:
+        The files.
 
     Raises:
-        ConfigError: an unknown format.
+        ConfigError: a format is unknown.
         RunError: `output` is a file.
     """
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
-        given = unknown[0] if unknown else "none"
-        raise ConfigError(f"Unknown report format {given!r}: choose from {', '.join(FORMATS)}")
-    if output.exists() and not output.is_dir():
-        raise RunError(f"{output} is a file: give a directory for the report")
+    check_output(output, formats)
     renderers = {"md": _markdown, "html": _html, "tex": _latex, "csv": _csv}
     files = {f"{document.name}.{name}": renderers[name](document).encode() for name in formats}
     if "md" in formats:
-        files |= {picture.file: picture.data for picture in document.pictures}
+        pictures = [picture for section in document.sections for picture in section.pictures]
+        files |= {picture.file_name: picture.data for picture in pictures}
     output.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         replace_file(output / name, data)
     return [output / name for name in files]
 
 
-def today() -> str:
-    """The date in UTC, or that of SOURCE_DATE_EPOCH."""
+def check_output(output: Path, formats: Sequence[str]) -> None:
+    """Check the directory and the formats of a report.
+
+    Raises:
+        ConfigError: a format is unknown, or there is none.
+        RunError: `output` is a file.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        given = unknown[0] if unknown else "none"
+        raise ConfigError(f"unknown report format {given!r}; choose from {', '.join(FORMATS)}")
+    if output.exists() and not output.is_dir():
+        raise RunError(f"{output}: is a file; give a directory for the report")
+
+
+def report_date() -> str:
+    """Return the date of SOURCE_DATE_EPOCH if it is set, else today's date in UTC."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
     return f"{moment:%Y-%m-%d}"
@@ -160,14 +167,12 @@ def _latex(document: Document) -> str:
 
 
 def _render(template: Template, document: Document) -> str:
-    return template.render(document=document, date=today(), version=__version__)
+    return template.render(document=document, date=report_date(), version=__version__)
 
 
 def _csv(document: Document) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    names = [field.name for field in fields(Value)]
-    writer.writerow(names)
-    for value in document.values:
-        writer.writerow([escape_formula(getattr(value, name)) for name in names])
+    writer.writerow(document.csv_columns)
+    writer.writerows(map(escape_formula, row) for row in document.csv_rows)
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""The two curves of Table 1, and the style of all figures."""
+"""The curves of Table 1, and the style of all figures."""
 
 import io
 import math
@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from reports.table1 import Table1, Table1Row, Values
 
-# Okabe and Ito's palette, which stays distinct under colour blindness; markers differ as well.
+# The palette of Okabe and Ito, distinct for color-blind readers; markers differ too.
 RUN_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 RUN_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PAPER_COLORS = ("#A8A8A8", "#7C7C7C", "#505050")
@@ -33,33 +33,33 @@ _STYLE: dict[Any, Any] = {
 
 
 def draw_curves(table: Table1, kind: Literal["svg", "png"]) -> bytes:
-    """mIoU-L and Util against the layer, side by side; the same bytes for the same table."""
+    """Plot mIoU-L and Util against the layer; equal tables give equal bytes."""
     return render_figure(lambda: _figure(table), kind)
 
 
 def render_figure(figure: Callable[[], Figure], kind: Literal["svg", "png"]) -> bytes:
-    """A figure in the reports' style; the same bytes for the same figure."""
+    """Render a figure in the style of the reports; equal figures give equal bytes."""
     stream = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        # A run's name may hold letters that the font lacks; a box in the legend will do.
+        # The font may lack letters of a run's name; the legend then shows a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure().savefig(stream, format=kind, dpi=160, metadata=metadata)
     return stream.getvalue()
 
 
 def _figure(table: Table1) -> Figure:
-    entries = len(table.series)
-    columns = 1 if any(len(_label(series)) > 48 for series in table.series) else 2
-    rows = math.ceil(entries / columns)
+    entries = len(table.rows)
+    columns = 1 if any(len(_label(row)) > 48 for row in table.rows) else 2
+    legend_rows = math.ceil(entries / columns)
     layout = ConstrainedLayoutEngine(w_pad=0.12)
-    figure = Figure(figsize=(9, 3.5 + 0.22 * rows), layout=layout)
+    figure = Figure(figsize=(9, 3.5 + 0.22 * legend_rows), layout=layout)
     left, right = figure.subplots(1, 2, sharey=True)
     handles = []
-    for series, style in _styles(table):
-        _plot(left, series.miou_l, style)
-        _plot(right, series.util, style)
-        handles.append(Line2D([], [], **style, label=_label(series)))
+    for row, style in _styles(table):
+        _plot(left, row.miou_l, style)
+        _plot(right, row.util, style)
+        handles.append(Line2D([], [], **style, label=_label(row)))
     _decorate(left, "mIoU-L$^i$: IoU of the masks of layers $i-1$ and $i$", table.num_layers)
     _decorate(right, "Util$^i$: objects matched as in the last layer", table.num_layers)
     left.set_ylabel("Percent")
@@ -70,7 +70,7 @@ def _figure(table: Table1) -> Figure:
 def _styles(table: Table1) -> list[tuple[Table1Row, dict[str, Any]]]:
     runs = [
         (
-            series,
+            row,
             {
                 "color": RUN_COLORS[k % len(RUN_COLORS)],
                 "marker": RUN_MARKERS[k % len(RUN_MARKERS)],
@@ -79,11 +79,11 @@ def _styles(table: Table1) -> list[tuple[Table1Row, dict[str, Any]]]:
                 "zorder": 3,
             },
         )
-        for k, series in enumerate(table.of("run"))
+        for k, row in enumerate(table.from_source("run"))
     ]
     published = [
         (
-            series,
+            row,
             {
                 "color": PAPER_COLORS[k % len(PAPER_COLORS)],
                 "marker": PAPER_MARKERS[k % len(PAPER_MARKERS)],
@@ -93,15 +93,15 @@ def _styles(table: Table1) -> list[tuple[Table1Row, dict[str, Any]]]:
                 "markerfacecolor": "white",
             },
         )
-        for k, series in enumerate(table.of("paper"))
+        for k, row in enumerate(table.from_source("paper"))
     ]
     return runs + published
 
 
 def _plot(axes: Axes, values: Values, style: dict[str, Any]) -> None:
-    # NaN breaks the line, so that an unknown figure is not drawn as if it were known.
+    # NaN leaves a gap in the line for an unknown value.
     percent = [math.nan if value is None else 100 * value for value in values]
-    # A line without a single point would leave the layout without a size.
+    # The layout has no size if a line has no point.
     if not all(map(math.isnan, percent)):
         axes.plot(range(1, len(values) + 1), percent, clip_on=False, **style)
 
@@ -116,10 +116,10 @@ def _decorate(axes: Axes, title: str, num_layers: int) -> None:
     axes.set_axisbelow(True)
 
 
-def _label(series: Table1Row) -> str:
-    name = textwrap.shorten(series.name, 44, placeholder="…") or "…"
-    suffix = "paper" if series.source == "paper" else ""
-    text = f"{name} ({', '.join(filter(None, (series.part_name, suffix)))})"
-    # Matplotlib reads $...$ as mathematics and drops labels that begin with an underscore.
+def _label(row: Table1Row) -> str:
+    name = textwrap.shorten(row.name, 44, placeholder="…") or "…"
+    suffix = "paper" if row.source == "paper" else ""
+    text = f"{name} ({', '.join(filter(None, (row.part_name, suffix)))})"
+    # Matplotlib reads $...$ as math and drops labels that start with an underscore.
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text

@@ -1,103 +1,95 @@
-"""The report of one run: what a reader should know first, then pictures, then the tables."""
+"""The findings page of one run: main results, the most different masks, and tables."""
 
-import math
 from collections.abc import Iterator
 
 import pandas as pd
 
-from mpdiag.store import Run
+from mpdiag.store import LAYER_METRICS, Run
 from mpdiag.store.transitions import TRANSITIONS
-from reports.document import Document, Highlight, Row, Section, Table
-from reports.formatting import NO_VALUE, format_percents
-from reports.layer_tables import LayerTable
+from reports.document import Document, Highlight, Section, Table
+from reports.formatting import NO_VALUE, format_percent, format_percents, part_name
+from reports.layer_tables import SCORES, layer_table, layer_tables, metric_definitions
 from reports.mask_pairs import draw_pairs, lowest_iou_pairs
-from reports.run_facts import describe
+from reports.run_facts import run_facts
 
-PAIRS = 10
-CLASSES = 5
+NUM_PAIRS = 10
+NUM_CLASSES = 5
 
-_METRICS = {"miou_l": "mIoU-L", "util": "Util"}
+_PAIRS_TEXT = (
+    "Each picture shows the mask of one query in two adjacent layers in red, as in the paper's "
+    "Figure 1. Only queries that match an object in the last layer are considered, and pairs with "
+    "an empty mask are left out."
+)
 
 
 def build_findings(run: Run) -> Document:
-    """What a run found, for who never opens the dashboard."""
-    facts = describe(run, run.name)
+    """Return the findings page of a run."""
     by_class = run.layers(by="class", resamples=1)
-    pictures = draw_pairs(run, lowest_iou_pairs(run, PAIRS), "pair")
-    conventions = LayerTable("All conventions for empty pairs", "Percent.", facts.conventions)
-    parts = [_metrics(run), _classes(by_class), conventions, *facts.tables]
-    tables = [_table(part, facts.layers) for part in parts if part.rows]
-    sections = [Section("Findings", highlights=tuple(_findings(run, by_class)))]
+    sections = [Section("Findings", highlights=tuple(_highlights(run, by_class)))]
+    pictures = draw_pairs(run, lowest_iou_pairs(run, NUM_PAIRS), "pair")
     if pictures:
         sections.append(
-            Section(
-                "The pairs that differ most",
-                text=(
-                    "The same query in two adjacent layers, its mask in red, as in the paper's "
-                    "Figure 1. Of the queries that match an object in the last layer; pairs with "
-                    "an empty mask are left out.",
-                ),
-                pictures=pictures,
-            )
+            Section("Masks that change most between layers", (_PAIRS_TEXT,), pictures=pictures)
         )
-    sections.append(Section("Tables", tables=tuple(tables)))
-    title = f"{run.name}: what its layers do ({facts.part})"
-    return Document("findings", title, facts.facts, tuple(sections))
+    tables = (_intervals(run), _util_table(run, by_class), *layer_tables(run))
+    sections += [
+        Section("Tables", tables=tuple(table for table in tables if table.rows)),
+        Section("Metrics", tables=(metric_definitions(),)),
+        Section("Settings and environment", facts=tuple(run_facts(run))),
+    ]
+    part = part_name(str(run.header.get("part", "unknown")))
+    return Document("findings", f"{run.name} ({part}): findings", tuple(sections))
 
 
-def _findings(run: Run, by_class: pd.DataFrame) -> Iterator[Highlight]:
+def _highlights(run: Run, by_class: pd.DataFrame) -> Iterator[Highlight]:
     layers = run.summary["layers"]
-    for metric, label in _METRICS.items():
-        known = [layer for layer in layers if layer[metric] is not None]
-        if metric == "util":
-            known = known[:-1]  # that of the last layer is 100% by definition
-        if not known:
-            continue
-        worst = min(known, key=lambda layer: layer[metric])
-        what = {
-            "miou_l": "masks change most between layers {before} and {layer}, mIoU-L there",
-            "util": "the matches that the last layer keeps are fewest in layer {layer}, Util there",
-        }[metric].format(before=worst["layer"] - 1, layer=worst["layer"])
-        yield Highlight(what, f"Worst layer by {label}", _percent(worst[metric]))
-    use = run.summary.get("query_use")
-    if isinstance(use, dict) and run.header.get("part") == "matching":
-        text = f"of {len(use['matches'])} queries match no object in any image"
-        yield Highlight(text, "Dead queries", str(use["dead"]))
+    # Util of the last layer is 100% by definition.
+    for name, considered in (("miou_l", layers), ("util", layers[:-1])):
+        known = [layer for layer in considered if layer[name] is not None]
+        if known:
+            worst = min(known, key=lambda layer: layer[name])
+            number = worst["layer"]
+            where = f"layers {number - 1} and {number}" if name == "miou_l" else f"layer {number}"
+            yield Highlight(f"Lowest {LAYER_METRICS[name].label}", where, _percent(worst[name]))
+    usage = run.summary.get("query_use")
+    if isinstance(usage, dict) and run.header.get("part") == "matching":
+        text = f"queries, of {len(usage['matches'])}, that match no object in any image"
+        yield Highlight("Unmatched queries", text, str(usage["dead"]))
     if run.header["schema_version"] >= 2:
-        yield from _commonest(run)
-    if not by_class.empty:
-        lowest = _util_by_class(by_class)[:CLASSES]
-        said = ", ".join(f"{name} {_percent(value)}" for name, value in lowest)
-        text = "Util, mean of the layers before the last, of the classes where it is lowest"
-        yield Highlight(text, "Lowest Util", said)
+        yield from _most_common_transition(run)
+    lowest = _util_by_class(by_class)[:NUM_CLASSES]
+    if lowest:
+        values = ", ".join(f"{name} {_percent(value)}" for name, value in lowest)
+        text = "mean Util of the layers before the last, lowest classes first"
+        yield Highlight("Lowest Util by class", text, values)
     empty = max(layers, key=lambda layer: layer["empty_pairs"], default=None)
     if empty is not None and empty["empty_pairs"] > 0:
-        text = f"of the pairs of masks are both empty in layer {empty['layer']}, where most are"
-        yield Highlight(text, "Empty masks", _percent(empty["empty_pairs"]))
-    for key, label in (("ap", "AP"), ("pq", "PQ"), ("miou", "mIoU")):
+        text = f"pairs of masks that are both empty, in layer {empty['layer']}, which has most"
+        yield Highlight("Empty pairs", text, _percent(empty["empty_pairs"]))
+    for key, label in SCORES.items():
         value = (run.summary.get(key) or {}).get(key)
         if value is not None:
-            yield Highlight(f"{label} of the last layer", label, _percent(value))
+            yield Highlight(label, "last layer", _percent(value))
 
 
-def _commonest(run: Run) -> Iterator[Highlight]:
-    moves = run.transitions()
-    moves = moves[moves["transition"] != "kept"]
-    total = moves.groupby("transition", sort=False)["count"].sum()
-    if not len(total) or not total.max():
+def _most_common_transition(run: Run) -> Iterator[Highlight]:
+    table = run.transitions()
+    table = table[table["transition"] != "kept"]
+    totals = table.groupby("transition", sort=False)["count"].sum()
+    if not len(totals) or not totals.max():
         return
-    kind = str(total.idxmax())
-    own = moves[moves["transition"] == kind]
-    worst = max(own.to_dict("records"), key=lambda row: row["share"])
+    name = str(totals.idxmax())
+    of_class = table[table["transition"] == name].to_dict("records")
+    highest = max(of_class, key=lambda row: row["share"])
     text = (
-        f"{kind} ({TRANSITIONS[kind]}), among masks that do not stay the same; share of the "
-        f"transitions into layer {worst['layer']}, where it is highest"
+        f"{name} ({TRANSITIONS[name]}), except for kept; share of the transitions into layer "
+        f"{highest['layer']}, its highest share"
     )
-    yield Highlight(text, "Commonest transition", _percent(worst["share"]))
+    yield Highlight("Most common transition", text, _percent(highest["share"]))
 
 
 def _util_by_class(by_class: pd.DataFrame) -> list[tuple[str, float]]:
-    """Name and mean Util of layers 1..L-1 of each class, lowest first."""
+    """Return name and mean Util of layers 1..L-1 of each class, lowest first."""
     if by_class.empty:
         return []
     last = by_class["layer"].max()
@@ -106,38 +98,26 @@ def _util_by_class(by_class: pd.DataFrame) -> list[tuple[str, float]]:
     return sorted(zip(means.index, means, strict=True), key=lambda pair: (pair[1], pair[0]))
 
 
-def _metrics(run: Run) -> LayerTable:
+def _intervals(run: Run) -> Table:
     layers = run.layers()
     rows = []
-    for metric, label in _METRICS.items():
-        low, high = (
-            format_percents(layers[f"{metric}_{end}"].tolist(), 0, "") for end in ("low", "high")
-        )
-        rows.append((label, tuple(format_percents(layers[metric].tolist(), 0, ""))))
-        rows.append((f"{label}, from", tuple(low)))
-        rows.append((f"{label}, to", tuple(high)))
-    note = (
-        "Percent, with the ends of 95% intervals over resampled images. Pairs of two empty masks "
-        "are left out of mIoU-L."
-    )
-    return LayerTable("The paper's metrics", note, tuple(rows))
+    for name, metric in LAYER_METRICS.items():
+        if f"{name}_low" in layers:
+            for suffix, label in (("", ""), ("_low", ", lower end"), ("_high", ", upper end")):
+                cells = format_percents(layers[name + suffix], missing="")
+                rows.append((metric.label + label, cells))
+    note = "Percent, with the ends of the 95% confidence interval over resampled images."
+    return layer_table(run, "Confidence intervals", note, rows)
 
 
-def _classes(by_class: pd.DataFrame) -> LayerTable:
+def _util_table(run: Run, by_class: pd.DataFrame) -> Table:
     rows = []
     for name, _ in _util_by_class(by_class):
-        own = by_class[by_class["group"] == name].sort_values("layer")["util"]
-        rows.append((name, tuple(format_percents(own.tolist(), 0, NO_VALUE))))
-    return LayerTable(
-        "Util by class", "Percent, over the objects of the class; the lowest first.", tuple(rows)
-    )
-
-
-def _table(part: LayerTable, layers: tuple[int, ...]) -> Table:
-    head = ("Layer", *map(str, layers))
-    rows = tuple(Row((label, *cells)) for label, cells in part.rows)
-    return Table(part.title, head, rows, part.note)
+        layers = by_class[by_class["group"] == name].sort_values("layer")
+        rows.append((name, format_percents(layers["util"])))
+    return layer_table(run, "Util by class", "Percent of the objects of the class.", rows)
 
 
 def _percent(value: float | None) -> str:
-    return NO_VALUE if value is None or math.isnan(value) else f"{100 * value:.1f}%"
+    text = format_percent(value)
+    return text if text == NO_VALUE else f"{text}%"

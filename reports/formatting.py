@@ -1,42 +1,67 @@
-"""Fractions as the texts of table cells, and what a cell of a CSV may be."""
+"""Text of table cells and of CSV cells."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-UNAVAILABLE = "–"  # noqa: RUF001  (an en dash is what tables show for an unknown figure)
+UNAVAILABLE = "–"  # noqa: RUF001  (an en dash marks a published figure that is not available)
 NO_VALUE = "n/a"
-
-
-def format_percents(values: Sequence[float | None], columns: int, missing: str) -> list[str]:
-    """Percent with one decimal; `missing` for None and NaN, and empty cells up to `columns`."""
-    cells = [
-        missing if value is None or math.isnan(value) else f"{100 * value:.1f}" for value in values
-    ]
-    return cells + [""] * (columns - len(cells))
-
-
 MINUS = "\N{MINUS SIGN}"
 
 
-def format_difference(value: float, half: float | None = None) -> str:
-    """A difference of fractions in percentage points, with the half of its interval."""
-    interval = "" if half is None else f" ± {100 * half:.1f}"
+def format_percent(value: float | None, missing: str = NO_VALUE) -> str:
+    """Return a fraction in percent with one decimal; `missing` for None and NaN."""
+    return missing if value is None or math.isnan(value) else f"{100 * value:z.1f}"
+
+
+def format_value(value: float, unit: str) -> str:
+    """Return a value of a `LayerMetric`: fractions in percent, other units with two decimals."""
+    if unit == "fraction":
+        return format_percent(value)
+    return NO_VALUE if math.isnan(value) else f"{value:.2f}"
+
+
+def format_percents(
+    values: Iterable[float | None], columns: int = 0, missing: str = NO_VALUE
+) -> list[str]:
+    """Return one cell per fraction, in percent, and empty cells up to `columns`."""
+    cells = [format_percent(value, missing) for value in values]
+    return cells + [""] * (columns - len(cells))
+
+
+def format_difference(value: float, half_width: float | None = None) -> str:
+    """Return a difference of fractions in percentage points, with its interval's half width."""
+    interval = "" if half_width is None else f" ± {100 * half_width:.1f}"
     return f"{100 * value:+z.1f}{interval}".replace("-", MINUS)
 
 
+def format_scores(labels: dict[str, str], scores: Any) -> str:
+    """Return the known scores in percent with their labels, such as "AP 45.1, AP50 50.0"."""
+    known = scores if isinstance(scores, dict) else {}
+    return ", ".join(
+        f"{label} {format_percent(known[key])}"
+        for key, label in labels.items()
+        if isinstance(known.get(key), int | float)
+    )
+
+
 def format_seed_count(count: int) -> str:
-    """A number of seeds in words."""
+    """Return a number of seeds with its noun."""
     return "1 seed" if count == 1 else f"{count} seeds"
 
 
+def join(items: Sequence[Any]) -> str:
+    """Return the items separated by commas."""
+    return ", ".join(map(str, items))
+
+
 def part_name(part: str) -> str:
-    """A part of the queries, as run.json has it, in the paper's words."""
+    """Return the paper's name of a part of the queries, given the name in run.json."""
     return "MP part" if part == "piloted" else f"{part} part"
 
 
 def escape_formula(cell: Any) -> Any:
-    """The cell of a CSV, quoted where a spreadsheet would take it for a formula; numbers stay."""
+    """Return the CSV cell, quoted if a spreadsheet would run it as a formula."""
     text = str(cell)
     if not text.startswith(("=", "@", "+", "-", "\t", "\r")):
         return cell

@@ -1,106 +1,118 @@
-"""Tables of a run's layers beside Table 1: masks, matches, cost, and transitions; texts only."""
+"""Tables of a run with one column per layer 0..L: metrics, their intervals, and transitions."""
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from mpdiag.store import Run
-from mpdiag.store.consistency import COLUMNS
+from mpdiag.store import LAYER_METRICS, LayerMetric, Run
 from mpdiag.store.transitions import TRANSITIONS
-from reports.formatting import NO_VALUE
+from reports.document import Row, Table
+from reports.formatting import NO_VALUE, format_value
 
-_SCORES = {"ap": "AP", "pq": "PQ", "miou": "mIoU"}
-_INTERVALS = {"miou_l": "mIoU-L: half of its interval", "util": "Util: half of its interval"}
-
-
-@dataclass(frozen=True, slots=True)
-class LayerTable:
-    """One table: a title, a note below it, and rows of a label and a cell for each layer 0..L."""
-
-    title: str
-    note: str
-    rows: tuple[tuple[str, tuple[str, ...]], ...]
+SCORES = {"ap": "AP", "pq": "PQ", "miou": "mIoU"}
 
 
-def layer_tables(run: Run) -> tuple[LayerTable, ...]:
-    """The tables that this run's rows can fill."""
+def layer_tables(run: Run) -> tuple[Table, ...]:
+    """Return the tables for which the run has rows."""
     if not run.num_layers:
         return ()
-    tables = [_masks_and_matches(run)]
+    tables = [_metrics(run)]
     if run.header["schema_version"] >= 2:
         tables += _transitions(run)
     return tuple(tables)
 
 
-def _masks_and_matches(run: Run) -> LayerTable:
-    layers = run.consistency()
-    rows = [
-        (column.label, _cells(layers[name], percent=column.fraction))
-        for name, column in COLUMNS.items()
-        if layers[name].notna().any() and (name != "non_finite" or layers[name].any())
-    ]
-    scored = pd.DataFrame(run.summary.get("layer_scores") or [])
-    rows += [(f"{label} of the layer", _cells(scored[key]))
-             for key, label in _SCORES.items() if key in scored]  # fmt: skip
-    intervals = run.layers()
-    rows += [
-        (label, _cells((intervals[f"{key}_high"] - intervals[f"{key}_low"]) / 2))
-        for key, label in _INTERVALS.items()
-    ]
-    return LayerTable(
-        "Masks and matches",
-        "Percent, but for matches changed per image and the margin (in units of the cost). "
-        "Intervals are of 95%, over resampled images.",
-        tuple(rows),
+def layer_table(run: Run, title: str, note: str, rows: Iterable[tuple[str, list[str]]]) -> Table:
+    """Return a table with one column per layer 0..L from labels and cells."""
+    columns = ("Layer", *map(str, range(run.num_layers + 1)))
+    return Table(title, columns, tuple(Row((label, *cells)) for label, cells in rows), note)
+
+
+def metric_definitions() -> Table:
+    """Return the table that explains the metrics."""
+    better = {None: "", True: "higher", False: "lower"}
+    rows = (
+        Row((metric.label, metric.meaning, better[metric.higher_is_better]))
+        for metric in LAYER_METRICS.values()
     )
+    note = "docs/metrics.md has the formulas."
+    return Table("", ("Metric", "Meaning", "Better"), tuple(rows), note, label_columns=3)
 
 
-def _transitions(run: Run) -> list[LayerTable]:
-    found, used = run.transitions(), run.thresholds
-    by_class = {kind: found[found["transition"] == kind] for kind in TRANSITIONS}
-    first = [math.nan]  # there is no transition into layer 0
-    labels = {kind: f"{kind}: {meaning}" for kind, meaning in TRANSITIONS.items()}
-    shares = [(labels[k], _cells([*first, *rows["share"]])) for k, rows in by_class.items()]
-    shares.append(("kept, both empty", _cells([*first, *_empty_share(found)])))
-    gains = [
-        (kind, _cells([*first, *rows["util_gain"]], signed=True)) for kind, rows in by_class.items()
+def _metrics(run: Run) -> Table:
+    layers, intervals = run.layer_metrics(), run.layers()
+    rows = [
+        (_label(metric), _cells(layers[name], metric.unit))
+        for name, metric in LAYER_METRICS.items()
+        if _has_values(metric, layers[name])
     ]
+    scores = pd.DataFrame(run.summary.get("layer_scores") or [])
+    rows += [(f"{label} of the layer", _cells(scores[key]))
+             for key, label in SCORES.items() if key in scores]  # fmt: skip
+    rows += [
+        (
+            f"{metric.label}, ±",
+            _cells((intervals[f"{name}_high"] - intervals[f"{name}_low"]) / 2, metric.unit),
+        )
+        for name, metric in LAYER_METRICS.items()
+        if f"{name}_low" in intervals
+    ]
+    note = (
+        "Percent, or the unit in parentheses. Layer 0 is the prediction before the first decoder "
+        "layer. ±: half width of the 95% confidence interval over resampled images."
+    )
+    return layer_table(run, "Metrics", note, rows)
+
+
+def _label(metric: LayerMetric) -> str:
+    return metric.label if metric.unit == "fraction" else f"{metric.label} ({metric.unit})"
+
+
+def _has_values(metric: LayerMetric, values: "pd.Series[float]") -> bool:
+    """Whether to show the metric: a count that is 0 in every layer is not worth a row."""
+    return bool(values.any() if metric.unit == "count" else values.notna().any())
+
+
+def _transitions(run: Run) -> list[Table]:
+    table, thresholds = run.transitions(), run.thresholds
+    of_class = {name: table[table["transition"] == name] for name in TRANSITIONS}
+    layer0 = [math.nan]  # there is no transition into layer 0
+    shares = [
+        (f"{name}: {meaning}", _cells([*layer0, *of_class[name]["share"]]))
+        for name, meaning in TRANSITIONS.items()
+    ]
+    of_layer = table.groupby("layer")[["empty", "count"]].sum()
+    shares.append(("kept, both empty", _cells([*layer0, *(of_layer["empty"] / of_layer["count"])])))
+    gains = [(name, _signed_cells(rows["util_gain"])) for name, rows in of_class.items()]
     return [
-        LayerTable(
+        layer_table(
+            run,
             "Transitions",
-            "Percent of the layer's transitions. Kept from an IoU of "
-            f"{used.kept_iou} on, on an object from {used.object_iou} on, several objects from "
-            f"{used.several} of a second one on.",
-            tuple(shares),
+            "Percent of the transitions into the layer. Thresholds: kept if the IoU is at least "
+            f"{thresholds.kept_iou}; on an object if the IoU is at least {thresholds.object_iou}; "
+            "on several objects if the mask covers at least "
+            f"{thresholds.several} of a second object.",
+            shares,
         ),
-        LayerTable(
+        layer_table(
+            run,
             "Util gained if transitions were undone",
-            "Percentage points of Util, had the queries of the class kept the match of the layer "
-            "before. Below 0 the transition is for the better.",
-            tuple(gains),
+            "Percentage points of Util, if the queries of the class had kept the match of the "
+            "layer before. A negative value means that the transition helps.",
+            gains,
         ),
     ]
 
 
-def _empty_share(found: pd.DataFrame) -> list[float]:
-    of_layer = found.groupby("layer")[["empty", "count"]].sum()
-    shares: list[float] = (of_layer["empty"] / of_layer["count"]).tolist()
-    return shares
+def _cells(values: Iterable[Any], unit: str = "fraction") -> list[str]:
+    """Return a cell per layer; the cell of layer 0 is empty if it has no value."""
+    first, *others = (format_value(float(value), unit) for value in values)
+    return ["" if first == NO_VALUE else first, *others]
 
 
-def _cells(values: Iterable[Any], *, percent: bool = True, signed: bool = False) -> tuple[str, ...]:
-    """A text for each layer; empty where layer 0 has no value, since nothing comes before it."""
-    texts = [_cell(float(value), percent, signed) for value in values]
-    return ("" if texts[0] == NO_VALUE else texts[0], *texts[1:])
-
-
-def _cell(value: float, percent: bool, signed: bool) -> str:
-    if math.isnan(value):
-        return NO_VALUE
-    if not percent:
-        return f"{value:.2f}"
-    text = f"{100 * value:+z.1f}" if signed else f"{100 * value:.1f}"
-    return "0.0" if text in ("-0.0", "+0.0") else text
+def _signed_cells(values: Iterable[Any]) -> list[str]:
+    """Return an empty cell for layer 0, and signed percentage points for layers 1..L."""
+    cells = (NO_VALUE if math.isnan(value) else f"{100 * value:+z.1f}" for value in values)
+    return ["", *("0.0" if cell == "+0.0" else cell for cell in cells)]

@@ -56,7 +56,7 @@ def image_or_placeholder(
     try:
         return load_image(run.image(image_id), max_side)
     except RunError:
-        return placeholder(*shape, max_side=max_side)
+        return placeholder(shape[0], shape[1], max_side)
 
 
 def overlay_mask(image: RgbImage, mask: Mask) -> RgbImage:

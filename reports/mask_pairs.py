@@ -1,27 +1,30 @@
-"""The paper's Figure 1 for any run: queries whose mask changes most from a layer to the next."""
+"""The paper's Figure 1 for any run: the pairs of adjacent masks that differ most."""
 
 import io
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from mpdiag.errors import RunError
 from mpdiag.store import Run
 from reports.document import Picture
+from reports.mask_images import (
+    MAX_SIDE,
+    RgbImage,
+    concatenate,
+    image_or_placeholder,
+    overlay_mask,
+)
+from reports.names import class_name
 
-HEIGHT = 180  # of a picture, in pixels
-GAP = 6
-RED = (225, 25, 35)
-
-Array = npt.NDArray[np.uint8]
+REPORT_SIDE = 240  # longer side of an image in a report, in pixels
 
 
 @dataclass(frozen=True, slots=True)
 class MaskPair:
-    """A query's masks in layers `layer` - 1 and `layer`, both not empty, and what they have in
-    common; `label` is the class of the object that it matches in the last layer."""
+    """A query's masks in layers `layer` - 1 and `layer`, neither empty, and their IoU.
+
+    `label` is the class of the object that the query matches in the last layer.
+    """
 
     image_id: int
     file_name: str
@@ -31,13 +34,14 @@ class MaskPair:
     label: str
 
 
-def lowest_iou_pairs(run: Run, count: int) -> list[MaskPair]:
-    """The pairs of least IoU, one a query, larger masks first.
+def lowest_iou_pairs(run: Run, count: int, image_id: int | None = None) -> list[MaskPair]:
+    """Return the pairs with the lowest IoU, of all images or of one; larger masks come first.
 
-    Of the queries that match an object in the last layer and whose masks are kept
-    (`mpdiag analyze --save-masks`). Pairs with an empty mask are left out: there is nothing to see.
+    At most one pair per query is returned. Only queries that match an object in the last layer and
+    whose masks the run keeps (`mpdiag analyze --save-masks`) are considered. Pairs with an empty
+    mask are left out.
     """
-    found = run.query(
+    rows = run.query(
         """
         WITH kept AS (
             SELECT DISTINCT image_id, "index" AS query FROM masks WHERE kind = 'query'
@@ -51,7 +55,7 @@ def lowest_iou_pairs(run: Run, count: int) -> list[MaskPair]:
             SELECT image_id, file_name, query, layer, iou_prev, last.label, area + area_prev AS area
             FROM queries JOIN kept USING (image_id, query) JOIN images USING (image_id)
             JOIN last USING (image_id, query)
-            WHERE layer >= 1 AND area > 0 AND area_prev > 0
+            WHERE layer >= 1 AND area > 0 AND area_prev > 0 AND (? IS NULL OR image_id = ?)
         )
         SELECT * FROM pairs
         QUALIFY row_number() OVER (
@@ -59,9 +63,9 @@ def lowest_iou_pairs(run: Run, count: int) -> list[MaskPair]:
         ) = 1
         ORDER BY iou_prev, area DESC, image_id, query LIMIT ?
         """,
-        [count],
+        [image_id, image_id, count],
+        image_id=image_id,
     )
-    classes = run.header.get("classes") or []
     return [
         MaskPair(
             int(row["image_id"]),
@@ -69,53 +73,31 @@ def lowest_iou_pairs(run: Run, count: int) -> list[MaskPair]:
             int(row["query"]),
             int(row["layer"]),
             float(row["iou_prev"]),
-            _name(classes, int(row["label"])),
+            class_name(run, int(row["label"])),
         )
-        for row in found.to_dict("records")
+        for row in rows.to_dict("records")
     ]
 
 
-def _name(classes: list[dict[str, object]], label: int) -> str:
-    return str(classes[label]["name"]) if label < len(classes) else ""
-
-
 def draw_pairs(run: Run, pairs: list[MaskPair], stem: str) -> tuple[Picture, ...]:
-    """Each pair as a picture: the layer before, then the layer, the masks in red."""
+    """Draw each pair as one JPEG: the mask of the earlier layer, then that of the later one."""
     return tuple(_draw(run, pair, f"{stem}-{number}.jpg") for number, pair in enumerate(pairs, 1))
 
 
-def _draw(run: Run, pair: MaskPair, file: str) -> Picture:
+def draw_pair(run: Run, pair: MaskPair, max_side: int = MAX_SIDE) -> RgbImage:
+    """Draw both masks of a pair in red, side by side."""
     masks = run.masks(pair.image_id, pair.query)
-    canvas = _canvas(run, pair, masks.shape[1:])
-    sides = [_red_over(canvas, mask) for mask in masks[pair.layer - 1 : pair.layer + 1]]
-    gap = np.full((HEIGHT, GAP, 3), 255, dtype=np.uint8)
+    image = image_or_placeholder(run, pair.image_id, masks.shape[1:], max_side)
+    return concatenate(
+        [overlay_mask(image, mask) for mask in masks[pair.layer - 1 : pair.layer + 1]]
+    )
+
+
+def _draw(run: Run, pair: MaskPair, file: str) -> Picture:
     stream = io.BytesIO()
-    both = Image.fromarray(np.concatenate([sides[0], gap, sides[1]], axis=1))
-    both.save(stream, format="JPEG", quality=88)
-    of = f"of the {pair.label} " if pair.label else ""
+    Image.fromarray(draw_pair(run, pair, REPORT_SIDE)).save(stream, format="JPEG", quality=88)
     caption = (
-        f"Query {pair.query} {of}in layers {pair.layer - 1} and {pair.layer}: "
+        f"Query {pair.query} of the {pair.label} in layers {pair.layer - 1} and {pair.layer}: "
         f"IoU {100 * pair.iou:.1f}% ({pair.file_name})"
     )
-    return Picture(file, stream.getvalue(), caption, f"Two masks. {caption}", small=True)
-
-
-def _canvas(run: Run, pair: MaskPair, shape: tuple[int, ...]) -> Array:
-    """The picture, nearly grey, so that a red object is not taken for a mask."""
-    width = max(1, round(HEIGHT * shape[1] / max(shape[0], 1)))
-    try:
-        with Image.open(run.image(pair.image_id)) as image:
-            size = (width, HEIGHT)
-            picture = np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
-    except (RunError, OSError, ValueError, Image.DecompressionBombError):
-        return np.full((HEIGHT, width, 3), 128, dtype=np.uint8)
-    grey = picture.mean(axis=2, keepdims=True)
-    faded: Array = (0.75 * grey + 0.25 * picture).astype(np.uint8)
-    return faded
-
-
-def _red_over(canvas: Array, mask: npt.NDArray[np.bool_]) -> Array:
-    size = (canvas.shape[1], canvas.shape[0])
-    on = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST))
-    tinted = (0.45 * canvas + 0.55 * np.array(RED)).astype(np.uint8)
-    return np.where(on[..., None] > 0, tinted, canvas)
+    return Picture(file, stream.getvalue(), caption, f"Two masks. {caption}", thumbnail=True)

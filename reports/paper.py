@@ -1,7 +1,6 @@
-"""Figures that the MP-Former paper (CVPR 2023, arXiv 2303.07336) published.
+"""Results published in the MP-Former paper (CVPR 2023, arXiv 2303.07336).
 
-reports/data/tables.json is a copy of its tables in percent; null there is a figure that our copy
-of the paper does not show legibly, and it stays unknown.
+reports/data/tables.json has the paper's tables in percent; null is a figure that is not available.
 """
 
 import json
@@ -12,21 +11,21 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from mpdiag.config import Published
+from mpdiag.config import PaperResult
 
-# Main results that the text speaks of ("Table ??"), whose tables our copy of the paper lacks.
-LOST = ("cityscapes_val", "coco_val2017")
+# Main results that the paper's text mentions and whose tables are not available.
+UNAVAILABLE_TABLES = ("cityscapes_val", "coco_val2017")
 
-# Columns of one table that another calls by their metric.
-_METRICS = {"ep12": "AP", "ep50": "AP"}
+# Columns that are called by their metric in other tables.
+_COLUMN_METRICS = {"ep12": "AP", "ep50": "AP"}
 
 
 @dataclass(frozen=True, slots=True)
 class PaperRow:
-    """A row pair of the paper's Table 1: fractions for layers 1..L, None where unknown.
+    """mIoU-L and Util of a model and part in Table 1; fractions of layers 1..L, None if unknown.
 
-    `part` is matching or piloted. The paper's piloted rows are matched again ("piloted, bipartite
-    matching" in tables.json), which the star in its table and ours says.
+    `part` is matching or piloted. The paper matches its piloted queries again ("piloted, bipartite
+    matching" in tables.json) and marks them with a star.
     """
 
     model: str
@@ -36,7 +35,7 @@ class PaperRow:
 
 
 def table1() -> tuple[PaperRow, ...]:
-    """The three row pairs of the paper's Table 1."""
+    """Return the three models of the paper's Table 1."""
     return tuple(
         PaperRow(
             row["model"],
@@ -48,33 +47,33 @@ def table1() -> tuple[PaperRow, ...]:
     )
 
 
-def published(reference: Published) -> dict[str, float | None]:
-    """Figures in percent by metric (PQ, AP, AP_S, mIoU, ...), None where unknown.
+def published_results(reference: PaperResult) -> dict[str, float | None]:
+    """Return the results in percent by metric (PQ, AP, AP_S, mIoU, ...), None if unknown.
 
     Raises:
-        KeyError: no such table, row or column.
+        KeyError: there is no such table, row or column.
     """
-    if reference.table in LOST:
+    if reference.table in UNAVAILABLE_TABLES:
         return dict.fromkeys(reference.results)
-    found = [row for row in _rows(reference.table) if _is(row, reference)]
-    if len(found) != 1:
-        raise KeyError(f"{reference.table}: {len(found)} rows are {reference.row}")
-    return {_METRICS.get(column, column): found[0][column] for column in reference.results}
+    rows = [row for row in _rows(reference.table) if _matches(row, reference)]
+    if len(rows) != 1:
+        raise KeyError(f"{reference.table}: {len(rows)} rows match {reference.row}")
+    return {_COLUMN_METRICS.get(column, column): rows[0][column] for column in reference.results}
 
 
-def without_recipe(references: Sequence[Published]) -> list[dict[str, Any]]:
-    """Rows of the paper's Tables 2 to 7 that no reference points to."""
+def rows_without_recipe(references: Sequence[PaperResult]) -> list[dict[str, Any]]:
+    """Return the rows of the paper's Tables 2 to 7 that no reference names."""
     tables = [key for key in _tables() if re.fullmatch(r"table[2-7]_(?!note).*", key)]
     return [
         row
         for table in tables
         for row in _rows(table)
-        if not any(x.table == table and _is(row, x) for x in references)
+        if not any(x.table == table and _matches(row, x) for x in references)
     ]
 
 
 def _rows(table: str) -> list[dict[str, Any]]:
-    """Rows of a table; those that are groups of label and AP are rows of these two columns."""
+    """Return the rows of a table; a group of labels and APs gives rows of these two columns."""
     content = _tables()[table]
     if isinstance(content, list):
         return content
@@ -85,7 +84,7 @@ def _rows(table: str) -> list[dict[str, Any]]:
     ]
 
 
-def _is(row: Mapping[str, Any], reference: Published) -> bool:
+def _matches(row: Mapping[str, Any], reference: PaperResult) -> bool:
     return row.items() >= reference.row.items()
 
 

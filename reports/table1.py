@@ -1,4 +1,4 @@
-"""Table 1 of the paper for any runs: mIoU-L and Util of layers 1..L, the paper's figures below."""
+"""Table 1 of the paper for any runs: mIoU-L and Util of layers 1..L, above the paper's rows."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,14 +13,25 @@ from rich.text import Text
 from mpdiag.errors import RunError
 from mpdiag.store import Run, Thresholds
 from reports import paper
+from reports.document import Row, Table
 from reports.formatting import NO_VALUE, UNAVAILABLE, format_percents, part_name
 
 Values = tuple[float | None, ...]
 
+_NOTE = (
+    "Percent. mIoU-Lⁱ: IoU of the masks that a query predicts in layers i−1 and i, averaged over "  # noqa: RUF001
+    "all queries of all images; pairs of two empty masks are left out. Layer 0 is the prediction "
+    "before the first decoder layer. Utilⁱ: share of an image's objects whose query in layer i is "
+    "also their query in the last layer, averaged over the images that have objects. * Queries of "
+    "the MP part, matched again by bipartite matching; with their own objects as matches they "
+    "would have 100% by construction. (paper): published for the paper's models in Table 1 of "
+    f"MP-Former (CVPR 2023). {UNAVAILABLE}: not available. {NO_VALUE}: there is nothing to average."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Table1Row:
-    """One row pair; values are fractions of layers 1..L, None where there is none."""
+    """mIoU-L and Util of one model and part; fractions of layers 1..L, None where unknown."""
 
     name: str
     part: str
@@ -30,45 +41,51 @@ class Table1Row:
 
     @property
     def piloted(self) -> bool:
-        """Whether the queries are those of the MP part, re-matched: the paper's star."""
+        """Whether the queries are those of the MP part, matched again (the paper's star)."""
         return self.part == "piloted"
 
     @property
     def part_name(self) -> str:
-        """The part in words."""
+        """The part's name in reports."""
         return part_name(self.part)
+
+    @property
+    def display_name(self) -> str:
+        """The name, marked if the row is the paper's."""
+        return f"{self.name} (paper)" if self.source == "paper" else self.name
 
 
 @dataclass(frozen=True, slots=True)
 class Table1:
-    """The row pairs, runs first, and the number of layer columns."""
+    """Rows of Table 1, those of runs first, and the number of layer columns."""
 
-    series: tuple[Table1Row, ...]
+    rows: tuple[Table1Row, ...]
     num_layers: int
 
-    def cells(self, series: Table1Row, metric: Literal["miou_l", "util"]) -> list[str]:
-        """The row's texts, one a layer column, in percent."""
-        values = series.miou_l if metric == "miou_l" else series.util
-        missing = UNAVAILABLE if series.source == "paper" else NO_VALUE
+    def cells(self, row: Table1Row, metric: Literal["miou_l", "util"]) -> list[str]:
+        """Return one cell per layer column, in percent."""
+        values = row.miou_l if metric == "miou_l" else row.util
+        missing = UNAVAILABLE if row.source == "paper" else NO_VALUE
         return format_percents(values, self.num_layers, missing)
 
-    def of(self, source: Literal["run", "paper"]) -> list[Table1Row]:
-        """The row pairs of the runs, or those of the paper."""
-        return [series for series in self.series if series.source == source]
+    def from_source(self, source: Literal["run", "paper"]) -> list[Table1Row]:
+        """Return the rows of the runs, or those of the paper."""
+        return [row for row in self.rows if row.source == source]
 
 
 def open_runs(paths: Sequence[Path], thresholds: Thresholds | None = None) -> list[Run]:
-    """Open run directories; RunError where there is none or one can't be opened.
+    """Open run directories, with the thresholds of their transitions.
 
-    `thresholds` are those by which they name their transitions, if not the usual ones.
+    Raises:
+        RunError: there is no path, or a run cannot be opened.
     """
     if not paths:
-        raise RunError("No run was given: name at least one run directory")
+        raise RunError("no run; give at least one run directory")
     return [Run.open(path, thresholds or Thresholds()) for path in paths]
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
-    """The runs' names; those that share name and part are numbered."""
+    """Return the runs' names; number those that have the same name and part."""
     keys = [(run.name, str(run.header.get("part"))) for run in runs]
     total, seen = Counter(keys), Counter[tuple[str, str]]()
     names = []
@@ -78,8 +95,8 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
     return names
 
 
-def build_table(runs: Sequence[Run]) -> Table1:
-    """Table 1 of these runs, with mIoU-L over the pairs that are not both empty."""
+def build_table1(runs: Sequence[Run]) -> Table1:
+    """Return Table 1 of these runs and of the paper."""
     measured = [
         Table1Row(
             name,
@@ -90,19 +107,36 @@ def build_table(runs: Sequence[Run]) -> Table1:
         )
         for name, run in zip(run_labels(runs), runs, strict=True)
     ]
+    return with_paper_rows(measured)
+
+
+def with_paper_rows(rows: Sequence[Table1Row]) -> Table1:
+    """Return the table of these rows, followed by the paper's."""
     published = [
         Table1Row(row.model, row.part, "paper", row.miou_l, row.util) for row in paper.table1()
     ]
-    series = (*measured, *published)
-    return Table1(series, max(len(one.util) for one in series))
+    everything = (*rows, *published)
+    return Table1(everything, max(len(row.util) for row in everything))
 
 
-def print_table(runs: Sequence[Path]) -> rich.table.Table:
-    """Table 1 for the terminal, to be printed on a rich console."""
-    table = build_table(open_runs(runs))
+def document_table(table: Table1) -> Table:
+    """Return Table 1 as a table of a document."""
+    layers = map(str, range(1, table.num_layers + 1))
+    rows = []
+    for row in table.rows:
+        muted = row.source == "paper"
+        star = "*" if row.piloted else ""
+        rows.append(Row((row.display_name, "mIoU-Lⁱ", *table.cells(row, "miou_l")), muted, True))
+        rows.append(Row((row.part_name, f"Utilⁱ{star}", *table.cells(row, "util")), muted))
+    return Table("", ("", "Layer i", *layers), tuple(rows), _NOTE, label_columns=2)
+
+
+def terminal_table(runs: Sequence[Path]) -> rich.table.Table:
+    """Return Table 1 of run directories for a rich console."""
+    table = build_table1(open_runs(runs))
     view = rich.table.Table(
         title="Table 1: percent, pairs of empty masks left out",
-        caption=f"* queries of the MP part, matched again. {UNAVAILABLE} not legible in our copy.",
+        caption=f"* queries of the MP part, matched again. {UNAVAILABLE} not available.",
         box=rich.box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
@@ -111,11 +145,9 @@ def print_table(runs: Sequence[Path]) -> rich.table.Table:
     view.add_column("layer", no_wrap=True)
     for layer in range(1, table.num_layers + 1):
         view.add_column(str(layer), justify="right", no_wrap=True)
-    for source in ("run", "paper"):
-        for series in table.of(source):
-            name = series.name if source == "run" else f"{series.name} (paper)"
-            star = "*" if series.piloted else ""
-            view.add_row(Text(name), "mIoU-L", *table.cells(series, "miou_l"))
-            view.add_row(Text(series.part_name), f"Util{star}", *table.cells(series, "util"))
-            view.add_section()
+    for row in table.rows:
+        star = "*" if row.piloted else ""
+        view.add_row(Text(row.display_name), "mIoU-L", *table.cells(row, "miou_l"))
+        view.add_row(Text(row.part_name), f"Util{star}", *table.cells(row, "util"))
+        view.add_section()
     return view

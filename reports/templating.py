@@ -1,4 +1,4 @@
-"""Templates of each text format, in an environment that escapes every value put into them."""
+"""Jinja environments for Markdown, HTML and LaTeX that escape every value."""
 
 import re
 from collections.abc import Callable
@@ -8,17 +8,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def markdown_environment() -> Environment:
-    """For GitHub's Markdown."""
+    """Return the environment for GitHub's Markdown."""
     return _environment(finalize=lambda value: escape_markdown(str(value)))
 
 
 def html_environment() -> Environment:
-    """For HTML."""
+    """Return the environment for HTML."""
     return _environment(autoescape=True)
 
 
 def latex_environment() -> Environment:
-    """For LaTeX, with << >> around values and <% %> around statements."""
+    """Return the environment for LaTeX, with << >> around values and <% %> around statements."""
     return _environment(
         finalize=lambda value: escape_latex(str(value)),
         variable_start_string="<<",
@@ -46,12 +46,10 @@ def _environment(
 
 
 def escape_markdown(text: str) -> str:
-    """A text in one line of which nothing is markup."""
+    """Return the text in one line, with Markdown and HTML markup escaped."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", text)
 
-
-SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -78,5 +76,5 @@ _LATEX = {
 
 
 def escape_latex(text: str) -> str:
-    """A text in one line of which nothing is a command."""
+    """Return the text in one line, with LaTeX commands escaped."""
     return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))

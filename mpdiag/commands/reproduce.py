@@ -14,41 +14,46 @@ def reproduce(
         list[str],
         typer.Argument(
             metavar="TARGET... [KEY=VALUE]...",
-            help="table1, table3 to table7, figure1, figure4 or all; and settings to change.",
+            help="table1, table3 to table7, figure1, figure4 or all; and settings to override.",
         ),
     ],
     size: Annotated[
-        str, typer.Option(help="tiny: for two cores; small: for one GPU; paper: as published.")
+        str,
+        typer.Option(help="tiny (two CPU cores), small (one GPU) or paper (as published)."),
     ] = "tiny",
-    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="Comma-separated seeds.")] = "0,1,2",
     output: Annotated[
-        Path | None, typer.Option(help="Directory of everything; runs/reproduce-SIZE by default.")
+        Path | None,
+        typer.Option(help="Output directory.", show_default="runs/reproduce-SIZE"),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="Folder that holds the data sets of size paper.")
+        Path | None, typer.Option(help="Folder of the data sets at size paper.")
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(help="Trainings side by side; as many as fit on GPUs by default.", min=1),
+        typer.Option(
+            help="Number of concurrent trainings.",
+            min=1,
+            show_default="one on a CPU, as many as fit on GPUs",
+        ),
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Say what there is to do and how long, and stop.")
+        bool, typer.Option("--plan", help="Print the jobs, their time and disk space, and stop.")
     ] = False,
 ) -> None:
-    """Train what is missing of the paper's tables and figures, analyse it, and report."""
-    from mpdiag.reproduce import ReproductionOptions, find_size, parse_seeds
+    """Reproduce tables and figures of the paper: train, analyse and report what is missing."""
+    from mpdiag.reproduce import ReproductionOptions, parse_seeds, select_size
     from mpdiag.reproduce import reproduce as run
 
-    names = [word for word in targets if "=" not in word]
-    request = ReproductionOptions(
-        targets=names,
-        size=find_size(size, [word for word in targets if "=" in word]),
+    options = ReproductionOptions(
+        targets=[word for word in targets if "=" not in word],
+        size=select_size(size, [word for word in targets if "=" in word]),
         seeds=parse_seeds(seeds),
         output=output or Path("runs") / f"reproduce-{size}",
         root=root,
         jobs=jobs,
     )
     with exit_on_signal():
-        files = run(request, err, plan=plan)
+        files = run(options, err, plan=plan)
     for file in files:
         out.print(escape(str(file)), soft_wrap=True)

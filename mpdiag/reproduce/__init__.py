@@ -1,6 +1,13 @@
-"""The paper's tables at a size that anyone can run: trainings, analyses, reports; resumable."""
+"""Reproduce the paper's tables: train what is missing, analyse, and write the report."""
 
-from mpdiag.reproduce.experiments import SIZES, Size
-from mpdiag.reproduce.run import ReproductionOptions, find_size, parse_seeds, reproduce
+from mpdiag.reproduce.experiments import SIZES, ReproductionSize, select_size
+from mpdiag.reproduce.run import ReproductionOptions, parse_seeds, reproduce
 
-__all__ = ["SIZES", "ReproductionOptions", "Size", "find_size", "parse_seeds", "reproduce"]
+__all__ = [
+    "SIZES",
+    "ReproductionOptions",
+    "ReproductionSize",
+    "parse_seeds",
+    "reproduce",
+    "select_size",
+]

@@ -1,4 +1,4 @@
-"""How long a reproduction will take and how much disk it will fill: estimates, and said as such."""
+"""Estimate the time and the disk space of a reproduction."""
 
 import logging
 import statistics
@@ -14,144 +14,139 @@ from mpdiag.config import TrainConfig
 from mpdiag.data import TrainingBatches, build_augmentation, generate_synthetic, load_dataset
 from mpdiag.errors import DataError
 from mpdiag.reproduce.directory import Job, ReproductionDirectory, read_json
-from mpdiag.reproduce.experiments import SeededTraining, Size
+from mpdiag.reproduce.experiments import ReproductionSize, SeededTraining
 from reports.reproduction import logged_steps, seconds_per_step
-from trainers.loop import fit
-from trainers.ranks import Ranks
+from trainers.distributed import DistributedContext
+from trainers.loop import resolve
 from trainers.trainer import Trainer
 
-STEPS = 4  # that are timed where no earlier run tells, after one that is not
-_IMAGES = 32  # of the synthetic data that these steps see
+TIMED_STEPS = 4  # after one warm-up step, if no earlier run has logged its steps
+_TIMED_IMAGES = 32  # synthetic images for these steps
 
-# Bytes: of an optimizer's state, of a resumable and of a final checkpoint, for each parameter.
-_CHECKPOINT = 16
-# A row of a run directory, compressed; masks and pictures of the worst queries. As measured.
-_ROW, _KEPT = 60, 600_000
-_PUBLISHED = 44_000_000  # parameters of the R50 model, where none can be built for want of data
-# Seconds of analysis for one image, in terms of those of a training step for one image.
-_ANALYSIS = 1.5
+_BYTES_PER_PARAMETER = 16  # optimizer state, resumable and final checkpoint
+_BYTES_PER_ROW, _BYTES_OF_MASKS = 60, 600_000  # of a run directory, compressed, as measured
+_BYTES_PER_IMAGE = 9_000  # of the synthetic data set
+_PUBLISHED_PARAMETERS = 44_000_000  # of the R50 model, if the data set is missing
+_ANALYSIS_STEPS = 1.5  # time to analyse an image, in training steps per image
 
 
 @dataclass(slots=True)
 class CostEstimate:
-    """What is left to do.
+    """Cost of the unfinished jobs.
 
     Attributes:
-        trainings, analyses: how many of them.
-        seconds: alone on the machine, one after the other; None where nothing could be timed.
-        measured_on: what the seconds were measured on.
-        disk: bytes that are still to come.
+        trainings, analyses: number of jobs.
+        seconds: sum over the jobs, each alone on the machine; None if no step could be timed.
+        basis: what the seconds were measured on.
+        disk: bytes still to be written.
     """
 
     trainings: int
     analyses: int
     seconds: float | None
-    measured_on: str
+    basis: str
     disk: int
 
 
-class StepTimes:
-    """Seconds of a step of each method: of earlier runs in the directory, else of a few steps."""
+class StepTimer:
+    """Seconds per training step, from the training's log or from a few timed steps."""
 
-    def __init__(self, layout: ReproductionDirectory, size: Size) -> None:
-        self.layout, self.size = layout, size
-        self._measured: dict[bool, tuple[float, int]] = {}
-        self.first_steps = False
+    def __init__(self, directory: ReproductionDirectory, size: ReproductionSize) -> None:
+        self.directory, self.size = directory, size
+        self.basis = "steps of earlier runs"
+        self._timed: dict[bool, tuple[float, int]] = {}
 
-    def of_step(self, trained: SeededTraining) -> tuple[float, int]:
-        """Seconds of a training step, and the model's parameters.
+    def time_step(self, training: SeededTraining) -> tuple[float, int]:
+        """Return seconds per step and number of parameters.
 
         Raises:
-            DataError: its data set is not there to be timed on.
+            DataError: the data set is missing, or a step would take too long.
         """
-        if self.size.alone and not torch.cuda.is_available():
+        if self.size.uses_all_gpus and not torch.cuda.is_available():
             raise DataError("a step at this size takes minutes on a CPU")
-        if trained.piloted not in self._measured:
-            self._measured[trained.piloted] = _first_steps(trained.config, self.size)
-        seconds, parameters = self._measured[trained.piloted]
-        logged = seconds_per_step(self.layout.training(trained.key))
+        if training.has_mp_part not in self._timed:
+            self._timed[training.has_mp_part] = _time_first_steps(training.config, self.size)
+        seconds, parameters = self._timed[training.has_mp_part]
+        logged = seconds_per_step(self.directory.training(training.name))
         if logged is None:
-            self.first_steps = True
+            self.basis = f"{TIMED_STEPS} steps"
         return logged or seconds, parameters
 
 
 def estimate_cost(
-    trainings: Sequence[SeededTraining], layout: ReproductionDirectory, size: Size, val_images: int
+    trainings: Sequence[SeededTraining],
+    directory: ReproductionDirectory,
+    size: ReproductionSize,
+    val_images: int,
 ) -> CostEstimate:
-    """What is left of these trainings and their analyses."""
-    pace = StepTimes(layout, size)
-    found = CostEstimate(0, 0, 0.0, "", 0)
-    if size.images and not (layout.data / "synthetic" / "synthetic.json").is_file():
-        found.disk += sum(size.images) * 9_000
-    for trained in trainings:
-        todo = [step for step in layout.steps(trained) if not step.finished]
-        if not todo:
+    """Estimate the cost of the unfinished jobs of these trainings."""
+    timer = StepTimer(directory, size)
+    total = CostEstimate(0, 0, 0.0, "", 0)
+    if size.num_images and not (directory.data / "synthetic" / "synthetic.json").is_file():
+        total.disk += sum(size.num_images) * _BYTES_PER_IMAGE
+    for training in trainings:
+        unfinished = [job for job in directory.jobs(training) if not job.finished]
+        if not unfinished:
             continue
         try:
-            seconds, parameters = pace.of_step(trained)
+            step_seconds, parameters = timer.time_step(training)
         except DataError:
-            found.seconds, seconds, parameters = None, 0.0, _PUBLISHED
-        for step in todo:
-            took, disk = _of(step, trained, layout, seconds, parameters, val_images)
-            found.trainings += step.trains
-            found.analyses += not step.trains
-            found.disk += disk
-            if found.seconds is not None:
-                found.seconds += took
-    found.measured_on = f"{STEPS} steps" if pace.first_steps else "steps of earlier runs"
-    return found
+            total.seconds, step_seconds, parameters = None, 0.0, _PUBLISHED_PARAMETERS
+        for job in unfinished:
+            seconds, disk = _job_cost(job, training, step_seconds, parameters, val_images)
+            total.trainings += job.is_training
+            total.analyses += not job.is_training
+            total.disk += disk
+            if total.seconds is not None:
+                total.seconds += seconds
+    total.basis = timer.basis
+    return total
 
 
-def _of(
-    step: Job,
-    trained: SeededTraining,
-    layout: ReproductionDirectory,
-    seconds: float,
-    parameters: int,
-    val_images: int,
+def _job_cost(
+    job: Job, training: SeededTraining, step_seconds: float, parameters: int, val_images: int
 ) -> tuple[float, int]:
-    """Seconds and bytes of what is left of a step."""
-    config = trained.config
-    if step.trains:
-        left = config.schedule.iterations - logged_steps(layout.training(trained.key))
-        return max(left, 0) * seconds, parameters * _CHECKPOINT
-    timings = read_json(step.output / "run.json").get("timings")
+    """Return seconds and bytes that a job still takes."""
+    config = training.config
+    if job.is_training:
+        steps = config.schedule.iterations - logged_steps(job.output)
+        return max(steps, 0) * step_seconds, parameters * _BYTES_PER_PARAMETER
+    timings = read_json(job.output / "run.json").get("timings")
     known = timings.get("seconds") if isinstance(timings, dict) else None
-    model = config.model
-    rows = val_images * (model.decoder_layers + 1) * model.num_queries
-    each = _ANALYSIS * seconds / config.data.batch_size
-    return float(known or each * val_images), rows * _ROW + _KEPT
+    rows = val_images * (config.model.decoder_layers + 1) * config.model.num_queries
+    per_image = _ANALYSIS_STEPS * step_seconds / config.data.batch_size
+    return float(known or per_image * val_images), rows * _BYTES_PER_ROW + _BYTES_OF_MASKS
 
 
-def _first_steps(config: TrainConfig, size: Size) -> tuple[float, int]:
-    """Seconds of one of the first steps, and the model's parameters."""
-    for name in ("trainers.warm_start", "mpdiag.ops"):  # each training says this for itself
+def _time_first_steps(config: TrainConfig, size: ReproductionSize) -> tuple[float, int]:
+    """Return the seconds of one of the first steps, and the number of parameters."""
+    for name in ("trainers.initialization", "mpdiag.ops"):  # each training logs these itself
         logging.getLogger(name).setLevel(logging.WARNING)
     with TemporaryDirectory() as folder:
         root = config.data.root
-        if size.images is not None:
+        if size.num_images is not None:
             root = Path(folder)
-            generate_synthetic(root / "synthetic", train=_IMAGES, val=1)
+            generate_synthetic(root / "synthetic", train=_TIMED_IMAGES, val=1)
         data = config.data
         dataset = load_dataset(data.dataset, root=root, split=data.train_split, task=data.task)
-        share = -(-data.batch_size // max(torch.cuda.device_count(), 1))
+        per_gpu = -(-data.batch_size // max(torch.cuda.device_count(), 1))
         batches = TrainingBatches(
             dataset,
-            share if size.alone else data.batch_size,
+            per_gpu if size.uses_all_gpus else data.batch_size,
             seed=0,
             transform=build_augmentation(data),
             filter_empty=True,
         )
-        fitted = fit(config, len(dataset.classes), batches.num_images)
-        trainer = Trainer(fitted, dataset.classes, Ranks.join())
+        resolved = resolve(config, len(dataset.classes), batches.num_images)
+        trainer = Trainer(resolved, dataset.classes, DistributedContext.initialize())
         stream = batches.start(0)
-        seconds = [_timed(lambda: trainer.step(next(stream), batches.batch_positions)[1].item())
-                   for _ in range(STEPS + 1)]  # fmt: skip
+        seconds = [_time(lambda: trainer.step(next(stream), batches.batch_positions)[1].item())
+                   for _ in range(TIMED_STEPS + 1)]  # fmt: skip
     parameters = sum(weights.numel() for weights in trainer.model.parameters())
     return statistics.median(seconds[1:]), parameters
 
 
-def _timed(work: Callable[[], object]) -> float:
-    since = time.perf_counter()
-    work()
-    return time.perf_counter() - since
+def _time(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start

@@ -1,13 +1,13 @@
-"""Where everything of a reproduction lies, what of it is finished, and the commands for the rest.
+"""The directory of a reproduction, and the jobs that fill it.
 
-DIR/reproduce.json                 what was asked for, when and on what; settings of each training
-DIR/data/synthetic/                the data set of tiny and small, made once
+DIR/reproduce.json                 calls of `mpdiag reproduce`, settings of the trainings
+DIR/data/synthetic/                data set of sizes tiny and small
 DIR/trainings/NAME-seed-S/         training directories
-DIR/runs/NAME-seed-S-matching/     run directories: the matching part, and where there is one
-DIR/runs/NAME-seed-S-piloted/      the MP part
-DIR/measured/                      costs of models, noise of masks
-DIR/logs/                          what the steps said
-DIR/reports/                       the tables
+DIR/runs/NAME-seed-S-matching/     run directories of the matching part
+DIR/runs/NAME-seed-S-piloted/      run directories of the MP part, if there is one
+DIR/measured/                      costs of models, IoU of noised masks
+DIR/logs/                          output of the jobs
+DIR/reports/                       the report
 """
 
 import json
@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mpdiag.config import parse
 from mpdiag.errors import RunError
+from mpdiag.legacy_names import upgrade_config
 from mpdiag.reproduce.experiments import SeededTraining
 from mpdiag.store.files import replace_json
-from trainers.output import FINAL, difference
+from trainers.methods import FullTrainConfig
+from trainers.output import FINAL, changed_settings
 
 MANIFEST = "reproduce.json"
 PARTS = ("matching", "piloted")
@@ -28,125 +31,132 @@ PARTS = ("matching", "piloted")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A command whose result is kept.
+    """A `mpdiag train` or `mpdiag analyze` command.
 
     Attributes:
         name: unique within a reproduction.
-        words: of the command, without `mpdiag`.
+        arguments: of `mpdiag`.
         output: the directory that it writes.
     """
 
     name: str
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     output: Path
 
     @property
-    def trains(self) -> bool:
-        """Whether it is a training, else an analysis."""
-        return self.words[0] == "train"
+    def is_training(self) -> bool:
+        """Whether it is a training; otherwise it is an analysis."""
+        return self.arguments[0] == "train"
 
     @property
     def finished(self) -> bool:
-        """Whether its result is there in full."""
-        if self.trains:
+        """Whether its output is complete."""
+        if self.is_training:
             return (self.output / FINAL).is_file()
         header = read_json(self.output / "run.json")
         return bool(header.get("finished")) and (self.output / "summary.json").is_file()
 
+    def command(self, num_processes: int = 1) -> list[str]:
+        """Return the command line with this Python, with torchrun for several processes."""
+        launcher: list[str] = []
+        if num_processes > 1:
+            torchrun = ["torch.distributed.run", "--standalone"]
+            launcher = ["-m", *torchrun, f"--nproc-per-node={num_processes}"]
+        return [sys.executable, *launcher, "-m", "mpdiag", *self.arguments]
+
 
 @dataclass(frozen=True, slots=True)
 class ReproductionDirectory:
-    """The directories below DIR."""
+    """The paths below DIR, and the manifest."""
 
     root: Path
 
     @property
     def data(self) -> Path:
-        """Folder that holds the synthetic data set."""
+        """Folder of the synthetic data set."""
         return self.root / "data"
 
-    def training(self, key: str) -> Path:
-        """A training directory."""
-        return self.root / "trainings" / key
+    def training(self, name: str) -> Path:
+        """Return a training directory."""
+        return self.root / "trainings" / name
 
-    def run(self, key: str, part: str) -> Path:
-        """The run directory of a part of a training's model."""
-        return self.root / "runs" / f"{key}-{part}"
+    def run(self, name: str, part: str) -> Path:
+        """Return the run directory of a part of a training's model."""
+        return self.root / "runs" / f"{name}-{part}"
 
-    def log(self, step: Job) -> Path:
-        """What a step said."""
-        return self.root / "logs" / f"{step.name}.log"
+    def log(self, job: Job) -> Path:
+        """Return the file with the output of a job."""
+        return self.root / "logs" / f"{job.name}.log"
 
-    def steps(self, trained: SeededTraining) -> list[Job]:
-        """Training and analyses in their order."""
-        directory = self.training(trained.key)
-        train = ("train", *trained.command, "--output", str(directory), "--resume")
-        steps = [Job(trained.key, train, directory)]
-        config = trained.config.data
-        where = () if config.root is None else ("--root", str(config.root))
-        for part in PARTS if trained.piloted else PARTS[:1]:
-            run = self.run(trained.key, part)
-            words = (
-                "analyze", str(directory), "--dataset", config.dataset, *where,
-                "--split", config.val_split, "--task", config.task, "--part", part,
+    def runs(self, training: SeededTraining) -> dict[str, Path]:
+        """Return the run directory of each part of a training."""
+        parts = PARTS if training.has_mp_part else PARTS[:1]
+        return {part: self.run(training.name, part) for part in parts}
+
+    def jobs(self, training: SeededTraining) -> list[Job]:
+        """Return the training and its analyses, in order."""
+        name, output = training.name, self.training(training.name)
+        train = ("train", training.recipe, *training.overrides, "--output", str(output), "--resume")
+        jobs = [Job(name, train, output)]
+        data = training.config.data
+        root = () if data.root is None else ("--root", str(data.root))
+        for part, run in self.runs(training).items():
+            arguments = (
+                "analyze", str(output), "--dataset", data.dataset, *root,
+                "--split", data.val_split, "--task", data.task, "--part", part,
                 "--output", str(run), "--resume",
             )  # fmt: skip
-            steps.append(Job(f"{trained.key}-{part}", words, run))
-        return steps
+            jobs.append(Job(f"{name}-{part}", arguments, run))
+        return jobs
 
     def manifest(self) -> dict[str, Any]:
-        """Content of reproduce.json; empty where there is none."""
+        """Return the content of reproduce.json; empty if there is none."""
         return read_json(self.root / MANIFEST)
 
     def machines(self) -> list[str]:
-        """On what the calls so far have trained and analysed, in words."""
+        """Return the descriptions of the machines of all calls."""
         calls = self.manifest().get("calls", [])
         return list(dict.fromkeys(str(call["machine"]) for call in calls))
 
     def register(
         self, size: str, trainings: Sequence[SeededTraining], call: dict[str, Any] | None
     ) -> None:
-        """Note in reproduce.json what is asked for now; `call` is None where nothing is to be done.
+        """Add a call and its trainings to reproduce.json; `call` is None if no job is left.
 
         Raises:
-            RunError: the directory holds other files, another size, or a training of this name with
-                other settings.
+            RunError: the directory has other files, another size, or a training of the same name
+                with other settings.
         """
         if self.root.is_file():
-            raise RunError(f"{self.root} is a file: give a directory")
-        held = self.manifest()
-        if not held and self.root.is_dir() and any(self.root.iterdir()):
-            raise RunError(f"{self.root} holds other files: give an empty directory")
-        if held and held.get("size") != size:
+            raise RunError(f"{self.root}: is a file; give a directory")
+        manifest = self.manifest()
+        if not manifest and self.root.is_dir() and any(self.root.iterdir()):
+            raise RunError(f"{self.root}: has other files; give an empty directory")
+        if manifest and manifest.get("size") != size:
             raise RunError(
-                f"{self.root} holds a reproduction at size {held.get('size')}: give another "
+                f"{self.root}: has a reproduction at size {manifest.get('size')}; give another "
                 f"directory for {size}"
             )
-        known: dict[str, Any] = held.get("trainings", {})
-        for trained in trainings:
-            wanted = trained.config.model_dump(mode="json")
-            changed = difference(known.setdefault(trained.key, wanted), wanted)
+        known: dict[str, Any] = manifest.get("trainings", {})
+        for training in trainings:
+            settings = training.config.model_dump(mode="json")
+            known_settings = upgrade_config(known.get(training.name, settings))
+            before = parse(FullTrainConfig, known_settings, str(self.root / MANIFEST))
+            changed = changed_settings(before.model_dump(mode="json"), settings)
             if changed:
                 raise RunError(
-                    f"{self.root} holds {trained.key} with other settings ({', '.join(changed)}): "
-                    "give another directory"
+                    f"{self.root}: has {training.name} with other settings "
+                    f"({', '.join(changed)}); give another directory"
                 )
+            known[training.name] = settings
         self.root.mkdir(parents=True, exist_ok=True)
-        calls = [*held.get("calls", []), *([] if call is None else [call])]
+        calls = [*manifest.get("calls", []), *([] if call is None else [call])]
         content = {"size": size, "calls": calls, "trainings": dict(sorted(known.items()))}
         replace_json(self.root / MANIFEST, content)
 
 
-def command(step: Job, processes: int = 1) -> list[str]:
-    """The command line of a step in this Python; of several processes by torchrun."""
-    if processes > 1:
-        launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        return [sys.executable, "-m", *launcher, "-m", "mpdiag", *step.words]
-    return [sys.executable, "-m", "mpdiag", *step.words]
-
-
 def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file; empty where it is missing or broken."""
+    """Return the object of a JSON file; empty if it is missing or broken."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

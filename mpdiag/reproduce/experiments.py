@@ -1,4 +1,4 @@
-"""The trainings behind the paper's tables and figures, by name, at each size.
+"""The trainings of the paper's tables and figures, by name, at each size.
 
 Rows of several tables share a training by its name (`reports.reproduction.table_rows`).
 """
@@ -7,76 +7,78 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mpdiag.config import Recipe, TrainConfig
+from mpdiag.config import TrainConfig
 from mpdiag.errors import ConfigError
 from reports.reproduction import TABLES, table_rows
-from trainers.recipe import read_recipe
+from trainers.methods import methods_of
+from trainers.methods.piloted import Piloted
+from trainers.recipe import load_recipe
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """How large the trainings are.
+class ReproductionSize:
+    """Size of the trainings.
 
     Attributes:
-        about: in a line.
-        recipe: what every training starts from; None: each from its own packaged recipe.
-        changes: KEY=VALUE over that recipe.
-        images: of the synthetic data set's train and val split; None: the recipe's own data set.
-        gpu_memory: GiB that one training takes on a GPU, generously; it decides how many run
-            beside each other.
-        alone: one training takes all GPUs, by torchrun.
+        recipe: base recipe of all trainings; None takes the packaged recipe of each.
+        overrides: KEY=VALUE settings for all trainings.
+        num_images: images of the synthetic train and val split; None takes the recipe's data set.
+        gpu_memory: GiB of GPU memory to reserve per training; limits the concurrent trainings.
+        uses_all_gpus: whether a training runs on all GPUs, with torchrun.
     """
 
     name: str
-    about: str
+    description: str
     recipe: str | None = None
-    changes: tuple[str, ...] = ()
-    images: tuple[int, int] | None = None
+    overrides: tuple[str, ...] = ()
+    num_images: tuple[int, int] | None = None
     gpu_memory: float = 80.0
-    alone: bool = False
+    uses_all_gpus: bool = False
 
 
-# The analysis evaluates once, at the end; on the way nothing is decided by it.
-_NO_EVALUATION = ("evaluate_every=null", "diagnose_every=null", "log_every=10")
+# The analysis evaluates the final model; no evaluation is needed during training.
+_NO_EVALUATION = ("evaluate_every=null", "layer_metrics_every=null", "log_every=10")
 
 SIZES = {
     size.name: size
     for size in (
-        Size(
+        ReproductionSize(
             "tiny",
-            "a small model on synthetic shapes, 1,500 steps: minutes a training on two cores",
+            "a small model on synthetic shapes, 1,500 steps; minutes per training on two cores",
             recipe="synthetic-tiny",
-            changes=("schedule.iterations=1500", *_NO_EVALUATION),
-            images=(6000, 1000),
+            overrides=("schedule.iterations=1500", *_NO_EVALUATION),
+            num_images=(6000, 1000),
             gpu_memory=4.0,
         ),
-        Size(
+        ReproductionSize(
             "small",
-            "the same model four times as long on four times as many images: for one GPU",
+            "the same model with four times as many steps and images; for one GPU",
             recipe="synthetic-tiny",
-            changes=("schedule.iterations=6000", *_NO_EVALUATION),
-            images=(24000, 1000),
+            overrides=("schedule.iterations=6000", *_NO_EVALUATION),
+            num_images=(24000, 1000),
             gpu_memory=4.0,
         ),
-        Size("paper", "the published schedules on COCO and ADE20K, on all GPUs", alone=True),
+        ReproductionSize(
+            "paper", "the published schedules on COCO and ADE20K, on all GPUs", uses_all_gpus=True
+        ),
     )
 }
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSpec:
-    """One training of an ablation.
+    """A training of the tables.
 
     Attributes:
-        changes: what makes it, as KEY=VALUE over a size's recipe.
-        recipe: its packaged recipe, at the size of the paper; None where there it is none.
-        share: of the size's steps that it takes.
+        overrides: KEY=VALUE settings that define it, on top of the recipe of a size.
+        recipe: its packaged recipe at size paper; None if it has none.
+        step_fraction: fraction of the size's steps that it takes.
     """
 
     name: str
-    changes: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
     recipe: str | None = None
-    share: float = 1.0
+    step_fraction: float = 1.0
 
 
 def _piloted(layers: int | str, noise: str, label_noise: float = 0.2) -> tuple[str, ...]:
@@ -91,8 +93,8 @@ def _piloted(layers: int | str, noise: str, label_noise: float = 0.2) -> tuple[s
 _ALL_LAYERS = _piloted("all", "point")
 
 TRAININGS = {
-    training.name: training
-    for training in (
+    spec.name: spec
+    for spec in (
         TrainingSpec("baseline", ("method=baseline",), "table4-1-mask2former"),
         TrainingSpec("mp-no-noise", _piloted(3, "none", 0.0), "table4-2-mp"),
         TrainingSpec("mp-label-noise", _piloted(3, "none"), "table4-3-label-noise"),
@@ -107,9 +109,9 @@ TRAININGS = {
         TrainingSpec("mp-match", (*_piloted(3, "none"), "pilot.assignment=match"), "table6-match"),
         TrainingSpec("fixed-matching", ("method=fixed-matching",), "table7-fixed-matching"),
         TrainingSpec("auxiliary-loss", ("method=auxiliary-loss",), "table7-auxiliary-loss"),
-        # Table 3 asks whether MP-Former needs fewer steps: 36 of 50 epochs, 80k of 160k steps.
-        TrainingSpec("mp-72-percent", _ALL_LAYERS, share=0.72),
-        TrainingSpec("mp-half", _ALL_LAYERS, share=0.5),
+        # Table 3: 36 of 50 epochs, and 80k of 160k steps.
+        TrainingSpec("mp-72-percent", _ALL_LAYERS, step_fraction=0.72),
+        TrainingSpec("mp-half", _ALL_LAYERS, step_fraction=0.5),
         TrainingSpec("coco-mask2former-50-epochs", recipe="table3-mask2former-r50-coco-instance"),
         TrainingSpec("coco-mp-former-36-epochs", recipe="table3-mp-former-r50-coco-instance"),
         TrainingSpec("ade20k-mask2former-160k", recipe="table2-mask2former-r50-instance"),
@@ -118,11 +120,37 @@ TRAININGS = {
 }
 
 
-def required_trainings(targets: Sequence[str], size: Size) -> list[TrainingSpec]:
-    """The trainings that these tables and figures need, each once.
+@dataclass(frozen=True, slots=True)
+class SeededTraining:
+    """A training at a size with a seed.
+
+    Attributes:
+        overrides: KEY=VALUE settings on top of `recipe`, which give `config`.
+    """
+
+    spec: TrainingSpec
+    seed: int
+    recipe: str
+    overrides: tuple[str, ...]
+    config: TrainConfig
+
+    @property
+    def name(self) -> str:
+        """Name of its training directory, and prefix of the names of its runs."""
+        return f"{self.spec.name}-seed-{self.seed}"
+
+    @property
+    def has_mp_part(self) -> bool:
+        """Whether its MP part uses GT masks and can be analysed."""
+        config = self.config
+        return Piloted in methods_of(config) and config.pilot.query_input == "attention-mask"
+
+
+def required_trainings(targets: Sequence[str], size: ReproductionSize) -> list[TrainingSpec]:
+    """Return the trainings of these tables and figures, each once.
 
     Raises:
-        ConfigError: there is no such table.
+        ConfigError: a target is unknown.
     """
     names: dict[str, None] = {}
     for target in expand_targets(targets):
@@ -132,70 +160,47 @@ def required_trainings(targets: Sequence[str], size: Size) -> list[TrainingSpec]
 
 
 def expand_targets(targets: Sequence[str]) -> list[str]:
-    """The tables and figures by name, `all` spelled out.
+    """Return the tables and figures in the paper's order, with `all` replaced.
 
     Raises:
-        ConfigError: there is no such table.
+        ConfigError: a target is unknown, or there is none.
     """
     unknown = [name for name in targets if name not in TABLES and name != "all"]
     if unknown or not targets:
-        given = unknown[0] if unknown else "nothing"
-        raise ConfigError(f"reproduce {given}: choose from {', '.join(TABLES)} or all")
+        given = f"unknown target {unknown[0]!r}" if unknown else "no target"
+        raise ConfigError(f"reproduce: {given}; choose from {', '.join(TABLES)} or all")
     return [name for name in TABLES if name in targets or "all" in targets]
 
 
-@dataclass(frozen=True, slots=True)
-class SeededTraining:
-    """A training with a seed: what has a directory of its own."""
-
-    training: TrainingSpec
-    seed: int
-    recipe: str
-    changes: tuple[str, ...]
-    config: TrainConfig
-
-    @property
-    def key(self) -> str:
-        """Its name in directories."""
-        return key(self.training.name, self.seed)
-
-    @property
-    def piloted(self) -> bool:
-        """Whether it has an MP part with GT masks, which can be analysed."""
-        config = self.config
-        return "piloted" in config.method and config.pilot.feed == "attention-mask"
-
-    @property
-    def command(self) -> list[str]:
-        """Words for `mpdiag train`."""
-        return [self.recipe, *self.changes]
-
-
-def key(name: str, seed: int) -> str:
-    """The name of a training's directory, and the beginning of its runs' names."""
-    return f"{name}-seed-{seed}"
-
-
-def seeded(training: TrainingSpec, seed: int, size: Size, root: Path | None) -> SeededTraining:
-    """A training at a size, from its recipe.
-
-    Args:
-        root: where its data sets are; None: where the recipe looks.
-    """
-    recipe = size.recipe or training.recipe
-    assert recipe is not None, f"{training.name} has no recipe at size {size.name}"
-    changes = [*size.changes, *(training.changes if size.recipe else ()), f"seed={seed}"]
+def configure_training(
+    spec: TrainingSpec, seed: int, size: ReproductionSize, root: Path | None
+) -> SeededTraining:
+    """Return a training at a size; `root` is the folder of its data sets, if not the recipe's."""
+    recipe = size.recipe or spec.recipe
+    assert recipe is not None, f"{spec.name} has no recipe at size {size.name}"
+    overrides = [*size.overrides, *(spec.overrides if size.recipe else ()), f"seed={seed}"]
     if root is not None:
-        changes.append(f"data.root={root}")
-    read: Recipe = read_recipe(recipe, changes)
-    if training.share != 1:
-        steps = round(read.config.schedule.iterations * training.share)
-        changes.append(f"schedule.iterations={steps}")
-        read = read_recipe(recipe, changes)
-    return SeededTraining(training, seed, recipe, tuple(changes), read.config)
+        overrides.append(f"data.root={root}")
+    config = load_recipe(recipe, overrides)
+    if spec.step_fraction != 1:
+        steps = round(config.schedule.iterations * spec.step_fraction)
+        overrides.append(f"schedule.iterations={steps}")
+        config = load_recipe(recipe, overrides)
+    return SeededTraining(spec, seed, recipe, tuple(overrides), config)
 
 
-def with_changes(size: Size, changes: Sequence[str]) -> Size:
-    """The size with further KEY=VALUE settings, for all its trainings."""
-    about = f"{size.about}; changed: {', '.join(changes)}" if changes else size.about
-    return replace(size, about=about, changes=(*size.changes, *changes))
+def select_size(name: str, overrides: Sequence[str] = ()) -> ReproductionSize:
+    """Return a size by name, with further KEY=VALUE settings for all trainings.
+
+    Raises:
+        ConfigError: the size is unknown.
+    """
+    if name not in SIZES:
+        raise ConfigError(f"--size {name}: unknown size; choose from {', '.join(SIZES)}")
+    size = SIZES[name]
+    changed = f"; changed: {', '.join(overrides)}" if overrides else ""
+    return replace(
+        size,
+        description=size.description + changed,
+        overrides=(*size.overrides, *overrides),
+    )

@@ -1,6 +1,6 @@
-"""What is measured beside runs: what models cost, and how far noise changes GT masks."""
+"""Measurements besides the runs: costs of models, and the IoU of noised GT masks."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,38 +9,36 @@ from torch import Tensor
 
 from mpdiag.checkpoints import load_checkpoint
 from mpdiag.data import ResizeShortestEdge, SegmentationDataset, drop_empty, padded_targets
-from mpdiag.models.complexity import count_multiply_adds, frames_per_second, parameters
+from mpdiag.models.complexity import count_multiply_adds, count_parameters, frames_per_second
 from mpdiag.models.mask2former import padded_size
 from mpdiag.models.mask_noise import (
     PREDICTION_STRIDE,
+    MaskNoise,
     PointNoise,
     QueryMasks,
     ScaleNoise,
     ShiftNoise,
 )
 
-IMAGES = 300  # whose masks are noised
-RATIOS = (0.1, 0.2)  # of appendix A's example, and of training
+MAX_IMAGES = 300
+RATIOS = (0.1, 0.2)  # of the example in appendix A, and of training
 STRIDES = (4, 8, 16, 32)
-BINS = 20
-_EXAMPLES = 3
+HISTOGRAM_BINS = 20
+_NUM_EXAMPLES = 3
 _QUANTILES = (0.05, 0.5, 0.95)
-
-Noise = Callable[[QueryMasks, tuple[int, int], Sequence[torch.Generator]], Tensor]
 
 
 def model_costs(checkpoints: Mapping[str, Path], height: int, width: int) -> dict[str, Any]:
-    """Parameters, multiply-adds and images per second of models, one after the other.
+    """Return parameters, multiply-adds and images per second of each checkpoint.
 
     Args:
-        checkpoints: by name.
-        height, width: of the image, in pixels.
+        height, width: size of the image in pixels.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     threads = torch.get_num_threads()
-    where = f"the CPU, {threads} {'thread' if threads == 1 else 'threads'}"
+    description = f"the CPU, {threads} {'thread' if threads == 1 else 'threads'}"
     if device.type == "cuda":
-        where = torch.cuda.get_device_name()
+        description = torch.cuda.get_device_name()
     costs: dict[str, Any] = {}
     for name, path in checkpoints.items():
         model = load_checkpoint(path).model
@@ -50,7 +48,7 @@ def model_costs(checkpoints: Mapping[str, Path], height: int, width: int) -> dic
             "frames_per_second": frames_per_second(model.to(device).eval(), height, width),
             "height": height,
             "width": width,
-            "device": where,
+            "device": description,
         }
     return costs
 
@@ -58,18 +56,18 @@ def model_costs(checkpoints: Mapping[str, Path], height: int, width: int) -> dic
 def noise_overlap(
     data: SegmentationDataset, short_side: int | None = None, long_side: int = 1333
 ) -> dict[str, Any]:
-    """IoU of noised GT masks with the GT masks (MP-Former, section 4.3, appendix A, Figure 4).
+    """Return the IoU of noised GT masks with the GT masks (MP-Former, appendix A, Figure 4).
 
-    Noise is drawn as in training, at each decoder layer's stride and at that of predictions. Box
-    noise shifts filled boxes as shift noise shifts masks.
+    Noise is drawn as in training, at the strides of the decoder layers and of the predictions. Box
+    noise applies shift noise to filled bounding boxes.
 
     Args:
-        data: whose first images are taken.
-        short_side, long_side: of the images, as at inference.
+        data: data set; its first `MAX_IMAGES` images are used.
+        short_side, long_side: size of the images at inference.
     """
     overlaps: dict[tuple[str, float, int], list[Tensor]] = {}
     examples: list[dict[str, Any]] = []
-    count = min(IMAGES, len(data))
+    count = min(MAX_IMAGES, len(data))
     for index in range(count):
         sample = data[index]
         if short_side is not None:
@@ -80,14 +78,13 @@ def noise_overlap(
         size = padded_size([(sample.image.shape[-2], sample.image.shape[-1])])
         masks = padded_targets([sample], size, torch.device("cpu"))[0]["masks"].bool()
         for key, noised, clean in _noised(masks, size, index):
-            found = _iou(noised, clean)
-            overlaps.setdefault(key, []).append(found[clean.flatten(1).any(1)])
+            iou = _iou(noised, clean)
+            overlaps.setdefault(key, []).append(iou[clean.flatten(1).any(1)])
             _keep_example(examples, key, noised, clean, index)
-    gathered = {key: torch.cat(values) for key, values in overlaps.items()}
     return {
         "dataset": str(data.describe()["name"]),
         "images": count,
-        "rows": [_row(*key, values) for key, values in gathered.items()],
+        "rows": [_row(*key, torch.cat(values)) for key, values in overlaps.items()],
         "examples": examples,
     }
 
@@ -95,26 +92,26 @@ def noise_overlap(
 def _noised(
     masks: Tensor, size: tuple[int, int], seed: int
 ) -> Iterator[tuple[tuple[str, float, int], Tensor, Tensor]]:
-    """(noise, ratio, stride), and (G, h, w) bool: the masks noised, and as they are."""
-    slots = QueryMasks([masks], torch.arange(len(masks))[None])
-    boxes = QueryMasks([_filled_boxes(slots.at_prediction_stride()[0], masks)], slots.gt)
+    """Yield (noise, ratio, stride), noised masks and GT masks, both (G, h, w) bool."""
+    queries = QueryMasks([masks], torch.arange(len(masks))[None])
+    boxes = QueryMasks([_filled_boxes(queries.at_prediction_stride()[0], masks)], queries.gt)
     for ratio in RATIOS:
-        kinds: tuple[tuple[str, Noise, QueryMasks], ...] = (
-            ("point", PointNoise(ratio), slots),
-            ("shift", ShiftNoise(ratio), slots),
-            ("scale", ScaleNoise(ratio), slots),
+        kinds: tuple[tuple[str, MaskNoise, QueryMasks], ...] = (
+            ("point", PointNoise(ratio), queries),
+            ("shift", ShiftNoise(ratio), queries),
+            ("scale", ScaleNoise(ratio), queries),
             ("box shift", ShiftNoise(ratio), boxes),
         )
-        for name, noise, own in kinds:
+        for name, noise, clean in kinds:
             for stride in STRIDES:
                 grid = (size[0] // stride, size[1] // stride)
-                stream = [torch.Generator().manual_seed(seed)]
-                yield (name, ratio, stride), noise(own, grid, stream)[0], own.at(grid)[0]
+                generators = [torch.Generator().manual_seed(seed)]
+                yield (name, ratio, stride), noise(clean, grid, generators)[0], clean.at(grid)[0]
 
 
-def _filled_boxes(finest: Tensor, masks: Tensor) -> Tensor:
-    """(G, H, W) boxes around (G, H/4, W/4) masks, filled, at the size of `masks`."""
-    rows, columns = finest.any(2), finest.any(1)
+def _filled_boxes(stride4: Tensor, masks: Tensor) -> Tensor:
+    """Return filled boxes (G, H, W) around masks (G, H/4, W/4), at the size of `masks`."""
+    rows, columns = stride4.any(2), stride4.any(1)
     return (
         (_between(rows)[:, :, None] & _between(columns)[:, None, :])
         .repeat_interleave(PREDICTION_STRIDE, 1)
@@ -123,14 +120,14 @@ def _filled_boxes(finest: Tensor, masks: Tensor) -> Tensor:
 
 
 def _between(on: Tensor) -> Tensor:
-    """(G, K) from the first to the last that is on."""
+    """Return (G, K) bool: True from the first to the last True of each row."""
     counts = on.int().cumsum(1)
     backwards = on.int().flip(1).cumsum(1).flip(1)
     return (counts > 0) & (backwards > 0)
 
 
 def _iou(a: Tensor, b: Tensor) -> Tensor:
-    """(G,) IoU of (G, h, w) bool masks."""
+    """Return the IoU (G,) of masks (G, h, w) bool."""
     union = (a | b).flatten(1).sum(1)
     return (a & b).flatten(1).sum(1) / union.clamp(min=1)
 
@@ -147,7 +144,7 @@ def _row(noise: str, ratio: float, stride: int, values: Tensor) -> dict[str, Any
         "low": low,
         "median": middle,
         "high": high,
-        "histogram": torch.histc(values, BINS, 0, 1).int().tolist(),
+        "histogram": torch.histc(values, HISTOGRAM_BINS, 0, 1).int().tolist(),
     }
 
 
@@ -158,9 +155,9 @@ def _keep_example(
     clean: Tensor,
     index: int,
 ) -> None:
-    """The largest mask of each of the first images, as rows of 0 and 1, as training sees it."""
+    """Add the largest mask of each of the first images, as rows of 0 and 1."""
     noise, ratio, stride = key
-    if ratio != RATIOS[-1] or stride != PREDICTION_STRIDE or len(examples) >= 4 * _EXAMPLES:
+    if ratio != RATIOS[-1] or stride != PREDICTION_STRIDE or len(examples) >= 4 * _NUM_EXAMPLES:
         return
     largest = int(clean.flatten(1).sum(1).argmax())
     examples.append(

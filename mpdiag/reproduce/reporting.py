@@ -1,4 +1,4 @@
-"""From what a reproduction has trained to its report."""
+"""Measurements besides the runs, and the report of a reproduction."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,66 +11,71 @@ from mpdiag.reproduce.measurements import model_costs, noise_overlap
 from mpdiag.store import Run
 from mpdiag.store.files import replace_json
 from reports.document import write_document
-from reports.reproduction import TABLES, ReproductionContext, TrainedRun, build
+from reports.reproduction import (
+    TABLES,
+    ReproductionContext,
+    TrainedRun,
+    build_reproduction_report,
+)
 
 
-def trained_runs(
-    trainings: Sequence[SeededTraining], layout: ReproductionDirectory
-) -> list[TrainedRun]:
-    """Where the trainings and their runs are, for the report."""
-    return [
-        TrainedRun(
-            one.training.name,
-            one.seed,
-            layout.training(one.key),
-            {part: layout.run(one.key, part) for part in PARTS[: 2 if one.piloted else 1]},
-            one.config.schedule.iterations,
-        )
-        for one in trainings
-    ]
+def measure_costs(
+    trainings: Sequence[SeededTraining], directory: ReproductionDirectory
+) -> dict[str, Any]:
+    """Return the costs of the models of Table 7 by training, measured once.
 
-
-def costs(trainings: Sequence[SeededTraining], layout: ReproductionDirectory) -> dict[str, Any]:
-    """What the models of Table 7 cost, by training, at the size of the first analysed image.
-
-    All are measured one after the other, so that their speeds can be compared; once.
+    All models are measured in one go, at the size of the first analysed image, so that their
+    speeds are comparable.
     """
     names = [row.training for row in TABLES["table7"]]
-    firsts: dict[str, SeededTraining] = {}
-    for one in trainings:
-        if one.training.name in names and all(step.finished for step in layout.steps(one)):
-            firsts.setdefault(one.training.name, one)
-    path = layout.root / "measured" / "costs.json"
-    held = read_json(path)
-    if held.keys() >= firsts.keys():
-        return held
-    run = Run.open(layout.run(next(iter(firsts.values())).key, PARTS[0]))
-    shown = run.query(
-        "SELECT input_height, input_width FROM images ORDER BY image_id LIMIT 1"
-    ).iloc[0]
-    directories = {name: layout.training(one.key) for name, one in firsts.items()}
-    found = model_costs(directories, int(shown["input_height"]), int(shown["input_width"]))
+    finished: dict[str, SeededTraining] = {}
+    for training in trainings:
+        if training.spec.name in names and all(job.finished for job in directory.jobs(training)):
+            finished.setdefault(training.spec.name, training)
+    path = directory.root / "measured" / "costs.json"
+    known = read_json(path)
+    if known.keys() >= finished.keys():
+        return known
+    run = Run.open(directory.run(next(iter(finished.values())).name, PARTS[0]))
+    size = run.query("SELECT input_height, input_width FROM images ORDER BY image_id LIMIT 1").iloc[
+        0
+    ]
+    checkpoints = {name: directory.training(one.name) for name, one in finished.items()}
+    costs = model_costs(checkpoints, int(size["input_height"]), int(size["input_width"]))
     path.parent.mkdir(exist_ok=True)
-    replace_json(path, found)
-    return found
+    replace_json(path, costs)
+    return costs
 
 
-def noise(trained: SeededTraining, layout: ReproductionDirectory) -> dict[str, Any]:
-    """IoU of noised masks of a training's validation images; once."""
-    path = layout.root / "measured" / "noise.json"
-    held = read_json(path)
-    if held:
-        return held
-    config = trained.config.data
+def measure_noise(training: SeededTraining, directory: ReproductionDirectory) -> dict[str, Any]:
+    """Return the IoU of noised masks of a training's validation images, measured once."""
+    path = directory.root / "measured" / "noise.json"
+    known = read_json(path)
+    if known:
+        return known
+    config = training.config.data
     data = load_dataset(config.dataset, root=config.root, split=config.val_split, task=config.task)
-    found = noise_overlap(data, config.short_side, config.long_side)
+    overlap = noise_overlap(data, config.short_side, config.long_side)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_json(path, found)
-    return found
+    replace_json(path, overlap)
+    return overlap
 
 
-def write_reports(
-    made: ReproductionContext, trainings: Sequence[SeededTraining], layout: ReproductionDirectory
+def write_reproduction_report(
+    context: ReproductionContext,
+    trainings: Sequence[SeededTraining],
+    directory: ReproductionDirectory,
 ) -> list[Path]:
-    """The report of these trainings in all formats."""
-    return write_document(build(trained_runs(trainings, layout), made), layout.root / "reports")
+    """Write the report of these trainings in all formats, and return its files."""
+    trained = [
+        TrainedRun(
+            training.spec.name,
+            training.seed,
+            directory.training(training.name),
+            directory.runs(training),
+            training.config.schedule.iterations,
+        )
+        for training in trainings
+    ]
+    document = build_reproduction_report(trained, context)
+    return write_document(document, directory.root / "reports")

@@ -1,9 +1,9 @@
-"""`mpdiag reproduce`: train what is missing, analyse it, and report."""
+"""`mpdiag reproduce`: train what is missing, analyse it, and write the report."""
 
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,153 +19,143 @@ from mpdiag.reproduce.directory import Job, ReproductionDirectory
 from mpdiag.reproduce.experiments import (
     SIZES,
     TRAININGS,
+    ReproductionSize,
     SeededTraining,
-    Size,
+    configure_training,
     expand_targets,
     required_trainings,
-    seeded,
-    with_changes,
 )
 from mpdiag.reproduce.explanations import EXPLANATIONS_FILE, read_explanations
-from mpdiag.reproduce.reporting import costs, noise, write_reports
-from mpdiag.reproduce.scheduler import Machine, Running, plan_machine, run_job_chains
+from mpdiag.reproduce.reporting import measure_costs, measure_noise, write_reproduction_report
+from mpdiag.reproduce.scheduler import Failure, Machine, Running, plan_machine, run_job_chains
 from reports.reproduction import TABLES, ReproductionContext, logged_steps
 
 
 @dataclass(frozen=True, slots=True)
 class ReproductionOptions:
-    """What is to be reproduced.
+    """Options of `mpdiag reproduce`.
 
     Attributes:
         targets: tables and figures.
-        size: how large; `find_size` finds it by name.
         seeds: of each training.
-        output: the directory of everything.
-        root: where the data sets of the paper are, if not where the recipes look.
-        jobs: trainings side by side, if not as many as fit.
+        output: directory of all files.
+        root: folder of the data sets at size paper; None takes that of the recipes.
+        jobs: number of concurrent trainings; None runs as many as fit.
     """
 
     targets: Sequence[str]
-    size: Size
+    size: ReproductionSize
     seeds: Sequence[int]
     output: Path
     root: Path | None = None
     jobs: int | None = None
 
     @property
-    def layout(self) -> ReproductionDirectory:
-        """Where everything lies."""
+    def directory(self) -> ReproductionDirectory:
+        """The paths below `output`."""
         return ReproductionDirectory(self.output)
 
     def trainings(self) -> list[SeededTraining]:
-        """All trainings; all of a seed before those of the next.
+        """Return all trainings, seed by seed.
 
         Raises:
-            ConfigError: no such table, or a setting that does not fit.
+            ConfigError: a target or a setting is invalid.
         """
-        root = self.layout.data.absolute() if self.size.images else self.root
         return [
-            seeded(training, seed, self.size, root)
+            configure_training(spec, seed, self.size, self._data_root())
             for seed in self.seeds
-            for training in required_trainings(self.targets, self.size)
+            for spec in required_trainings(self.targets, self.size)
         ]
 
-    def any_training(self) -> SeededTraining:
-        """One whose data set is that of all; also where no training is asked for."""
-        root = self.layout.data.absolute() if self.size.images else self.root
-        return seeded(TRAININGS["baseline"], self.seeds[0], self.size, root)
+    def baseline(self) -> SeededTraining:
+        """Return the baseline with the first seed, also if no target needs it."""
+        return configure_training(
+            TRAININGS["baseline"], self.seeds[0], self.size, self._data_root()
+        )
 
     def command(self) -> str:
-        """The command that asks for this."""
-        changes = self.size.changes[len(SIZES[self.size.name].changes) :]
-        words = ["mpdiag", "reproduce", *expand_targets(self.targets), *changes]
+        """Return the command line of these options."""
+        overrides = self.size.overrides[len(SIZES[self.size.name].overrides) :]
+        words = ["mpdiag", "reproduce", *expand_targets(self.targets), *overrides]
         words += ["--size", self.size.name]
         words += ["--seeds", ",".join(map(str, self.seeds)), "--output", str(self.output)]
         return shlex.join(words)
 
-
-def find_size(name: str, changes: Sequence[str] = ()) -> Size:
-    """A size by name, with KEY=VALUE changes.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if name not in SIZES:
-        raise ConfigError(f"--size {name}: choose from {', '.join(SIZES)}")
-    return with_changes(SIZES[name], changes)
+    def _data_root(self) -> Path | None:
+        return self.directory.data.absolute() if self.size.num_images else self.root
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Seeds from `0,1,2`; ConfigError for anything else."""
+    """Return the seeds of a text such as `0,1,2`.
+
+    Raises:
+        ConfigError: the text is something else.
+    """
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() for word in words) or len(set(words)) != len(words):
-        raise ConfigError(f"--seeds {text}: give different whole numbers, as 0,1,2")
+        raise ConfigError(f"--seeds {text}: not a list of seeds; give distinct integers like 0,1,2")
     return [int(word) for word in words]
 
 
-def reproduce(request: ReproductionOptions, console: Console, *, plan: bool = False) -> list[Path]:
-    """Do what is missing of `request`, and write its reports.
+def reproduce(options: ReproductionOptions, console: Console, *, plan: bool = False) -> list[Path]:
+    """Run the unfinished jobs and write the report.
 
     Args:
-        console: where it says what it does.
-        plan: say what there is to do, how long it takes and how much disk, and stop.
+        plan: print the number of jobs, their time and disk space, and stop.
 
     Returns:
-        The reports' files.
+        The files of the report.
 
     Raises:
-        MpdiagError: the request, its directory or its data is wrong, before anything is done.
-        TrainingError: steps failed; the others are done, and the reports name what is missing.
-        StoppedBySignalError: SIGTERM or Ctrl-C; the same command goes on.
+        MpdiagError: the options, the directory or the data are invalid; no job has run.
+        TrainingError: jobs failed; the others are finished, and the report lists what is missing.
+        StoppedBySignalError: SIGTERM or Ctrl-C; the same command resumes.
     """
-    trainings, layout = request.trainings(), request.layout
-    explanations = read_explanations(layout.root / EXPLANATIONS_FILE, tuple(TABLES))
-    machine = plan_machine(request.size, request.jobs)
-    found = estimate_cost(trainings, layout, request.size, _val_images(request, trainings))
+    trainings, directory = options.trainings(), options.directory
+    explanations = read_explanations(directory.root / EXPLANATIONS_FILE, tuple(TABLES))
+    machine = plan_machine(options.size, options.jobs)
+    cost = estimate_cost(trainings, directory, options.size, _count_val_images(options, trainings))
     if not plan:
         call = {
-            "command": request.command(),
+            "command": options.command(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": str(machine),
         }
-        idle = not found.trainings and not found.analyses
-        layout.register(request.size.name, trainings, None if idle else call)
-    console.print(_in_words(found, len(trainings), machine), soft_wrap=True)
+        has_jobs = bool(cost.trainings or cost.analyses)
+        directory.register(options.size.name, trainings, call if has_jobs else None)
+    console.print(_describe_cost(cost, len(trainings), machine), soft_wrap=True)
     if plan:
         return []
-    if request.size.images is not None:
-        train, val = request.size.images
+    if options.size.num_images is not None:
+        train, val = options.size.num_images
+        folder = directory.data / "synthetic"
         with progress_bar(console, "generating") as progress:
-            generate_synthetic(layout.data / "synthetic", train=train, val=val, progress=progress)
-    with ProgressDisplay(layout, trainings, console) as board:
-        chains = [layout.steps(trained) for trained in trainings]
-        failures = run_job_chains(chains, layout, machine, board.watch)
-    targets = expand_targets(request.targets)
-    made = ReproductionContext(
+            generate_synthetic(folder, train=train, val=val, progress=progress)
+    with ProgressDisplay(trainings, console) as display:
+        chains = [directory.jobs(training) for training in trainings]
+        failures = run_job_chains(chains, directory, machine, display.update)
+    targets = expand_targets(options.targets)
+    context = ReproductionContext(
         targets=targets,
-        size=request.size.name,
-        about=request.size.about,
-        command=request.command(),
-        machines=layout.machines(),
-        seeds=request.seeds,
-        costs=costs(trainings, layout) if "table7" in targets else {},
-        noise=noise(request.any_training(), layout) if "figure4" in targets else None,
+        size=options.size.name,
+        description=options.size.description,
+        command=options.command(),
+        machines=directory.machines(),
+        seeds=options.seeds,
+        costs=measure_costs(trainings, directory) if "table7" in targets else {},
+        noise=measure_noise(options.baseline(), directory) if "figure4" in targets else None,
         explanations=explanations,
     )
-    files = write_reports(made, trainings, layout)
+    files = write_reproduction_report(context, trainings, directory)
     if failures:
-        first = failures[0]
-        raise TrainingError(
-            f"{len(failures)} steps failed; the first is {first.step.name}: {first.said} (all that "
-            f"it said is in {layout.log(first.step)}); mend it and give the same command again"
-        )
+        raise TrainingError(_describe_failures(failures, directory))
     return files
 
 
-def _val_images(request: ReproductionOptions, trainings: Sequence[SeededTraining]) -> int:
-    """Images of an analysis; 0 where the data set is not there yet."""
-    if request.size.images is not None:
-        return request.size.images[1]
+def _count_val_images(options: ReproductionOptions, trainings: Sequence[SeededTraining]) -> int:
+    """Return the number of images of an analysis; 0 if the data set is missing."""
+    if options.size.num_images is not None:
+        return options.size.num_images[1]
     if not trainings:
         return 0
     data = trainings[0].config.data
@@ -175,47 +165,48 @@ def _val_images(request: ReproductionOptions, trainings: Sequence[SeededTraining
         return 0
 
 
-def _in_words(found: CostEstimate, trainings: int, machine: Machine) -> str:
-    if not found.trainings and not found.analyses:
-        return f"Nothing of {trainings} trainings and their analyses is to be done."
-    left = (
-        f"{found.trainings} of {trainings} trainings and {found.analyses} analyses are to be done"
+def _describe_cost(cost: CostEstimate, trainings: int, machine: Machine) -> str:
+    if not cost.trainings and not cost.analyses:
+        return f"All {trainings} trainings and their analyses are finished."
+    jobs = (
+        f"{cost.trainings} of {trainings} trainings and {cost.analyses} analyses to run on "
+        f"{escape(str(machine))}"
     )
-    disk = f"about {_size(found.disk)} of disk"
-    where = escape(str(machine))
-    if found.seconds is None:
-        return f"{left} on {where}: {disk}; how long can't be told without the data set."
-    took = _duration(found.seconds / len(machine.slots))
-    return f"{left} on {where}: about {took} (estimated from {found.measured_on}), {disk}."
+    disk = f"about {_format_bytes(cost.disk)} of disk space"
+    if cost.seconds is None:
+        return f"{jobs}: {disk}; the time cannot be estimated without the data set."
+    duration = _format_duration(cost.seconds / len(machine.slots))
+    return f"{jobs}: about {duration} (estimated from {cost.basis}), {disk}."
 
 
-def _duration(seconds: float) -> str:
+def _describe_failures(failures: Sequence[Failure], directory: ReproductionDirectory) -> str:
+    first = failures[0]
+    return (
+        f"{directory.root}: {len(failures)} jobs failed; first {first.job.name}: {first.message}; "
+        f"see {directory.log(first.job)}, fix the cause and repeat the command"
+    )
+
+
+def _format_duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _size(count: int) -> str:
+def _format_bytes(count: int) -> str:
     return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
 
 
-@dataclass(slots=True)
 class ProgressDisplay:
-    """Shows what runs, and says what is done."""
+    """Progress bars of the running jobs, and a line for each job that ends."""
 
-    layout: ReproductionDirectory
-    trainings: Sequence[SeededTraining]
-    console: Console
-    since: float = field(default_factory=time.monotonic)
-    _progress: Progress = field(init=False)
-    _bars: dict[str, TaskID] = field(default_factory=dict)
-    _totals: dict[str, int] = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, trainings: Sequence[SeededTraining], console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._progress = Progress(*columns, console=self.console)
-        self._totals = {one.key: one.config.schedule.iterations for one in self.trainings}
+        self._progress = Progress(*columns, console=console)
+        self._steps = {one.name: one.config.schedule.iterations for one in trainings}
+        self._bars: dict[str, TaskID] = {}
+        self._start = time.monotonic()
 
     def __enter__(self) -> "ProgressDisplay":
         self._progress.start()
@@ -224,20 +215,19 @@ class ProgressDisplay:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def watch(self, running: Sequence[Running], ended: Job | None) -> None:
-        """See `scheduler.Watch`."""
+    def update(self, running: Sequence[Running], ended: Job | None) -> None:
+        """Update the bars (a `scheduler.ProgressCallback`)."""
         for one in running:
-            name = one.step.name
+            name = one.job.name
             if name not in self._bars:
-                self._bars[name] = self._progress.add_task(name, total=self._totals.get(name))
-            if one.step.trains:
-                done = logged_steps(one.step.output)
-                self._progress.update(self._bars[name], completed=done)
+                self._bars[name] = self._progress.add_task(name, total=self._steps.get(name))
+            if one.job.is_training:
+                self._progress.update(self._bars[name], completed=logged_steps(one.job.output))
         if ended is not None:
             self._progress.remove_task(self._bars.pop(ended.name))
-            minutes, seconds = divmod(int(time.monotonic() - self.since), 60)
-            what = "trained" if ended.trains else "analysed"
-            said = what if ended.finished else "[red]failed[/]"
+            minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
+            done = "trained" if ended.is_training else "analysed"
+            status = done if ended.finished else "[red]failed[/]"
             self._progress.console.print(
-                f"[dim]{minutes}:{seconds:02d}[/] {escape(ended.name)} {said}", soft_wrap=True
+                f"[dim]{minutes}:{seconds:02d}[/] {escape(ended.name)} {status}", soft_wrap=True
             )

@@ -1,51 +1,54 @@
-"""Chains of commands, as many side by side as there is room for; each goes on where it stopped."""
+"""Run chains of jobs side by side, each in a slot of the machine.
+
+One loop over `Popen.poll` does it: a thread pool would need locks and an event to stop its jobs.
+"""
 
 import os
 import signal
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import torch
 
-from mpdiag.reproduce.directory import Job, ReproductionDirectory, command
-from mpdiag.reproduce.experiments import Size
-from trainers.interrupt import StoppedBySignalError, StopRequest
+from mpdiag.reproduce.directory import Job, ReproductionDirectory
+from mpdiag.reproduce.experiments import ReproductionSize
+from trainers.signals import StoppedBySignalError, StopSignal
 
-CORES_EACH = 2  # of the processes that share a machine with GPUs
+CORES_PER_TRAINING = 2  # at least, on a machine with GPUs
 _CPUINFO = Path("/proc/cpuinfo")
-_SAFE = {"PYTHONSAFEPATH": "1"}  # no module is taken from the current directory
-_PAUSE = 0.2  # seconds between two looks at what runs
+_SAFE_PATH = {"PYTHONSAFEPATH": "1"}  # import no module from the current directory
+_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What trainings run on.
+    """The machine that trains.
 
     Attributes:
-        slots: environment of each training that runs beside the others.
-        processes: of one training, by torchrun.
-        where: in words.
+        slots: environment variables of each concurrent training.
+        processes_per_training: number of processes that torchrun starts.
+        description: processors and GPUs.
     """
 
     slots: tuple[dict[str, str], ...]
-    processes: int
-    where: str
+    processes_per_training: int
+    description: str
 
     def __str__(self) -> str:
         count = len(self.slots)
-        return f"{self.where}, {count} {'training' if count == 1 else 'trainings'} at a time"
+        return f"{self.description}, {count} {'training' if count == 1 else 'trainings'} at a time"
 
 
-def plan_machine(size: Size, jobs: int | None) -> Machine:
-    """One at a time on a CPU, which a training fills; on GPUs as many as fit.
+def plan_machine(size: ReproductionSize, jobs: int | None) -> Machine:
+    """Return how trainings of this size share the machine.
 
-    Args:
-        jobs: how many instead, if given.
+    On a CPU one training runs at a time; on GPUs as many as memory and cores allow. `jobs`
+    replaces this number.
     """
     cores = len(os.sched_getaffinity(0))
     gpus = torch.cuda.device_count()
@@ -53,118 +56,107 @@ def plan_machine(size: Size, jobs: int | None) -> Machine:
         count = jobs or 1
         threads = {"OMP_NUM_THREADS": str(max(cores // count, 1))} if count > 1 else {}
         return Machine((threads,) * count, 1, f"{cores} CPU cores{_processor()}")
-    where = f"{gpus} x {torch.cuda.get_device_name()}, {cores} CPU cores"
-    if size.alone:
-        return Machine(({},), gpus, where)
-    each = max(int(torch.cuda.mem_get_info()[0] / 2**30 / size.gpu_memory), 1)
-    count = jobs or max(min(each * gpus, cores // CORES_EACH), 1)
+    description = f"{gpus} x {torch.cuda.get_device_name()}, {cores} CPU cores"
+    if size.uses_all_gpus:
+        return Machine(({},), gpus, description)
+    per_gpu = max(int(torch.cuda.mem_get_info()[0] / 2**30 / size.gpu_memory), 1)
+    count = jobs or max(min(per_gpu * gpus, cores // CORES_PER_TRAINING), 1)
     threads = {"OMP_NUM_THREADS": str(max(cores // count, 1))}
     slots = tuple({"CUDA_VISIBLE_DEVICES": str(k % gpus), **threads} for k in range(count))
-    return Machine(slots, 1, where)
+    return Machine(slots, 1, description)
 
 
 def _processor() -> str:
-    """The processor's name in brackets, where Linux gives one."""
+    """Return the processor's name in parentheses, if Linux knows it."""
     lines = _CPUINFO.read_text(encoding="utf-8").splitlines() if _CPUINFO.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f" ({names[0]})" if names else ""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Running:
-    """A step on its way, in a slot."""
+    """A running job, and the jobs of its chain that follow."""
 
-    step: Job
+    job: Job
+    following: tuple[Job, ...]
     slot: int
     process: subprocess.Popen[bytes]
-    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A step that came to nothing, and the last line that it said."""
+    """A failed job and the last line of its output."""
 
-    step: Job
-    said: str
+    job: Job
+    message: str
 
 
-Watch = Callable[[Sequence[Running], Job | None], None]
-"""Called again and again with what runs, and with a step that has just ended."""
+ProgressCallback = Callable[[Sequence[Running], Job | None], None]
+"""Receives the running jobs, and a job that has just ended."""
 
 
 def run_job_chains(
-    chains: Sequence[Sequence[Job]], layout: ReproductionDirectory, machine: Machine, watch: Watch
+    chains: Sequence[Sequence[Job]],
+    directory: ReproductionDirectory,
+    machine: Machine,
+    on_progress: ProgressCallback,
 ) -> list[Failure]:
-    """Run what is not finished of every chain, in the chains' order.
+    """Run the unfinished jobs of every chain, and return those that failed.
 
-    A step that fails ends its chain and no other.
+    Jobs of a chain run one after the other. A failed job ends its chain; other chains go on.
 
     Raises:
-        StoppedBySignalError: SIGTERM or Ctrl-C; the steps were asked to stop, and have.
+        StoppedBySignalError: SIGTERM or Ctrl-C, after all running jobs have stopped.
     """
-    waiting = [list(chain) for chain in chains]
-    free = list(range(len(machine.slots)))
+    waiting = deque(tuple(job for job in chain if not job.finished) for chain in chains)
+    free_slots = list(range(len(machine.slots)))
     running: dict[int, Running] = {}
-    behind: dict[int, list[Job]] = {}
     failures: list[Failure] = []
-    with StopRequest() as stop, _stopped_at_last(running):
-        while True:
-            while free and (steps := _next(waiting)):
-                slot = free.pop(0)
-                running[slot] = _start(steps[0], slot, layout, machine)
-                behind[slot] = steps[1:]
-            if not running:
-                return failures
-            time.sleep(_PAUSE)
+    with StopSignal() as stop, _terminate_on_exit(running):
+        while waiting or running:
+            while waiting and free_slots:
+                if chain := waiting.popleft():
+                    slot = free_slots.pop(0)
+                    running[slot] = _start(chain, slot, directory, machine)
+            time.sleep(_POLL_SECONDS)
             if stop.number is not None:
-                message = "stopped; the same command goes on where it was"
-                raise StoppedBySignalError(message, stop.number)
-            watch(list(running.values()), None)
+                raise StoppedBySignalError("stopped; repeat the command to resume", stop.number)
+            on_progress(list(running.values()), None)
             for slot, one in list(running.items()):
                 if one.process.poll() is None:
                     continue
                 del running[slot]
-                free.append(slot)
-                if one.step.finished and one.process.returncode == 0:
-                    waiting.insert(0, behind[slot])
+                free_slots.append(slot)
+                if one.job.finished and one.process.returncode == 0:
+                    waiting.appendleft(one.following)
                 else:
-                    failures.append(Failure(one.step, _last_line(layout.log(one.step))))
-                watch(list(running.values()), one.step)
+                    failures.append(Failure(one.job, _last_line(directory.log(one.job))))
+                on_progress(list(running.values()), one.job)
+    return failures
 
 
-def _next(waiting: list[list[Job]]) -> list[Job]:
-    """The unfinished steps of the next chain that has any; empty where none is left."""
-    while waiting:
-        steps = [step for step in waiting.pop(0) if not step.finished]
-        if steps:
-            return steps
-    return []
-
-
-def _start(step: Job, slot: int, layout: ReproductionDirectory, machine: Machine) -> Running:
-    step.output.parent.mkdir(parents=True, exist_ok=True)
-    with _log(layout.log(step)) as stream:
+def _start(
+    chain: Sequence[Job], slot: int, directory: ReproductionDirectory, machine: Machine
+) -> Running:
+    job, *following = chain
+    log = directory.log(job)
+    for folder in (job.output.parent, log.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
         process = subprocess.Popen(
-            command(step, machine.processes),
-            env=os.environ | _SAFE | machine.slots[slot],
+            job.command(machine.processes_per_training),
+            env=os.environ | _SAFE_PATH | machine.slots[slot],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for this process, which asks the others to stop
+            start_new_session=True,  # Ctrl-C reaches this process only, which stops the jobs
         )
-    return Running(step, slot, process)
+    return Running(job, tuple(following), slot, process)
 
 
 @contextmanager
-def _log(path: Path) -> Iterator[IO[bytes]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as stream:
-        yield stream
-
-
-@contextmanager
-def _stopped_at_last(running: Mapping[int, Running]) -> Iterator[None]:
-    """Whatever ends this, nothing runs on: trainings are asked to keep their last step and end."""
+def _terminate_on_exit(running: Mapping[int, Running]) -> Iterator[None]:
+    """Send SIGTERM to the running jobs on exit and wait for them: trainings save their state."""
     try:
         yield
     finally:
@@ -176,5 +168,5 @@ def _stopped_at_last(running: Mapping[int, Running]) -> Iterator[None]:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    said = [line.strip() for line in lines if line.strip()]
-    return said[-1].removeprefix("error: ") if said else "it said nothing"
+    messages = [line.strip() for line in lines if line.strip()]
+    return messages[-1].removeprefix("error: ") if messages else "no output"

@@ -1,6 +1,6 @@
-"""The paper's tables and figures from trainings of our own; no torch."""
+"""The paper's tables and figures from trainings with `mpdiag reproduce`; no torch."""
 
-from reports.reproduction.report import ReproductionContext, build, table_rows
+from reports.reproduction.report import ReproductionContext, build_reproduction_report, table_rows
 from reports.reproduction.results import TrainedRun
 from reports.reproduction.table_rows import TABLES
 from reports.reproduction.training_log import logged_steps, seconds_per_step
@@ -9,7 +9,7 @@ __all__ = [
     "TABLES",
     "ReproductionContext",
     "TrainedRun",
-    "build",
+    "build_reproduction_report",
     "logged_steps",
     "seconds_per_step",
     "table_rows",

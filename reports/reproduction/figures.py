@@ -1,4 +1,4 @@
-"""The paper's Figures 1 and 4, measured."""
+"""Sections for the paper's Figures 1 and 4."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,9 +12,9 @@ from reports.formatting import NO_VALUE
 from reports.mask_pairs import draw_pairs, lowest_iou_pairs
 from reports.reproduction.results import TrainingResults
 
-PAIRS = 4  # as in the paper
-RATIO = 0.2  # of training
-STRIDE = 4  # of predictions, on which shapes are moved
+NUM_PAIRS = 4  # as in the paper
+RATIO = 0.2  # as in training
+STRIDE = 4  # of predictions; shapes are moved on this grid
 
 _COLORS = {"point": "#0072B2", "shift": "#D55E00", "scale": "#009E73", "box shift": "#7C7C7C"}
 _TITLES = {
@@ -25,44 +25,45 @@ _TITLES = {
 }
 
 
-def figure1(training: str, results: TrainingResults) -> Section:
-    """The failure pairs of Mask2Former's first seed."""
+def figure1(training: str, results: TrainingResults, remarks: tuple[str, ...] = ()) -> Section:
+    """Return the mask pairs with the lowest IoU of the training's first seed."""
     title = "Figure 1: failures of adjacent layers"
-    run = results.first(training)
+    run = results.first_run(training)
     if run is None:
-        return Section(title, text=("The run that it is drawn from is missing.",))
-    pairs = lowest_iou_pairs(run, PAIRS)
+        return Section(title, ("The run for this figure is missing.",), remarks=remarks)
+    pairs = lowest_iou_pairs(run, NUM_PAIRS)
     text = (
-        f"The same query of {run.name} in two adjacent layers, its mask in red: the {len(pairs)} "
-        "pairs of least IoU among the queries that match an object in the last layer and whose "
-        "masks change most; pairs with an empty mask are left out."
+        f"Each picture shows the mask of one query of {run.name} in two adjacent layers in red: "
+        f"the {len(pairs)} pairs with the lowest IoU, one per query, among the queries that match "
+        "an object in the last layer. Pairs with an empty mask are left out."
     )
-    return Section(title, text=(text,), pictures=draw_pairs(run, pairs, "figure1"))
+    pictures = draw_pairs(run, pairs, "figure1")
+    return Section(title, (text,), remarks=remarks, pictures=pictures)
 
 
-def figure4(noise: Mapping[str, Any] | None) -> Section:
-    """How far each kind of noise moves GT masks."""
+def figure4(noise: Mapping[str, Any] | None, remarks: tuple[str, ...] = ()) -> Section:
+    """Return how far each kind of noise moves GT masks."""
     title = "Figure 4: IoU of noised masks"
     if noise is None:
-        return Section(title, text=("The noise has not been measured.",))
+        return Section(title, ("The noise has not been measured.",), remarks=remarks)
     text = (
         f"IoU of noised GT masks with the GT masks, over {noise['images']:,} images of "
-        f"{noise['dataset']}, noise drawn as in training. The paper's argument (appendix A): under "
-        "point noise the IoU is at least 1 less λ, under shifts it depends on the shape and has no "
-        "such bound. Shapes are moved on the grid of predictions (stride 4) and by whole "
-        "cells, so that small objects often stay where they are."
+        f"{noise['dataset']}. The noise is drawn as in training. The paper argues (appendix A) "
+        "that the IoU under point noise is at least 1 - λ, and that under shift noise it depends "
+        "on the shape and has no such bound. Shapes move by whole cells of the prediction grid "
+        "(stride 4), so small objects often do not move."
     )
     tables = (_distribution(noise["rows"]), _by_stride(noise["rows"]))
     caption = (
-        f"Above: how often each IoU occurs, λ = {RATIO}, stride {STRIDE}. Below: the largest mask "
-        "of the first image, GT in red, noised in blue, both in violet."
+        f"Top: distribution of the IoU, λ = {RATIO}, stride {STRIDE}. Bottom: the largest mask of "
+        "the first image, GT in red, noised in blue, both in violet."
     )
     picture = Picture("figure4.svg", _draw(noise), caption, "Histograms of IoU, and examples")
-    return Section(title, text=(text,), tables=tables, pictures=(picture,))
+    return Section(title, (text,), remarks=remarks, tables=tables, pictures=(picture,))
 
 
-def _distribution(measured: Sequence[Mapping[str, Any]]) -> Table:
-    rows = tuple(
+def _distribution(rows: Sequence[Mapping[str, Any]]) -> Table:
+    lines = tuple(
         Row(
             (
                 _TITLES[row["noise"]],
@@ -71,22 +72,22 @@ def _distribution(measured: Sequence[Mapping[str, Any]]) -> Table:
                 f"{100 * (1 - row['ratio']):.1f}" if row["noise"] == "point" else NO_VALUE,
             )
         )
-        for row in measured
+        for row in rows
         if row["stride"] == STRIDE
     )
-    head = ("Noise", "λ", "Mean", "Least", "5%", "Median", "95%", "Bound")
+    columns = ("Noise", "λ", "Mean", "Minimum", "5%", "Median", "95%", "Bound")
     note = (
-        f"Percent, of {measured[0]['masks']:,} masks; 5% and 95% are quantiles. Bound: the least "
+        f"Percent, of {rows[0]['masks']:,} masks; 5% and 95% are quantiles. Bound: the lowest "
         "IoU that the paper's Eq. 4 allows."
     )
-    return Table("IoU with the GT mask at stride 4", head, rows, note)
+    return Table("IoU with the GT mask at stride 4", columns, lines, note)
 
 
-def _by_stride(measured: Sequence[Mapping[str, Any]]) -> Table:
-    strides = sorted({row["stride"] for row in measured})
-    means = {(row["noise"], row["ratio"], row["stride"]): row["mean"] for row in measured}
-    kinds = dict.fromkeys((row["noise"], row["ratio"]) for row in measured)
-    rows = tuple(
+def _by_stride(rows: Sequence[Mapping[str, Any]]) -> Table:
+    strides = sorted({row["stride"] for row in rows})
+    means = {(row["noise"], row["ratio"], row["stride"]): row["mean"] for row in rows}
+    kinds = dict.fromkeys((row["noise"], row["ratio"]) for row in rows)
+    lines = tuple(
         Row(
             (
                 _TITLES[noise],
@@ -96,9 +97,9 @@ def _by_stride(measured: Sequence[Mapping[str, Any]]) -> Table:
         )
         for noise, ratio in kinds
     )
-    head = ("Noise", "λ", *(f"Stride {stride}" for stride in strides))
+    columns = ("Noise", "λ", *(f"Stride {stride}" for stride in strides))
     note = "Percent. Decoder layers attend at strides 32, 16 and 8."
-    return Table("Mean IoU at the strides of attention masks", head, rows, note)
+    return Table("Mean IoU at the strides of attention masks", columns, lines, note)
 
 
 def _draw(noise: Mapping[str, Any]) -> bytes:
@@ -131,7 +132,7 @@ def _draw(noise: Mapping[str, Any]) -> bytes:
 
 
 def _overlay(example: Mapping[str, Any]) -> "np.typing.NDArray[np.uint8]":
-    """GT in red, noised in blue, both in violet, on light grey."""
+    """Return an RGB image: GT in red, noised in blue, both in violet, on light grey."""
     clean, noised = (
         np.array([[cell == "1" for cell in line] for line in example[key]])
         for key in ("clean", "noised")

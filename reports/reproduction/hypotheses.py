@@ -1,25 +1,26 @@
-"""What the paper claims, as comparisons of two trainings, and whether it holds here."""
+"""Hypotheses from the paper's statements, each a comparison of two trainings, and their test."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mpdiag.config import Published
+from mpdiag.config import PaperResult
 from reports import paper
-from reports.document import Highlight, Value
+from reports.document import Highlight
 from reports.formatting import format_difference, format_seed_count
 from reports.reproduction.results import MATCHING, PILOTED, SummaryMetric, TrainingResults
 from reports.reproduction.seed_statistics import paired_difference
 from reports.reproduction.table_rows import TABLES, table3
+from reports.reproduction.tables import ReportedValue
 
 AP = SummaryMetric("ap", "AP")
 UTIL1, MIOU1 = SummaryMetric("util", "Util¹", 1), SummaryMetric("miou_l", "mIoU-L¹", 1)
 UTIL, MIOU = SummaryMetric("util", "Util, mean"), SummaryMetric("miou_l", "mIoU-L, mean")
 
-_SERIES = {"baseline": 0, "mp-first-layer": 1, "mp-all-layers": 2}  # rows of the paper's Table 1
+_TABLE1_ROWS = {"baseline": 0, "mp-first-layer": 1, "mp-all-layers": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class TrainedPart:
     """A training and a part of its queries."""
 
     training: str
@@ -28,32 +29,34 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """`b` is above `a` (sign 1) or below it (-1) in a measure.
+    """`b` is above `a` (sign 1) or below it (sign -1) in `metric`.
 
-    `paper` is where the paper has both, where that is not in the rows of the table.
+    `paper` gives the published results of both, if they are not those of the table's rows.
     """
 
     target: str
     text: str
-    measure: SummaryMetric
-    a: Point
-    b: Point
+    metric: SummaryMetric
+    a: TrainedPart
+    b: TrainedPart
     sign: int = 1
-    paper: tuple[Published, Published] | None = None
+    paper: tuple[PaperResult, PaperResult] | None = None
 
 
-_BASE = Point("baseline")
-_FIRST, _ALL = Point("mp-first-layer", PILOTED), Point("mp-all-layers", PILOTED)
+_BASE = TrainedPart("baseline")
+_FIRST, _ALL = TrainedPart("mp-first-layer", PILOTED), TrainedPart("mp-all-layers", PILOTED)
 _TABLE5 = "table5"
 
 
 def _ap(target: str, text: str, a: str, b: str, sign: int = 1) -> Hypothesis:
-    return Hypothesis(target, text, AP, Point(a), Point(b), sign)
+    return Hypothesis(target, text, AP, TrainedPart(a), TrainedPart(b), sign)
 
 
 def _shorter(data: str, text: str, a: str, b: str) -> Hypothesis:
     published = (table3(data, "Mask2Former"), table3(data, "MP-Former"))
-    return Hypothesis("table3", f"MP-Former {text}", AP, Point(a), Point(b), 1, published)
+    return Hypothesis(
+        "table3", f"MP-Former {text}", AP, TrainedPart(a), TrainedPart(b), 1, published
+    )
 
 
 HYPOTHESES = (
@@ -61,60 +64,60 @@ HYPOTHESES = (
     Hypothesis("table1", "mIoU-L¹ of the MP part exceeds Mask2Former's", MIOU1, _BASE, _FIRST),
     Hypothesis(
         "table1",
-        "Multi-layer MP raises the MP part's Util, in the mean of the layers",
+        "Multi-layer MP raises Util of the MP part (mean over layers)",
         UTIL,
         _FIRST,
         _ALL,
     ),
     Hypothesis(
         "table1",
-        "Multi-layer MP raises the MP part's mIoU-L, in the mean of the layers",
+        "Multi-layer MP raises mIoU-L of the MP part (mean over layers)",
         MIOU,
         _FIRST,
         _ALL,
     ),
     Hypothesis(
         "table1",
-        "Util¹ of the matching part rises under multi-layer MP training",
+        "Multi-layer MP raises Util¹ of the matching part",
         UTIL1,
         _BASE,
-        Point("mp-all-layers"),
+        TrainedPart("mp-all-layers"),
     ),
     Hypothesis(
         "table1",
-        "Util of the matching part rises so in the mean of the layers",
+        "Multi-layer MP raises Util of the matching part (mean over layers)",
         UTIL,
         _BASE,
-        Point("mp-all-layers"),
+        TrainedPart("mp-all-layers"),
     ),
     Hypothesis(
         "table1",
-        "mIoU-L of the matching part rises so in the mean of the layers",
+        "Multi-layer MP raises mIoU-L of the matching part (mean over layers)",
         MIOU,
         _BASE,
-        Point("mp-all-layers"),
+        TrainedPart("mp-all-layers"),
     ),
     _shorter(
         "COCO",
-        "with 72% of the steps exceeds the AP of Mask2Former with all",
+        "with 72% of the steps has higher AP than Mask2Former with all steps",
         "baseline",
         "mp-72-percent",
     ),
     _shorter(
         "ADE20K",
-        "with half of the steps exceeds the AP of Mask2Former with all",
+        "with half of the steps has higher AP than Mask2Former with all steps",
         "baseline",
         "mp-half",
     ),
     _shorter(
         "COCO",
-        "after 36 epochs exceeds the AP of Mask2Former after 50",
+        "after 36 epochs has higher AP than Mask2Former after 50 epochs",
         "coco-mask2former-50-epochs",
         "coco-mp-former-36-epochs",
     ),
     _shorter(
         "ADE20K",
-        "after 80k steps exceeds the AP of Mask2Former after 160k",
+        "after 80k steps has higher AP than Mask2Former after 160k steps",
         "ade20k-mask2former-160k",
         "ade20k-mp-former-80k",
     ),
@@ -124,105 +127,112 @@ HYPOTHESES = (
     _ap("table4", "MP in all layers raises AP further", "mp-point-noise", "mp-all-layers"),
     _ap("table4", "All components together raise AP", "baseline", "mp-all-layers"),
     _ap(
-        _TABLE5, "MP in three layers gives more AP than in one", "mp-first-layer", "mp-label-noise"
+        _TABLE5,
+        "MP in three layers gives higher AP than in one",
+        "mp-first-layer",
+        "mp-label-noise",
     ),
-    _ap(_TABLE5, "MP in all layers gives more AP than in three", "mp-label-noise", "mp-all-layers"),
-    _ap(_TABLE5, "Point noise gives more AP than none", "mp-label-noise", "mp-point-noise"),
+    _ap(
+        _TABLE5, "MP in all layers gives higher AP than in three", "mp-label-noise", "mp-all-layers"
+    ),
+    _ap(_TABLE5, "Point noise gives higher AP than no noise", "mp-label-noise", "mp-point-noise"),
     _ap(
         _TABLE5,
-        "Shift noise gives less AP than point noise",
+        "Shift noise gives lower AP than point noise",
         "mp-point-noise",
         "mp-shift-noise",
         -1,
     ),
     _ap(
         _TABLE5,
-        "Scale noise gives less AP than point noise",
+        "Scale noise gives lower AP than point noise",
         "mp-point-noise",
         "mp-scale-noise",
         -1,
     ),
-    _ap(_TABLE5, "Scale noise gives less AP than none", "mp-label-noise", "mp-scale-noise", -1),
+    _ap(
+        _TABLE5, "Scale noise gives lower AP than no noise", "mp-label-noise", "mp-scale-noise", -1
+    ),
     _ap(
         "table6",
-        "Coarse-to-fine maps give more AP than large ones in all layers",
+        "Coarse-to-fine maps give higher AP than large maps in all layers",
         "mp-all-large",
         "mp-all-layers",
     ),
     _ap(
         "table6",
-        "Hard assignment in the MP part gives more AP than matching",
+        "Hard assignment in the MP part gives higher AP than matching",
         "mp-match",
         "mp-label-noise",
     ),
-    _ap("table7", "A fixed matching scheme loses AP", "baseline", "fixed-matching", -1),
-    _ap("table7", "The auxiliary loss loses AP", "baseline", "auxiliary-loss", -1),
+    _ap("table7", "The fixed matching scheme lowers AP", "baseline", "fixed-matching", -1),
+    _ap("table7", "The auxiliary loss lowers AP", "baseline", "auxiliary-loss", -1),
     Hypothesis(
         "table7",
-        "A fixed matching scheme raises Util (its aim), in the mean of the layers",
+        "The fixed matching scheme raises Util, its aim (mean over layers)",
         UTIL,
         _BASE,
-        Point("fixed-matching"),
+        TrainedPart("fixed-matching"),
     ),
     Hypothesis(
         "table7",
-        "The auxiliary loss raises mIoU-L (its aim), in the mean of the layers",
+        "The auxiliary loss raises mIoU-L, its aim (mean over layers)",
         MIOU,
         _BASE,
-        Point("auxiliary-loss"),
+        TrainedPart("auxiliary-loss"),
     ),
 )
-"""Those of the tables; what the paper says without printing a figure has none beside it."""
 
 
 def evaluate_hypotheses(
     target: str, results: TrainingResults, trainings: frozenset[str]
-) -> Iterator[tuple[Highlight, Value]]:
-    """The claims of a table whose trainings were asked for."""
-    for claim in HYPOTHESES:
-        if claim.target != target or not {claim.a.training, claim.b.training} <= trainings:
+) -> Iterator[tuple[Highlight, ReportedValue]]:
+    """Test the hypotheses of a table whose trainings are among `trainings`."""
+    for hypothesis in HYPOTHESES:
+        a, b, metric = hypothesis.a, hypothesis.b, hypothesis.metric
+        if hypothesis.target != target or not {a.training, b.training} <= trainings:
             continue
-        found = paired_difference(
-            results.values(claim.a.training, claim.measure, claim.a.part),
-            results.values(claim.b.training, claim.measure, claim.b.part),
+        difference = paired_difference(
+            results.values(a.training, metric, a.part), results.values(b.training, metric, b.part)
         )
-        answer, said = "unknown", "no seed has both runs"
-        if found is not None:
-            answer = found.verdict(claim.sign)
-            said = f"{format_difference(found.mean, found.half)} ({format_seed_count(found.count)})"
-        text = f"{target.replace('table', 'Table ')}: {claim.text}"
+        verdict, value, mean = "unknown", "no seed has both runs", None
+        if difference is not None:
+            verdict, mean = difference.verdict(hypothesis.sign), difference.mean
+            value = format_difference(mean, difference.half_width)
+            value += f" ({format_seed_count(difference.count)})"
+        text = f"{target.replace('table', 'Table ')}: {hypothesis.text}"
         yield (
-            Highlight(text, answer, said, _published(claim)),
-            Value(target, f"claim: {answer}", claim.text, claim.b.part, claim.measure.key,
-                  claim.measure.layer, "mean", None if found is None else found.mean),
+            Highlight(verdict, text, value, _published_difference(hypothesis)),
+            ReportedValue(target, f"hypothesis: {verdict}", hypothesis.text, b.part, metric.key,
+                          metric.layer, "mean", mean),
         )  # fmt: skip
 
 
-def _published(claim: Hypothesis) -> str:
-    """The paper's difference in percentage points; empty where it prints none."""
-    if claim.paper is not None:
-        a, b = (_fraction(reference) for reference in claim.paper)
+def _published_difference(hypothesis: Hypothesis) -> str:
+    """Return the paper's difference in percentage points; empty if it is not published."""
+    if hypothesis.paper is not None:
+        a, b = (_published_ap(reference) for reference in hypothesis.paper)
     else:
-        a, b = (_figure(claim, point) for point in (claim.a, claim.b))
+        a, b = (_published_value(hypothesis, one) for one in (hypothesis.a, hypothesis.b))
     return "" if a is None or b is None else format_difference(b - a)
 
 
-def _figure(claim: Hypothesis, point: Point) -> float | None:
-    if claim.target == "table1":
-        row = paper.table1()[_SERIES[point.training]]
-        if row.part != point.part:
+def _published_value(hypothesis: Hypothesis, trained: TrainedPart) -> float | None:
+    metric = hypothesis.metric
+    if hypothesis.target == "table1":
+        row = paper.table1()[_TABLE1_ROWS[trained.training]]
+        if row.part != trained.part:
             return None
-        values = {"util": row.util, "miou_l": row.miou_l}[claim.measure.key]
-        return values[claim.measure.layer - 1] if claim.measure.layer else None
-    if claim.measure != AP:
+        values = {"util": row.util, "miou_l": row.miou_l}[metric.key]
+        return values[metric.layer - 1] if metric.layer else None
+    if metric != AP:
         return None
-    for row_of in TABLES[claim.target]:
-        if row_of.training == point.training and row_of.paper is not None:
-            return _fraction(row_of.paper)
+    for table_row in TABLES[hypothesis.target]:
+        if table_row.training == trained.training and table_row.paper is not None:
+            return _published_ap(table_row.paper)
     return None
 
 
-def _fraction(reference: Published) -> float | None:
-    """The AP of a row of the paper."""
-    value = paper.published(reference).get("AP")
+def _published_ap(reference: PaperResult) -> float | None:
+    value = paper.published_results(reference).get("AP")
     return None if value is None else value / 100

@@ -1,22 +1,30 @@
-"""The report of a reproduction as a document: claims first, then each table and figure."""
+"""The report of a reproduction: a summary of the hypotheses, then each table and figure."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reports import paper
-from reports.document import Document, Highlight, Picture, Section, Value
+from reports.document import Document, Highlight, Picture, Section
 from reports.figures import draw_curves
+from reports.formatting import join
 from reports.reproduction.figures import figure1, figure4
 from reports.reproduction.hypotheses import evaluate_hypotheses
 from reports.reproduction.results import SummaryMetric, TrainedRun, TrainingResults
 from reports.reproduction.seed_statistics import DECISION_RULE, seed_statistics
 from reports.reproduction.table_rows import TABLE3_AS_PUBLISHED, TABLES, TableRow
-from reports.reproduction.tables import TableBuilder, ablation, shown_parts, table1, table3, table7
-from reports.table1 import Table1, Table1Row
+from reports.reproduction.tables import (
+    ReportedValue,
+    SectionTables,
+    ablation,
+    table1,
+    table3,
+    table7,
+    trained_parts,
+)
+from reports.table1 import Table1Row, Values, with_paper_rows
 
-TITLES = {
+_TITLES = {
     "table1": "Table 1: layers of Mask2Former and MP training",
     "table3": "Table 3: shorter trainings",
     "table4": "Table 4: components",
@@ -33,22 +41,22 @@ _ABLATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class ReproductionContext:
-    """How a reproduction was made, and what it left beside its runs.
+    """How a reproduction was made, and what was measured besides its runs.
 
     Attributes:
         targets: tables and figures, in the paper's order.
-        size, about: how large, by name and in a line.
-        command: that makes it again.
-        machines: that trained, in words.
-        seeds: asked for.
-        costs: of models by training, as `mpdiag.reproduce.measurements` gives them.
-        noise: IoU of noised masks, likewise; None where it was not asked for.
-        explanations: paragraphs on each target, written by people.
+        size, description: name and description of the size.
+        command: the command that repeats it.
+        machines: descriptions of the machines that trained.
+        seeds: the requested seeds.
+        costs: costs of models by training, from `mpdiag.reproduce.measurements.model_costs`.
+        noise: from `mpdiag.reproduce.measurements.noise_overlap`; None if it was not measured.
+        explanations: the user's paragraphs on each target.
     """
 
     targets: Sequence[str]
     size: str
-    about: str
+    description: str
     command: str
     machines: Sequence[str]
     seeds: Sequence[int]
@@ -58,126 +66,122 @@ class ReproductionContext:
 
 
 def table_rows(target: str, *, as_published: bool) -> tuple[TableRow, ...]:
-    """The rows of a table; Table 3 has others at the size of the paper."""
+    """Return the rows of a table; Table 3 has other rows at size paper (`as_published`)."""
     return TABLE3_AS_PUBLISHED if as_published and target == "table3" else TABLES[target]
 
 
-def build(trained: Sequence[TrainedRun], made: ReproductionContext) -> Document:
-    """The document of all targets."""
+def build_reproduction_report(
+    trained: Sequence[TrainedRun], context: ReproductionContext
+) -> Document:
+    """Return the report of all targets."""
     results = TrainingResults.read(trained)
-    names = frozenset(one.name for one in trained)
-    sections, findings, values = [], [], []
-    for target in made.targets:
-        section, numbers = _section(target, results, made)
+    trainings = frozenset(one.name for one in trained)
+    sections, highlights, values = [], [], []
+    for target in context.targets:
+        section, section_values = _section(target, results, context)
         sections.append(section)
-        values += numbers
-        for finding, value in evaluate_hypotheses(target, results, names):
-            findings.append(finding)
+        values += section_values
+        for highlight, value in evaluate_hypotheses(target, results, trainings):
+            highlights.append(highlight)
             values.append(value)
-    opening = _opening(findings, results, made)
-    title = f"MP-Former reproduced at size {made.size}"
-    facts = tuple(_facts(results, made))
-    return Document("report", title, facts, (opening, *sections), tuple(values))
+    environment = Section("Settings and environment", facts=tuple(_facts(results, context)))
+    return Document(
+        "report",
+        f"Reproduction of MP-Former at size {context.size}",
+        (_summary(highlights, results, context), *sections, environment),
+        ReportedValue._fields,
+        tuple(values),
+    )
 
 
-def _opening(
-    findings: Sequence[Highlight], results: TrainingResults, made: ReproductionContext
+def _summary(
+    highlights: Sequence[Highlight], results: TrainingResults, context: ReproductionContext
 ) -> Section:
-    text = [f"Size {made.size}: {made.about}. Trainings with the seeds {_list(made.seeds)}."]
-    if findings:
-        counts = Counter(finding.answer for finding in findings)
-        said = ", ".join(f"{counts[answer]} {answer}" for answer in sorted(counts, reverse=True))
-        text += [f"Of {len(findings)} claims of the paper: {said}.", DECISION_RULE]
+    text = [f"Size {context.size}: {context.description}. Seeds: {join(context.seeds)}."]
+    if highlights:
+        counts = Counter(highlight.label for highlight in highlights)
+        verdicts = join([f"{counts[label]} {label}" for label in sorted(counts, reverse=True)])
+        text += [f"{len(highlights)} hypotheses from the paper: {verdicts}.", DECISION_RULE]
     if results.missing:
         text.append(f"Missing: {'; '.join(results.missing)}.")
-    return Section("What holds here", tuple(text), tuple(findings))
+    return Section("Summary", tuple(text), tuple(highlights))
 
 
 def _section(
-    target: str, results: TrainingResults, made: ReproductionContext
-) -> tuple[Section, list[Value]]:
-    remarks = tuple(made.explanations.get(target, ()))
-    if target in ("figure1", "figure4"):
-        drawn = (
-            figure1(TABLES[target][0].training, results)
-            if target == "figure1"
-            else figure4(made.noise)
-        )
-        return Section(drawn.title, drawn.text, (), drawn.tables, drawn.pictures, remarks), []
-    rows = table_rows(target, as_published=made.size == "paper")
-    written = _table(target, rows, results, made)
+    target: str, results: TrainingResults, context: ReproductionContext
+) -> tuple[Section, list[ReportedValue]]:
+    remarks = tuple(context.explanations.get(target, ()))
+    if target == "figure1":
+        return figure1(TABLES[target][0].training, results, remarks), []
+    if target == "figure4":
+        return figure4(context.noise, remarks), []
+    rows = table_rows(target, as_published=context.size == "paper")
+    tables = _tables(target, rows, results, context)
     pictures = _curves(rows, results) if target == "table1" else ()
-    title = TITLES[target]
-    section = Section(title, (), (), tuple(written.tables), pictures, remarks)
-    return section, written.values
+    section = Section(
+        _TITLES[target], remarks=remarks, tables=tuple(tables.tables), pictures=pictures
+    )
+    return section, tables.values
 
 
-def _table(
-    target: str, rows: Sequence[TableRow], results: TrainingResults, made: ReproductionContext
-) -> TableBuilder:
+def _tables(
+    target: str, rows: Sequence[TableRow], results: TrainingResults, context: ReproductionContext
+) -> SectionTables:
     if target == "table1":
         return table1(rows, results)
     if target == "table3":
         return table3(rows, results)
     if target == "table7":
-        return table7(rows, results, made.costs)
-    title, base = _ABLATIONS[target]
-    return ablation(target, title, rows, results, base)
+        return table7(rows, results, context.costs)
+    title, reference = _ABLATIONS[target]
+    return ablation(target, title, rows, results, reference)
 
 
 def _curves(rows: Sequence[TableRow], results: TrainingResults) -> tuple[Picture, ...]:
-    """Table 1 as curves: means over seeds, and the paper's."""
-    series = []
-    for row, part in shown_parts(rows, results):
-        layers = _layers(results.first(row.training, part))
-        miou, util = (
-            tuple(_mean(results, row.training, key, layer, part) for layer in layers)
-            for key in ("miou_l", "util")
-        )
-        series.append(Table1Row(row.label, part, "run", miou, util))
-    if not series:
+    """Draw the means over seeds of Table 1, and the paper's values."""
+    curves = []
+    for row, part in trained_parts(rows, results):
+        miou_l, util = (_means(results, row.training, key, part) for key in ("miou_l", "util"))
+        curves.append(Table1Row(row.label, part, "run", miou_l, util))
+    if not curves:
         return ()
-    series += [
-        Table1Row(row.model, row.part, "paper", row.miou_l, row.util) for row in paper.table1()
-    ]
-    table = Table1(tuple(series), max(len(one.util) for one in series))
     caption = (
-        "Means over seeds, and as published (grey; broken where a figure is not legible in our "
-        "copy)."
+        "Means over seeds, and the published values (grey; gaps where a figure is not available)."
     )
-    alt = "mIoU-L and Util of each layer, ours and the paper's"
-    return (Picture("table1.svg", draw_curves(table, "svg"), caption, alt),)
+    alt = "mIoU-L and Util of each layer, measured and published"
+    return (Picture("table1.svg", draw_curves(with_paper_rows(curves), "svg"), caption, alt),)
 
 
-def _layers(run: Any) -> range:
-    return range(1, run.num_layers + 1)
+def _means(results: TrainingResults, training: str, key: str, part: str) -> Values:
+    run = results.first_run(training, part)
+    assert run is not None
+    statistics = (
+        seed_statistics(results.values(training, SummaryMetric(key, key, layer), part).values())
+        for layer in range(1, run.num_layers + 1)
+    )
+    return tuple(None if one is None else one.mean for one in statistics)
 
 
-def _mean(results: TrainingResults, training: str, key: str, layer: int, part: str) -> float | None:
-    found = seed_statistics(results.values(training, SummaryMetric(key, key, layer), part).values())
-    return None if found is None else found.mean
-
-
-def _facts(results: TrainingResults, made: ReproductionContext) -> Iterator[tuple[str, str]]:
-    yield "Command", made.command
-    yield "Size", f"{made.size}: {made.about}"
-    yield "Seeds", _list(made.seeds)
-    yield "Machine", _list(made.machines)
+def _facts(results: TrainingResults, context: ReproductionContext) -> Iterator[tuple[str, str]]:
+    yield "Command", context.command
+    yield "Size", f"{context.size}: {context.description}"
+    yield "Seeds", join(context.seeds)
+    yield "Machine", join(context.machines)
     runs = list(results.runs.values())
     if runs:
         images = sorted({f"{run.summary['num_images']:,}" for run in runs})
         names = sorted({str((run.header.get("dataset") or {}).get("name")) for run in runs})
-        yield "Analysed on", f"{_list(images)} images of {_list(names)}"
+        yield "Data", f"{join(images)} images of {join(names)}"
         devices = sorted({str(run.header.get("device")) for run in runs})
-        seconds = sum((run.header.get("timings") or {}).get("seconds") or 0 for run in runs)
-        trained = sum(value or 0 for value in results.clocks.values())
+        analysis = sum((run.header.get("timings") or {}).get("seconds") or 0 for run in runs)
+        training = sum(value or 0 for value in results.seconds.values())
         yield (
             "Time",
-            f"{trained / 3600:.2f} h of training steps in {len(results.clocks)} trainings, "
-            f"{seconds / 3600:.2f} h of {len(runs)} analyses, on {_list(devices)}",
+            f"{training / 3600:.2f} h of training steps in {len(results.seconds)} trainings, "
+            f"{analysis / 3600:.2f} h of {len(runs)} analyses, on {join(devices)}",
         )
         created = sorted(str(run.header.get("created"))[:10] for run in runs)
-        yield "Analysed between", f"{created[0]} and {created[-1]}"
+        yield "Date of the analyses", " to ".join(dict.fromkeys((created[0], created[-1])))
         versions = sorted({_versions(run.header.get("versions")) for run in runs})
         yield "Versions", "; ".join(versions)
     if results.missing:
@@ -186,8 +190,4 @@ def _facts(results: TrainingResults, made: ReproductionContext) -> Iterator[tupl
 
 def _versions(versions: Any) -> str:
     items = versions.items() if isinstance(versions, dict) else ()
-    return ", ".join(f"{name} {version}" for name, version in items)
-
-
-def _list(items: Sequence[Any]) -> str:
-    return ", ".join(map(str, items))
+    return join([f"{name} {version}" for name, version in items])

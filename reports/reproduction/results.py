@@ -1,4 +1,4 @@
-"""Finished runs of trainings, by name and seed; what is missing has a name."""
+"""Results of trainings, by name and seed, and what is missing."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ MATCHING, PILOTED = "matching", "piloted"
 
 @dataclass(frozen=True, slots=True)
 class TrainedRun:
-    """Where a training with a seed and the runs of its parts are; `steps` is how many it takes."""
+    """A training with a seed: its directory, the run of each part, and its number of steps."""
 
     name: str
     seed: int
@@ -26,21 +26,21 @@ class TrainedRun:
 
 @dataclass(frozen=True, slots=True)
 class SummaryMetric:
-    """A number of a run: a score of the last layer, or a value of a layer or of several.
+    """A value of summary.json: a score of the last layer, or a metric of one or of all layers.
 
     Attributes:
-        key: in summary.json, of its scores (ap, ap_small, ...) or of its layers (util, ...).
-        layer: which one; None of a value of layers: the mean over 1..L, without L for Util, where
-            it is 100% by definition.
-        label: for readers.
+        key: a score (ap, ap_small, ...) or one of `LAYER_METRICS`.
+        label: text in reports.
+        layer: one layer; None gives a score, or the mean over layers 1..L. The mean of Util leaves
+            out layer L, where it is 100% by definition.
     """
 
     key: str
     label: str
     layer: int | None = None
 
-    def of(self, summary: dict[str, Any]) -> float | None:
-        """Its value, a fraction; None where the run has none."""
+    def value(self, summary: dict[str, Any]) -> float | None:
+        """Return the value, a fraction; None if the run has none."""
         scores = summary.get("ap") or {}
         if self.key.startswith("ap"):
             return scores.get(self.key)
@@ -55,63 +55,61 @@ class SummaryMetric:
 
 @dataclass(slots=True)
 class TrainingResults:
-    """What there is of some trainings.
+    """Results of trainings.
 
     Attributes:
-        runs: the finished ones, by name, seed and part.
-        clocks: seconds of each training's steps, by name and seed.
-        missing: a sentence for each training and run that is not there in full.
+        runs: finished runs by name, seed and part.
+        seconds: time of each training's steps by name and seed.
+        missing: a sentence for each training and run that is missing or unfinished.
     """
 
     runs: dict[tuple[str, int, str], Run] = field(default_factory=dict)
-    clocks: dict[tuple[str, int], float | None] = field(default_factory=dict)
+    seconds: dict[tuple[str, int], float | None] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, trained: Sequence[TrainedRun]) -> "TrainingResults":
-        """Open what is finished, note what is not."""
-        found = cls()
+        """Open the finished runs and list what is missing."""
+        results = cls()
         for one in trained:
-            done = logged_steps(one.directory)
-            if not (one.directory / "model_final.pth").is_file() and done < one.steps:
-                found.missing.append(
-                    f"{one.directory.name} is not trained: {done:,} of {one.steps:,} steps"
+            steps = logged_steps(one.directory)
+            if not (one.directory / "model_final.pth").is_file() and steps < one.steps:
+                results.missing.append(
+                    f"{one.directory.name} is not trained: {steps:,} of {one.steps:,} steps"
                 )
                 continue
-            found.clocks[one.name, one.seed] = training_seconds(one.directory)
+            results.seconds[one.name, one.seed] = training_seconds(one.directory)
             for part, path in one.parts.items():
                 try:
-                    found.runs[one.name, one.seed, part] = Run.open(path)
+                    results.runs[one.name, one.seed, part] = Run.open(path)
                 except RunError as error:
-                    found.missing.append(str(error).replace(str(path), path.name))
-        return found
+                    results.missing.append(str(error).replace(str(path), path.name))
+        return results
 
     def values(
-        self, name: str, measure: SummaryMetric, part: str = MATCHING
+        self, training: str, metric: SummaryMetric, part: str = MATCHING
     ) -> dict[int, float | None]:
-        """A number of a training's part by seed."""
+        """Return the values of a training's part by seed."""
         return {
-            seed: measure.of(run.summary)
-            for (of, seed, own), run in self.runs.items()
-            if (of, own) == (name, part)
+            seed: metric.value(run.summary)
+            for (name, seed, own), run in self.runs.items()
+            if (name, own) == (training, part)
         }
 
-    def hours(self, name: str) -> dict[int, float | None]:
-        """Clock time of a training's steps by seed."""
+    def hours(self, training: str) -> dict[int, float | None]:
+        """Return the hours of a training's steps by seed."""
         return {
             seed: None if seconds is None else seconds / 3600
-            for (of, seed), seconds in self.clocks.items()
-            if of == name
+            for (name, seed), seconds in self.seconds.items()
+            if name == training
         }
 
-    def first(self, name: str, part: str = MATCHING) -> Run | None:
-        """The run of the lowest seed."""
-        found = [
-            (seed, run) for (of, seed, own), run in self.runs.items() if (of, own) == (name, part)
-        ]
-        return min(found, key=lambda pair: pair[0])[1] if found else None
+    def first_run(self, training: str, part: str = MATCHING) -> Run | None:
+        """Return the run of the lowest seed; None if there is none."""
+        seeds = [seed for name, seed, own in self.runs if (name, own) == (training, part)]
+        return self.runs[training, min(seeds), part] if seeds else None
 
     @property
     def num_layers(self) -> int:
-        """L, the most of any run."""
+        """The largest L of all runs."""
         return max((run.num_layers for run in self.runs.values()), default=0)

@@ -1,4 +1,4 @@
-"""Means over seeds, paired differences, and the rule by which a claim holds."""
+"""Means over seeds, paired differences, and the rule that decides a hypothesis."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -10,19 +10,19 @@ from scipy.special import stdtrit
 BySeed = Mapping[int, float | None]
 Verdict = Literal["yes", "no", "undecided", "unknown"]
 
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 
 DECISION_RULE = (
-    "A claim compares two trainings seed by seed: d is the mean of the differences, ± the half "
-    "width of its 95% interval by Student's t over the seeds. Yes: the interval lies on the "
-    "claim's side of 0. No: it lies on the other side. Undecided: it holds 0, or there is one seed "
-    "alone. Unknown: a run is missing."
+    "A hypothesis compares two trainings seed by seed. The value is the mean difference, ± the "
+    "half width of its 95% confidence interval (Student's t over the seeds). Yes: the interval "
+    "lies on the predicted side of 0. No: it lies on the other side. Undecided: it contains 0, or "
+    "there is only one seed. Unknown: a run is missing."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class SeedStatistics:
-    """Mean over seeds and their standard deviation (n - 1); the latter None of one seed."""
+    """Mean over seeds and sample standard deviation (n - 1), None for one seed."""
 
     mean: float
     deviation: float | None
@@ -30,7 +30,7 @@ class SeedStatistics:
 
 
 def seed_statistics(values: Iterable[float | None]) -> SeedStatistics | None:
-    """Of all that is known; None where nothing is."""
+    """Return the statistics of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -43,27 +43,27 @@ def seed_statistics(values: Iterable[float | None]) -> SeedStatistics | None:
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
-    """Mean of b - a over seeds, and half of its interval; None of one seed."""
+    """Mean of b - a over seeds, and half width of its confidence interval, None for one seed."""
 
     mean: float
-    half: float | None
+    half_width: float | None
     count: int
 
     def verdict(self, sign: int) -> Verdict:
-        """Whether b is above a (sign 1) or below it (-1)."""
-        if self.half is None or abs(self.mean) <= self.half:
+        """Return whether b is above a (sign 1) or below it (sign -1)."""
+        if self.half_width is None or abs(self.mean) <= self.half_width:
             return "undecided"
         return "yes" if self.mean * sign > 0 else "no"
 
 
 def paired_difference(a: BySeed, b: BySeed) -> PairedDifference | None:
-    """b - a over the seeds that both have a value of; None where there is no such seed."""
+    """Return b - a over the seeds for which both have a value; None if there are none."""
     pairs = [(a[seed], b[seed]) for seed in sorted(a.keys() & b.keys())]
-    found = seed_statistics([y - x for x, y in pairs if x is not None and y is not None])
-    if found is None:
+    statistics = seed_statistics([y - x for x, y in pairs if x is not None and y is not None])
+    if statistics is None:
         return None
-    half = None
-    if found.deviation is not None:
-        quantile = float(stdtrit(found.count - 1, 0.5 + LEVEL / 2))
-        half = quantile * found.deviation / math.sqrt(found.count)
-    return PairedDifference(found.mean, half, found.count)
+    half_width = None
+    if statistics.deviation is not None:
+        quantile = float(stdtrit(statistics.count - 1, 0.5 + CONFIDENCE_LEVEL / 2))
+        half_width = quantile * statistics.deviation / math.sqrt(statistics.count)
+    return PairedDifference(statistics.mean, half_width, statistics.count)

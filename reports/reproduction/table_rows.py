@@ -1,46 +1,51 @@
-"""Rows of the paper's tables: what each is called, which training it is, where the paper has it."""
+"""Rows of the paper's tables: label, training, and the published result."""
 
 from dataclasses import dataclass
 
-from mpdiag.config import Published
+from mpdiag.config import PaperResult
 
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """A row; `training` is a name in `mpdiag.reproduce.experiments`.
+    """A row of a table.
 
-    `paper` is where the paper has the row, `beside` where it has it on another data set. `group` is
-    what the rows of a part of the table differ in.
+    Attributes:
+        training: name in `mpdiag.reproduce.experiments`.
+        paper: the published row.
+        also_paper: the published row on another data set.
+        group: what the rows of this part of the table differ in.
     """
 
     label: str
     training: str
-    paper: Published | None = None
-    beside: Published | None = None
+    paper: PaperResult | None = None
+    also_paper: PaperResult | None = None
     group: str = ""
 
 
-def _table4(row: int) -> Published:
-    return Published(table="table4_components_coco_r50_ap", row={"row": row}, results=("ep12",))
+def _table4(row: int) -> PaperResult:
+    return PaperResult(table="table4_components_coco_r50_ap", row={"row": row}, results=("ep12",))
 
 
-def _row(table: str, group: str, label: str, training: str, theirs: str = "") -> TableRow:
-    """A row of a table with groups; `theirs` is the paper's name for it, if another."""
-    row = {group: theirs or label.lower()}
-    published = Published(table=f"{table}_coco_r50_12ep_ap", row=row, results=("AP",))
+def _grouped_row(
+    table: str, group: str, label: str, training: str, paper_label: str = ""
+) -> TableRow:
+    """Return a row of a table with groups; `paper_label` is the paper's label if it differs."""
+    row = {group: paper_label or label.lower()}
+    published = PaperResult(table=f"{table}_coco_r50_12ep_ap", row=row, results=("AP",))
     return TableRow(label, training, published, group=group[0].upper() + group[1:])
 
 
-def _table7(method: str) -> Published:
+def _table7(method: str) -> PaperResult:
     results = ("AP", "AP_S", "AP_M", "AP_L", "params", "flops", "fps")
-    return Published(table="table7_coco_r50_12ep", row={"method": method}, results=results)
+    return PaperResult(table="table7_coco_r50_12ep", row={"method": method}, results=results)
 
 
-def table3(data: str, method: str) -> Published:
-    """The R50 row of a method on a data set."""
+def table3(data: str, method: str) -> PaperResult:
+    """Return the published R50 row of a method on a data set."""
     row = {"data": data, "method": method, "backbone": "R50"}
     results = ("AP", "AP_S", "AP_M", "AP_L", "hours_ins")
-    return Published(table="table3_training_length", row=row, results=results)
+    return PaperResult(table="table3_training_length", row=row, results=results)
 
 
 TABLES: dict[str, tuple[TableRow, ...]] = {
@@ -54,7 +59,7 @@ TABLES: dict[str, tuple[TableRow, ...]] = {
             "Mask2Former",
             "baseline",
             table3("COCO", "Mask2Former"),
-            beside=table3("ADE20K", "Mask2Former"),
+            also_paper=table3("ADE20K", "Mask2Former"),
         ),
         TableRow("MP-Former, 72% of the steps", "mp-72-percent", table3("COCO", "MP-Former")),
         TableRow("MP-Former, half of the steps", "mp-half", table3("ADE20K", "MP-Former")),
@@ -67,19 +72,19 @@ TABLES: dict[str, tuple[TableRow, ...]] = {
         TableRow("5: 4 + all-layer MP", "mp-all-layers", _table4(5)),
     ),
     "table5": (
-        _row("table5", "layers", "First layer", "mp-first-layer"),
-        _row("table5", "layers", "First three layers", "mp-label-noise"),
-        _row("table5", "layers", "All layers", "mp-all-layers"),
-        _row("table5", "noise", "No noise", "mp-label-noise"),
-        _row("table5", "noise", "Point noise", "mp-point-noise", "point"),
-        _row("table5", "noise", "Shifting", "mp-shift-noise"),
-        _row("table5", "noise", "Scaling", "mp-scale-noise"),
+        _grouped_row("table5", "layers", "First layer", "mp-first-layer"),
+        _grouped_row("table5", "layers", "First three layers", "mp-label-noise"),
+        _grouped_row("table5", "layers", "All layers", "mp-all-layers"),
+        _grouped_row("table5", "noise", "No noise", "mp-label-noise"),
+        _grouped_row("table5", "noise", "Point noise", "mp-point-noise", "point"),
+        _grouped_row("table5", "noise", "Shifting", "mp-shift-noise"),
+        _grouped_row("table5", "noise", "Scaling", "mp-scale-noise"),
     ),
     "table6": (
-        _row("table6", "feature map", "Coarse to fine", "mp-all-layers"),
-        _row("table6", "feature map", "All large", "mp-all-large"),
-        _row("table6", "assignment in MP part", "Matched", "mp-match", "match"),
-        _row("table6", "assignment in MP part", "Hard assignment", "mp-label-noise"),
+        _grouped_row("table6", "feature map", "Coarse to fine", "mp-all-layers"),
+        _grouped_row("table6", "feature map", "All large", "mp-all-large"),
+        _grouped_row("table6", "assignment in MP part", "Matched", "mp-match", "match"),
+        _grouped_row("table6", "assignment in MP part", "Hard assignment", "mp-label-noise"),
     ),
     "table7": (
         TableRow("Mask2Former", "baseline", _table7("Mask2Former")),
@@ -89,7 +94,7 @@ TABLES: dict[str, tuple[TableRow, ...]] = {
     "figure1": (TableRow("Mask2Former", "baseline"),),
     "figure4": (),
 }
-"""Rows of all that can be asked for; Figure 4 needs no training."""
+"""Target of `mpdiag reproduce` -> rows; Figure 4 needs no training."""
 
 TABLE3_AS_PUBLISHED: tuple[TableRow, ...] = (
     TableRow(
@@ -103,4 +108,4 @@ TABLE3_AS_PUBLISHED: tuple[TableRow, ...] = (
     ),
     TableRow("ADE20K: MP-Former, 80k steps", "ade20k-mp-former-80k", table3("ADE20K", "MP-Former")),
 )
-"""Table 3 at the size of the paper, where it has two data sets."""
+"""Rows of Table 3 at size paper, on two data sets."""

@@ -1,4 +1,4 @@
-"""What a training directory says of its steps: how many, how fast (metrics.json)."""
+"""Number and duration of a training's steps, from its metrics.json."""
 
 import json
 import statistics
@@ -6,18 +6,18 @@ from pathlib import Path
 
 
 def logged_steps(directory: Path) -> int:
-    """Steps that a training has logged."""
+    """Return the number of steps that the training has logged."""
     return max((int(line["iteration"]) + 1 for line in _lines(directory)), default=0)
 
 
 def seconds_per_step(directory: Path) -> float | None:
-    """Median seconds of a step; None where none is logged."""
+    """Return the median seconds of a step; None if no step is logged."""
     values = [line["time"] for line in _lines(directory)]
     return statistics.median(values) if values else None
 
 
 def training_seconds(directory: Path) -> float | None:
-    """Seconds of all steps together, without evaluations and pauses; None where none is logged."""
+    """Return the seconds of all steps, without evaluations and pauses; None if none is logged."""
     lines = _lines(directory)
     before = [0, *(int(line["iteration"]) + 1 for line in lines)]
     total = sum(
@@ -28,7 +28,7 @@ def training_seconds(directory: Path) -> float | None:
 
 
 def _lines(directory: Path) -> list[dict[str, float]]:
-    """Logged steps; each has the seconds of a step since the one before."""
+    """Return the logged steps; `time` is the seconds of a step since the line before."""
     try:
         text = (directory / "metrics.json").read_text(encoding="utf-8")
     except OSError:
@@ -38,7 +38,7 @@ def _lines(directory: Path) -> list[dict[str, float]]:
         try:
             values = json.loads(line)
         except ValueError:
-            break  # torn by a crash; nothing after it counts
+            break  # a crash cut this line off
         if "time" in values:
             lines.append(values)
     return lines

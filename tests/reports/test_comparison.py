@@ -1,4 +1,4 @@
-"""The comparison of two runs on the terminal and in files."""
+"""Tables and files of the comparison of two runs."""
 
 import csv
 import io
@@ -42,13 +42,13 @@ def test_tables_for_the_terminal(found: Comparison) -> None:
     assert f"{100 * row['difference']:+.1f}" in text
     assert f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}" in text
     assert "AP" in text and "25.0" in text and "+0.0" in text
-    assert "Images by Util of all layers" in text and "disc" in text
+    assert "Images by Util over all layers" in text and "disc" in text
     lines = [line.split() for line in text.splitlines()]
     assert ["settings.short_side", "n/a", "736"] in lines
     assert ["settings.note", "n/a", "[b]"] in lines
 
 
-def test_a_name_is_no_formula_in_a_csv(found: Comparison, tmp_path: Path) -> None:
+def test_csv_escapes_formulas(found: Comparison, tmp_path: Path) -> None:
     moved = found.moved_classes.assign(**{"class": "=1+1"})
     write_comparison(replace(found, moved_classes=moved), tmp_path / "x.csv")
     rows = list(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
@@ -70,5 +70,5 @@ def test_files(found: Comparison, tmp_path: Path) -> None:
         "layers", "scores", "moved_images", "moved_classes"
     }  # fmt: skip
     assert float(rows[0]["low"]) == pytest.approx(found.layers["low"][0])
-    with pytest.raises(ConfigError, match=r"x\.txt: give a file that ends in \.json or \.csv"):
+    with pytest.raises(ConfigError, match=r"x\.txt: unknown suffix; give a \.json or \.csv file"):
         write_comparison(found, tmp_path / "x.txt")

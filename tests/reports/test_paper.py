@@ -1,9 +1,9 @@
-from mpdiag.config import Published
+from mpdiag.config import PaperResult
 from reports import paper
 
 
 def test_table1_as_published() -> None:
-    """Figures read off the paper's Table 1; None where our copy is not legible."""
+    """Values of the paper's Table 1; None if not available."""
     baseline, first, every = paper.table1()
     assert baseline.model == "Mask2Former"
     assert baseline.miou_l == (0.23, 0.503, 0.595, 0.697, 0.701, None, 0.786, 0.763, 0.76)
@@ -15,10 +15,12 @@ def test_table1_as_published() -> None:
 
 
 def test_results_as_published() -> None:
-    """Figures read off the paper's Tables 2, 4, 5 and 6."""
+    """Values of the paper's Tables 2, 4, 5 and 6."""
     row = {"method": "MP-Former", "backbone": "R50"}
     results = ("PQ", "AP_Th_pan", "mIoU_pan")
-    found = paper.published(Published(table="table2_ade20k_val", row=row, results=results))
+    found = paper.published_results(
+        PaperResult(table="table2_ade20k_val", row=row, results=results)
+    )
     assert found == {"PQ": 40.8, "AP_Th_pan": 27.1, "mIoU_pan": 48.3}
     for table, where, column, figure in [
         ("table4_components_coco_r50_ap", {"row": 3}, "ep50", 44.2),
@@ -26,5 +28,5 @@ def test_results_as_published() -> None:
         ("table6_coco_r50_12ep_ap", {"assignment in MP part": "match"}, "AP", 39.4),
         ("cityscapes_val", {}, "AP", None),
     ]:
-        reference = Published(table=table, row=where, results=(column,))
-        assert paper.published(reference) == {"AP": figure}
+        reference = PaperResult(table=table, row=where, results=(column,))
+        assert paper.published_results(reference) == {"AP": figure}

@@ -9,28 +9,28 @@ from rich.console import Console
 from mpdiag.errors import RunError
 from mpdiag.store import Run
 from reports.formatting import UNAVAILABLE
-from reports.table1 import build_table, open_runs, print_table, run_labels
+from reports.table1 import build_table1, open_runs, run_labels, terminal_table
 
 MakeRun = Callable[..., Path]
 
 
-def test_values_are_those_of_the_summary(tmp_path: Path, make_run: MakeRun) -> None:
+def test_values_of_the_summary(tmp_path: Path, make_run: MakeRun) -> None:
     path = make_run(tmp_path / "run", part="piloted")
-    table = build_table([Run.open(path)])
+    table = build_table1([Run.open(path)])
     summary = json.loads((path / "summary.json").read_text())
-    run, *published = table.series
+    run, *published = table.rows
     assert run.miou_l == tuple(layer["miou_l"] for layer in summary["layers"])
     assert run.util == tuple(layer["util"] for layer in summary["layers"])
     assert run.piloted
-    assert [series.name for series in published] == ["Mask2Former", "MP training", "Multi-layer MP"]
-    assert [series.piloted for series in published] == [False, True, True]
+    assert [row.name for row in published] == ["Mask2Former", "MP training", "Multi-layer MP"]
+    assert [row.piloted for row in published] == [False, True, True]
     assert table.cells(run, "util") == [f"{100 * value:.1f}" for value in run.util if value]
 
 
-def test_cells_that_have_no_figure(tmp_path: Path, make_run: MakeRun) -> None:
+def test_cells_without_value(tmp_path: Path, make_run: MakeRun) -> None:
     # One image, and image 1 has no objects: there is nothing to average for Util.
-    table = build_table([Run.open(make_run(tmp_path / "run", images=1, layers=11))])
-    run, baseline = table.series[0], table.series[1]
+    table = build_table1([Run.open(make_run(tmp_path / "run", images=1, layers=11))])
+    run, baseline = table.rows[0], table.rows[1]
     assert table.num_layers == 11
     assert table.cells(run, "util") == ["n/a"] * 11
     assert table.cells(baseline, "util")[4:] == [
@@ -44,14 +44,14 @@ def test_cells_that_have_no_figure(tmp_path: Path, make_run: MakeRun) -> None:
     ]
 
 
-def test_columns_reach_the_deepest_run(tmp_path: Path, make_run: MakeRun) -> None:
+def test_number_of_layer_columns(tmp_path: Path, make_run: MakeRun) -> None:
     short = Run.open(make_run(tmp_path / "short", layers=3))
-    table = build_table([short])
+    table = build_table1([short])
     assert table.num_layers == 9
-    assert table.cells(table.series[0], "miou_l")[3:] == [""] * 6
+    assert table.cells(table.rows[0], "miou_l")[3:] == [""] * 6
 
 
-def test_runs_of_the_same_name_are_numbered(tmp_path: Path, make_run: MakeRun) -> None:
+def test_equal_names_are_numbered(tmp_path: Path, make_run: MakeRun) -> None:
     runs = [
         Run.open(make_run(tmp_path / "a", images=1, name="MP")),
         Run.open(make_run(tmp_path / "b", images=1, name="MP", part="piloted")),
@@ -61,8 +61,8 @@ def test_runs_of_the_same_name_are_numbered(tmp_path: Path, make_run: MakeRun) -
     assert run_labels(runs) == ["MP (1)", "MP", "MP (2)", "baseline"]
 
 
-def test_no_run_is_refused() -> None:
-    with pytest.raises(RunError, match=r"^No run was given: name at least one run directory"):
+def test_no_run() -> None:
+    with pytest.raises(RunError, match="no run; give at least one run directory"):
         open_runs([])
 
 
@@ -71,7 +71,7 @@ def test_table_on_the_terminal(tmp_path: Path, make_run: MakeRun, width: int) ->
     path = make_run(tmp_path / "run", name="[bold]MP[/] [/nonsense]", part="piloted")
     console = Console(width=width, file=io.StringIO())
     with console.capture() as capture:
-        console.print(print_table([path]))
+        console.print(terminal_table([path]))
     text = capture.get()
     lines = text.splitlines()
     assert all(len(line) <= width for line in lines)

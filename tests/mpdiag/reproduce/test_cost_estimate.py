@@ -1,4 +1,4 @@
-"""What is left to do, and what a machine has room for."""
+"""Estimated cost of a reproduction, and number of concurrent trainings of a machine."""
 
 import json
 from pathlib import Path
@@ -6,52 +6,56 @@ from pathlib import Path
 import pytest
 import torch
 
-from mpdiag.reproduce import SIZES, ReproductionOptions, find_size, pace, run, scheduler
+from mpdiag.reproduce import SIZES, ReproductionOptions, cost_estimate, run, scheduler, select_size
 from mpdiag.reproduce.cost_estimate import estimate_cost
-from mpdiag.reproduce.directory import Job, ReproductionDirectory, command
+from mpdiag.reproduce.directory import Job
 from mpdiag.reproduce.scheduler import plan_machine
 
 
 @pytest.fixture
-def request_of_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReproductionOptions:
-    """The baseline with two seeds, whose first steps take half a second."""
-    monkeypatch.setattr(pace, "_first_steps", lambda config, size: (0.5, 1000))
-    return ReproductionOptions(["figure1"], find_size("tiny"), [0, 1], tmp_path / "out")
+def two_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReproductionOptions:
+    """Return options of the baseline with two seeds; a step takes half a second."""
+    monkeypatch.setattr(cost_estimate, "_time_first_steps", lambda config, size: (0.5, 1000))
+    return ReproductionOptions(["figure1"], select_size("tiny"), [0, 1], tmp_path / "out")
 
 
-def test_time_is_steps_left_times_their_seconds(request_of_two: ReproductionOptions) -> None:
-    trainings, layout, size = request_of_two.trainings(), request_of_two.layout, find_size("tiny")
-    found = estimate_cost(trainings, layout, size, val_images=0)
+def test_time_is_remaining_steps_times_seconds_per_step(two_seeds: ReproductionOptions) -> None:
+    trainings, directory, size = two_seeds.trainings(), two_seeds.directory, two_seeds.size
+    found = estimate_cost(trainings, directory, size, val_images=0)
     assert (found.trainings, found.analyses) == (2, 2)
     assert found.seconds == pytest.approx(2 * 1500 * 0.5)
-    assert found.measured_on == "4 steps"
-    more = estimate_cost(trainings, layout, size, val_images=1000)
+    assert found.basis == "4 steps"
+    more = estimate_cost(trainings, directory, size, val_images=1000)
     assert more.seconds is not None and more.seconds > found.seconds and more.disk > found.disk
 
 
-def test_earlier_steps_tell_better_and_what_is_done_is_not_counted(
-    request_of_two: ReproductionOptions,
+def test_logged_steps_give_the_time_and_finished_jobs_cost_nothing(
+    two_seeds: ReproductionOptions,
 ) -> None:
-    trainings, layout, size = request_of_two.trainings(), request_of_two.layout, find_size("tiny")
+    trainings, directory, size = two_seeds.trainings(), two_seeds.directory, two_seeds.size
     for trained, steps in zip(trainings, (1500, 500), strict=True):
-        directory = layout.training(trained.key)
-        directory.mkdir(parents=True)
+        output = directory.training(trained.name)
+        output.mkdir(parents=True)
         line = json.dumps({"iteration": steps - 1, "time": 0.2})
-        (directory / "metrics.json").write_text(line + "\n")
-    (layout.training(trainings[0].key) / "model_final.pth").touch()
-    found = estimate_cost(trainings, layout, size, val_images=0)
+        (output / "metrics.json").write_text(line + "\n")
+    (directory.training(trainings[0].name) / "model_final.pth").touch()
+    found = estimate_cost(trainings, directory, size, val_images=0)
     assert (found.trainings, found.analyses) == (1, 2)
     assert found.seconds == pytest.approx(1000 * 0.2)
-    assert found.measured_on == "steps of earlier runs"
+    assert found.basis == "steps of earlier runs"
 
 
-def test_it_is_said_in_words(request_of_two: ReproductionOptions) -> None:
-    found = estimate_cost(request_of_two.trainings(), request_of_two.layout, find_size("tiny"), 0)
+def test_description_of_the_cost(two_seeds: ReproductionOptions) -> None:
+    found = estimate_cost(two_seeds.trainings(), two_seeds.directory, two_seeds.size, 0)
     machine = scheduler.Machine(({}, {}), 1, "here")
-    said = run._in_words(found, 2, machine)
-    assert "2 of 2 trainings and 2 analyses are to be done on here, 2 trainings at a time" in said
-    assert "about 12 min (estimated from 4 steps)" in said and "MiB of disk" in said
-    assert [run._duration(seconds) for seconds in (89, 90, 5400)] == ["89 s", "2 min", "1 h 30 min"]
+    text = run._describe_cost(found, 2, machine)
+    assert "2 of 2 trainings and 2 analyses to run on here, 2 trainings at a time" in text
+    assert "about 12 min (estimated from 4 steps)" in text and "MiB of disk" in text
+    assert [run._format_duration(seconds) for seconds in (89, 90, 5400)] == [
+        "89 s",
+        "2 min",
+        "1 h 30 min",
+    ]
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, gpus: int, cores: int, free: int) -> None:
@@ -65,12 +69,16 @@ def test_one_at_a_time_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     machine(monkeypatch, gpus=0, cores=8, free=0)
     monkeypatch.setattr(scheduler, "_CPUINFO", tmp_path / "cpuinfo")
     found = plan_machine(SIZES["tiny"], None)
-    assert (found.slots, found.processes, found.where) == (({},), 1, "8 CPU cores")
+    assert (found.slots, found.processes_per_training, found.description) == (
+        ({},),
+        1,
+        "8 CPU cores",
+    )
     assert str(found) == "8 CPU cores, 1 training at a time"
     assert plan_machine(SIZES["tiny"], 3).slots == ({"OMP_NUM_THREADS": "2"},) * 3
 
 
-def test_a_cpu_is_named_where_linux_names_it(
+def test_description_names_the_processor_on_linux(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     machine(monkeypatch, gpus=0, cores=2, free=0)
@@ -85,22 +93,20 @@ def test_a_cpu_is_named_where_linux_names_it(
     ("gpus", "cores", "free", "count"),
     [(1, 64, 79, 19), (1, 16, 79, 8), (2, 64, 22, 10), (1, 16, 2, 1), (1, 1, 79, 1)],
 )
-def test_as_many_as_memory_and_cores_allow(
+def test_memory_and_cores_limit_concurrent_trainings(
     monkeypatch: pytest.MonkeyPatch, gpus: int, cores: int, free: int, count: int
 ) -> None:
     machine(monkeypatch, gpus, cores, free)
     found = plan_machine(SIZES["small"], None)
-    assert len(found.slots) == count and found.processes == 1
+    assert len(found.slots) == count and found.processes_per_training == 1
     used = [slot["CUDA_VISIBLE_DEVICES"] for slot in found.slots]
     assert used == [str(number % gpus) for number in range(count)]
 
 
-def test_size_paper_takes_all_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_size_paper_uses_all_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine(monkeypatch, gpus=4, cores=64, free=79)
     found = plan_machine(SIZES["paper"], None)
-    assert (found.slots, found.processes) == (({},), 4)
-    words = command(
-        Job("one", ("train", "recipe"), ReproductionDirectory(tmp_path).training("one")), 4
-    )
+    assert (found.slots, found.processes_per_training) == (({},), 4)
+    words = Job("one", ("train", "recipe"), tmp_path).command(4)
     assert words[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"]
     assert words[-4:] == ["-m", "mpdiag", "train", "recipe"]

@@ -1,4 +1,4 @@
-"""Whose directory it is, and what of it is finished."""
+"""Jobs of a reproduction, finished ones, and the manifest."""
 
 import json
 from pathlib import Path
@@ -6,71 +6,85 @@ from pathlib import Path
 import pytest
 
 from mpdiag.errors import RunError
-from mpdiag.reproduce import ReproductionOptions, find_size
+from mpdiag.reproduce import ReproductionOptions, select_size
 from mpdiag.reproduce.directory import ReproductionDirectory
 
 CALL = {"command": "mpdiag reproduce", "started": "2026-01-01", "machine": "here"}
 
 
-def request(path: Path, *changes: str) -> ReproductionOptions:
-    return ReproductionOptions(["table1"], find_size("tiny", changes), [0], path / "out")
+def make_options(path: Path, *changes: str) -> ReproductionOptions:
+    return ReproductionOptions(["table1"], select_size("tiny", changes), [0], path / "out")
 
 
-def test_a_piloted_training_has_two_analyses_and_each_a_directory(tmp_path: Path) -> None:
-    layout = ReproductionDirectory(tmp_path)
-    baseline, piloted, _ = request(tmp_path).trainings()
-    assert [step.name for step in layout.steps(baseline)] == [
+def test_a_training_with_an_mp_part_has_two_analysiss(tmp_path: Path) -> None:
+    directory = ReproductionDirectory(tmp_path)
+    baseline, piloted, _ = make_options(tmp_path).trainings()
+    assert [job.name for job in directory.jobs(baseline)] == [
         "baseline-seed-0", "baseline-seed-0-matching",
     ]  # fmt: skip
-    train, matching, part = layout.steps(piloted)
-    assert train.words[:2] == ("train", "synthetic-tiny") and "--resume" in train.words
-    assert "pilot.layers=1" in train.words
+    train, matching, part = directory.jobs(piloted)
+    assert train.arguments[:2] == ("train", "synthetic-tiny") and "--resume" in train.arguments
+    assert "pilot.layers=1" in train.arguments
     assert matching.output == tmp_path / "runs" / "mp-first-layer-seed-0-matching"
-    assert part.words[part.words.index("--part") + 1] == "piloted"
+    assert part.arguments[part.arguments.index("--part") + 1] == "piloted"
 
 
-def test_what_is_finished(tmp_path: Path) -> None:
-    train, analyse = ReproductionDirectory(tmp_path).steps(request(tmp_path).trainings()[0])
-    assert not train.finished and not analyse.finished
+def test_finished_jobs(tmp_path: Path) -> None:
+    train, analysis = ReproductionDirectory(tmp_path).jobs(make_options(tmp_path).trainings()[0])
+    assert not train.finished and not analysis.finished
     train.output.mkdir(parents=True)
     (train.output / "model_final.pth").touch()
-    analyse.output.mkdir(parents=True)
-    (analyse.output / "run.json").write_text('{"finished": false}')
-    assert train.finished and not analyse.finished
-    (analyse.output / "run.json").write_text('{"finished": true}')
-    (analyse.output / "summary.json").write_text("{}")
-    assert analyse.finished
+    analysis.output.mkdir(parents=True)
+    (analysis.output / "run.json").write_text('{"finished": false}')
+    assert train.finished and not analysis.finished
+    (analysis.output / "run.json").write_text('{"finished": true}')
+    (analysis.output / "summary.json").write_text("{}")
+    assert analysis.finished
 
 
-def test_a_directory_remembers_its_trainings_and_every_call(tmp_path: Path) -> None:
-    first, more = (
-        request(tmp_path),
-        ReproductionOptions(["table7"], find_size("tiny"), [0], tmp_path / "out"),
-    )
+def test_the_manifest_has_all_trainings_and_calls(tmp_path: Path) -> None:
+    first = make_options(tmp_path)
+    more = ReproductionOptions(["table7"], select_size("tiny"), [0], tmp_path / "out")
     for one in (first, more, first):
-        one.layout.register("tiny", one.trainings(), CALL)
-    held = json.loads((tmp_path / "out" / "reproduce.json").read_text())
-    assert set(held["trainings"]) == {
+        one.directory.register("tiny", one.trainings(), CALL)
+    manifest = json.loads((tmp_path / "out" / "reproduce.json").read_text())
+    assert set(manifest["trainings"]) == {
         f"{name}-seed-0"
         for name in ("baseline", "mp-first-layer", "mp-all-layers", "fixed-matching",
                      "auxiliary-loss")
     }  # fmt: skip
-    assert len(held["calls"]) == 3
+    assert len(manifest["calls"]) == 3
 
 
-def test_what_a_directory_must_not_be(tmp_path: Path) -> None:
-    one = request(tmp_path)
-    one.layout.register("tiny", one.trainings(), CALL)
+def test_an_unsuitable_directory_is_an_error(tmp_path: Path) -> None:
+    one = make_options(tmp_path)
+    one.directory.register("tiny", one.trainings(), CALL)
     with pytest.raises(RunError, match="size tiny"):
-        one.layout.register("small", one.trainings(), CALL)
-    other = request(tmp_path, "data.batch_size=8", "log_every=1")
+        one.directory.register("small", one.trainings(), CALL)
+    other = make_options(tmp_path, "data.batch_size=8", "log_every=1")
     with pytest.raises(RunError, match=r"baseline-seed-0 with other settings \(data.batch_size\)"):
-        other.layout.register("tiny", other.trainings(), CALL)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").touch()
+        other.directory.register("tiny", other.trainings(), CALL)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(RunError, match="other files"):
-        ReproductionDirectory(tmp_path / "mine").register("tiny", one.trainings(), CALL)
+        ReproductionDirectory(tmp_path / "other").register("tiny", one.trainings(), CALL)
     with pytest.raises(RunError, match="is a file"):
-        ReproductionDirectory(tmp_path / "mine" / "thesis.tex").register(
+        ReproductionDirectory(tmp_path / "other" / "thesis.tex").register(
             "tiny", one.trainings(), CALL
         )
+
+
+def test_settings_that_version_0_1_wrote_are_compared_by_their_new_names(tmp_path: Path) -> None:
+    options = make_options(tmp_path)
+    options.directory.register("tiny", options.trainings(), CALL)
+    file = tmp_path / "out" / "reproduce.json"
+    manifest = json.loads(file.read_text())
+    for training in manifest["trainings"].values():
+        schedule, model = training["schedule"], training["model"]
+        schedule["drops"] = schedule.pop("milestones")
+        model["heads"] = model.pop("num_heads")
+    file.write_text(json.dumps(manifest))
+    options.directory.register("tiny", options.trainings(), CALL)
+    changed = make_options(tmp_path, "model.num_heads=2")
+    with pytest.raises(RunError, match=r"other settings \(model.num_heads\)"):
+        changed.directory.register("tiny", changed.trainings(), CALL)

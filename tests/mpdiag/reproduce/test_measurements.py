@@ -1,4 +1,4 @@
-"""IoU of noised masks against the paper's bounds, and what a model costs."""
+"""IoU of noised masks against the paper's bounds."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def test_point_noise_keeps_to_the_bound_of_eq_4(overlap: dict) -> None:
     assert stronger < milder < 1
 
 
-def test_rows_tell_of_the_same_masks(overlap: dict) -> None:
+def test_all_rows_have_the_same_masks(overlap: dict) -> None:
     counts = {row["masks"] for row in overlap["rows"] if row["noise"] != "box shift"}
     assert len(counts) == 1
     for row in overlap["rows"]:
@@ -42,7 +42,7 @@ def test_rows_tell_of_the_same_masks(overlap: dict) -> None:
         assert row["mean"] <= float((shares * edges[1:]).sum()) + 1e-6
 
 
-def test_examples_show_what_their_iou_says(overlap: dict) -> None:
+def test_masks_of_examples_have_their_iou(overlap: dict) -> None:
     assert {example["noise"] for example in overlap["examples"]} >= {"point", "shift", "scale"}
     for example in overlap["examples"]:
         clean, noised = ("".join(example[key]) for key in ("clean", "noised"))
@@ -51,15 +51,15 @@ def test_examples_show_what_their_iou_says(overlap: dict) -> None:
         assert example["iou"] == pytest.approx(both / either)
 
 
-def test_boxes_stay_boxes(overlap: dict) -> None:
-    """A shifted box is a box: each of its rows is the same run of cells."""
+def test_shifted_boxes_are_boxes(overlap: dict) -> None:
+    """All rows of a shifted box are equal runs of cells."""
     example = next(one for one in overlap["examples"] if one["noise"] == "box shift")
     for key in ("clean", "noised"):
         rows = {row for row in example[key] if "1" in row}
         assert len(rows) == 1 and "10" not in rows.pop().strip("0")
 
 
-def test_the_same_data_give_the_same_numbers(overlap: dict, tmp_path: Path) -> None:
+def test_equal_data_give_equal_numbers(overlap: dict, tmp_path: Path) -> None:
     generate_synthetic(tmp_path / "synthetic", train=1, val=12, size=96)
     again = noise_overlap(load_dataset("synthetic", root=tmp_path, split="val", task="instance"))
     assert again == overlap

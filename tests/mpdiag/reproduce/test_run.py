@@ -1,4 +1,4 @@
-"""A whole reproduction of a few steps: trained, analysed, measured, reported; and again."""
+"""A reproduction of a few steps from training to report, and its repetition."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mpdiag.reproduce import ReproductionOptions, find_size, reproduce
+from mpdiag.reproduce import ReproductionOptions, reproduce, select_size
 from mpdiag.store import Run
 
 QUIET = Console(quiet=True)
@@ -20,19 +20,19 @@ FEW = (
     "model.backbone={name: resnet18, channels: [8, 8, 16, 16], stem_channels: 8, norm: batch}",
     "init=null",
     "data.batch_size=2",
-    "schedule.warmup=0",
+    "schedule.warmup_iterations=0",
     "schedule.iterations=2",
 )
 
 
-def test_figures_1_and_4_from_nothing_and_again(
+def test_figures_1_and_4_and_their_repetition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
-    size = replace(find_size("tiny", FEW), images=(8, 3))
-    request = ReproductionOptions(["figure1", "figure4"], size, [3], tmp_path / "out")
-    assert reproduce(request, QUIET, plan=True) == [] and not (tmp_path / "out").exists()
-    files = reproduce(request, QUIET)
+    size = replace(select_size("tiny", FEW), num_images=(8, 3))
+    options = ReproductionOptions(["figure1", "figure4"], size, [3], tmp_path / "out")
+    assert reproduce(options, QUIET, plan=True) == [] and not (tmp_path / "out").exists()
+    files = reproduce(options, QUIET)
     run = Run.open(tmp_path / "out" / "runs" / "baseline-seed-3-matching")
     assert run.summary["num_images"] == 3
     page = (tmp_path / "out" / "reports" / "report.html").read_text()
@@ -42,7 +42,7 @@ def test_figures_1_and_4_from_nothing_and_again(
     calls = (tmp_path / "out" / "reproduce.json").read_bytes()
     weights = tmp_path / "out" / "trainings" / "baseline-seed-3" / "model_final.pth"
     trained = weights.stat().st_mtime_ns
-    assert {file: file.read_bytes() for file in reproduce(request, QUIET)} == before
+    assert {file: file.read_bytes() for file in reproduce(options, QUIET)} == before
     assert weights.stat().st_mtime_ns == trained
     assert (tmp_path / "out" / "reproduce.json").read_bytes() == calls
     assert len(json.loads(calls)["calls"]) == 1

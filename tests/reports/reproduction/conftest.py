@@ -1,4 +1,4 @@
-"""Directories of trainings and runs as `mpdiag reproduce` leaves them, with seeded numbers."""
+"""Directories of trainings and runs like those of `mpdiag reproduce`, with random values."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ STEPS = 40
 
 @pytest.fixture(scope="session")
 def trained_below(make_run: MakeRun) -> Callable[..., list[TrainedRun]]:
-    """Trainings of some targets with their runs below a path; `ap` gives that of name and seed."""
+    """Return a function that writes trainings and runs; `ap` returns the AP of a training."""
 
     def build(
         root: Path,
@@ -41,7 +41,7 @@ def trained_below(make_run: MakeRun) -> Callable[..., list[TrainedRun]]:
 def make_trained(
     tmp_path: Path, trained_below: Callable[..., list[TrainedRun]]
 ) -> Callable[..., list[TrainedRun]]:
-    """The same below a test's own path."""
+    """Return the same function for the test's own path."""
     return partial(trained_below, tmp_path)
 
 
@@ -66,8 +66,8 @@ def _trained(
 
 
 @pytest.fixture(scope="session")
-def made() -> Callable[..., ReproductionContext]:
-    """How it was made; `changes` replace what is given."""
+def make_context() -> Callable[..., ReproductionContext]:
+    """Return a function that builds a context with some values changed."""
 
     def build(targets: Sequence[str] = tuple(TABLES), **changes: Any) -> ReproductionContext:
         cost = {"parameters": 1_234_567, "multiply_adds": 226e9, "frames_per_second": 9.75,
@@ -76,7 +76,7 @@ def made() -> Callable[..., ReproductionContext]:
         values: dict[str, Any] = {
             "targets": targets,
             "size": "tiny",
-            "about": "a small model",
+            "description": "a small model",
             "command": "mpdiag reproduce all --size tiny",
             "machines": ["2 CPU cores"],
             "seeds": [0, 1],

@@ -1,4 +1,4 @@
-"""The report of a reproduction: the same bytes again, the same numbers in every format."""
+"""The report of a reproduction: deterministic, and with equal values in every format."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reports.document import write_document
-from reports.reproduction import ReproductionContext, TrainedRun, build
+from reports.reproduction import ReproductionContext, TrainedRun, build_reproduction_report
 
 MakeTrained = Callable[..., list[TrainedRun]]
 MakeContext = Callable[..., ReproductionContext]
@@ -20,26 +20,30 @@ TARGETS = ("table1", "table7", "figure1")
 
 @pytest.fixture(scope="module")
 def written(
-    tmp_path_factory: pytest.TempPathFactory, trained_below: MakeTrained, made: MakeContext
+    tmp_path_factory: pytest.TempPathFactory, trained_below: MakeTrained, make_context: MakeContext
 ) -> tuple[list[TrainedRun], dict[str, bytes]]:
-    """Trainings of two seeds, and the files of their report, on a certain day."""
+    """Return trainings with two seeds, and the files of their report on a fixed date."""
     root = tmp_path_factory.mktemp("reproduction")
     trained = trained_below(root, TARGETS, [0, 1], **SMALL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOURCE_DATE_EPOCH", "86400")
-        files = write_document(build(trained, made(TARGETS)), root / "report")
+        files = write_document(
+            build_reproduction_report(trained, make_context(TARGETS)), root / "report"
+        )
     return trained, {path.name: path.read_bytes() for path in files}
 
 
-def test_the_same_runs_give_the_same_bytes(
+def test_equal_runs_give_equal_bytes(
     tmp_path: Path,
     written: tuple[list[TrainedRun], dict[str, bytes]],
-    made: MakeContext,
+    make_context: MakeContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     trained, first = written
-    again = write_document(build(trained, made(TARGETS)), tmp_path / "again")
+    again = write_document(
+        build_reproduction_report(trained, make_context(TARGETS)), tmp_path / "again"
+    )
     assert {path.name: path.read_bytes() for path in again} == first
     assert first.keys() == {
         "report.md", "report.html", "report.tex", "report.csv", "table1.svg",
@@ -48,7 +52,7 @@ def test_the_same_runs_give_the_same_bytes(
     assert b"1970-01-02" in first["report.html"]
 
 
-def test_numbers_of_all_formats_agree_with_the_summaries(
+def test_values_of_all_formats(
     written: tuple[list[TrainedRun], dict[str, bytes]],
 ) -> None:
     trained, files = written
@@ -75,7 +79,7 @@ def test_numbers_of_all_formats_agree_with_the_summaries(
     assert f"<th>Util</th>{in_html}" in files["report.html"].decode()
 
 
-def test_what_the_paper_does_not_print_comes_from_the_summaries(
+def test_values_that_are_not_in_the_paper(
     written: tuple[list[TrainedRun], dict[str, bytes]],
 ) -> None:
     trained, files = written
@@ -101,7 +105,7 @@ def test_what_the_paper_does_not_print_comes_from_the_summaries(
     assert row.split(" | ")[-1].startswith(f"{100 * duplicates:.1f} ± ")
 
 
-def test_the_papers_figures_stand_beside_ours(
+def test_published_values(
     written: tuple[list[TrainedRun], dict[str, bytes]],
 ) -> None:
     text = written[1]["report.md"].decode()
@@ -110,41 +114,43 @@ def test_the_papers_figures_stand_beside_ours(
     assert "1.23M | 226G | 9.8 |" in text
 
 
-def test_rows_stand_in_the_papers_groups(make_trained: MakeTrained, made: MakeContext) -> None:
+def test_groups_of_rows(make_trained: MakeTrained, make_context: MakeContext) -> None:
     scores = {"mp-all-layers": 0.25, "mp-all-large": 0.125, "mp-match": 0.5, "mp-label-noise": 0.25}
     trained = make_trained(("table6",), ap=lambda name, seed: scores[name] + seed / 8, **SMALL)
-    table = build(trained, made(("table6",))).sections[1].tables[0]
-    assert table.labels == 2
+    table = build_reproduction_report(trained, make_context(("table6",))).sections[1].tables[0]
+    assert table.label_columns == 2
     assert [row.cells[:6] for row in table.rows] == [
         ("Feature map", "Coarse to fine", "31.2 ± 8.8", "+0.0 ± 0.0", "40.2", "+0.6"),
         ("", "All large", "18.8 ± 8.8", "−12.5 ± 0.0", "40.0", "+0.4"),  # noqa: RUF001
         ("Assignment in MP part", "Matched", "56.2 ± 8.8", "+25.0 ± 0.0", "39.4", "−0.2"),  # noqa: RUF001
         ("", "Hard assignment", "31.2 ± 8.8", "", "39.6", ""),
     ]
-    assert [row.first for row in table.rows] == [True, False, True, False]
+    assert [row.starts_group for row in table.rows] == [True, False, True, False]
     assert "Differences are to the row 'Hard assignment', in percentage points" in table.note
 
 
-def test_it_says_how_to_make_it_again(written: tuple[list[TrainedRun], dict[str, bytes]]) -> None:
+def test_settings_and_environment(written: tuple[list[TrainedRun], dict[str, bytes]]) -> None:
     for name in ("report.md", "report.html", "report.tex"):
         text = written[1][name].decode()
         for fact in ("mpdiag reproduce all --size tiny", "0, 1", "2 CPU cores", "torch 2.9.0"):
             assert fact in text, (name, fact)
 
 
-def test_a_page_needs_no_other_file(written: tuple[list[TrainedRun], dict[str, bytes]]) -> None:
+def test_html_needs_no_other_file(written: tuple[list[TrainedRun], dict[str, bytes]]) -> None:
     page = written[1]["report.html"].decode()
     assert "http" not in page.replace("http-equiv", "") and "<script" not in page
     assert page.count('src="data:') == page.count("<img") == 5
 
 
-def test_what_is_missing_is_named_and_explanations_stand_at_their_table(
-    make_trained: MakeTrained, made: MakeContext, tmp_path: Path
+def test_missing_runs_and_explanations(
+    make_trained: MakeTrained, make_context: MakeContext, tmp_path: Path
 ) -> None:
     trained = make_trained(["table7"], [0], images=2, queries=3, layers=2)
     shutil.rmtree(trained[1].parts["matching"])
-    how = made(["table7"], explanations={"table7": ["Few queries are ever trained <there>."]})
-    write_document(build(trained, how), tmp_path / "report")
+    context = make_context(
+        ["table7"], explanations={"table7": ["Few queries are ever trained <there>."]}
+    )
+    write_document(build_reproduction_report(trained, context), tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
     assert f"{trained[1].parts['matching'].name} does not exist" in text
     assert "> Few queries are ever trained &lt;there>." in text

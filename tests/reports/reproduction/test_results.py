@@ -1,4 +1,4 @@
-"""What is read of trainings and runs, and how what is missing is named."""
+"""Values of trainings and runs, and messages about missing ones."""
 
 import json
 import shutil
@@ -15,12 +15,12 @@ MakeTrained = Callable[..., list[TrainedRun]]
 SMALL = {"images": 3, "queries": 4, "layers": 3}
 
 
-def test_measures_are_those_of_the_summary(make_trained: MakeTrained) -> None:
+def test_values_of_the_summary(make_trained: MakeTrained) -> None:
     (one,) = make_trained(["figure1"], [0], **SMALL)
     summary = json.loads((one.parts["matching"] / "summary.json").read_text())
     layers = summary["layers"]
     results = TrainingResults.read([one])
-    for measure, expected in (
+    for metric, expected in (
         (SummaryMetric("ap", "AP"), summary["ap"]["ap"]),
         (SummaryMetric("util", "", 1), layers[0]["util"]),
         (SummaryMetric("miou_l", "", 3), layers[2]["miou_l"]),
@@ -28,23 +28,23 @@ def test_measures_are_those_of_the_summary(make_trained: MakeTrained) -> None:
         (SummaryMetric("util", ""), (layers[0]["util"] + layers[1]["util"]) / 2),
         (SummaryMetric("miou_l", ""), sum(layer["miou_l"] for layer in layers) / 3),
     ):
-        assert results.values("baseline", measure) == {0: pytest.approx(expected, abs=1e-15)}
+        assert results.values("baseline", metric) == {0: pytest.approx(expected, abs=1e-15)}
     assert results.missing == [] and results.num_layers == 3
 
 
-def test_clock_time_counts_every_step_once(make_trained: MakeTrained) -> None:
+def test_training_time_counts_every_step_once(make_trained: MakeTrained) -> None:
     (one,) = make_trained(["figure1"], [0], **SMALL)
     assert logged_steps(one.directory) == 40 and seconds_per_step(one.directory) == 0.5
     assert training_seconds(one.directory) == pytest.approx(0.5 * 40)
     assert TrainingResults.read([one]).hours("baseline") == {0: pytest.approx(20 / 3600)}
     with (one.directory / "metrics.json").open("a") as file:
-        file.write('{"iteration": 39, "ap": 0.1}\n{"iteration": 4')  # evaluation; torn line
+        file.write('{"iteration": 39, "ap": 0.1}\n{"iteration": 4')  # evaluation; incomplete line
     assert training_seconds(one.directory) == pytest.approx(0.5 * 40)
     (one.directory / "metrics.json").unlink()
     assert training_seconds(one.directory) is None and logged_steps(one.directory) == 0
 
 
-def test_missing_and_unfinished_runs_are_named(make_trained: MakeTrained, tmp_path: Path) -> None:
+def test_missing_and_unfinished_runs(make_trained: MakeTrained, tmp_path: Path) -> None:
     trained = make_trained(["table1"], [0], **SMALL)
     baseline, first, multi = trained
     (baseline.directory / "model_final.pth").unlink()

@@ -1,4 +1,4 @@
-"""Means over seeds and the rule of a claim, against statistics and scipy's paired t test."""
+"""Statistics over seeds, compared with `statistics` and with scipy's paired t test."""
 
 import statistics
 
@@ -15,7 +15,7 @@ A = {0: 0.2297, 1: 0.2319, 2: 0.2218}
 B = {0: 0.2497, 1: 0.2466, 2: 0.2532}
 
 
-def test_spread_is_mean_and_sample_deviation() -> None:
+def test_mean_and_sample_deviation() -> None:
     found = seed_statistics([*A.values(), None])
     assert found is not None and found.count == 3
     assert found.mean == pytest.approx(statistics.mean(A.values()), abs=1e-15)
@@ -28,20 +28,20 @@ def test_spread_is_mean_and_sample_deviation() -> None:
 def test_paired_difference_has_the_interval_of_a_paired_t_test() -> None:
     found = paired_difference(A, B)
     low, high = ttest_rel(list(B.values()), list(A.values())).confidence_interval(0.95)
-    assert found is not None and found.half is not None
-    assert found.mean - found.half == pytest.approx(low, abs=1e-12)
-    assert found.mean + found.half == pytest.approx(high, abs=1e-12)
+    assert found is not None and found.half_width is not None
+    assert found.mean - found.half_width == pytest.approx(low, abs=1e-12)
+    assert found.mean + found.half_width == pytest.approx(high, abs=1e-12)
 
 
-def test_seeds_are_paired_and_lonely_ones_left_out() -> None:
+def test_only_seeds_of_both_are_paired() -> None:
     found = paired_difference({0: 0.1, 1: 0.2, 3: None}, {1: 0.5, 2: 0.9, 3: 0.1})
-    assert found is not None and (found.count, found.half) == (1, None)
+    assert found is not None and (found.count, found.half_width) == (1, None)
     assert found.mean == pytest.approx(0.3)
     assert paired_difference({0: 0.1}, {1: 0.2}) is None
 
 
 @pytest.mark.parametrize(
-    ("mean", "half", "sign", "verdict"),
+    ("mean", "half_width", "sign", "verdict"),
     [
         (0.02, 0.01, 1, "yes"),
         (0.02, 0.01, -1, "no"),
@@ -52,5 +52,5 @@ def test_seeds_are_paired_and_lonely_ones_left_out() -> None:
         (0.0, 0.0, 1, "undecided"),
     ],
 )
-def test_the_rule(mean: float, half: float | None, sign: int, verdict: str) -> None:
-    assert PairedDifference(mean, half, 3).verdict(sign) == verdict
+def test_decision_rule(mean: float, half_width: float | None, sign: int, verdict: str) -> None:
+    assert PairedDifference(mean, half_width, 3).verdict(sign) == verdict

@@ -1,4 +1,4 @@
-"""Each format is parsed back and compared with the summaries."""
+"""Values and escaping of each format of the report, parsed back."""
 
 import csv
 import io
@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mpdiag.store import Run
-from mpdiag.store.consistency import COLUMNS
+from mpdiag.store import LAYER_METRICS, Run
 from mpdiag.store.transitions import TRANSITIONS
 from reports.formatting import UNAVAILABLE
 from reports.report import write_report
@@ -24,13 +23,13 @@ HOSTILE = (
 
 
 class Tables(HTMLParser):
-    """The texts of all table rows, all tags, and the addresses that the page refers to."""
+    """Texts of all table rows, all tags, and the URLs of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.rows: list[list[str]] = []
         self.tags: set[str] = set()
-        self.addresses: list[str] = []
+        self.urls: list[str] = []
         self.attributes: set[str] = set()
         self._inside = False
         self.feed(page)
@@ -38,7 +37,7 @@ class Tables(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.attributes |= {name for name, _ in attrs}
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.urls += [value or "" for name, value in attrs if name in ("src", "href")]
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
@@ -56,7 +55,7 @@ class Tables(HTMLParser):
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun) -> Path:
-    """A directory with the report of a run whose every text is hostile, and of a plain one."""
+    """Return the directory with the report of a run with hostile texts and of a plain one."""
     path = tmp_path_factory.mktemp("hostile")
     make_run(
         path / "a",
@@ -73,84 +72,87 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun) -> Path
     return path
 
 
-FURTHER = {*TRANSITIONS, *(f"{kind}: {what}" for kind, what in TRANSITIONS.items()),
-           *(column.label for column in COLUMNS.values()), "kept, both empty",
-           "mIoU-L: half of its interval", "Util: half of its interval"}  # fmt: skip
+FRACTIONS = {
+    name: metric.label for name, metric in LAYER_METRICS.items() if metric.unit == "fraction"
+}
 
 
-def test_further_tables_in_both_forms(hostile: Path) -> None:
-    page = Tables((hostile / "report.html").read_text())
-    text = (hostile / "report.md").read_text()
-    run = Run.open(hostile / "a")
-    found = run.transitions()
-    for kind, what in TRANSITIONS.items():
-        rows = found[found["transition"] == kind]
-        shares = [f"{100 * share:.1f}" for share in rows["share"]]
-        assert [f"{kind}: {what}", "", *shares] in [[row[0], *row[1:]] for row in page.rows]
-        assert f"| {kind}: {what} |  | {' | '.join(shares)} |" in text
-    for key in ("empty_masks", "matched_iou"):
-        cells = [f"{100 * layer[key]:.1f}" for layer in [run.summary["m0"], *run.summary["layers"]]]
-        assert [COLUMNS[key].label, *cells] in page.rows
-    assert sum(row[0] == "Never matched" for row in page.rows) == 1  # of the matching part alone
-
-
-def percents(run: Run, key: str) -> list[str]:
-    return [f"{100 * layer[key]:.1f}" for layer in run.summary["layers"]]
+def percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{100 * value:.1f}"
 
 
 def expected_rows(path: Path) -> list[list[str]]:
-    """Numbers of Table 1's first four rows and of the two runs' tables of conventions."""
-    runs = [Run.open(path / name) for name in "ab"]
-    rows = [percents(run, key) for run in runs for key in ("miou_l", "util")]
-    for run in runs:
-        rows += [percents(run, key) for key in ("miou_l", "miou_l_empty0", "miou_l_empty1")]
-        rows += [percents(run, key) for key in ("miou_l_matched", "empty_pairs")]
-        rows.append([f"{100 * run.summary['util_m0']:.1f}", *percents(run, "util")])
+    """Return the cells of the runs' rows in Table 1, and of each run's rows of fractions."""
+    runs = [Run.open(path / name).summary for name in "ab"]
+    rows = [
+        [percent(layer[name]) for layer in summary["layers"]]
+        for summary in runs
+        for name in ("miou_l", "util")
+    ]
+    for summary in runs:
+        for name, label in FRACTIONS.items():
+            first = summary["m0"].get(name)
+            cells = [percent(layer[name]) for layer in summary["layers"]]
+            rows.append([label, "" if first is None else percent(first), *cells])
     return rows
 
 
-def numbers(row: list[str]) -> list[str]:
-    return [cell for cell in row if re.fullmatch(r"\d+\.\d", cell)]
+def written_rows(rows: list[list[str]]) -> list[list[str]]:
+    """Return the same cells of a written report: `rows` are those of all its tables."""
+    table1 = [row[2:] for row in rows if row[1].startswith(("mIoU-L", "Util"))]
+    return table1[:4] + [row for row in rows if row[0] in FRACTIONS.values() and len(row) == 11]
 
 
-def measured(rows: list[list[str]]) -> list[list[str]]:
-    """Rows of figures without the six of the paper and those of further tables."""
-    rows = [row for row in rows if row[0] not in FURTHER]
-    found = [numbers(row) for row in rows if len(numbers(row)) > 3]
-    return found[:4] + found[10:]
+def markdown_rows(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
-def test_a_name_is_no_formula_in_the_csv(tmp_path: Path, make_run: MakeRun) -> None:
+def latex_rows(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.endswith(r" \\")]
+    return [line.removesuffix(r" \\").split(" & ") for line in lines]
+
+
+def test_transitions_in_html_and_markdown(hostile: Path) -> None:
+    page = Tables((hostile / "report.html").read_text())
+    text = (hostile / "report.md").read_text()
+    table = Run.open(hostile / "a").transitions()
+    for name, meaning in TRANSITIONS.items():
+        shares = [percent(share) for share in table[table["transition"] == name]["share"]]
+        assert [f"{name}: {meaning}", "", *shares] in page.rows
+        assert f"| {name}: {meaning} |  | {' | '.join(shares)} |" in text
+    assert sum(row[0] == "Unmatched queries" for row in page.rows) == 1  # of the matching part
+
+
+def test_csv_escapes_formulas(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "a", name="=1+1")
     write_report([run], tmp_path / "report", ("csv",))
-    with (tmp_path / "report" / "table1.csv").open() as stream:
+    with (tmp_path / "report" / "report.csv").open() as stream:
         assert {row["run"] for row in csv.DictReader(stream) if row["source"] == "run"} == {"'=1+1"}
 
 
-def test_html_shows_every_figure(hostile: Path) -> None:
+def test_values_of_html(hostile: Path) -> None:
     page = Tables((hostile / "report.html").read_text())
-    assert measured(page.rows) == expected_rows(hostile)
+    assert written_rows(page.rows) == expected_rows(hostile)
     baseline = next(row for row in page.rows if row[0] == "Mask2Former (paper)")
     assert baseline[1:] == f"mIoU-Lⁱ 23.0 50.3 59.5 69.7 70.1 {UNAVAILABLE} 78.6 76.3 76.0".split()
 
 
-def test_html_is_one_inert_file(hostile: Path) -> None:
+def test_html_needs_no_other_file_and_runs_no_script(hostile: Path) -> None:
     text = (hostile / "report.html").read_text()
     page = Tables(text)
     assert not page.tags & {"script", "iframe", "object", "embed", "link", "form", "base", "svg"}
     assert not [name for name in page.attributes if name.startswith("on")]
-    assert len(page.addresses) == 1
-    assert page.addresses[0].startswith("data:image/svg+xml;base64,")
+    assert len(page.urls) == 1
+    assert page.urls[0].startswith("data:image/svg+xml;base64,")
     assert not re.search(r"https?://|@import|url\(", text)
     assert "default-src 'none'" in text
     assert page.rows[1][0] == HOSTILE
 
 
-def test_markdown_shows_every_figure(hostile: Path) -> None:
+def test_values_of_markdown(hostile: Path) -> None:
     text = (hostile / "report.md").read_text()
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-    assert measured(rows) == expected_rows(hostile)
+    assert written_rows(markdown_rows(text)) == expected_rows(hostile)
     width: int | None = None
     for line in text.splitlines():
         if not line.startswith("|"):
@@ -159,10 +161,10 @@ def test_markdown_shows_every_figure(hostile: Path) -> None:
         cells = len(re.split(r"(?<!\\)\|", line))
         assert width in (None, cells), line
         width = cells
-    assert "![mIoU-L and Util of each layer](curves.png)" in text
+    assert "![mIoU-L and Util of each layer, for the runs and as published](curves.svg)" in text
 
 
-def test_markdown_holds_no_markup_of_a_name(hostile: Path) -> None:
+def test_markdown_escapes_markup(hostile: Path) -> None:
     text = (hostile / "report.md").read_text()
     assert "<" not in text
     assert not re.search(r"(?<!\\)\[l", text)
@@ -171,33 +173,31 @@ def test_markdown_holds_no_markup_of_a_name(hostile: Path) -> None:
     assert r"\*b\*" in text
 
 
-def test_latex_shows_every_figure(hostile: Path) -> None:
-    lines = (hostile / "table1.tex").read_text().splitlines()
-    rows = [line.removesuffix(r" \\").split(" & ") for line in lines if line.endswith(r" \\")]
-    assert measured(rows) == expected_rows(hostile)
-    assert {len(row) for row in rows} == {11}
-    text = "\n".join(lines)
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 3
-    assert r"\textbf{Mask2Former} (paper) & mIoU-L$^i$ & 23.0 & 50.3" in text
+def test_values_of_latex(hostile: Path) -> None:
+    text = (hostile / "report.tex").read_text()
+    rows = latex_rows(text)
+    assert written_rows(rows) == expected_rows(hostile)
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1 + 2 * 3 + 1
+    assert "Mask2Former (paper) & mIoU-L$^i$ & 23.0 & 50.3" in text
     assert "70.1 & -- & 78.6" in text
 
 
-def test_latex_escapes_every_special(hostile: Path) -> None:
+def test_latex_escapes_commands(hostile: Path) -> None:
     line = next(
         line
-        for line in (hostile / "table1.tex").read_text().splitlines()
-        if line.startswith(r"\textbf{\textless{}script")
+        for line in (hostile / "report.tex").read_text().splitlines()
+        if line.startswith(r"\textless{}script")
     )
     assert (
         r"50\% \textbackslash{}input\{secret\} \$a\_b\textasciicircum{}c\$ \#1 "
         r"\textasciitilde{} \& | `q`" in line
     )
     assert line.count("{") - line.count(r"\{") == line.count("}") - line.count(r"\}")
-    assert " \\# second line}" in line
+    assert r" \# second line & mIoU-L" in line
 
 
-def test_csv_holds_fractions_in_long_form(hostile: Path) -> None:
-    rows = list(csv.DictReader(io.StringIO((hostile / "table1.csv").read_text(), newline="")))
+def test_csv_has_one_row_per_value_as_fractions(hostile: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO((hostile / "report.csv").read_text(), newline="")))
     assert list(rows[0]) == ["source", "run", "part", "metric", "layer", "value"]
     run = Run.open(hostile / "a")
     found = {
