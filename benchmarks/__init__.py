@@ -1,1 +1,1 @@
-"""Measured speed, always beside something else in the same process."""
+"""Benchmarks of `mpdiag bench`: each compares implementations in one process. Not in the wheel."""

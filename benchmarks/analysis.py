@@ -1,7 +1,7 @@
-"""`mpdiag bench analyze`: what a whole analysis adds to bare inference, and matching the plain way.
+"""`mpdiag bench analyze`: overhead of an analysis over inference, and a naive baseline of matching.
 
-Bare and analysed passes take turns batch by batch in one process, so that what else the machine
-does falls on both.
+Inference and analysis of each batch run in turn in one process, which exposes both to the same load
+of the machine.
 """
 
 import time
@@ -18,16 +18,15 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.naive_analysis import IouAndMatches, mpdiag_analysis, naive_analysis
+from benchmarks.scenes import SyntheticScenes
+from benchmarks.timing import time_interleaved
 from mpdiag.analysis import analyze
-from benchmarks.naive_analysis import Measured, by_toolkit, plainly
-from benchmarks.scenes import Scenes
-from benchmarks.timing import interleaved
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.checkpoints.detectron2_config import TrainingInfo
 from mpdiag.config import LossConfig, ModelConfig
 from mpdiag.data import padded_targets
 from mpdiag.errors import ConfigError
-from mpdiag.matching import Target
 from mpdiag.models import Mask2Former
 from mpdiag.models.mask2former import padded_size
 from mpdiag.recording import record
@@ -35,72 +34,77 @@ from mpdiag.recording import record
 ROUNDS = 5  # of IoU and matching on one image
 CLOCKS = ("wall", "cpu")
 
-Seconds = tuple[float, float]  # by each of the clocks; CPU time is that of all threads
+Seconds = tuple[float, float]  # one per clock; CPU time is the sum over threads
 
 
 @dataclass(slots=True)
-class Pairs:
-    """What bare and analysed passes over the same batches took; `rest` came before the first."""
-
-    bare: list[Seconds] = field(default_factory=list)
-    analysed: list[Seconds] = field(default_factory=list)
-    rest: Seconds = (0.0, 0.0)
-
-    def added(self, clock: str) -> float:
-        """What the whole analysis, its beginning and its end too, added to all bare passes."""
-        at = CLOCKS.index(clock)
-        analysed = self.rest[at] + sum(seconds[at] for seconds in self.analysed)
-        return analysed / sum(seconds[at] for seconds in self.bare) - 1
-
-    def median_added(self, clock: str) -> float:
-        """The median over batches of what was added to a batch's bare pass."""
-        at, pairs = CLOCKS.index(clock), zip(self.bare, self.analysed, strict=True)
-        return median(analysed[at] / bare[at] - 1 for bare, analysed in pairs)
-
-
-@dataclass(slots=True)
-class AnalysisBench:
-    """What was measured.
+class PairedTimes:
+    """Times of inference and analysis of the same batches.
 
     Attributes:
-        device, threads: where.
-        images, size: how many, and their (height, width).
-        bare: median seconds of a bare pass, an image.
-        analyses: the pairs of each kind of analysis.
-        plain, ours: median seconds of IoU and matching of one image.
+        inference, analysis: times of each batch.
+        startup: time of the analysis before the first batch.
+    """
+
+    inference: list[Seconds] = field(default_factory=list)
+    analysis: list[Seconds] = field(default_factory=list)
+    startup: Seconds = (0.0, 0.0)
+
+    def overhead(self, clock: str) -> float:
+        """Return the overhead of the whole analysis as a fraction of the inference time."""
+        index = CLOCKS.index(clock)
+        analysis = self.startup[index] + sum(seconds[index] for seconds in self.analysis)
+        return analysis / sum(seconds[index] for seconds in self.inference) - 1
+
+    def median_overhead(self, clock: str) -> float:
+        """Return the median overhead of a batch as a fraction of its inference time."""
+        index, pairs = CLOCKS.index(clock), zip(self.inference, self.analysis, strict=True)
+        return median(analysis[index] / inference[index] - 1 for inference, analysis in pairs)
+
+
+@dataclass(slots=True)
+class AnalysisResults:
+    """Measurements of the benchmark.
+
+    Attributes:
+        device, threads: the machine.
+        images, size: number of images and their (height, width).
+        inference: mean seconds of inference per image.
+        analyses: times with and without AP.
+        naive, mpdiag: median seconds of IoU and matching of one image.
     """
 
     device: str
     threads: int
     images: int
     size: tuple[int, int]
-    bare: float
-    analyses: dict[str, Pairs]
-    plain: float
-    ours: float
+    inference: float
+    analyses: dict[str, PairedTimes]
+    naive: float
+    mpdiag: float
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as plain numbers and texts."""
+        """Return the results for JSON."""
         return asdict(self)
 
 
-def bench_analysis(images: int, size: tuple[int, int], model: ModelConfig) -> AnalysisBench:
-    """Analyse synthetic scenes with a model of random weights.
+def bench_analysis(images: int, size: tuple[int, int], model: ModelConfig) -> AnalysisResults:
+    """Analyze synthetic scenes with a model of random weights.
 
     Args:
-        images: how many.
-        size: their height and width in pixels.
-        model: the architecture.
+        images: number of images.
+        size: height and width of the images in pixels.
+        model: architecture of the model.
 
     Raises:
         ConfigError: fewer than 1 image.
-        AssertionError: the plain way gives other numbers.
+        AssertionError: the naive baseline computes other numbers.
     """
     if images < 1:
         raise ConfigError(f"--images {images}: give the number of images, at least 1")
-    scenes = Scenes(images, size, model.num_classes)
+    scenes = SyntheticScenes(images, size, model.num_classes)
     for index in range(images):
-        scenes[index]  # drawn now
+        scenes[index]  # drawn here and kept in memory
     torch.manual_seed(0)
     loaded = LoadedCheckpoint(
         Path("random"),
@@ -115,49 +119,49 @@ def bench_analysis(images: int, size: tuple[int, int], model: ModelConfig) -> An
             with _paired(loaded.model) as analyses[name]:
                 analyze(loaded, scenes, Path(folder) / name, evaluate=evaluate)
     device = next(loaded.model.parameters()).device
-    passes = [seconds[0] for pairs in analyses.values() for seconds in pairs.bare]
-    rivals = _iou_and_matching(loaded.model, scenes, device)
-    return AnalysisBench(
+    passes = [seconds[0] for times in analyses.values() for seconds in times.inference]
+    matching = _time_iou_and_matching(loaded.model, scenes, device)
+    return AnalysisResults(
         torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         torch.get_num_threads(),
         images,
         size,
         sum(passes) / (len(analyses) * images),
         analyses,
-        rivals["plain"],
-        rivals["ours"],
+        matching["naive"],
+        matching["mpdiag"],
     )
 
 
 @contextmanager
-def _paired(model: Mask2Former) -> Iterator[Pairs]:
-    """Before each pass of `model` a bare one of the same images, by a twin with its weights.
+def _paired(model: Mask2Former) -> Iterator[PairedTimes]:
+    """Before each forward pass of `model`, time that of a copy on the same images.
 
-    What lies between two bare passes is what the analysis took for a batch; after the last of them
-    comes all that the analysis does at its end, too.
+    The time between two passes of the copy is that of the analysis of a batch. The last one
+    includes the end of the analysis.
     """
-    pairs, twin, last = Pairs(), Mask2Former(model.config).eval(), _now()
+    times, copy, last = PairedTimes(), Mask2Former(model.config).eval(), _now()
 
     def lap() -> Seconds:
         nonlocal last
-        before, last = last, _now()
-        return last[0] - before[0], last[1] - before[1]
+        previous, last = last, _now()
+        return last[0] - previous[0], last[1] - previous[1]
 
-    def bare_pass(module: nn.Module, inputs: tuple[Sequence[Tensor]]) -> None:
-        if pairs.bare:
-            pairs.analysed.append(lap())
+    def time_inference(module: nn.Module, inputs: tuple[Sequence[Tensor]]) -> None:
+        if times.inference:
+            times.analysis.append(lap())
         else:
-            pairs.rest = lap()
-            twin.load_state_dict(model.state_dict(), assign=True)
-            twin.to(inputs[0][0].device)(*inputs)  # the first pass of a process takes longer
+            times.startup = lap()
+            copy.load_state_dict(model.state_dict(), assign=True)
+            copy.to(inputs[0][0].device)(*inputs)  # warm-up
             lap()
-        twin(*inputs)
-        pairs.bare.append(lap())
+        copy(*inputs)
+        times.inference.append(lap())
 
-    handle = model.register_forward_pre_hook(bare_pass)
+    handle = model.register_forward_pre_hook(time_inference)
     try:
-        yield pairs
-        pairs.analysed.append(lap())
+        yield times
+        times.analysis.append(lap())
     finally:
         handle.remove()
 
@@ -169,56 +173,62 @@ def _now() -> Seconds:
 
 
 @torch.inference_mode()
-def _iou_and_matching(model: Mask2Former, scenes: Scenes, device: torch.device) -> dict[str, float]:
-    """Seconds of both ways on the first scene; their numbers are compared."""
+def _time_iou_and_matching(
+    model: Mask2Former, scenes: SyntheticScenes, device: torch.device
+) -> dict[str, float]:
+    """Time both implementations on the first scene and compare their results."""
     sample = scenes[0]
-    size = padded_size([scenes.size])
-    (target,) = padded_targets([sample], size, device)
+    (target,) = padded_targets([sample], padded_size([scenes.size]), device)
     with record(model, only=["class_logits", "mask_logits"]) as recording:
         model([sample.image.to(device)])
     class_logits, mask_logits = recording.class_logits, recording.mask_logits
-    arguments: tuple[Tensor, Tensor, Target] = (class_logits, mask_logits, target)
-    found: dict[str, Measured] = {}
+    results: dict[str, IouAndMatches] = {}
 
-    def run(name: str) -> None:
-        found[name] = (plainly if name == "plain" else by_toolkit)(*arguments)
+    def run_naive() -> None:
+        results["naive"] = naive_analysis(class_logits, mask_logits, target)
 
-    rivals = {name: lambda name=name: run(name) for name in ("plain", "ours")}
-    seconds = interleaved(rivals, ROUNDS, device)
-    if not found["plain"].equals(found["ours"]):
-        raise AssertionError("the plain way gives other IoU or matches")
+    def run_mpdiag() -> None:
+        results["mpdiag"] = mpdiag_analysis(class_logits, mask_logits, target)
+
+    seconds = time_interleaved({"naive": run_naive, "mpdiag": run_mpdiag}, ROUNDS, device)
+    if not results["naive"].equals(results["mpdiag"]):
+        raise AssertionError("the naive baseline computes other IoU or matches")
     return seconds
 
 
-def analysis_table(bench: AnalysisBench) -> Table:
-    """The measurements for a terminal."""
-    height, width = bench.size
-    where = f"{bench.device}, {bench.threads} threads" if bench.device == "CPU" else bench.device
+def analysis_table(results: AnalysisResults) -> Table:
+    """Return the results as a table."""
+    height, width = results.size
+    machine = results.device
+    if machine == "CPU":
+        machine = f"CPU, {results.threads} threads"
     view = Table(
         box=rich.box.SIMPLE_HEAD,
-        title=f"{bench.images} images of {height} x {width} on {where}",
+        title=f"{results.images} images of {height} x {width} on {machine}",
         title_justify="left",
         title_style="bold",
-        caption="Bare and analysed passes take turns. Analysis: recording, matching, rows, "
-        "writing, summary. Paired: median over batches.",
+        caption="Inference and analysis run in turn. Analysis: recording, matching, rows, writing, "
+        "summary. Paired: median over batches.",
         caption_justify="left",
     )
     view.add_column("")
-    for name in ("ms an image", "added", "paired", "added, CPU time", "paired"):
+    for name in ("ms per image", "overhead", "paired", "overhead, CPU time", "paired"):
         view.add_column(name, justify="right")
-    view.add_row("bare inference", f"{1e3 * bench.bare:.1f}", *[""] * 4)
-    for name, pairs in bench.analyses.items():
-        shares = [
-            f"{share(clock):.1%}" for clock in CLOCKS for share in (pairs.added, pairs.median_added)
+    view.add_row("inference", f"{1e3 * results.inference:.1f}", *[""] * 4)
+    for name, times in results.analyses.items():
+        overheads = [
+            f"{overhead(clock):.1%}"
+            for clock in CLOCKS
+            for overhead in (times.overhead, times.median_overhead)
         ]
-        took = pairs.rest[0] + sum(seconds[0] for seconds in pairs.analysed)
-        view.add_row(f"analysis {name}", f"{1e3 * took / bench.images:.1f}", *shares)
+        total = times.startup[0] + sum(seconds[0] for seconds in times.analysis)
+        view.add_row(f"analysis {name}", f"{1e3 * total / results.images:.1f}", *overheads)
     view.add_section()
-    for name, seconds in (("plain", bench.plain), ("ours", bench.ours)):
+    for name, seconds in (("naive", results.naive), ("mpdiag", results.mpdiag)):
         view.add_row(
             f"IoU and matching, {name}",
             f"{1e3 * seconds:.1f}",
-            f"{seconds / bench.bare:.1%}",
-            f"{bench.plain / seconds:.1f} x as fast" if name == "ours" else "",
+            f"{seconds / results.inference:.1%}",
+            f"{results.naive / seconds:.1f} x as fast" if name == "mpdiag" else "",
         )
     return view

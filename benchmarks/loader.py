@@ -1,7 +1,7 @@
-"""`mpdiag bench loader`: training samples a second and core, beside those made detectron2's way.
+"""`mpdiag bench loader`: training samples per second and core, compared with a naive baseline.
 
-Ours and the other's take turns image by image, with large-scale jitter into 1024 x 1024, as the
-published models are trained on COCO. Seconds are those of the process's CPU time.
+Both create each image in turn, with large-scale jitter and crops of 1024 x 1024, as the published
+models use for COCO. Times are CPU times of the process.
 """
 
 import json
@@ -17,47 +17,53 @@ import rich.box
 import torch
 from rich.table import Table
 
-from benchmarks.naive_loader import SCALES, SIDE, PlainMapper
+from benchmarks.naive_loader import SCALES, SIDE, NaiveMapper
 from mpdiag.config import AugmentConfig, DataConfig
 from mpdiag.data import SegmentationDataset, build_augmentation, load_dataset
 from mpdiag.data.segmentation import to_rle
 from mpdiag.errors import ConfigError, DataError
 
-CORES = 16  # of the GPU machines that models are trained on
+CORES = 16  # CPU cores per GPU of a typical training machine
 
 
 @dataclass(frozen=True, slots=True)
 class LoaderTiming:
-    """Seconds of CPU time for one image of annotations in one form, plain and ours."""
+    """CPU seconds per image for one form of annotations.
+
+    Attributes:
+        form: "as annotated" or "RLE".
+        images: number of images.
+        naive, mpdiag: CPU seconds per image of each implementation.
+    """
 
     form: str
     images: int
-    plain: float
-    ours: float
+    naive: float
+    mpdiag: float
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as plain numbers and texts."""
+        """Return the timing for JSON."""
         return asdict(self)
 
 
 def bench_loader(dataset: str, *, root: Path | None, split: str, images: int) -> list[LoaderTiming]:
-    """Time both ways on a COCO data set's instances, as they are annotated and as RLE.
+    """Time both implementations on COCO instances, as annotated and converted to RLE.
 
     Args:
         dataset: a name or a COCO-format JSON file.
-        root, split: as `load_dataset` takes them.
-        images: how many, the first of the split that are annotated.
+        root, split: see `load_dataset`.
+        images: number of annotated images, from the start of the split.
 
     Raises:
         ConfigError: fewer than 1 image.
-        DataError: the data set can't be read, or isn't COCO's instances.
+        DataError: the data set cannot be read, or is not a COCO file.
     """
     if images < 1:
         raise ConfigError(f"--images {images}: give the number of images, at least 1")
     data = load_dataset(dataset, root=root, split=split, task="instance")
     path = data.annotations.path
     if path.suffix != ".json":
-        raise DataError(f"{path}: isn't a COCO file, so there is no other loader to compare with")
+        raise DataError(f"{path}: not a COCO file; the baseline reads COCO annotations only")
     timings = [_time("as annotated", data, images)]
     with _as_rle(path) as packed:
         encoded = load_dataset(str(packed), root=data.image_root, task="instance")
@@ -68,22 +74,22 @@ def bench_loader(dataset: str, *, root: Path | None, split: str, images: int) ->
 def _time(form: str, data: SegmentationDataset, images: int) -> LoaderTiming:
     config = DataConfig(augment=AugmentConfig(scale_jitter=SCALES, crop=(SIDE, SIDE)))
     transform = build_augmentation(config)
-    mapper = PlainMapper(data.annotations.path, data.image_root)
+    mapper = NaiveMapper(data.annotations.path, data.image_root)
     annotated = [index for index in range(len(data)) if data.num_objects(index)][:images]
 
-    def ours(index: int) -> object:
+    def mpdiag(index: int) -> object:
         return transform(data[index], torch.Generator().manual_seed(index))
 
-    def plain(index: int) -> object:
+    def naive(index: int) -> object:
         return mapper(data.image_ids[index], index)
 
-    seconds = {"ours": 0.0, "plain": 0.0}
-    for round_ in range(2):  # in the first round files come into the system's memory
+    seconds = {"mpdiag": 0.0, "naive": 0.0}
+    for round_ in range(2):  # the first round fills the file cache
         for index in annotated:
-            for name, make in (("ours", ours), ("plain", plain)):
+            for name, make in (("mpdiag", mpdiag), ("naive", naive)):
                 seconds[name] += round_ * _seconds(make, index)
     count = len(annotated)
-    return LoaderTiming(form, count, seconds["plain"] / count, seconds["ours"] / count)
+    return LoaderTiming(form, count, seconds["naive"] / count, seconds["mpdiag"] / count)
 
 
 def _seconds(make: Callable[[int], object], index: int) -> float:
@@ -94,7 +100,7 @@ def _seconds(make: Callable[[int], object], index: int) -> float:
 
 @contextmanager
 def _as_rle(path: Path) -> Iterator[Path]:
-    """A copy of a COCO file with all segments as compressed RLE."""
+    """Yield a copy of a COCO file with all segments as compressed RLE."""
     content = json.loads(path.read_text(encoding="utf-8"))
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     for annotation in content["annotations"]:
@@ -109,32 +115,32 @@ def _as_rle(path: Path) -> Iterator[Path]:
 
 
 def loader_table(timings: list[LoaderTiming]) -> Table:
-    """Images a second for a terminal."""
+    """Return the timings as a table of images per second."""
     view = Table(
         box=rich.box.SIMPLE_HEAD,
         title=f"Training samples of {SIDE} x {SIDE}, large-scale jitter",
         title_justify="left",
         title_style="bold",
-        caption="By CPU time. Plain: PIL, and pycocotools instance by instance at the full size, "
-        "as detectron2's mapper does it.",
+        caption="By CPU time. Naive: PIL and pycocotools, one instance at a time at full size, as "
+        "detectron2's mapper.",
         caption_justify="left",
     )
     view.add_column("segments")
     for name in (
         "images",
-        "plain, images/s and core",
-        "ours, images/s and core",
-        "times plain",
-        f"ours on {CORES} cores",
+        "naive, images/s and core",
+        "mpdiag, images/s and core",
+        "speedup",
+        f"mpdiag on {CORES} cores",
     ):
         view.add_column(name, justify="right")
     for timing in timings:
         view.add_row(
             timing.form,
             str(timing.images),
-            f"{1 / timing.plain:.1f}",
-            f"{1 / timing.ours:.1f}",
-            f"{timing.plain / timing.ours:.2f}",
-            f"{CORES / timing.ours:.0f}",
+            f"{1 / timing.naive:.1f}",
+            f"{1 / timing.mpdiag:.1f}",
+            f"{timing.naive / timing.mpdiag:.2f}",
+            f"{CORES / timing.mpdiag:.0f}",
         )
     return view

@@ -1,7 +1,7 @@
-"""`mpdiag bench memory`: how far a job lifts the memory of a process that does nothing else.
+"""`mpdiag bench memory`: peak memory of a job in a fresh process.
 
-A job prepares in a fresh process and gives back what is measured. On a GPU its allocator's peak
-counts, elsewhere the largest resident set, which the kernel keeps.
+A job prepares its inputs and returns the function to measure. On a GPU the peak is that of torch's
+allocator, on a CPU the largest resident set size.
 """
 
 import json
@@ -17,17 +17,22 @@ import rich.box
 import torch
 from rich.table import Table
 
+from benchmarks.scenes import SyntheticScenes
 from mpdiag.allocator import keep_freed_memory
 from mpdiag.analysis import analyze
-from benchmarks.scenes import Scenes
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.checkpoints.detectron2_config import TrainingInfo
-from mpdiag.config import BackboneConfig, LossConfig, ModelConfig
+from mpdiag.config import BackboneConfig, LossConfig, ModelConfig, TrainConfig
+from mpdiag.data import ClassInfo, Sample
 from mpdiag.errors import DependencyError
-from mpdiag.models import Mask2Former, ImageSizes, instance_inference
+from mpdiag.models import ImageSizes, Mask2Former, instance_inference
+from trainers.distributed import DistributedContext
+from trainers.loop import resolve
+from trainers.trainer import Trainer
 
 Job = Callable[[], Callable[[], object]]
 
+OBJECTS = 7  # mean number of objects per image of COCO
 TINY = ModelConfig(
     num_classes=7,
     backbone=BackboneConfig(name="resnet18", channels=(8, 8, 16, 16), stem_channels=8),
@@ -43,8 +48,8 @@ TINY = ModelConfig(
 
 
 @dataclass(frozen=True, slots=True)
-class Peak:
-    """Bytes that were taken before a job ran, and at the most while it did."""
+class PeakMemory:
+    """Memory in bytes before a job, and its peak during the job."""
 
     job: str
     device: str
@@ -52,24 +57,23 @@ class Peak:
     peak: int
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as plain numbers and texts."""
+        """Return the measurement for JSON."""
         return asdict(self)
 
 
-def peak_of(name: str, job: Job) -> Peak:
-    """Run a job in a fresh process, with as many threads as this one has.
+def measure_peak(name: str, job: Job) -> PeakMemory:
+    """Run a job in a fresh process with the same number of threads.
 
     Args:
-        name: of the job.
-        job: a function of a module (or a `partial` of one), which prepares and returns what is
-            measured.
+        name: name of the job.
+        job: a module-level function, or a `partial` of one, that returns the function to measure.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_measure, name, job, torch.get_num_threads()).result()
 
 
-def _measure(name: str, job: Job, threads: int) -> Peak:
+def _measure(name: str, job: Job, threads: int) -> PeakMemory:
     keep_freed_memory()  # as all commands do
     torch.set_num_threads(threads)
     run = job()
@@ -79,46 +83,76 @@ def _measure(name: str, job: Job, threads: int) -> Peak:
         run()
         torch.cuda.synchronize()
         device = torch.cuda.get_device_name()
-        return Peak(name, device, before, torch.cuda.max_memory_allocated())
+        return PeakMemory(name, device, before, torch.cuda.max_memory_allocated())
     status = Path("/proc/self/status")
     if not status.is_file():
-        raise DependencyError("bench memory reads /proc/self/status, which this system hasn't")
-    Path("/proc/self/clear_refs").write_text("5")  # the largest so far is the present one
-    before = _bytes(status, "VmRSS")
+        raise DependencyError("bench memory needs /proc/self/status; run it on Linux or with a GPU")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = _status_bytes(status, "VmRSS")
     run()
-    return Peak(name, "CPU", before, _bytes(status, "VmHWM"))
+    return PeakMemory(name, "CPU", before, _status_bytes(status, "VmHWM"))
 
 
-def _bytes(status: Path, key: str) -> int:
+def _status_bytes(status: Path, key: str) -> int:
     lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
     return int(lines[key].split()[0]) * 1024
 
 
+def training_step(config: TrainConfig, size: tuple[int, int]) -> Callable[[], object]:
+    """Return one optimizer step on a batch of random images with `OBJECTS` objects each.
+
+    Args:
+        config: a recipe; its data set is not read, and the weights are random.
+        size: height and width of the images in pixels.
+    """
+    backbone = config.model.backbone.model_copy(update={"pretrained": False})
+    model = config.model.model_copy(update={"backbone": backbone})
+    classes = [ClassInfo(index + 1, f"class {index + 1}") for index in range(model.num_classes)]
+    random_config = config.model_copy(update={"model": model, "init": None})
+    resolved = resolve(random_config, len(classes), config.data.batch_size)
+    trainer = Trainer(resolved, classes, DistributedContext.initialize())
+    generator = torch.Generator().manual_seed(0)
+    height, width = size
+
+    def sample(number: int) -> Sample:
+        image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
+        masks = torch.zeros(OBJECTS, *size, dtype=torch.bool)
+        for mask in masks:
+            y, x = torch.rand(2, generator=generator).tolist()
+            top, left = int(y * height * 0.75), int(x * width * 0.75)
+            mask[top : top + height // 4, left : left + width // 4] = True
+        labels = torch.randint(0, model.num_classes, (OBJECTS,), generator=generator)
+        return Sample(number, f"{number}.png", image, masks, labels, size)
+
+    samples = [sample(number) for number in range(config.data.batch_size)]
+    return lambda: trainer.step(samples, range(len(samples)))
+
+
 def inference(model: ModelConfig, size: tuple[int, int]) -> Callable[[], object]:
-    """One image of a size in pixels through a model, down to its instances at that size."""
+    """Return the inference of one image, including its instances at the image size."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = Mask2Former(model).eval().to(device)
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, device=device)
 
     @torch.inference_mode()
     def run() -> object:
-        found = network([image]).matching
+        matching = network([image]).matching
         height, width = network.preprocess([image]).shape[-2:]
         sizes = ImageSizes((height, width), size, size)
-        return instance_inference(found.class_logits[-1, 0], found.mask_logits[-1, 0], sizes)
+        return instance_inference(matching.class_logits[-1, 0], matching.mask_logits[-1, 0], sizes)
 
     return run
 
 
 def analysis(images: int, size: tuple[int, int], model: ModelConfig = TINY) -> Callable[[], object]:
-    """An analysis of so many synthetic scenes by a model of random weights.
+    """Return the analysis of synthetic scenes by a model with random weights.
 
-    Without AP, whose measure has to hold the detections of all images at its end.
+    It does not compute AP, which needs the detections of all images in memory.
     """
-    scenes = Scenes(images, size, model.num_classes, keep=False)
-    training_info = TrainingInfo(LossConfig(), short_side=min(size), long_side=max(size))
+    scenes = SyntheticScenes(images, size, model.num_classes, keep=False)
+    info = TrainingInfo(LossConfig(), short_side=min(size), long_side=max(size))
     network = Mask2Former(model).eval()
-    loaded = LoadedCheckpoint(Path("random"), "random weights", "", network, training_info=training_info)
+    loaded = LoadedCheckpoint(Path("random"), "random weights", "", network, training_info=info)
 
     def run() -> object:
         with TemporaryDirectory() as folder:
@@ -127,11 +161,11 @@ def analysis(images: int, size: tuple[int, int], model: ModelConfig = TINY) -> C
     return run
 
 
-def memory_table(peaks: list[Peak]) -> Table:
-    """MiB for a terminal."""
+def memory_table(peaks: list[PeakMemory]) -> Table:
+    """Return the measurements as a table in MiB."""
     view = Table(box=rich.box.SIMPLE_HEAD, title="Memory, MiB", title_justify="left")
     view.add_column("job")
-    for name in ("before", "peak", "rise"):
+    for name in ("before", "peak", "increase"):
         view.add_column(name, justify="right")
     for peak in peaks:
         sizes = (peak.before, peak.peak, peak.peak - peak.before)

@@ -1,9 +1,9 @@
-"""A training sample of COCO as detectron2's mappers make it, written down plainly.
+"""Naive baseline of training samples of COCO, as detectron2's mappers create them.
 
-The order of work is that of Mask2Former's `COCOInstanceNewBaselineDatasetMapper`: flip, resize the
-image with PIL, crop, pad; polygons get the same transforms and are drawn at the full size, instance
-by instance; masks that come as RLE are decoded, resized with PIL and cropped, one by one. Polygons
-aren't clipped to the crop, which detectron2 does with shapely and takes longer.
+The steps are those of Mask2Former's `COCOInstanceNewBaselineDatasetMapper`: flip, resize with PIL,
+crop and pad the image. Polygons are transformed and rasterised at full size, RLE masks are decoded,
+resized with PIL and cropped, one instance at a time. Unlike in detectron2, polygons are not clipped
+to the crop, which would take longer.
 """
 
 import json
@@ -20,13 +20,13 @@ from torch import Tensor
 
 SIDE = 1024
 SCALES = (0.1, 2.0)
-GREY = 128
+PADDING_VALUE = 128
 
 Pixels = npt.NDArray[np.uint8]
 
 
-class PlainMapper:
-    """Samples of a COCO file by image id: image (3, SIDE, SIDE), masks (G, SIDE, SIDE)."""
+class NaiveMapper:
+    """Create samples of a COCO file: image (3, SIDE, SIDE) and masks (G, SIDE, SIDE)."""
 
     def __init__(self, path: Path, image_root: Path) -> None:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -38,11 +38,11 @@ class PlainMapper:
                 self._annotations[annotation["image_id"]].append(annotation)
 
     def __call__(self, image_id: int, seed: int) -> tuple[Tensor, Tensor]:
-        """The sample under the geometry that a seed draws."""
+        """Return the sample of an image with random geometry from a seed."""
         with Image.open(self._root / self._images[image_id]["file_name"]) as file:
             image = np.asarray(file.convert("RGB"))
         geometry = _Geometry(np.random.default_rng(seed), image.shape[0], image.shape[1])
-        pixels = geometry.apply(image, Image.Resampling.BILINEAR, GREY)
+        pixels = geometry.apply(image, Image.Resampling.BILINEAR, PADDING_VALUE)
         masks = [self._mask(annotation, geometry) for annotation in self._annotations[image_id]]
         stacked = torch.stack(masks) if masks else torch.zeros(0, SIDE, SIDE, dtype=torch.bool)
         stacked = stacked[stacked.flatten(1).any(1)]
@@ -59,15 +59,15 @@ class PlainMapper:
 
 
 class _Geometry:
-    """Flip, scale and window of one sample."""
+    """Flip, scale and crop of one sample."""
 
     def __init__(self, generator: np.random.Generator, height: int, width: int) -> None:
         self.flipped, self.width = generator.random() < 0.5, width
         fit = min(SIDE / height, SIDE / width) * generator.uniform(*SCALES)
         self.size = max(round(height * fit), 1), max(round(width * fit), 1)
         self.scale = self.size[0] / height, self.size[1] / width
-        spare = (max(length - SIDE, 0) for length in self.size)
-        self.top, self.left = (int(generator.integers(room + 1)) for room in spare)
+        margins = (max(length - SIDE, 0) for length in self.size)
+        self.top, self.left = (int(generator.integers(margin + 1)) for margin in margins)
 
     def apply(self, image: Pixels, resampling: Image.Resampling, fill: int) -> Pixels:
         flipped = image[:, ::-1] if self.flipped else image

@@ -1,7 +1,7 @@
-"""A training step of the official Mask2Former or MP-Former, from a checkout that the user has.
+"""A training step of the official Mask2Former or MP-Former, from a checkout of the user.
 
-Nothing of it is needed otherwise. Its models are built by detectron2, from a configuration that is
-set up as its own `train_net.py` does, and start from our weights, loaded strictly.
+detectron2 builds the official model from a configuration set up as in `train_net.py`. The model
+starts with the weights of mpdiag's model, loaded strictly.
 """
 
 import importlib
@@ -22,22 +22,27 @@ from mpdiag.models import Mask2Former
 from mpdiag.models.mask2former import padded_size
 
 DEPTHS = {"resnet50": 50, "resnet101": 101}
-FIXED = ("coarse-to-fine", 1024, 4)  # written into the official code
+FIXED = ("coarse-to-fine", 1024, 4)  # constants of the official code
 DECODER_OF_MP = "MultiScaleMaskedTransformerDecoderMaskDN"
 
 
 class OfficialStep:
-    """Forward with its own loss, backward and AdamW on whole batches."""
+    """Forward pass with the official loss, backward pass and AdamW step."""
 
     def __init__(self, folder: Path, config: TrainConfig, device: torch.device) -> None:
-        """`config` is of a trainer: classes and schedule are settled.
+        """Build the official model and its optimizer.
+
+        Args:
+            folder: the checkout.
+            config: configuration of a trainer, with the number of classes set.
+            device: device of the model.
 
         Raises:
-            DependencyError: the checkout or detectron2 can't be imported.
-            ConfigError: the recipe's backbone or feature maps aren't among what is compared.
+            DependencyError: the checkout or detectron2 cannot be imported.
+            ConfigError: the official code does not support the backbone or feature maps.
         """
         package = _package(folder)
-        # MP-Former's own configuration has keys that Mask2Former's hasn't.
+        # add_maskformer2_config of MP-Former adds keys that Mask2Former does not have.
         cfg = importlib.import_module("detectron2.config").get_cfg()
         importlib.import_module("detectron2.projects.deeplab").add_deeplab_config(cfg)
         package.add_maskformer2_config(cfg)
@@ -47,7 +52,7 @@ class OfficialStep:
             update={"query_position": not piloted, "label_embedding": piloted}
         )
         self.name = "official MP-Former" if piloted else "official Mask2Former"
-        # Where ours compares all cells, the official loss draws as many points.
+        # For num_points="all" the official loss samples as many points as there are cells.
         self.points = None if config.loss.num_points == "all" else config.loss.num_points
         self.clip_norm = config.optimizer.clip_norm
         self.model: nn.Module = importlib.import_module("detectron2.modeling").build_model(cfg)
@@ -63,7 +68,7 @@ class OfficialStep:
         )
 
     def __call__(self, samples: Sequence[Sample], autocast: torch.autocast) -> None:
-        """One step; forward and losses run in a precision, as the official trainer has it."""
+        """Take one step; forward pass and losses run under `autocast`, as officially."""
         size = padded_size([(s.image.shape[-2], s.image.shape[-1]) for s in samples])
         criterion: Any = self.model.criterion
         criterion.num_points = self.points or (size[0] // 4) * (size[1] // 4)
@@ -75,7 +80,7 @@ class OfficialStep:
             instances.gt_classes = target["labels"]
             instances.gt_masks = target["masks"][:, :height, :width]
             masks = self.structures.BitMasks(instances.gt_masks)
-            instances.gt_boxes = masks.get_bounding_boxes()  # MP-Former counts them
+            instances.gt_boxes = masks.get_bounding_boxes()  # used by MP-Former
             inputs.append({"image": sample.image, "instances": instances})
         with autocast:
             losses = self.model(inputs)
@@ -86,11 +91,11 @@ class OfficialStep:
 
 
 def _package(folder: Path) -> ModuleType:
-    """The checkout's `mask2former`."""
+    """Import the package `mask2former` of the checkout."""
     if not (folder / "mask2former" / "__init__.py").is_file():
         raise DependencyError(
-            f"--official {folder}: holds no package mask2former; give the folder of a checkout of "
-            "Mask2Former or MP-Former"
+            f"--official {folder}: has no package mask2former; give a checkout of Mask2Former or "
+            "MP-Former"
         )
     sys.path.insert(0, str(folder.resolve()))
     try:
@@ -98,22 +103,22 @@ def _package(folder: Path) -> ModuleType:
         return importlib.import_module("mask2former")
     except ImportError as error:
         raise DependencyError(
-            f"--official {folder}: can't be imported ({error}); it needs detectron2, which "
-            "docs/detectron2.md says how to install, and for CUDA its compiled operator"
+            f"--official {folder}: cannot be imported ({error}); it needs detectron2 (see "
+            "docs/detectron2.md) and for CUDA its compiled operator"
         ) from None
     finally:
         sys.path.remove(str(folder.resolve()))
 
 
 def _set_up(cfg: Any, config: TrainConfig, device: torch.device, piloted: bool) -> None:
-    """The official configuration of our recipe's model and losses."""
+    """Set the official configuration to the model and losses of a recipe."""
     model, loss, backbone = config.model, config.loss, config.model.backbone
     depth = DEPTHS.get(backbone.name.partition(".")[0])
     fixed = (model.feature_maps, model.encoder_feedforward_dim, model.encoder_points)
     if depth is None or fixed != FIXED:
         raise ConfigError(
-            f"model: beside the official implementation can be timed {', '.join(DEPTHS)}, with "
-            "feature_maps=coarse-to-fine encoder_feedforward_dim=1024 encoder_points=4"
+            f"model: --official supports {', '.join(DEPTHS)} with feature_maps=coarse-to-fine "
+            "encoder_feedforward_dim=1024 encoder_points=4"
         )
     former, head, resnet = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.RESNETS
     cfg.MODEL.DEVICE, cfg.MODEL.META_ARCHITECTURE = device.type, "MaskFormer"

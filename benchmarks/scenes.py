@@ -1,4 +1,4 @@
-"""Synthetic scenes of any size, drawn into memory, so that no pass waits for a disk."""
+"""Synthetic scenes of any size in memory, so that benchmarks do not read files."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -7,34 +7,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpdiag.data import ClassInfo, SegmentationDataset, GroundTruth
-from mpdiag.data.scenes import draw_scene
+from mpdiag.data import ClassInfo, GroundTruth, SegmentationDataset
 from mpdiag.data.annotations import ImageRecord
+from mpdiag.data.scenes import draw_scene
 
 
-class Scenes(SegmentationDataset):
-    """Instances; image i is that of seed i, the upper left part of a square scene."""
+class SyntheticScenes(SegmentationDataset):
+    """Instance segmentation data set in memory; image i is drawn with seed i."""
 
     def __init__(
         self, count: int, size: tuple[int, int], classes: int, *, keep: bool = True
     ) -> None:
-        """Scenes of `size` (height, width) pixels, labelled as if there were that many classes.
+        """Create `count` scenes of `size` (height, width) pixels.
 
-        Each is drawn when it is first asked for, and kept; or with `keep` False, drawn anew.
+        Args:
+            count: number of images.
+            size: height and width; a scene is the upper left part of a square one.
+            classes: number of classes.
+            keep: keep drawn scenes in memory; otherwise draw them at each access.
         """
         self.size = size
-        self._drawn = _Drawn(count, size, classes, keep)
-        self.annotations, self.classes = self._drawn, self._drawn.classes
+        self._scenes = _SceneAnnotations(count, size, classes, keep)
+        self.annotations, self.classes = self._scenes, self._scenes.classes
         self.task, self.name, self.split = "instance", "scenes", ""
-        self.image_ids = [image.image_id for image in self._drawn.images]
-        self.image_root = self._drawn.path
+        self.image_ids = [image.image_id for image in self._scenes.images]
+        self.image_root = self._scenes.path
 
     def image(self, index: int) -> Tensor:
-        return self._drawn.scene(index)[0]
+        return self._scenes.scene(index)[0]
 
 
-class _Drawn:
-    """Scenes as a source of annotations."""
+class _SceneAnnotations:
+    """Annotations of the scenes."""
 
     path = Path("scenes")
 

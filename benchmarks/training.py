@@ -1,7 +1,7 @@
-"""How fast training is, phase by phase, beside a peer's: the body of `mpdiag bench train`.
+"""`mpdiag bench train`: time of a training step by phase, compared with other implementations.
 
-All that is compared takes the same batches, in turn, in one process, so that what else the machine
-does falls on all alike. Numbers are medians over the steps.
+All implementations take the same batches in turn in one process, which exposes them to the same
+load of the machine. Numbers are medians over steps.
 """
 
 import importlib
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import nn
 
+from benchmarks.official_step import OfficialStep
 from mpdiag.checkpoints.transformers_directory import write_transformers
 from mpdiag.config import TrainConfig
 from mpdiag.data import (
@@ -29,71 +30,74 @@ from mpdiag.data import (
     load_dataset,
 )
 from mpdiag.errors import ConfigError, DependencyError
-from trainers.layer_metrics import LayerMetricsMonitor
-from trainers.loop import fit
-from trainers.methods import Batch, Randomness, SetPrediction
-from benchmarks.official_step import OfficialStep
 from trainers.distributed import DistributedContext
+from trainers.layer_metrics import LayerMetricsMonitor
+from trainers.loop import resolve
+from trainers.methods import Batch, Losses, Randomness
+from trainers.methods.method import TrainingStep
 from trainers.trainer import AUTOCAST, Trainer
 
 PHASES = ("data", "forward", "matching", "losses", "backward", "optimizer")
-WARM_UP = 2  # steps that are not counted
+WARM_UP = 2  # untimed steps
 
 
 @dataclass(slots=True)
-class Timing:
-    """What one of those compared took.
+class StepTiming:
+    """Times of one implementation.
 
     Attributes:
-        name: what it is.
-        images: of a step.
-        steps: seconds of each counted step by phase; the peer has one phase, `step`.
-        peak: bytes of GPU memory that a step takes beyond what lay there before, at the most; None
-            on a CPU. Weights and optimizer of all that is compared lie there all the time.
-        diagnosis: share that the diagnosis on the way adds to a training's time, as often as the
-            recipe asks for it; None of peers, and where it isn't asked for.
+        name: name of the implementation.
+        images: number of images of a step.
+        steps: seconds of each timed step by phase; other implementations have one phase, `step`.
+        peak: increase of GPU memory during a step in bytes, None on a CPU. The weights and
+            optimizers of all implementations are in memory all the time.
+        layer_metrics: time of the layer metrics as a fraction of the training time, at the interval
+            of the recipe; None without layer metrics.
     """
 
     name: str
     images: int
     steps: list[dict[str, float]] = field(default_factory=list)
     peak: int | None = None
-    diagnosis: float | None = None
+    layer_metrics: float | None = None
 
     def seconds(self, phase: str) -> float:
-        """Median of a phase."""
+        """Return the median seconds of a phase."""
         return median(step[phase] for step in self.steps)
 
     def step_seconds(self) -> float:
-        """Median of a whole step without waiting for data."""
+        """Return the median seconds of a step, without waiting for data."""
         return median(sum(v for k, v in step.items() if k != "data") for step in self.steps)
 
-    def images_a_second(self) -> float:
-        """Images of a step by the seconds of a step."""
+    def images_per_second(self) -> float:
+        """Return the images per second, without waiting for data."""
         return self.images / self.step_seconds()
 
     def as_json(self) -> dict[str, Any]:
-        """All medians."""
-        phases = {phase: self.seconds(phase) for phase in self.steps[0]}
-        rate = {"images_a_second": self.images_a_second()}
-        named = {"name": self.name, "seconds": phases, **rate, "peak_bytes": self.peak}
-        return named | {"diagnosis_share": self.diagnosis}
+        """Return the medians for JSON."""
+        return {
+            "name": self.name,
+            "seconds": {phase: self.seconds(phase) for phase in self.steps[0]},
+            "images_per_second": self.images_per_second(),
+            "peak_bytes": self.peak,
+            "layer_metrics_fraction": self.layer_metrics,
+        }
 
 
 def bench_training(
     config: TrainConfig, *, steps: int, peer: bool, official: Path | None = None
-) -> list[Timing]:
-    """Time steps of the baseline, of multi-layer MP, and of peers.
+) -> list[StepTiming]:
+    """Time steps of the baseline, of multi-layer MP, and of other implementations.
 
     Args:
-        config: a recipe; its method is set by what is timed.
-        steps: how many are counted.
-        peer: take transformers' model of the same dimensions, with its own loss, too.
-        official: a checkout of Mask2Former or MP-Former, whose model and loss are taken, too.
+        config: a recipe; its method is ignored.
+        steps: number of timed steps.
+        peer: include transformers' Mask2Former of the same dimensions, with its own loss.
+        official: a checkout of Mask2Former or MP-Former to include, with its own loss.
 
     Raises:
         ConfigError, DataError: the recipe or its data set is wrong.
-        DependencyError: transformers is not installed, or the checkout can't be imported.
+        DependencyError: transformers is not installed, or the checkout cannot be imported.
     """
     if steps < 1:
         raise ConfigError(f"--steps {steps}: give the number of steps to time, at least 1")
@@ -106,51 +110,54 @@ def bench_training(
     distributed = DistributedContext.initialize()
 
     def trainer(method: str) -> Trainer:
-        asked = config.model_copy(update={"method": method, "init": None})
-        return Trainer(fit(asked, len(dataset.classes), batches.num_images), dataset.classes, distributed)
+        changed = config.model_copy(update={"method": method, "init": None})
+        resolved = resolve(changed, len(dataset.classes), batches.num_images)
+        return Trainer(resolved, dataset.classes, distributed)
 
-    runners: list[tuple[str, TakeStep]] = [
-        ("baseline", OurStep(trainer("baseline"))),
-        ("multi-layer MP", OurStep(trainer("piloted"))),
+    implementations: list[tuple[str, TakeStep]] = [
+        ("baseline", TrainerStep(trainer("baseline"))),
+        ("multi-layer MP", TrainerStep(trainer("piloted"))),
     ]
     if peer:
-        runners.append(("transformers", PeerStep(trainer("baseline"))))
+        implementations.append(("transformers", TransformersStep(trainer("baseline"))))
     if official is not None:
-        runners.append(_official(official, trainer("baseline")))
-    timings = [Timing(name, data.batch_size) for name, _ in runners]
-    stream = batches.start(0)
+        implementations.append(_official(official, trainer("baseline")))
+    timings = [StepTiming(name, data.batch_size) for name, _ in implementations]
+    loader = batches.start(0)
     for number in range(WARM_UP + steps):
-        since = time.perf_counter()
-        samples = next(stream)
-        waited = time.perf_counter() - since
-        for timing, (_, take_step) in zip(timings, runners, strict=True):
-            clock = Clock(distributed.device)
+        started = time.perf_counter()
+        samples = next(loader)
+        waited = time.perf_counter() - started
+        for timing, (_, take_step) in zip(timings, implementations, strict=True):
+            clock = PhaseClock(distributed.device)
             take_step(samples, clock)
             if number >= WARM_UP:
                 timing.steps.append({"data": waited, **clock.phases})
                 timing.peak = clock.peak(timing.peak)
-    for timing, (_, take_step) in zip(timings, runners, strict=True):
-        if isinstance(take_step, OurStep):
-            timing.diagnosis = _diagnosis_share(dataset, take_step.trainer, timing.step_seconds())
+    for timing, (_, take_step) in zip(timings, implementations, strict=True):
+        if isinstance(take_step, TrainerStep):
+            timing.layer_metrics = _layer_metrics_fraction(
+                dataset, take_step.trainer, timing.step_seconds()
+            )
     return timings
 
 
-def _diagnosis_share(
+def _layer_metrics_fraction(
     data: SegmentationDataset, trainer: Trainer, step_seconds: float
 ) -> float | None:
-    """Seconds of a diagnosis by those of the steps between two."""
+    """Return the time of the layer metrics as a fraction of the steps between them."""
     every = trainer.config.layer_metrics_every
     if every is None:
         return None
-    diagnosis = LayerMetricsMonitor(data, trainer)
-    clock = Clock(trainer.distributed.device)
-    diagnosis.measure(trainer)
-    clock.lap("diagnosis")
-    return clock.phases["diagnosis"] / (every * step_seconds)
+    monitor = LayerMetricsMonitor(data, trainer)
+    clock = PhaseClock(trainer.distributed.device)
+    monitor.measure(trainer)
+    clock.lap("layer metrics")
+    return clock.phases["layer metrics"] / (every * step_seconds)
 
 
-class Clock:
-    """Seconds of each phase, and how far the device's memory rose; waits for the device."""
+class PhaseClock:
+    """Measures the seconds of each phase and the increase of GPU memory; synchronises the GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.phases: dict[str, float] = {}
@@ -158,19 +165,19 @@ class Clock:
         if self._cuda:
             torch.cuda.reset_peak_memory_stats(device)
             self._before = torch.cuda.memory_allocated(device)
-        self._since = self._now()
+        self._last = self._now()
 
     def lap(self, phase: str) -> None:
-        """What was done since the last lap was this."""
+        """Record the time since the last lap as that of a phase."""
         now = self._now()
-        self.phases[phase] = now - self._since
-        self._since = now
+        self.phases[phase] = now - self._last
+        self._last = now
 
-    def peak(self, before: int | None) -> int | None:
-        """The larger of this rise and the one `before`, in bytes; None on a CPU."""
+    def peak(self, previous: int | None) -> int | None:
+        """Return the maximum of this memory increase and `previous`, in bytes; None on a CPU."""
         if not self._cuda:
             return None
-        return max(before or 0, torch.cuda.max_memory_allocated() - self._before)
+        return max(previous or 0, torch.cuda.max_memory_allocated() - self._before)
 
     def _now(self) -> float:
         if self._cuda:
@@ -178,29 +185,32 @@ class Clock:
         return time.perf_counter()
 
 
-TakeStep = Callable[[list[Sample], Clock], None]
+TakeStep = Callable[[list[Sample], PhaseClock], None]
 
 
-class OurStep:
-    """A step of the trainer on one process, phase by phase."""
+class TrainerStep:
+    """A step of `trainers.Trainer` in one process, timed by phase."""
 
     def __init__(self, trainer: Trainer) -> None:
-        if not isinstance(trainer.method, SetPrediction):
-            raise ConfigError("method = per-pixel: has no queries whose training could be timed")
         self.trainer, self.method = trainer, trainer.method.train()
 
-    def __call__(self, samples: list[Sample], clock: Clock) -> None:
+    def __call__(self, samples: list[Sample], clock: PhaseClock) -> None:
         trainer, method, config = self.trainer, self.method, self.trainer.config
         device = trainer.distributed.device
         draws = Randomness.for_step(config.seed, trainer.iteration, range(len(samples)), device)
         batch = Batch.from_samples(samples, draws)
         normalizers = trainer.distributed.mean_normalizers([method.normalizers(batch.targets)])
         trainer.optimizer.zero_grad(set_to_none=True)
-        predicted = method.predict(batch, AUTOCAST[config.precision])
+        methods: list[Any] = list(method.methods.values())
+        precision = AUTOCAST[config.precision]
+        step = TrainingStep(method.model, methods, batch, normalizers, method.loss, precision)
+        _ = step.output  # computed at the first access, as is the assignment
         clock.lap("forward")
-        assigned = method.assign(predicted, batch)
+        _ = step.assignment
         clock.lap("matching")
-        losses = method.losses(predicted, assigned, batch, normalizers)
+        losses: Losses = {}
+        for part in methods:
+            losses |= part.losses(step)
         total = torch.stack(list(losses.values())).sum()
         clock.lap("losses")
         total.backward()
@@ -212,7 +222,7 @@ class OurStep:
         clock.lap("optimizer")
 
 
-class PeerStep:
+class TransformersStep:
     """A step of transformers' Mask2Former of the same dimensions, with its own loss."""
 
     def __init__(self, trainer: Trainer) -> None:
@@ -220,19 +230,19 @@ class PeerStep:
             transformers: Any = importlib.import_module("transformers")
         except ImportError:
             raise DependencyError(
-                "the peer is transformers' Mask2Former: pip install 'mpdiag[transformers]', or "
-                "leave it out with --no-peer"
+                "bench train compares with transformers, which is not installed; "
+                "pip install 'mpdiag[transformers]', or use --no-peer"
             ) from None
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         self.trainer, config, loss = trainer, trainer.config, trainer.config.loss
         device = trainer.distributed.device
-        # Where ours compares all cells, the peer draws as many points.
+        # For num_points="all", transformers samples as many points as there are cells.
         self._points = None if loss.num_points == "all" else loss.num_points
         with TemporaryDirectory() as folder:
             write_transformers(Path(folder), trainer.model)
-            form = transformers.Mask2FormerForUniversalSegmentation
-            self.model: Any = form.from_pretrained(folder).to(device).train()
+            model_class = transformers.Mask2FormerForUniversalSegmentation
+            self.model: Any = model_class.from_pretrained(folder).to(device).train()
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             config.optimizer.learning_rate,
@@ -240,7 +250,7 @@ class PeerStep:
             fused=True,
         )
 
-    def __call__(self, samples: list[Sample], clock: Clock) -> None:
+    def __call__(self, samples: list[Sample], clock: PhaseClock) -> None:
         trainer, config = self.trainer, self.trainer.config
         device, images = trainer.distributed.device, [sample.image for sample in samples]
         pixels = trainer.model.preprocess([image.to(device) for image in images])
@@ -266,31 +276,31 @@ class PeerStep:
 
 
 def _official(folder: Path, trainer: Trainer) -> tuple[str, TakeStep]:
-    """The official model of the trainer's recipe, by name, and its step."""
+    """Return name and step of the official model of the trainer's recipe."""
     step = OfficialStep(folder, trainer.config, trainer.distributed.device)
 
-    def take_step(samples: list[Sample], clock: Clock) -> None:
+    def take_step(samples: list[Sample], clock: PhaseClock) -> None:
         step(samples, trainer.autocast())
         clock.lap("step")
 
     return step.name, take_step
 
 
-def table(timings: list[Timing]) -> Table:
-    """Milliseconds of each phase, images a second, and steps in terms of the baseline's."""
+def training_table(timings: list[StepTiming]) -> Table:
+    """Return milliseconds of each phase, images per second, and step times over the baseline's."""
     view = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, title="Medians, in milliseconds")
     view.add_column("")
-    for phase in (*PHASES, "step"):
-        view.add_column(phase, justify="right")
-    for name in ("images/s", "times the baseline", "memory of a step", "diagnosis"):
+    for name in (*PHASES, "step", "images/s", "x baseline", "memory of a step", "layer metrics"):
         view.add_column(name, justify="right")
-    base = timings[0].step_seconds()
+    baseline = timings[0].step_seconds()
     for timing in timings:
-        known = timing.steps[0]
-        phases = [f"{1e3 * timing.seconds(p):.1f}" if p in known else "" for p in PHASES]
-        took = timing.step_seconds()
-        peak = "" if timing.peak is None else f"{timing.peak / 2**30:.1f} GiB"
-        rates = (f"{1e3 * took:.1f}", f"{timing.images_a_second():.2f}", f"{took / base:.2f}", peak)
-        share = "" if timing.diagnosis is None else f"{timing.diagnosis:.2%}"
-        view.add_row(timing.name, *phases, *rates, share)
+        view.add_row(
+            timing.name,
+            *(f"{1e3 * timing.seconds(p):.1f}" if p in timing.steps[0] else "" for p in PHASES),
+            f"{1e3 * timing.step_seconds():.1f}",
+            f"{timing.images_per_second():.2f}",
+            f"{timing.step_seconds() / baseline:.2f}",
+            "" if timing.peak is None else f"{timing.peak / 2**30:.1f} GiB",
+            "" if timing.layer_metrics is None else f"{timing.layer_metrics:.2%}",
+        )
     return view

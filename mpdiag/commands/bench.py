@@ -1,6 +1,7 @@
-"""`mpdiag bench ops|analyze|loader|memory|train`."""
+"""`mpdiag bench ops|analyze|loader|memory|train`, in a source checkout."""
 
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,14 +9,28 @@ import typer
 from rich.table import Table
 
 from mpdiag.commands.options import Root, out
+from mpdiag.errors import DependencyError
 
-Json = Annotated[Path | None, typer.Option("--json", help="Write the figures into this file, too.")]
+CHECKOUT = Path(__file__).resolve().parents[2]
 
-bench_app = typer.Typer(help="Measure speed, side by side with peers.", no_args_is_help=True)
+Json = Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")]
+
+bench_app = typer.Typer(no_args_is_help=True)
+
+
+@bench_app.callback()
+def bench() -> None:
+    """Measure speed and memory, compared with other implementations."""
+    if not (CHECKOUT / "pyproject.toml").is_file() or not (CHECKOUT / "benchmarks").is_dir():
+        raise DependencyError(
+            "mpdiag bench: the benchmarks are not part of the installed package; run it from a "
+            "source checkout (pip install -e .)"
+        )
+    sys.path.insert(0, str(CHECKOUT))
 
 
 def _show(table: Table) -> None:
-    """Print a table in its full width: a narrow terminal breaks lines, but no figure is lost."""
+    """Print a table at full width; a narrow terminal wraps lines but truncates no number."""
     wide = out.options.update(max_width=500)
     table.width = out.measure(table, options=wide).maximum
     out.print(table, crop=False)
@@ -25,19 +40,22 @@ def _show(table: Table) -> None:
 def bench_ops(
     size: Annotated[
         list[str] | None,
-        typer.Option(help="HEIGHTxWIDTH of the image; may be repeated.", show_default=False),
+        typer.Option(help="Image size HEIGHTxWIDTH; repeatable.", show_default=False),
     ] = None,
     repeats: Annotated[
-        int | None, typer.Option(help="Times; by default 5 on a CPU, 50 on a GPU.", min=1)
+        int | None,
+        typer.Option(help="Timed runs per backend.", min=1, show_default="5 on a CPU, 50 on a GPU"),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Images at once.", min=1)] = 1,
-    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the values.")] = "float32",
+    batch: Annotated[int, typer.Option(help="Batch size.", min=1)] = 1,
+    dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Dtype of the values.")
+    ] = "float32",
     device: Annotated[
-        str | None, typer.Option(help="cpu or cuda; a GPU where there is one by default.")
+        str | None, typer.Option(help="cpu or cuda.", show_default="cuda if available")
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Time all backends of deformable attention at the pixel decoder's sizes."""
+    """Time all backends of deformable attention at the sizes of the pixel decoder."""
     import torch
 
     from benchmarks.ops import SIZES, ops_table
@@ -46,49 +64,48 @@ def bench_ops(
     from mpdiag.store.files import replace_json
 
     logging.getLogger("mpdiag.ops").setLevel(logging.WARNING)  # the table names the backends
-    found = run(
+    results = run(
         [parse_size(text) for text in size or SIZES],
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         dtype=getattr(torch, dtype),
         batch=batch,
         repeats=repeats,
     )
-    out.print(ops_table(found))
+    out.print(ops_table(results))
     if json_file is not None:
-        replace_json(json_file, found.as_json())
+        replace_json(json_file, results.as_json())
 
 
 @bench_app.command("analyze")
 def bench_analyze(
-    images: Annotated[int, typer.Option(help="Synthetic scenes to analyse.")] = 30,
-    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of them.")] = "480x640",
+    images: Annotated[int, typer.Option(help="Number of synthetic images.")] = 30,
+    size: Annotated[str, typer.Option(help="Image size HEIGHTxWIDTH.")] = "480x640",
     json_file: Json = None,
 ) -> None:
-    """What an analysis adds to bare inference, and IoU and matching beside the plain way.
+    """Measure the overhead of an analysis, and matching against a naive baseline.
 
-    R50, 100 queries, random weights.
+    The model is R50 with 100 queries and random weights.
     """
-    from benchmarks.analysis import analysis_table
-    from benchmarks.analysis import bench_analysis as run
+    from benchmarks.analysis import analysis_table, bench_analysis
     from mpdiag.config import ModelConfig
     from mpdiag.models.complexity import parse_size
     from mpdiag.store.files import replace_json
 
-    found = run(images, parse_size(size), ModelConfig())
-    _show(analysis_table(found))
+    results = bench_analysis(images, parse_size(size), ModelConfig())
+    _show(analysis_table(results))
     if json_file is not None:
-        replace_json(json_file, found.as_json())
+        replace_json(json_file, results.as_json())
 
 
 @bench_app.command("loader")
 def bench_loader(
     dataset: Annotated[str, typer.Argument(help="coco, or a COCO-format FILE.json.")],
     root: Root = None,
-    split: Annotated[str, typer.Option(help="Part of the data set.")] = "train",
-    images: Annotated[int, typer.Option(help="The first so many that are annotated.")] = 80,
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "train",
+    images: Annotated[int, typer.Option(help="Number of annotated images to load.")] = 80,
     json_file: Json = None,
 ) -> None:
-    """Training samples a second and core, beside those made as detectron2 makes them."""
+    """Measure training samples per second and core, against a naive baseline."""
     from benchmarks.loader import bench_loader as run
     from benchmarks.loader import loader_table
     from mpdiag.store.files import replace_json
@@ -101,24 +118,25 @@ def bench_loader(
 
 @bench_app.command("memory")
 def bench_memory(
-    batch: Annotated[int, typer.Option(help="Images of the training step.", min=1)] = 1,
+    batch: Annotated[int, typer.Option(help="Batch size of the training step.", min=1)] = 1,
     images: Annotated[
         list[int] | None,
-        typer.Option(help="Of a small analysis; may be repeated.", min=1, show_default=False),
+        typer.Option(
+            help="Images of a small analysis; repeatable.", min=1, show_default="500, 1000, 2000"
+        ),
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Peak memory of a training step, of inference, and of analyses of more and more images.
+    """Measure the peak memory of a training step, of inference, and of analyses.
 
-    R50, 100 queries: a step with 100 MP queries at 1024, inference at 800x1333. By default small
-    analyses of 500, 1000 and 2000 images.
+    The model is R50 with 100 queries: a training step at 1024x1024 with 100 MP queries, and
+    inference at 800x1333. The analyses use a small model.
     """
     from functools import partial
 
-    from benchmarks.memory import analysis, inference, memory_table, peak_of
+    from benchmarks.memory import analysis, inference, measure_peak, memory_table, training_step
     from mpdiag.config import ModelConfig
     from mpdiag.store.files import replace_json
-    from benchmarks.training_memory import training_step
     from trainers.recipe import load_recipe
 
     recipe = load_recipe(
@@ -133,7 +151,7 @@ def bench_memory(
             for count in images or (500, 1000, 2000)
         },
     }
-    peaks = [peak_of(name, job) for name, job in jobs.items()]
+    peaks = [measure_peak(name, job) for name, job in jobs.items()]
     _show(memory_table(peaks))
     if json_file is not None:
         replace_json(json_file, {"peaks": [peak.as_json() for peak in peaks]})
@@ -141,25 +159,25 @@ def bench_memory(
 
 @bench_app.command("train")
 def bench_train(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.")],
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps to time.")] = 20,
-    peer: Annotated[bool, typer.Option(help="transformers' Mask2Former beside ours.")] = True,
+    steps: Annotated[int, typer.Option(help="Number of timed steps.")] = 20,
+    peer: Annotated[bool, typer.Option(help="Include transformers' Mask2Former.")] = True,
     official: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="A checkout of Mask2Former or MP-Former: its model and loss, too. Needs "
+            help="Include the official code of this checkout of Mask2Former or MP-Former. Needs "
             "detectron2.",
         ),
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """A training step of the baseline and of multi-layer MP, phase by phase, and peers'."""
+    """Time training steps of the baseline and of multi-layer MP, and of other implementations."""
+    from benchmarks.training import bench_training, training_table
     from mpdiag.store.files import replace_json
-    from benchmarks.training import bench_training, table
     from trainers.recipe import load_recipe
 
     timings = bench_training(
@@ -167,4 +185,4 @@ def bench_train(
     )
     if json_file is not None:
         replace_json(json_file, {"timings": [timing.as_json() for timing in timings]})
-    _show(table(timings))
+    _show(training_table(timings))

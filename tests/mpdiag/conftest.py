@@ -1,4 +1,4 @@
-"""A model small enough to run many times."""
+"""A small model with images and targets."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from mpdiag.models import Mask2Former
 def small_model(small_config: ModelConfig) -> Mask2Former:
     torch.manual_seed(0)
     model = Mask2Former(small_config)
-    with torch.no_grad():  # masks of all sizes, not the near-empty ones of a fresh model
+    with torch.no_grad():  # masks of all sizes; those of an untrained model are nearly empty
         model.pixel_decoder.mask_features.weight.mul_(4)
     return model
 
@@ -28,7 +28,7 @@ def images() -> list[torch.Tensor]:
 
 @pytest.fixture
 def targets() -> list[Target]:
-    """Two objects in the first image, three in the second; 64 x 64 padded extent."""
+    """Two objects in the first image, three in the second; 64 x 64 padded size."""
     masks = torch.zeros(5, 64, 64, dtype=torch.bool)
     masks[0, 4:30, 4:30] = True
     masks[1, 40:60, 20:60] = True

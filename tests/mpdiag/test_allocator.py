@@ -1,4 +1,4 @@
-"""Whether freed memory stays with the process, as the kernel counts it."""
+"""Resident memory after freeing, with and without `keep_freed_memory`."""
 
 import platform
 import subprocess
@@ -27,16 +27,16 @@ print(full - before, resident() - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 @pytest.mark.parametrize("keep", [True, False])
-def test_freed_memory_is_kept_if_asked(keep: bool) -> None:
+def test_freed_memory_is_kept(keep: bool) -> None:
     program = PROGRAM.format(keep=keep)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
-    used, left = map(float, done.stdout.split())
+    used, remaining = map(float, done.stdout.split())
     assert used > 95
-    assert left > 90 if keep else left < 10
+    assert remaining > 90 if keep else remaining < 10
 
 
-def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_effect_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not keep_freed_memory()

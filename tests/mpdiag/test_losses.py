@@ -1,4 +1,4 @@
-"""Set losses against loops over the published formulas."""
+"""Losses against loops over the published formulas."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def problem() -> tuple[torch.Tensor, torch.Tensor, list[Target], torch.Tensor]:
     return class_logits, mask_logits, targets, assignment
 
 
-def test_equals_the_formulas_on_every_cell(
+def test_losses_equal_the_formulas(
     problem: tuple[torch.Tensor, torch.Tensor, list[Target], torch.Tensor],
 ) -> None:
     class_logits, mask_logits, targets, assignment = problem
@@ -53,7 +53,7 @@ def test_equals_the_formulas_on_every_cell(
         assert found.dice[layer].item() == pytest.approx(dice, rel=1e-5)
 
 
-def test_without_any_gt_only_the_class_loss_is_left() -> None:
+def test_without_gt_only_the_class_loss_has_gradients() -> None:
     class_logits = torch.randn(2, 1, 4, 6, requires_grad=True)
     mask_logits = torch.randn(2, 1, 4, 5, 7, requires_grad=True)
     empty = Target(labels=torch.empty(0, dtype=torch.int64), masks=torch.empty(0, 5, 7).bool())
@@ -65,36 +65,36 @@ def test_without_any_gt_only_the_class_loss_is_left() -> None:
     assert class_logits.grad is not None and class_logits.grad.any()
 
 
-def test_uncertain_points_seek_the_boundary() -> None:
+def test_importance_sampling_prefers_the_boundary() -> None:
     ramp = torch.linspace(-10, 10, 40).expand(1, 40, 40)
-    pick = ImportanceSampler([torch.Generator().manual_seed(0)], num_points=400)
-    points = pick(ramp, torch.zeros(1))
+    sampler = ImportanceSampler([torch.Generator().manual_seed(0)], num_points=400)
+    points = sampler(ramp, torch.zeros(1))
     assert points.shape == (1, 400, 2)
     near = ((points[0, :, 0] - 0.5).abs() < 0.15).float().mean().item()
-    # A third of the candidates' 0.75 / 3 nearest zero lie within 0.125, the other 100 anywhere.
+    # The 300 most uncertain of 1200 candidates are within 0.125 of the boundary, 100 are anywhere.
     assert near == pytest.approx(0.75 + 0.25 * 0.3, abs=0.05)
 
 
-def test_sampled_and_full_losses_agree_in_the_mean(
+def test_sampled_losses_approximate_the_full_ones(
     problem: tuple[torch.Tensor, torch.Tensor, list[Target], torch.Tensor],
 ) -> None:
     class_logits, _, targets, assignment = problem
     smooth = torch.full((2, 3, 4, 5, 7), 0.3)
     generators = [torch.Generator().manual_seed(image) for image in range(3)]
-    pick = ImportanceSampler(generators, 20000, importance_sample_ratio=0.0)
-    sampled = set_losses(class_logits, smooth, targets, assignment, pick, num_masks=5)
+    sampler = ImportanceSampler(generators, 20000, importance_sample_ratio=0.0)
+    sampled = set_losses(class_logits, smooth, targets, assignment, sampler, num_masks=5)
     full = set_losses(class_logits, smooth, targets, assignment, None, num_masks=5)
-    # Masks differ at most by the fade at the image's border, which both sides share.
+    # Only points near the border of the image differ.
     torch.testing.assert_close(sampled.mask, full.mask, rtol=0.05, atol=0.01)
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_consistency_compares_each_layer_with_the_one_before(sampled: bool) -> None:
+def test_consistency_losses(sampled: bool) -> None:
     generator = torch.Generator().manual_seed(5)
     logits = torch.randn(3, 2, 4, 6, 6, generator=generator).requires_grad_()
     points = None
     if sampled:
-        # At cell centres, so that a sampled value is that of a cell.
+        # Points at cell centres sample the value of a cell.
         cells = torch.randint(0, 6, (2, 9, 2), generator=generator)
         points = (cells + 0.5) / 6
     found = consistency_losses(logits, points)
@@ -112,7 +112,7 @@ def test_consistency_compares_each_layer_with_the_one_before(sampled: bool) -> N
     assert gradient[1].any() and not gradient[0].any() and not gradient[2].any()
 
 
-def test_shares_of_a_batch_add_up_to_the_whole(
+def test_losses_of_parts_of_a_batch_add_up(
     problem: tuple[torch.Tensor, torch.Tensor, list[Target], torch.Tensor],
 ) -> None:
     class_logits, mask_logits, targets, assignment = problem

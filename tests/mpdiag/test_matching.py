@@ -1,4 +1,4 @@
-"""Matching against loops over the published costs and over all assignments."""
+"""Matching against loops over the published costs and all assignments."""
 
 from itertools import permutations
 
@@ -32,10 +32,10 @@ def problem(
     return class_logits, mask_logits, targets
 
 
-def slow_cost(
+def reference_cost(
     classes: torch.Tensor, masks: torch.Tensor, label: int, truth: torch.Tensor
 ) -> torch.Tensor:
-    """Cost of all queries for one GT, term by term as in the official matcher; all cells."""
+    """Return the cost of all queries for one GT, as the official matcher, on all cells."""
     truth = truth.flatten().float()
     costs = []
     for class_logits, logits in zip(classes, masks.flatten(1), strict=True):
@@ -46,13 +46,13 @@ def slow_cost(
     return torch.stack(costs)
 
 
-def test_cost_is_the_published_one() -> None:
+def test_cost_equals_the_official_matcher() -> None:
     class_logits, mask_logits, targets = problem([3, 1], queries=5)
     cost = matching_cost(class_logits, mask_logits, targets, MatchingCosts(), None)
     for layer in range(3):
         for image, target in enumerate(targets):
             for gt, label in enumerate(target["labels"].tolist()):
-                expected = slow_cost(
+                expected = reference_cost(
                     class_logits[layer, image],
                     mask_logits[layer, image],
                     label,
@@ -62,7 +62,7 @@ def test_cost_is_the_published_one() -> None:
 
 
 @pytest.mark.parametrize("objects, queries", [([3, 2], 4), ([5, 4], 3)])
-def test_total_cost_is_the_least_of_all_assignments(objects: list[int], queries: int) -> None:
+def test_total_cost_is_the_minimum(objects: list[int], queries: int) -> None:
     class_logits, mask_logits, targets = problem(objects, queries)
     cost = matching_cost(class_logits, mask_logits, targets, MatchingCosts(), None)
     found = match(class_logits, mask_logits, targets)
@@ -73,15 +73,15 @@ def test_total_cost_is_the_least_of_all_assignments(objects: list[int], queries:
             assert len(pairs) == min(queries, count) == len({g for _, g in pairs})
             long, short = (queries, count) if queries >= count else (count, queries)
             table = table if queries >= count else table.T
-            least = min(
+            minimum = min(
                 sum(table[row, column].item() for column, row in enumerate(rows))
                 for rows in permutations(range(long), short)
             )
             total = sum(cost[layer, image, q, g].item() for q, g in pairs)
-            assert total == pytest.approx(least, abs=1e-5)
+            assert total == pytest.approx(minimum, abs=1e-5)
 
 
-def test_points_at_all_cells_equal_the_grid() -> None:
+def test_points_at_all_cell_centers_equal_all_cells() -> None:
     class_logits, mask_logits, targets = problem([3, 2], queries=5)
     from mpdiag.ops import cell_centers
 
@@ -90,7 +90,7 @@ def test_points_at_all_cells_equal_the_grid() -> None:
     torch.testing.assert_close(points[..., :2], grid[..., :2])
 
 
-def test_images_without_gt_match_nothing() -> None:
+def test_images_without_gt() -> None:
     class_logits, mask_logits, targets = problem([0, 2], queries=3)
     found = match(class_logits, mask_logits, targets)
     assert (found[:, 0] == -1).all()
@@ -99,14 +99,14 @@ def test_images_without_gt_match_nothing() -> None:
     assert (match(class_logits, mask_logits, targets) == -1).all()
 
 
-def test_a_cost_that_is_no_number_is_named() -> None:
+def test_non_finite_cost_is_named() -> None:
     class_logits, mask_logits, targets = problem([2, 2], queries=3)
     mask_logits[1, 1, 0] = torch.nan
     with pytest.raises(TrainingError, match="layer 1, image 1"):
         match(class_logits, mask_logits, targets)
 
 
-def test_costs_of_the_pairs_are_those_of_the_table() -> None:
+def test_costs_of_the_pairs() -> None:
     class_logits, mask_logits, targets = problem([3, 0, 1], queries=5)
     weights = MatchingCosts(2, 4, 3)
     finite = finite_queries(class_logits, mask_logits)
@@ -128,7 +128,7 @@ def test_costs_of_the_pairs_are_those_of_the_table() -> None:
         assert found.margin[at].item() == pytest.approx(min(others) - costs[query], abs=1e-5)
 
 
-def test_what_is_not_finite_matches_nothing() -> None:
+def test_non_finite_queries_match_nothing() -> None:
     class_logits, mask_logits, targets = problem([2, 2], queries=3)
     mask_logits[1, 1, 0, 2, 2] = torch.nan
     class_logits[2, 0, 1, 0] = torch.inf
@@ -141,5 +141,7 @@ def test_what_is_not_finite_matches_nothing() -> None:
     assert matched.tolist() == [[2, 0], [2, 2], [2, 2]]
     assert found.margin[found.assignment >= 0].isfinite().sum() == 10
     one = slice(1)
-    alone = match_with_costs(class_logits[:, :, one], mask_logits[:, :, one], targets, finite[..., one])
-    assert alone.margin.isnan().all()  # no second query to compare with
+    single = match_with_costs(
+        class_logits[:, :, one], mask_logits[:, :, one], targets, finite[..., one]
+    )
+    assert single.margin.isnan().all()  # there is no other query

@@ -1,7 +1,7 @@
-"""The reference cases: what the official implementations compute on small random models.
+"""Reference cases: outputs of the official implementations for small random models.
 
-A case gives its weights by a rule (`parameter`), but for the pixel decoder, which kept the official
-code's own initialisation under torch.manual_seed(0); those weights are in `pixel_decoder_*`.
+Weights are defined by a rule (`parameter`), except those of the pixel decoder, which come from the
+official initialisation with torch.manual_seed(0) and are stored in `pixel_decoder_*`.
 """
 
 import json
@@ -25,7 +25,7 @@ CASES = Path(__file__).parent / "reference"
 
 @dataclass
 class Case:
-    """One reference case: its figures, and our model with its weights."""
+    """One reference case: its figures, and mpdiag's model with its weights."""
 
     figures: dict[str, Any]
     tensors: dict[str, torch.Tensor]
@@ -44,15 +44,15 @@ class Case:
         padded = []
         for image in range(2):
             masks = self.tensors[f"gt_masks.{image}"].bool()
-            whole = torch.zeros(len(masks), 96, 96, dtype=torch.bool)
-            whole[:, : masks.shape[1], : masks.shape[2]] = masks
+            full = torch.zeros(len(masks), 96, 96, dtype=torch.bool)
+            full[:, : masks.shape[1], : masks.shape[2]] = masks
             labels = self.tensors[f"gt_classes.{image}"].long()
-            padded.append(Target(labels=labels, masks=whole))
+            padded.append(Target(labels=labels, masks=full))
         return padded
 
 
 def parameter(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
-    """Values of the official parameter `name`, as the cases define them by name and seed."""
+    """Return the values of the official parameter `name` in a case with this seed."""
     state = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32)
     values = state.standard_normal(int(np.prod(shape))).reshape(shape).astype(np.float32)
     if len(shape) > 1:
@@ -76,8 +76,8 @@ BACKBONES = {
         embed_dim=16,
         depths=(2, 2, 2, 2),
         num_heads=(2, 2, 4, 8),
-        window=4,
-        drop_path=0,
+        window_size=4,
+        drop_path_rate=0,
     ),
 }
 
@@ -93,7 +93,7 @@ def case(request: pytest.FixtureRequest) -> Case:
         backbone=BACKBONES[backbone],
         hidden_dim=settings["hidden_dim"],
         mask_dim=settings["mask_dim"],
-        heads=settings["nheads"],
+        num_heads=settings["nheads"],
         encoder_layers=settings["enc_layers"],
         encoder_feedforward_dim=settings["enc_ffn"],
         decoder_layers=settings["dec_layers"],

@@ -1,4 +1,4 @@
-"""Our model against figures that the official Mask2Former and MP-Former computed."""
+"""mpdiag's model against figures computed by the official Mask2Former and MP-Former."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_features(case) -> None:
     close(mask_features, case.tensors["eval.mask_features"])
 
 
-def test_official_names_are_all_known(case) -> None:
+def test_parameter_names(case) -> None:
     ours = {to_official(name) for name in case.model.state_dict()}
     assert set(case.figures["param_shapes"]) <= ours
     assert set(case.figures["grad_norms"]) <= ours
@@ -41,13 +41,16 @@ def test_all_layers_at_inference(case) -> None:
 
 
 def pilot_of(case) -> PilotInputs | None:
-    """Two groups of three, padded to the larger image's count, without noise; as released."""
+    """Return inputs of two groups of three, padded to the larger image, as the official code."""
     if "mp" not in case.figures:
         return None
     return build_pilot_inputs(
         case.targets,
         PilotConfig(
-            num_queries=case.figures["mp"]["pad_size"], variant="official", noise="none", label_noise=0
+            num_queries=case.figures["mp"]["pad_size"],
+            variant="official",
+            noise="none",
+            label_noise=0,
         ),
         layers=9,
         num_classes=7,
@@ -56,7 +59,7 @@ def pilot_of(case) -> PilotInputs | None:
 
 
 class GivenPoints:
-    """The points that the official run drew: the same rows for each layer."""
+    """Returns the points that the official run sampled, the same for each layer."""
 
     def __init__(self, points: Tensor) -> None:
         self.points = points
@@ -67,7 +70,7 @@ class GivenPoints:
 
 
 def losses_of(case, output: Mask2FormerOutput, pilot: PilotInputs | None) -> dict[str, SetLosses]:
-    pick = GivenPoints(case.tensors["train.loss.point_coords"])
+    sampler = GivenPoints(case.tensors["train.loss.point_coords"])
     points = case.tensors["train.matcher.point_coords"][0]
     matching = output.matching
     assignment = match(matching.class_logits, matching.mask_logits, case.targets, points=points)
@@ -78,7 +81,7 @@ def losses_of(case, output: Mask2FormerOutput, pilot: PilotInputs | None) -> dic
         parts["_dn"] = (output.piloted, pilot.gt.expand(10, -1, -1), int((pilot.gt >= 0).sum()))
     return {
         suffix: set_losses(
-            part.class_logits, part.mask_logits, case.targets, found, pick, num_masks=number
+            part.class_logits, part.mask_logits, case.targets, found, sampler, num_masks=number
         )
         for suffix, (part, found, number) in parts.items()
     }
@@ -107,7 +110,7 @@ def test_training_losses_and_gradients(case) -> None:
     assert total.item() == pytest.approx(case.figures["total"], rel=1e-4)
 
     total.backward()
-    # A convolution's bias before a group norm has no gradient but rounding.
+    # The gradient of a convolution's bias before a group norm is rounding error only.
     for name, weights in case.model.named_parameters():
         norm = 0.0 if weights.grad is None else weights.grad.norm().item()
         expected = case.figures["grad_norms"][to_official(name)]

@@ -1,4 +1,4 @@
-"""Backbones: timm's serve as they are, and the official Swin agrees with timm's where it should."""
+"""timm's backbones, and the official Swin compared with timm's."""
 
 from itertools import pairwise
 
@@ -16,14 +16,14 @@ from mpdiag.models.swin import PUBLISHED_SWINS, Swin, SwinShape
 SMALL = SwinShape(embed_dim=8, depths=(1, 2, 2, 1), num_heads=(1, 2, 2, 4), window_size=2)
 
 
-def test_timm_backbones_of_other_families_serve() -> None:
+def test_timm_backbone_of_another_family() -> None:
     backbone, channels = build_backbone(BackboneConfig(name="convnext_atto", norm="batch"))
     maps = backbone(torch.rand(1, 3, 64, 64))
     assert [x.shape[1] for x in maps] == channels
     assert [x.shape[-1] for x in maps] == [16, 8, 4, 2]
 
 
-def test_a_narrow_stem_keeps_the_rest_of_the_resnet() -> None:
+def test_narrow_stem() -> None:
     config = BackboneConfig(name="resnet50", channels=(8, 16, 32, 64), stem_channels=16)
     backbone, channels = build_backbone(config)
     assert channels == [32, 64, 128, 256]
@@ -40,19 +40,28 @@ def test_a_narrow_stem_keeps_the_rest_of_the_resnet() -> None:
         (BackboneConfig(name="vit_tiny_patch16_224"), "4, 8, 16 and 32 are needed"),
         (BackboneConfig(name="convnext_atto", stem_channels=8), "only ResNets"),
         (BackboneConfig(name="swin_tiny", channels=(8, 8, 8, 8)), "channels = .*only ResNets"),
-        (BackboneConfig(name="resnet50", window_size=7), "window_size = 7: only swin, swin_tiny"),
-        (BackboneConfig(name="swin", embed_dim=8, window_size=7), "depths: needed with name = swin"),
-        (BackboneConfig(name="swin_tiny", num_heads=(5, 6, 12, 24)), "96 channels, which 5 heads"),
-        (BackboneConfig(name="swin_tiny", window_size=5, pretrained=True), "not for other widths"),
+        (BackboneConfig(name="resnet50", window_size=7), "window_size = 7: .*only swin, swin_tiny"),
+        (
+            BackboneConfig(name="swin", embed_dim=8, window_size=7),
+            "depths: required for name",
+        ),
+        (
+            BackboneConfig(name="swin_tiny", num_heads=(5, 6, 12, 24)),
+            "96 channels.* no multiple of 5",
+        ),
+        (
+            BackboneConfig(name="swin_tiny", window_size=5, pretrained=True),
+            "only available for",
+        ),
     ],
 )
-def test_unusable_backbones_are_named(config: BackboneConfig, message: str) -> None:
+def test_invalid_backbones(config: BackboneConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_backbone(config)
 
 
-def test_swin_is_timms_where_no_side_leaves_a_remainder() -> None:
-    """Padding is all in which they differ: at 64 pixels every map is whole windows of 2."""
+def test_swin_equals_timm_without_padding() -> None:
+    """At 64 pixels every map consists of whole windows of 2, so nothing is padded."""
     torch.manual_seed(0)
     reference = SwinTransformer(
         img_size=64,
@@ -78,14 +87,14 @@ def test_swin_is_timms_where_no_side_leaves_a_remainder() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (33, 70), (5, 1)])
-def test_swin_takes_images_of_any_size(size: tuple[int, int]) -> None:
+def test_swin_accepts_any_image_size(size: tuple[int, int]) -> None:
     maps = Swin(SMALL)(torch.rand(1, 3, *size))
     for stride, width, found in zip((4, 8, 16, 32), (8, 16, 32, 64), maps, strict=True):
         assert found.shape == (1, width, -(-size[0] // stride), -(-size[1] // stride))
 
 
-def test_a_swin_sees_nothing_of_what_lies_far_away() -> None:
-    """Where timm rolls first, the left border sees the right one through the padding."""
+def test_padding_does_not_connect_opposite_borders() -> None:
+    """In timm, which shifts before it pads, the left border depends on the right one."""
     torch.manual_seed(0)
     model = Swin(SwinShape(8, (2, 1, 1, 1), (1, 1, 1, 1), window_size=4)).eval()
     for table in (x for name, x in model.named_parameters() if "bias_table" in name):
@@ -102,8 +111,8 @@ def test_a_swin_sees_nothing_of_what_lies_far_away() -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED_SWINS)
-def test_published_swins_have_the_parameters_of_timms(name: str) -> None:
-    """Beside timm's there are three more output norms, and no classifier."""
+def test_published_swins_have_the_parameters_of_timm(name: str) -> None:
+    """The official Swin has three more output norms than timm, and no classifier."""
     with torch.device("meta"):
         ours, channels = build_backbone(BackboneConfig(name=name))
         reference = timm.create_model(PUBLISHED_SWINS[name][1].split(".")[0], num_classes=0)
@@ -115,7 +124,7 @@ def test_published_swins_have_the_parameters_of_timms(name: str) -> None:
     assert all(b == 2 * a for a, b in pairwise(channels))
 
 
-def test_blocks_are_skipped_more_often_the_deeper_they_are() -> None:
+def test_drop_path_rate_increases_with_depth() -> None:
     swin, _ = build_backbone(BackboneConfig(name="swin_tiny", drop_path_rate=0.22))
     rates = [
         getattr(block.drop_path1, "drop_prob", 0.0)

@@ -1,4 +1,4 @@
-"""Costs of layers counted by hand, and of the published model beside the paper's figures."""
+"""Complexity of layers by hand, and of the published model against the paper."""
 
 import pytest
 import torch
@@ -10,16 +10,16 @@ from mpdiag.errors import ConfigError
 from mpdiag.models import Mask2Former
 from mpdiag.models.complexity import (
     complexity_rows,
-    frames_per_second,
     count_multiply_adds,
     count_parameters,
+    frames_per_second,
     parse_size,
 )
 from mpdiag.ops import use_backend
 
 
-class Two(nn.Module):
-    """A convolution, and a linear layer over its pixels."""
+class ConvLinear(nn.Module):
+    """A convolution, followed by a linear layer on each pixel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Two(nn.Module):
 
 
 def test_by_hand() -> None:
-    model = Two()
+    model = ConvLinear()
     assert count_parameters(model) == {"conv": 3 * 5 * 9 + 5, "linear": 5 * 7 + 7, "total": 182}
     conv, linear = 4 * 6 * 5 * 3 * 9, 4 * 6 * 5 * 7
     assert count_multiply_adds(model, 8, 12) == {
@@ -39,7 +39,7 @@ def test_by_hand() -> None:
     }  # fmt: skip
 
 
-def test_shapes_alone_give_what_a_real_pass_gives(small_model) -> None:
+def test_fake_tensors_give_the_counts_of_a_real_pass(small_model) -> None:
     image = torch.zeros(3, 50, 90, dtype=torch.uint8)
     with use_backend("plain"), FlopCounterMode(display=False) as counter:
         small_model([image])
@@ -51,7 +51,7 @@ def test_shapes_alone_give_what_a_real_pass_gives(small_model) -> None:
 
 
 def test_published_model() -> None:
-    """The official model's own parameters, and fvcore's count of it for 800 x 1066."""
+    """Parameters of the official model, and fvcore's count for 800 x 1066."""
     with torch.device("meta"):
         model = Mask2Former(ModelConfig())
     assert count_parameters(model) == {
@@ -60,10 +60,11 @@ def test_published_model() -> None:
         "decoder": 14_479_441,
         "total": 43_970_257,
     }
-    # Ours weighs deformable attention's samples by a product, fvcore's model element by element:
-    # 6 layers, every cell of strides 8, 16 and 32, 12 samples of 256 channels.
-    weighing = 6 * (100 * 136 + 50 * 68 + 25 * 34) * 12 * 256
-    assert count_multiply_adds(model, 800, 1066)["total"] == pytest.approx(217.869e9 + weighing, rel=1e-3)
+    # fvcore does not count the weighted sum of deformable attention: 6 layers, all cells of strides
+    # 8, 16 and 32, 12 samples of 256 channels.
+    weighted_sum = 6 * (100 * 136 + 50 * 68 + 25 * 34) * 12 * 256
+    total = count_multiply_adds(model, 800, 1066)["total"]
+    assert total == pytest.approx(217.869e9 + weighted_sum, rel=1e-3)
 
 
 def test_frames_per_second(small_model) -> None:
@@ -72,11 +73,11 @@ def test_frames_per_second(small_model) -> None:
     small_model.register_forward_hook(lambda *_: passes.append(1))
     assert 0 < frames_per_second(small_model, 64, 64, runs=3) < 1e5
     assert len(passes) == 1 + 3
-    frames_per_second(small_model, 64, 64, patience=0)
+    frames_per_second(small_model, 64, 64, time_limit=0)
     assert len(passes) == 1 + 3 + 1 + 1
 
 
-def test_rows_in_words(small_model) -> None:
+def test_complexity_rows(small_model) -> None:
     rows = dict(complexity_rows(small_model, 64, 96))
     counts = count_multiply_adds(small_model, 64, 96)
     names = ["backbone", "pixel decoder", "decoder", "all parts", "speed"]
@@ -85,8 +86,8 @@ def test_rows_in_words(small_model) -> None:
     assert "images per second on" in rows["speed at 64x96"]
 
 
-def test_sizes() -> None:
+def test_parse_size() -> None:
     assert parse_size("800x1333") == parse_size("800X1333") == (800, 1333)
     for wrong in ("800", "800x", "x", "0x5", "8x-5", "axb", "1x2x3"):
-        with pytest.raises(ConfigError, match=f"--size {wrong}: .* as 800x1333"):
+        with pytest.raises(ConfigError, match=f"--size {wrong}: .* such as 800x1333"):
             parse_size(wrong)

@@ -1,4 +1,4 @@
-"""Post-processing on all masks at once, by hand, and in bounded memory."""
+"""Post-processing against all masks at once, against results by hand, and its memory."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mpdiag.models.inference import (
-    MASKS_AT_ONCE,
+    CHUNK_SIZE,
     ImageSizes,
     instance_inference,
     panoptic_inference,
@@ -21,7 +21,7 @@ THINGS = [True, True, False, False, True]
 
 @pytest.fixture(params=[0, 1, 2])
 def logits(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor]:
-    """Forty queries (more than are resized at once) of five classes, with smooth masks."""
+    """Forty queries (more than one chunk) of five classes, with smooth masks."""
     generator = torch.Generator().manual_seed(request.param)
     classes = 3 * torch.randn(40, 6, generator=generator)
     coarse = 1.5 * torch.randn(40, 1, 4, 5, generator=generator) - 1
@@ -50,19 +50,19 @@ def test_instances_equal_all_pairs(logits) -> None:
     assert found.queries.tolist() == [row[1] for row in expected]
     assert found.labels.tolist() == [row[2] for row in expected]
     assert torch.equal(found.masks, torch.stack([row[3] for row in expected]))
-    assert len(found.queries.unique()) < 60  # a query may give two detections
+    assert len(found.queries.unique()) < 60  # a query may yield two detections
 
 
-def test_instances_of_things_are_chosen_after_the_top_k(logits) -> None:
-    everything = instance_inference(*logits, SIZES, detections=30)
+def test_things_are_selected_after_the_top_k(logits) -> None:
+    all_classes = instance_inference(*logits, SIZES, detections=30)
     found = instance_inference(*logits, SIZES, detections=30, things=THINGS)
-    countable = torch.tensor(THINGS)[everything.labels]
+    is_thing = torch.tensor(THINGS)[all_classes.labels]
     assert 0 < len(found.scores) < 30
-    assert torch.equal(found.masks, everything.masks[countable])
-    assert torch.equal(found.labels, everything.labels[countable])
+    assert torch.equal(found.masks, all_classes.masks[is_thing])
+    assert torch.equal(found.labels, all_classes.labels[is_thing])
 
 
-def test_an_empty_mask_scores_zero() -> None:
+def test_empty_mask_scores_zero() -> None:
     found = instance_inference(torch.zeros(1, 3), torch.full((1, 16, 24), -1.0), SIZES)
     assert found.scores.tolist() == [0.0, 0.0] and not found.masks.any()
 
@@ -75,10 +75,10 @@ def test_panoptic_equals_all_masks_at_once(logits) -> None:
     winner = (probability[kept][:, None, None] * resized).argmax(0)
     ids = torch.zeros(SIZES.output, dtype=torch.int32)
     segments: list[int] = []
-    for place, query in enumerate(kept):
-        own = resized[place] >= 0.5
-        seen, kind = (winner == place) & own, int(label[query])
-        if not seen.any() or (winner == place).sum().item() / own.sum().item() < 0.3:
+    for index, query in enumerate(kept):
+        own = resized[index] >= 0.5
+        seen, kind = (winner == index) & own, int(label[query])
+        if not seen.any() or (winner == index).sum().item() / own.sum().item() < 0.3:
             continue
         if THINGS[kind] or kind not in segments:
             segments.append(kind)
@@ -88,13 +88,13 @@ def test_panoptic_equals_all_masks_at_once(logits) -> None:
     found = panoptic_inference(
         classes, masks, SIZES, things=THINGS, object_mask_threshold=0.6, overlap_threshold=0.3
     )
-    assert len(kept) > MASKS_AT_ONCE and 1 < len(segments) < len(kept)
+    assert len(kept) > CHUNK_SIZE and 1 < len(segments) < len(kept)
     assert found.labels.tolist() == segments
     assert torch.equal(found.ids, ids)
 
 
 def cells(*rows: str) -> Tensor:
-    """Masks (N, 1, cells) by their probability: # 98 %, + 73 %, - 27 %, . 2 %."""
+    """Return (N, 1, cells) mask logits; probabilities: # 98 %, + 73 %, - 27 %, . 2 %."""
     values = {"#": 4.0, "+": 1.0, "-": -1.0, ".": -4.0}
     return torch.tensor([[[values[cell] for cell in row]] for row in rows])
 
@@ -127,7 +127,7 @@ def test_panoptic_thresholds_by_hand() -> None:
     assert found.labels.tolist() == [0, 1]
 
 
-def test_of_equal_queries_the_first_wins() -> None:
+def test_first_of_equal_queries_wins() -> None:
     classes = torch.zeros(40, 3)
     classes[:20, 0] = classes[20:, 1] = 9
     sizes = ImageSizes((4, 4), (4, 4), (4, 4))
@@ -135,15 +135,15 @@ def test_of_equal_queries_the_first_wins() -> None:
     assert found.labels.tolist() == [0] and (found.ids == 1).all()
 
 
-def test_panoptic_of_no_object_is_void(logits) -> None:
+def test_panoptic_without_objects_is_void(logits) -> None:
     classes = torch.zeros(40, 6)
     classes[:, 5] = 9
     found = panoptic_inference(classes, logits[1], SIZES, things=THINGS)
     assert found.ids.shape == SIZES.output and not found.ids.any() and not len(found.labels)
 
 
-def test_semantic_in_both_orders(logits) -> None:
-    classes, masks = logits[0], 3 * logits[1] + 3  # steeper, for many borders between classes
+def test_semantic_with_and_without_resized_scores(logits) -> None:
+    classes, masks = logits[0], 3 * logits[1] + 3  # steeper, for many class borders
     probability = classes.softmax(-1)[:, :5]
     early = torch.einsum("nk,nhw->khw", probability, at_output(masks).sigmoid())
     assert torch.equal(semantic_inference(classes, masks, SIZES), early.argmax(0))
@@ -156,7 +156,7 @@ def test_semantic_in_both_orders(logits) -> None:
 
 
 class LargestTensor(TorchDispatchMode):
-    """Notes the largest floating-point tensor that any operator gives."""
+    """Records the size of the largest floating-point tensor that an operator returns."""
 
     elements = 0
 
@@ -182,4 +182,4 @@ def test_no_float_copy_of_all_masks(task: str, logits) -> None:
     sizes = ImageSizes((64, 96), (64, 96), (256, 384))
     with LargestTensor() as largest:
         TASKS[task](*logits, sizes)
-    assert 0 < largest.elements <= MASKS_AT_ONCE * 256 * 384 < 40 * 256 * 384
+    assert 0 < largest.elements <= CHUNK_SIZE * 256 * 384 < 40 * 256 * 384

@@ -1,4 +1,4 @@
-"""The model's shapes and the attention rules that hold at every size."""
+"""Shapes of the model, attention masks and the position encoding."""
 
 import torch
 from torch import cos, sin
@@ -9,16 +9,14 @@ from mpdiag.models.mask2former import padded_size
 from mpdiag.recording import record
 
 
-def test_all_layers_come_out_at_a_quarter_of_the_padded_size(
-    small_model: Mask2Former, images: list[torch.Tensor]
-) -> None:
+def test_output_shapes(small_model: Mask2Former, images: list[torch.Tensor]) -> None:
     output = small_model(images)
     assert output.piloted is None
     assert output.matching.class_logits.shape == (5, 2, 6, 4)
     assert output.matching.mask_logits.shape == (5, 2, 6, 16, 16)
 
 
-def test_images_of_the_batch_do_not_mix(
+def test_images_of_a_batch_are_independent(
     small_model: Mask2Former, images: list[torch.Tensor]
 ) -> None:
     with torch.no_grad():
@@ -27,7 +25,7 @@ def test_images_of_the_batch_do_not_mix(
     torch.testing.assert_close(both[:, :1], alone, rtol=1e-4, atol=1e-4)
 
 
-def test_a_query_attends_where_its_last_mask_is_set_or_everywhere(
+def test_attention_masks_are_the_previous_predictions(
     small_model: Mask2Former, images: list[torch.Tensor]
 ) -> None:
     with torch.no_grad(), record(small_model) as recording:
@@ -44,11 +42,11 @@ def test_a_query_attends_where_its_last_mask_is_set_or_everywhere(
         assert visible.any(-1).all()
 
 
-def test_size_is_padded_to_a_common_multiple_of_32() -> None:
+def test_padded_size() -> None:
     assert padded_size([(64, 33), (20, 65)]) == (64, 96)
 
 
-def test_sine_position_is_detr_s() -> None:
+def test_sine_position_equals_detr() -> None:
     found = sine_position(2, 3, 8, torch.device("cpu")).view(2, 3, 8)
     y = 2 / (2 + 1e-6) * 2 * torch.pi
     x = 3 / (3 + 1e-6) * 2 * torch.pi

@@ -1,4 +1,4 @@
-"""The MP part against the paper's statements (sections 4.2 to 4.4, appendix B)."""
+"""The MP part against sections 4.2 to 4.4 and appendix B of the paper."""
 
 import pytest
 import torch
@@ -7,7 +7,12 @@ from mpdiag.config import PilotConfig
 from mpdiag.matching import Target, match
 from mpdiag.metrics import query_utilization
 from mpdiag.models import Mask2Former, PilotInputs, build_pilot_inputs
-from mpdiag.models.mask_piloting import PilotVariant, add_label_noise, group_queries, count_pilot_queries
+from mpdiag.models.mask_piloting import (
+    PilotVariant,
+    add_label_noise,
+    count_pilot_queries,
+    group_queries,
+)
 
 
 def generators(images: int, seed: int = 0) -> list[torch.Generator]:
@@ -16,7 +21,7 @@ def generators(images: int, seed: int = 0) -> list[torch.Generator]:
 
 def pilot_of(targets: list[Target], layers: int = 4, **settings: object) -> PilotInputs:
     config = PilotConfig.model_validate(
-        {"queries": 7, "noise": "none", "label_noise": 0, **settings}
+        {"num_queries": 7, "noise": "none", "label_noise": 0, **settings}
     )
     source = generators(len(targets))
     pilot = build_pilot_inputs(targets, config, layers=layers, num_classes=3, generators=source)
@@ -24,20 +29,20 @@ def pilot_of(targets: list[Target], layers: int = 4, **settings: object) -> Pilo
     return pilot
 
 
-def test_groups_fill_the_queries_of_each_image() -> None:
+def test_groups_of_the_paper() -> None:
     gt, group = group_queries([2, 0, 3], 7, "paper", generators(3))
     assert gt.tolist() == [[0, 1, 0, 1, 0, 1], [-1] * 6, [0, 1, 2, 0, 1, 2]]
     assert group.tolist() == [[0, 0, 1, 1, 2, 2], [-1] * 6, [0, 0, 0, 1, 1, 1]]
 
 
-def test_released_layout_pads_every_group_to_the_largest_image() -> None:
+def test_official_groups_are_padded_to_the_largest_image() -> None:
     gt, group = group_queries([2, 3], 7, "official", generators(2))
     assert gt.tolist() == [[0, 1, -1, 0, 1, -1], [0, 1, 2, 0, 1, 2]]
     assert group.tolist() == [[0, 0, 0, 1, 1, 1]] * 2
 
 
-def test_a_fixed_number_of_groups() -> None:
-    """NUM_DN below 100 in the released code: `scalar` groups, each padded to the largest image."""
+def test_fixed_number_of_groups() -> None:
+    """NUM_DN < 100 in the official code: `scalar` groups, each padded to the largest image."""
     gt, group = group_queries([1, 3], 2, "official", generators(2), num_groups=2)
     assert gt.tolist() == [[0, -1, -1, 0, -1, -1], [0, 1, 2, 0, 1, 2]]
     assert group.tolist() == [[0, 0, 0, 1, 1, 1]] * 2
@@ -46,20 +51,23 @@ def test_a_fixed_number_of_groups() -> None:
 
 
 @pytest.mark.parametrize("variant", ["paper", "official"])
-def test_more_objects_than_queries_pilot_a_random_subset(variant: PilotVariant) -> None:
+def test_more_objects_than_queries_use_a_random_subset(variant: PilotVariant) -> None:
     gt, group = group_queries([9, 2], 4, variant, generators(2))
     assert gt.shape[1] == 4
     assert len(set(gt[0].tolist())) == 4 and gt[0].min() >= 0 and gt[0].max() < 9
     assert (group[0] == 0).all()
 
 
-def test_a_batch_without_gt_has_no_mp_part() -> None:
+def test_batch_without_gt_has_no_mp_part() -> None:
     empty = Target(labels=torch.empty(0, dtype=torch.int64), masks=torch.empty(0, 64, 64).bool())
     config = PilotConfig()
-    assert build_pilot_inputs([empty], config, layers=1, num_classes=3, generators=generators(1)) is None
+    assert (
+        build_pilot_inputs([empty], config, layers=1, num_classes=3, generators=generators(1))
+        is None
+    )
 
 
-def test_every_cell_that_an_object_touches_is_visible(targets: list[Target]) -> None:
+def test_every_cell_with_a_gt_pixel_is_visible(targets: list[Target]) -> None:
     pilot = pilot_of(targets)
     for size in ((2, 2), (4, 4), (8, 8)):
         cell = 64 // size[0]
@@ -68,11 +76,11 @@ def test_every_cell_that_an_object_touches_is_visible(targets: list[Target]) -> 
         for image, target in enumerate(targets):
             for gt, mask in enumerate(target["masks"]):
                 blocks = mask.view(size[0], cell, size[1], cell).any(3).any(1).flatten()
-                for slot in (pilot.gt[image] == gt).nonzero().flatten().tolist():
-                    assert torch.equal(visible[image, slot], blocks)
+                for query in (pilot.gt[image] == gt).nonzero().flatten().tolist():
+                    assert torch.equal(visible[image, query], blocks)
 
 
-def test_gt_masks_are_fed_in_the_first_layers_alone(targets: list[Target]) -> None:
+def test_gt_masks_are_used_in_the_first_layers_only(targets: list[Target]) -> None:
     pilot = pilot_of(targets, layers=2)
     assert [pilot.visible(layer, (8, 8)) is not None for layer in range(4)] == [1, 1, 0, 0]
 
@@ -83,7 +91,7 @@ def test_each_layer_draws_its_own_noise(targets: list[Target]) -> None:
     assert first is not None and second is not None and not torch.equal(first, second)
 
 
-def test_label_noise_flips_its_share_to_other_classes() -> None:
+def test_label_noise_changes_its_ratio_of_labels() -> None:
     labels = torch.randint(0, 4, (2, 5000), generator=torch.Generator().manual_seed(1))
     noised = add_label_noise(labels, 0.2, 4, generators(2))
     changed = noised != labels
@@ -94,58 +102,60 @@ def test_label_noise_flips_its_share_to_other_classes() -> None:
     padding = torch.full((1, 50), -1)
     assert torch.equal(add_label_noise(padding, 1.0, 4, generators(1)), padding)
     assert torch.equal(add_label_noise(labels, 1.0, 1, generators(2)), labels)
-    released = add_label_noise(labels, 1.0, 4, generators(2), "official")
-    assert (released == labels).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    official = add_label_noise(labels, 1.0, 4, generators(2), "official")
+    assert (official == labels).float().mean().item() == pytest.approx(0.25, abs=0.02)
 
 
 @pytest.mark.parametrize("variant", ["paper", "official"])
 @pytest.mark.parametrize("counts", [[2, 0, 3], [9, 2], [1], [4, 4], [0, 5, 7], [7, 6]])
 @pytest.mark.parametrize("num_groups", [None, 1, 3])
-def test_slots_are_counted_as_they_are_laid_out(
+def test_query_counts_equal_the_groups(
     variant: PilotVariant, counts: list[int], num_groups: int | None
 ) -> None:
     gt, _ = group_queries(counts, 7, variant, generators(len(counts)), num_groups)
-    real = int((gt >= 0).sum())
+    with_gt = int((gt >= 0).sum())
     padding = int((gt < 0).sum()) if variant == "official" else 0
-    assert count_pilot_queries(counts, 7, variant, num_groups) == (real, padding)
+    assert count_pilot_queries(counts, 7, variant, num_groups) == (with_gt, padding)
 
 
-def test_an_image_draws_the_same_whatever_is_beside_it(targets: list[Target]) -> None:
+def test_random_draws_do_not_depend_on_the_batch(targets: list[Target]) -> None:
     config = PilotConfig(num_queries=7, label_noise=0.5)
     both = build_pilot_inputs(targets, config, layers=4, num_classes=3, generators=generators(2))
-    alone = build_pilot_inputs(targets[1:], config, layers=4, num_classes=3, generators=generators(2)[1:])
+    alone = build_pilot_inputs(
+        targets[1:], config, layers=4, num_classes=3, generators=generators(2)[1:]
+    )
     assert both is not None and alone is not None
-    slots = alone.gt.shape[1]
-    assert torch.equal(both.labels[1, :slots], alone.labels[0])
+    queries = alone.gt.shape[1]
+    assert torch.equal(both.labels[1, :queries], alone.labels[0])
     for layer in range(4):
         first, second = both.visible(layer, (8, 8)), alone.visible(layer, (8, 8))
         assert first is not None and second is not None
-        assert torch.equal(first[1, :slots], second[0])
+        assert torch.equal(first[1, :queries], second[0])
 
 
-def test_self_attention_lets_nothing_leak(targets: list[Target]) -> None:
+def test_self_attention_mask(targets: list[Target]) -> None:
     pilot = pilot_of(targets)
     visible = pilot.self_visible(6)
-    slots = pilot.gt.shape[1]
-    assert not visible[:, slots:, :slots].any()
-    assert visible[:, slots:, slots:].all()
-    assert visible[:, :slots, slots:].all()
+    mp = pilot.gt.shape[1]
+    assert not visible[:, mp:, :mp].any()
+    assert visible[:, mp:, mp:].all()
+    assert visible[:, :mp, mp:].all()
     for image in range(2):
         group = pilot.group[image]
-        assert torch.equal(visible[image, :slots, :slots], group[:, None] == group[None])
+        assert torch.equal(visible[image, :mp, :mp], group[:, None] == group[None])
 
 
-def test_matching_part_is_the_same_without_the_mp_part(
+def test_matching_part_is_unchanged_by_the_mp_part(
     small_model: Mask2Former, images: list[torch.Tensor], targets: list[Target]
 ) -> None:
     with torch.no_grad():
         alone = small_model(images).matching
-        beside = small_model(images, pilot_of(targets)).matching
-    torch.testing.assert_close(alone.mask_logits, beside.mask_logits, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(alone.class_logits, beside.class_logits, rtol=1e-4, atol=1e-4)
+        together = small_model(images, pilot_of(targets)).matching
+    torch.testing.assert_close(alone.mask_logits, together.mask_logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(alone.class_logits, together.class_logits, rtol=1e-4, atol=1e-4)
 
 
-def test_no_gradient_flows_from_the_matching_part_to_the_mp_part(
+def test_no_gradient_from_the_matching_part_to_the_mp_part(
     small_model: Mask2Former, images: list[torch.Tensor], targets: list[Target]
 ) -> None:
     embedding = small_model.decoder.label_embed
@@ -171,36 +181,36 @@ def test_matching_part_does_not_depend_on_the_mp_inputs(
     assert torch.equal(first.class_logits, second.class_logits)
 
 
-def test_groups_are_equal_without_noise_and_differ_with_it(
+def test_groups_differ_only_by_noise(
     small_model: Mask2Former, images: list[torch.Tensor], targets: list[Target]
 ) -> None:
     with torch.no_grad():
-        quiet = small_model(images, pilot_of(targets)).piloted
+        clean = small_model(images, pilot_of(targets)).piloted
         noisy = small_model(images, pilot_of(targets, label_noise=0.5)).piloted
-    first, second = quiet.mask_logits[:, 0, :2], quiet.mask_logits[:, 0, 2:4]
+    first, second = clean.mask_logits[:, 0, :2], clean.mask_logits[:, 0, 2:4]
     torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
     first, second = noisy.mask_logits[:, 0, :2], noisy.mask_logits[:, 0, 2:4]
     assert (first - second).abs().max() > 0.1
 
 
 def test_hard_assignment_has_full_utilization(targets: list[Target]) -> None:
-    pilot = pilot_of(targets, queries=3)
+    pilot = pilot_of(targets, num_queries=3)
     for image in range(2):
         hard = pilot.gt[image].expand(5, -1)
         assert query_utilization(hard).tolist() == [1.0] * 4
 
 
-def test_bipartite_matching_can_disagree_with_hard_assignment(
+def test_bipartite_matching_of_the_mp_part(
     small_model: Mask2Former, images: list[torch.Tensor], targets: list[Target]
 ) -> None:
-    pilot = pilot_of(targets, queries=3)
+    pilot = pilot_of(targets, num_queries=3)
     with torch.no_grad():
         output = small_model(images, pilot).piloted
     found = match(output.class_logits, output.mask_logits, targets)
     assert ((found >= 0).sum(-1) == torch.tensor([2, 3])).all()
 
 
-def test_a_model_without_class_embeddings_refuses(
+def test_model_without_class_embeddings(
     small_model: Mask2Former, images: list[torch.Tensor], targets: list[Target]
 ) -> None:
     small_model.decoder.label_embed = None

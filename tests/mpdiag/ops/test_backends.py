@@ -1,4 +1,4 @@
-"""Which backend runs, what is said about it, and what is refused."""
+"""Selection of the backend, its log messages and errors."""
 
 import logging
 
@@ -12,7 +12,7 @@ from mpdiag.ops.backends import VARIABLE, get_backend, resolve_backend, select_b
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing asked, nothing decided, nothing said."""
+    """Clear requests, caches and logged messages."""
     monkeypatch.delenv(VARIABLE, raising=False)
     resolve_backend.cache_clear()
     backends._log_once.cache_clear()
@@ -22,31 +22,31 @@ def fresh(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
     backends._load.cache_clear()
 
 
-def test_the_choice_is_logged_once(caplog) -> None:
+def test_selection_is_logged_once(caplog) -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float32):
         assert select_backend("cpu", dtype)[0].name == "cpp"
-    said = [record for record in caplog.records if "deformable attention on" in record.message]
-    assert [record.message for record in said] == [
+    messages = [record for record in caplog.records if "deformable attention on" in record.message]
+    assert [record.message for record in messages] == [
         "deformable attention on cpu: cpp (the first choice on cpu)"
     ]
 
 
-def test_plain_pytorch_elsewhere(caplog) -> None:
+def test_pytorch_on_other_devices(caplog) -> None:
     assert select_backend("mps", torch.float32)[0].name == "plain"
     assert [record.levelname for record in caplog.records] == ["INFO"]
 
 
-def test_asked_for(monkeypatch) -> None:
+def test_request(monkeypatch) -> None:
     monkeypatch.setenv(VARIABLE, "plain")
     assert select_backend("cpu", torch.float32)[0].name == "plain"
-    with use_backend("cpp"):  # over the environment
+    with use_backend("cpp"):  # overrides the environment
         assert select_backend("cpu", torch.float32)[0].name == "cpp"
         with use_backend(None):
             assert select_backend("cpu", torch.float32)[0].name == "plain"
     assert select_backend("cpu", torch.float32)[0].name == "plain"
 
 
-def test_an_unknown_name_is_refused(monkeypatch) -> None:
+def test_unknown_name(monkeypatch) -> None:
     with (
         pytest.raises(DependencyError, match=r"no backend fast .*cpp.* plain"),
         use_backend("fast"),
@@ -57,12 +57,12 @@ def test_an_unknown_name_is_refused(monkeypatch) -> None:
         select_backend("cpu", torch.float32)
 
 
-def test_what_is_asked_for_and_cannot_run_is_refused(make_problem) -> None:
-    with use_backend("cpp"), pytest.raises(DependencyError, match="can't run on cuda: it runs on"):
+def test_requested_backend_cannot_run() -> None:
+    with use_backend("cpp"), pytest.raises(DependencyError, match="cannot run on cuda: it runs on"):
         select_backend("cuda", torch.float32)
 
 
-def test_without_a_compiler_it_is_slower_and_says_so(make_problem, monkeypatch, caplog) -> None:
+def test_fallback_without_a_compiler_logs_a_warning(make_problem, monkeypatch, caplog) -> None:
     problem = make_problem(8)
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("XDG_CACHE_HOME", "/nowhere/to/be/found")
@@ -76,5 +76,5 @@ def test_without_a_compiler_it_is_slower_and_says_so(make_problem, monkeypatch, 
         select_backend("cpu", torch.float32)
 
 
-def test_every_backend_has_a_name_of_its_own() -> None:
+def test_backend_names_are_unique() -> None:
     assert all(get_backend(backend.name) is backend for backend in backends.BACKENDS)

@@ -1,4 +1,4 @@
-"""Every backend that runs on a CPU against loops over the definition, values and gradients."""
+"""Values and gradients of all CPU backends against the reference implementation by loops."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def backend(request: pytest.FixtureRequest):
 
 
 @pytest.mark.parametrize("channels", [1, 5, 8, 16, 32, 64])
-def test_equals_the_definition_also_outside(make_problem, backend, channels) -> None:
+def test_equals_the_reference(make_problem, backend, channels) -> None:
     problem = make_problem(channels)
     for found, expected in zip(
         problem.run(ms_deform_attn, torch.float64), problem.solve(), strict=True
@@ -32,19 +32,19 @@ def test_float32(make_problem, backend) -> None:
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_bfloat16_is_summed_in_float32(make_problem, backend, autocast) -> None:
-    """From the rounded value and gradient, the exact result, rounded once."""
+def test_bfloat16_sums_in_float32(make_problem, backend, autocast) -> None:
+    """With rounded inputs, the result is the exact one rounded once."""
     problem = make_problem(32)
     problem.value = problem.value.bfloat16().double()
     problem.upstream = problem.upstream.bfloat16().double()
     forward = torch.autocast("cpu", torch.bfloat16, enabled=autocast)(ms_deform_attn)
     found = problem.run(forward, torch.bfloat16)
     for tensor, expected in zip(found, problem.solve(), strict=True):
-        once = 2**-8 if tensor.dtype == torch.bfloat16 else 1e-5
-        torch.testing.assert_close(tensor.double(), expected, rtol=once, atol=1e-4)
+        rounding = 2**-8 if tensor.dtype == torch.bfloat16 else 1e-5
+        torch.testing.assert_close(tensor.double(), expected, rtol=rounding, atol=1e-4)
 
 
-def test_gradients_are_the_differences(make_problem, backend) -> None:
+def test_gradcheck(make_problem, backend) -> None:
     problem = make_problem(2, queries=2)
     inputs = [x.requires_grad_() for x in (problem.value, problem.locations, problem.weights)]
     assert torch.autograd.gradcheck(
@@ -52,8 +52,8 @@ def test_gradients_are_the_differences(make_problem, backend) -> None:
     )
 
 
-def test_one_sided_derivatives_are_those_of_plain_pytorch(make_problem) -> None:
-    """An untrained model samples at the centres of cells, and just outside, where they differ."""
+def test_one_sided_derivatives_equal_pytorch(make_problem) -> None:
+    """An untrained model samples at cell centres, where the one-sided derivatives differ."""
     problem = make_problem(8, queries=100)
     sizes = torch.tensor([(width, height) for height, width in problem.shapes])[:, None]
     pixels = (problem.locations * sizes).floor()
@@ -65,20 +65,20 @@ def test_one_sided_derivatives_are_those_of_plain_pytorch(make_problem) -> None:
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-4)
 
 
-def test_nothing_asked_is_nothing_given(backend) -> None:
+def test_no_queries(backend) -> None:
     value, shapes = torch.rand(1, 6, 2, 8), [(2, 3)]
     found = ms_deform_attn(value, shapes, torch.rand(1, 0, 2, 1, 4, 2), torch.rand(1, 0, 2, 1, 4))
     assert found.shape == (1, 0, 16)
 
 
-def test_a_location_that_is_no_number_is_not_hidden(make_problem) -> None:
+def test_nan_locations_propagate(make_problem) -> None:
     problem = make_problem(8)
     problem.locations[0, 2, 1, 0, 0, 1] = torch.nan
     output, *_ = problem.run(ms_deform_attn, torch.float32)
     assert output.isnan().nonzero().tolist() == [[0, 2, c] for c in range(8, 16)]
 
 
-def test_the_same_bits_whatever_the_threads(make_problem) -> None:
+def test_results_do_not_depend_on_threads(make_problem) -> None:
     problem = make_problem(16, queries=40)
     threads = torch.get_num_threads()
     results = []
@@ -104,7 +104,7 @@ def test_strided_arguments(make_problem, backend) -> None:
 
 
 @pytest.mark.parametrize("change", ["cells", "levels", "points", "batch"])
-def test_sizes_that_do_not_fit_are_refused(make_problem, change) -> None:
+def test_invalid_shapes(make_problem, change) -> None:
     problem = make_problem(8)
     if change == "cells":
         problem.value = problem.value[:, :-1]
@@ -114,12 +114,12 @@ def test_sizes_that_do_not_fit_are_refused(make_problem, change) -> None:
         problem.weights = problem.weights[..., :-1]
     else:
         problem.value = problem.value[:1]
-    with pytest.raises(ValueError, match="don't belong together"):
+    with pytest.raises(ValueError, match="do not match"):
         ms_deform_attn(problem.value, problem.shapes, problem.locations, problem.weights)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of a tensor that opcheck makes
-def test_the_operator_is_one_that_torch_can_compile(make_problem) -> None:
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of a tensor in opcheck
+def test_operator_compiles_without_graph_break(make_problem) -> None:
     problem = make_problem(8)
     with use_backend("cpp"):
         expected = problem.run(ms_deform_attn, torch.float32)
@@ -133,7 +133,7 @@ def test_the_operator_is_one_that_torch_can_compile(make_problem) -> None:
     torch.library.opcheck(torch.ops.mpdiag.ms_deform_attn_cpu, arguments)
 
 
-def test_a_compiled_function_follows_the_backend(make_problem) -> None:
+def test_compiled_function_recompiles_for_another_backend(make_problem) -> None:
     problem = make_problem(8)
     compiled = torch.compile(ms_deform_attn, fullgraph=True, backend="aot_eager")
     with use_backend("cpp"):
@@ -144,7 +144,7 @@ def test_a_compiled_function_follows_the_backend(make_problem) -> None:
     assert torch.equal(found[0], expected[0])
 
 
-def test_no_second_derivative(make_problem) -> None:
+def test_second_derivative_is_not_implemented(make_problem) -> None:
     problem = make_problem(8)
     weights = problem.weights.requires_grad_()
     output = ms_deform_attn(problem.value, problem.shapes, problem.locations, weights)

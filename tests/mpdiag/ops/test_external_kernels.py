@@ -1,4 +1,4 @@
-"""Other packages' deformable attention behind our arguments, and why they can't run here."""
+"""Deformable attention of other packages, and the reasons why it is not available."""
 
 import sys
 from types import SimpleNamespace
@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from mpdiag.errors import DependencyError
-from mpdiag.ops import ms_deform_attn, peers, use_backend
+from mpdiag.ops import external_kernels, ms_deform_attn, use_backend
 from mpdiag.ops.backends import BACKENDS, unavailable_reason
 
 
-def test_each_says_in_a_sentence_why_it_cannot_run() -> None:
+def test_reasons_are_one_line() -> None:
     for backend in BACKENDS:
-        reason = unavailable_reason(backend, backend.devices[0] if backend.devices else "cpu", torch.float32)
+        device = backend.devices[0] if backend.devices else "cpu"
+        reason = unavailable_reason(backend, device, torch.float32)
         assert reason is None or (reason and "\n" not in reason and len(reason) < 200)
 
 
@@ -25,8 +26,8 @@ def test_torch_ms_deform_attn(make_problem) -> None:
     torch.testing.assert_close(found, problem.solve())
 
 
-def test_the_original_extension(make_problem) -> None:
-    """Its functions get their arguments as the original's sources name them."""
+def test_original_extension(make_problem) -> None:
+    """The functions of the extension get the arguments of its source code."""
     problem = make_problem(8)
     output, *grads = problem.solve()
 
@@ -53,12 +54,12 @@ def test_the_original_extension(make_problem) -> None:
         ms_deform_attn_forward=ms_deform_attn_forward,
         ms_deform_attn_backward=ms_deform_attn_backward,
     )
-    function = peers._of_extension("test_extension", extension)
+    function = external_kernels._of_extension("test_extension", extension)
     torch.testing.assert_close(problem.run(function, torch.float64), [output, *grads])
 
 
-def test_deformops_says_for_which_python_it_is_made(monkeypatch) -> None:
+def test_deformops_names_the_supported_python_versions(monkeypatch) -> None:
     if sys.version_info[:2] in ((3, 12), (3, 13)):
-        pytest.skip("it is made for this one")
-    with pytest.raises(DependencyError, match=r"Python 3\.12 and 3\.13, this is 3\.1"):
-        peers.load_deformops()
+        pytest.skip("this version is supported")
+    with pytest.raises(DependencyError, match=r"Python 3\.12 or 3\.13, this is 3\.1"):
+        external_kernels.load_deformops()

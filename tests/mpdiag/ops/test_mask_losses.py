@@ -1,4 +1,4 @@
-"""Losses and gradients of masks, compiled and in PyTorch, against float64."""
+"""Mask losses and gradients of the C++ and PyTorch implementations against float64."""
 
 import pytest
 import torch
@@ -6,10 +6,12 @@ import torch
 from mpdiag.ops import mask_losses, mask_sums
 
 
-@pytest.mark.parametrize("way", ["compiled", "plain"])
+@pytest.mark.parametrize("implementation", ["compiled", "plain"])
 @pytest.mark.parametrize("count", [1, 31, 2000])
-def test_values_and_gradients(way: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    if way == "plain":
+def test_values_and_gradients(
+    implementation: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if implementation == "plain":
         monkeypatch.setattr(mask_sums, "kernels", lambda: None)
     else:
         assert mask_sums.kernels() is not None
@@ -22,7 +24,7 @@ def test_values_and_gradients(way: str, count: int, monkeypatch: pytest.MonkeyPa
     x = logits.requires_grad_()
     found = torch.stack(mask_losses(x, truth))
     (gradient,) = torch.autograd.grad((found * weights).sum(), x)
-    # Written out anew, in double precision.
+    # The formulas in float64.
     y = logits.detach().double().requires_grad_()
     p, t = y.sigmoid(), truth.double()
     entropy = (y.clamp(min=0) - y * t + (-y.abs()).exp().log1p()).mean(1)
@@ -33,7 +35,7 @@ def test_values_and_gradients(way: str, count: int, monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(gradient.double(), slope, rtol=2e-5, atol=1e-7)
 
 
-def test_one_loss_alone_and_part_of_a_tensor() -> None:
+def test_single_loss_of_a_strided_view() -> None:
     whole = torch.randn(6, 80, generator=torch.Generator().manual_seed(0), requires_grad=True)
     part = whole[::2, ::2]
     truth = (part > 0).float()

@@ -1,4 +1,4 @@
-"""Point reads against torch's grid_sample."""
+"""Point sampling against torch's grid_sample."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from mpdiag.ops import cell_centers, sample_logits, sample_masks, seeded_points
 
 
-def test_masks_are_read_as_grid_sample_reads_floats() -> None:
+def test_sample_masks_equals_grid_sample() -> None:
     generator = torch.Generator().manual_seed(1)
     masks = torch.rand(4, 7, 5, generator=generator) > 0.5
     points = torch.rand(6, 50, 2, generator=generator) * 1.2 - 0.1
@@ -21,15 +21,15 @@ def test_masks_are_read_as_grid_sample_reads_floats() -> None:
     )
 
 
-def test_cell_centers_read_each_cell_itself() -> None:
+def test_cell_centers_sample_each_cell() -> None:
     maps = torch.rand(2, 3, 4, 6, generator=torch.Generator().manual_seed(2))
-    read = sample_logits(maps, cell_centers(4, 6))
-    torch.testing.assert_close(read, maps.flatten(2))
+    sampled = sample_logits(maps, cell_centers(4, 6))
+    torch.testing.assert_close(sampled, maps.flatten(2))
     masks = maps[0] > 0.5
-    read = sample_masks(masks, torch.arange(3), cell_centers(4, 6))
-    torch.testing.assert_close(read, masks.flatten(1).float())
+    sampled = sample_masks(masks, torch.arange(3), cell_centers(4, 6))
+    torch.testing.assert_close(sampled, masks.flatten(1).float())
 
 
-def test_seeded_points_repeat() -> None:
+def test_seeded_points_are_reproducible() -> None:
     assert torch.equal(seeded_points(9, 3), seeded_points(9, 3))
     assert not torch.equal(seeded_points(9, 3), seeded_points(9, 4))

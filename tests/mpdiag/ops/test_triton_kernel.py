@@ -1,6 +1,6 @@
-"""The Triton kernel against the definition in Triton's interpreter, and compiled for a GPU.
+"""The Triton kernel in Triton's interpreter against the reference, and its compilation for a GPU.
 
-Triton reads from the environment whether it interprets, hence processes of their own.
+Tests run in subprocesses, because Triton reads TRITON_INTERPRET at import.
 """
 
 import os
@@ -57,8 +57,8 @@ def run(script: str, *arguments: str, **environment: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_equals_the_definition(make_problem, tmp_path: Path) -> None:
-    """24 channels in float32, which is no power of two, and 8 in bfloat16."""
+def test_equals_the_reference(make_problem, tmp_path: Path) -> None:
+    """24 channels (no power of two) in float32, and 8 in bfloat16."""
     problems = {torch.float32: make_problem(24, 3), torch.bfloat16: make_problem(8, 3)}
     rounded = problems[torch.bfloat16]
     rounded.value = rounded.value.bfloat16().double()
@@ -78,9 +78,9 @@ def test_equals_the_definition(make_problem, tmp_path: Path) -> None:
     run(INTERPRET, str(path), TRITON_INTERPRET="1")
     for problem, results in zip(problems.values(), torch.load(path), strict=True):
         for found, expected in zip(results, problem.solve(), strict=True):
-            # The interpreter cuts off what does not fit into bfloat16, a GPU rounds it.
-            once = 2**-7 if found.dtype == torch.bfloat16 else 1e-5
-            torch.testing.assert_close(found.double(), expected, rtol=once, atol=1e-4)
+            # The interpreter truncates to bfloat16; a GPU rounds.
+            rounding = 2**-7 if found.dtype == torch.bfloat16 else 1e-5
+            torch.testing.assert_close(found.double(), expected, rtol=rounding, atol=1e-4)
 
 
 def test_compiles_for_a_gpu(tmp_path: Path) -> None:
