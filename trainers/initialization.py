@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -79,12 +80,9 @@ def _read(source: str, backbone: set[str]) -> Weights:
     if packaged.is_file():
         return read_weights(packaged, backbone)
     if path.is_dir() and is_transformers_directory(path):
-        form = read_transformers(path)
-        own = {"classes": form.classes} if form.classes else {}
-        extra = {"mpdiag": own}
-        return Weights(
-            form.path, "transformers directory", form.weights, unexpected=form.unexpected, extra=extra
-        )
+        contents = read_transformers(path)
+        own = {"classes": contents.classes} if contents.classes else {}
+        return replace(contents.weights, extra={"mpdiag": own})
     return read_weights(path, backbone)
 
 
@@ -105,8 +103,7 @@ def _check_classes(
     for index, (name, info) in enumerate(zip(names, classes, strict=False)):
         if name != info.name:
             raise ConfigError(
-                f"init = {source}: class {index} is {name}, but {info.name} in the data set; "
-                f"{fix}"
+                f"init = {source}: class {index} is {name}, but {info.name} in the data set; {fix}"
             )
 
 

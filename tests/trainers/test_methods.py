@@ -1,4 +1,4 @@
-"""Methods of the paper: what each supervises, against brute force on small models."""
+"""Training methods against brute force on small models."""
 
 from itertools import permutations
 
@@ -13,14 +13,16 @@ from mpdiag.matching import MatchingCosts, match, matching_cost
 from mpdiag.models import Mask2Former
 from mpdiag.recording import record
 from trainers.methods import (
-    NAMES,
+    METHODS,
     Batch,
+    CombinedMethod,
+    FullTrainConfig,
     Randomness,
-    SetPrediction,
     build_method,
-    method_parts,
+    methods_of,
     needs_label_embedding,
 )
+from trainers.methods.method import TrainingStep
 
 CPU = torch.device("cpu")
 COUNTS = (2, 3)
@@ -40,50 +42,68 @@ def samples() -> list[Sample]:
     return found
 
 
-def method_of(small_recipe, *changes: str) -> SetPrediction:
+def method_of(small_recipe, *changes: str) -> CombinedMethod:
     config: TrainConfig = small_recipe("model.num_classes=3", *changes)
     label = needs_label_embedding(config)
     model = config.model.model_copy(update={"label_embedding": label})
     torch.manual_seed(0)
-    method = build_method(Mask2Former(model), config.model_copy(update={"model": model}))
-    assert isinstance(method, SetPrediction)
-    return method
+    return build_method(Mask2Former(model), config.model_copy(update={"model": model}))
 
 
 def batch_of(samples: list[Sample], step: int = 0) -> Batch:
     return Batch.from_samples(samples, Randomness.for_step(0, step, range(len(samples)), CPU))
 
 
-def losses_of(method: SetPrediction, batch: Batch) -> dict[str, Tensor]:
+def losses_of(method: CombinedMethod, batch: Batch) -> dict[str, Tensor]:
     return method(batch, method.normalizers(batch.targets))
 
 
-def test_names_are_joined_by_plus() -> None:
-    assert method_parts("piloted + auxiliary-loss") == {"piloted", "auxiliary-loss"}
-    assert all(method_parts(name) == {name} for name in NAMES)
-    with pytest.raises(ConfigError, match=r"no such method as 'pilotted'; there are baseline, "):
-        method_parts("auxiliary-loss+pilotted")
-    with pytest.raises(ConfigError, match="per-pixel trains no queries"):
-        method_parts("piloted+per-pixel")
+def step_of(method: CombinedMethod, batch: Batch) -> TrainingStep:
+    return method.step(batch, method.normalizers(batch.targets))
 
 
-def test_fixed_matching_takes_the_last_layer_for_all(small_recipe, samples) -> None:
+def names_of(method: str) -> list[str]:
+    return [found.name for found in methods_of(TrainConfig(method=method))]
+
+
+def test_methods_combine_with_the_baseline_first() -> None:
+    assert names_of("baseline") == ["baseline"]
+    assert names_of("piloted + auxiliary-loss") == ["baseline", "auxiliary-loss", "piloted"]
+    assert names_of("per-pixel") == ["per-pixel"]
+    with pytest.raises(ConfigError, match=r"unknown method 'pilotted'; choose from baseline, "):
+        names_of("auxiliary-loss+pilotted")
+    with pytest.raises(ConfigError, match="per-pixel does not combine with others"):
+        names_of("piloted+per-pixel")
+
+
+def test_methods_declare_name_description_settings_and_losses(small_recipe, samples) -> None:
+    for name, found in METHODS.items():
+        assert found.name == name and found.description
+        if found.section:
+            assert isinstance(getattr(FullTrainConfig(), found.section), found.settings_type)
+        method = method_of(small_recipe, f"method={name}")
+        layers = [method.layer_of(loss) for loss in losses_of(method, batch_of(samples))]
+        terms = {term for term, layer in layers if layer is not None}
+        assert terms == {x for part in methods_of(TrainConfig(method=name)) for x in part.layer_losses}
+        assert {layer for _, layer in layers} <= {None, 0, 1, 2, 3}
+        assert any(layer == 3 for _, layer in layers) != found.stands_alone
+
+
+def test_fixed_matching_uses_the_last_layer_for_all(small_recipe, samples) -> None:
     method = method_of(small_recipe, "method=fixed-matching")
     batch = batch_of(samples)
-    predicted = method.predict(batch)
-    output = predicted.matching
-    anew = match(output.class_logits, output.mask_logits, batch.targets, costs=method.costs)
-    fixed = method.assign(predicted, batch).matching
-    assert torch.equal(fixed, anew[-1:].expand_as(anew))
-    assert not torch.equal(fixed, anew)
-    plain = method_of(small_recipe)
-    assert torch.equal(plain.assign(predicted, batch).matching, anew)
+    step = step_of(method, batch)
+    output = step.output.matching
+    each_layer = match(output.class_logits, output.mask_logits, batch.targets, costs=step.costs)
+    assert torch.equal(step.assignment, each_layer[-1:].expand_as(each_layer))
+    assert not torch.equal(step.assignment, each_layer)
+    assert torch.equal(step_of(method_of(small_recipe), batch).assignment, each_layer)
 
 
 def test_auxiliary_loss_adds_a_term_for_each_pair_of_layers(small_recipe, samples) -> None:
     batch = batch_of(samples)
     plain = losses_of(method_of(small_recipe), batch)
-    method = method_of(small_recipe, "method=auxiliary-loss", "loss.consistency_weight=2")
+    method = method_of(small_recipe, "method=auxiliary-loss", "auxiliary_loss.weight=2")
     both = losses_of(method, batch)
     added = {name: x for name, x in both.items() if name not in plain}
     assert added.keys() == {f"loss_consistency_{i}" for i in (1, 2, 3)}
@@ -101,69 +121,68 @@ def test_bipartite_assignment_of_the_mp_part_is_the_cheapest_in_each_group(
 ) -> None:
     method = method_of(small_recipe, "method=piloted", "pilot.assignment=match", "pilot.num_queries=7")
     batch = batch_of(samples)
-    assert method.piloting is not None
-    pilot = method.piloting.pilot(batch, method.model.config)
-    assert pilot is not None
-    output = method.model(batch.images, pilot).piloted
-    found = method.piloting.assign(output, pilot, batch, method.costs, method.loss)
+    step = step_of(method, batch)
+    pilot, output = step.pilot, step.output.piloted
+    assert pilot is not None and output is not None
+    found = method.methods["piloted"].piloted_assignment(step)
     cost = matching_cost(
         output.class_logits, output.mask_logits, batch.targets, MatchingCosts(), None
     )
     checked = 0
     for image, count in enumerate(COUNTS):
         for group in range(7 // count):
-            slots = (pilot.group[image] == group).nonzero()[:, 0]
-            assert len(slots) == count
+            queries = (pilot.group[image] == group).nonzero()[:, 0]
+            assert len(queries) == count
             for layer in range(len(found)):
-                block = cost[layer, image, slots].detach().tolist()
+                block = cost[layer, image, queries].detach().tolist()
                 cheapest = min(
                     permutations(range(count)),
                     key=lambda order: sum(block[i][gt] for i, gt in enumerate(order)),
                 )
-                assert found[layer, image, slots].tolist() == list(cheapest)
+                assert found[layer, image, queries].tolist() == list(cheapest)
                 checked += 1
     assert checked == 4 * (3 + 2)
     assert (found[:, pilot.gt < 0] == -1).all()
 
 
-def test_mean_features_are_queries_within_their_masks(small_recipe, samples) -> None:
+def test_mean_features_within_masks_are_queries(small_recipe, samples) -> None:
     method = method_of(
         small_recipe, "method=piloted", "pilot.query_input=feature-mean", "pilot.noise=none"
     )
-    assert method.model.decoder.label_embed is None and method.piloting is not None
+    assert method.model.decoder.label_embed is None
     batch = batch_of(samples)
-    pilot = method.piloting.pilot(batch, method.model.config)
+    pilot = step_of(method, batch).pilot
     assert pilot is not None and pilot.visible(0, (8, 8)) is None  # no GT as attention mask
     features = torch.randn(2, 32, 16, 16)
-    content, position = pilot.feed(pilot, None, features)
+    content, position = pilot.query_input(pilot, None, features)
     assert position is None
     for image, count in enumerate(COUNTS):
-        for slot in range(12 // count * count):
-            mask = batch.targets[image]["masks"][slot % count]
+        for query in range(12 // count * count):
+            mask = batch.targets[image]["masks"][query % count]
             inside = mask.view(16, 4, 16, 4).any(3).any(1)
             expected = features[image][:, inside].mean(1)
-            torch.testing.assert_close(content[image, slot], expected)
+            torch.testing.assert_close(content[image, query], expected)
     assert losses_of(method, batch)["loss_ce_dn"] > 0
 
 
-def test_mask_codes_are_positions_and_train_their_mlp(small_recipe, samples) -> None:
+def test_mask_codes_train_their_mlp(small_recipe, samples) -> None:
     method = method_of(small_recipe, "method=piloted", "pilot.query_input=mask-code")
     batch = batch_of(samples)
     torch.stack(list(losses_of(method, batch).values())).sum().backward()
-    own = [x for name, x in method.named_parameters() if name.startswith("piloting.")]
+    own = [x for name, x in method.named_parameters() if name.startswith("methods.")]
     assert len(own) == 4 and all(x.grad is not None and x.grad.any() for x in own)
-    assert not any("piloting" in name for name in method.model.state_dict())
+    assert not any("piloted" in name for name in method.model.state_dict())
     embedding = method.model.decoder.label_embed
     assert embedding is not None and embedding.weight.grad is not None
 
 
-def test_feature_means_need_mask_features_as_wide_as_queries(small_recipe) -> None:
+def test_mean_features_need_the_width_of_queries(small_recipe) -> None:
     with pytest.raises(ConfigError, match=r"model\.mask_dim \(64\) must equal model\.hidden_dim"):
         method_of(small_recipe, "method=piloted", "pilot.query_input=feature-mean", "model.mask_dim=64")
 
 
 @pytest.mark.parametrize("maps, sides", [("coarse-to-fine", [2, 4, 8]), ("all-large", [8, 8, 8])])
-def test_layers_attend_to_the_maps_that_are_asked_for(
+def test_layers_attend_to_the_configured_feature_maps(
     small_recipe, samples, maps: str, sides: list[int]
 ) -> None:
     method = method_of(small_recipe, f"model.feature_maps={maps}")
@@ -177,25 +196,23 @@ def test_layers_attend_to_the_maps_that_are_asked_for(
 
 
 @pytest.mark.parametrize("layers", [1, 2, "all"])
-def test_gt_masks_are_fed_in_as_many_layers_as_asked(small_recipe, samples, layers) -> None:
+def test_number_of_layers_with_gt_masks(small_recipe, samples, layers) -> None:
     method = method_of(small_recipe, "method=piloted", f"pilot.layers={layers}", "pilot.noise=none")
-    batch = batch_of(samples)
-    assert method.piloting is not None
-    pilot = method.piloting.pilot(batch, method.model.config)
+    pilot = step_of(method, batch_of(samples)).pilot
     assert pilot is not None
-    fed = [pilot.visible(layer, (8, 8)) is not None for layer in range(3)]
-    assert fed == [layer < (3 if layers == "all" else layers) for layer in range(3)]
+    masked = [pilot.visible(layer, (8, 8)) is not None for layer in range(3)]
+    assert masked == [layer < (3 if layers == "all" else layers) for layer in range(3)]
 
 
 @pytest.mark.parametrize("method", ["piloted", "piloted+fixed-matching+auxiliary-loss"])
-def test_images_without_gt_have_losses_of_every_name(small_recipe, samples, method: str) -> None:
+def test_images_without_gt_have_all_losses(small_recipe, samples, method: str) -> None:
     built = method_of(small_recipe, f"method={method}")
     usual = losses_of(built, batch_of(samples))
-    bare = [
+    without_gt = [
         Sample(s.image_id, s.file_name, s.image, s.masks[:0], s.labels[:0], s.original_size)
         for s in samples
     ]
-    batch = batch_of(bare)
+    batch = batch_of(without_gt)
     normalizers = built.normalizers(batch_of(samples).targets)
     losses = built(batch, normalizers)
     assert losses.keys() == usual.keys()
@@ -204,18 +221,17 @@ def test_images_without_gt_have_losses_of_every_name(small_recipe, samples, meth
     assert all(x.grad is not None for x in built.parameters() if x.requires_grad)
 
 
-def test_piloted_slots_that_are_padding_do_not_count(small_recipe, samples) -> None:
-    """Image 0 has 12 slots, image 1 too, but 10 queries make 10 and 9: one is padding."""
+def test_padding_queries_of_the_mp_part_have_no_loss(small_recipe, samples) -> None:
+    """With 10 queries, image 0 has 10 and image 1 has 9, so one is padding."""
     method = method_of(small_recipe, "method=piloted", "pilot.num_queries=10", "pilot.label_noise=0")
     batch = batch_of(samples)
-    assert method.piloting is not None
-    pilot = method.piloting.pilot(batch, method.model.config)
-    assert pilot is not None and (pilot.gt < 0).sum() == 1
-    output = method.model(batch.images, pilot).piloted
+    step = step_of(method, batch)
+    pilot, output = step.pilot, step.output.piloted
+    assert pilot is not None and output is not None and (pilot.gt < 0).sum() == 1
     expected = 0.0
-    for image, slot in (pilot.gt >= 0).nonzero().tolist():
-        label = batch.targets[image]["labels"][pilot.gt[image, slot]]
-        logits = output.class_logits[-1, image, slot]
+    for image, query in (pilot.gt >= 0).nonzero().tolist():
+        label = batch.targets[image]["labels"][pilot.gt[image, query]]
+        logits = output.class_logits[-1, image, query]
         expected -= logits.log_softmax(0)[label].item() / 19
     normalizers = method.normalizers(batch.targets)
     assert (normalizers["piloted_masks"], normalizers["piloted_class_weight"]) == (19, 19)

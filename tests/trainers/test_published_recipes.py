@@ -1,7 +1,7 @@
-"""The paper's runs against the official configurations, from which the figures here are read.
+"""Packaged recipes against the official configurations.
 
-`configs/` of facebookresearch/Mask2Former and of IDEA-Research/MP-Former; where these have no
-file, the paper's text.
+Source: `configs/` of facebookresearch/Mask2Former and IDEA-Research/MP-Former; the text of the
+paper for runs without a file.
 """
 
 import functools
@@ -13,7 +13,7 @@ import torch
 from mpdiag.config import ModelConfig, TrainConfig
 from mpdiag.data import KNOWN_DATASETS
 from mpdiag.models import Mask2Former
-from trainers.methods import method_parts
+from trainers.methods import methods_of
 from trainers.recipe import load_recipe, recipe_names
 
 PUBLISHED = [name for name in recipe_names() if not name.startswith("synthetic")]
@@ -24,7 +24,7 @@ class Run:
     """MAX_ITER; STEPS, or None for WarmupPolyLR; NUM_OBJECT_QUERIES; sizes."""
 
     iterations: int
-    drops: tuple[int, int] | None
+    milestones: tuple[int, int] | None
     queries: int
     crop: tuple[int, int]
     test: tuple[int, int]
@@ -74,8 +74,8 @@ RUNS = {
 def test_a_run_is_the_official_one(name: str) -> None:
     run, config = RUNS[name], load_recipe(name)
     schedule, data, augment = config.schedule, config.data, config.data.augment
-    drops = schedule.milestones if schedule.policy == "multistep" else None
-    assert (schedule.iterations, drops) == (run.iterations, run.drops)
+    milestones = schedule.milestones if schedule.policy == "multistep" else None
+    assert (schedule.iterations, milestones) == (run.iterations, run.milestones)
     assert config.model.num_queries == run.queries
     assert augment.crop == run.crop
     assert (data.short_side, data.long_side) == run.test
@@ -103,7 +103,7 @@ def test_what_all_runs_share(name: str) -> None:
     assert config.precision == "bf16" and config.init is None
     assert config.data.augment.flip and config.data.augment.single_category_max_area == 1
     assert config.evaluate_every == 5000
-    assert method_parts(config.method) and config.data.dataset in KNOWN_DATASETS
+    assert methods_of(config) and config.data.dataset in KNOWN_DATASETS
     backbone = config.model.backbone
     weights = {
         "r50": "resnet50.tv_in1k", "r101": "resnet101.tv_in1k", "swin-l": "swin_large"

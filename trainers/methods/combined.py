@@ -44,12 +44,19 @@ class CombinedMethod(nn.Module):
             normalizers: of the whole step.
             precision: autocast of the model; None for float32.
         """
-        methods = self._methods()
-        step = TrainingStep(self.model, methods, batch, normalizers, self.loss, precision)
+        step = self.step(batch, normalizers, precision)
         losses: Losses = {}
-        for method in methods:
+        for method in step.methods:
             losses |= method.losses(step)
         return losses
+
+    def step(
+        self, batch: Batch, normalizers: LossNormalizers, precision: torch.dtype | None = None
+    ) -> TrainingStep:
+        """Return the forward pass that `forward` computes losses from."""
+        return TrainingStep(
+            self.model, self._methods(), batch, normalizers, self.loss, precision
+        )
 
     def layer_of(self, loss: str) -> tuple[str, int | None]:
         """Split the name of a loss into its term and its layer; None if it is not per layer."""
