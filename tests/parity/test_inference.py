@@ -1,8 +1,9 @@
-"""Post-processing against what the official implementation gives for its own predictions."""
+"""Post-processing against that of the official implementation on its own predictions."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from mpdiag.models.inference import (
     ImageSizes,
@@ -16,16 +17,18 @@ THINGS = [True] * 4 + [False] * 3
 
 @pytest.fixture(params=[0, 1])
 def image(case, request: pytest.FixtureRequest):
-    """One image's last class logits, mask logits and sizes, and its number."""
+    """Return the last class logits, mask logits and sizes of an image, and its number."""
     height, width = case.figures["sizes"][request.param]
-    scale = 2 if request.param == 0 else 1  # image 0 is asked for at twice its size
+    scale = 2 if request.param == 0 else 1  # image 0 is resized to twice its size
     sizes = ImageSizes((96, 96), (height, width), (scale * height, scale * width))
     logits = [case.tensors[f"eval.pred_{kind}"][-1, request.param] for kind in ("logits", "masks")]
     return logits[0], logits[1], sizes, request.param
 
 
-def margin(class_logits: torch.Tensor, mask_logits: torch.Tensor, sizes: ImageSizes) -> torch.Tensor:
-    """(H, W) by how much the best query's class times mask probability exceeds the second's."""
+def margin(
+    class_logits: torch.Tensor, mask_logits: torch.Tensor, sizes: ImageSizes
+) -> torch.Tensor:
+    """Return (H, W) margins of the best query's class times mask probability over the second."""
     scores, labels = class_logits.double().softmax(-1).max(-1)
     masks = F.interpolate(mask_logits[None].double(), sizes.padded, mode="bilinear")
     masks = masks[..., : sizes.image[0], : sizes.image[1]]
@@ -55,7 +58,7 @@ def test_panoptic(case, image) -> None:
     found = panoptic_inference(
         *arguments, things=THINGS, object_mask_threshold=0.12, overlap_threshold=0.2
     )
-    # Where two queries are as good as equal, rounding decides, which differs between processors.
+    # Rounding, which differs between processors, decides between nearly equal queries.
     decided = margin(*arguments) > 3e-7  # a few units in the last place of float32
     assert (~decided).float().mean() < 0.001
     assert torch.equal(found.ids[decided], case.tensors[f"eval.panoptic.{number}"].int()[decided])

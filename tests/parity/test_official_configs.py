@@ -1,7 +1,7 @@
-"""Every configuration of Mask2Former's and MP-Former's repositories, read as it is.
+"""Translation of all configurations of the repositories of Mask2Former and MP-Former.
 
-MPDIAG_OFFICIAL_SOURCES names a folder with their trees, `Mask2Former` and `MP-Former`, and for the
-defaults detectron2's, `detectron2`; nothing of them is imported or run.
+MPDIAG_OFFICIAL_SOURCES is a folder with checkouts `Mask2Former` and `MP-Former`, and `detectron2`
+for the defaults. Their code is parsed, not imported.
 """
 
 import ast
@@ -13,26 +13,26 @@ from typing import Any
 
 import pytest
 
-from mpdiag.checkpoints.detectron2_config import apply_to_model, setup_of
-from mpdiag.checkpoints.detectron2_yaml import lay_over, read_detectron2_config
+from mpdiag.checkpoints.detectron2_config import training_info_of, update_model_config
+from mpdiag.checkpoints.detectron2_yaml import override, read_detectron2_config
 from mpdiag.config import TrainConfig, merge
 from mpdiag.data import DETECTRON2_NAMES
 from mpdiag.errors import ConfigError
-from mpdiag.models.swin import PUBLISHED
+from mpdiag.models.swin import PUBLISHED_SWINS
+from trainers.detectron2_recipes import translate
+from trainers.detectron2_recipes.keys import DEFAULTS, is_known
 from trainers.recipe import load_recipe, read_recipe
-from trainers.translation import translate
-from trainers.translation.keys import DEFAULTS, is_known
 
 SOURCES = Path(os.environ.get("MPDIAG_OFFICIAL_SOURCES", "no such folder"))
 REPOSITORIES = ("Mask2Former", "MP-Former")
 
 pytestmark = pytest.mark.skipif(
     not all((SOURCES / name / "configs").is_dir() for name in REPOSITORIES),
-    reason="MPDIAG_OFFICIAL_SOURCES names no folder with the trees Mask2Former and MP-Former",
+    reason="MPDIAG_OFFICIAL_SOURCES has no checkouts of Mask2Former and MP-Former",
 )
 
 FORMER = "MODEL.MASK_FORMER"
-# As MP-Former's scripts start it, with the numbers of the paper's appendix B.
+# Options of MP-Former's training scripts, with the values of the paper's appendix B.
 PILOTED = (
     "MODEL.DN.NUM_DN", "100", "MODEL.DN.NOISE_SCALE", "0.2", f"{FORMER}.DN_MODE", "points",
     f"{FORMER}.TRANSFORMER_DECODER_NAME", "MultiScaleMaskedTransformerDecoderMaskDN",
@@ -45,28 +45,28 @@ def files(repository: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("repository", REPOSITORIES)
-def test_every_file_translates_or_says_why_not(repository: str) -> None:
+def test_every_file_is_translated_or_rejected_with_a_reason(repository: str) -> None:
     translated = 0
     for path in files(repository):
         if path.name.startswith("Base"):
-            why = "is a base for others"
+            reason = "so it is only a base"
         elif path.parts[-3].startswith("youtubevis") or path.parts[-2].startswith("youtubevis"):
-            why = "models of videos can't be trained here"
+            reason = "video models are not supported"
         else:
             recipe = read_recipe(path)
-            assert recipe.translated is not None
-            assert recipe.translated.unknown == (), path
+            assert recipe.translation is not None
+            assert recipe.translation.unknown == (), path
             translated += 1
             continue
-        with pytest.raises(ConfigError, match=why) as caught:
+        with pytest.raises(ConfigError, match=reason) as caught:
             read_recipe(path)
         assert "\n" not in str(caught.value)
     assert translated == {"Mask2Former": 47, "MP-Former": 73}[repository]
 
 
 @pytest.mark.parametrize("repository", REPOSITORIES)
-def test_every_file_tells_of_the_architecture_that_it_trains(repository: str) -> None:
-    """What `--config` adds to weights, and what training makes of the same file, agree."""
+def test_every_file_describes_its_architecture(repository: str) -> None:
+    """`--config` of an analysis and training agree on the settings of a file."""
     for path in files(repository):
         values = read_detectron2_config(path)
         if path.name.startswith("Base") or "youtubevis" in str(path):
@@ -74,25 +74,25 @@ def test_every_file_tells_of_the_architecture_that_it_trains(repository: str) ->
         config = load_recipe(path)
         name = config.model.backbone.name.split(".")[0]
         read: dict[str, Any] = {"name": name, "pretrained": False}
-        if name in PUBLISHED:  # weights tell the shape, not the name
-            read |= {"name": "swin", **asdict(PUBLISHED[name][0])}
+        if name in PUBLISHED_SWINS:  # the shape is read from the weights, not the name
+            read |= {"name": "swin", **asdict(PUBLISHED_SWINS[name][0])}
         bare = config.model.backbone.model_copy(update=read)
         model = config.model.model_copy(update={"backbone": bare})
-        assert apply_to_model(values, model, 8 * 4, str(path)) == model
-        setup = setup_of(values, str(path))
-        assert setup.loss == config.loss
-        sizes = setup.short_side or 800, setup.long_side or 1333  # as published, if not said
+        assert update_model_config(values, model, 8 * 4, str(path)) == model
+        training_info = training_info_of(values, str(path))
+        assert training_info.loss == config.loss
+        sizes = training_info.short_side or 800, training_info.long_side or 1333
         assert sizes == (config.data.short_side, config.data.long_side)
-        assert setup.dataset in DETECTRON2_NAMES
-        assert setup.things is not None and setup.stuff is not None
-        assert setup.things + setup.stuff == config.model.num_classes
+        assert training_info.dataset in DETECTRON2_NAMES
+        assert training_info.things is not None and training_info.stuff is not None
+        assert training_info.things + training_info.stuff == config.model.num_classes
 
 
 def pairs() -> Iterator[tuple[str, str, tuple[str, ...], str, dict[str, Any]]]:
-    """Repository, file, changes, packaged recipe, and the differences that there are.
+    """Yield repository, file, changes, packaged recipe, and the expected differences.
 
-    Recipes leave the number of classes to the data set, and follow MP-Former's paper, not its code;
-    those of Swin-L on Cityscapes keep the ResNet's way of normalising, which a Swin has not.
+    Recipes take the number of classes from the data set and use the variant of MP-Former's paper.
+    Those of Swin-L on Cityscapes keep the ResNet's norm, which has no effect on a Swin.
     """
     tasks = {"instance": (100, 8, 80), "panoptic": (150, 19, 133), "semantic": (150, 19, None)}
     for task, (ade, city, coco) in tasks.items():
@@ -101,11 +101,11 @@ def pairs() -> Iterator[tuple[str, str, tuple[str, ...], str, dict[str, Any]]]:
         ade_classes = {"model.num_classes": ade}
         city_classes = {"model.num_classes": city}
         frozen = {"model.backbone.norm": "frozen"}
-        release = {"pilot.follow": "release"}
+        official = {"pilot.variant": "official"}
         swin = "swin/maskformer2_swin_large_IN21k_384_bs16"
         for repository, steps, changes, method, by in (
             ("Mask2Former", "", (), "mask2former", {}),
-            ("MP-Former", "_steplr", PILOTED, "mp-former", release),
+            ("MP-Former", "_steplr", PILOTED, "mp-former", official),
         ):
             yield (
                 repository, f"ade20k/{folder}/maskformer2_R50_bs16_160k{steps}", changes,
@@ -133,7 +133,7 @@ def pairs() -> Iterator[tuple[str, str, tuple[str, ...], str, dict[str, Any]]]:
             query = "_DN_query" if task == "instance" else ""
             yield (
                 "MP-Former", f"coco/{folder}/maskformer2_R50_bs16_36ep{query}", PILOTED,
-                f"table3-mp-former-r50-coco-{task}", classes | release,
+                f"table3-mp-former-r50-coco-{task}", classes | official,
             )  # fmt: skip
     folder = "coco/instance-segmentation"
     yield (
@@ -142,11 +142,11 @@ def pairs() -> Iterator[tuple[str, str, tuple[str, ...], str, dict[str, Any]]]:
     )  # fmt: skip
     yield (
         "MP-Former", f"{folder}/maskformer2_R50_bs16_12ep_DN_query", PILOTED,
-        "table4-5-all-layers", release,
+        "table4-5-all-layers", official,
     )  # fmt: skip
     yield (
         "MP-Former", f"{folder}/maskformer2_R50_bs16_50ep_DN_query", PILOTED,
-        "table4-5-all-layers-50ep", release,
+        "table4-5-all-layers-50ep", official,
     )  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def differences(found: TrainConfig, recipe: TrainConfig) -> dict[str, Any]:
     return {key: here[key] for key in here if here[key] != there[key]}
 
 
-def test_files_and_packaged_recipes_are_the_same_runs() -> None:
+def test_packaged_recipes_equal_the_official_files() -> None:
     for repository, file, changes, recipe, expected in pairs():
         path = SOURCES / repository / "configs" / f"{file}.yaml"
         found = differences(load_recipe(path, changes), load_recipe(recipe))
@@ -170,7 +170,7 @@ def test_files_and_packaged_recipes_are_the_same_runs() -> None:
 
 
 def defaults(path: Path) -> Iterator[tuple[str, Any]]:
-    """`_C.A.B = value` and `cfg.A.B = value` of a Python file, as far as they are literals."""
+    """Yield the literal values of `_C.A.B = value` and `cfg.A.B = value` in a Python file."""
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Assign):
             continue
@@ -187,20 +187,20 @@ def defaults(path: Path) -> Iterator[tuple[str, Any]]:
         else:
             try:
                 yield key, ast.literal_eval(value)
-            except ValueError:  # arithmetic, as 112 * 112
+            except ValueError:  # arithmetic such as 112 * 112
                 numbers = {n.value for n in ast.walk(value) if isinstance(n, ast.Constant)}
                 yield key, {112: 112 * 112, 1000: 1 / 1000}[int(max(numbers))]
 
 
 @pytest.fixture(scope="module")
-def theirs() -> dict[str, dict[str, Any]]:
-    """Defaults by key, as each repository's training has them."""
+def official_defaults() -> dict[str, dict[str, Any]]:
+    """Return the defaults of each repository's training by key."""
     shared = [
         SOURCES / "detectron2" / "detectron2" / "config" / "defaults.py",
         SOURCES / "detectron2" / "projects" / "DeepLab" / "deeplab" / "config.py",
     ]
     if not shared[0].is_file():
-        pytest.skip("MPDIAG_OFFICIAL_SOURCES has no tree detectron2")
+        pytest.skip("MPDIAG_OFFICIAL_SOURCES has no checkout of detectron2")
     return {
         name: dict(
             pair
@@ -211,8 +211,8 @@ def theirs() -> dict[str, dict[str, Any]]:
     }
 
 
-def test_our_table_of_defaults_is_theirs(theirs: dict[str, dict[str, Any]]) -> None:
-    found = theirs["Mask2Former"] | theirs["MP-Former"]
+def test_table_of_defaults(official_defaults: dict[str, dict[str, Any]]) -> None:
+    found = official_defaults["Mask2Former"] | official_defaults["MP-Former"]
     assert len(found) > 250
     assert [key for key in found if not is_known(key)] == []
     assert DEFAULTS.keys() <= found.keys()
@@ -223,13 +223,13 @@ def test_our_table_of_defaults_is_theirs(theirs: dict[str, dict[str, Any]]) -> N
 
 
 @pytest.mark.parametrize("repository", REPOSITORIES)
-def test_a_config_written_out_in_full_says_the_same(
-    repository: str, theirs: dict[str, dict[str, Any]]
+def test_full_config_has_the_same_translation(
+    repository: str, official_defaults: dict[str, dict[str, Any]]
 ) -> None:
-    """As detectron2 leaves one beside its checkpoints: every key of every project."""
+    """detectron2 writes a config with all keys next to its checkpoints."""
     task = "coco/instance-segmentation"
     name = "50ep" if repository == "Mask2Former" else "50ep_DN_query"
     path = SOURCES / repository / "configs" / task / f"maskformer2_R50_bs16_{name}.yaml"
     values = read_detectron2_config(path)
-    whole = merge(lay_over({}, theirs[repository]), values)
-    assert translate(whole, "whole") == translate(values, "short")
+    full = merge(override({}, official_defaults[repository]), values)
+    assert translate(full, "full") == translate(values, "short")

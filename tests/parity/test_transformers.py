@@ -1,7 +1,4 @@
-"""transformers' own Mask2Former with our converted weights: the official figures, layer for layer.
-
-It is also another implementation to hold our pixel decoder and ResNet against.
-"""
+"""transformers' Mask2Former with converted weights, against the official figures of all layers."""
 
 from pathlib import Path
 from typing import Any
@@ -20,12 +17,12 @@ transformers = pytest.importorskip("transformers")
 
 
 def close(found: Tensor, expected: Tensor) -> None:
-    """To 1e-4 of the tensor's own size."""
+    """Compare with a tolerance of 1e-4 of the standard deviation."""
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.std().item())
 
 
-def theirs(directory: Path) -> Any:
-    """The library's model, with every parameter loaded and none left over."""
+def load_transformers(directory: Path) -> Any:
+    """Load transformers' model and check that all parameters are loaded and none is unused."""
     model, report = transformers.Mask2FormerForUniversalSegmentation.from_pretrained(
         directory, output_loading_info=True
     )
@@ -47,7 +44,7 @@ def outputs_of(model: Any, pixels: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def our_outputs(model: Mask2Former, pixels: Tensor) -> dict[str, Tensor]:
+def mpdiag_outputs(model: Mask2Former, pixels: Tensor) -> dict[str, Tensor]:
     maps = model.backbone(pixels)
     levels, mask_features = model.pixel_decoder(maps)
     found = model.decoder(levels, mask_features).matching
@@ -60,17 +57,17 @@ def our_outputs(model: Mask2Former, pixels: Tensor) -> dict[str, Tensor]:
     }
 
 
-def test_the_official_figures(case, tmp_path: Path) -> None:
+def test_official_figures(case, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model.pth", case.model)
     convert(tmp_path / "model.pth", tmp_path / "there", "transformers")
-    found = outputs_of(theirs(tmp_path / "there"), case.model.preprocess(case.images))
-    for name, tensor in our_outputs(case.model, case.model.preprocess(case.images)).items():
+    found = outputs_of(load_transformers(tmp_path / "there"), case.model.preprocess(case.images))
+    for name, tensor in mpdiag_outputs(case.model, case.model.preprocess(case.images)).items():
         close(found[name], tensor)
         close(found[name], case.tensors[f"eval.{name}"])
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
-def test_a_network_of_basic_blocks(tmp_path: Path, norm: Any) -> None:
+def test_resnet_of_basic_blocks(tmp_path: Path, norm: Any) -> None:
     torch.manual_seed(0)
     config = ModelConfig(
         num_classes=5,
@@ -85,22 +82,22 @@ def test_a_network_of_basic_blocks(tmp_path: Path, norm: Any) -> None:
     model = Mask2Former(config).eval()
     write_transformers(tmp_path, model)
     pixels = torch.randn(2, 3, 96, 64)
-    found = outputs_of(theirs(tmp_path), pixels)
-    for name, tensor in our_outputs(model, pixels).items():
+    found = outputs_of(load_transformers(tmp_path), pixels)
+    for name, tensor in mpdiag_outputs(model, pixels).items():
         close(found[name], tensor)
 
 
-def test_what_the_library_saves_is_read(case, tmp_path: Path) -> None:
+def test_saved_by_transformers(case, tmp_path: Path) -> None:
     write_transformers(tmp_path, case.model)
-    theirs(tmp_path).save_pretrained(tmp_path / "saved")
+    load_transformers(tmp_path).save_pretrained(tmp_path / "saved")
     expected, found = load_model(tmp_path), load_model(tmp_path / "saved")
     assert found.config == expected.config
     for name, tensor in expected.state_dict().items():
         assert torch.equal(found.state_dict()[name], tensor), name
 
 
-def test_its_image_processor_feeds_what_we_feed(case, tmp_path: Path) -> None:
-    """It pads to the largest image of the batch, we and the official model to a multiple of 32."""
+def test_image_processor(case, tmp_path: Path) -> None:
+    """It pads to the largest image; mpdiag and the official model pad to a multiple of 32."""
     write_transformers(tmp_path, case.model)
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
     assert type(processor).__name__.startswith("Mask2FormerImageProcessor")
