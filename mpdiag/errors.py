@@ -37,7 +37,7 @@ class DataError(MpdiagError):
 
 
 class RunError(MpdiagError):
-    """A run directory is unreadable, unfinished, or holds another run."""
+    """A run directory is unreadable, unfinished, or of another run."""
 
 
 class RecordingError(MpdiagError):

@@ -43,3 +43,7 @@ class Annotations(Protocol):
             DataError: the annotation cannot be read.
         """
         ...
+
+
+OpenedSplit = tuple[Annotations, Path]
+"""Annotations and image folder of a split of a named data set."""

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -37,14 +37,7 @@ class ClassCount:
     crowds: int = 0
 
     def __add__(self, other: "ClassCount") -> "ClassCount":
-        return ClassCount(
-            self.images + other.images,
-            self.objects + other.objects,
-            self.small + other.small,
-            self.medium + other.medium,
-            self.large + other.large,
-            self.crowds + other.crowds,
-        )
+        return ClassCount(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """Tables of a data set check for the terminal."""
 
 from collections.abc import Iterator
+from dataclasses import astuple, fields
 
 from rich import box
 from rich.console import RenderableType
@@ -54,8 +55,8 @@ def _count_table(result: CheckResult) -> Table:
     title = "Objects by class and COCO size"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
     table.add_column("class")
-    for name in ("images", "objects", "small", "medium", "large", "crowds"):
-        table.add_column(name, justify="right")
+    for column in fields(ClassCount):
+        table.add_column(column.name, justify="right")
     classes = classes_by_frequency(result)
     for info, count in classes:
         table.add_row(escape(info.name), *_cells(count))
@@ -67,5 +68,4 @@ def _count_table(result: CheckResult) -> Table:
 
 
 def _cells(count: ClassCount) -> list[str]:
-    numbers = (count.images, count.objects, count.small, count.medium, count.large, count.crowds)
-    return [f"{number:,}" for number in numbers]
+    return [f"{number:,}" for number in astuple(count)]

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mpdiag.choices import Task
-from mpdiag.data.annotations import Annotations
-from mpdiag.data.coco_file import read_coco_file
+from mpdiag.data.annotations import Annotations, OpenedSplit
+from mpdiag.data.coco_file import CocoFile, read_coco_file
 from mpdiag.data.coco_instances import CocoInstances
 from mpdiag.data.coco_panoptic import CocoPanoptic
 from mpdiag.data.dataset import SegmentationDataset
@@ -46,34 +46,35 @@ def coco_dataset(
     """
     file = read_coco_file(annotation_file, on_problem)
     task = task or file.kind or "instance"
-    annotations: Annotations
-    if task == "instance":
-        annotations = CocoInstances(file, on_problem)
-    else:
-        stem = annotation_file.with_suffix("").name
-        folders = [annotation_file.parent / stem, annotation_file.parent.parent / stem]
-        panoptic = CocoPanoptic(file, folders, on_problem)
-        annotations = panoptic if task == "panoptic" else SemanticFromPanoptic(panoptic)
-    name = name or annotation_file.stem
     return SegmentationDataset(
-        annotations, image_root, task=task, name=name, split=split, on_problem=on_problem
+        _annotations(file, task, on_problem),
+        image_root,
+        task=task,
+        name=name or annotation_file.stem,
+        split=split,
+        on_problem=on_problem,
     )
 
 
-def open_coco(
-    folder: Path, split: str, task: Task, on_problem: ProblemHandler
-) -> SegmentationDataset:
-    """Open COCO 2017; `folder` contains annotations/, train2017/ and val2017/.
+def coco_annotations(path: Path, task: Task, on_problem: ProblemHandler) -> Annotations:
+    """Read a COCO-format file; see `coco_dataset`."""
+    return _annotations(read_coco_file(path, on_problem), task, on_problem)
 
-    Raises:
-        DataError: files are missing.
-    """
-    annotation_file = require_path(
+
+def open_coco(folder: Path, split: str, task: Task, on_problem: ProblemHandler) -> OpenedSplit:
+    """Open COCO 2017; `folder` contains annotations/, train2017/ and val2017/."""
+    path = require_path(
         folder / "annotations" / f"{FILE_PREFIX[task]}_{split}2017.json",
         f"annotations of COCO {split}",
         "set --root or $DETECTRON2_DATASETS to the folder that contains coco/",
     )
-    images = folder / f"{split}2017"
-    return coco_dataset(
-        annotation_file, images, task=task, name="coco", split=split, on_problem=on_problem
-    )
+    return coco_annotations(path, task, on_problem), folder / f"{split}2017"
+
+
+def _annotations(file: CocoFile, task: Task, on_problem: ProblemHandler) -> Annotations:
+    if task == "instance":
+        return CocoInstances(file, on_problem)
+    stem = file.path.with_suffix("").name
+    folders = [file.path.parent / stem, file.path.parent.parent / stem]
+    panoptic = CocoPanoptic(file, folders, on_problem)
+    return panoptic if task == "panoptic" else SemanticFromPanoptic(panoptic)

@@ -9,14 +9,18 @@ from mpdiag.errors import DataError
 
 
 def require_path(path: Path, what: str, fix: str) -> Path:
-    """Return the path if it exists.
-
-    Raises:
-        DataError: it does not exist; the message names `what` is missing and the `fix`.
-    """
+    """Return the path if it exists, else raise DataError with what is missing and the fix."""
     if not path.exists():
         raise DataError(f"{path}: not found ({what}); {fix}")
     return path
+
+
+def training_or_validation(dataset: str, split: str) -> str:
+    """Return the folder name of the split "train" or "val"; DataError for another split."""
+    folders = {"train": "training", "val": "validation"}
+    if split not in folders:
+        raise DataError(f"{dataset} has no split {split}; choose {' or '.join(folders)}")
+    return folders[split]
 
 
 def choose_root(

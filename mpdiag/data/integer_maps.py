@@ -22,8 +22,7 @@ class IntegerMapFolder:
 
     Args:
         path: the folder.
-        images: file name of each image.
-        maps: file name of each image's map, relative to the folder.
+        files: file name of each image, and of its map relative to the folder.
         fix: what to do if maps are missing, for messages.
         on_problem: called if maps are missing.
 
@@ -32,23 +31,18 @@ class IntegerMapFolder:
     """
 
     def __init__(
-        self,
-        path: Path,
-        images: Sequence[str],
-        maps: Sequence[str],
-        fix: str,
-        on_problem: ProblemHandler,
+        self, path: Path, files: Sequence[tuple[str, str]], fix: str, on_problem: ProblemHandler
     ) -> None:
-        if not maps:
+        if not files:
             raise DataError(f"{path}: contains no maps, and there are no images for them; {fix}")
         self.path = path
-        self.images = [ImageRecord(number, name) for number, name in enumerate(images, start=1)]
+        self.images = [ImageRecord(number, image) for number, (image, _) in enumerate(files, 1)]
         self.on_problem = on_problem
-        self._maps = list(maps)
+        self._maps = [name for _, name in files]
         missing = missing_files(path, self._maps)
         if missing:
             message = (
-                f"{path}: maps of {len(missing)} of {len(images)} images are missing, for example "
+                f"{path}: maps of {len(missing)} of {len(files)} images are missing, for example "
                 f"{missing[0]}; {fix}"
             )
             on_problem(DataProblem(MISSING_FILE, message, len(missing)))

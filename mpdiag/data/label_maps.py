@@ -77,8 +77,6 @@ def open_label_maps(
         on_problem: called with each problem.
         ignore: value of unlabelled pixels.
     """
-    stems = sorted({file.stem for file in (*images.glob("*.jpg"), *maps.glob(f"*{suffix}"))})
-    folder = IntegerMapFolder(
-        maps, [f"{stem}.jpg" for stem in stems], [stem + suffix for stem in stems], fix, on_problem
-    )
-    return LabelMaps(folder, classes, ignore)
+    stems = {file.stem for file in (*images.glob("*.jpg"), *maps.glob(f"*{suffix}"))}
+    files = [(f"{stem}.jpg", stem + suffix) for stem in sorted(stems)]
+    return LabelMaps(IntegerMapFolder(maps, files, fix, on_problem), classes, ignore)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import cast, get_args
 
 from mpdiag.choices import Task
-from mpdiag.data.ade20k import open_ade20k
-from mpdiag.data.ade20k_full import open_ade20k_full
+from mpdiag.data.ade20k import open_ade20k, open_ade20k_full
+from mpdiag.data.annotations import OpenedSplit
 from mpdiag.data.cityscapes import open_cityscapes
-from mpdiag.data.coco import FILE_PREFIX, coco_dataset, open_coco
+from mpdiag.data.coco import FILE_PREFIX, coco_annotations, coco_dataset, open_coco
 from mpdiag.data.dataset import SegmentationDataset
 from mpdiag.data.detectron2_catalog import open_catalog_dataset
 from mpdiag.data.detectron2_names import DETECTRON2_NAMES, similar_names
@@ -58,13 +58,16 @@ def load_dataset(
         path = Path(dataset)
         return _annotation_file(path, None if root is None else Path(root), split, kind, on_problem)
     if dataset in _LAYOUTS:
-        layout = _LAYOUTS[dataset]
-        folder = Path(root or default_root()) / layout.folder
+        name, folder = dataset, Path(root or default_root()) / _LAYOUTS[dataset].folder
     elif not Path(dataset).exists() and (found := open_catalog_dataset(dataset, kind, on_problem)):
         return found
     else:
-        layout, folder = _detect_layout(dataset), Path(dataset)
-    return layout.open(folder, split, kind or "instance", on_problem)
+        name, folder = _detect_name(dataset), Path(dataset)
+    kind = kind or "instance"
+    annotations, images = _LAYOUTS[name].open(folder, split, kind, on_problem)
+    return SegmentationDataset(
+        annotations, images, task=kind, name=name, split=split, on_problem=on_problem
+    )
 
 
 def _resolve_detectron2_name(
@@ -90,8 +93,7 @@ def find_datasets(root: Path) -> dict[str, Path | None]:
     """Return the folder of each known data set under the root, None if it is not found."""
     folders = {name: root / layout.folder for name, layout in _LAYOUTS.items()}
     return {
-        name: folder if any(any(folder.glob(marker)) for marker in _LAYOUTS[name].markers) else None
-        for name, folder in folders.items()
+        name: folder if _LAYOUTS[name].matches(folder) else None for name, folder in folders.items()
     }
 
 
@@ -101,15 +103,18 @@ class _Layout:
 
     folder: str
     markers: tuple[str, ...]
-    open: Callable[[Path, str, Task, ProblemHandler], SegmentationDataset]
+    open: Callable[[Path, str, Task, ProblemHandler], OpenedSplit]
+
+    def matches(self, folder: Path) -> bool:
+        return any(any(folder.glob(marker)) for marker in self.markers)
 
 
-def _detect_layout(dataset: str) -> _Layout:
-    """Return the layout of a folder, detected from its files."""
+def _detect_name(dataset: str) -> str:
+    """Return the name of the data set in a folder, detected from its files."""
     folder = Path(dataset)
-    for layout in _LAYOUTS.values():
-        if any(any(folder.glob(marker)) for marker in layout.markers):
-            return layout
+    for name, layout in _LAYOUTS.items():
+        if layout.matches(folder):
+            return name
     what = "not the folder of a known data set" if folder.is_dir() else "unknown data set"
     known = similar_names(dataset) or ", ".join(KNOWN_DATASETS)
     raise DataError(
@@ -120,7 +125,7 @@ def _detect_layout(dataset: str) -> _Layout:
 
 def _open_synthetic(
     folder: Path, split: str, task: Task, on_problem: ProblemHandler
-) -> SegmentationDataset:
+) -> OpenedSplit:
     if split not in SYNTHETIC_SPLITS:
         known = " or ".join(SYNTHETIC_SPLITS)
         raise DataError(f"the synthetic data set has no split {split}; choose {known}")
@@ -132,14 +137,7 @@ def _open_synthetic(
         raise DataError(
             f"{annotation_file}: not found; delete {folder} to generate the data set again"
         )
-    return coco_dataset(
-        annotation_file,
-        folder / split,
-        task=task,
-        name="synthetic",
-        split=split,
-        on_problem=on_problem,
-    )
+    return coco_annotations(annotation_file, task, on_problem), folder / split
 
 
 def _annotation_file(
