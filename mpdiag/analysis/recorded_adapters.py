@@ -18,8 +18,8 @@ from mpdiag.analysis.adapter import (
 from mpdiag.analysis.class_mapping import map_classes
 from mpdiag.analysis.settings import ModelSettings
 from mpdiag.analysis.transformers_preprocessing import TransformersPreprocessor
+from mpdiag.checkpoints.external_models import ExternalModel
 from mpdiag.checkpoints.loading import LONG_SIDE, SHORT_SIDE
-from mpdiag.checkpoints.opening import ExternalModel
 from mpdiag.data import ResizeShortestEdge, Sample, SegmentationDataset, drop_empty
 from mpdiag.data.transforms import resize
 from mpdiag.matching import Target

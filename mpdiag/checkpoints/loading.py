@@ -9,6 +9,7 @@ import torch
 
 from mpdiag.checkpoints.architecture import model_config_of, num_sampling_points
 from mpdiag.checkpoints.checksums import files_sha256
+from mpdiag.checkpoints.contents import CheckpointContents, CheckpointMetadata
 from mpdiag.checkpoints.detectron2_config import (
     TrainingInfo,
     find_config,
@@ -27,33 +28,6 @@ from mpdiag.models import Mask2Former
 
 NAMES_SHOWN = 12  # of missing and unexpected entries in an error
 SHORT_SIDE, LONG_SIDE = 800, 1333  # of images of the published models at inference
-
-
-@dataclass(slots=True, kw_only=True)
-class CheckpointMetadata:
-    """What the files of a checkpoint hold besides weights and architecture.
-
-    Attributes:
-        recipe: configuration of the training, if mpdiag wrote the file.
-        classes: category_id, name and isthing of each class, if mpdiag wrote the file.
-        labels: name of each class in the order of the logits, if the file has them.
-        config_path: the config file that was read with the weights.
-        training_info: losses, image size and data set, if a recipe or config has them.
-    """
-
-    recipe: TrainConfig | None = None
-    classes: list[dict[str, Any]] | None = None
-    labels: list[str] | None = None
-    config_path: Path | None = None
-    training_info: TrainingInfo | None = None
-
-
-@dataclass(slots=True)
-class CheckpointContents(CheckpointMetadata):
-    """A checkpoint before its model is built."""
-
-    weights: Weights
-    config: ModelConfig
 
 
 @dataclass(slots=True)
@@ -114,16 +88,7 @@ def read_contents(path: Path, config: Path | None = None) -> CheckpointContents:
         return interpret_weights(read_weights(path), config)
     if config is not None:
         raise ConfigError(f"{config}: {path} has its own config.json; leave the file out")
-    found = read_transformers(path)
-    return CheckpointContents(
-        Weights(found.path, "transformers directory", found.weights, unexpected=found.unexpected),
-        found.config,
-        recipe=found.recipe,
-        classes=found.classes,
-        labels=found.labels,
-        config_path=path / "config.json",
-        training_info=found.training_info,
-    )
+    return read_transformers(path)
 
 
 def interpret_weights(weights: Weights, config: Path | None = None) -> CheckpointContents:

@@ -1,45 +1,18 @@
 """Open a model from a path, a hub id or a module."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from mpdiag.checkpoints.checksums import files_sha256, parameters_sha256
+from mpdiag.checkpoints.checksums import parameters_sha256
+from mpdiag.checkpoints.external_models import ExternalModel
 from mpdiag.checkpoints.hub import local_path
 from mpdiag.checkpoints.loading import LoadedCheckpoint, load_checkpoint
-from mpdiag.checkpoints.transformers_directory import is_transformers_directory
-from mpdiag.checkpoints.transformers_models import (
-    load_module,
-    load_processor,
-    model_type_of,
-    processor_of,
-    weight_files,
-)
+from mpdiag.checkpoints.transformers_directory import is_transformers_directory, model_type_of
 from mpdiag.choices import Engine
 from mpdiag.errors import CheckpointError, ConfigError, UnsafeCheckpointError
 from mpdiag.models import Mask2Former
-from mpdiag.recording.family import is_instance_by_name
-
-
-@dataclass(frozen=True, slots=True)
-class ExternalModel:
-    """A model that another library runs, in evaluation mode.
-
-    Attributes:
-        name: its path, or the name of its class.
-        sha256: checksum of its weight files, or of its parameters if it was given as a module.
-        module: the model.
-        processor: image processor of transformers; None for an official model of detectron2, which
-            preprocesses its images itself.
-    """
-
-    name: str
-    sha256: str
-    module: nn.Module
-    processor: Any = None
-
 
 OpenedModel = LoadedCheckpoint | ExternalModel
 
@@ -67,8 +40,11 @@ def open_model(
     """
     if isinstance(source, LoadedCheckpoint):
         return source
+    if isinstance(source, Mask2Former):
+        name, sha256 = Path(type(source).__name__), parameters_sha256(source)
+        return LoadedCheckpoint(name, "module", sha256, source.eval())
     if isinstance(source, nn.Module):
-        return _open_module(source, processor)
+        return ExternalModel.wrap(source, processor)
     path = local_path(source)
     model_type = model_type_of(path)
     if model_type is None and engine == "transformers":
@@ -88,17 +64,7 @@ def open_model(
             ) from error
     if config is not None:
         raise ConfigError(f"{config}: {source} has its own config.json; leave the file out")
-    module, processor = load_module(path, model_type), load_processor(path, model_type)
-    return ExternalModel(str(path), files_sha256(weight_files(path)), module, processor)
-
-
-def _open_module(module: nn.Module, processor: Any) -> OpenedModel:
-    name, sha256 = type(module).__name__, parameters_sha256(module)
-    if isinstance(module, Mask2Former):
-        return LoadedCheckpoint(Path(name), "module", sha256, module.eval())
-    if is_instance_by_name(module, "mask2former", "MaskFormer"):
-        return ExternalModel(f"official {name}", sha256, module.eval())
-    return ExternalModel(name, sha256, module.eval(), processor or processor_of(module))
+    return ExternalModel.load(path, model_type)
 
 
 def load_model(path: str | Path, config: str | Path | None = None) -> nn.Module:

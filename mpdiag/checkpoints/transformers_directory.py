@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mpdiag.checkpoints.architecture import model_config_of
+from mpdiag.checkpoints.contents import CheckpointContents
 from mpdiag.checkpoints.detectron2_config import TrainingInfo
 from mpdiag.checkpoints.official_keys import EMPTY_WEIGHT
-from mpdiag.checkpoints.reading import read_state_dict
+from mpdiag.checkpoints.reading import Weights, read_state_dict
 from mpdiag.checkpoints.transformers_config import (
     PUBLISHED_SIZE,
     architecture_settings,
@@ -28,7 +29,7 @@ from mpdiag.checkpoints.transformers_config import (
     with_pixel_statistics,
 )
 from mpdiag.checkpoints.transformers_keys import BATCH_COUNT, from_transformers, to_transformers
-from mpdiag.config import LossConfig, ModelConfig, TrainConfig, parse
+from mpdiag.config import LossConfig, TrainConfig, parse
 from mpdiag.errors import CheckpointError
 from mpdiag.legacy_names import upgrade_config
 from mpdiag.models import Mask2Former
@@ -37,37 +38,19 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
-@dataclass(slots=True)
-class TransformersCheckpoint:
-    """Contents of a transformers directory.
-
-    Attributes:
-        path: the file of weights.
-        config: architecture and pixel statistics.
-        weights: mpdiag's parameter name -> tensor on the CPU.
-        unexpected: transformers' names that mpdiag's model does not have.
-        training_info: costs and loss weights, and the image size of preprocessor_config.json.
-        labels: name of each class in the order of the logits, if config.json has them.
-        classes: category_id, name and isthing of each class, if mpdiag wrote the directory.
-        recipe: training configuration, if mpdiag wrote the directory.
-    """
-
-    path: Path
-    config: ModelConfig
-    weights: dict[str, Tensor]
-    unexpected: list[str]
-    training_info: TrainingInfo
-    labels: list[str] | None
-    classes: list[dict[str, Any]] | None = None
-    recipe: TrainConfig | None = None
-
-
 def is_transformers_directory(directory: Path) -> bool:
     """Return whether transformers' `save_pretrained` wrote a model to `directory`."""
     return any((directory / name).is_file() for name in WEIGHTS)
 
 
-def read_transformers(directory: Path) -> TransformersCheckpoint:
+def model_type_of(directory: Path) -> str | None:
+    """Return the `model_type` of config.json; None if there is no such file or key."""
+    path = directory / CONFIG
+    model_type = read_json(path).get("model_type") if path.is_file() else None
+    return None if model_type is None else str(model_type)
+
+
+def read_transformers(directory: Path) -> CheckpointContents:
     """Read the weights, config.json, and preprocessor_config.json if there is one.
 
     Raises:
@@ -94,14 +77,12 @@ def read_transformers(directory: Path) -> TransformersCheckpoint:
     path = directory / PREPROCESSOR
     preprocessor = read_json(path) if path.is_file() else {}
     config = with_pixel_statistics(config, preprocessor, str(path))
-    found = TransformersCheckpoint(
-        path=file,
-        config=config,
-        weights=weights,
-        unexpected=unexpected,
-        training_info=TrainingInfo(
-            loss_of(settings, LossConfig(), source), *image_size_of(preprocessor)
-        ),
+    loss = loss_of(settings, LossConfig(), source)
+    found = CheckpointContents(
+        Weights(file, "transformers directory", weights, unexpected=unexpected),
+        config,
+        config_path=directory / CONFIG,
+        training_info=TrainingInfo(loss, *image_size_of(preprocessor)),
         labels=labels_of(settings, config.num_classes, source),
     )
     _add_mpdiag_entry(found, own, settings, source)
@@ -109,7 +90,7 @@ def read_transformers(directory: Path) -> TransformersCheckpoint:
 
 
 def _add_mpdiag_entry(
-    found: TransformersCheckpoint, own: Mapping[str, Any], settings: Mapping[str, Any], source: str
+    found: CheckpointContents, own: Mapping[str, Any], settings: Mapping[str, Any], source: str
 ) -> None:
     """Add what mpdiag wrote, unless transformers has saved another model since."""
     classes = own.get("classes")
@@ -121,6 +102,7 @@ def _add_mpdiag_entry(
     same = recipe.model.model_copy(update={"backbone": found.config.backbone})
     if same == found.config:
         found.recipe = recipe
+        assert found.training_info is not None
         loss = loss_of(settings, recipe.loss, source)
         found.training_info = replace(found.training_info, loss=loss)
 

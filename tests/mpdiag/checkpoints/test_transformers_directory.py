@@ -166,7 +166,7 @@ def test_settings_that_the_weights_do_not_contain(tmp_path: Path, model: Mask2Fo
     assert found.training_info == TrainingInfo(loss, 640, 1000)
     assert found.classes == CLASSES
     assert found.labels == ["cat", "dog", "sky"]
-    assert found.unexpected == []
+    assert found.weights.unexpected == []
     write_transformers(tmp_path, model, TrainingInfo(loss, 640, 1000), labels=["a", "b", "c"])
     assert read_transformers(tmp_path).labels == ["a", "b", "c"]
     # Only what transformers writes.
@@ -174,7 +174,7 @@ def test_settings_that_the_weights_do_not_contain(tmp_path: Path, model: Mask2Fo
     (tmp_path / "preprocessor_config.json").unlink()
     found = read_transformers(tmp_path)
     assert (found.labels, found.classes) == (None, None)
-    assert found.training_info.short_side is None
+    assert found.training_info is not None and found.training_info.short_side is None
     assert found.config.pixel_mean == ModelConfig().pixel_mean
     assert found.config.backbone.norm == "batch"  # transformers has no other
 
@@ -226,7 +226,7 @@ def test_a_trained_checkpoint_keeps_its_recipe_and_classes(
     convert(tmp_path / "a.pth", tmp_path / "there", "transformers")
     found = read_transformers(tmp_path / "there")
     assert (found.recipe, found.classes) == (recipe, CLASSES)
-    assert found.training_info.loss == recipe.loss
+    assert found.training_info is not None and found.training_info.loss == recipe.loss
     preprocessor = json.loads((tmp_path / "there" / "preprocessor_config.json").read_text())
     assert not preprocessor["do_resize"]  # the recipe's short_side is None
     # As if transformers had fine-tuned the model on other classes.
@@ -313,7 +313,7 @@ def test_missing_and_unexpected_parameters_are_reported(directory: Path) -> None
     del state["model.transformer_module.decoder.layers.1.self_attn.k_proj.weight"]
     save_file(state | {"text_encoder.weight": torch.zeros(1)}, path)
     found = read_transformers(directory)
-    assert found.unexpected == ["text_encoder.weight"]
+    assert found.weights.unexpected == ["text_encoder.weight"]
     with pytest.raises(
         CheckpointError,
         match=r"1 \(decoder\.layers\.1\.self_attn\.in_proj_weight\) missing, "

@@ -1,7 +1,11 @@
-"""Load segmentation models that transformers runs, from local files and without remote code."""
+"""Models that other libraries run: transformers, and the official models of detectron2.
 
-from collections.abc import Iterator, Mapping
+Models of transformers are loaded from local files, without remote code.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -9,42 +13,90 @@ from typing import Any
 import torch
 from torch import nn
 
+from mpdiag.checkpoints.checksums import files_sha256, parameters_sha256
 from mpdiag.checkpoints.reading import read_state_dict
 from mpdiag.checkpoints.transformers_directory import CONFIG, PREPROCESSOR, read_json
 from mpdiag.errors import CheckpointError, DependencyError
 from mpdiag.recording import TransformersFamily, transformers_families
+from mpdiag.recording.family import is_instance_by_name
 
 NAMES_SHOWN = 4  # of parameters in an error
 _PROCESSOR = "processor_config.json"  # of an image processor and a tokenizer together
 _WEIGHTS = ("model", "pytorch_model")  # file.safetensors, file.bin, or shards with an index
 
 
-def model_type_of(directory: Path) -> str | None:
-    """Return the `model_type` of config.json; None if there is no such file or key."""
-    path = directory / CONFIG
-    model_type = read_json(path).get("model_type") if path.is_file() else None
-    return None if model_type is None else str(model_type)
+@dataclass(frozen=True, slots=True)
+class ExternalModel:
+    """A model that another library runs, in evaluation mode.
 
-
-def load_module(directory: Path, model_type: str) -> nn.Module:
-    """Load the module of a directory that `save_pretrained` wrote, in evaluation mode.
-
-    Raises:
-        CheckpointError: no family has this model type, a file is unreadable, or parameters are
-            missing or have other shapes.
-        UnsafeCheckpointError: reading the weights would run code.
-        DependencyError: transformers is not installed.
+    Attributes:
+        name: its path, or the name of its class.
+        sha256: checksum of its weight files, or of its parameters if it was given as a module.
+        module: the model.
+        processor: image processor of transformers; None for an official model of detectron2, which
+            preprocesses its images itself.
     """
-    name = _family(model_type, str(directory / CONFIG)).model_classes[model_type]
+
+    name: str
+    sha256: str
+    module: nn.Module
+    processor: Any = None
+
+    @classmethod
+    def load(cls, directory: Path, model_type: str) -> "ExternalModel":
+        """Load a directory that `save_pretrained` of transformers wrote.
+
+        Raises:
+            CheckpointError: no family has this model type, a file is missing or unreadable, or
+                parameters are missing or have other shapes.
+            UnsafeCheckpointError: reading the weights would run code.
+            DependencyError: transformers is not installed.
+        """
+        family = _family(model_type, str(directory / CONFIG))
+        files = weight_files(directory)
+        module = _load_module(directory, family.model_classes[model_type], files)
+        processor = load_processor(directory, family)
+        return cls(str(directory), files_sha256(files), module, processor)
+
+    @classmethod
+    def wrap(cls, module: nn.Module, processor: Any = None) -> "ExternalModel":
+        """Wrap a module of detectron2 or transformers.
+
+        Without `processor`, a module of transformers gets that of the directory from which it was
+        loaded.
+
+        Raises:
+            CheckpointError: the module is of no known family, or its image processor is not found.
+        """
+        name, config = type(module).__name__, getattr(module, "config", None)
+        if is_instance_by_name(module, "mask2former", "MaskFormer"):
+            return cls(f"official {name}", parameters_sha256(module), module.eval())
+        if not type(module).__module__.startswith("transformers.") or config is None:
+            raise CheckpointError(
+                f"{name}: is no Mask2Former of mpdiag and no model of transformers or detectron2, "
+                "so its preprocessing is unknown; give a model of one of them"
+            )
+        family = _family(config.model_type, name)
+        if processor is None:
+            directory = Path(str(config.name_or_path or ""))
+            if not _has_processor(directory):
+                raise CheckpointError(
+                    f"{name}: its image processor is unknown; give processor=..., for example from "
+                    "AutoImageProcessor.from_pretrained"
+                )
+            processor = load_processor(directory, family)
+        return cls(name, parameters_sha256(module), module.eval(), processor)
+
+
+def _load_module(directory: Path, class_name: str, files: Sequence[Path]) -> nn.Module:
     library = import_transformers()
-    files = weight_files(directory)
     state = {key: tensor for file in files for key, tensor in read_state_dict(file).items()}
     try:
         with silence(library):
             config = library.AutoConfig.from_pretrained(
                 directory, trust_remote_code=False, local_files_only=True
             )
-            module, report = getattr(library, name).from_pretrained(
+            module, report = getattr(library, class_name).from_pretrained(
                 None,
                 config=config,
                 state_dict=state,
@@ -54,28 +106,28 @@ def load_module(directory: Path, model_type: str) -> nn.Module:
             )
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, OSError) as error:
         raise CheckpointError(
-            f"{directory}: transformers can't build its {name} ({_first_line(error)})"
+            f"{directory}: transformers can't build its {class_name} ({_first_line(error)})"
         ) from error
     # A mismatched key comes with the two shapes.
     wrong = sorted(report["missing_keys"]) + sorted(str(x[0]) for x in report["mismatched_keys"])
     if wrong:
         raise CheckpointError(
-            f"{directory}: does not hold the weights of a {name}: {len(wrong)} parameters are "
-            f"missing or have another shape ({', '.join(wrong[:NAMES_SHOWN])})"
+            f"{directory}: does not hold the weights of a {class_name}: {len(wrong)} parameters "
+            f"are missing or have another shape ({', '.join(wrong[:NAMES_SHOWN])})"
         )
     model: nn.Module = module.eval()
     return model
 
 
-def load_processor(directory: Path, model_type: str) -> Any:
+def load_processor(directory: Path, family: TransformersFamily) -> Any:
     """Load the image processor of a directory, with its tokenizer if the family needs one.
 
     Raises:
         CheckpointError: the files are missing or unreadable.
         DependencyError: transformers is not installed.
     """
-    family, library = _family(model_type, str(directory / CONFIG)), import_transformers()
-    if not has_processor(directory):
+    library = import_transformers()
+    if not _has_processor(directory):
         raise CheckpointError(
             f"{directory / PREPROCESSOR}: no such file; save the image processor of the model there"
         )
@@ -98,31 +150,7 @@ def load_processor(directory: Path, model_type: str) -> Any:
         ) from error
 
 
-def processor_of(module: nn.Module) -> Any:
-    """Load the image processor of a transformers module from where the module was loaded.
-
-    Raises:
-        CheckpointError: the module is not of transformers, no family has its model type, or its
-            image processor is not found.
-    """
-    name, config = type(module).__name__, getattr(module, "config", None)
-    if not type(module).__module__.startswith("transformers.") or config is None:
-        raise CheckpointError(
-            f"{name}: is no Mask2Former of mpdiag and no model of transformers or detectron2, so "
-            "its preprocessing is unknown; give a model of one of them"
-        )
-    _family(config.model_type, name)
-    origin = Path(str(config.name_or_path or ""))
-    if not has_processor(origin):
-        raise CheckpointError(
-            f"{name}: its image processor is unknown; give processor=..., for example from "
-            "AutoImageProcessor.from_pretrained"
-        )
-    return load_processor(origin, config.model_type)
-
-
-def has_processor(directory: Path) -> bool:
-    """Return whether a directory holds the settings of an image processor."""
+def _has_processor(directory: Path) -> bool:
     return any((directory / name).is_file() for name in (PREPROCESSOR, _PROCESSOR))
 
 
