@@ -1,4 +1,4 @@
-"""`python -m mpdiag`, the form that torchrun starts."""
+"""Entry point of `python -m mpdiag`."""
 
 from mpdiag.cli import main
 

@@ -112,7 +112,7 @@ def test_every_problem_is_found(coco: Files) -> None:
         "image file listed twice": 1,
         "class without images": 2,  # bird; cup, whose annotations are invalid
     }
-    for kind, said in {
+    for kind, expected in {
         "unknown category": "annotation 11 has category 77",
         "unreadable segmentation": "segmentation of annotation 12 (image 7.png)",
         "unknown image": "annotation 13 belongs to image 99",
@@ -120,8 +120,8 @@ def test_every_problem_is_found(coco: Files) -> None:
         "unreadable image": "12.png",
         "image of another size": "20 x 31",
     }.items():
-        assert said in checked.errors[kind].examples[0]
-        assert said in " ".join(printed(checked).split())
+        assert expected in checked.errors[kind].examples[0]
+        assert expected in " ".join(printed(checked).split())
     assert checked.warnings["image with crowds only"].examples == ["3.png"]
     # Valid: dogs 14, 21, 22 and the empty one of image 7, and the crowd of image 3.
     dog = next(count for info, count in classes_by_frequency(checked) if info.name == "dog")
@@ -138,7 +138,7 @@ def test_loading_raises_the_first_problem(coco: Files) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         ('[{"image_id": 7, "category_id": 2, "score": 0.5}]', "a list, like a results file"),
         ('{"schema_version": 1, "num_images": 4, "layers": []}', 'no list "images"'),
@@ -146,14 +146,14 @@ def test_loading_raises_the_first_problem(coco: Files) -> None:
     ],
     ids=["results", "summary", "truncated"],
 )
-def test_file_that_is_not_an_annotation_file(tmp_path: Path, content: str, said: str) -> None:
+def test_file_that_is_not_an_annotation_file(tmp_path: Path, content: str, expected: str) -> None:
     path = tmp_path / "file.json"
     path.write_text(content)
     checked = check_dataset(str(path))
     assert checked.dataset is None and not checked.warnings
     (group,) = checked.errors.values()
-    assert group.count == 1 and said in group.examples[0] and str(path) in group.examples[0]
-    assert said in " ".join(printed(checked).split())
+    assert group.count == 1 and expected in group.examples[0] and str(path) in group.examples[0]
+    assert expected in " ".join(printed(checked).split())
 
 
 def test_panoptic_problems(panoptic: Files) -> None:

@@ -187,10 +187,10 @@ def test_image_of_another_size(coco: Files) -> None:
     ],
 )
 def test_degenerate_segmentation(coco: Files, segmentation: Any) -> None:
-    def spoil(content: dict[str, Any]) -> None:
+    def damage(content: dict[str, Any]) -> None:
         content["annotations"][1]["segmentation"] = segmentation
 
-    path, folder = coco(spoil)
+    path, folder = coco(damage)
     dataset = coco_dataset(path, folder)
     text = message(lambda: dataset[0])
     assert "annotation 12" in text and "7.png" in text and str(path) in text

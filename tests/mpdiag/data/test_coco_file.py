@@ -45,7 +45,7 @@ def test_binary(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         ([{"image_id": 7, "category_id": 2, "score": 0.5}], "results"),
         (3, "not a COCO annotation file"),
@@ -58,14 +58,14 @@ def test_binary(tmp_path: Path) -> None:
     ],
     ids=["results", "number", "summary", "test set", "mapping", "no images", "no classes", "odd"],
 )
-def test_json_that_is_not_coco(tmp_path: Path, content: Any, said: str) -> None:
+def test_json_that_is_not_coco(tmp_path: Path, content: Any, expected: str) -> None:
     path = tmp_path / "file.json"
     path.write_text(json.dumps(content))
-    assert said in error_of(path)
+    assert expected in error_of(path)
 
 
 @pytest.mark.parametrize(
-    ("kind", "change", "said"),
+    ("kind", "change", "expected"),
     [
         ("annotations", {"image_id": 99}, ["annotation 12", "image 99", "not listed"]),
         ("annotations", {"category_id": 77}, ["annotation 12", "category 77", "not listed"]),
@@ -80,11 +80,11 @@ def test_json_that_is_not_coco(tmp_path: Path, content: Any, said: str) -> None:
     ],
 )
 def test_inconsistent_entry(
-    coco: Files, kind: str, change: dict[str, Any], said: list[str]
+    coco: Files, kind: str, change: dict[str, Any], expected: list[str]
 ) -> None:
     path, _ = coco(lambda content: content[kind][1].update(change))
     text = error_of(path)
-    assert all(part in text for part in said), text
+    assert all(part in text for part in expected), text
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_file_of_another_task(coco: Files, panoptic: Files) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ({"image_id": 5}, ["image 5", "not listed"]),
         ({"segments_info": 3}, ["image 1", '"segments_info"']),
@@ -143,11 +143,11 @@ def test_file_of_another_task(coco: Files, panoptic: Files) -> None:
     ],
 )
 def test_inconsistent_panoptic_entry(
-    panoptic: Files, change: dict[str, Any], said: list[str]
+    panoptic: Files, change: dict[str, Any], expected: list[str]
 ) -> None:
     path, _ = panoptic(lambda content: content["annotations"][0].update(change))
     text = error_of(path, "panoptic")
-    assert all(part in text for part in said), text
+    assert all(part in text for part in expected), text
 
 
 def test_image_without_panoptic_annotation(panoptic: Files) -> None:

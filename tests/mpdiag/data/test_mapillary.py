@@ -13,12 +13,12 @@ from mpdiag.errors import DataError
 SIZE = (6, 8)
 
 
-def picture(path: Path) -> None:
+def write_image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((*SIZE, 3), 7, np.uint8)).save(path)
 
 
-def drawn(background: int, *, top: int, kind: type) -> np.ndarray:
+def draw_map(background: int, *, top: int, kind: type) -> np.ndarray:
     numbers = np.full(SIZE, background, kind)
     numbers[:2] = top
     return numbers
@@ -29,14 +29,14 @@ def mapillary(tmp_path: Path) -> Path:
     """Two classes and "none"; the upper third of the image is a car, the rest is unlabelled."""
     home = tmp_path / "mapillary_vistas"
     split = home / "validation"
-    picture(split / "images" / "a.jpg")
+    write_image(split / "images" / "a.jpg")
     labels = [
         {"readable": name, "instances": name == "Car", "evaluate": name != "Unlabeled"}
         for name in ("Road", "Car", "Unlabeled")
     ]
     (home / "config.json").write_text(json.dumps({"labels": labels}))
     (split / "labels").mkdir()
-    label_map = Image.fromarray(drawn(2, top=1, kind=np.uint8)).convert("P")
+    label_map = Image.fromarray(draw_map(2, top=1, kind=np.uint8)).convert("P")
     label_map.save(split / "labels" / "a.png")  # a palette image, as in the data set
     panoptic = split / "panoptic"
     panoptic.mkdir()
@@ -64,7 +64,7 @@ def test_mapillary(mapillary: Path, name: str) -> None:
     assert [(info.name, info.isthing) for info in data.classes] == [("Road", False), ("Car", True)]
     (sample,) = list(data)
     assert sample.file_name == "a.jpg" and sample.labels.tolist() == [1]
-    np.testing.assert_array_equal(sample.masks[0], drawn(0, top=1, kind=np.bool_))
+    np.testing.assert_array_equal(sample.masks[0], draw_map(0, top=1, kind=np.bool_))
     assert data.describe()["name"] == "mapillary"
 
 
@@ -92,16 +92,16 @@ def test_missing_mapillary_files_and_tasks(mapillary: Path) -> None:
 def test_ade20k_full(tmp_path: Path) -> None:
     """16-bit values: 65535 is ignored and 255 is a normal class."""
     home = tmp_path / "ADE20K_2021_17_01"
-    picture(home / "images_detectron2" / "training" / "a.jpg")
+    write_image(home / "images_detectron2" / "training" / "a.jpg")
     maps = home / "annotations_detectron2" / "training"
     maps.mkdir(parents=True)
-    numbers = drawn(65535, top=846, kind=np.uint16)
+    numbers = draw_map(65535, top=846, kind=np.uint16)
     numbers[5] = 255
     Image.fromarray(numbers).save(maps / "a.tif")
     data = load_dataset("ade20k_full_sem_seg_train", root=tmp_path)
     assert len(data.classes) == 847
     assert data[0].labels.tolist() == [255, 846]
-    np.testing.assert_array_equal(data[0].masks[1], drawn(0, top=1, kind=np.bool_))
+    np.testing.assert_array_equal(data[0].masks[1], draw_map(0, top=1, kind=np.bool_))
     with pytest.raises(DataError, match="no panoptic annotations; choose task semantic"):
         load_dataset("ade20k-full", root=tmp_path, split="train", task="panoptic")
     with pytest.raises(DataError, match=r"prepare_ade20k_full_sem_seg\.py"):
