@@ -16,16 +16,14 @@ from mpdiag.errors import ConfigError
 from mpdiag.store import LAYER_METRICS, Comparison, LayerMetric
 from mpdiag.store.files import replace_file, replace_json
 from reports.formatting import NO_VALUE, escape_formula, format_value
-
-PAPER_METRICS = ("miou_l", "util")
-"""Metrics that the terminal shows for every layer."""
+from reports.layer_tables import PAPER_METRICS
 
 
 def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     """Yield tables for the terminal: settings that differ, metrics, scores, images and classes.
 
-    The paper's metrics are shown for every layer, any other metric for the layer in which it
-    differs most. Fractions are in percent.
+    The paper's metrics are shown in full, any other metric for the layer in which it differs most.
+    Fractions are in percent.
     """
     if comparison.settings:
         table = _table("", ("Different settings", "a", "b"))
@@ -47,6 +45,8 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
         (comparison.moved_classes, "class", "Classes"),
     ):
         for metric, rows in _by_metric(moved):
+            if metric.name not in PAPER_METRICS:
+                continue
             columns = (f"{what} by {metric.label} over all layers", "a", "b", "b - a")
             table = _table("", columns)
             for row in rows:

@@ -8,7 +8,13 @@ from mpdiag.store import LAYER_METRICS, Run
 from mpdiag.store.transitions import TRANSITIONS
 from reports.document import Document, Highlight, Section, Table
 from reports.formatting import NO_VALUE, format_percent, format_percents, part_name
-from reports.layer_tables import SCORES, layer_table, layer_tables, metric_definitions
+from reports.layer_tables import (
+    PAPER_METRICS,
+    SCORES,
+    layer_table,
+    layer_tables,
+    metric_definitions,
+)
 from reports.mask_pairs import draw_pairs, lowest_iou_pairs
 from reports.run_facts import run_facts
 
@@ -101,13 +107,15 @@ def _util_by_class(by_class: pd.DataFrame) -> list[tuple[str, float]]:
 def _intervals(run: Run) -> Table:
     layers = run.layers()
     rows = []
-    for name, metric in LAYER_METRICS.items():
-        if f"{name}_low" in layers:
-            for suffix, label in (("", ""), ("_low", ", lower end"), ("_high", ", upper end")):
-                cells = format_percents(layers[name + suffix], missing="")
-                rows.append((metric.label + label, cells))
-    note = "Percent, with the ends of the 95% confidence interval over resampled images."
-    return layer_table(run, "Confidence intervals", note, rows)
+    for name in PAPER_METRICS:
+        for suffix, label in (("", ""), ("_low", ", lower end"), ("_high", ", upper end")):
+            cells = format_percents(layers[name + suffix], missing="")
+            rows.append((LAYER_METRICS[name].label + label, cells))
+    note = (
+        "Percent, with the ends of the 95% confidence interval over resampled images. Pairs of two "
+        "empty masks are left out of mIoU-L."
+    )
+    return layer_table(run, "The paper's metrics", note, rows)
 
 
 def _util_table(run: Run, by_class: pd.DataFrame) -> Table:

@@ -11,6 +11,8 @@ from mpdiag.store.transitions import TRANSITIONS
 from reports.document import Row, Table
 from reports.formatting import NO_VALUE, format_value
 
+PAPER_METRICS = ("miou_l", "util")
+"""Metrics of the paper, which summaries show in full."""
 SCORES = {"ap": "AP", "pq": "PQ", "miou": "mIoU"}
 
 
@@ -18,7 +20,7 @@ def layer_tables(run: Run) -> tuple[Table, ...]:
     """Return the tables for which the run has rows."""
     if not run.num_layers:
         return ()
-    tables = [_metrics(run)]
+    tables = _metrics(run)
     if run.header["schema_version"] >= 2:
         tables += _transitions(run)
     return tuple(tables)
@@ -41,29 +43,28 @@ def metric_definitions() -> Table:
     return Table("", ("Metric", "Meaning", "Better"), tuple(rows), note, label_columns=3)
 
 
-def _metrics(run: Run) -> Table:
-    layers, intervals = run.layer_metrics(), run.layers()
-    rows = [
-        (_label(metric), _cells(layers[name], metric.unit))
-        for name, metric in LAYER_METRICS.items()
-        if _has_values(metric, layers[name])
+def _metrics(run: Run) -> list[Table]:
+    layers = run.layer_metrics(intervals=True)
+    metrics = [
+        metric for metric in LAYER_METRICS.values() if _has_values(metric, layers[metric.name])
     ]
+    rows = [(_label(metric), _cells(layers[metric.name], metric.unit)) for metric in metrics]
     scores = pd.DataFrame(run.summary.get("layer_scores") or [])
-    rows += [(f"{label} of the layer", _cells(scores[key]))
-             for key, label in SCORES.items() if key in scores]  # fmt: skip
-    rows += [
-        (
-            f"{metric.label}, ±",
-            _cells((intervals[f"{name}_high"] - intervals[f"{name}_low"]) / 2, metric.unit),
-        )
-        for name, metric in LAYER_METRICS.items()
-        if f"{name}_low" in intervals
+    rows += [(label, _cells(scores[key])) for key, label in SCORES.items() if key in scores]
+    half_widths = [
+        (_label(metric), _cells((high - low) / 2, metric.unit))
+        for metric in metrics
+        for low, high in [(layers[f"{metric.name}_low"], layers[f"{metric.name}_high"])]
     ]
     note = (
         "Percent, or the unit in parentheses. Layer 0 is the prediction before the first decoder "
-        "layer. ±: half width of the 95% confidence interval over resampled images."
+        "layer."
     )
-    return layer_table(run, "Metrics", note, rows)
+    interval_note = "Half width of the 95% confidence interval over resampled images."
+    return [
+        layer_table(run, "Metrics", note, rows),
+        layer_table(run, "Confidence intervals of the metrics, ±", interval_note, half_widths),
+    ]
 
 
 def _label(metric: LayerMetric) -> str:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from mpdiag.errors import ConfigError
-from mpdiag.store import Comparison, Run, compare
+from mpdiag.store import LAYER_METRICS, Comparison, Run, compare
 from reports.comparison import comparison_tables, write_comparison
 
 MakeRun = Callable[..., Path]
@@ -46,6 +46,7 @@ def test_tables_for_the_terminal(found: Comparison) -> None:
     lines = [line.split() for line in text.splitlines()]
     assert ["settings.short_side", "n/a", "736"] in lines
     assert ["settings.note", "n/a", "[b]"] in lines
+    assert all(metric.label in text for metric in LAYER_METRICS.values())
 
 
 def test_csv_escapes_formulas(found: Comparison, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mpdiag.errors import ConfigError, RunError
-from mpdiag.store import Run
+from mpdiag.store import LAYER_METRICS, Run
 from reports import write_findings
 from reports.findings import build_findings
 
@@ -67,6 +67,7 @@ def test_page_is_one_deterministic_file(
     assert list((tmp_path / "report").iterdir()) == [page] and page.name == "findings.html"
     assert text.index("Findings") < text.index("Masks that change most") < text.index(">Tables")
     assert text.count("data:image/jpeg") == text.count("<img") == 10
+    assert all(f"<th>{metric.label}</th>" in text for metric in LAYER_METRICS.values())
     assert "http" not in text.replace("http-equiv", "") and "<b>Run" not in text
     assert write_findings([path], tmp_path / "again")[0].read_bytes() == page.read_bytes()
 
