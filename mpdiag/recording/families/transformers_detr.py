@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mpdiag.recording.attention_weights import cross_attention_hooks
 from mpdiag.recording.decoder_states import HEADS_APPLIED_NOTE, ZERO_QUERIES_NOTE, DecoderStates
+from mpdiag.recording.family import InstanceRule
 from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall, first_output
 from mpdiag.recording.transformers_family import TransformersFamily
 
@@ -17,7 +18,7 @@ class TransformersDetrFamily(TransformersFamily):
     name = "transformers DETR"
     notes: tuple[str, ...] = (HEADS_APPLIED_NOTE, ZERO_QUERIES_NOTE)
     model_classes: ClassVar = {"detr": "DetrForSegmentation"}
-    instance_rule = "detr"
+    instance_rule: InstanceRule = "detr"
     detector = "detr"
 
     def hooks(self, model: Any) -> HookSpecs:

@@ -1,4 +1,4 @@
-"""Small models of every family with random weights, and what their own outputs are called."""
+"""Small models of every family with random weights, and the names of their outputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,15 +15,15 @@ L = 3  # decoder layers
 
 @dataclass
 class Tiny:
-    """A small model, what to call it with, and how to ask it for itself with fewer layers."""
+    """A small model, its inputs, and a function that removes its later layers."""
 
     model: nn.Module
     inputs: dict[str, Tensor]
     truncate: Callable[[nn.Module, int], None]
     masks: str = "masks_queries_logits"
     classes: str = "class_queries_logits"
-    first: int = 0  # the fewest layers that it still runs with
-    no_object: bool = True  # whether it has such a class itself
+    first: int = 0  # smallest number of layers that it runs with
+    no_object: bool = True  # whether it has a no-object class
 
     @torch.no_grad()
     def run(self, **more: Any) -> Any:
@@ -123,12 +123,12 @@ def oneformer() -> Tiny:
             "task_inputs": torch.tensor([[1, 2, 3, 0, 0, 0, 0]] * 2),
         },
         cut("model.transformer_module.decoder.layers"),
-        first=1,  # its decoder returns what its last layer gave
+        first=1,  # its decoder returns the output of its last layer
     )
 
 
 def vit(config: type[Any], **more: Any) -> Any:
-    """Of EoMT and its kin: one block of the ViT alone, then L with queries."""
+    """Return a config of EoMT and similar models: one block without queries, L with queries."""
     return config(
         hidden_size=32,
         num_hidden_layers=L + 1,
@@ -145,7 +145,7 @@ def vit(config: type[Any], **more: Any) -> Any:
 
 
 def fewer_blocks(model: Any, layers: int) -> None:
-    """The first of the blocks that have queries."""
+    """Keep the first of the blocks that have queries."""
     model.layers = model.layers[: len(model.layers) - L + layers]
     model.num_hidden_layers = len(model.layers)
     model.config.num_blocks = layers

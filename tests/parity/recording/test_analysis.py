@@ -1,9 +1,9 @@
-"""What `mpdiag.analyze` writes of a model of each family, against the library's own outputs.
+"""Runs of `mpdiag.analyze` for a model of each family, compared with outputs of its library.
 
-Everything is computed again from what the library's image processor and model give for one image,
-by other means: GT by interpolation, costs and overlaps mask by mask. Weights are random, and each
-model is small. Bounds: areas are whole cells and must agree; costs come from float32 logits of the
-same kernels, in sums of another order.
+The tests compute everything from the outputs of the library's image processor and model for single
+images by other means: GT by interpolation, costs and overlaps mask by mask. Models are small and
+have random weights. Tolerances: areas are integers and must be equal; costs come from float32
+logits of the same kernels, summed in another order.
 """
 
 import json
@@ -26,7 +26,7 @@ from mpdiag.store import Run
 
 t = pytest.importorskip("transformers")
 
-NAMES = ["disc", "square", "star"]  # of the data set, and of the models in another order
+NAMES = ["disc", "square", "star"]  # of the data set; the models have another order
 ORDER = ["star", "disc", "square"]
 SIDES = {"shortest_edge": 64, "longest_edge": 96}
 SQUARE = {"shortest_edge": 64, "longest_edge": 64}
@@ -40,12 +40,12 @@ PROCESSORS = {
     "transformers Conditional DETR": lambda: t.ConditionalDetrImageProcessor(size=SIDES),
     "transformers RF-DETR": lambda: t.RfDetrImageProcessor(size={"height": 64, "width": 64}),
 }
-"""Settings that resize, pad and stretch images of 48 x 80."""
+"""Processors that resize, pad and stretch images of 48 x 80."""
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
-    """Three pictures of 48 x 80 with boxes of three classes; the last has none."""
+    """Three images of 48 x 80 with boxes of three classes; the last has none."""
     root = tmp_path_factory.mktemp("data")
     generator = np.random.default_rng(0)
     boxes = [[(0, 4, 5, 30, 20), (2, 40, 10, 35, 33)], [(1, 10, 2, 60, 44), (1, 3, 3, 9, 9)], []]
@@ -85,7 +85,7 @@ def processor_of(family: str, model: Any) -> Any:
 
 @torch.no_grad()
 def balance(model: Any, inputs: dict[str, Tensor]) -> None:
-    """DETR's masks, all but full with random weights, half full, and no logit near 0."""
+    """Shift DETR's mask logits so that half of them are positive and none is close to 0."""
     if type(model).__name__.endswith("DetrForSegmentation"):
         values = model(**inputs).pred_masks.flatten().sort().values
         middle = values[len(values) // 4 : -len(values) // 4]
@@ -95,7 +95,7 @@ def balance(model: Any, inputs: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def layers_of(model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """(L + 1, N, K + 1) and (L + 1, N, h, w), the last layer being the model's own output."""
+    """Return (L + 1, N, K + 1) and (L + 1, N, h, w); the last layer is the model's output."""
     with record(model, only=["class_logits", "mask_logits"]) as recording:
         output = model(**inputs)
     masks = output["pred_masks" if "pred_masks" in output else "masks_queries_logits"]
@@ -103,8 +103,8 @@ def layers_of(model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return recording.class_logits[:, 0], recording.mask_logits[:, 0]
 
 
-def shown(processor: Any, pixels: Any) -> tuple[dict[str, Tensor], tuple[int, int]]:
-    """What the model takes, and (height, width) that the image has therein."""
+def preprocess(processor: Any, pixels: Any) -> tuple[dict[str, Tensor], tuple[int, int]]:
+    """Return the model's inputs, and (height, width) of the image without padding."""
     more = {"task_inputs": ["instance"]} if isinstance(processor, t.OneFormerProcessor) else {}
     found = dict(processor(images=[pixels], return_tensors="pt", **more))
     found.pop("patch_offsets", None)
@@ -117,8 +117,10 @@ def shown(processor: Any, pixels: Any) -> tuple[dict[str, Tensor], tuple[int, in
     return found, (height, width)
 
 
-def truth(masks: Tensor, size: tuple[int, int], padded: tuple[int, int], grid: Any) -> Tensor:
-    """GT of an image file on the grid of predictions, read at the centres of its cells."""
+def interpolate_gt(
+    masks: Tensor, size: tuple[int, int], padded: tuple[int, int], grid: Any
+) -> Tensor:
+    """Interpolate GT masks to the centres of the cells of the mask grid."""
     if not len(masks):
         return torch.zeros(0, *grid)
     resized = F.interpolate(masks[None].float(), size, mode="nearest-exact")
@@ -127,7 +129,7 @@ def truth(masks: Tensor, size: tuple[int, int], padded: tuple[int, int], grid: A
 
 
 def cost_table(classes: Tensor, logits: Tensor, labels: Tensor, gt: Tensor) -> Any:
-    """(N, G) by the formulas of Mask2Former's matcher, pair by pair."""
+    """Compute (N, G) by the formulas of Mask2Former's matcher, pair by pair."""
     probability, table = classes.softmax(-1), np.zeros((len(logits), len(gt)))
     for n, mask in enumerate(logits.double()):
         inside = mask.sigmoid()
@@ -144,14 +146,14 @@ def overlap(first: Tensor, second: Tensor) -> float | None:
 
 
 @pytest.mark.parametrize("family", list(PROCESSORS), indirect=True)
-def test_rows_are_those_of_the_librarys_own_outputs(
+def test_rows_agree_with_the_outputs_of_the_library(
     tiny: Any, family: str, dataset: SegmentationDataset, tmp_path: Path
 ) -> None:
     model = tiny.model
     model.config.id2label = dict(enumerate(ORDER))
     model.config.label2id = {name: n for n, name in enumerate(ORDER)}
     processor = processor_of(family, model)
-    balance(model, shown(processor, dataset.image(0))[0])
+    balance(model, preprocess(processor, dataset.image(0))[0])
     for saved in (model, processor):
         saved.save_pretrained(tmp_path / "model")
     mpdiag.analyze(
@@ -166,21 +168,23 @@ def test_rows_are_those_of_the_librarys_own_outputs(
     order = [ORDER.index(name) for name in NAMES]
     kinds = set()
     for index, image_id in enumerate(dataset.image_ids):
-        inputs, size = shown(processor, Image.open(dataset.image_root / dataset.file_name(index)))
+        inputs, size = preprocess(
+            processor, Image.open(dataset.image_root / dataset.file_name(index))
+        )
         padded = tuple(inputs["pixel_values"].shape[-2:])
         classes, logits = layers_of(model, inputs)
         classes = classes[..., [*order, len(order)]]
         sample = dataset[index]
-        soft = truth(sample.masks, size, padded, logits.shape[-2:])
-        rows, columns = (
+        soft = interpolate_gt(sample.masks, size, padded, logits.shape[-2:])
+        height, width = (
             int(np.ceil(size[axis] * logits.shape[axis - 2] / padded[axis])) for axis in (0, 1)
         )
-        masks, gt = (logits > 0)[..., :rows, :columns], (soft >= 0.5)[..., :rows, :columns]
+        masks, gt = (logits > 0)[..., :height, :width], (soft >= 0.5)[..., :height, :width]
         found = run.query("SELECT * FROM queries WHERE image_id = ?", [image_id])
         assert len(found) == len(logits) * logits.shape[1]
         for layer in range(len(logits)):
-            rows_of = found[found["layer"] == layer]
-            check_matches(rows_of, classes[layer], logits[layer], sample.labels, soft)
+            rows = found[found["layer"] == layer]
+            check_matches(rows, classes[layer], logits[layer], sample.labels, soft)
         for row in found.itertuples():
             mask = masks[row.layer, row.query]
             assert row.area == mask.sum()
@@ -194,7 +198,7 @@ def test_rows_are_those_of_the_librarys_own_outputs(
                 assert row.matched_gt_iou == ious[row.matched_gt]
             score, label = classes[row.layer, row.query].softmax(-1)[:-1].max(0)
             assert row.label == label and row.score == pytest.approx(score.item(), rel=1e-5)
-        with Image.open(run.image(image_id)) as picture:  # not stretched as the model's own was
+        with Image.open(run.image(image_id)) as picture:  # not stretched like the model's input
             assert picture.width / picture.height == pytest.approx(80 / 48, rel=0.02)
         for query in range(logits.shape[1]):
             assert np.array_equal(run.masks(image_id, query), masks[:, query].numpy())
@@ -202,7 +206,7 @@ def test_rows_are_those_of_the_librarys_own_outputs(
 
 
 def check_matches(rows: Any, classes: Tensor, logits: Tensor, labels: Tensor, gt: Tensor) -> None:
-    """The assignment costs as little as any: where two cost alike, either will do."""
+    """Check that the assignment has the lowest cost; ties are allowed."""
     matched = rows.sort_values("query")["matched_gt"].to_numpy()
     assert sorted(matched[matched >= 0]) == list(range(len(gt)))
     if not len(gt):
@@ -214,12 +218,12 @@ def check_matches(rows: Any, classes: Tensor, logits: Tensor, labels: Tensor, gt
 
 
 @pytest.mark.parametrize("family", ["transformers EoMT"], indirect=True)
-def test_images_that_are_cut_into_windows_are_refused(
+def test_processors_that_split_images_are_rejected(
     tiny: Any, dataset: SegmentationDataset, tmp_path: Path
 ) -> None:
     tiny.model.config.id2label = dict(enumerate(ORDER))
     processor = t.EomtImageProcessor(size={"shortest_edge": 64}, do_split_image=True)
-    with pytest.raises(CheckpointError, match="cuts images into windows"):
+    with pytest.raises(CheckpointError, match="images into windows"):
         mpdiag.analyze(tiny.model, dataset, tmp_path / "run", processor=processor)
     assert not (tmp_path / "run").exists()
 
@@ -230,17 +234,17 @@ def test_oneformer_needs_its_tokenizer(
 ) -> None:
     tiny.model.config.id2label = dict(enumerate(ORDER))
     processor = t.OneFormerImageProcessor(size=SIDES)
-    with pytest.raises(CheckpointError, match="needs its OneFormerProcessor, whose tokenizer"):
+    with pytest.raises(CheckpointError, match="OneFormerProcessor"):
         mpdiag.analyze(tiny.model, dataset, tmp_path / "run", processor=processor)
 
 
 @pytest.mark.parametrize(
     "family", ["transformers MaskFormer", "transformers RF-DETR"], indirect=True
 )
-def test_classes_that_the_data_set_has_not(
+def test_classes_that_the_data_set_does_not_have(
     tiny: Any, family: str, dataset: SegmentationDataset, tmp_path: Path
 ) -> None:
-    """They count as no-object; a sigmoid knows nothing of the other classes."""
+    """They count as no-object, except where each class has its own sigmoid."""
     model = tiny.model
     model.config.id2label = {0: "square", 1: "sky", 2: "disc"}
     processor = processor_of(family, model)
@@ -252,7 +256,7 @@ def test_classes_that_the_data_set_has_not(
     two = load_dataset(str(path), root=dataset.image_root)
     mpdiag.analyze(model, two, tmp_path / "run", processor=processor, limit=1)
     rows = Run.open(tmp_path / "run").query("SELECT * FROM queries ORDER BY layer, query")
-    logits, _ = layers_of(model, shown(processor, dataset.image(0))[0])
+    logits, _ = layers_of(model, preprocess(processor, dataset.image(0))[0])
     if tiny.no_object:
         probability = logits.softmax(-1)[..., [2, 0]]
     else:
@@ -263,7 +267,7 @@ def test_classes_that_the_data_set_has_not(
 
 
 @pytest.mark.parametrize("family", list(PROCESSORS), indirect=True)
-def test_attention_is_kept_where_a_family_has_it(
+def test_attention_is_saved_if_the_family_has_it(
     tiny: Any, family: str, dataset: SegmentationDataset, tmp_path: Path
 ) -> None:
     tiny.model.config.id2label = dict(enumerate(ORDER))
@@ -274,12 +278,12 @@ def test_attention_is_kept_where_a_family_has_it(
         mpdiag.analyze(tiny.model, dataset, tmp_path / "run", processor=processor, limit=1, **keep)
 
     if family == "transformers RF-DETR":
-        with pytest.raises(ConfigError, match=f"{family} has no cross_attention; .* leave it out"):
+        with pytest.raises(ConfigError, match=f"cross_attention: {family} does not have it"):
             run()
         assert not (tmp_path / "run").exists()
         return
     run()
-    inputs, size = shown(processor, Image.open(dataset.image_root / dataset.file_name(0)))
+    inputs, size = preprocess(processor, Image.open(dataset.image_root / dataset.file_name(0)))
     with torch.no_grad(), record(tiny.model, only=["*logits", "*attention*"]) as recording:
         tiny.model(**inputs)
     masked = "attention_mask" in recording

@@ -1,4 +1,4 @@
-"""Cross-attention and sampling locations, against what the library itself works out."""
+"""Cross-attention and sampling locations, compared with values that the library computes."""
 
 import sys
 from typing import Any
@@ -26,7 +26,7 @@ def recorded(tiny: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize("family", MASKED, indirect=True)
 def test_masked_attention(tiny: Any) -> None:
-    """torch's attention module returns the mean over its heads beside its output."""
+    """torch's attention module also returns the mean over its heads."""
     means: list[Tensor] = []
     for layer in tiny.model.model.transformer_module.decoder.layers:
         attention = getattr(layer.cross_attn, "multihead_attn", layer.cross_attn)
@@ -42,7 +42,7 @@ def test_masked_attention(tiny: Any) -> None:
 
 @pytest.mark.parametrize("family", DENSE, indirect=True)
 def test_attention_of_a_fused_kernel(tiny: Any, family: str) -> None:
-    """The kernel returns no weights; the library's plain implementation does."""
+    """The kernel returns no weights; the eager implementation of the library does."""
     layers = recorded(tiny)
     plain: list[Tensor] = []
     decoder = next(m for m in tiny.model.modules() if type(m).__name__.endswith("DetrDecoder"))
@@ -62,7 +62,7 @@ def test_attention_of_a_fused_kernel(tiny: Any, family: str) -> None:
 @pytest.mark.parametrize("guided", [True, False])
 @pytest.mark.parametrize("family", JOINT, indirect=True)
 def test_attention_to_patches_among_other_tokens(tiny: Any, guided: bool) -> None:
-    """Of the library's plain weights over all tokens, those of queries over patches."""
+    """Compare with the weights of queries over patches in the eager implementation."""
     tiny.model.attn_mask_probs.fill_(float(guided))
     with record(tiny.model, only=["cross_attention", "attention_mask"]) as recording:
         tiny.run()

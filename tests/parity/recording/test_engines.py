@@ -1,6 +1,7 @@
-"""One model in several forms: analysed by mpdiag, by transformers, from the hub, as a module."""
+"""One model in several formats, analysed by mpdiag, by transformers, from the hub, as a module."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ t = pytest.importorskip("transformers")
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
-    """Sides of 64 pixels: transformers stretches others to a multiple of 32, where mpdiag pads."""
+    """Images of 64 x 64, because transformers stretches other sizes and mpdiag pads them."""
     root = tmp_path_factory.mktemp("data")
     generate_synthetic(root / "synthetic", train=1, val=4, size=64)
     return load_dataset("synthetic", root=root)
@@ -46,7 +47,7 @@ def model(dataset: SegmentationDataset) -> Mask2Former:
         num_queries=7,
     )
     model = Mask2Former(config).eval()
-    with torch.no_grad():  # a fresh model's masks are near empty and all alike
+    with torch.no_grad():  # the masks of an untrained model are almost empty and equal
         model.decoder.query_feat.weight.mul_(3)
         model.pixel_decoder.mask_features.weight.mul_(8)
     return model
@@ -56,10 +57,11 @@ def model(dataset: SegmentationDataset) -> Mask2Former:
 def directory(
     tmp_path_factory: pytest.TempPathFactory, model: Mask2Former, dataset: SegmentationDataset
 ) -> Path:
-    """As `mpdiag convert --to transformers` writes it."""
+    """Write the directory like `mpdiag convert --to transformers`."""
     directory = tmp_path_factory.mktemp("hf")
     names = [info.name for info in dataset.classes]
-    write_transformers(directory, model, TrainingInfo(LossConfig(mask_weight=4.0), 64, 96), labels=names)
+    training_info = TrainingInfo(LossConfig(mask_weight=4.0), 64, 96)
+    write_transformers(directory, model, training_info, labels=names)
     return directory
 
 
@@ -73,8 +75,8 @@ def detections(path: Path) -> pd.DataFrame:
     )
 
 
-def check_alike(found: Path, expected: Path) -> None:
-    """Logits differ in their last bits, so a cell at 0 may fall either way; none does here."""
+def check_equal(found: Path, expected: Path) -> None:
+    """Compare rows; logits differ in their last bits, but no logit is that close to 0."""
     ours, theirs = rows(expected), rows(found)
     exact = ["image_id", "layer", "query", "area", "matched_gt", "best_gt", "label"]
     pd.testing.assert_frame_equal(theirs[exact], ours[exact])
@@ -89,7 +91,7 @@ def test_a_directory_by_mpdiag_and_by_transformers(
 ) -> None:
     first = mpdiag.analyze(directory, dataset, tmp_path / "own")
     second = mpdiag.analyze(directory, dataset, tmp_path / "theirs", engine="transformers")
-    check_alike(tmp_path / "theirs", tmp_path / "own")
+    check_equal(tmp_path / "theirs", tmp_path / "own")
     assert second["ap"] == pytest.approx(first["ap"], abs=1e-6)
     headers = [Run.open(tmp_path / name).header for name in ("own", "theirs")]
     assert headers[0]["checkpoint"]["sha256"] == headers[1]["checkpoint"]["sha256"]
@@ -102,47 +104,47 @@ def test_a_directory_by_mpdiag_and_by_transformers(
     assert "transformers" not in headers[0]["versions"]
 
 
-def test_modules_as_they_are(
+def test_transformers_modules(
     tmp_path: Path, directory: Path, model: Mask2Former, dataset: SegmentationDataset
 ) -> None:
     mpdiag.analyze(directory, dataset, tmp_path / "theirs", engine="transformers")
     module = t.Mask2FormerForUniversalSegmentation.from_pretrained(directory)
-    mpdiag.analyze(module, dataset, tmp_path / "module")  # its processor lies in its directory
+    mpdiag.analyze(module, dataset, tmp_path / "module")  # with the processor of its directory
     pd.testing.assert_frame_equal(rows(tmp_path / "module"), rows(tmp_path / "theirs"))
     processor = t.AutoImageProcessor.from_pretrained(directory)
     module.config.name_or_path = ""
     mpdiag.analyze(module, dataset, tmp_path / "given", processor=processor)
     pd.testing.assert_frame_equal(rows(tmp_path / "given"), rows(tmp_path / "theirs"))
-    with pytest.raises(CheckpointError, match="give it as processor="):
+    with pytest.raises(CheckpointError, match="give processor="):
         mpdiag.analyze(module, dataset, tmp_path / "no")
     assert not (tmp_path / "no").exists()
 
 
-def test_our_own_module_as_it_is(
+def test_a_module_of_mpdiag(
     tmp_path: Path, model: Mask2Former, dataset: SegmentationDataset
 ) -> None:
-    """At the published size, as a checkpoint that says no other."""
+    """Without settings, images have the published size."""
     save_checkpoint(tmp_path / "model.pth", model)
     for given, name in ((tmp_path / "model.pth", "file"), (model, "own")):
         mpdiag.analyze(given, dataset, tmp_path / name, limit=1, evaluate=False, save_masks="none")
     pd.testing.assert_frame_equal(rows(tmp_path / "own"), rows(tmp_path / "file"))
 
 
-def test_a_hub_id_is_a_directory_elsewhere(
+def test_a_hub_id_equals_its_directory(
     tmp_path: Path, directory: Path, dataset: SegmentationDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(directory))
     monkeypatch.chdir(tmp_path)
     for engine in ("mpdiag", "transformers"):
         mpdiag.analyze(directory, dataset, tmp_path / "here", engine=engine)
-        mpdiag.analyze("someone/something", dataset, tmp_path / "there", engine=engine)
+        mpdiag.analyze("owner/name", dataset, tmp_path / "there", engine=engine)
         pd.testing.assert_frame_equal(rows(tmp_path / "there"), rows(tmp_path / "here"))
         (tmp_path / "here").rename(tmp_path / f"here-{engine}")
         (tmp_path / "there").rename(tmp_path / f"there-{engine}")
-    assert type(load_model("someone/something")) is Mask2Former
+    assert type(load_model("owner/name")) is Mask2Former
 
 
-def test_classes_in_another_order_are_found_by_both(
+def test_both_engines_match_classes_by_name(
     tmp_path: Path, directory: Path, model: Mask2Former, dataset: SegmentationDataset
 ) -> None:
     names = [info.name for info in dataset.classes][::-1]
@@ -157,14 +159,14 @@ def test_classes_in_another_order_are_found_by_both(
     mpdiag.analyze(directory, dataset, tmp_path / "expected")
     for engine in ("mpdiag", "transformers"):
         mpdiag.analyze(tmp_path / "hf", dataset, tmp_path / engine, engine=engine)
-        check_alike(tmp_path / engine, tmp_path / "expected")
+        check_equal(tmp_path / engine, tmp_path / "expected")
 
 
 def rewrite(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_mistakes_are_one_sentence_and_leave_nothing(
+def test_errors_are_one_line_and_write_nothing(
     tmp_path: Path,
     model: Mask2Former,
     dataset: SegmentationDataset,
@@ -182,35 +184,38 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "run").exists()
 
-    refuses(ConfigError, "--part piloted is for models that mpdiag itself runs", part="piloted")
-    refuses(ConfigError, "--intervene is for models that", intervene=["attention=gt:1"])
-    refuses(ConfigError, "has a config.json of its own", config=tmp_path / "x.yaml")
+    refuses(ConfigError, "--part piloted: works with models that mpdiag runs", part="piloted")
+    refuses(ConfigError, "--intervene: works with models that", intervene=["attention=gt:1"])
+    refuses(ConfigError, "has its own config.json", config=tmp_path / "x.yaml")
     refuses(ConfigError, "is no transformers directory", given=tmp_path)
-    refuses(CheckpointError, "neither mpdiag's Mask2Former nor", given=torch.nn.Linear(1, 1))
+    refuses(
+        CheckpointError,
+        "no Mask2Former of mpdiag and no model of transformers",
+        given=torch.nn.Linear(1, 1),
+    )
     bert = t.BertModel(t.BertConfig(hidden_size=4, num_attention_heads=1, num_hidden_layers=1))
-    refuses(CheckpointError, "BertModel: model_type = 'bert' is none that segments", given=bert)
+    refuses(CheckpointError, "BertModel: model_type = 'bert' is not supported", given=bert)
     content = settings.read_text(), images.read_text()
     names = {str(n): f"thing {n}" for n in range(len(dataset.classes))}
     rewrite(settings, id2label=names, label2id={name: int(n) for n, name in names.items()})
-    refuses(CheckpointError, "its 7 classes .thing 0, .* don't name disc, .* of .*instances_val")
+    refuses(CheckpointError, "its 7 classes .thing 0, .* don't include disc, .* of .*instances_val")
     rewrite(settings, model_type="bert")
-    refuses(
-        CheckpointError, "model_type = 'bert' is none that segments images by queries; known are"
-    )
+    refuses(CheckpointError, "config.json: model_type = 'bert' is not supported; supported are")
     settings.write_text(content[0])
     rewrite(settings, num_queries=9)
-    refuses(CheckpointError, "hf: no weights of a Mask2FormerForUniversalSegmentation: .* missing")
+    refuses(CheckpointError, "hf: .* weights of a Mask2FormerForUniversal.* missing")
     settings.write_text("[]")
-    refuses(CheckpointError, "config.json: holds a list, not settings")
+    refuses(CheckpointError, "config.json: contains a list")
     settings.write_text(content[0])
     rewrite(images, image_processor_type="NoneSuch")
     refuses(CheckpointError, "hf: transformers can't read its preprocessing")
     images.unlink()
-    refuses(CheckpointError, "preprocessor_config.json: no such file, so how images are shown")
+    refuses(CheckpointError, "preprocessor_config.json: no such file")
     images.write_text(content[1])
     (there / "model.safetensors").write_bytes(b"not one")
-    refuses(CheckpointError, "model.safetensors: truncated, or no safetensors file")
+    refuses(CheckpointError, "model.safetensors: truncated, or not a safetensors file")
     (there / "model.safetensors").unlink()
     refuses(CheckpointError, "no model.safetensors or pytorch_model.bin")
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    refuses(DependencyError, r"transformers, which isn't installed: pip install 'mpdiag\[trans")
+    (there / "model.safetensors").write_bytes(b"not one")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    refuses(DependencyError, r"pip install 'mpdiag\[trans")

@@ -1,4 +1,4 @@
-"""Models of every family are read as they compute, and compute as if they weren't read."""
+"""Recordings of every family equal the values that the model computes, and do not change them."""
 
 import copy
 from typing import Any
@@ -16,14 +16,14 @@ def hooks(model: torch.nn.Module) -> int:
 
 
 def tensors(output: Any) -> list[Tensor]:
-    """All tensors of a transformers output, in order."""
+    """Return all tensors of a transformers output, in order."""
     if isinstance(output, Tensor):
         return [output]
     values = output.values() if hasattr(output, "values") else output
     return [x for value in values if value is not None for x in tensors(value)]
 
 
-def test_outputs_are_bit_equal_and_hooks_go(tiny: Any, family: str) -> None:
+def test_outputs_are_bit_equal_and_hooks_are_removed(tiny: Any, family: str) -> None:
     before = hooks(tiny.model)
     plain = tiny.run()
     with record(tiny.model, only=["*"]) as recording:
@@ -38,8 +38,8 @@ def test_outputs_are_bit_equal_and_hooks_go(tiny: Any, family: str) -> None:
     assert hooks(tiny.model) == before
 
 
-def test_a_training_step_is_the_same(tiny: Any) -> None:
-    """Dropout draws the same numbers, no buffer moves further, and all stays in training mode."""
+def test_a_training_step_is_not_changed(tiny: Any) -> None:
+    """Random numbers, buffers and training mode are as without the recorder."""
     before = copy.deepcopy(tiny.model.train())
     torch.manual_seed(5)
     plain = before(**tiny.inputs)
@@ -57,7 +57,7 @@ def test_a_training_step_is_the_same(tiny: Any) -> None:
     assert torch.equal(after, torch.rand(1))
 
 
-def test_every_layer_is_what_the_model_gives_without_the_later_ones(tiny: Any) -> None:
+def test_every_layer_equals_the_output_without_later_layers(tiny: Any) -> None:
     with record(tiny.model, only=["*_logits"]) as recording:
         tiny.run()
     count = len(recording.mask_logits)
@@ -72,12 +72,12 @@ def test_every_layer_is_what_the_model_gives_without_the_later_ones(tiny: Any) -
             assert not classes[..., -1].any()
             classes = classes[..., :-1]
         assert torch.equal(classes, output[tiny.classes]), layer
-    # The layers differ, and so do the queries: equality above means something.
+    # Layers and queries differ, so the equality above is meaningful.
     assert (recording.mask_logits[1:] != recording.mask_logits[:-1]).flatten(1).any(1).all()
 
 
-def test_a_pass_of_fewer_layers_is_refused(tiny: Any) -> None:
-    """As under layer drop, which skips some."""
+def test_a_pass_of_fewer_layers_is_an_error(tiny: Any) -> None:
+    """Layer drop, for example, skips layers."""
     with record(tiny.model, only=["mask_logits"]) as recording:
         tiny.run()
         tiny.truncate(tiny.model, 1)
@@ -86,10 +86,10 @@ def test_a_pass_of_fewer_layers_is_refused(tiny: Any) -> None:
         assert "mask_logits" not in recording
 
 
-def test_the_record_says_whose_predictions_it_holds(tiny: Any, family: str) -> None:
-    """The model's own head, applied by the recorder, where the model predicts at its end only."""
-    own = family in ("transformers Mask2Former", "transformers OneFormer")
+def test_notes_say_where_the_recorder_applied_the_heads(tiny: Any, family: str) -> None:
+    predicts_in_all_layers = family in ("transformers Mask2Former", "transformers OneFormer")
     with record(tiny.model, only=["mask_logits"]) as recording:
         tiny.run()
-    assert any("own head" in note for note in recording.notes) is not own
+    applied = any("the recorder applied the model's own" in note for note in recording.notes)
+    assert applied is not predicts_in_all_layers
     assert all(note in repr(recording) for note in recording.notes)

@@ -27,7 +27,6 @@ NUM_CLASSES, QUERIES, DIM = 7, 5, 8
 
 class ToyConfig(t.PretrainedConfig):  # type: ignore[name-defined, misc]
     model_type = "toy"
-    cls_cost, box_of_mask_cost = 1.5, 7.0
 
 
 class ToyForSegmentation(t.PreTrainedModel):  # type: ignore[name-defined, misc]
@@ -61,7 +60,7 @@ class ToyFamily(TransformersFamily):
     notes = ("the model is a test",)
     model_classes: ClassVar = {"toy": "ToyForSegmentation"}
     instance_rule = "sigmoid"
-    loss_keys: ClassVar = {"cls_cost": "class_weight", "box_of_mask_cost": "mask_weight"}
+    loss_keys: ClassVar = {"cls_cost": "class_weight", "bce_cost": "mask_weight"}
 
     def hooks(self, model: Any) -> HookSpecs:
         def with_no_object(call: Any) -> Tensor:
@@ -75,20 +74,26 @@ class ToyFamily(TransformersFamily):
 
 def test_one_declaration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mpdiag.recording.family._FAMILIES", known_families())
-    monkeypatch.setattr(t, "ToyForSegmentation", ToyForSegmentation, raising=False)
     register(ToyFamily())
     t.AutoConfig.register("toy", ToyConfig, exist_ok=True)
     generate_synthetic(tmp_path / "data" / "synthetic", train=1, val=2, size=64)
     data = load_dataset("synthetic", root=tmp_path / "data")
     torch.manual_seed(0)
     names = {number: info.name for number, info in enumerate(data.classes)}
-    config = ToyConfig(id2label=names, label2id={name: number for number, name in names.items()})
+    config = ToyConfig(
+        id2label=names,
+        label2id={name: number for number, name in names.items()},
+        cls_cost=1.5,
+        bce_cost=7.0,
+    )
     model = ToyForSegmentation(config).eval()
     nn.init.normal_(model.queries, std=5.0)
     processor = t.Mask2FormerImageProcessor(size={"height": 64, "width": 64}, size_divisor=0)
     for part in (model, processor):
         part.save_pretrained(tmp_path / "toy")
 
+    # The library replaces its own entry in sys.modules while it loads.
+    monkeypatch.setattr("transformers.ToyForSegmentation", ToyForSegmentation, raising=False)
     mpdiag.analyze(tmp_path / "toy", data, tmp_path / "run")
 
     run = Run.open(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""What single families of transformers give beyond the common, held against the library's own."""
+"""Properties of single families of transformers, compared with the outputs of the library."""
 
 from typing import Any
 
@@ -27,8 +27,8 @@ def test_mask2former_auxiliary_outputs(tiny: Any) -> None:
 
 
 @pytest.mark.parametrize("family", ["transformers MaskFormer"], indirect=True)
-def test_maskformer_auxiliary_outputs_lack_only_the_norm(tiny: Any) -> None:
-    """The library leaves the output norm out before the last layer; without it, all is equal."""
+def test_maskformer_auxiliary_outputs_omit_only_the_norm(tiny: Any) -> None:
+    """The library omits the output norm before the last layer; with no norm, outputs are equal."""
     tiny.model.config.use_auxiliary_loss = True
     tiny.model.model.transformer_module.decoder.layernorm = nn.Identity()
     with record(tiny.model) as recording:
@@ -55,7 +55,7 @@ def test_oneformer_auxiliary_outputs(tiny: Any) -> None:
 
 @pytest.mark.parametrize("family", ["transformers EoMT", "transformers EoMT DINOv3"], indirect=True)
 def test_eomt_before_each_block(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While masks guide attention the model predicts in all layers; then only the record does."""
+    """The model predicts in all layers while masks guide attention; the recorder always does."""
     own: list[Any] = []
     predict = tiny.model.predict
     with monkeypatch.context() as patch:
@@ -81,7 +81,7 @@ def test_eomt_before_each_block(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("family", ["transformers VideoMT"], indirect=True)
-def test_videomt_frames_in_the_order_of_its_output(tiny: Any) -> None:
+def test_videomt_frames_are_in_the_order_of_its_output(tiny: Any) -> None:
     tiny.inputs["pixel_values_videos"] = torch.randn(2, 3, 3, 64, 64)
     states: list[torch.Tensor] = []
     handles = [
@@ -103,7 +103,7 @@ def test_videomt_frames_in_the_order_of_its_output(tiny: Any) -> None:
 
 
 @pytest.mark.parametrize("family", ["transformers RF-DETR"], indirect=True)
-def test_rf_detr_layer_0_is_what_the_encoder_proposes(tiny: Any) -> None:
+def test_rf_detr_layer_0_is_the_proposals_of_the_encoder(tiny: Any) -> None:
     with record(tiny.model) as recording:
         output = tiny.run()
     assert torch.equal(recording.mask_logits[0], output.enc_outputs_mask_logits)
@@ -113,7 +113,7 @@ def test_rf_detr_layer_0_is_what_the_encoder_proposes(tiny: Any) -> None:
 
 @pytest.mark.parametrize("family", ["transformers DETR"], indirect=True)
 def test_detr_auxiliary_outputs(tiny: Any) -> None:
-    """Its auxiliary outputs are classes and boxes; with them, the decoder norms in each layer."""
+    """With auxiliary outputs (classes and boxes), the decoder applies its norm in each layer."""
     tiny.model.detr.model.decoder.config.auxiliary_loss = True
     decoder = tiny.model.detr.model.decoder
     intermediate: list[torch.Tensor] = []
@@ -134,8 +134,8 @@ MATCHED = ["transformers Mask2Former", "transformers OneFormer", "transformers E
 
 
 @pytest.mark.parametrize("family", MATCHED, indirect=True)
-def test_matchings_inside_the_loss(tiny: Any) -> None:
-    """Each layer's assignment is what the matcher made of the very masks of that layer."""
+def test_assignments_inside_the_loss(tiny: Any) -> None:
+    """The assignment of a layer is the matcher's result for the masks of this layer."""
     masks = [torch.zeros(2, 64, 64), torch.zeros(1, 64, 64)]
     masks[0][0, :30, :30] = masks[0][1, 40:, 20:] = masks[1][0, 10:50, 10:50] = 1
     labels = [torch.tensor([0, 2]), torch.tensor([1])]
@@ -159,12 +159,12 @@ def test_matchings_inside_the_loss(tiny: Any) -> None:
 
 
 @pytest.mark.parametrize("family", ["transformers Mask2Former"], indirect=True)
-def test_layer_drop_is_refused(tiny: Any) -> None:
+def test_layer_drop_is_an_error(tiny: Any) -> None:
     tiny.model.train()
     tiny.model.model.transformer_module.decoder.layerdrop = 1.0
     with (
         record(tiny.model) as recording,
-        pytest.raises(RecordingError, match=r"in 1 layers, .* makes it in 4: .* layer drop"),
+        pytest.raises(RecordingError, match=r"produced 1 layers, .* has 4; .* layer drop"),
     ):
         tiny.run()
     assert "mask_logits" not in recording

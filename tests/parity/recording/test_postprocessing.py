@@ -1,4 +1,4 @@
-"""Instances by each family's rule, against the post-processing of its own library."""
+"""Instances by the rule of each family, compared with the post-processing of its library."""
 
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ def masks() -> torch.Tensor:
 
 
 def test_rf_detr(masks: torch.Tensor) -> None:
-    """All pairs that it takes, in its order; it leaves out those whose mask is empty."""
+    """Compare all pairs in order; the library omits pairs with empty masks."""
     logits = 3 * torch.randn(1, QUERIES, CLASSES, generator=torch.Generator().manual_seed(1))
     own = t.RfDetrImageProcessor().post_process_instance_segmentation(
         SimpleNamespace(logits=logits, pred_masks=masks),
@@ -48,7 +48,8 @@ def test_detr(masks: torch.Tensor) -> None:
     logits = 3 * torch.randn(1, QUERIES, CLASSES + 1, generator=torch.Generator().manual_seed(1))
     outputs = SimpleNamespace(logits=logits, pred_boxes=torch.rand(1, QUERIES, 4))
     own = t.DetrImageProcessor().post_process_object_detection(outputs, threshold=0.0)[0]
-    found = instance_inference(logits[0], masks[0], ImageSizes((64, 96), (64, 96), SIZE), rule="detr")
+    sizes = ImageSizes((64, 96), (64, 96), SIZE)
+    found = instance_inference(logits[0], masks[0], sizes, rule="detr")
     order = own["scores"].argsort(descending=True)
     assert sorted(found.queries.tolist()) == list(range(QUERIES))
     assert torch.equal(found.queries, order)
@@ -59,8 +60,8 @@ def test_detr(masks: torch.Tensor) -> None:
     assert torch.equal(found.masks, expected[order])
 
 
-def test_one_step_over_the_cells_of_the_image(masks: torch.Tensor) -> None:
-    """With padding, the image's own cells are resized."""
+def test_masks_of_padded_images_are_resized_in_one_step(masks: torch.Tensor) -> None:
+    """Only the cells that the image covers are resized."""
     logits = torch.randn(QUERIES, CLASSES + 1, generator=torch.Generator().manual_seed(1))
     found = instance_inference(
         logits, masks[0], ImageSizes((64, 96), (38, 60), SIZE), detections=3, rule="sigmoid"
