@@ -1,4 +1,4 @@
-"""The dashboard: Streamlit pages over run directories. Imports no torch."""
+"""The dashboard: Streamlit pages that show run directories. Importing it does not import torch."""
 
 from apps.server import launch
 

@@ -1,105 +1,105 @@
-"""One decoder layer of a query: where it may look, where it looks, and what it predicts from it."""
-
-from typing import Any
+"""One decoder layer of a query: its attention mask, its attention weights and its prediction."""
 
 import streamlit as st
 
-from apps import address, elements, pictures, texts
+from apps import components, drawing, url_state
+from apps.formatting import format_percent
 from mpdiag.errors import RunError
 from mpdiag.store import Run
-from mpdiag.store.attention import Attention
+from mpdiag.store.attention import StoredAttention
+from reports.mask_images import Mask, RgbImage, concatenate, overlay_mask, resize_grid
+from reports.names import layer_symbol
 
-_KEPT = "SELECT layer FROM attention WHERE image_id = ? AND query = ? LIMIT 1"
+CaptionedImage = tuple[RgbImage, str]
+
+_SAVED = "SELECT layer FROM attention WHERE image_id = ? AND query = ? LIMIT 1"
 
 
-def show(
-    run: Run,
-    image_id: int,
-    query: int,
-    layer: int,
-    masks: pictures.Mask,
-    picture: pictures.Picture,
-    name: str,
+def show_attention(
+    run: Run, image_id: int, query: int, layer: int, masks: Mask, image: RgbImage, name: str
 ) -> None:
-    """Show layer 1..L of a query whose masks (L + 1, height, width) were kept.
+    """Show layer 1..L of a query whose masks (L + 1, height, width) are saved.
 
-    With the attention that the run has kept, else with the mask of the layer before and a word
-    about how to have it kept; `name` is that of the saved picture.
+    Without saved attention, show the mask of the layer before. `name` is that of the saved image.
     """
-    st.header("What the layer sees", anchor=False)
-    box, *places = st.columns(4, gap="medium")
-    address.select("Layer", "layer", range(1, run.num_layers + 1), default=layer, box=box, show=str)
-    settings = run.header.get("settings")
+    st.header("Attention of one layer", anchor=False)
+    text, *columns = st.columns(4, gap="medium")
+    url_state.selectbox(
+        "Layer", "layer", range(1, run.num_layers + 1), default=layer, container=text
+    )
     try:
-        kept = None
-        if not run.query(_KEPT, [image_id, query]).empty:
-            kept = run.attention(image_id, query)[layer - 1]
+        saved = not run.query(_SAVED, [image_id, query]).empty
+        attention = run.attention(image_id, query)[layer - 1] if saved else None
     except RunError as error:
-        elements.error(error)
+        components.show_error(error)
         return
-    if kept is None:
-        box.caption(_without(layer))
-        tiles = [_before(layer, masks[layer - 1], picture)]
+    if attention is None:
+        text.caption(_describe_unsaved(layer))
+        tiles = [_previous_mask(layer, masks[layer - 1], image)]
     else:
-        box.caption(_with(layer, kept))
-        tiles = _kept(layer, kept, picture)
+        text.caption(_describe_saved(layer, attention))
+        tiles = _saved_attention(layer, attention, image)
+    settings = run.header.get("settings")
     if isinstance(settings, dict) and settings.get("intervene"):
-        box.warning("The masks of some layers were replaced in this run: see its settings.")
-    after = pictures.red_over(picture, masks[layer])
-    tiles.append((after, f"What it predicts from that: {texts.layer(layer)}"))
-    for place, (painted, caption) in zip(places, tiles, strict=False):
-        place.image(painted, width="stretch", output_format="JPEG")
-        place.caption(caption)
-    with box:
-        elements.save_picture(lambda: pictures.row([painted for painted, _ in tiles]), name)
+        text.warning("This run replaced the masks of some layers: see its settings.")
+    prediction = overlay_mask(image, masks[layer])
+    tiles.append((prediction, f"Prediction of layer {layer}: {layer_symbol(layer)}"))
+    for column, (tile, caption) in zip(columns, tiles, strict=False):
+        column.image(tile, width="stretch", output_format="JPEG")
+        column.caption(caption)
+    with text:
+        components.download_image(lambda: concatenate([tile for tile, _ in tiles]), name)
 
 
-def _without(layer: int) -> str:
+def _describe_unsaved(layer: int) -> str:
     return (
-        f"Masked attention: layer {layer} reads the image only where {texts.layer(layer - 1)} "
-        "lies, on the grid of its feature map; where that is empty there, everywhere. The mask is "
-        "shown as it was kept, which is finer. This run has kept no attention of the query: "
-        "analyse again with `--save-attention`, or let "
-        '`mpdiag.record(model, only=["cross_attention"])` give it.'
+        f"Masked attention: layer {layer} attends only inside {layer_symbol(layer - 1)}, or "
+        "everywhere if that mask is empty. The mask is shown at a higher resolution than the "
+        "layer uses. This run has no saved attention for this query. To save it, run the analysis "
+        'again with `--save-attention`, or use `mpdiag.record(model, only=["cross_attention"])`.'
     )
 
 
-def _before(layer: int, seen: Any, picture: pictures.Picture) -> tuple[pictures.Picture, str]:
-    symbol = texts.layer(layer - 1)
-    return pictures.lit(picture, seen), (
+def _describe_saved(layer: int, attention: StoredAttention) -> str:
+    rows, columns = attention.weights.shape
+    grid = f"a grid of {rows} x {columns} cells"
+    if attention.mask is None:
+        return (
+            f"Layer {layer} attends to the whole image on {grid}. This model has no attention "
+            "masks."
+        )
+    return (
+        f"Masked attention: layer {layer} attends on {grid}, only inside "
+        f"{layer_symbol(layer - 1)}, or everywhere if that mask is empty."
+    )
+
+
+def _previous_mask(layer: int, mask: Mask, image: RgbImage) -> CaptionedImage:
+    symbol = layer_symbol(layer - 1)
+    return drawing.darken_outside(image, mask), (
         f"Attention mask of layer {layer}: {symbol}"
-        if seen.any()
+        if mask.any()
         else f"{symbol} is empty: layer {layer} attends everywhere"
     )
 
 
-def _with(layer: int, kept: Attention) -> str:
-    rows, columns = kept.weights.shape
-    grid = f"a grid of {rows} x {columns} cells"
-    if kept.mask is None:
-        return f"Layer {layer} reads the whole image, on {grid}: this model has no attention masks."
-    return (
-        f"Masked attention: layer {layer} reads the image, on {grid}, only where "
-        f"{texts.layer(layer - 1)} lies; where that is empty there, everywhere."
-    )
-
-
-def _kept(
-    layer: int, kept: Attention, picture: pictures.Picture
-) -> list[tuple[pictures.Picture, str]]:
-    """Pictures of mask, if there is one, and weights, each with its caption."""
+def _saved_attention(
+    layer: int, attention: StoredAttention, image: RgbImage
+) -> list[CaptionedImage]:
+    """Return the attention mask, if there is one, and the weights, with captions."""
     tiles = []
-    if kept.mask is not None:
-        mask = pictures.spread(kept.mask, kept.image, picture)
-        where = "everywhere"
-        if not kept.mask.all():
-            where = f"{texts.percent(float(kept.mask.mean()))} of the cells"
-        tiles.append((pictures.lit(picture, mask), f"Attention mask of layer {layer}: {where}"))
-    weights = pictures.spread(kept.weights, kept.image, picture)
-    highest = float(kept.weights.max())
+    if attention.mask is not None:
+        mask = resize_grid(attention.mask, attention.image, image)
+        area = "everywhere"
+        if not attention.mask.all():
+            area = f"{format_percent(float(attention.mask.mean()))} of the cells"
+        caption = f"Attention mask of layer {layer}: {area}"
+        tiles.append((drawing.darken_outside(image, mask), caption))
+    weights = resize_grid(attention.weights, attention.image, image)
+    highest = float(attention.weights.max())
     caption = (
-        f"Its cross-attention, the mean over heads: yellow cells have {100 * highest:.2g} % of "
-        "the weight, dark blue ones none"
+        "Cross-attention weights, mean over heads: from 0 (dark blue) to "
+        f"{100 * highest:.2g}% per cell (yellow)"
     )
-    tiles.append((pictures.heated(picture, weights / (highest or 1.0)), caption))
+    tiles.append((drawing.overlay_heatmap(image, weights / (highest or 1.0)), caption))
     return tiles

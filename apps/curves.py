@@ -1,163 +1,226 @@
-"""The curves of mIoU-L and Util: their values, their figure and their table."""
+"""Curves of per-layer metrics: their values, their figure and their table."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
+from streamlit.delta_generator import DeltaGenerator
 
-from apps import palette, texts
-from apps.runs import Loaded, cached
+from apps import palette, url_state
+from apps.formatting import escape_html
+from apps.runs import LoadedRun, cached
+from mpdiag.store import LAYER_METRICS, LayerMetric
 from reports import paper
-from reports.cells import part_name
-from reports.table1 import Series, Values
+from reports.formatting import part_name
 
-CONVENTIONS = {
-    "miou_l": "left out",
-    "miou_l_empty0": "counted as 0",
-    "miou_l_empty1": "counted as 1",
-    "miou_l_matched": "left out, and only queries matched in the last layer",
-}
-"""Key of a mIoU-L in summary.json, and what becomes of pairs of empty masks in it."""
+DEFAULT_METRICS = ("miou_l", "util")
+"""The metrics of the paper's Table 1."""
+COLUMNS = 2
+"""Number of subplots side by side."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bands:
-    """Ends of the 95% intervals of a run's curves over layers 1..L; none without `miou_l`."""
+class Curve:
+    """A metric of one model over the layers.
 
-    miou_l: tuple[Values, Values] | None
-    util: tuple[Values, Values]
-
-
-def of_run(loaded: Loaded, key: str) -> Series:
-    """The curves of a run; `key` is one of CONVENTIONS."""
-    layers = loaded.run.summary["layers"]
-    miou_l = tuple(layer[key] for layer in layers)
-    util = tuple(layer["util"] for layer in layers)
-    return Series(loaded.name, str(loaded.run.header.get("part")), "run", miou_l, util)
-
-
-def bands_of(loaded: Loaded, key: str) -> Bands | None:
-    """The intervals of a run's curves, by resampling images; mIoU-L's of the first convention.
-
-    None where the run has no image.
+    Attributes:
+        model: display name of the model.
+        metric: name in LAYER_METRICS.
+        is_paper: whether the values are the paper's.
+        values: layer -> value, NaN if unknown.
+        intervals: layer -> ends of the 95% interval; empty if there are none.
     """
-    table = _intervals(loaded)
-    if table.empty:
-        return None
-    layers = table[table["layer"] > 0]
-    ends = {
-        metric: (_values(layers[f"{metric}_low"]), _values(layers[f"{metric}_high"]))
-        for metric in ("miou_l", "util")
-    }
-    return Bands(ends["miou_l"] if key == "miou_l" else None, ends["util"])
+
+    model: str
+    metric: str
+    is_paper: bool
+    values: dict[int, float]
+    intervals: dict[int, tuple[float, float]]
 
 
-def of_paper() -> list[Series]:
-    """The curves of the paper's Table 1, None where they are not legible."""
+def select_metrics(
+    container: DeltaGenerator, options: Collection[str] = LAYER_METRICS
+) -> list[str]:
+    """Show a multiselect of metrics and return the names of the selected ones."""
+    metrics = [LAYER_METRICS[name] for name in LAYER_METRICS if name in options]
+    return url_state.multiselect(
+        "Metrics",
+        "metrics",
+        [metric.name for metric in metrics],
+        container=container,
+        default=DEFAULT_METRICS,
+        format_func=lambda name: LAYER_METRICS[name].label,
+        help="  \n".join(map(describe, metrics)),
+    )
+
+
+def run_curves(
+    loaded: LoadedRun, metrics: Iterable[str], with_intervals: bool = False
+) -> list[Curve]:
+    """Return a curve for each metric of a run."""
+    table = _layer_metrics(loaded)
+    curves = []
+    for name in metrics:
+        rows = table[table["layer"] >= LAYER_METRICS[name].first_layer]
+        known = rows.dropna(subset=[f"{name}_low", f"{name}_high"])
+        ends = zip(known[f"{name}_low"], known[f"{name}_high"], strict=True)
+        intervals = dict(zip(known["layer"], ends, strict=True)) if with_intervals else {}
+        values = dict(zip(rows["layer"], rows[name], strict=True))
+        curves.append(Curve(loaded.name, name, False, values, intervals))
+    return curves
+
+
+def paper_curves(metrics: Iterable[str]) -> list[Curve]:
+    """Return the curves of the paper's Table 1, NaN where a value is not available."""
     return [
-        Series(
-            f"{row.model}, {part_name(row.part)} (paper)", row.part, "paper", row.miou_l, row.util
+        Curve(
+            f"{row.model}, {part_name(row.part)} (paper)",
+            name,
+            True,
+            dict(enumerate(pd.Series(getattr(row, name), dtype=float), start=1)),
+            {},
         )
         for row in paper.table1()
+        for name in metrics
+        if name in DEFAULT_METRICS
     ]
 
 
-def figure(curves: Sequence[Series], bands: Sequence[Bands | None] = ()) -> go.Figure:
-    """mIoU-L^i on the left, Util^i on the right, over the layers; the paper's figures dashed.
-
-    `bands` are those of the runs among `curves`, in their order.
-    """
-    titles = ("mIoU-L: IoU with the layer before", "Util: objects matched as in the last layer")
-    result = make_subplots(cols=2, subplot_titles=titles, horizontal_spacing=0.08)
-    for order, series in enumerate(one for one in curves if one.source == "paper"):
-        dash = palette.nth(palette.PAPER_DASHES, order)
-        line = {"color": palette.PAPER, "width": 1.5, "dash": dash}
-        marker = {"symbol": palette.nth(palette.PAPER_MARKERS, order), "size": 7}
-        _add(result, series, line=line, marker=marker, legendrank=len(curves) + order)
-    for order, series in enumerate(one for one in curves if one.source == "run"):
-        color = palette.nth(palette.RUNS, order)
-        if order < len(bands) and (band := bands[order]) is not None:
-            _add_band(result, series.name, 1, band.miou_l, color)
-            _add_band(result, series.name, 2, band.util, color)
-        line = {"color": color, "width": 2.5}
-        marker = {"symbol": palette.nth(palette.RUN_MARKERS, order), "size": 8}
-        _add(result, series, line=line, marker=marker, legendrank=order)
-    result.update_xaxes(title_text="layer", dtick=1, zeroline=False, showgrid=False)
-    result.update_yaxes(range=[0, 104], dtick=20, ticksuffix=" %", zeroline=False)
-    result.update_layout(
-        height=420,
-        margin={"l": 10, "r": 10, "t": 40, "b": 10},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
+def figure(curves: Sequence[Curve]) -> go.Figure:
+    """Draw one subplot per metric over the layers; the paper's curves are dashed."""
+    metrics = list(dict.fromkeys(curve.metric for curve in curves))
+    rows = -(-len(metrics) // COLUMNS)
+    columns = min(COLUMNS, len(metrics))
+    chart = make_subplots(
+        rows,
+        columns,
+        subplot_titles=[LAYER_METRICS[name].label for name in metrics],
+        horizontal_spacing=0.08,
+        vertical_spacing=0.35 / rows,
     )
-    return result
+    styles = _styles(curves)
+    in_legend: set[str] = set()
+    # The paper's curves first, so that those of the runs are on top.
+    for curve in sorted(curves, key=lambda curve: not curve.is_paper):
+        row, column = divmod(metrics.index(curve.metric), columns)
+        place = {"row": row + 1, "col": column + 1}
+        style = styles[curve.model]
+        if curve.intervals:
+            _add_band(chart, curve, style["line"]["color"], place)
+        _add_curve(chart, curve, style | {"showlegend": curve.model not in in_legend}, place)
+        in_legend.add(curve.model)
+    for index, name in enumerate(metrics):
+        row, column = divmod(index, columns)
+        chart.update_yaxes(**axis_format(LAYER_METRICS[name]), row=row + 1, col=column + 1)
+    chart.update_xaxes(title_text="layer", dtick=1, zeroline=False, showgrid=False)
+    chart.update_layout(
+        height=100 + 320 * rows,
+        margin={"l": 10, "r": 10, "t": 40, "b": 10},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.2 / rows, "x": 0},
+    )
+    return chart
 
 
-def table(curves: Sequence[Series]) -> pd.DataFrame:
-    """Two rows for each model, in percent; columns Model, Metric, then the layers 1..L."""
-    num_layers = max((len(series.util) for series in curves), default=0)
-    rows = [
-        [series.name, metric, *_percents(values), *[None] * (num_layers - len(values))]
-        for series in curves
-        for metric, values in (("mIoU-L", series.miou_l), ("Util", series.util))
-    ]
-    layers = [str(layer) for layer in range(1, num_layers + 1)]
-    return pd.DataFrame(rows, columns=["Model", "Metric", *layers])
+def table(curves: Sequence[Curve]) -> pd.DataFrame:
+    """Return one row per curve, fractions in percent; columns Model, Metric, then the layers."""
+    layers = sorted({layer for curve in curves for layer in curve.values})
+    rows = []
+    for curve in curves:
+        factor = scale(LAYER_METRICS[curve.metric])
+        values = [factor * curve.values.get(layer, float("nan")) for layer in layers]
+        rows.append([curve.model, label_with_unit(LAYER_METRICS[curve.metric]), *values])
+    return pd.DataFrame(rows, columns=["Model", "Metric", *map(str, layers)])
+
+
+def scale(metric: LayerMetric) -> int:
+    """Return the factor between stored and displayed values: fractions are shown in percent."""
+    return 100 if metric.unit == "fraction" else 1
+
+
+def label_with_unit(metric: LayerMetric) -> str:
+    """Return the metric's label with its unit."""
+    return f"{metric.label}, {'%' if metric.unit == 'fraction' else metric.unit}"
+
+
+def describe(metric: LayerMetric) -> str:
+    """Return the meaning of a metric and its direction, as Markdown."""
+    direction = {None: "", True: " Higher is better.", False: " Lower is better."}
+    meaning = metric.meaning[:1].upper() + metric.meaning[1:]
+    return f"**{metric.label}**: {meaning}.{direction[metric.higher_is_better]}"
+
+
+def axis_format(metric: LayerMetric) -> dict[str, Any]:
+    """Return the y axis of a metric."""
+    if metric.unit == "fraction":
+        return {"range": [0, 104], "dtick": 20, "ticksuffix": "%", "zeroline": False}
+    if metric.unit == "correlation":
+        return {"range": [-1.04, 1.04], "dtick": 0.5}
+    return {"rangemode": "tozero", "title_text": metric.unit}
 
 
 @cached
-def _intervals(loaded: Loaded) -> pd.DataFrame:
-    return loaded.run.layers()
+def _layer_metrics(loaded: LoadedRun) -> pd.DataFrame:
+    return loaded.run.layer_metrics(intervals=True)
 
 
-def _add(figure: go.Figure, series: Series, **style: Any) -> None:
-    for column, values in ((1, series.miou_l), (2, series.util)):
-        figure.add_scatter(
-            row=1,
-            col=column,
-            x=list(range(1, len(values) + 1)),
-            y=_percents(values),
-            name=texts.html(series.name),
-            legendgroup=series.name,
-            showlegend=column == 1,
-            mode="lines+markers",
-            hovertemplate="layer %{x}: %{y:.1f} %",
-            **style,
-        )
+def _styles(curves: Sequence[Curve]) -> dict[str, dict[str, Any]]:
+    """Return the line and marker of each model, in the order of the curves."""
+    models = dict.fromkeys((curve.model, curve.is_paper) for curve in curves)
+    runs = [model for model, is_paper in models if not is_paper]
+    references = [model for model, is_paper in models if is_paper]
+    styles = {
+        model: {
+            "line": {"color": palette.cycle(palette.RUN_COLORS, index), "width": 2.5},
+            "marker": {"symbol": palette.cycle(palette.RUN_MARKERS, index), "size": 8},
+            "legendrank": index,
+        }
+        for index, model in enumerate(runs)
+    }
+    for index, model in enumerate(references):
+        dash = palette.cycle(palette.PAPER_DASHES, index)
+        styles[model] = {
+            "line": {"color": palette.PAPER_COLOR, "width": 1.5, "dash": dash},
+            "marker": {"symbol": palette.cycle(palette.PAPER_MARKERS, index), "size": 7},
+            "legendrank": len(runs) + index,
+        }
+    return styles
 
 
-def _add_band(
-    figure: go.Figure, name: str, column: int, ends: tuple[Values, Values] | None, color: str
+def _add_curve(
+    chart: go.Figure, curve: Curve, style: dict[str, Any], place: dict[str, int]
 ) -> None:
-    """The area between both ends; it goes and comes with the curve in the legend."""
-    if ends is None:
-        return
-    known = [
-        (layer, 100 * low, 100 * high)
-        for layer, (low, high) in enumerate(zip(*ends, strict=True), start=1)
-        if low is not None and high is not None
-    ]
-    figure.add_scatter(
-        row=1,
-        col=column,
-        x=[layer for layer, _, _ in known] + [layer for layer, _, _ in reversed(known)],
-        y=[high for _, _, high in known] + [low for _, low, _ in reversed(known)],
-        legendgroup=name,
+    metric = LAYER_METRICS[curve.metric]
+    chart.add_scatter(
+        **place,
+        x=list(curve.values),
+        y=[None if pd.isna(value) else scale(metric) * value for value in curve.values.values()],
+        name=escape_html(curve.model),
+        legendgroup=curve.model,
+        mode="lines+markers",
+        hovertemplate="layer %{x}: " + ("%{y:.1f}%" if scale(metric) == 100 else "%{y:.2f}"),
+        **style,
+    )
+
+
+def _add_band(chart: go.Figure, curve: Curve, color: str, place: dict[str, int]) -> None:
+    """Fill the interval; clicking the curve's legend entry also hides its band."""
+    factor = scale(LAYER_METRICS[curve.metric])
+    layers = list(curve.intervals)
+    low, high = (
+        [factor * end for end in ends] for ends in zip(*curve.intervals.values(), strict=True)
+    )
+    chart.add_scatter(
+        **place,
+        x=layers + layers[::-1],
+        y=high + low[::-1],
+        legendgroup=curve.model,
         showlegend=False,
         mode="lines",
         line={"width": 0},
         fill="toself",
-        fillcolor=palette.faint(color),
+        fillcolor=palette.with_opacity(color),
         hoverinfo="skip",
     )
-
-
-def _percents(values: Values) -> list[float | None]:
-    return [None if value is None else 100 * value for value in values]
-
-
-def _values(column: pd.Series) -> Values:
-    return tuple(None if np.isnan(value) else float(value) for value in column)

@@ -1,6 +1,6 @@
-"""The dashboard, run by Streamlit: `mpdiag dashboard RUN...`. Opens the runs and shows a page.
+"""The Streamlit script of the dashboard: opens the runs and renders the page of the URL.
 
-A page is a module of apps.views with a function `show(loaded)`; docs/dashboard.md has the rules.
+A page is a module of apps.views with a function `render(runs)`; see docs/dashboard.md.
 """
 
 import argparse
@@ -10,13 +10,13 @@ from typing import Any
 
 import streamlit as st
 
-from apps import address, elements
-from apps.runs import Loaded, open_all
+from apps import components, url_state
+from apps.runs import LoadedRun, open_runs
 from apps.views import compare, images, inspector, live, overview, queries, transitions
 from mpdiag.errors import MpdiagError
 
-# Less margin than Streamlit leaves, since ten masks stand side by side; and a chart's texts in the
-# colour of the theme's text, where Streamlit has a pale grey.
+# Smaller margins than Streamlit's, because ten masks are side by side. Chart texts have the color
+# of the theme's text instead of a pale grey.
 STYLE = """
 .stMainBlockContainer { padding: 4.5rem 2.5rem 2rem; }
 .stMain h1 { font-size: 1.8rem; padding: 0.25rem 0 0; }
@@ -24,62 +24,64 @@ STYLE = """
 .stPlotlyChart :is(.infolayer, [class$="tick"]) text { fill: currentColor !important; }
 """
 
-View = Callable[[Sequence[Loaded]], None]
-# Path in the address -> title, icon and content of a page, in the order of the menu.
+View = Callable[[Sequence[LoadedRun]], None]
+# URL path -> title, icon and function of a page, in the order of the menu.
 VIEWS: dict[str, tuple[str, str, View]] = {
-    "overview": ("Overview", ":material/show_chart:", overview.show),
-    "images": ("Images", ":material/grid_view:", images.show),
-    "inspector": ("Inspector", ":material/layers:", inspector.show),
-    "queries": ("Queries", ":material/scatter_plot:", queries.show),
-    "transitions": ("Transitions", ":material/swap_horiz:", transitions.show),
-    "compare": ("Compare", ":material/compare_arrows:", compare.show),
-    "live": ("Live", ":material/play_circle:", live.show),
+    "overview": ("Overview", ":material/show_chart:", overview.render),
+    "images": ("Images", ":material/grid_view:", images.render),
+    "inspector": ("Inspector", ":material/layers:", inspector.render),
+    "queries": ("Queries", ":material/scatter_plot:", queries.render),
+    "transitions": ("Transitions", ":material/swap_horiz:", transitions.render),
+    "compare": ("Compare", ":material/compare_arrows:", compare.render),
+    "live": ("Live", ":material/play_circle:", live.render),
 }
 
 
 def main(paths: Sequence[str], checkpoint: str | None = None) -> None:
-    """Show the page that the address names, for the run directories `paths`.
+    """Render the page of the URL for the run directories `paths`.
 
-    `checkpoint` is what the page Live runs at first.
+    `checkpoint` is the default of the Live page.
     """
     st.set_page_config(page_title="mpdiag", page_icon=":material/layers:", layout="wide")
     st.html(f"<style>{STYLE}</style>")
-    loaded, errors = open_all(paths)
-    pages = {path: _page(path, *view, loaded) for path, view in VIEWS.items()}
-    address.register(pages)
-    live.offer(checkpoint)
+    runs, errors = open_runs(paths)
+    pages = {path: _page(path, *view, runs) for path, view in VIEWS.items()}
+    url_state.register_pages(pages)
+    live.set_checkpoint(checkpoint)
     current = st.navigation(list(pages.values()), position="top")
-    for problem in errors:
-        elements.error(problem)
-    if loaded:
+    for error in errors:
+        components.show_error(error)
+    if runs:
         current.run()
-        elements.footer()
+        components.page_footer()
     else:
-        elements.heading("mpdiag", "Find out where a query-based segmenter goes wrong.")
-        elements.empty(
-            "No run to show. Write one with `mpdiag analyze CHECKPOINT --dataset synthetic "
-            "--output RUN`, then look at it with `mpdiag dashboard RUN`."
+        components.page_header(
+            "mpdiag", "Layer-by-layer diagnosis of query-based segmentation models."
+        )
+        components.show_empty(
+            "No run to show. Create one with `mpdiag analyze CHECKPOINT --output RUN`, then start "
+            "`mpdiag dashboard RUN`."
         )
 
 
-def _page(path: str, title: str, icon: str, view: View, loaded: Sequence[Loaded]) -> Any:
-    def show() -> None:
+def _page(path: str, title: str, icon: str, view: View, runs: Sequence[LoadedRun]) -> Any:
+    def render() -> None:
         try:
-            view(loaded)
-        except MpdiagError as problem:
-            elements.error(problem)
-        except Exception as problem:
-            # Rows come from strangers, and no page must fall over one of them.
-            logging.getLogger(__name__).exception("The page %s failed", path)
-            elements.defect(problem)
+            view(runs)
+        except MpdiagError as error:
+            components.show_error(error)
+        except Exception as error:
+            # Rows are untrusted: a damaged run must not break the dashboard.
+            logging.getLogger(__name__).exception("Page %s failed", path)
+            components.show_unexpected_error(error)
 
     default = path == next(iter(VIEWS))
-    return st.Page(show, title=title, icon=icon, url_path=path, default=default)
+    return st.Page(render, title=title, icon=icon, url_path=path, default=default)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--checkpoint")
     parser.add_argument("runs", nargs="*")
-    given = parser.parse_args()
-    main(given.runs, given.checkpoint)
+    arguments = parser.parse_args()
+    main(arguments.runs, arguments.checkpoint)

@@ -1,85 +1,69 @@
-"""One query's masks in all layers side by side, in red as in the paper's Figure 1."""
+"""The masks of one query in all layers side by side, in red as in the paper's Figure 1."""
 
 from collections.abc import Sequence
 
 import streamlit as st
 
-from apps import elements, pictures, texts
-from apps.rows import ImageRows, Layer
+from apps import components
+from apps.formatting import escape_markdown, format_percent
+from apps.inspector_queries import QueryLayer
 from mpdiag.store import Run
+from reports.mask_images import Mask, RgbImage, concatenate, overlay_mask
+from reports.names import class_name, layer_symbol
 
-TILES_IN_A_ROW = 13
-PAIRS = 4
+MAX_COLUMNS = 13
 
 
-def show(
-    run: Run, layers: Sequence[Layer], masks: pictures.Mask | None, picture: pictures.Picture
+def show_filmstrip(
+    run: Run, layers: Sequence[QueryLayer], masks: Mask | None, image: RgbImage
 ) -> None:
-    """Show the masks (L + 1, height, width) over the picture, with the figures of each layer.
+    """Show the masks (L + 1, height, width) over the image, and the numbers of each layer.
 
-    Without masks, the figures alone.
+    Without masks, show the numbers only.
     """
-    worst = min((one.iou_prev for one in layers if one.iou_prev is not None), default=None)
-    for start in range(0, len(layers), TILES_IN_A_ROW):
-        tiles = st.columns(min(len(layers), TILES_IN_A_ROW), gap="xsmall")
-        for tile, layer in zip(tiles, layers[start:], strict=False):
-            before = layers[layer.index - 1] if layer.index else None
-            with tile:
+    lowest = min((layer.iou_prev for layer in layers if layer.iou_prev is not None), default=None)
+    for start in range(0, len(layers), MAX_COLUMNS):
+        columns = st.columns(min(len(layers), MAX_COLUMNS), gap="xsmall")
+        for column, layer in zip(columns, layers[start:], strict=False):
+            previous = layers[layer.layer - 1] if layer.layer else None
+            with column:
                 if masks is not None:
-                    _image(pictures.red_over(picture, masks[layer.index]))
-                st.caption(_describe(run, layer, before, worst))
+                    st.image(
+                        overlay_mask(image, masks[layer.layer]),
+                        width="stretch",
+                        output_format="JPEG",
+                    )
+                st.caption(_describe(run, layer, previous, lowest))
     st.caption(
-        "Under each mask: its IoU with the mask of the layer before (bold: the lowest), the GT "
-        "that it matches (⇄: another than in the layer before), the GT of highest IoU, and the "
-        "predicted class with its score."
+        "Below each mask: IoU with the mask of the layer before (bold: lowest), matched GT "
+        "(⇄: differs from the layer before), GT with the highest IoU, and predicted class with "
+        "its score."
     )
 
 
-def show_pairs(run: Run, image: ImageRows, picture: pictures.Picture) -> list[tuple[int, int]]:
-    """Show the pairs of consecutive masks that differ most, and give query and layer of each."""
-    found = image.failures(PAIRS).to_dict("records")
-    boxes = st.columns(PAIRS, gap="medium")
-    shown = []
-    for box, pair in zip(boxes, found, strict=False):
-        query, layer = int(pair["query"]), int(pair["layer"])
-        masks = run.masks(image.image_id, query)
-        with box:
-            for half, index in zip(st.columns(2, gap="xsmall"), (layer - 1, layer), strict=True):
-                with half:
-                    _image(pictures.red_over(picture, masks[index]))
-            st.caption(
-                f"Query {query}, {texts.layer(layer - 1)} and {texts.layer(layer)}: "
-                f"IoU {texts.percent(pair['iou'])}"
-            )
-        shown.append((query, layer))
-    return shown
-
-
-def _image(picture: pictures.Picture) -> None:
-    st.image(picture, width="stretch", output_format="JPEG")
-
-
-def save(masks: pictures.Mask, picture: pictures.Picture, name: str) -> None:
-    """A button that saves the masks over the picture as one row."""
-    elements.save_picture(
-        lambda: pictures.row([pictures.red_over(picture, mask) for mask in masks]), name
+def download_filmstrip(masks: Mask, image: RgbImage, name: str) -> None:
+    """Show a button that saves the masks over the image as one row."""
+    components.download_image(
+        lambda: concatenate([overlay_mask(image, mask) for mask in masks]), name
     )
 
 
-def _describe(run: Run, layer: Layer, before: Layer | None, worst: float | None) -> str:
-    """The lines under a mask, as Markdown."""
-    if before is None:
-        iou = "first"
+def _describe(
+    run: Run, layer: QueryLayer, previous: QueryLayer | None, lowest: float | None
+) -> str:
+    """Return the Markdown lines below a mask."""
+    if previous is None:
+        iou = "first layer"
     elif layer.iou_prev is None:
         iou = "both empty" if layer.area == 0 else "not finite"
     else:
-        iou = f"IoU {texts.percent(layer.iou_prev)}"
-        iou = f"**{iou}**" if layer.iou_prev == worst else iou
-    gt = "no match" if layer.matched_gt < 0 else f"is GT {layer.matched_gt}"
-    if before is not None and before.matched_gt != layer.matched_gt:
-        gt = f"⇄ {gt}"
-    best = "on no GT"
+        iou = f"IoU {format_percent(layer.iou_prev)}"
+        iou = f"**{iou}**" if layer.iou_prev == lowest else iou
+    match = "no match" if layer.matched_gt < 0 else f"match GT {layer.matched_gt}"
+    if previous is not None and previous.matched_gt != layer.matched_gt:
+        match = f"⇄ {match}"
+    best = "no overlap"
     if layer.best_gt >= 0:
-        best = f"GT {layer.best_gt}: {texts.percent(layer.best_gt_iou)}"
-    predicted = f"{texts.markdown(texts.class_name(run, layer.label))} {layer.score:.2f}"
-    return "  \n".join([f"**{texts.layer(layer.index)}**", iou, gt, best, predicted])
+        best = f"GT {layer.best_gt}: {format_percent(layer.best_gt_iou)}"
+    predicted = f"{escape_markdown(class_name(run, layer.label))} {layer.score:.2f}"
+    return "  \n".join([f"**{layer_symbol(layer.layer)}**", iou, match, best, predicted])

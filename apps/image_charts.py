@@ -1,4 +1,4 @@
-"""Figures of one image: a heat map of queries by layers, and the matching as a flow."""
+"""Figures of one image: a heatmap of queries by layers, and the matching over the layers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,30 +8,33 @@ import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 
-from apps import palette, texts
+from apps import palette
+from apps.formatting import escape_html, format_percent
+from reports.mask_images import MASK_COLOR
+from reports.names import layer_symbol
 
-MEASURES = {
+HEATMAP_VALUES = {
     "iou_prev": "IoU with the layer before",
-    "best_gt_iou": "IoU with its best GT",
-    "matched_gt_iou": "IoU with the GT that it matches",
-    "score": "score of its class",
+    "best_gt_iou": "IoU with the best GT",
+    "matched_gt_iou": "IoU with the matched GT",
+    "score": "class score",
 }
-"""Column of the rows -> words: what the heat map shows."""
-MOST_FLOWS = 40
-"""GT that the flow shows; an image has a few hundred at most, which no eye can follow."""
+"""Column of `queries` -> label in the heatmap."""
+MAX_GT = 40
+"""Number of GT in the matching figure; more are not readable."""
 
 
-def heat_map(queries: pd.DataFrame, measure: str, query: int, layer: int) -> go.Figure:
-    """Queries from left to right, layers from top to bottom; (`query`, `layer`) is framed.
+def query_heatmap(queries: pd.DataFrame, value: str, query: int, layer: int) -> go.Figure:
+    """Draw a value of each query (x) in each layer (y), with a frame around (`query`, `layer`).
 
-    `queries` are the rows of an image. Heat maps take no clicks in Streamlit, so that unseen marks
-    lie over the cells, a point each with its query and layer as x and y.
+    `queries` are the rows of an image. Streamlit ignores clicks on heatmaps, so an invisible marker
+    per cell receives them, with the query as x and the layer as y.
     """
-    grid = queries.pivot(index="layer", columns="query", values=measure)
-    names = [texts.layer(int(index)) for index in grid.index]
+    grid = queries.pivot(index="layer", columns="query", values=value)
+    symbols = [layer_symbol(int(index)) for index in grid.index]
     layers, columns = np.meshgrid(grid.index, grid.columns, indexing="ij")
     values = grid.to_numpy(dtype=float)
-    words = [_said(value) for value in values.ravel()]
+    texts = ["none" if np.isnan(cell) else format_percent(cell) for cell in values.ravel()]
     chart = go.Figure(
         go.Heatmap(
             z=100 * values,
@@ -39,22 +42,22 @@ def heat_map(queries: pd.DataFrame, measure: str, query: int, layer: int) -> go.
             y=grid.index.tolist(),
             zmin=0,
             zmax=100,
-            colorscale=palette.HEAT,
+            colorscale=palette.COLORSCALE,
             xgap=1,
             ygap=1,
             hoverinfo="skip",
-            colorbar={"ticksuffix": " %", "thickness": 10, "outlinewidth": 0, "dtick": 25},
+            colorbar={"ticksuffix": "%", "thickness": 10, "outlinewidth": 0, "dtick": 25},
         )
     )
-    unseen = {"marker": {"opacity": 0}}
+    invisible = {"marker": {"opacity": 0}}
     chart.add_scatter(
         x=columns.ravel().tolist(),
         y=layers.ravel().tolist(),
-        customdata=[[names[k // len(grid.columns)], word] for k, word in enumerate(words)],
+        customdata=[[symbols[k // len(grid.columns)], text] for k, text in enumerate(texts)],
         mode="markers",
         marker={"symbol": "square", "size": 14, "opacity": 0},
-        selected=unseen,
-        unselected=unseen,
+        selected=invisible,
+        unselected=invisible,
         hovertemplate="query %{x}, %{customdata[0]}: %{customdata[1]}<extra></extra>",
         showlegend=False,
     )
@@ -64,46 +67,49 @@ def heat_map(queries: pd.DataFrame, measure: str, query: int, layer: int) -> go.
         x1=query + 0.5,
         y0=layer - 0.5,
         y1=layer + 0.5,
-        line={"color": palette.CHOSEN, "width": 2.5},
+        line={"color": palette.SELECTION_COLOR, "width": 2.5},
     )
     numbers = [int(number) for number in grid.columns]
-    ends = [min(numbers) - 0.5, max(numbers) + 0.5]
-    steps = {"nticks": 26} if len(numbers) > 26 else {"dtick": 1}
-    chart.update_xaxes(title_text="query", showgrid=False, zeroline=False, range=ends, **steps)
+    limits = [min(numbers) - 0.5, max(numbers) + 0.5]
+    ticks = {"nticks": 26} if len(numbers) > 26 else {"dtick": 1}
+    chart.update_xaxes(title_text="query", showgrid=False, zeroline=False, range=limits, **ticks)
     chart.update_yaxes(
         autorange="reversed",
         showgrid=False,
         zeroline=False,
         tickvals=grid.index.tolist(),
-        ticktext=names,
+        ticktext=symbols,
     )
     chart.update_layout(
-        height=90 + 18 * len(names), margin={"l": 10, "r": 10, "t": 30, "b": 10}, dragmode=False
+        height=90 + 18 * len(symbols), margin={"l": 10, "r": 10, "t": 30, "b": 10}, dragmode=False
     )
     return chart
 
 
-def flow(targets: pd.DataFrame, class_names: Sequence[str], marked: int = -1) -> go.Figure:
-    """Each GT as a band, from its name over the query that it matches in each of layers 0..L.
+def matching_chart(
+    targets: pd.DataFrame, class_names: Sequence[str], highlighted: int = -1
+) -> go.Figure:
+    """Draw each GT as a line over layers 0..L through the queries that it matches.
 
-    Queries have rows: a band that changes its row changes its query, and one that ends in a gap
-    matches none there. GT `marked` is red, as in pictures, and stronger than others.
+    Each query has one row: a line that changes its row changes its query, and a gap is a layer
+    without a match. The GT `highlighted` is red and thicker than the others.
     """
-    shown = targets.head(MOST_FLOWS)
+    shown = targets.head(MAX_GT)
     matches = np.stack([np.asarray(row) for row in shown["matched_query"]])
-    rows = _rows(matches)
+    rows = _query_rows(matches)
     chart = go.Figure()
     for gt, name, queries in zip(shown["gt"], class_names, matches.tolist(), strict=False):
-        color = palette.css(palette.MASK if gt == marked else palette.nth(palette.GT, int(gt)))
-        text = texts.html(f"GT {gt} {name}")
+        is_highlighted = gt == highlighted
+        color = MASK_COLOR if is_highlighted else palette.cycle(palette.GT_COLORS, int(gt))
+        text = escape_html(f"GT {gt} {name}")
         chart.add_scatter(
             x=list(range(len(queries))),
             y=[rows.get(query) for query in queries],
-            customdata=[[query, texts.layer(layer)] for layer, query in enumerate(queries)],
+            customdata=[[query, layer_symbol(layer)] for layer, query in enumerate(queries)],
             mode="lines+markers",
-            line={"color": color, "width": 9 if gt == marked else 5},
-            marker={"size": 11 if gt == marked else 8},
-            opacity=0.9 if gt == marked or marked < 0 else 0.65,
+            line={"color": palette.to_hex(color), "width": 9 if is_highlighted else 5},
+            marker={"size": 11 if is_highlighted else 8},
+            opacity=0.9 if is_highlighted or highlighted < 0 else 0.65,
             hovertemplate=f"{text}: query %{{customdata[0]}} in %{{customdata[1]}}<extra></extra>",
             showlegend=False,
         )
@@ -115,7 +121,7 @@ def flow(targets: pd.DataFrame, class_names: Sequence[str], marked: int = -1) ->
     chart.update_xaxes(
         range=[-1.2, depth - 0.8],
         tickvals=list(range(depth)),
-        ticktext=[texts.layer(layer) for layer in range(depth)],
+        ticktext=[layer_symbol(layer) for layer in range(depth)],
         side="top",
         zeroline=False,
     )
@@ -133,15 +139,11 @@ def flow(targets: pd.DataFrame, class_names: Sequence[str], marked: int = -1) ->
     return chart
 
 
-def _rows(matches: npt.NDArray[Any]) -> dict[int, int]:
-    """A row for each query: the final ones in the order of GT, and what led to each beside it."""
+def _query_rows(matches: npt.NDArray[Any]) -> dict[int, int]:
+    """Assign a row to each query: by GT, from the query of the last layer to that of the first."""
     order: list[int] = []
     for queries in matches.tolist():
         for query in reversed(queries):
             if query >= 0 and query not in order:
                 order.append(query)
     return {query: row for row, query in enumerate(order)}
-
-
-def _said(value: float) -> str:
-    return "none" if np.isnan(value) else f"{100 * value:.1f} %"

@@ -1,4 +1,4 @@
-"""An image through a checkpoint: the only file of the dashboard that imports torch."""
+"""Run a checkpoint on an image. This is the only file of the dashboard that imports torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,26 +8,26 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from apps.pictures import Picture
 from mpdiag.checkpoints import LoadedCheckpoint, load_checkpoint
 from mpdiag.data import ResizeShortestEdge
 from mpdiag.metrics.layer_iou import adjacent_overlap, valid_cells
 from mpdiag.recording import record
+from reports.mask_images import RgbImage
 
-KEPT = 30
-"""Queries that are kept of an image, by their score in the last layer."""
+MAX_QUERIES = 30
+"""Number of queries to keep, by their score in the last layer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Predictions:
-    """What a model predicts for an image in each of its layers, of the K most confident queries.
+class LivePredictions:
+    """Predictions of all layers for one image, for the K most confident queries.
 
     Attributes:
-        queries: (K,) their numbers, most confident in the last layer first.
+        queries: (K,) query indices, highest score in the last layer first.
         masks: (L + 1, K, h, w) bool.
-        labels, scores: (L + 1, K) class of the highest probability, no-object aside, and that.
-        iou: (L, K) with the layer before; NaN where both masks are empty.
-        miou_l: (L,) mean of this IoU over all queries of the image, not these alone.
+        labels, scores: (L + 1, K) most probable class other than no-object, and its probability.
+        iou: (L, K) IoU with the layer before; NaN if both masks are empty.
+        miou_l: (L,) mean of this IoU over all queries of the image.
     """
 
     queries: npt.NDArray[np.int64]
@@ -38,22 +38,26 @@ class Predictions:
     miou_l: npt.NDArray[np.float64]
 
 
-def load(path: str) -> LoadedCheckpoint:
-    """Load a checkpoint of our own models without running code from it; CheckpointError else."""
+def load_model(path: str) -> LoadedCheckpoint:
+    """Load a checkpoint without running code from it.
+
+    Raises:
+        CheckpointError: not a checkpoint that mpdiag reads.
+    """
     return load_checkpoint(Path(path))
 
 
 def class_names(loaded: LoadedCheckpoint) -> list[str]:
-    """Names of the classes in the order of the logits, as far as the checkpoint's files tell."""
+    """Return the class names in the order of the logits; empty if the checkpoint has none."""
     if loaded.classes:
-        return [str(one["name"]) for one in loaded.classes]
+        return [str(info["name"]) for info in loaded.classes]
     return list(loaded.labels or [])
 
 
 @torch.inference_mode()
-def predict(loaded: LoadedCheckpoint, picture: Picture) -> Predictions:
-    """Run an image (H, W, 3), uint8 RGB, as an analysis would."""
-    image = torch.from_numpy(picture.copy()).permute(2, 0, 1)
+def predict(loaded: LoadedCheckpoint, rgb_image: RgbImage) -> LivePredictions:
+    """Run the model on an image, resized as in an analysis."""
+    image = torch.from_numpy(rgb_image.copy()).permute(2, 0, 1)
     short, longest = loaded.image_size
     if short is not None:
         size = ResizeShortestEdge(short, longest).output_size(*image.shape[1:])
@@ -67,8 +71,8 @@ def predict(loaded: LoadedCheckpoint, picture: Picture) -> Predictions:
     intersection, area = adjacent_overlap(masks)
     union = area[1:] + area[:-1] - intersection
     iou = torch.where(union > 0, intersection.double() / union, torch.nan)
-    best = scores[-1].argsort(descending=True, stable=True)[:KEPT]
-    return Predictions(
+    best = scores[-1].argsort(descending=True, stable=True)[:MAX_QUERIES]
+    return LivePredictions(
         best.numpy(),
         masks[:, best].numpy(),
         labels[:, best].numpy(),

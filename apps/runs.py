@@ -1,4 +1,4 @@
-"""The runs that the dashboard was started with: opened once, named, and the only ones it reads."""
+"""The runs that the dashboard was started with. Pages read no other files."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,85 +7,83 @@ from typing import ParamSpec, TypeVar
 
 import streamlit as st
 
-from apps import texts
+from apps.formatting import slugify
 from mpdiag.errors import RunError
 from mpdiag.store import Run
-from reports.cells import part_name
-from reports.table1 import labels
+from reports.formatting import part_name
+from reports.table1 import run_labels
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 CACHE_ENTRIES = 64
-"""Results that each cached function keeps."""
+"""Number of results that each cached function keeps."""
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A run that the pages may show."""
+class LoadedRun:
+    """An open run with its display name."""
 
     run: Run
     name: str
-    """For people: the run's name and its part, told apart from all others."""
-    token: str
-    """The same for addresses and names of files: letters, digits, dots and dashes."""
-    written: float
-    """When run.json was written; with the path it tells caches what they hold."""
-
-
-def _identity(loaded: Loaded) -> tuple[str, float]:
-    return str(loaded.run.path), loaded.written
+    """Display name: the run's name and part, unique among the loaded runs."""
+    slug: str
+    """Unique name for URLs and file names: letters, digits, dots and dashes."""
+    modified: float
+    """Modification time of run.json; part of the cache key."""
 
 
 def cached(function: Callable[P, R]) -> Callable[P, R]:
-    """Keep the last results of a function over `Loaded`s and plain values: small ones only."""
+    """Cache the last results of a function of `LoadedRun`s and plain values."""
     decorate = st.cache_data(
-        show_spinner=False, max_entries=CACHE_ENTRIES, hash_funcs={Loaded: _identity}
+        show_spinner=False,
+        max_entries=CACHE_ENTRIES,
+        hash_funcs={LoadedRun: lambda loaded: (str(loaded.run.path), loaded.modified)},
     )
     return decorate(function)
 
 
-def open_all(paths: Sequence[str]) -> tuple[list[Loaded], list[RunError]]:
-    """The runs that can be read, and what is wrong with the others."""
-    found, errors = [], []
+def open_runs(paths: Sequence[str]) -> tuple[list[LoadedRun], list[RunError]]:
+    """Open the run directories; return the readable runs and the errors of the others."""
+    opened, errors = [], []
     for path in dict.fromkeys(paths):
-        written = _written(path)
+        modified = _modification_time(path)
         try:
-            found.append((_open(path, written), written))
+            opened.append((_open(path, modified), modified))
         except RunError as error:
             errors.append(error)
-    runs = [run for run, _ in found]
+    runs = [run for run, _ in opened]
     names = [
         f"{label}, {part_name(str(run.header.get('part')))}"
-        for label, run in zip(labels(runs), runs, strict=True)
+        for label, run in zip(run_labels(runs), runs, strict=True)
     ]
     return [
-        Loaded(run, name, token, written)
-        for (run, written), name, token in zip(found, names, _tokens(names), strict=True)
+        LoadedRun(run, name, slug, modified)
+        for (run, modified), name, slug in zip(opened, names, _slugs(names), strict=True)
     ], errors
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
-def _open(path: str, written: float) -> Run:
-    """`written` makes a run that was analysed anew another entry of the cache."""
+def _open(path: str, modified: float) -> Run:
+    """Open a run; `modified` is part of the cache key, so that a rewritten run is opened again."""
     return Run.open(Path(path))
 
 
-def _written(path: str) -> float:
+def _modification_time(path: str) -> float:
     try:
         return (Path(path) / "run.json").stat().st_mtime
     except OSError:
         return 0.0
 
 
-def _tokens(names: Sequence[str]) -> list[str]:
-    """A token for each name, numbered where two names come to the same."""
-    tokens: list[str] = []
+def _slugs(names: Sequence[str]) -> list[str]:
+    """Return a slug for each name, with a number where two names have the same slug."""
+    slugs: list[str] = []
     for name in names:
-        token = base = texts.slug(name)
+        slug = base = slugify(name)
         number = 1
-        while token in tokens:
+        while slug in slugs:
             number += 1
-            token = f"{base}-{number}"
-        tokens.append(token)
-    return tokens
+            slug = f"{base}-{number}"
+        slugs.append(slug)
+    return slugs

@@ -1,4 +1,4 @@
-"""Starting the dashboard's server."""
+"""Start the dashboard's Streamlit server."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mpdiag.errors import RunError
 
-PAGE = Path(__file__).parent / "dashboard.py"
+SCRIPT = Path(__file__).parent / "dashboard.py"
 OPTIONS = {
     "server.address": "localhost",
     "server.fileWatcherType": "none",
@@ -27,15 +27,22 @@ def launch(
     headless: bool = False,
     checkpoint: Path | None = None,
 ) -> int:
-    """Serve the dashboard over `runs` on localhost until it is interrupted.
+    """Serve the dashboard on localhost until it is interrupted, and return the exit code.
 
-    Without `port`, the first free one from 8501; `headless` opens no browser. `checkpoint` is
-    what the page Live runs. Gives back the server's exit status. Raises RunError where a path is
-    no run directory; one that can't be read shows that on the page.
+    Args:
+        runs: run directories. A run that cannot be read is reported on the page.
+        port: default: the first free port from 8501.
+        headless: do not open a browser.
+        checkpoint: default checkpoint of the Live page.
+
+    Raises:
+        RunError: a path is not a run directory.
     """
     for run in runs:
         if not (run / "run.json").is_file():
-            raise RunError(f"{run} is not a run directory: give what mpdiag analyze wrote")
+            raise RunError(
+                f"{run}: not a run directory (no run.json); pass the output of mpdiag analyze"
+            )
     try:
         return subprocess.run(command(runs, port, headless, checkpoint), check=False).returncode
     except KeyboardInterrupt:
@@ -48,12 +55,12 @@ def command(
     headless: bool = False,
     checkpoint: Path | None = None,
 ) -> list[str]:
-    """The command line that `launch` runs."""
+    """Return the command line that `launch` runs."""
     options = {**OPTIONS, "server.headless": str(headless).lower()}
     if port is not None:
         options["server.port"] = str(port)
     flags = [f"--{name}={value}" for name, value in options.items()]
-    # -P: no module is taken from the current directory, which may be a stranger's run.
-    streamlit = [sys.executable, "-P", "-m", "streamlit", "run", str(PAGE)]
-    given = [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
-    return [*streamlit, *flags, "--", *given, *(str(Path(run).resolve()) for run in runs)]
+    # -P: do not import modules from the current directory, which may hold untrusted files.
+    streamlit = [sys.executable, "-P", "-m", "streamlit", "run", str(SCRIPT)]
+    arguments = [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
+    return [*streamlit, *flags, "--", *arguments, *(str(Path(run).resolve()) for run in runs)]

@@ -1,4 +1,4 @@
-"""Compare: two runs over the same images: by how much they differ, and one image side by side."""
+"""Compare: differences of two runs over the same images, and one image side by side."""
 
 from collections.abc import Sequence
 
@@ -8,259 +8,289 @@ import plotly.graph_objects as go
 import streamlit as st
 from plotly.subplots import make_subplots
 
-from apps import address, elements, pairs, palette, pictures, texts
-from apps.pairs import OneImage
-from apps.runs import Loaded
+from apps import comparison_queries, components, curves, palette, url_state
+from apps.comparison_queries import ComparedImage
+from apps.formatting import escape_html, escape_markdown
+from apps.runs import LoadedRun
 from mpdiag.errors import RunError
-from mpdiag.store import Comparison
-from reports.comparison import in_words
+from mpdiag.store import LAYER_METRICS, Comparison
+from reports.comparison import format_setting
+from reports.mask_images import MASK_COLOR, image_or_placeholder, overlay_mask
+from reports.names import class_name, layer_symbol
 
-METRICS = {"miou_l": "mIoU-L", "util": "Util"}
-LISTED = 10
-
-
-def show(loaded: Sequence[Loaded]) -> None:
-    """Show the page."""
-    elements.heading("Compare", "Two runs over the same images: b minus a, and where they part.")
-    if len(loaded) < 2:
-        elements.empty(
-            "Comparing takes two runs over the same images. Start the dashboard with both: "
-            "`mpdiag dashboard RUN_A RUN_B`."
-        )
-        return
-    a, b = _choose(loaded)
-    if a is b:
-        elements.empty("These are the same run. Choose another one for b.")
-        return
-    with st.spinner("Comparing image by image ..."):
-        found = pairs.comparison(a, b)
-    if found.layers.empty:
-        elements.empty("These runs have no image to compare.")
-        return
-    _show_differences(a, b, found)
-    metric = _show_moved(a, b, found)
-    _show_image(a, b, found, metric)
-
-
-def _choose(loaded: Sequence[Loaded]) -> tuple[Loaded, Loaded]:
-    by_token = {one.token: one for one in loaded}
-    chosen = [
-        address.select(
-            f"Run {key}",
-            key,
-            list(by_token),
-            box=box,
-            default=loaded[number].token,
-            show=lambda token: by_token[token].name,
-        )
-        for number, (key, box) in enumerate(zip("ab", st.columns(2, gap="large"), strict=True))
-    ]
-    return by_token[chosen[0]], by_token[chosen[1]]
-
-
-def _show_differences(a: Loaded, b: Loaded, found: Comparison) -> None:
-    titles = [f"{name}, b - a" for name in METRICS.values()]
-    chart = make_subplots(cols=2, subplot_titles=titles, horizontal_spacing=0.08)
-    for column, metric in enumerate(METRICS, start=1):
-        rows = found.layers[found.layers["metric"] == metric]
-        points = 100 * rows["difference"]
-        chart.add_scatter(
-            row=1,
-            col=column,
-            x=rows["layer"].tolist(),
-            y=points.tolist(),
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": (100 * rows["high"] - points).tolist(),
-                "arrayminus": (points - 100 * rows["low"]).tolist(),
-                "thickness": 1.5,
-            },
-            mode="lines+markers",
-            line={"color": palette.RUNS[0], "width": 2},
-            marker={"symbol": palette.RUN_MARKERS[0], "size": 8},
-            showlegend=False,
-            hovertemplate="layer %{x}: %{y:+.2f} points<extra></extra>",
-        )
-    chart.add_hline(y=0, line={"color": palette.PAPER, "width": 1, "dash": "dot"})
-    chart.update_xaxes(title_text="layer", dtick=1, zeroline=False, showgrid=False)
-    chart.update_yaxes(title_text="points", zeroline=False)
-    chart.update_layout(height=340, margin={"l": 10, "r": 10, "t": 40, "b": 10}, dragmode=False)
-    name = f"{a.token} and {b.token}"
-    elements.figure(chart, f"{name} differences")
-    st.caption(
-        f"Over {found.images:,} images, in points; the bars are 95% intervals over images drawn "
-        "anew for both runs at once."
-    )
-    if found.settings:
-        elements.table(
-            pd.DataFrame(
-                [(key, *map(in_words, values)) for key, values in found.settings.items()],
-                columns=["Made otherwise", "a", "b"],
-            ),
-            f"{name} settings",
-        )
-    table = found.layers.assign(metric=found.layers["metric"].map(METRICS))
-    values = table[["a", "b", "difference", "low", "high"]].mul(100)
-    with st.expander("As a table"):
-        elements.table(
-            pd.concat([table[["metric", "layer"]], values], axis=1), f"{name} layers", precision=2
-        )
-    if not found.scores.empty:
-        scores = found.scores.assign(**{key: 100 * found.scores[key] for key in _VALUES})
-        elements.table(scores, f"{name} scores", precision=2)
-
-
+MAX_ROWS = 10
 _VALUES = ["a", "b", "difference"]
 
 
-def _show_moved(a: Loaded, b: Loaded, found: Comparison) -> str:
-    """What moved most, by the chosen metric, which is given back."""
-    st.header("What moved most", anchor=False)
-    metric = address.select(
-        "By",
+def render(runs: Sequence[LoadedRun]) -> None:
+    """Render the page."""
+    components.page_header("Compare", "Two runs over the same images. Differences are b - a.")
+    if len(runs) < 2:
+        components.show_empty(
+            "A comparison needs two runs over the same images. Start the dashboard with both: "
+            "`mpdiag dashboard RUN_A RUN_B`."
+        )
+        return
+    a, b = _select_runs(runs)
+    if a is b:
+        components.show_empty("Both runs are the same. Select another run b.")
+        return
+    with st.spinner("Comparing the runs ..."):
+        comparison = comparison_queries.compare_runs(a, b)
+    if comparison.layers.empty:
+        components.show_empty("These runs have no images to compare.")
+        return
+    _show_differences(a, b, comparison)
+    metric = _show_largest_changes(a, b, comparison)
+    _show_image(a, b, comparison, metric)
+
+
+def _select_runs(runs: Sequence[LoadedRun]) -> tuple[LoadedRun, LoadedRun]:
+    by_slug = {loaded.slug: loaded for loaded in runs}
+    a, b = (
+        url_state.selectbox(
+            f"Run {key}",
+            key,
+            list(by_slug),
+            container=column,
+            default=runs[index].slug,
+            format_func=lambda slug: by_slug[slug].name,
+        )
+        for index, (key, column) in enumerate(zip("ab", st.columns(2, gap="large"), strict=True))
+    )
+    return by_slug[a], by_slug[b]
+
+
+def _show_differences(a: LoadedRun, b: LoadedRun, comparison: Comparison) -> None:
+    name = f"{a.slug} and {b.slug}"
+    metrics = curves.select_metrics(
+        st.columns([3, 2])[0], comparison.layers["metric"].unique().tolist()
+    )
+    components.figure(_difference_chart(comparison.layers, metrics), f"{name} differences")
+    st.caption(
+        f"{comparison.images:,} images. Error bars: 95% intervals, bootstrap over images with the "
+        "same resamples for both runs."
+    )
+    if comparison.settings:
+        components.table(
+            pd.DataFrame(
+                [(key, *map(format_setting, pair)) for key, pair in comparison.settings.items()],
+                columns=["Different setting", "a", "b"],
+            ),
+            f"{name} settings",
+        )
+    with st.expander("Table"):
+        components.table(_layer_table(comparison.layers), f"{name} layers", precision=2)
+    if not comparison.scores.empty:
+        scores = comparison.scores.assign(**{key: 100 * comparison.scores[key] for key in _VALUES})
+        components.table(scores, f"{name} scores", precision=2)
+
+
+def _difference_chart(layers: pd.DataFrame, metrics: Sequence[str]) -> go.Figure:
+    """Draw the differences of each metric by layer with error bars."""
+    rows, columns = -(-len(metrics) // curves.COLUMNS), min(curves.COLUMNS, len(metrics))
+    titles = [f"{LAYER_METRICS[name].label}, b - a" for name in metrics]
+    chart = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.08)
+    for index, name in enumerate(metrics):
+        row, column = divmod(index, columns)
+        place = {"row": row + 1, "col": column + 1}
+        of_metric = layers[layers["metric"] == name]
+        factor = curves.scale(LAYER_METRICS[name])
+        difference = factor * of_metric["difference"]
+        unit = "points" if factor == 100 else LAYER_METRICS[name].unit
+        chart.add_scatter(
+            **place,
+            x=of_metric["layer"].tolist(),
+            y=difference.tolist(),
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": (factor * of_metric["high"] - difference).tolist(),
+                "arrayminus": (difference - factor * of_metric["low"]).tolist(),
+                "thickness": 1.5,
+            },
+            mode="lines+markers",
+            line={"color": palette.RUN_COLORS[0], "width": 2},
+            marker={"symbol": palette.RUN_MARKERS[0], "size": 8},
+            showlegend=False,
+            hovertemplate=f"layer %{{x}}: %{{y:+.2f}} {unit}<extra></extra>",
+        )
+        chart.update_yaxes(title_text=unit, zeroline=False, **place)
+    chart.add_hline(y=0, line={"color": palette.PAPER_COLOR, "width": 1, "dash": "dot"})
+    chart.update_xaxes(title_text="layer", dtick=1, zeroline=False, showgrid=False)
+    chart.update_layout(
+        height=40 + 300 * rows, margin={"l": 10, "r": 10, "t": 40, "b": 10}, dragmode=False
+    )
+    return chart
+
+
+def _layer_table(layers: pd.DataFrame) -> pd.DataFrame:
+    """Return the comparison of all metrics by layer, fractions in percent."""
+    metrics = layers["metric"].map(LAYER_METRICS)
+    values = layers[[*_VALUES, "low", "high"]].mul(metrics.map(curves.scale), axis=0)
+    return pd.concat([metrics.map(curves.label_with_unit), layers["layer"], values], axis=1)
+
+
+def _show_largest_changes(a: LoadedRun, b: LoadedRun, comparison: Comparison) -> str:
+    """Show the images and classes that differ most by the selected metric, and return it."""
+    st.header("Largest changes", anchor=False)
+    changed = comparison.moved_images
+    metric = url_state.selectbox(
+        "Metric",
         "metric",
-        list(METRICS),
-        box=st.columns([1, 4])[0],
-        show=METRICS.__getitem__,
+        [name for name in LAYER_METRICS if name in set(changed["metric"])]
+        if len(changed)
+        else list(curves.DEFAULT_METRICS),
+        container=st.columns([1, 4])[0],
+        format_func=lambda name: LAYER_METRICS[name].label,
         resets=("image", "gt"),
     )
+    factor = curves.scale(LAYER_METRICS[metric])
     images, classes = st.columns([3, 2], gap="large")
-    for box, table, kind, title in (
-        (images, found.moved_images, "file_name", "Image"),
-        (classes, found.moved_classes, "class", "Class"),
+    for column, table, key, title in (
+        (images, changed, "file_name", "Image"),
+        (classes, comparison.moved_classes, "class", "Class"),
     ):
         rows = table[table["metric"] == metric] if len(table) else table
-        with box:
+        with column:
             if rows.empty:
-                st.caption(f"{title}: neither run has a value to compare.")
+                st.caption(f"{title}: no values to compare.")
                 continue
-            shown = rows.head(LISTED)
-            elements.table(
+            rows = rows.head(MAX_ROWS)
+            components.table(
                 pd.DataFrame(
-                    {title: shown[kind].map(str)}
-                    | {name: 100 * shown[name] for name in ("a", "b", "difference")}
+                    {title: rows[key].map(str)} | {name: factor * rows[name] for name in _VALUES}
                 ),
-                f"{a.token} and {b.token} {kind} {metric}",
+                f"{a.slug} and {b.slug} {key} {metric}",
             )
-    st.caption("Percent, over all layers of an image or class at once.")
+    st.caption(f"{curves.label_with_unit(LAYER_METRICS[metric])}, over all layers.")
     return metric
 
 
-def _show_image(a: Loaded, b: Loaded, found: Comparison, metric: str) -> None:
-    st.header("One image in both", anchor=False)
-    moved = found.moved_images[found.moved_images["metric"] == metric]
-    names = {
-        int(row["image_id"]): f"{row['file_name']}: {100 * row['difference']:+z.1f}"
-        for row in moved.to_dict("records")
-    }
-    first = next(iter(names), None)
-    asked = address.number("image")
-    if asked is not None and asked not in names:
-        try:
-            names = {asked: pairs.one_image(a, asked).file_name, **names}
-        except RunError as error:
-            elements.error(error)
-    if not names:
-        elements.empty("Neither run has a value for any image. Choose the other metric.")
-        return
+def _show_image(a: LoadedRun, b: LoadedRun, comparison: Comparison, metric: str) -> None:
+    st.header("One image in both runs", anchor=False)
     left, right = st.columns([3, 2], gap="large")
-    image_id = address.select(
-        "Image, moved most first",
-        "image",
-        list(names),
-        box=left,
-        default=first,
-        show=names.__getitem__,
-        resets=("gt",),
-    )
-    both = [(one, pairs.one_image(one, image_id)) for one in (a, b)]
+    image_id = _select_image(a, comparison, metric, left)
+    if image_id is None:
+        components.show_empty("No image has a value to compare. Select another metric.")
+        return
+    both = [(loaded, comparison_queries.read_image(loaded, image_id)) for loaded in (a, b)]
     targets = both[0][1].targets
     if targets.empty:
-        elements.empty("This image has no ground truth, so no query matches. Choose another.")
+        components.show_empty("This image has no GT, so no query matches. Select another image.")
         return
     labels = dict(zip(targets["gt"], targets["label"], strict=True))
-    gt = address.select(
+    gt = url_state.selectbox(
         "GT",
         "gt",
-        [int(number) for number in targets["gt"]],
-        box=right,
-        show=lambda number: f"{number}: {texts.class_name(a.run, int(labels[number]))}",
+        [int(index) for index in targets["gt"]],
+        container=right,
+        format_func=lambda index: f"{index}: {class_name(a.run, int(labels[index]))}",
     )
-    for letter, box, (one, image) in zip("ab", st.columns(2, gap="large"), both, strict=True):
-        with box:
-            st.markdown(f"**{letter}: {texts.markdown(one.name)}**")
-            _show_matches(one, image, gt)
-            address.link(
+    columns = st.columns(2, gap="large")
+    for letter, column, (loaded, image) in zip("ab", columns, both, strict=True):
+        with column:
+            st.markdown(f"**{letter}: {escape_markdown(loaded.name)}**")
+            _show_matches(loaded, image, gt)
+            url_state.page_link(
                 "inspector",
-                "Look closer",
+                "Open in Inspector",
                 icon=":material/layers:",
-                run=one.token,
+                run=loaded.slug,
                 image=image_id,
             )
-    for letter, (one, image) in zip("ab", both, strict=True):
-        _show_strip(letter, one, image, image_id, gt)
+    for letter, (loaded, image) in zip("ab", both, strict=True):
+        _show_masks(letter, loaded, image, image_id, gt)
 
 
-def _show_matches(one: Loaded, image: OneImage, gt: int) -> None:
-    """Heat map: each GT's IoU with the query that it matches in each layer; `gt` is framed."""
-    gts = [int(number) for number in image.targets["gt"]]
-    depth = one.run.num_layers + 1
-    place = {number: row for row, number in enumerate(gts)}
-    iou = np.full((len(gts), depth), np.nan)
-    query = np.full((len(gts), depth), "", dtype=object)
-    for number, layer, index, value in image.matches.itertuples(index=False):
-        iou[place[number], layer] = 100 * value
-        query[place[number], layer] = str(index)
-    names = [texts.class_name(one.run, int(label))[:16] for label in image.targets["label"]]
+def _select_image(
+    a: LoadedRun, comparison: Comparison, metric: str, container: st.delta_generator.DeltaGenerator
+) -> int | None:
+    changed = comparison.moved_images[comparison.moved_images["metric"] == metric]
+    factor = curves.scale(LAYER_METRICS[metric])
+    names = {
+        int(row["image_id"]): f"{row['file_name']}: {factor * row['difference']:+z.1f}"
+        for row in changed.to_dict("records")
+    }
+    default = next(iter(names), None)
+    requested = url_state.get_int("image")
+    if requested is not None and requested not in names:
+        try:
+            names = {requested: comparison_queries.read_image(a, requested).file_name, **names}
+        except RunError as error:
+            components.show_error(error)
+    if not names:
+        return None
+    return url_state.selectbox(
+        "Image, largest change first",
+        "image",
+        list(names),
+        container=container,
+        default=default,
+        format_func=names.__getitem__,
+        resets=("gt",),
+    )
+
+
+def _show_matches(loaded: LoadedRun, image: ComparedImage, gt: int) -> None:
+    """Show a heatmap of the IoU of each GT with its matched query by layer, with `gt` framed."""
+    indices = [int(index) for index in image.targets["gt"]]
+    depth = loaded.run.num_layers + 1
+    row_of = {index: row for row, index in enumerate(indices)}
+    iou = np.full((len(indices), depth), np.nan)
+    query = np.full((len(indices), depth), "", dtype=object)
+    for index, layer, matched, value in image.matches.itertuples(index=False):
+        iou[row_of[index], layer] = 100 * value
+        query[row_of[index], layer] = str(matched)
+    names = [class_name(loaded.run, int(label))[:16] for label in image.targets["label"]]
     chart = go.Figure(
         go.Heatmap(
             z=[[None if np.isnan(value) else value for value in row] for row in iou.tolist()],
-            x=[texts.layer(layer) for layer in range(depth)],
-            y=[f"{number} {texts.html(name)}" for number, name in zip(gts, names, strict=True)],
+            x=[layer_symbol(layer) for layer in range(depth)],
+            y=[f"{index} {escape_html(name)}" for index, name in zip(indices, names, strict=True)],
             text=query.tolist(),
             texttemplate="%{text}",
-            colorscale=palette.HEAT,
+            colorscale=palette.COLORSCALE,
             zmin=0,
             zmax=100,
-            hovertemplate="GT %{y}, %{x}: query %{text}, IoU %{z:.1f} %<extra></extra>",
-            colorbar={"thickness": 10, "ticksuffix": " %"},
+            hovertemplate="GT %{y}, %{x}: query %{text}, IoU %{z:.1f}%<extra></extra>",
+            colorbar={"thickness": 10, "ticksuffix": "%"},
         )
     )
-    row = place[gt]
-    line = {"color": palette.css(palette.MASK), "width": 2}
+    row = row_of[gt]
+    line = {"color": palette.to_hex(MASK_COLOR), "width": 2}
     chart.add_shape(type="rect", x0=-0.5, x1=depth - 0.5, y0=row - 0.5, y1=row + 0.5, line=line)
     chart.update_xaxes(showgrid=False)
     chart.update_yaxes(autorange="reversed", showgrid=False)
     chart.update_layout(
-        height=110 + 28 * len(gts), margin={"l": 5, "r": 5, "t": 30, "b": 5}, dragmode=False
+        height=110 + 28 * len(indices), margin={"l": 5, "r": 5, "t": 30, "b": 5}, dragmode=False
     )
-    elements.figure(chart, f"{one.token} {image.file_name} matches")
-    st.caption("The query that each GT matches in each layer, coloured by its IoU with the GT.")
+    components.figure(chart, f"{loaded.slug} {image.file_name} matches")
+    st.caption("Matched query of each GT by layer. Color: IoU of the query's mask with the GT.")
 
 
-def _show_strip(letter: str, one: Loaded, image: OneImage, image_id: int, gt: int) -> None:
-    """The masks of the query that matches the GT in the last layer."""
+def _show_masks(
+    letter: str, loaded: LoadedRun, image: ComparedImage, image_id: int, gt: int
+) -> None:
+    """Show the masks of the query that matches the GT in the last layer."""
     last = image.matches[
-        (image.matches["gt"] == gt) & (image.matches["layer"] == one.run.num_layers)
+        (image.matches["gt"] == gt) & (image.matches["layer"] == loaded.run.num_layers)
     ]
     if last.empty:
         st.caption(f"{letter}: GT {gt} matches no query in the last layer.")
         return
     query = int(last["query"].iloc[0])
-    if query not in image.kept:
+    if query not in image.saved:
         st.caption(
-            f"{letter}: query {query}, whose masks this run has not kept; "
-            "`mpdiag analyze --save-masks all` keeps all."
+            f"{letter}: the masks of query {query} are not saved. To save all masks, run "
+            "`mpdiag analyze --save-masks all`."
         )
         return
-    st.caption(f"{letter}: query {query}, which matches GT {gt} in the last layer")
-    picture = pictures.of_run(one.run, image_id, image.shape)
-    masks = one.run.masks(image_id, query)
-    for layer, box in enumerate(st.columns(len(masks), gap="xsmall")):
-        with box:
+    st.caption(f"{letter}: query {query}, which matches GT {gt} in the last layer.")
+    rgb_image = image_or_placeholder(loaded.run, image_id, image.shape)
+    masks = loaded.run.masks(image_id, query)
+    for layer, column in enumerate(st.columns(len(masks), gap="xsmall")):
+        with column:
             st.image(
-                pictures.red_over(picture, masks[layer]),
-                caption=texts.layer(layer),
-                width="stretch",
+                overlay_mask(rgb_image, masks[layer]), caption=layer_symbol(layer), width="stretch"
             )

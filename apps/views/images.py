@@ -1,4 +1,4 @@
-"""Images: a gallery of a run's images that sorts and filters, each a link to the Inspector."""
+"""Images: a gallery of a run's images with filters; each image links to the Inspector."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -6,134 +6,151 @@ from typing import Any
 
 import streamlit as st
 
-from apps import address, elements, gallery, pictures, texts
-from apps.gallery import ANY, ORDERS, PERCENT, Filter
-from apps.runs import Loaded, cached
+from apps import components, drawing, gallery, url_state
+from apps.formatting import escape_markdown, format_percent
+from apps.gallery import ALL_CHANGES, PERCENT, SORT_ORDERS, ImageFilter
+from apps.runs import LoadedRun, cached
 from mpdiag.errors import RunError
 from mpdiag.store.transitions import TRANSITIONS
+from reports.names import class_names
 
 COLUMNS, ROWS = 6, 4
-ON_A_PAGE = COLUMNS * ROWS
-ALL_LAYERS = 0
-MOST_IN_CSV = 100_000
+PAGE_SIZE = COLUMNS * ROWS
+MAX_CSV_ROWS = 100_000
 RESETS = ("page",)
 
 
-def show(loaded: Sequence[Loaded]) -> None:
-    """Show the page."""
-    elements.heading("Images", "Find the images where queries change their masks or their objects.")
-    one, wanted = _choose(loaded)
-    page = max(address.number("page") or 1, 1)
-    found = gallery.find(one, wanted, ON_A_PAGE, ON_A_PAGE * (page - 1))
-    if found.empty and page > 1:
+def render(runs: Sequence[LoadedRun]) -> None:
+    """Render the page."""
+    components.page_header("Images", "Filter and sort the images of a run by metric and content.")
+    loaded, filters = _select_filters(runs)
+    page = max(url_state.get_int("page") or 1, 1)
+    images = gallery.find_images(loaded, filters, PAGE_SIZE, PAGE_SIZE * (page - 1))
+    if images.empty and page > 1:
         page = 1
-        found = gallery.find(one, wanted, ON_A_PAGE)
-    if found.empty:
-        _show_nothing(one, wanted)
+        images = gallery.find_images(loaded, filters, PAGE_SIZE)
+    if images.empty:
+        _show_no_images(loaded)
         return
-    total = int(found["total"][0])
-    _show_head(one, wanted, page, total)
-    cards = found.to_dict("records")
+    total = int(images["total"][0])
+    _show_summary(loaded, filters, page, total)
+    cards = images.to_dict("records")
     for start in range(0, len(cards), COLUMNS):
-        for box, row in zip(st.columns(COLUMNS, gap="small"), cards[start:], strict=False):
-            with box:
-                _show_card(one, row, wanted)
-    address.pager("page", page, math.ceil(total / ON_A_PAGE))
+        for column, row in zip(st.columns(COLUMNS, gap="small"), cards[start:], strict=False):
+            with column:
+                _show_card(loaded, row, filters)
+    url_state.pagination("page", page, math.ceil(total / PAGE_SIZE))
 
 
-def _choose(loaded: Sequence[Loaded]) -> tuple[Loaded, Filter]:
-    run, order, layer, kind = st.columns([3, 2, 2, 2])
-    one = address.run(loaded, box=run)
-    chosen_order = address.select(
-        "Sort by", "sort", list(ORDERS), box=order, show=lambda key: ORDERS[key][0], resets=RESETS
+def _select_filters(runs: Sequence[LoadedRun]) -> tuple[LoadedRun, ImageFilter]:
+    run, order, layer, transition = st.columns([3, 2, 2, 2])
+    loaded = url_state.select_run(runs, container=run)
+    selected_order = url_state.selectbox(
+        "Sort by",
+        "sort",
+        list(SORT_ORDERS),
+        container=order,
+        format_func=lambda key: SORT_ORDERS[key][0],
+        resets=RESETS,
     )
-    chosen_layer = address.select(
+    selected_layer = url_state.selectbox(
         "Layer",
         "layer",
-        range(one.run.num_layers + 1),
-        box=layer,
-        show=lambda key: f"{key}" if key else f"1 to {one.run.num_layers} together",
+        range(loaded.run.num_layers + 1),
+        container=layer,
+        format_func=lambda index: f"{index}" if index else f"all (1 to {loaded.run.num_layers})",
         resets=RESETS,
-        help="Layer of Util, of mIoU-L and of the transitions.",
+        help="Layer of Util, mIoU-L and transitions.",
     )
-    chosen_kind = address.select(
+    selected_transition = url_state.selectbox(
         "Transitions",
         "transition",
-        [ANY, *TRANSITIONS],
-        box=kind,
+        [ALL_CHANGES, *TRANSITIONS],
+        container=transition,
         resets=RESETS,
-        help="  \n".join(f"**{key}**: {words}" for key, words in TRANSITIONS.items()),
+        help="  \n".join(f"**{name}**: {meaning}" for name, meaning in TRANSITIONS.items()),
     )
     classes, objects, util, miou_l = st.columns([3, 2, 2, 2])
-    names = texts.classes(one.run)
-    labels = address.several(
+    names = class_names(loaded.run)
+    labels = url_state.multiselect(
         "Classes",
         "class",
         range(len(names)),
-        box=classes,
-        show=names.__getitem__,
+        container=classes,
+        format_func=names.__getitem__,
         resets=RESETS,
     )
-    most = gallery.most_objects(one)
-    span = address.span("Objects", "objects", 0, most, box=objects, resets=RESETS) if most else None
-    return one, Filter(
-        chosen_layer or None,
+    most = gallery.max_objects(loaded)
+    num_objects = None
+    if most:
+        num_objects = url_state.range_slider(
+            "Objects", "objects", 0, most, container=objects, resets=RESETS
+        )
+    return loaded, ImageFilter(
+        selected_layer or None,
         tuple(labels),
-        None if span == (0, most) else span,
-        address.span("Util", "util", *PERCENT, box=util, unit=" %%", resets=RESETS),
-        address.span("mIoU-L", "miou_l", *PERCENT, box=miou_l, unit=" %%", resets=RESETS),
-        chosen_kind,
-        chosen_order,
+        None if num_objects == (0, most) else num_objects,
+        url_state.range_slider("Util", "util", *PERCENT, unit="%%", container=util, resets=RESETS),
+        url_state.range_slider(
+            "mIoU-L", "miou_l", *PERCENT, unit="%%", container=miou_l, resets=RESETS
+        ),
+        selected_transition,
+        selected_order,
     )
 
 
-def _show_nothing(one: Loaded, wanted: Filter) -> None:
-    if one.run.summary["num_images"] == 0:
-        elements.empty("This run has no images. Analyse again with a data set that has some.")
+def _show_no_images(loaded: LoadedRun) -> None:
+    if loaded.run.summary["num_images"] == 0:
+        components.show_empty("This run has no images. Run the analysis on a data set with images.")
         return
-    elements.empty("No image fits these filters. Widen them, or start anew.")
-    address.link("images", "Show all images", icon=":material/filter_alt_off:", run=one.token)
-
-
-def _show_head(one: Loaded, wanted: Filter, page: int, total: int) -> None:
-    words, save = st.columns([6, 1], vertical_alignment="center")
-    first = ON_A_PAGE * (page - 1) + 1
-    last = min(first + ON_A_PAGE - 1, total)
-    layers = f"layer {wanted.layer}" if wanted.layer else f"layers 1 to {one.run.num_layers}"
-    words.caption(
-        f"Images {first:,} to {last:,} of {total:,}. Util and mIoU-L of {layers}, and how many "
-        f"transitions there are ({wanted.kind})."
+    components.show_empty("No image matches these filters. Relax or reset them.")
+    url_state.page_link(
+        "images", "Reset filters", icon=":material/filter_alt_off:", run=loaded.slug
     )
-    with save:
-        elements.download(
+
+
+def _show_summary(loaded: LoadedRun, filters: ImageFilter, page: int, total: int) -> None:
+    text, download = st.columns([6, 1], vertical_alignment="center")
+    first = PAGE_SIZE * (page - 1) + 1
+    last = min(first + PAGE_SIZE - 1, total)
+    layers = f"layer {filters.layer}" if filters.layer else f"layers 1 to {loaded.run.num_layers}"
+    text.caption(
+        f"Images {first:,} to {last:,} of {total:,}. Below each image: Util, mIoU-L and number of "
+        f"transitions ({filters.transition}) of {layers}."
+    )
+    with download:
+        components.download_button(
             "csv",
-            lambda: elements.csv(gallery.find(one, wanted, MOST_IN_CSV).drop(columns="total")),
-            f"{one.token} images",
+            lambda: components.to_csv(
+                gallery.find_images(loaded, filters, MAX_CSV_ROWS).drop(columns="total")
+            ),
+            f"{loaded.slug} images",
             "text/csv",
         )
 
 
-def _show_card(one: Loaded, row: dict[Hashable, Any], wanted: Filter) -> None:
+def _show_card(loaded: LoadedRun, row: dict[Hashable, Any], filters: ImageFilter) -> None:
     image_id = int(row["image_id"])
-    st.image(_thumbnail(one, image_id), width="stretch")
+    st.image(_thumbnail(loaded, image_id), width="stretch")
     name = str(row["file_name"]).rsplit("/", 1)[-1]
-    address.link(
+    url_state.page_link(
         "inspector",
-        texts.markdown(name if len(name) <= 22 else f"…{name[-21:]}"),
-        help=texts.markdown(str(row["file_name"])),
-        run=one.token,
+        escape_markdown(name if len(name) <= 22 else f"…{name[-21:]}"),
+        help=escape_markdown(str(row["file_name"])),
+        run=loaded.slug,
         image=image_id,
-        layer=wanted.layer,
+        layer=filters.layer,
     )
+    transition = "changes" if filters.transition == ALL_CHANGES else filters.transition
     st.caption(
-        f"Util {texts.percent(row['util'])}  \nmIoU-L {texts.percent(row['miou_l'])}  \n"
-        f"{row['num_gt']} GT, {row['moves']:,} {'changes' if wanted.kind == ANY else wanted.kind}"
+        f"Util {format_percent(row['util'])}  \nmIoU-L {format_percent(row['miou_l'])}  \n"
+        f"{row['num_gt']} GT, {row['transitions']:,} {transition}"
     )
 
 
 @cached
-def _thumbnail(one: Loaded, image_id: int) -> bytes:
+def _thumbnail(loaded: LoadedRun, image_id: int) -> bytes:
     try:
-        return pictures.thumbnail(one.run.image(image_id))
+        return drawing.make_thumbnail(loaded.run.image(image_id))
     except RunError:
-        return pictures.no_thumbnail()
+        return drawing.placeholder_thumbnail()

@@ -1,223 +1,251 @@
-"""Inspector: one image of one run; all layers of a query side by side, and where they fail."""
+"""Inspector: one image of a run, with all layers of a query side by side."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from apps import address, attention, elements, filmstrip, image_charts, pictures, rows, texts
-from apps.image_charts import MEASURES
-from apps.rows import ImageRows
-from apps.runs import Loaded
+from apps import attention, components, drawing, filmstrip, image_charts, url_state
+from apps.formatting import escape_markdown, format_percent
+from apps.image_charts import HEATMAP_VALUES
+from apps.inspector_queries import InspectorImage, read_image, worst_images
+from apps.runs import LoadedRun
 from mpdiag.errors import RunError
 from mpdiag.store import Run
+from reports.mask_images import RgbImage, load_image, placeholder
+from reports.mask_pairs import draw_pair, lowest_iou_pairs
+from reports.names import class_name, layer_symbol
 
+NUM_PAIRS = 4
 NO_MASKS = (
-    "This run has kept no masks of {}. Analyse again with `--save-masks worst:100` for the "
-    "queries whose masks change most, or with `--save-masks all`."
+    "The masks of {} are not saved in this run. Run the analysis again with "
+    "`--save-masks worst:100` (queries whose masks change most) or `--save-masks all`."
 )
 
 
-def show(loaded: Sequence[Loaded]) -> None:
-    """Show the page."""
-    elements.heading("Inspector", "One image: what each query predicts, from layer to layer.")
-    run_box, image_box, query_box = st.columns([2, 3, 2])
-    one = address.run(loaded, box=run_box)
-    image = _choose_image(one, image_box)
+def render(runs: Sequence[LoadedRun]) -> None:
+    """Render the page."""
+    components.page_header("Inspector", "The predictions of one image in all layers.")
+    run_column, image_column, query_column = st.columns([2, 3, 2])
+    loaded = url_state.select_run(runs, container=run_column)
+    image = _select_image(loaded, image_column)
     if image is None:
         return
-    run = one.run
-    query, layer = _choose_query(run, image, query_box)
-    picture = _picture(run, image)
-    masks = run.masks(image.image_id, query) if query in image.kept else None
+    run = loaded.run
+    query, layer = _select_query(run, image, query_column)
+    rgb_image = _load_image(run, image)
+    masks = run.masks(image.image_id, query) if query in image.saved else None
     layers = image.layers(query)
-    st.header(f"Query {query} through the layers", anchor=False)
+    st.header(f"Query {query} in all layers", anchor=False)
     if masks is None:
-        elements.empty(NO_MASKS.format(f"query {query}" if image.kept else "this image"))
-    filmstrip.show(run, layers, masks, picture)
+        components.show_empty(NO_MASKS.format(f"query {query}" if image.saved else "this image"))
+    filmstrip.show_filmstrip(run, layers, masks, rgb_image)
+    name = f"{loaded.slug} image {image.image_id}"
     if masks is not None:
-        filmstrip.save(masks, picture, f"{one.token} image {image.image_id} query {query}")
-    _show_image(one, image, picture, layers[-1].matched_gt)
-    _show_heat(one, image, query, layer)
+        filmstrip.download_filmstrip(masks, rgb_image, f"{name} query {query}")
+    final_gt = layers[-1].matched_gt
+    _show_ground_truth(loaded, image, rgb_image, final_gt)
+    _show_all_queries(loaded, image, query, layer)
     if masks is not None:
-        name = f"{one.token} image {image.image_id} query {query} layer {layer}"
-        attention.show(run, image.image_id, query, layer, masks, picture, name)
-    _show_flow(one, image, layers[-1].matched_gt)
-    _show_failures(one, image, picture)
+        attention.show_attention(
+            run,
+            image.image_id,
+            query,
+            layer,
+            masks,
+            rgb_image,
+            f"{name} query {query} layer {layer}",
+        )
+    _show_matching(loaded, image, final_gt)
+    _show_largest_changes(loaded, image)
 
 
-def _choose_image(one: Loaded, box: Any) -> ImageRows | None:
-    """The image of the address, else the worst; None where the run has no image."""
-    offered = rows.worst_images(one)
-    if offered.empty:
-        elements.empty("This run has no images. Analyse again with a data set that has some.")
+def _select_image(loaded: LoadedRun, container: DeltaGenerator) -> InspectorImage | None:
+    """Return the image of the URL, else the worst one; None if the run has no images."""
+    worst = worst_images(loaded)
+    if worst.empty:
+        components.show_empty("This run has no images. Run the analysis on a data set with images.")
         return None
     names = {
-        int(row["image_id"]): f"{row['file_name']}: mIoU-L {texts.percent(row['miou_l'])}"
-        for row in offered.to_dict("records")
+        int(row["image_id"]): f"{row['file_name']}: mIoU-L {format_percent(row['miou_l'])}"
+        for row in worst.to_dict("records")
     }
-    wanted = address.number("image")
-    image = rows.read(one.run, wanted) if wanted is not None and wanted < 2**63 else None
+    requested = url_state.get_int("image")
+    image = None
+    if requested is not None and requested < 2**63:
+        image = read_image(loaded.run, requested)
     if image is not None and image.image_id not in names:
         names = {image.image_id: image.file_name, **names}
-    chosen = address.select(
+    selected = url_state.selectbox(
         "Image",
         "image",
         list(names),
-        default=int(offered["image_id"][0]),
-        box=box,
-        show=names.__getitem__,
+        default=int(worst["image_id"][0]),
+        container=container,
+        format_func=names.__getitem__,
         resets=("query", "layer"),
-        help="The worst images; the page Images finds all others.",
+        help="The images whose masks change most. The Images page lists all images.",
     )
-    return image if image is not None else rows.read(one.run, chosen)
+    return image if image is not None else read_image(loaded.run, selected)
 
 
-def _choose_query(run: Run, image: ImageRows, box: Any) -> tuple[int, int]:
-    """Query and layer of the address, else the worst of the image."""
-    worst = {int(row["query"]): row for row in image.worst().to_dict("records")}
+def _select_query(run: Run, image: InspectorImage, container: DeltaGenerator) -> tuple[int, int]:
+    """Return query and layer of the URL, else those with the lowest IoU."""
+    ranked = {int(row["query"]): row for row in image.rank_queries().to_dict("records")}
 
-    def words(query: int) -> str:
-        row = worst[query]
+    def label(query: int) -> str:
+        row = ranked[query]
         if pd.isna(row["iou"]):
             return f"Query {query}: always empty"
-        return f"Query {query}: IoU {texts.percent(row['iou'])} at {texts.layer(int(row['layer']))}"
+        return (
+            f"Query {query}: IoU {format_percent(row['iou'])} at {layer_symbol(int(row['layer']))}"
+        )
 
-    query = address.select(
-        "Query, worst transition first",
+    query = url_state.selectbox(
+        "Query, lowest IoU first",
         "query",
-        list(worst),
-        box=box,
-        show=words,
+        list(ranked),
+        container=container,
+        format_func=label,
         resets=("layer",),
-        help="Those whose masks were kept come first.",
+        help="Lowest IoU of masks in adjacent layers. Queries with saved masks come first.",
     )
-    lowest = worst[query]["layer"]
-    layer = address.choice(
+    lowest = ranked[query]["layer"]
+    layer = url_state.get_option(
         "layer", range(1, run.num_layers + 1), 1 if pd.isna(lowest) else int(lowest)
     )
     return query, layer
 
 
-def _picture(run: Run, image: ImageRows) -> pictures.Picture:
-    """The image, or where it is gone a grey field under the masks and a word about it."""
+def _load_image(run: Run, image: InspectorImage) -> RgbImage:
+    """Load the image; if it is missing, show a warning and return a placeholder."""
     try:
-        return pictures.load(run.image(image.image_id))
+        return load_image(run.image(image.image_id))
     except RunError as error:
-        st.warning(texts.markdown(str(error)), icon=":material/image:")
-        return pictures.blank(image.height, image.width)
+        st.warning(escape_markdown(str(error)), icon=":material/image:")
+        return placeholder(image.height, image.width)
 
 
-def _show_image(one: Loaded, image: ImageRows, picture: pictures.Picture, marked: int) -> None:
-    """The image with its GT masks, and the query that each GT matches; `marked` is a GT."""
+def _show_ground_truth(
+    loaded: LoadedRun, image: InspectorImage, rgb_image: RgbImage, highlighted: int
+) -> None:
+    """Show the image, its GT masks (`highlighted` in red) and the matched query of each GT."""
     st.header("Ground truth", anchor=False)
-    plain, covered, listing = st.columns([2, 2, 3], gap="medium")
-    plain.image(picture, width="stretch", output_format="JPEG")
-    plain.caption(texts.markdown(image.file_name))
+    left, middle, right = st.columns([2, 2, 3], gap="medium")
+    left.image(rgb_image, width="stretch", output_format="JPEG")
+    left.caption(escape_markdown(image.file_name))
     if image.targets.empty:
-        covered.caption("The image has no ground truth.")
+        middle.caption("This image has no ground truth (GT).")
         return
-    masks = one.run.gt_masks(image.image_id)
-    with covered:
-        st.image(pictures.numbered_over(picture, masks, marked), width="stretch")
+    masks = loaded.run.gt_masks(image.image_id)
+    with middle:
+        st.image(drawing.overlay_numbered_masks(rgb_image, masks, highlighted), width="stretch")
         if not len(masks):
-            st.caption("The run has kept no masks of the ground truth (GT).")
-        elif marked < 0:
-            st.caption("Ground truth (GT). The query matches none in the last layer.")
+            st.caption("The GT masks are not saved in this run.")
+        elif highlighted < 0:
+            st.caption("GT masks. The query matches no GT in the last layer.")
         else:
-            st.caption(f"Ground truth (GT). Red: GT {marked}, the query's in the last layer.")
-    settled = [_settled(list(queries)) for queries in image.targets["matched_query"]]
+            st.caption(f"GT masks. Red: GT {highlighted}, the query's match in the last layer.")
+    matches = [_final_match(list(queries)) for queries in image.targets["matched_query"]]
     table = pd.DataFrame(
         {
             "GT": image.targets["gt"],
-            "Class": [texts.class_name(one.run, label) for label in image.targets["label"]],
-            "Final query": [query for query, _ in settled],
-            "Since": [since for _, since in settled],
+            "Class": [class_name(loaded.run, label) for label in image.targets["label"]],
+            "Final query": [query for query, _ in matches],
+            "Since": [since for _, since in matches],
         }
     )
-    with listing:
-        height: int | Literal["content"] = "content" if len(table) <= 6 else 7 * elements.ROW
-        elements.table(table, f"{one.token} image {image.image_id} GT", height=height)
-        st.caption("Since: the layer from which on the GT stays with its final query.")
+    with right:
+        height: int | Literal["content"] = (
+            "content" if len(table) <= 6 else 7 * components.ROW_HEIGHT
+        )
+        components.table(table, f"{loaded.slug} image {image.image_id} GT", height=height)
+        st.caption("Since: first layer after which the matched query does not change.")
 
 
-def _show_heat(one: Loaded, image: ImageRows, query: int, layer: int) -> None:
+def _show_all_queries(loaded: LoadedRun, image: InspectorImage, query: int, layer: int) -> None:
     st.header("All queries", anchor=False)
-    choice, words = st.columns([2, 5], vertical_alignment="bottom")
-    measure = address.select(
-        "Colour", "colour", list(MEASURES), box=choice, show=MEASURES.__getitem__
+    left, right = st.columns([2, 5], vertical_alignment="bottom")
+    value = url_state.selectbox(
+        "Color",
+        "color",
+        list(HEATMAP_VALUES),
+        container=left,
+        format_func=HEATMAP_VALUES.__getitem__,
     )
-    words.caption(
-        "A click on a cell shows its query above and its layer below. No colour: there is no such "
-        "IoU, since masks are empty or nothing matches."
-    )
-
-    def go_to(point: Mapping[str, Any]) -> None:
-        address.put(query=int(point["x"]), layer=max(int(point["y"]), 1))
-
-    elements.clickable(
-        image_charts.heat_map(image.queries, measure, query, layer),
-        f"{one.token} image {image.image_id} {measure}",
-        go_to,
+    right.caption(
+        "Click a cell to select its query and layer. Cells without a value are blank: the masks "
+        "are empty, or the query has no match."
     )
 
+    def select(point: Mapping[str, Any]) -> None:
+        url_state.update(query=int(point["x"]), layer=max(int(point["y"]), 1))
 
-def _show_flow(one: Loaded, image: ImageRows, marked: int) -> None:
+    components.clickable_figure(
+        image_charts.query_heatmap(image.queries, value, query, layer),
+        f"{loaded.slug} image {image.image_id} {value}",
+        select,
+    )
+
+
+def _show_matching(loaded: LoadedRun, image: InspectorImage, highlighted: int) -> None:
     st.header("Matching", anchor=False)
-    matched = [max(queries) >= 0 for queries in image.targets["matched_query"]]
-    targets = image.targets[matched]
+    is_matched = [max(queries) >= 0 for queries in image.targets["matched_query"]]
+    targets = image.targets[is_matched]
     if targets.empty:
-        elements.empty("No object of this image matches a query.")
+        components.show_empty("No GT of this image matches a query.")
         return
-    names = [texts.class_name(one.run, label) for label in targets["label"]]
-    elements.figure(
-        image_charts.flow(targets, names, marked), f"{one.token} image {image.image_id} matching"
+    names = [class_name(loaded.run, label) for label in targets["label"]]
+    components.figure(
+        image_charts.matching_chart(targets, names, highlighted),
+        f"{loaded.slug} image {image.image_id} matching",
     )
+    limit = ""
+    if len(targets) > image_charts.MAX_GT:
+        limit = f" Only the first {image_charts.MAX_GT} of {len(targets)} GT are shown."
     st.caption(
-        "Each band is a GT, from its name over the query that it matches in each layer. Queries "
-        "have rows: a band that changes its row changes its query."
-        + (
-            f" The first {image_charts.MOST_FLOWS} of {len(targets)} GT are shown."
-            if len(targets) > image_charts.MOST_FLOWS
-            else ""
-        )
+        "Each line is a GT and connects the queries that it matches. A line that changes its row "
+        f"changes its query.{limit}"
     )
 
 
-def _show_failures(one: Loaded, image: ImageRows, picture: pictures.Picture) -> None:
-    st.header("Failure pairs", anchor=False)
-    if not image.kept:
-        elements.empty(NO_MASKS.format("this image"))
+def _show_largest_changes(loaded: LoadedRun, image: InspectorImage) -> None:
+    st.header("Largest mask changes", anchor=False)
+    if not image.saved:
+        components.show_empty(NO_MASKS.format("this image"))
         return
-    pairs = filmstrip.show_pairs(one.run, image, picture)
+    pairs = lowest_iou_pairs(loaded.run, NUM_PAIRS, image.image_id)
     if not pairs:
-        elements.empty(
-            f"No mask of the kept queries has an IoU below {rows.PAIR_IOU:.0%} with the one of "
-            "the layer before."
-        )
+        components.show_empty("No query with saved masks matches a GT in the last layer.")
         return
-    for box, (query, layer) in zip(st.columns(filmstrip.PAIRS, gap="medium"), pairs, strict=False):
-        address.link(
+    for column, pair in zip(st.columns(NUM_PAIRS, gap="medium"), pairs, strict=False):
+        column.image(draw_pair(loaded.run, pair), width="stretch", output_format="JPEG")
+        column.caption(
+            f"Query {pair.query}, {layer_symbol(pair.layer - 1)} and {layer_symbol(pair.layer)}: "
+            f"IoU {format_percent(pair.iou)}"
+        )
+        url_state.page_link(
             "inspector",
-            f"Show query {query}",
-            box=box,
-            run=one.token,
+            f"Show query {pair.query}",
+            container=column,
+            run=loaded.slug,
             image=image.image_id,
-            query=query,
-            layer=layer,
+            query=pair.query,
+            layer=pair.layer,
         )
     st.caption(
-        "As in the paper's Figure 1: predictions of one query in adjacent layers, those that "
-        "differ in most cells."
+        "Masks of one query in adjacent layers, lowest IoU first, as in the paper's Figure 1. Only "
+        "queries that match a GT in the last layer."
     )
 
 
-def _settled(queries: list[int]) -> tuple[str, str]:
-    """The final query of a GT, and the layer from which on it is that; dashes for none."""
+def _final_match(queries: list[int]) -> tuple[str, str]:
+    """Return a GT's query in the last layer, and the first layer since which it is the same."""
     if queries[-1] < 0:
         return "none", ""
     since = len(queries) - 1
     while since and queries[since - 1] == queries[-1]:
         since -= 1
-    return str(queries[-1]), texts.layer(since)
+    return str(queries[-1]), layer_symbol(since)

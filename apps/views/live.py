@@ -1,4 +1,4 @@
-"""Live: an image of one's own through a checkpoint, layer by layer."""
+"""Live: run a checkpoint on an uploaded image and show all layers."""
 
 import hashlib
 import io
@@ -10,80 +10,83 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 from PIL import Image, ImageOps
+from streamlit.delta_generator import DeltaGenerator
 
-from apps import address, elements, pictures, texts
-from apps.pictures import Picture
-from apps.runs import Loaded
+from apps import components, url_state
+from apps.formatting import escape_markdown, format_percent
+from apps.runs import LoadedRun
 from mpdiag.errors import CheckpointError, RunError
+from reports.mask_images import MAX_SIDE, RgbImage, overlay_mask
+from reports.names import layer_symbol
 
 if TYPE_CHECKING:
-    from apps.live_model import Predictions
+    from apps.live_model import LivePredictions
 
 TYPES = ("jpg", "jpeg", "png", "webp", "bmp")
-LOCAL = ("localhost", "127.0.0.1", "::1")
-LARGEST = 2000
-"""Longest side of an image that a model is shown, in pixels; larger ones are made smaller."""
-_GIVEN = "checkpoint given at the start"
+LOCAL_ADDRESSES = ("localhost", "127.0.0.1", "::1")
+MAX_INPUT_SIDE = 2000
+"""Larger images are reduced to this length of the longer side, in pixels."""
+_CHECKPOINT = "default checkpoint"
 
 
-def offer(checkpoint: str | None) -> None:
-    """Tell the page which checkpoint the dashboard was started with."""
-    st.session_state[_GIVEN] = checkpoint
+def set_checkpoint(checkpoint: str | None) -> None:
+    """Set the checkpoint that the dashboard was started with."""
+    st.session_state[_CHECKPOINT] = checkpoint
 
 
-def show(loaded: Sequence[Loaded]) -> None:
-    """Show the page; `loaded` runs are no matter of it."""
-    elements.heading("Live", "An image of your own through a checkpoint, layer by layer.")
+def render(runs: Sequence[LoadedRun]) -> None:
+    """Render the page; it does not use `runs`."""
+    components.page_header("Live", "Run a checkpoint on an image and show all layers.")
     left, right = st.columns(2, gap="large")
-    path = _choose_checkpoint(left)
+    path = _select_checkpoint(left)
     upload = right.file_uploader("Image", list(TYPES))
     if path is None:
         return
     if upload is None:
-        elements.empty("Choose an image. It stays on the machine that serves this page.")
+        components.show_empty("Select an image. It is not sent beyond the server of this page.")
         return
-    picture = _read(upload.getvalue(), str(upload.name))
+    image = _read(upload.getvalue(), str(upload.name))
     with st.spinner("Running the model ..."):
-        names, found = _run(path, _modified(path), picture)
-    small = ImageOps.contain(Image.fromarray(picture), (pictures.SIDE, pictures.SIDE))
-    _show(names, found, np.asarray(small))
+        class_names, predictions = _run(path, _modification_time(path), image)
+    small = np.asarray(ImageOps.contain(Image.fromarray(image), (MAX_SIDE, MAX_SIDE)))
+    _show_predictions(class_names, predictions, small)
 
 
-def _choose_checkpoint(box: Any) -> str | None:
-    """The checkpoint to run; only who sits at the machine that serves may name a path."""
-    given: str | None = st.session_state.get(_GIVEN)
-    if st.get_option("server.address") not in LOCAL:
-        if given is None:
-            elements.empty(
-                "No checkpoint to run. Whoever starts the dashboard names it: "
+def _select_checkpoint(container: DeltaGenerator) -> str | None:
+    """Return the path of the checkpoint. A path can be entered only on a local server."""
+    default: str | None = st.session_state.get(_CHECKPOINT)
+    if st.get_option("server.address") not in LOCAL_ADDRESSES:
+        if default is None:
+            components.show_empty(
+                "No checkpoint. Start the dashboard with one: "
                 "`mpdiag dashboard RUN --checkpoint model_final.pth`."
             )
         else:
-            box.caption(f"Checkpoint: {texts.markdown(given)}")
-        return given
-    path = box.text_input(
+            container.caption(f"Checkpoint: {escape_markdown(default)}")
+        return default
+    path = container.text_input(
         "Checkpoint",
-        value=given or "",
+        value=default or "",
         placeholder="runs/piloted/model_final.pth",
-        help="A file or directory that `mpdiag analyze` takes. Nothing in it is executed.",
+        help="A file or directory that `mpdiag analyze` accepts. No code in it is executed.",
     )
     if not path:
-        elements.empty("Name a checkpoint: a file or directory that `mpdiag analyze` takes.")
+        components.show_empty("Enter a checkpoint: a file or directory for `mpdiag analyze`.")
     return path.strip() or None
 
 
-def _read(data: bytes, name: str) -> Picture:
+def _read(data: bytes, name: str) -> RgbImage:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            image.draft("RGB", (LARGEST, LARGEST))
+            image.draft("RGB", (MAX_INPUT_SIDE, MAX_INPUT_SIDE))
             upright = ImageOps.exif_transpose(image).convert("RGB")
-            upright.thumbnail((LARGEST, LARGEST))
+            upright.thumbnail((MAX_INPUT_SIDE, MAX_INPUT_SIDE))
             return np.asarray(upright)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RunError(f"{name} can't be read as an image: give a JPEG or PNG") from error
+        raise RunError(f"{name}: not a readable image; use a JPEG or PNG file") from error
 
 
-def _modified(path: str) -> float:
+def _modification_time(path: str) -> float:
     try:
         return Path(path).stat().st_mtime
     except OSError:
@@ -91,13 +94,13 @@ def _modified(path: str) -> float:
 
 
 @st.cache_resource(show_spinner=False, max_entries=1)
-def _model(path: str, modified: float) -> Any:
-    """`modified` makes a file that was written anew another entry of the cache."""
+def _load_model(path: str, modified: float) -> Any:
+    """Load a checkpoint; `modified` is part of the cache key."""
     from apps import live_model
 
     if not Path(path).exists():
-        raise CheckpointError(f"{path} does not exist: give a checkpoint's file or directory")
-    return live_model.load(path)
+        raise CheckpointError(f"{path}: does not exist; enter a checkpoint file or directory")
+    return live_model.load_model(path)
 
 
 @st.cache_data(
@@ -105,62 +108,70 @@ def _model(path: str, modified: float) -> Any:
     max_entries=2,
     hash_funcs={np.ndarray: lambda array: (array.shape, hashlib.sha256(array.tobytes()).digest())},
 )
-def _run(path: str, modified: float, picture: Picture) -> tuple[list[str], "Predictions"]:
+def _run(path: str, modified: float, image: RgbImage) -> tuple[list[str], "LivePredictions"]:
+    """Return the class names and the predictions of a checkpoint for an image."""
     from apps import live_model
 
-    model = _model(path, modified)
-    return live_model.class_names(model), live_model.predict(model, picture)
+    model = _load_model(path, modified)
+    return live_model.class_names(model), live_model.predict(model, image)
 
 
-def _show(names: Sequence[str], found: "Predictions", picture: Picture) -> None:
-    table = _table(names, found)
-    query = address.select(
-        "Query, most confident first",
+def _show_predictions(
+    class_names: Sequence[str], predictions: "LivePredictions", image: RgbImage
+) -> None:
+    table = _query_table(class_names, predictions)
+    labels = {
+        int(row["Query"]): f"{row['Query']}: {row['Class']} {row['Score, %']:.0f}%"
+        for row in table.to_dict("records")
+    }
+    query = url_state.selectbox(
+        "Query, highest score first",
         "query",
-        [int(number) for number in found.queries],
-        box=st.columns([1, 2])[0],
-        show=lambda number: f"{number}: {_summary(table, number)}",
+        list(labels),
+        container=st.columns([1, 2])[0],
+        format_func=labels.__getitem__,
     )
-    place = found.queries.tolist().index(query)
-    for layer, box in enumerate(st.columns(len(found.masks), gap="xsmall")):
-        with box:
-            st.image(pictures.red_over(picture, found.masks[layer, place]), width="stretch")
-            iou = "first" if not layer else f"IoU {texts.percent(found.iou[layer - 1, place])}"
-            label = texts.markdown(_name(names, int(found.labels[layer, place])))
-            score = found.scores[layer, place]
-            st.caption(f"**{texts.layer(layer)}**  \n{iou}  \n{label} {score:.2f}")
-    agreement = ", ".join(
-        f"{texts.layer(layer)} {texts.percent(value)}"
-        for layer, value in enumerate(found.miou_l, start=1)
+    index = predictions.queries.tolist().index(query)
+    for layer, column in enumerate(st.columns(len(predictions.masks), gap="xsmall")):
+        with column:
+            st.image(overlay_mask(image, predictions.masks[layer, index]), width="stretch")
+            iou = "first layer"
+            if layer:
+                iou = f"IoU {format_percent(predictions.iou[layer - 1, index])}"
+            name = escape_markdown(_class_name(class_names, int(predictions.labels[layer, index])))
+            score = predictions.scores[layer, index]
+            st.caption(f"**{layer_symbol(layer)}**  \n{iou}  \n{name} {score:.2f}")
+    miou_l = ", ".join(
+        f"{layer_symbol(layer)} {format_percent(value)}"
+        for layer, value in enumerate(predictions.miou_l, start=1)
     )
-    st.caption(f"mIoU-L over all queries of this image: {agreement}.")
-    st.header("Most confident queries", anchor=False)
-    elements.table(table, "mpdiag live queries")
+    st.caption(f"mIoU-L over all queries of this image: {miou_l}.")
+    st.header("Queries with the highest scores", anchor=False)
+    components.table(table, "mpdiag live queries")
 
 
-def _table(names: Sequence[str], found: "Predictions") -> pd.DataFrame:
-    worst = [
-        int(np.nanargmin(column)) if not np.isnan(column).all() else None for column in found.iou.T
+def _query_table(class_names: Sequence[str], predictions: "LivePredictions") -> pd.DataFrame:
+    """Return one row per query with its class, score and lowest IoU of adjacent layers."""
+    lowest = [
+        int(np.nanargmin(column)) if not np.isnan(column).all() else None
+        for column in predictions.iou.T
     ]
     return pd.DataFrame(
         {
-            "Query": found.queries,
-            "Class": [_name(names, int(label)) for label in found.labels[-1]],
-            "Score, %": 100 * found.scores[-1],
+            "Query": predictions.queries,
+            "Class": [_class_name(class_names, int(label)) for label in predictions.labels[-1]],
+            "Score, %": 100 * predictions.scores[-1],
             "Lowest IoU, %": [
-                None if layer is None else 100 * found.iou[layer, place]
-                for place, layer in enumerate(worst)
+                None if layer is None else 100 * predictions.iou[layer, index]
+                for index, layer in enumerate(lowest)
             ],
-            "into": [None if layer is None else texts.layer(layer + 1) for layer in worst],
-            "Class in M⁰": [_name(names, int(label)) for label in found.labels[0]],
+            "At layer": [None if layer is None else layer_symbol(layer + 1) for layer in lowest],
+            "Class in M⁰": [
+                _class_name(class_names, int(label)) for label in predictions.labels[0]
+            ],
         }
     )
 
 
-def _summary(table: pd.DataFrame, query: int) -> str:
-    row = table[table["Query"] == query].iloc[0]
-    return f"{row['Class']} {row['Score, %']:.0f} %"
-
-
-def _name(names: Sequence[str], label: int) -> str:
-    return names[label] if label < len(names) else f"class {label}"
+def _class_name(class_names: Sequence[str], label: int) -> str:
+    return class_names[label] if label < len(class_names) else f"class {label}"

@@ -1,67 +1,61 @@
-"""Overview: Table 1 and its curves for all runs, beside the paper's figures; and what a run is."""
+"""Overview: curves and table of per-layer metrics for all runs, and facts about each run."""
 
 from collections.abc import Sequence
 
 import pandas as pd
 import streamlit as st
 
-from apps import address, curves, elements, texts
-from apps.runs import Loaded
-from reports.facts import facts_of
+from apps import components, curves, url_state
+from apps.formatting import escape_markdown
+from apps.runs import LoadedRun
+from mpdiag.store import LAYER_METRICS
+from reports.formatting import UNAVAILABLE
+from reports.run_facts import run_facts
 
 LAYER_WIDTH = 52
 
 
-def show(loaded: Sequence[Loaded]) -> None:
-    """Show the page."""
-    elements.heading(
+def render(runs: Sequence[LoadedRun]) -> None:
+    """Render the page."""
+    components.page_header(
         "Overview",
-        "How much the masks of consecutive layers agree, and how early queries settle on objects.",
+        "How similar the masks of adjacent layers are, and in which layer queries reach their "
+        "final match.",
     )
-    _show_curves(loaded)
-    st.header("What was analysed", anchor=False)
-    _show_facts(address.run(loaded, box=st.columns([2, 3])[0]))
+    _show_curves(runs)
+    st.header("Run details", anchor=False)
+    _show_facts(url_state.select_run(runs, container=st.columns([2, 3])[0]))
 
 
-def _show_curves(loaded: Sequence[Loaded]) -> None:
-    left, middle, right = st.columns([3, 2, 2], vertical_alignment="bottom", gap="large")
-    key = address.select(
-        "Pairs of empty masks",
-        "empty",
-        list(curves.CONVENTIONS),
-        box=left,
-        show=curves.CONVENTIONS.__getitem__,
-        help="Two empty masks have no IoU. How they count can move mIoU-L by tens of points; "
-        "the paper does not say what it does.",
-    )
-    with_paper = address.toggle("The paper's figures", "paper", default=True, box=middle)
-    with_bands = address.toggle(
+def _show_curves(runs: Sequence[LoadedRun]) -> None:
+    left, middle, right = st.columns([3, 1, 1], vertical_alignment="bottom", gap="large")
+    metrics = curves.select_metrics(left)
+    with_paper = url_state.toggle("Paper's values", "paper", default=True, container=middle)
+    with_intervals = url_state.toggle(
         "95% intervals",
         "bands",
         default=True,
-        box=right,
-        help="By drawing as many images as there are, with replacement, 1,000 times. mIoU-L has "
-        "one where pairs of empty masks are left out.",
+        container=right,
+        help="Bootstrap over images, 1,000 resamples.",
     )
-    shown = [curves.of_run(one, key) for one in loaded]
-    bands = [curves.bands_of(one, key) for one in loaded] if with_bands else []
+    shown = [
+        curve for loaded in runs for curve in curves.run_curves(loaded, metrics, with_intervals)
+    ]
     if with_paper:
-        shown += curves.of_paper()
-    elements.figure(curves.figure(shown, bands), "mpdiag curves")
+        shown += curves.paper_curves(metrics)
+    components.figure(curves.figure(shown), "mpdiag curves")
+    st.caption("  \n".join(curves.describe(LAYER_METRICS[name]) for name in metrics))
     table = curves.table(shown)
-    elements.table(
+    components.table(
         table,
         "mpdiag table 1",
         column_config={layer: {"width": LAYER_WIDTH} for layer in table.columns[2:]},
     )
-    st.caption(
-        f"Percent. A dash ({elements.DASH}) stands for a figure that our copy of the paper does "
-        "not show legibly, or that the run does not have."
-    )
+    st.caption(f"{UNAVAILABLE}: not available.")
 
 
-def _show_facts(one: Loaded) -> None:
-    facts = pd.DataFrame(facts_of(one.run), columns=["Fact", "Value"])
-    # A plain table, since texts as long as these need lines that break; its cells are Markdown.
-    st.table(facts.set_index("Fact").map(texts.markdown))
-    elements.download("csv", elements.csv(facts), f"{one.token} facts", "text/csv")
+def _show_facts(loaded: LoadedRun) -> None:
+    facts = pd.DataFrame(run_facts(loaded.run), columns=["Fact", "Value"])
+    # st.table wraps long texts, st.dataframe does not. Its cells are Markdown.
+    st.table(facts.set_index("Fact").map(escape_markdown))
+    components.download_button("csv", components.to_csv(facts), f"{loaded.slug} facts", "text/csv")

@@ -1,4 +1,4 @@
-"""Queries: what each query does over the whole data set, which are dead, and where one fires."""
+"""Queries: what each query matches over the whole data set, and where its masks are."""
 
 from collections.abc import Sequence
 
@@ -6,118 +6,132 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from apps import activity, address, elements, palette, texts
-from apps.runs import Loaded
+from apps import components, palette, query_usage, url_state
+from apps.formatting import escape_markdown, format_percent
+from apps.runs import LoadedRun
+from reports.names import class_name, layer_symbol
 
-ORDERS = {"number": "by number", "matches": "by matches"}
-CLASSES = 8
-EXAMPLES = 6
+ORDERS = {"number": "query number", "matches": "number of matches"}
+MAX_CLASSES = 8
+NUM_EXAMPLES = 6
 
 
-def show(loaded: Sequence[Loaded]) -> None:
-    """Show the page."""
-    elements.heading(
-        "Queries", "What each query does over the whole data set, and where on the image it fires."
+def render(runs: Sequence[LoadedRun]) -> None:
+    """Render the page."""
+    components.page_header(
+        "Queries", "What each query matches over the whole data set, and where its masks are."
     )
     left, middle, right = st.columns([3, 1, 1], gap="large")
-    one = address.run(loaded, box=left)
-    depth = one.run.num_layers
-    layer = address.select(
-        "Layer", "layer", range(depth + 1), box=middle, default=depth, show=texts.layer
+    loaded = url_state.select_run(runs, container=left)
+    num_layers = loaded.run.num_layers
+    layer = url_state.selectbox(
+        "Layer",
+        "layer",
+        range(num_layers + 1),
+        container=middle,
+        default=num_layers,
+        format_func=layer_symbol,
     )
-    order = address.select("Order", "order", list(ORDERS), box=right, show=ORDERS.__getitem__)
-    use = activity.use(one, layer)
-    if use.empty:
-        elements.empty("This run has no image. Analyse one that has: `mpdiag data check` tells.")
+    order = url_state.selectbox(
+        "Sort by", "order", list(ORDERS), container=right, format_func=ORDERS.__getitem__
+    )
+    usage = query_usage.usage_by_query(loaded, layer)
+    if usage.empty:
+        components.show_empty("This run has no images. Run the analysis on a data set with images.")
         return
-    if one.run.header.get("part") == "piloted":
-        st.caption("In the MP part a query is the number of a GT in its image.")
-    _show_use(one, use, layer, order)
-    query = _choose(use)
-    st.header(f"Query {query} in {texts.layer(layer)}", anchor=False)
-    _show_query(one, layer, query)
+    if loaded.run.header.get("part") == "piloted":
+        st.caption("In the MP part, the query number is the index of a GT in its image.")
+    _show_matches(loaded, usage, layer, order)
+    query = _select_query(usage)
+    st.header(f"Query {query} in {layer_symbol(layer)}", anchor=False)
+    _show_query(loaded, layer, query)
     st.header("All queries", anchor=False)
-    _show_table(one, use, layer)
+    _show_table(loaded, usage, layer)
 
 
-def _show_use(one: Loaded, use: pd.DataFrame, layer: int, order: str) -> None:
-    dead = int((use["matches"] == 0).sum())
-    images = int(one.run.summary["num_images"])
+def _show_matches(loaded: LoadedRun, usage: pd.DataFrame, layer: int, order: str) -> None:
+    unmatched = int((usage["matches"] == 0).sum())
+    images = int(loaded.run.summary["num_images"])
     st.markdown(
-        f"**{dead} of {len(use)}** queries match no object of {images} images in "
-        f"{texts.layer(layer)}. A click on a bar shows its query."
+        f"**{unmatched} of {len(usage)}** queries match no object in {images:,} images in "
+        f"{layer_symbol(layer)}. Click a bar to select its query."
     )
-    shown = use.sort_values("matches", ascending=False, kind="stable") if order != "number" else use
-    color = palette.layers(one.run.num_layers + 1)[layer]
+    if order == "matches":
+        usage = usage.sort_values("matches", ascending=False, kind="stable")
+    color = palette.layer_colors(loaded.run.num_layers + 1)[layer]
     chart = go.Figure(
         go.Bar(
-            x=[str(query) for query in shown["query"]],
-            y=shown["matches"].tolist(),
+            x=[str(query) for query in usage["query"]],
+            y=usage["matches"].tolist(),
             marker={"color": color, "line": {"width": 0}},
             hovertemplate="query %{x}: %{y} matches<extra></extra>",
         )
     )
     chart.update_xaxes(type="category", title_text="query", nticks=25, showgrid=False)
-    chart.update_yaxes(title_text="images with a match", rangemode="tozero")
+    chart.update_yaxes(title_text="matched images", rangemode="tozero")
     chart.update_layout(
         height=260, bargap=0.15, margin={"l": 10, "r": 10, "t": 10, "b": 10}, dragmode=False
     )
-    elements.clickable(
-        chart, f"{one.token} matches", lambda point: address.put(query=int(point["x"]))
+    components.clickable_figure(
+        chart, f"{loaded.slug} matches", lambda point: url_state.update(query=int(point["x"]))
     )
 
 
-def _choose(use: pd.DataFrame) -> int:
-    """The query of the address, else the one with most matches."""
-    matches = dict(zip(use["query"], use["matches"], strict=True))
-    busiest = int(use["query"].iloc[int(use["matches"].argmax())])
-    return address.select(
+def _select_query(usage: pd.DataFrame) -> int:
+    """Return the query of the URL, else the one with most matches."""
+    matches = dict(zip(usage["query"], usage["matches"], strict=True))
+    return url_state.selectbox(
         "Query",
         "query",
-        [int(query) for query in use["query"]],
-        box=st.columns([1, 3])[0],
-        default=busiest,
-        show=lambda query: f"{query}: {matches[query]} matches",
+        [int(query) for query in usage["query"]],
+        container=st.columns([1, 3])[0],
+        default=int(usage["query"].iloc[int(usage["matches"].argmax())]),
+        format_func=lambda query: f"{query}: {matches[query]} matches",
     )
 
 
-def _show_query(one: Loaded, layer: int, query: int) -> None:
-    own = activity.of_query(one, layer, query)
-    matched = own[own["gt"] >= 0]
-    masks, gt, classes = st.columns([1, 1, 1], gap="medium")
-    with masks:
-        if own["x"].isna().all() and one.run.header["schema_version"] < 3:
-            elements.empty("This run is too old to tell where masks lie: analyse it again.")
+def _show_query(loaded: LoadedRun, layer: int, query: int) -> None:
+    masks = query_usage.masks_of_query(loaded, layer, query)
+    matched = masks[masks["gt"] >= 0]
+    left, middle, right = st.columns(3, gap="medium")
+    name = f"{loaded.slug} query {query}"
+    with left:
+        if masks["x"].isna().all() and loaded.run.header["schema_version"] < 3:
+            components.show_empty(
+                "This run has no mask centers: its schema version is too old. Run the analysis "
+                "again."
+            )
         else:
-            counts = activity.places(own["x"], own["y"])
-            _show_places(counts, "Centres of its masks", f"{one.token} query {query} masks")
-    with gt:
-        counts = activity.places(matched["gt_x"], matched["gt_y"])
-        _show_places(counts, "Centres of the GT it matches", f"{one.token} query {query} GT")
-    with classes:
-        _show_classes(one, query, matched)
-    best = matched.sort_values("iou", ascending=False, kind="stable").head(EXAMPLES)
+            counts = query_usage.center_histogram(masks["x"], masks["y"])
+            _show_center_map(counts, "Centers of its masks", f"{name} masks")
+    with middle:
+        counts = query_usage.center_histogram(matched["gt_x"], matched["gt_y"])
+        _show_center_map(counts, "Centers of matched GT", f"{name} GT")
+    with right:
+        _show_classes(loaded, matched, f"{name} classes")
+    best = matched.sort_values("iou", ascending=False, kind="stable").head(NUM_EXAMPLES)
     if not best.empty:
-        st.caption("Where it fits its GT best:")
-        columns = st.columns(EXAMPLES)
+        st.caption("Matches with the highest IoU:")
+        columns = st.columns(NUM_EXAMPLES)
         for column, row in zip(columns, best.to_dict("records"), strict=False):
-            address.link(
-                *("inspector", f"IoU {texts.percent(row['iou'])}"),
-                box=column,
+            url_state.page_link(
+                "inspector",
+                f"IoU {format_percent(row['iou'])}",
+                container=column,
                 icon=":material/layers:",
-                help=texts.markdown(str(row["file_name"])),
-                run=one.token,
+                help=escape_markdown(str(row["file_name"])),
+                run=loaded.slug,
                 image=int(row["image_id"]),
                 query=query,
             )
 
 
-def _show_places(counts: activity.Counts, title: str, name: str) -> None:
+def _show_center_map(counts: query_usage.Counts, title: str, name: str) -> None:
     most = max(int(counts.max()), 1)
     chart = go.Figure(
         go.Heatmap(
             z=counts.tolist(),
-            colorscale=palette.HEAT,
+            colorscale=palette.COLORSCALE,
             zmin=0,
             zmax=most,
             hovertemplate="%{z} images<extra></extra>",
@@ -132,44 +146,47 @@ def _show_places(counts: activity.Counts, title: str, name: str) -> None:
         margin={"l": 5, "r": 5, "t": 40, "b": 5},
         dragmode=False,
     )
-    elements.figure(chart, name)
+    components.figure(chart, name)
 
 
-def _show_classes(one: Loaded, query: int, matched: pd.DataFrame) -> None:
+def _show_classes(loaded: LoadedRun, matched: pd.DataFrame, name: str) -> None:
     if matched.empty:
-        st.caption("It matches no object in this layer.")
+        st.caption("The query matches no object in this layer.")
         return
-    found = matched.groupby("label").agg(count=("iou", "size"), iou=("iou", "mean"))
-    found = found.sort_values("count", ascending=False, kind="stable")
+    by_class = matched.groupby("label").agg(count=("iou", "size"), iou=("iou", "mean"))
+    by_class = by_class.sort_values("count", ascending=False, kind="stable")
     table = pd.DataFrame(
         {
-            "Class": [texts.class_name(one.run, int(label)) for label in found.index],
-            "Matches": found["count"].to_numpy(),
-            "IoU, %": 100 * found["iou"].to_numpy(),
+            "Class": [class_name(loaded.run, int(label)) for label in by_class.index],
+            "Matches": by_class["count"].to_numpy(),
+            "IoU, %": 100 * by_class["iou"].to_numpy(),
         }
     )
-    height = "content" if len(table) <= CLASSES else elements.ROW * (CLASSES + 1)
-    elements.table(table, f"{one.token} query {query} classes", height=height)
+    height = "content" if len(table) <= MAX_CLASSES else components.ROW_HEIGHT * (MAX_CLASSES + 1)
+    components.table(table, name, height=height)
 
 
-def _show_table(one: Loaded, use: pd.DataFrame, layer: int) -> None:
-    images = max(int(one.run.summary["num_images"]), 1)
+def _show_table(loaded: LoadedRun, usage: pd.DataFrame, layer: int) -> None:
+    images = max(int(loaded.run.summary["num_images"]), 1)
     table = pd.DataFrame(
         {
-            "Query": use["query"],
-            "Matches": use["matches"],
-            "of images, %": 100 * use["matches"] / images,
-            "IoU with its GT, %": 100 * use["iou"],
-            "Empty masks, %": 100 * use["empty"],
-            "Area, % of the image": 100 * use["area"],
-            "Spread across, %": 100 * use["spread_x"],
-            "Spread down, %": 100 * use["spread_y"],
+            "Query": usage["query"],
+            "Matches": usage["matches"],
+            "Matched images, %": 100 * usage["matches"] / images,
+            "IoU with matched GT, %": 100 * usage["iou"],
+            "Empty masks, %": 100 * usage["empty"],
+            "Area, %": 100 * usage["area"],
+            "Spread x, %": 100 * usage["spread_x"],
+            "Spread y, %": 100 * usage["spread_y"],
         }
     )
-    elements.table(
-        table, f"{one.token} queries {layer}", height=elements.ROW * min(len(table) + 1, 13)
+    components.table(
+        table,
+        f"{loaded.slug} queries {layer}",
+        height=components.ROW_HEIGHT * min(len(table) + 1, 13),
     )
     st.caption(
-        "Spread: standard deviation of the masks' centres, of the image's width and height. A "
-        "query that always fires at one place has little."
+        "Area: mean mask area relative to the image. Spread: standard deviation of the mask "
+        "centers, relative to the image's width (x) and height (y). A query whose masks are always "
+        "in the same place has a small spread."
     )

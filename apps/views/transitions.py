@@ -1,4 +1,4 @@
-"""Transitions: what happens to masks from layer to layer, how often, and examples of each class."""
+"""Transitions: how masks change from layer to layer, how often, and examples of each class."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -7,53 +7,56 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from apps import address, elements, moves, palette, pictures, texts
-from apps.runs import Loaded
+from apps import components, palette, transition_queries, url_state
+from apps.formatting import escape_markdown, format_percent
+from apps.runs import LoadedRun
 from mpdiag.store.transitions import TRANSITIONS
+from reports.mask_images import concatenate, image_or_placeholder, overlay_mask
+from reports.names import layer_symbol
 
-EXAMPLES = 6
-IN_A_ROW = 3
+NUM_EXAMPLES = 6
+COLUMNS = 3
 
 
-def show(loaded: Sequence[Loaded]) -> None:
-    """Show the page."""
-    elements.heading(
-        "Transitions", "What happens to a query's mask from one layer to the next, and how often."
+def render(runs: Sequence[LoadedRun]) -> None:
+    """Render the page."""
+    components.page_header(
+        "Transitions", "How the mask of a query changes from one layer to the next, and how often."
     )
     left, right = st.columns([3, 2], gap="large", vertical_alignment="bottom")
-    one = address.run(loaded, box=left)
-    kept = address.toggle(
-        "Also masks that stay the same",
+    loaded = url_state.select_run(runs, container=left)
+    with_kept = url_state.toggle(
+        "Show kept masks",
         "kept",
         default=False,
-        box=right,
-        help="Kept masks are most, and hide the others.",
+        container=right,
+        help="Most masks are kept, which makes the other classes hard to see.",
     )
-    table = moves.counts(one)
+    table = transition_queries.transition_counts(loaded)
     if table.empty:
-        elements.empty("This run has no transition: it has no image, or a single layer.")
+        components.show_empty("This run has no transitions: it has no images or only one layer.")
         return
-    shown = [kind for kind in TRANSITIONS if kept or kind != "kept"]
-    _show_shares(one, table, shown)
-    _show_tables(one, table)
-    _show_examples(one, table)
+    classes = [name for name in TRANSITIONS if with_kept or name != "kept"]
+    _show_shares(loaded, table, classes)
+    _show_tables(loaded, table)
+    _show_examples(loaded, table)
 
 
-def _show_shares(one: Loaded, table: pd.DataFrame, kinds: Sequence[str]) -> None:
+def _show_shares(loaded: LoadedRun, table: pd.DataFrame, classes: Sequence[str]) -> None:
     chart = go.Figure()
-    for kind in kinds:
-        rows = table[table["transition"] == kind]
+    for name in classes:
+        rows = table[table["transition"] == name]
         chart.add_bar(
             x=rows["layer"].tolist(),
             y=(100 * rows["share"]).tolist(),
-            name=kind,
-            customdata=[[kind, count] for count in rows["count"].tolist()],
-            marker={"color": palette.TRANSITIONS[kind], "line": {"width": 0}},
-            hovertemplate="%{customdata[0]} in layer %{x}: %{y:.1f} %"
+            name=name,
+            customdata=[[name, count] for count in rows["count"].tolist()],
+            marker={"color": palette.TRANSITION_COLORS[name], "line": {"width": 0}},
+            hovertemplate="%{customdata[0]} in layer %{x}: %{y:.1f}%"
             " (%{customdata[1]})<extra></extra>",
         )
     chart.update_xaxes(title_text="into layer", dtick=1, showgrid=False, zeroline=False)
-    chart.update_yaxes(title_text="of all transitions", ticksuffix=" %", rangemode="tozero")
+    chart.update_yaxes(title_text="share of transitions", ticksuffix="%", rangemode="tozero")
     chart.update_layout(
         barmode="stack",
         height=380,
@@ -62,94 +65,96 @@ def _show_shares(one: Loaded, table: pd.DataFrame, kinds: Sequence[str]) -> None
         legend={"traceorder": "normal", "orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
         dragmode=False,
     )
-    elements.clickable(
+    components.clickable_figure(
         chart,
-        f"{one.token} transitions",
-        lambda point: address.put(transition=point["customdata"][0], layer=int(point["x"])),
+        f"{loaded.slug} transitions",
+        lambda point: url_state.update(transition=point["customdata"][0], layer=int(point["x"])),
     )
-    st.caption("A click on a part of a bar shows examples of it below.")
+    st.caption("Click a bar segment to show examples below.")
 
 
-def _show_tables(one: Loaded, table: pd.DataFrame) -> None:
-    share, gain = st.tabs(["How often, %", "What undoing them gains, points of Util"])
+def _show_tables(loaded: LoadedRun, table: pd.DataFrame) -> None:
+    share, gain = st.tabs(["Share, %", "Util gained if undone, points"])
     for tab, column, precision in ((share, "share", 1), (gain, "util_gain", 2)):
-        wide = 100 * table.pivot(index="transition", columns="layer", values=column)
-        wide = wide.reindex(list(TRANSITIONS)).rename(columns=str)
-        wide.insert(0, "What it means", [TRANSITIONS[kind] for kind in wide.index])
+        by_layer = 100 * table.pivot(index="transition", columns="layer", values=column)
+        by_layer = by_layer.reindex(list(TRANSITIONS)).rename(columns=str)
+        by_layer.insert(0, "Meaning", [TRANSITIONS[name] for name in by_layer.index])
         with tab:
-            elements.table(
-                wide.rename_axis("Transition").reset_index(),
-                f"{one.token} transitions {column}",
+            components.table(
+                by_layer.rename_axis("Transition").reset_index(),
+                f"{loaded.slug} transitions {column}",
                 precision=precision,
-                column_config={name: {"width": 60} for name in wide.columns[1:]},
+                column_config={name: {"width": 60} for name in by_layer.columns[1:]},
             )
     gain.caption(
-        "By how much Util of the layer would rise, had the queries of the class kept the match of "
-        "the layer before. Below 0 where the transition is for the better."
+        "Change of the layer's Util if the queries of the class had kept the match of the layer "
+        "before. A negative value means that the transition helps."
     )
 
 
-def _show_examples(one: Loaded, table: pd.DataFrame) -> None:
+def _show_examples(loaded: LoadedRun, table: pd.DataFrame) -> None:
     st.header("Examples", anchor=False)
     left, right, _ = st.columns([2, 1, 3])
     totals = table.groupby("transition")["count"].sum()
-    kind = address.select(
+    transition = url_state.selectbox(
         "Transition",
         "transition",
         list(TRANSITIONS),
-        box=left,
+        container=left,
         default="switched",
-        show=lambda kind: f"{kind}: {int(totals[kind]):,}",
+        format_func=lambda name: f"{name}: {int(totals[name]):,}",
     )
-    of_kind = table[table["transition"] == kind]
-    layer = address.select(
+    rows = table[table["transition"] == transition]
+    layer = url_state.selectbox(
         "Into layer",
         "layer",
-        of_kind["layer"].tolist(),
-        box=right,
-        default=int(of_kind["layer"].iloc[int(of_kind["count"].argmax())]),
-        show=texts.layer,
+        rows["layer"].tolist(),
+        container=right,
+        default=int(rows["layer"].iloc[int(rows["count"].argmax())]),
+        format_func=layer_symbol,
     )
-    st.caption(f"{kind.capitalize()}: {TRANSITIONS[kind]}.")
-    found = moves.examples(one, kind, layer, EXAMPLES)
-    if found.empty:
-        elements.empty(
-            "There is none of this kind in this layer. Choose another, or another layer."
+    st.caption(f"{transition.capitalize()}: {TRANSITIONS[transition]}.")
+    examples = transition_queries.transition_examples(loaded, transition, layer, NUM_EXAMPLES)
+    if examples.empty:
+        components.show_empty(
+            "No transition of this class in this layer. Select another class or layer."
         )
         return
-    for start in range(0, len(found), IN_A_ROW):
-        rows = found.iloc[start : start + IN_A_ROW].to_dict("records")
-        for box, row in zip(st.columns(IN_A_ROW, gap="medium"), rows, strict=False):
-            with box:
-                _show_example(one, row, layer)
-    if not found["kept"].all():
+    for start in range(0, len(examples), COLUMNS):
+        records = examples.iloc[start : start + COLUMNS].to_dict("records")
+        for column, row in zip(st.columns(COLUMNS, gap="medium"), records, strict=False):
+            with column:
+                _show_example(loaded, row, layer)
+    if not examples["saved"].all():
         st.caption(
-            "A transition without pictures is of a query whose masks the run has not kept; "
-            "`mpdiag analyze --save-masks all` keeps all."
+            "Examples without images: the masks of the query are not saved. To save all masks, run "
+            "`mpdiag analyze --save-masks all`."
         )
 
 
-def _show_example(one: Loaded, row: dict[Hashable, Any], layer: int) -> None:
+def _show_example(loaded: LoadedRun, row: dict[Hashable, Any], layer: int) -> None:
     image_id, query = int(row["image_id"]), int(row["query"])
-    if row["kept"]:
-        masks = one.run.masks(image_id, query)
-        picture = pictures.of_run(one.run, image_id, masks.shape[1:])
-        pair = [pictures.red_over(picture, masks[i]) for i in (layer - 1, layer)]
-        st.image(pictures.row(pair), width="stretch")
-    fits = [_fit(row[f"gt_{when}"], row[f"fit_{when}"]) for when in ("before", "after")]
-    st.caption(
-        f"{texts.layer(layer - 1)} and {texts.layer(layer)}: IoU {texts.percent(row['iou'])}. "
-        f"With the best GT: {fits[0]}, then {fits[1]}."
+    if row["saved"]:
+        masks = loaded.run.masks(image_id, query)
+        image = image_or_placeholder(loaded.run, image_id, masks.shape[1:])
+        pair = [overlay_mask(image, masks[index]) for index in (layer - 1, layer)]
+        st.image(concatenate(pair), width="stretch")
+    before, after = (
+        _best_gt(row[f"gt_{when}"], row[f"gt_iou_{when}"]) for when in ("before", "after")
     )
-    address.link(
+    st.caption(
+        f"{layer_symbol(layer - 1)} and {layer_symbol(layer)}: IoU {format_percent(row['iou'])}. "
+        f"Best GT: {before}, then {after}."
+    )
+    url_state.page_link(
         "inspector",
-        f"{texts.markdown(str(row['file_name']))}, query {query}",
+        f"{escape_markdown(str(row['file_name']))}, query {query}",
         icon=":material/layers:",
-        run=one.token,
+        run=loaded.slug,
         image=image_id,
         query=query,
     )
 
 
-def _fit(gt: int, iou: float) -> str:
-    return "none" if gt < 0 else f"GT {gt} {texts.percent(iou)}"
+def _best_gt(gt: int, iou: float) -> str:
+    return "none" if gt < 0 else f"{gt} (IoU {format_percent(iou)})"

@@ -1,4 +1,4 @@
-"""The dashboard in a real browser: a server for some runs, and Chromium to look at it."""
+"""Helpers for tests of the dashboard in Chromium."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from apps.server import command
 
-# The page is our own and local: no sandbox, so that it also runs as root in a container.
+# Only local pages are opened: without a sandbox, Chromium also runs as root in a container.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -25,28 +25,32 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 60
-"""Seconds for the server to answer, and for a page to be ready."""
-STILL = "[data-testid=stApp][data-test-script-state=notRunning]"
+TIMEOUT = 60
+"""Seconds until the server must answer and a page must be ready."""
+SCRIPT_DONE = "[data-testid=stApp][data-test-script-state=notRunning]"
 
 
 def find_chromium() -> str | None:
-    """Path of a Chromium: of $MPDIAG_CHROMIUM, else of the system, else of Playwright itself."""
-    named = os.environ.get("MPDIAG_CHROMIUM")
-    for name in (named, "chromium", "chromium-browser", "google-chrome"):
-        if name and (found := shutil.which(name)):
-            return found
+    """Return the path of Chromium: $MPDIAG_CHROMIUM, or the system's, or Playwright's, or None."""
+    for name in (
+        os.environ.get("MPDIAG_CHROMIUM"),
+        "chromium",
+        "chromium-browser",
+        "google-chrome",
+    ):
+        if name and (path := shutil.which(name)):
+            return path
     with sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-    return own if Path(own).is_file() else None
+        bundled = playwright.chromium.executable_path
+    return bundled if Path(bundled).is_file() else None
 
 
 @contextmanager
-def serving(runs: Sequence[Path]) -> Iterator[str]:
-    """Serve the dashboard over `runs` on a free port, and give its address."""
-    server, address = _start(runs)
+def serve(runs: Sequence[Path]) -> Iterator[str]:
+    """Serve the dashboard on a free port, and yield its URL."""
+    server, url = _start(runs)
     try:
-        yield address
+        yield url
     finally:
         server.terminate()
         server.wait()
@@ -63,18 +67,18 @@ def chromium(path: str) -> Iterator[Browser]:
             browser.close()
 
 
-def settle(page: Page) -> None:
-    """Wait until the page's script has run and all that it sent is shown."""
-    page.wait_for_selector("h1", timeout=PATIENCE * 1000)
-    page.wait_for_selector(STILL, timeout=PATIENCE * 1000)
+def wait_until_ready(page: Page) -> None:
+    """Wait until the page's script has finished and all elements are rendered."""
+    page.wait_for_selector("h1", timeout=TIMEOUT * 1000)
+    page.wait_for_selector(SCRIPT_DONE, timeout=TIMEOUT * 1000)
     page.wait_for_function("document.querySelectorAll('[data-testid=stSkeleton]').length === 0")
     page.wait_for_function("[...document.images].every(image => image.complete)")
 
 
-def photograph(page: Page, output: Path) -> None:
-    """Write the whole page, however long, once it stands still."""
-    settle(page)
-    # The page scrolls inside the window; a window as high as its content shows all of it.
+def screenshot(page: Page, output: Path) -> None:
+    """Save a screenshot of the whole page."""
+    wait_until_ready(page)
+    # The page scrolls inside the window, so make the window as high as its content.
     page.wait_for_function(
         """() => {
             const height = document.querySelector('[data-testid=stMain]').scrollHeight;
@@ -85,29 +89,29 @@ def photograph(page: Page, output: Path) -> None:
         polling=300,
     )
     width = page.viewport_size["width"]
-    for _ in range(2):  # what is drawn to the window's height may grow with it
+    for _ in range(2):  # the content may grow with the window
         height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
         page.set_viewport_size({"width": width, "height": height})
-        settle(page)
+        wait_until_ready(page)
     output.parent.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=output)
 
 
 def _start(runs: Sequence[Path], attempts: int = 3) -> tuple[subprocess.Popen[bytes], str]:
-    """The server's process, once it answers; another port where somebody was quicker to take it."""
-    end = time.monotonic() + PATIENCE
+    """Start the server and wait until it answers; retry if another process took the port."""
+    deadline = time.monotonic() + TIMEOUT
     for _ in range(attempts):
         port = _free_port()
         server = subprocess.Popen(command(runs, port, headless=True), stdout=subprocess.DEVNULL)
         while server.poll() is None:
             if _answers(f"http://localhost:{port}/_stcore/health"):
                 return server, f"http://localhost:{port}"
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 server.kill()
                 server.wait()
-                raise TimeoutError(f"the dashboard did not answer within {PATIENCE} s")
+                raise TimeoutError(f"the dashboard did not answer within {TIMEOUT} s")
             time.sleep(0.1)
-    raise OSError("the dashboard's server ended at once")
+    raise OSError("the dashboard server exited at once")
 
 
 def _answers(url: str) -> bool:

@@ -1,11 +1,9 @@
-"""Write a run directory of any size without a model: rows that a real analysis could have written.
+"""Write a synthetic run directory of any size without a model.
 
-    python tests/apps/synthetic_run.py RUN --images 5000    # 5 million query rows, within a minute
+    python tests/apps/synthetic_run.py RUN --images 5000    # 5 million query rows in a minute
 
-Each part is drawn at once, as NumPy arrays. The rows agree with each other (areas with IoUs, the
-matches of queries with those of GT), and the rows of the queries whose masks are kept with their
-masks; what no mask tells is drawn at random. Runs of one size and different seeds have the same
-images and GT.
+The rows are random but consistent: areas with IoUs, matches of queries with those of GT, and rows
+with the masks that are saved. Runs of the same size have the same images and GT for any seed.
 """
 
 import argparse
@@ -28,18 +26,19 @@ Array = npt.NDArray[Any]
 CLASSES = ("person", "bicycle", "car", "dog", "cat", "chair", "bottle", "book", "kite", "clock")
 STRIDE = 4
 IMAGES_IN_A_PART = 32
-PICTURES = 16
-"""Different pictures; images beyond that many show one of them again."""
+NUM_PHOTOS = 16
+"""Number of different image files; more images reuse them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """How large the run is; the grid of the masks is `height` by `width` cells."""
+class RunSize:
+    """Size of a run; masks have `height` by `width` cells."""
 
     images: int = 5000
     queries: int = 100
     layers: int = 9
-    kept: int = 200
+    saved: int = 200
+    """Number of images with saved masks."""
     height: int = 120
     width: int = 160
 
@@ -49,8 +48,8 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """Some images drawn: P images, L + 1 layers, N queries and up to G GT."""
+class Scenes:
+    """Random scenes: P images, L + 1 layers, N queries and up to G GT."""
 
     ids: Array
     num_gt: Array
@@ -64,95 +63,99 @@ class Scene:
     matched_gt: Array
     """(P, L + 1, N), -1 for none."""
     disc: Array
-    """(P, L + 1, N, 3): y, x and radius of each mask; a radius of 0 is an empty mask."""
+    """(P, L + 1, N, 3): y, x and radius of each mask; radius 0 is an empty mask."""
 
 
-def write_run(path: Path, size: Size, seed: int = 0, tell: Callable[[str], None] = str) -> Path:
-    """Write the run of `size` at `path`, which must be free, and give `path` back."""
+def write_run(path: Path, size: RunSize, seed: int = 0, log: Callable[[str], None] = str) -> Path:
+    """Write a run to the new directory `path`, and return `path`."""
     writer = RunWriter.create(path, _header(path.name, seed))
     masks: list[pa.Table] = []
     for first in range(0, size.images, IMAGES_IN_A_PART):
         generator = np.random.default_rng([seed, first])
         ids = np.arange(first, min(first + IMAGES_IN_A_PART, size.images)) + 1
-        scene = _scene(ids, size, np.random.default_rng(first), generator)
-        rows = _query_columns(scene, size, generator)
-        step = max(1, size.images // max(size.kept, 1))
+        scenes = _draw_scenes(ids, size, np.random.default_rng(first), generator)
+        rows = _query_columns(scenes, size, generator)
+        step = max(1, size.images // max(size.saved, 1))
         for place in np.flatnonzero(
-            (ids % step == 1 % step) & (scene.num_gt > 0) & (size.kept > 0)
+            (ids % step == 1 % step) & (scenes.num_gt > 0) & (size.saved > 0)
         ):
-            masks.append(_keep(scene, rows, int(place), size))
+            masks.append(_saved_masks(scenes, rows, int(place), size))
         best = _best_queries(rows, size)
         writer.write(
             f"part-{first // IMAGES_IN_A_PART:05d}",
-            _images(scene, size),
-            _targets(scene, best, size, generator),
-            _queries(scene, rows, size),
+            _images(scenes, size),
+            _targets(scenes, best, size, generator),
+            _queries(scenes, rows, size),
         )
-        tell(f"{int(ids[-1])} of {size.images} images")
+        log(f"{int(ids[-1])} of {size.images} images")
     if masks:
-        writer.write_kept("masks", "worst", pa.concat_tables(masks))
-    pictures = [_picture(number, size) for number in range(min(PICTURES, size.images))]
-    for image_id in range(1, size.images + 1):  # plainly: a sync for each file would take minutes
-        picture = pictures[image_id % len(pictures)]
+        writer.write_selected("masks", "worst", pa.concat_tables(masks))
+    photos = [_photo(number, size) for number in range(min(NUM_PHOTOS, size.images))]
+    for image_id in range(
+        1, size.images + 1
+    ):  # without the writer's sync of each file, which takes minutes
+        picture = photos[image_id % len(photos)]
         (path / "thumbnails" / f"{image_id}.jpg").write_bytes(picture)
-    tell("summary")
+    log("summary")
     writer.finish({"seconds": 1.0})
     return path
 
 
-def _scene(
-    ids: Array, size: Size, truth: np.random.Generator, generator: np.random.Generator
-) -> Scene:
-    """`truth` draws the GT, which all runs of a size share, `generator` what is predicted."""
+def _draw_scenes(
+    ids: Array, size: RunSize, gt_generator: np.random.Generator, generator: np.random.Generator
+) -> Scenes:
+    """Draw the GT with `gt_generator`, which does not depend on the seed, and the predictions."""
     count, depth, most = len(ids), size.layers + 1, size.most_gt
     corner = np.array([size.height, size.width])
-    num_gt = np.where(ids % 10 == 0, 0, np.clip(truth.poisson(7, count), 1, most))
-    labels = np.minimum(truth.geometric(0.25, (count, most)), len(CLASSES)) - 1
+    num_gt = np.where(ids % 10 == 0, 0, np.clip(gt_generator.poisson(7, count), 1, most))
+    labels = np.minimum(gt_generator.geometric(0.25, (count, most)), len(CLASSES)) - 1
     gt_disc = np.empty((count, most, 3))
-    gt_disc[..., :2] = truth.uniform(0.15, 0.85, (count, most, 2)) * corner
-    gt_disc[..., 2] = truth.uniform(3, size.height / 5, (count, most))
+    gt_disc[..., :2] = gt_generator.uniform(0.15, 0.85, (count, most, 2)) * corner
+    gt_disc[..., 2] = gt_generator.uniform(3, size.height / 5, (count, most))
 
-    order = generator.permuted(np.tile(np.arange(size.queries), (count, 1)), axis=1)
-    settled = generator.integers(-depth, depth, (count, 1, most))
+    shuffled = generator.permuted(np.tile(np.arange(size.queries), (count, 1)), axis=1)
+    final_since = generator.integers(-depth, depth, (count, 1, most))
     layer = np.arange(depth)[None, :, None]
-    first, last = order[:, None, most : 2 * most], order[:, None, :most]
-    matched_query = np.where(layer >= settled, last, first)
+    first, last = shuffled[:, None, most : 2 * most], shuffled[:, None, :most]
+    matched_query = np.where(layer >= final_since, last, first)
     matched_query = np.where(np.arange(most) < num_gt[:, None, None], matched_query, -1)
     matched_gt = np.full((count, depth, size.queries), -1)
     p, i, o = np.nonzero(matched_query >= 0)
     matched_gt[p, i, matched_query[p, i, o]] = o
 
-    # A query has a place of its own, as learned queries do, and goes to its GT where it matches.
-    home = np.random.default_rng(0).uniform(0.1, 0.9, (size.queries, 2)) * corner
+    # A query has its own position, as learned queries do, and moves to its GT when it matches.
+    position = np.random.default_rng(0).uniform(0.1, 0.9, (size.queries, 2)) * corner
     disc = np.empty((count, depth, size.queries, 3))
-    disc[..., :2] = home + generator.normal(0, size.height / 8, (count, 1, size.queries, 2))
+    disc[..., :2] = position + generator.normal(0, size.height / 8, (count, 1, size.queries, 2))
     disc[..., 2] = generator.uniform(2, size.height / 6, (count, 1, size.queries))
     p, i, n = np.nonzero(matched_gt >= 0)
     disc[p, i, n] = gt_disc[p, matched_gt[p, i, n]]
-    wander = 1 / (1 + np.arange(depth))[None, :, None, None]
-    disc += generator.normal(0, size.height / 40, disc.shape) * wander
-    empty = generator.random(disc.shape[:3]) < 0.15 * wander[..., 0]
+    jitter = 1 / (1 + np.arange(depth))[None, :, None, None]
+    disc += generator.normal(0, size.height / 40, disc.shape) * jitter
+    empty = generator.random(disc.shape[:3]) < 0.15 * jitter[..., 0]
     disc[..., 2] = np.where(empty, 0, np.maximum(disc[..., 2], 1))
-    return Scene(ids, num_gt, labels, gt_disc, matched_query, matched_gt, disc)
+    return Scenes(ids, num_gt, labels, gt_disc, matched_query, matched_gt, disc)
 
 
-def _query_columns(scene: Scene, size: Size, generator: np.random.Generator) -> dict[str, Array]:
-    """Columns of the shape (P, L + 1, N), NaN for null."""
-    shape = scene.matched_gt.shape
+def _query_columns(
+    scenes: Scenes, size: RunSize, generator: np.random.Generator
+) -> dict[str, Array]:
+    """Return columns of shape (P, L + 1, N); NaN is null."""
+    shape = scenes.matched_gt.shape
     cells = size.height * size.width
-    area = np.minimum(np.round(np.pi * scene.disc[..., 2] ** 2), cells // 2)
+    area = np.minimum(np.round(np.pi * scenes.disc[..., 2] ** 2), cells // 2)
     before = np.concatenate([np.full_like(area[:, :1], np.nan), area[:, :-1]], axis=1)
     shared = 1 - generator.random(shape) * 0.8 / (1 + np.arange(shape[1]))[:, None]
-    matched = scene.matched_gt >= 0
+    matched = scenes.matched_gt >= 0
     fit = (0.2 + 0.7 * np.arange(shape[1])[:, None] / size.layers) * generator.random(shape) ** 0.3
-    other = generator.integers(0, 10**6, shape) % np.maximum(scene.num_gt, 1)[:, None, None]
-    some = (generator.random(shape) < 0.4) & (scene.num_gt > 0)[:, None, None]
+    other = generator.integers(0, 10**6, shape) % np.maximum(scenes.num_gt, 1)[:, None, None]
+    some = (generator.random(shape) < 0.4) & (scenes.num_gt > 0)[:, None, None]
     best_gt = np.where(
-        area == 0, -1, np.where(matched, scene.matched_gt, np.where(some, other, -1))
+        area == 0, -1, np.where(matched, scenes.matched_gt, np.where(some, other, -1))
     )
     best_iou = np.where(best_gt < 0, 0, np.where(matched, fit, fit * 0.3))
     hidden = np.where(matched, 0.0, np.nan)
-    label = np.take_along_axis(scene.labels[:, None], np.maximum(scene.matched_gt, 0), axis=2)
+    label = np.take_along_axis(scenes.labels[:, None], np.maximum(scenes.matched_gt, 0), axis=2)
     guess = generator.integers(0, len(CLASSES), shape)
     right = matched & (generator.random(shape) < 0.8)
     return {
@@ -169,21 +172,20 @@ def _query_columns(scene: Scene, size: Size, generator: np.random.Generator) -> 
         "mask_cost": hidden + 5 * generator.random(shape),
         "dice_cost": hidden + 5 * generator.random(shape),
         "margin": hidden + generator.normal(2, 1, shape),
-        "fed_gt_iou": np.full(shape, np.nan),
-        "center_x": np.where(area > 0, np.clip(scene.disc[..., 1] / size.width, 0, 1), np.nan),
-        "center_y": np.where(area > 0, np.clip(scene.disc[..., 0] / size.height, 0, 1), np.nan),
+        "center_x": np.where(area > 0, np.clip(scenes.disc[..., 1] / size.width, 0, 1), np.nan),
+        "center_y": np.where(area > 0, np.clip(scenes.disc[..., 0] / size.height, 0, 1), np.nan),
     }
 
 
-def _keep(scene: Scene, rows: dict[str, Array], place: int, size: Size) -> pa.Table:
-    """Draw the masks of an image's first GT's query, and measure the query's rows on them."""
-    query, count = int(scene.matched_query[place, -1, 0]), int(scene.num_gt[place])
-    masks = _discs(scene.disc[place, :, query], size)
-    gt = _discs(scene.gt_disc[place, :count], size)
+def _saved_masks(scenes: Scenes, rows: dict[str, Array], place: int, size: RunSize) -> pa.Table:
+    """Return the masks of the first GT's query, and set the rows of the query to match them."""
+    query, count = int(scenes.matched_query[place, -1, 0]), int(scenes.num_gt[place])
+    masks = _discs(scenes.disc[place, :, query], size)
+    gt = _discs(scenes.gt_disc[place, :count], size)
     area, gt_area = masks.sum((1, 2)), gt.sum((1, 2))
     overlap = np.einsum("lyx,gyx->lg", masks.astype(float), gt.astype(float))
     iou = overlap / np.maximum(area[:, None] + gt_area - overlap, 1)
-    matched = scene.matched_gt[place, :, query]
+    matched = scenes.matched_gt[place, :, query]
     share = np.sort(overlap / np.maximum(gt_area, 1), axis=1)
     measured = {
         "area": area,
@@ -199,109 +201,119 @@ def _keep(scene: Scene, rows: dict[str, Array], place: int, size: Size) -> pa.Ta
     union = area[1:] + area[:-1] - measured["intersection_prev"][1:]
     change = np.where(union > 0, 1 - measured["intersection_prev"][1:] / np.maximum(union, 1), 0)
     depth = len(masks)
-    return pa.table(
+    return _table(
+        MASKS,
         {
-            "image_id": np.full(depth + count, scene.ids[place]),
+            "image_id": np.full(depth + count, scenes.ids[place]),
             "kind": ["query"] * depth + ["gt"] * count,
             "layer": [*range(depth), *[-1] * count],
             "index": [query] * depth + [*range(count)],
             "height": np.full(depth + count, size.height),
             "width": np.full(depth + count, size.width),
             "counts": [rle.encode(mask) for mask in (*masks, *gt)],
-            "badness": [float(change.sum())] * depth + [None] * count,
-        }
-    ).cast(MASKS)
+            "change_score": [float(change.sum())] * depth + [None] * count,
+        },
+    )
 
 
-def _discs(discs: Array, size: Size) -> Array:
-    """(K, 3) of y, x, radius -> (K, height, width) bool."""
+def _table(schema: pa.Schema, columns: dict[str, Any]) -> pa.Table:
+    """Return a table with the columns of the schema; columns that are not given are null."""
+    unknown = columns.keys() - set(schema.names)
+    assert not unknown, f"not in the schema: {unknown}"
+    count = len(next(iter(columns.values())))
+    arrays = [
+        pa.array(columns[field.name], from_pandas=True).cast(field.type)
+        if field.name in columns
+        else pa.nulls(count, field.type)
+        for field in schema
+    ]
+    return pa.table(arrays, schema=schema)
+
+
+def _discs(discs: Array, size: RunSize) -> Array:
+    """Convert (K, 3) y, x, radius to masks (K, height, width)."""
     y, x, radius = (column[:, None, None] for column in discs.T)
     rows, columns = np.mgrid[: size.height, : size.width]
     inside: Array = (rows - y) ** 2 + (columns - x) ** 2 < radius**2
     return inside
 
 
-def _best_queries(rows: dict[str, Array], size: Size) -> tuple[Array, Array]:
-    """Query of the highest IoU for each GT, -1 for none, and that IoU; (P, L + 1, G) each."""
+def _best_queries(rows: dict[str, Array], size: RunSize) -> tuple[Array, Array]:
+    """Return the query with the highest IoU for each GT, or -1, and the IoU; (P, L + 1, G) each."""
     own = rows["best_gt"][..., None] == np.arange(size.most_gt)
     iou = np.where(own, rows["best_gt_iou"][..., None], 0)
     best = iou.max(2)
     return np.where(best > 0, iou.argmax(2), -1), best
 
 
-def _queries(scene: Scene, rows: dict[str, Array], size: Size) -> pa.Table:
-    p, i, n = (grid.ravel() for grid in np.indices(scene.matched_gt.shape))
+def _queries(scenes: Scenes, rows: dict[str, Array], size: RunSize) -> pa.Table:
+    p, i, n = (grid.ravel() for grid in np.indices(scenes.matched_gt.shape))
     union = rows["area"] + rows["area_prev"] - rows["intersection_prev"]
     iou = np.where(union > 0, rows["intersection_prev"] / np.maximum(union, 1), np.nan)
     columns = {
-        "image_id": scene.ids[p],
+        "image_id": scenes.ids[p],
         "layer": i,
         "query": n,
         "iou_prev": iou,
-        "matched_gt": scene.matched_gt,
+        "matched_gt": scenes.matched_gt,
         **rows,
     }
-    return pa.table(
-        {
-            name: pa.array(columns[name].ravel(), from_pandas=True).cast(QUERIES.field(name).type)
-            for name in QUERIES.names
-        }
-    )
+    return _table(QUERIES, {name: values.ravel() for name, values in columns.items()})
 
 
 def _targets(
-    scene: Scene, best: tuple[Array, Array], size: Size, generator: np.random.Generator
+    scenes: Scenes, best: tuple[Array, Array], size: RunSize, generator: np.random.Generator
 ) -> pa.Table:
-    p, gt = np.nonzero(np.arange(size.most_gt) < scene.num_gt[:, None])
-    y, x, radius = scene.gt_disc[p, gt].T
-    area = _gt_areas(scene.gt_disc[p, gt], size)
+    p, gt = np.nonzero(np.arange(size.most_gt) < scenes.num_gt[:, None])
+    y, x, radius = scenes.gt_disc[p, gt].T
+    area = _gt_areas(scenes.gt_disc[p, gt], size)
     box = np.stack([x - radius, y - radius, 2 * radius, 2 * radius], axis=1) * STRIDE
     columns = {
-        "image_id": scene.ids[p],
+        "image_id": scenes.ids[p],
         "gt": gt,
-        "category_id": scene.labels[p, gt] + 1,
-        "label": scene.labels[p, gt],
+        "category_id": scenes.labels[p, gt] + 1,
+        "label": scenes.labels[p, gt],
         "area": area,
         "bbox": list(np.maximum(box, 0)),
-        "matched_query": list(scene.matched_query[p, :, gt]),
+        "matched_query": list(scenes.matched_query[p, :, gt]),
         "pixels": area * float(STRIDE**2),
         "covered": generator.random(len(p)) ** 2,
         "best_query": list(best[0][p, :, gt]),
         "best_query_iou": list(best[1][p, :, gt]),
     }
-    return pa.table({name: pa.array(columns[name]) for name in TARGETS.names}).cast(TARGETS)
+    return _table(TARGETS, columns)
 
 
-def _gt_areas(discs: Array, size: Size) -> Array:
-    """Cells of each disc, row by row: (K, 3) -> (K,)."""
+def _gt_areas(discs: Array, size: RunSize) -> Array:
+    """Return the number of cells of each disc: (K, 3) -> (K,)."""
     y, x, radius = (column[:, None] for column in discs.T)
     half = np.sqrt(np.maximum(radius**2 - (np.arange(size.height) - y) ** 2, 0))
-    # Open at both ends, as `_discs` is: cells strictly between x - half and x + half.
+    # As in `_discs`, cells strictly between x - half and x + half.
     last = np.minimum(np.ceil(x + half) - 1, size.width - 1)
     first = np.maximum(np.floor(x - half) + 1, 0)
     return np.where(half > 0, np.maximum(last - first + 1, 0), 0).sum(1)
 
 
-def _images(scene: Scene, size: Size) -> pa.Table:
-    count = len(scene.ids)
+def _images(scenes: Scenes, size: RunSize) -> pa.Table:
+    count = len(scenes.ids)
     height, width = size.height * STRIDE, size.width * STRIDE
-    same = (scene.matched_query == scene.matched_query[:, -1:]) & (scene.matched_query >= 0)
-    util = same.sum(2) / np.maximum(scene.num_gt, 1)[:, None]
+    same = (scenes.matched_query == scenes.matched_query[:, -1:]) & (scenes.matched_query >= 0)
+    util = same.sum(2) / np.maximum(scenes.num_gt, 1)[:, None]
     columns = {
-        "image_id": scene.ids,
-        "file_name": [f"{image_id:012d}.jpg" for image_id in scene.ids],
+        "image_id": scenes.ids,
+        "file_name": [f"{image_id:012d}.jpg" for image_id in scenes.ids],
         "height": np.full(count, height),
         "width": np.full(count, width),
         "input_height": np.full(count, height),
         "input_width": np.full(count, width),
-        "num_gt": scene.num_gt,
-        "util": [row if gt else [] for row, gt in zip(util, scene.num_gt, strict=True)],
+        "num_gt": scenes.num_gt,
+        "util": [row if gt else [] for row, gt in zip(util, scenes.num_gt, strict=True)],
     }
-    return pa.table({name: pa.array(columns[name]) for name in IMAGES.names}).cast(IMAGES)
+    return _table(IMAGES, columns)
 
 
-def _picture(seed: int, size: Size) -> bytes:
-    """A JPEG: a shaded ground with some shapes."""
+def _photo(seed: int, size: RunSize) -> bytes:
+    """Return a JPEG: a color gradient with some ellipses."""
     generator = np.random.default_rng(seed)
     height, width = size.height * STRIDE, size.width * STRIDE
     ground = generator.uniform(60, 200, (2, 3))
@@ -326,9 +338,9 @@ def _header(name: str, seed: int) -> dict[str, Any]:
         "architecture": {"backbone": {"name": "resnet50"}, "decoder_layers": 9},
         "method": "baseline",
         "dataset": {
-            "name": "made up",
-            "annotation_file": "made-up/instances_val.json",
-            "image_root": "made-up/val",
+            "name": "synthetic",
+            "annotation_file": "synthetic/instances_val.json",
+            "image_root": "synthetic/val",
             "split": "val",
         },
         "task": "instance",
@@ -345,14 +357,14 @@ def _header(name: str, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the run that the command line asks for."""
-    parser = argparse.ArgumentParser(description="Write a made-up run directory.")
+    """Write a run as given by the command line."""
+    parser = argparse.ArgumentParser(description="Write a synthetic run directory.")
     parser.add_argument("run", type=Path)
-    for name, value in (("images", 5000), ("queries", 100), ("layers", 9), ("kept", 200)):
+    for name, value in (("images", 5000), ("queries", 100), ("layers", 9), ("saved", 200)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    size = Size(arguments.images, arguments.queries, arguments.layers, arguments.kept)
+    size = RunSize(arguments.images, arguments.queries, arguments.layers, arguments.saved)
     write_run(
         arguments.run,
         size,

@@ -1,81 +1,135 @@
-import json
+"""Curves of per-layer metrics: their values, figure and table."""
+
+import math
+from types import MappingProxyType
 
 import pytest
 
 from apps import curves
-from apps.runs import open_all
-from reports.table1 import Series
+from apps.curves import Curve
+from apps.runs import open_runs
+from mpdiag.store import LAYER_METRICS, LayerMetric, aggregates, layer_metrics
+
+RUN = {"metric": "miou_l", "is_paper": False, "intervals": {}}
 
 
 @pytest.fixture
-def loaded(make_run, tmp_path):
-    return open_all([str(make_run(tmp_path / "run", layers=4))])[0][0]
+def path(make_run, tmp_path):
+    return make_run(tmp_path / "run", layers=4)
 
 
-@pytest.mark.parametrize("key", curves.CONVENTIONS)
-def test_a_runs_curves_are_those_of_its_summary(loaded, key):
-    summary = json.loads((loaded.run.path / "summary.json").read_text())
-    series = curves.of_run(loaded, key)
-    assert series.name == "run, matching part"
-    assert list(series.miou_l) == [layer[key] for layer in summary["layers"]]
-    assert list(series.util) == [layer["util"] for layer in summary["layers"]]
+@pytest.fixture
+def loaded(path):
+    return open_runs([str(path)])[0][0]
 
 
-def test_the_figure_shows_percent_and_leaves_the_unknown_out():
-    ours = Series("a < b", "matching", "run", (0.5, None), (0.25, 1.0))
-    paper = Series("theirs", "matching", "paper", (0.1, 0.2), (None, 1.0))
-    traces = curves.figure([ours, paper]).data
-    assert {trace.name: trace.line.dash for trace in traces} == {
-        "a &lt; b": None,
-        "theirs": "dash",
-    }
-    ours_miou_l, ours_util = (trace for trace in traces if trace.name != "theirs")
-    assert list(ours_miou_l.y) == [50.0, None]
-    assert list(ours_util.y) == [25.0, 100.0]
-    assert list(ours_util.x) == [1, 2]
+def curve_of(loaded, name, **options):
+    return curves.run_curves(loaded, [name], **options)[0]
+
+
+@pytest.mark.parametrize("name", LAYER_METRICS)
+def test_curves_of_a_run_match_its_rows(loaded, name):
+    curve = curve_of(loaded, name)
+    table = loaded.run.layer_metrics().set_index("layer")[name]
+    assert curve.model == "run, matching part"
+    assert list(curve.values) == list(range(LAYER_METRICS[name].first_layer, 5))
+    expected = [table[layer] for layer in curve.values]
+    assert list(curve.values.values()) == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_new_metric_appears_without_another_edit(path, monkeypatch):
+    """The run was written before the metric was added: its values are computed from the rows."""
+    metric = LayerMetric(
+        "mean_score", "Mean score", "class score", value="score", higher_is_better=True
+    )
+    metrics = MappingProxyType({**LAYER_METRICS, metric.name: metric})
+    for module in (curves, layer_metrics):
+        monkeypatch.setattr(module, "LAYER_METRICS", metrics)
+    monkeypatch.setattr(aggregates, "IMAGE_METRICS_COLUMNS", {metric.name})
+    monkeypatch.setitem(aggregates.AGGREGATES, "image_metrics", layer_metrics.image_metrics_sql())
+    loaded = open_runs([str(path)])[0][0]
+    curve = curve_of(loaded, "mean_score")
+    expected = loaded.run.query(
+        "SELECT avg(score) AS mean FROM queries GROUP BY layer ORDER BY layer"
+    )
+    assert list(curve.values.values()) == pytest.approx(expected["mean"].tolist())
+    (title,) = curves.figure([curve]).layout.annotations
+    assert title.text == "Mean score"
+    assert curves.table([curve])["Metric"].tolist() == ["Mean score, %"]
+    assert curves.describe(metric) == "**Mean score**: Class score. Higher is better."
+
+
+def test_figure_shows_percent_and_leaves_unknown_values_out():
+    run = Curve("a < b", values={1: 0.5, 2: math.nan}, **RUN)
+    paper = Curve("paper", "miou_l", True, {1: 0.1, 2: 0.2}, {})
+    util = Curve("a < b", "util", False, {0: 0.25, 1: 1.0}, {})
+    traces = curves.figure([run, util, paper]).data
+    assert [(trace.name, trace.line.dash) for trace in traces] == [
+        ("paper", "dash"),
+        ("a &lt; b", None),
+        ("a &lt; b", None),
+    ]
+    assert [list(trace.y) for trace in traces] == [[10, 20], [50, None], [25, 100]]
+    assert [list(trace.x) for trace in traces] == [[1, 2], [1, 2], [0, 1]]
     assert not any(trace.connectgaps for trace in traces)
-    assert [trace.name for trace in traces if trace.showlegend] == ["theirs", "a &lt; b"]
+    assert [trace.showlegend for trace in traces] == [True, True, False]
 
 
-def test_runs_and_references_are_told_apart_without_colour():
-    many = [Series(f"run {n}", "matching", "run", (0.5,), (0.5,)) for n in range(6)]
-    traces = curves.figure([*many, *curves.of_paper()]).data
+def test_a_cost_is_not_shown_in_percent():
+    curve = Curve("a", "margin", False, {0: 1.5}, {})
+    assert list(curves.figure([curve]).data[0].y) == [1.5]
+    assert curves.table([curve]).iloc[0].tolist() == ["a", "Match margin, cost", 1.5]
+
+
+def test_models_are_distinguishable_without_color():
+    runs = [Curve(f"run {n}", values={1: 0.5}, **RUN) for n in range(6)]
+    traces = curves.figure([*runs, *curves.paper_curves(["miou_l"])]).data
     looks = {(trace.marker.symbol, trace.line.dash) for trace in traces}
     assert len(looks) == 9
 
 
-def test_the_table_pads_models_with_fewer_layers():
-    short = Series("short", "matching", "run", (0.5,), (1.0,))
-    long = Series("long", "matching", "run", (0.1, 0.2), (0.5, 1.0))
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_any_number_of_metrics_has_subplots(loaded, count):
+    metrics = list(LAYER_METRICS)[:count]
+    chart = curves.figure(curves.run_curves(loaded, metrics))
+    assert [title.text for title in chart.layout.annotations] == [
+        LAYER_METRICS[name].label for name in metrics
+    ]
+    assert len({(trace.xaxis, trace.yaxis) for trace in chart.data}) == count
+
+
+def test_table_has_no_value_for_layers_that_a_model_does_not_have():
+    short = Curve("short", values={1: 0.5}, **RUN)
+    long = Curve("long", values={1: 0.1, 2: 0.2}, **RUN)
     table = curves.table([short, long])
     assert list(table.columns) == ["Model", "Metric", "1", "2"]
-    assert table["1"].tolist() == [50.0, 100.0, 10.0, 50.0]
-    assert table["2"].isna().tolist() == [True, True, False, False]
+    assert table["1"].tolist() == [50.0, 10.0]
+    assert table["2"].isna().tolist() == [True, False]
 
 
-def test_the_papers_curves_keep_their_unknown_figures():
-    first = curves.of_paper()[0]
-    assert first.name == "Mask2Former, matching part (paper)"
-    assert first.miou_l[:2] == (0.23, 0.503)
-    assert first.miou_l[5] is None
+def test_paper_curves_exist_for_the_metrics_of_table_1_only():
+    first = curves.paper_curves(["miou_l", "util", "margin"])[0]
+    assert first.model == "Mask2Former, matching part (paper)"
+    assert (first.values[1], first.values[2]) == (0.23, 0.503)
+    assert math.isnan(first.values[6])
+    assert not curves.paper_curves(["margin"])
 
 
-def test_bands_are_the_runs_intervals_and_lie_around_its_curves(loaded):
-    table = loaded.run.layers()
-    bands = curves.bands_of(loaded, "miou_l")
-    for layer in range(1, 5):
-        row = table[table["layer"] == layer].iloc[0]
-        assert bands.miou_l[0][layer - 1] == row["miou_l_low"] <= row["miou_l"]
-        assert bands.util[1][layer - 1] == row["util_high"] >= row["util"]
-    assert curves.bands_of(loaded, "miou_l_empty0").miou_l is None
-    assert curves.bands_of(loaded, "miou_l_empty0").util == bands.util
+def test_intervals_contain_the_values(loaded):
+    for name in curves.DEFAULT_METRICS:
+        curve = curve_of(loaded, name, with_intervals=True)
+        for layer, value in curve.values.items():
+            low, high = curve.intervals[layer]
+            assert low <= value <= high
+        assert not curve_of(loaded, name).intervals
 
 
-def test_a_band_closes_around_the_known_layers_and_hides_with_its_curve():
-    series = Series("a", "matching", "run", (0.5, None, 0.7), (0.2, 0.3, 1.0))
-    bands = curves.Bands(((0.4, None, 0.6), (0.6, None, 0.8)), ((0.1,) * 3, (0.4,) * 3))
-    areas = [trace for trace in curves.figure([series], [bands]).data if trace.fill == "toself"]
-    assert [list(area.x) for area in areas] == [[1, 3, 3, 1], [1, 2, 3, 3, 2, 1]]
-    assert list(areas[0].y) == [60, 80, 60, 40]
-    assert {area.legendgroup for area in areas} == {"a"}
-    assert not any(area.showlegend for area in areas)
+def test_a_band_skips_unknown_layers_and_is_hidden_with_its_curve():
+    intervals = {1: (0.4, 0.6), 3: (0.6, 0.8)}
+    curve = Curve("a", "miou_l", False, {1: 0.5, 2: math.nan, 3: 0.7}, intervals)
+    band, line = curves.figure([curve]).data
+    assert band.fill == "toself"
+    assert list(band.x) == [1, 3, 3, 1]
+    assert list(band.y) == [60, 80, 60, 40]
+    assert band.legendgroup == line.legendgroup == "a"
+    assert not band.showlegend

@@ -1,4 +1,4 @@
-"""The frame of the dashboard: which runs, which page, what becomes of broken runs and addresses."""
+"""The dashboard as a intact: runs and pages, damaged runs, and invalid URLs."""
 
 import json
 import shutil
@@ -19,47 +19,47 @@ def names(page):
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_every_page_opens_on_one_run_and_on_several(make_run, open_page, tmp_path, path):
+def test_every_page_opens_with_one_run_and_with_several(make_run, open_page, tmp_path, path):
     runs = [make_run(tmp_path / "one"), make_run(tmp_path / "two", part="piloted")]
-    for given in (runs[:1], runs):
-        page = open_page(*given, page=path)
+    for opened in (runs[:1], runs):
+        page = open_page(*opened, page=path)
         assert page.title[0].value == dashboard.VIEWS[path][0]
         assert not page.error
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_every_page_opens_on_a_run_of_no_images_or_masks(make_run, open_page, tmp_path, path):
+def test_every_page_opens_with_a_run_without_images(make_run, open_page, tmp_path, path):
     page = open_page(make_run(tmp_path / "one", images=0), page=path)
     assert not page.error
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_without_a_run_every_page_says_what_to_do(open_page, path):
+def test_every_page_explains_what_to_do_without_a_run(open_page, path):
     page = open_page(page=path)
     assert "mpdiag analyze" in page.info[0].value
     assert not page.selectbox
 
 
-def test_a_broken_run_is_an_error_on_the_page_and_the_others_show(make_run, open_page, tmp_path):
-    whole = make_run(tmp_path / "whole")
+def test_damaged_run_is_an_error_beside_the_other_runs(make_run, open_page, tmp_path):
+    intact = make_run(tmp_path / "intact")
     unfinished = make_run(tmp_path / "unfinished", finish=False)
     broken = make_run(tmp_path / "broken")
     (broken / "run.json").write_text("{")
-    bare = make_run(tmp_path / "bare")
-    (bare / "summary.json").write_text("{}")
-    garbled = make_run(tmp_path / "garbled")
-    next((garbled / "queries").glob("*.parquet")).write_bytes(b"PAR1, or so it says")
-    page = open_page(unfinished, broken, tmp_path / "nowhere", bare, garbled, whole)
+    no_summary = make_run(tmp_path / "no_summary")
+    (no_summary / "summary.json").write_text("{}")
+    unreadable = make_run(tmp_path / "unreadable")
+    next((unreadable / "queries").glob("*.parquet")).write_bytes(b"PAR1, truncated")
+    page = open_page(unfinished, broken, tmp_path / "nowhere", no_summary, unreadable, intact)
     errors = " ".join(error.value.replace("\\", "") for error in page.error)
-    for path in (unfinished, broken, tmp_path / "nowhere", bare, garbled):
+    for path in (unfinished, broken, tmp_path / "nowhere", no_summary, unreadable):
         assert str(path) in errors
-    assert names(page)[-1] == "whole, matching part"
+    assert names(page)[-1] == "intact, matching part"
     assert len(names(page)) == 3 + 1
 
 
 @pytest.mark.parametrize("path", [path for path in PAGES if path != "live"])
-def test_rows_that_break_a_page_are_an_error_on_it(make_run, open_page, tmp_path, path):
-    """Lists that are too short, and columns of another type, in Parquet files that can be read."""
+def test_rows_that_break_a_page_are_an_error_on_this_page(make_run, open_page, tmp_path, path):
+    """Readable Parquet files with lists that are too short and columns of a wrong type."""
     run = make_run(tmp_path / "one")
     targets = next((run / "targets").glob("*.parquet"))
     rows = [{**row, "matched_query": [], "label": 99} for row in pq.read_table(targets).to_pylist()]
@@ -77,49 +77,54 @@ def test_rows_that_break_a_page_are_an_error_on_it(make_run, open_page, tmp_path
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_header_of_odd_types_breaks_no_page(make_run, open_page, tmp_path, path):
+def test_header_with_wrong_types_breaks_no_page(make_run, open_page, tmp_path, path):
     run = make_run(tmp_path / "one")
     header = json.loads((run / "run.json").read_text())
-    odd = {"name": ["<b>"], "part": {"x": 1}, "classes": [7, None, {"name": 3}], "dataset": "coco"}
-    (run / "run.json").write_text(json.dumps(header | odd | {"settings": 5, "timings": []}))
+    wrong = {
+        "name": ["<b>"],
+        "part": {"x": 1},
+        "classes": [7, None, {"name": 3}],
+        "dataset": "coco",
+    }
+    (run / "run.json").write_text(json.dumps(header | wrong | {"settings": 5, "timings": []}))
     assert not open_page(run, page=path).error
 
 
-def test_runs_of_one_name_are_told_apart(make_run, open_page, tmp_path):
+def test_runs_with_the_same_name_have_different_labels(make_run, open_page, tmp_path):
     first, second = make_run(tmp_path / "a" / "run"), make_run(tmp_path / "b" / "run", seed=2)
     page = open_page(first, second, first)
     assert len(names(page)) == 3 + 2
-    assert len(set(page.selectbox(key="widget of run").options)) == 2
+    assert len(set(page.selectbox(key="widget-run").options)) == 2
 
 
-def test_a_runs_name_is_no_markup(make_run, open_page, tmp_path):
+def test_name_of_a_run_is_not_markup(make_run, open_page, tmp_path):
     page = open_page(make_run(tmp_path / "one", name="<i>run</i>"))
     assert "&lt;i&gt;run&lt;/i&gt;, matching part" in names(page)
 
 
-def test_an_address_shows_its_run_and_nothing_but_loaded_ones(make_run, open_page, tmp_path):
+def test_url_selects_only_loaded_runs(make_run, open_page, tmp_path):
     one, two = make_run(tmp_path / "one"), make_run(tmp_path / "two")
     hidden = make_run(tmp_path / "hidden")
     page = open_page(one, two, run="two-matching-part")
-    assert page.selectbox(key="widget of run").value == "two-matching-part"
-    for token in (hidden, "hidden-matching-part", "../hidden", ""):
-        page = open_page(one, two, run=token)
-        assert page.selectbox(key="widget of run").value == "one-matching-part"
+    assert page.selectbox(key="widget-run").value == "two-matching-part"
+    for slug in (hidden, "hidden-matching-part", "../hidden", ""):
+        page = open_page(one, two, run=slug)
+        assert page.selectbox(key="widget-run").value == "one-matching-part"
         assert page.query_params["run"] == "one-matching-part"
 
 
-def test_a_page_keeps_the_run_that_another_page_showed(make_run, open_page, tmp_path):
+def test_pages_share_the_selected_run(make_run, open_page, tmp_path):
     page = open_page(make_run(tmp_path / "one"), make_run(tmp_path / "two"))
-    page.selectbox(key="widget of run").set_value("two-matching-part").run()
+    page.selectbox(key="widget-run").set_value("two-matching-part").run()
     page.query_params.clear()
     page.run()
     assert page.query_params == {"run": "two-matching-part"}
 
 
-def test_figures_are_saved_in_the_chosen_format(make_run, open_page, tmp_path):
+def test_figures_are_saved_in_the_selected_format(make_run, open_page, tmp_path):
     page = open_page(make_run(tmp_path / "one"))
     config = json.loads(page.get("plotly_chart")[0].proto.config)
     assert config["toImageButtonOptions"]["format"] == "svg"
-    page.selectbox(key="widget of figures").set_value("png").run()
+    page.selectbox(key="widget-figures").set_value("png").run()
     config = json.loads(page.get("plotly_chart")[0].proto.config)
     assert config["toImageButtonOptions"]["format"] == "png"

@@ -1,4 +1,4 @@
-"""Legible in both themes, and told apart without sight of red or of green."""
+"""Colors are readable in both themes and distinguishable with color blindness."""
 
 import itertools
 
@@ -8,7 +8,7 @@ import pytest
 from apps import palette
 from mpdiag.store.transitions import TRANSITIONS
 
-# Viénot, Brettel and Mollon (1999): what linear RGB becomes for protanopes and deuteranopes.
+# Viénot, Brettel and Mollon (1999): linear RGB as seen by protanopes and deuteranopes.
 BLINDNESS = {
     "none": np.eye(3),
     "protan": [[0.1124, 0.8876, 0], [0.1124, 0.8876, 0], [0.004, -0.004, 1]],
@@ -22,7 +22,7 @@ def linear(color):
 
 
 def contrast(a, b):
-    """WCAG 2's ratio."""
+    """Return the contrast ratio of WCAG 2."""
     dark, light = sorted(float(linear(c) @ [0.2126, 0.7152, 0.0722]) for c in (a, b))
     return (light + 0.05) / (dark + 0.05)
 
@@ -37,17 +37,22 @@ def lab(color, blindness):
 
 @pytest.mark.parametrize(
     "color",
-    [*palette.RUNS, palette.PAPER, *palette.TRANSITIONS.values(), *palette.layers(10)],
+    [
+        *palette.RUN_COLORS,
+        palette.PAPER_COLOR,
+        *palette.TRANSITION_COLORS.values(),
+        *palette.layer_colors(10),
+    ],
 )
-def test_every_colour_has_contrast_on_white_and_on_the_dark_page(color):
+def test_every_color_has_contrast_in_both_themes(color):
     assert contrast(color, "#ffffff") >= 2.9
     assert contrast(color, "#0e1117") >= 2.9
 
 
 @pytest.mark.parametrize("blindness", BLINDNESS)
-def test_layers_run_from_one_end_to_the_other(blindness):
-    """Each is nearer to its neighbours than to all others, and the ends are far apart."""
-    seen = [lab(color, blindness) for color in palette.layers(10)]
+def test_layer_colors_are_in_order(blindness):
+    """Each color is nearest to its neighbours, and the ends are far apart."""
+    seen = [lab(color, blindness) for color in palette.layer_colors(10)]
     for order, color in enumerate(seen):
         far = [np.linalg.norm(color - other) for other in seen]
         ranked = sorted(range(10), key=lambda k: far[k])[1:3]
@@ -56,16 +61,16 @@ def test_layers_run_from_one_end_to_the_other(blindness):
 
 
 @pytest.mark.parametrize("blindness", BLINDNESS)
-def test_neighbouring_runs_differ(blindness):
-    for a, b in itertools.pairwise(palette.RUNS):
+def test_colors_of_consecutive_runs_differ(blindness):
+    for a, b in itertools.pairwise(palette.RUN_COLORS):
         assert np.linalg.norm(lab(a, blindness) - lab(b, blindness)) > 10
 
 
-def test_every_transition_has_its_colour():
-    assert list(palette.TRANSITIONS) == list(TRANSITIONS)
-    assert len(set(palette.TRANSITIONS.values())) == len(TRANSITIONS)
+def test_every_transition_class_has_its_own_color():
+    assert list(palette.TRANSITION_COLORS) == list(TRANSITIONS)
+    assert len(set(palette.TRANSITION_COLORS.values())) == len(TRANSITIONS)
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 16])
-def test_any_number_of_layers_has_colours(count):
-    assert len(set(palette.layers(count))) == count
+def test_any_number_of_layers_has_distinct_colors(count):
+    assert len(set(palette.layer_colors(count))) == count

@@ -1,3 +1,5 @@
+"""The Streamlit server of the dashboard."""
+
 import socket
 import subprocess
 import sys
@@ -12,10 +14,10 @@ import apps
 from apps import server
 
 
-def test_the_command_stays_on_this_machine_and_tells_nobody(tmp_path, monkeypatch):
+def test_command_is_local_and_sends_no_statistics(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = server.command([Path("a"), tmp_path / "b"], port=8600, headless=True)
-    assert command[:6] == [sys.executable, "-P", "-m", "streamlit", "run", str(server.PAGE)]
+    assert command[:6] == [sys.executable, "-P", "-m", "streamlit", "run", str(server.SCRIPT)]
     for option in (
         "--server.address=localhost",
         "--browser.gatherUsageStats=false",
@@ -28,12 +30,12 @@ def test_the_command_stays_on_this_machine_and_tells_nobody(tmp_path, monkeypatc
     assert command[command.index("--") + 1 :] == [str(tmp_path / "a"), str(tmp_path / "b")]
 
 
-def test_launch_waits_for_the_server_and_gives_back_its_status(monkeypatch):
+def test_launch_returns_the_exit_code_of_the_server(monkeypatch):
     monkeypatch.setattr(server, "command", lambda *_: [sys.executable, "-c", "raise SystemExit(3)"])
     assert apps.launch([]) == 3
 
 
-def test_an_interrupt_ends_the_dashboard_quietly(monkeypatch):
+def test_interrupt_exits_without_a_traceback(monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
@@ -41,9 +43,11 @@ def test_an_interrupt_ends_the_dashboard_quietly(monkeypatch):
     assert apps.launch([]) == 0
 
 
-def test_the_server_answers_on_localhost_and_runs_nothing_of_the_directory(tmp_path):
+def test_server_answers_and_does_not_import_from_the_current_directory(tmp_path):
     for name in ("streamlit", "pandas", "mpdiag", "reports"):
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('a stranger was here')")
+        (tmp_path / f"{name}.py").write_text(
+            "raise SystemExit('imported from the current directory')"
+        )
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -57,18 +61,18 @@ def test_the_server_answers_on_localhost_and_runs_nothing_of_the_directory(tmp_p
         process.wait()
 
 
-def answer(url, patience=60):
-    end = time.monotonic() + patience
+def answer(url, timeout=60):
+    end = time.monotonic() + timeout
     while time.monotonic() < end:
         try:
             with urllib.request.urlopen(url) as response:
                 return response.read()
         except urllib.error.URLError:
             time.sleep(0.2)
-    pytest.fail(f"no answer from {url} within {patience} s")
+    pytest.fail(f"no answer from {url} within {timeout} s")
 
 
-def test_the_dashboard_imports_no_torch():
+def test_dashboard_does_not_import_torch():
     code = "import sys, apps, apps.dashboard; print('torch' in sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

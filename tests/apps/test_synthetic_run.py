@@ -1,4 +1,4 @@
-"""The made-up run is a run: what docs/run-directory.md says of its rows holds."""
+"""The synthetic run has the properties that docs/run-directory.md describes."""
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,8 +8,8 @@ from mpdiag.store import Run, compare, rle
 
 
 @pytest.fixture(scope="module")
-def run(made_up_runs):
-    return Run.open(made_up_runs[0])
+def run(synthetic_runs):
+    return Run.open(synthetic_runs[0])
 
 
 def rows(run, folder):
@@ -24,19 +24,21 @@ def test_there_is_a_row_for_each_image_layer_and_query(run):
 
 
 def test_areas_and_ious_of_adjacent_layers_agree(run):
-    found = {(row["image_id"], row["layer"], row["query"]): row for row in rows(run, "queries")}
-    for (image, layer, query), row in found.items():
+    comparison = {
+        (row["image_id"], row["layer"], row["query"]): row for row in rows(run, "queries")
+    }
+    for (image, layer, query), row in comparison.items():
         if layer == 0:
             assert row["iou_prev"] is row["area_prev"] is row["intersection_prev"] is None
             continue
-        before = found[image, layer - 1, query]["area"]
+        before = comparison[image, layer - 1, query]["area"]
         union = row["area"] + before - row["intersection_prev"]
         assert row["area_prev"] == before
         assert 0 <= row["intersection_prev"] <= min(row["area"], before)
         assert row["iou_prev"] == (row["intersection_prev"] / union if union else None)
 
 
-def test_matches_of_queries_are_those_of_the_gt(run):
+def test_matches_of_queries_agree_with_matches_of_gt(run):
     of_queries = {
         (row["image_id"], row["layer"], row["matched_gt"]): row["query"]
         for row in rows(run, "queries")
@@ -56,12 +58,12 @@ def test_matches_of_queries_are_those_of_the_gt(run):
         assert image["util"] == pytest.approx(expected)
 
 
-def test_kept_masks_are_those_of_the_rows(run):
+def test_saved_masks_match_the_rows(run):
     area = {(r["image_id"], r["layer"], r["query"]): r["area"] for r in rows(run, "queries")}
     gt_area = {(r["image_id"], r["gt"]): r["area"] for r in rows(run, "targets")}
-    kept = rows(run, "masks")
-    assert len({row["image_id"] for row in kept}) == 10
-    for row in kept:
+    saved = rows(run, "masks")
+    assert len({row["image_id"] for row in saved}) == 10
+    for row in saved:
         mask = rle.decode(row["counts"], row["height"], row["width"])
         if row["kind"] == "gt":
             assert mask.sum() == gt_area[row["image_id"], row["index"]]
@@ -69,7 +71,7 @@ def test_kept_masks_are_those_of_the_rows(run):
             assert mask.sum() == area[row["image_id"], row["layer"], row["index"]]
 
 
-def test_runs_of_other_seeds_can_be_compared(made_up_runs):
-    found = compare(*map(Run.open, made_up_runs), resamples=10)
-    assert found.images == 40
-    assert found.moved_images["difference"].abs().max() > 0
+def test_runs_with_different_seeds_can_be_compared(synthetic_runs):
+    comparison = compare(*map(Run.open, synthetic_runs), resamples=10)
+    assert comparison.images == 40
+    assert comparison.moved_images["difference"].abs().max() > 0

@@ -1,4 +1,4 @@
-"""The page Compare against the comparison of the store, and one image in both runs."""
+"""The Compare page against the comparison of the store, and one image in both runs."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from mpdiag.store import Run, compare
 
 @pytest.fixture
 def runs(make_run, tmp_path):
-    """Two runs over the same images; of the second a third of the masks are as before."""
+    """Two runs over the same images; a third of the queries of the second do not change."""
     paths = [make_run(tmp_path / name, images=8, seed=3) for name in "ab"]
     file = next((paths[1] / "queries").glob("*.parquet"))
     table = pq.read_table(file)
@@ -30,7 +30,7 @@ def figures(page):
     return [from_json(chart.proto.spec) for chart in page.get("plotly_chart")]
 
 
-def test_one_run_is_told_to_bring_another(make_run, open_page, tmp_path):
+def test_one_run_is_not_enough(make_run, open_page, tmp_path):
     page = open_page(make_run(tmp_path / "one"), page="compare")
     assert "mpdiag dashboard RUN_A RUN_B" in page.info[0].value
 
@@ -47,20 +47,20 @@ def test_differences_are_those_of_the_store(runs, open_page):
     images = next(frame.value for frame in page.dataframe if "Image" in frame.value)
     assert images["Image"].tolist() == moved["file_name"].tolist()
     assert images["difference"].tolist() == pytest.approx(100 * moved["difference"])
-    assert page.selectbox(key="widget of image").value == moved["image_id"].iloc[0]
+    assert page.selectbox(key="widget-image").value == moved["image_id"].iloc[0]
 
 
-def test_settings_that_differ_are_told(runs, open_page):
+def test_different_settings_are_listed(runs, open_page):
     assert not [frame for frame in open_page(*runs, page="compare").dataframe
-                if "Made otherwise" in frame.value]  # fmt: skip
+                if "Different setting" in frame.value]  # fmt: skip
     header = json.loads((runs[1] / "run.json").read_text())
     (runs[1] / "run.json").write_text(json.dumps({**header, "method": "[piloted]"}))
     page = open_page(*runs, page="compare")
-    found = next(frame.value for frame in page.dataframe if "Made otherwise" in frame.value)
+    found = next(frame.value for frame in page.dataframe if "Different setting" in frame.value)
     assert found.to_numpy().tolist() == [["method", header["method"], "[piloted]"]]
 
 
-def test_long_names_of_runs_leave_the_buttons_apart(make_run, open_page, tmp_path):
+def test_download_buttons_of_runs_with_long_names_are_unique(make_run, open_page, tmp_path):
     runs = [make_run(tmp_path / (letter * 60), images=4, seed=3) for letter in "ab"]
     for run, method in zip(runs, ("baseline", "piloted"), strict=True):
         for file, more in (("run.json", {"method": method}), ("summary.json", {"ap": {"ap": 0.5}})):
@@ -73,12 +73,12 @@ def test_long_names_of_runs_leave_the_buttons_apart(make_run, open_page, tmp_pat
     assert len(names) == len(set(names)) >= 3
 
 
-def test_the_runs_can_change_sides_and_must_differ(runs, open_page):
+def test_runs_can_be_swapped_and_must_differ(runs, open_page):
     page = open_page(*runs, page="compare", a="b-matching-part", b="a-matching-part")
-    there = list(figures(open_page(*runs, page="compare"))[0].data[0].y)
-    assert list(figures(page)[0].data[0].y) == pytest.approx([-value for value in there])
-    page.selectbox(key="widget of b").set_value("b-matching-part").run()
-    assert "the same run" in page.info[0].value
+    reversed_values = list(figures(open_page(*runs, page="compare"))[0].data[0].y)
+    assert list(figures(page)[0].data[0].y) == pytest.approx([-value for value in reversed_values])
+    page.selectbox(key="widget-b").set_value("b-matching-part").run()
+    assert "are the same" in page.info[0].value
 
 
 def test_one_image_in_both_runs(runs, open_page):
@@ -93,15 +93,15 @@ def test_one_image_in_both_runs(runs, open_page):
     targets = pq.read_table(runs[0] / "targets").to_pylist()
     final = next(r["matched_query"][-1] for r in targets if (r["image_id"], r["gt"]) == (4, 1))
     captions = [caption.value for caption in page.caption]
-    assert f"a: query {final}, which matches GT 1 in the last layer" in captions
+    assert f"a: query {final}, which matches GT 1 in the last layer." in captions
     assert len(page.get("image")) == 2 * 10
     links = [link.proto.query_string for link in page.get("page_link")]
     assert links == [f"run={name}-matching-part&image=4" for name in "ab"]
 
 
-def test_another_metric_lists_other_images(runs, open_page):
+def test_largest_changes_by_another_metric(runs, open_page):
     page = open_page(*runs, page="compare", image=4)
-    page.selectbox(key="widget of metric").set_value("util").run()
+    page.selectbox(key="widget-metric").set_value("util").run()
     assert page.query_params["metric"] == "util" and "image" not in page.query_params
     moved = compare(*map(Run.open, runs)).moved_images
     expected = moved[moved["metric"] == "util"]["file_name"].tolist()
@@ -109,28 +109,28 @@ def test_another_metric_lists_other_images(runs, open_page):
 
 
 @pytest.mark.parametrize("image", ["99", "-1", "../../etc/passwd", "9" * 30])
-def test_an_image_that_is_not_there(runs, open_page, image):
+def test_unknown_image_is_an_error(runs, open_page, image):
     page = open_page(*runs, page="compare", image=image)
     assert all("no image" in error.value for error in page.error)
-    assert page.selectbox(key="widget of image").value in range(1, 9)
+    assert page.selectbox(key="widget-image").value in range(1, 9)
 
 
-def test_an_image_without_objects_or_masks(runs, open_page):
+def test_image_without_gt_or_masks(runs, open_page):
     page = open_page(*runs, page="compare", image=1)
-    assert "no ground truth" in page.info[0].value
+    assert "no GT" in page.info[0].value
     shutil.rmtree(runs[0] / "masks")
-    os.utime(runs[0] / "run.json", (1, 1))  # as if it had been analysed anew
+    os.utime(runs[0] / "run.json", (1, 1))  # the cache must not return the old run
     page = open_page(*runs, page="compare", image=4, gt=0)
     assert any("--save-masks all" in caption.value for caption in page.caption)
 
 
-def test_runs_over_different_images_are_an_error_on_the_page(make_run, open_page, tmp_path):
+def test_runs_over_different_images_are_an_error(make_run, open_page, tmp_path):
     runs = [make_run(tmp_path / name, images=count) for name, count in (("a", 4), ("b", 5))]
     page = open_page(*runs, page="compare")
     assert "different images" in page.error[0].value
 
 
-def test_names_from_files_are_shown_as_they_are(make_run, open_page, tmp_path):
+def test_names_from_files_are_escaped(make_run, open_page, tmp_path):
     hostile = [{"category_id": k, "name": "<b>*x*</b> $y$", "isthing": True} for k in (1, 2, 3)]
     names = {"name": "[run](http://x) <i>", "classes": hostile}
     runs = [make_run(tmp_path / name, seed=seed, **names) for seed, name in enumerate("ab")]

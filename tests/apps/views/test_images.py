@@ -1,9 +1,11 @@
+"""The Images page."""
+
 import shutil
 
 import pyarrow.parquet as pq
 import pytest
 
-from apps.views.images import ON_A_PAGE
+from apps.views.images import PAGE_SIZE
 
 
 @pytest.fixture(scope="module")
@@ -12,26 +14,26 @@ def run(make_run, tmp_path_factory):
 
 
 def cards(page):
-    """(file name, what the address of its link says) of each image."""
+    """Return (file name, query string of its link) of each image."""
     links = [link.proto for link in page.get("page_link")]
     return [(link.label.replace("\\", ""), link.query_string) for link in links]
 
 
 def set_to(page, kind, key, value):
-    getattr(page, kind)(key=f"widget of {key}").set_value(value).run()
+    getattr(page, kind)(key=f"widget-{key}").set_value(value).run()
     assert not page.exception
     assert not page.error
 
 
-def test_the_first_page_is_full_and_leads_to_the_inspector(run, open_page):
+def test_first_page_is_full_and_links_to_the_inspector(run, open_page):
     page = open_page(run, page="images")
     shown = cards(page)
-    assert len(shown) == len(page.get("image")) == ON_A_PAGE
+    assert len(shown) == len(page.get("image")) == PAGE_SIZE
     assert all(query.startswith("run=run-matching-part&image=") for _, query in shown)
     assert "1 to 24 of 30" in " ".join(caption.value for caption in page.caption)
 
 
-def test_pages_follow_each_other_and_stand_in_the_address(run, open_page):
+def test_page_number_is_in_the_url(run, open_page):
     page = open_page(run, page="images")
     first = cards(page)
     assert page.button[0].disabled
@@ -44,7 +46,7 @@ def test_pages_follow_each_other_and_stand_in_the_address(run, open_page):
 
 
 @pytest.mark.parametrize("number", ["99", "-1", "two", "1e9"])
-def test_a_page_that_is_none_is_the_first(run, open_page, number):
+def test_invalid_page_number_shows_the_first_page(run, open_page, number):
     page = open_page(run, page="images")
     first = cards(page)
     page.query_params["page"] = number
@@ -57,7 +59,7 @@ def test_a_page_that_is_none_is_the_first(run, open_page, number):
     [
         ("selectbox", "sort", "miou_l", "miou_l"),
         ("selectbox", "sort", "objects", "objects"),
-        ("selectbox", "sort", "moves", "moves"),
+        ("selectbox", "sort", "transitions", "transitions"),
         ("selectbox", "sort", "name", "name"),
         ("selectbox", "layer", 2, "2"),
         ("selectbox", "transition", "vanished", "vanished"),
@@ -67,7 +69,7 @@ def test_a_page_that_is_none_is_the_first(run, open_page, number):
         ("slider", "miou_l", (0, 40), "0~40"),
     ],
 )
-def test_every_filter_changes_the_view_and_the_address_brings_it_back(
+def test_every_filter_changes_the_view_and_is_restored_from_the_url(
     run, open_page, kind, key, value, text
 ):
     page = open_page(run, page="images")
@@ -80,7 +82,7 @@ def test_every_filter_changes_the_view_and_the_address_brings_it_back(
     assert ([caption.value for caption in again.caption], cards(again)) == after
 
 
-def test_a_filter_starts_at_the_first_page(run, open_page):
+def test_a_filter_resets_the_page(run, open_page):
     page = open_page(run, page="images")
     page.button[1].click().run()
     set_to(page, "selectbox", "sort", "name")
@@ -88,19 +90,19 @@ def test_a_filter_starts_at_the_first_page(run, open_page):
     assert cards(page)[0][0] == "000001.jpg"
 
 
-def test_filters_that_nothing_fits_say_what_to_do(run, open_page):
+def test_filters_without_a_result_can_be_reset(run, open_page):
     page = open_page(run, page="images", util="0~0")
-    assert "Widen" in page.info[0].value
-    assert cards(page) == [("Show all images", "run=run-matching-part")]
+    assert "No image matches" in page.info[0].value
+    assert cards(page) == [("Reset filters", "run=run-matching-part")]
 
 
-def test_values_of_an_address_that_are_no_options_are_ignored(run, open_page):
-    usual = cards(open_page(run, page="images"))
-    odd = {"sort": "util; DROP", "layer": 77, "class": "9~x", "util": "a~b", "objects": "1~2~3"}
-    assert cards(open_page(run, page="images", **odd)) == usual
+def test_invalid_url_values_are_ignored(run, open_page):
+    default = cards(open_page(run, page="images"))
+    invalid = {"sort": "util; DROP", "layer": 77, "class": "9~x", "util": "a~b", "objects": "1~2~3"}
+    assert cards(open_page(run, page="images", **invalid)) == default
 
 
-def test_names_are_no_markup_and_missing_pictures_are_grey(make_run, open_page, tmp_path):
+def test_names_are_escaped_and_missing_images_are_placeholders(make_run, open_page, tmp_path):
     run = make_run(tmp_path / "one")
     shutil.rmtree(run / "thumbnails")
     file = next((run / "images").glob("*.parquet"))
@@ -116,6 +118,6 @@ def test_names_are_no_markup_and_missing_pictures_are_grey(make_run, open_page, 
     assert all(len(label) < 60 for label in labels)
 
 
-def test_a_run_without_images_says_what_to_do(make_run, open_page, tmp_path):
+def test_run_without_images(make_run, open_page, tmp_path):
     page = open_page(make_run(tmp_path / "one", images=0), page="images")
-    assert "Analyse again" in page.info[0].value
+    assert "no images" in page.info[0].value

@@ -1,3 +1,5 @@
+"""The Inspector page."""
+
 import shutil
 
 import numpy as np
@@ -13,13 +15,13 @@ SYMBOLS = ["M⁰", "M¹", "M²", "M³", "M⁴", "M⁵", "M⁶", "M⁷", "M⁸", 
 
 
 def tiles(page):
-    """The lines under each mask."""
+    """Return the lines below each mask."""
     lines = [caption.value.split("  \n") for caption in page.caption]
     return [line for line in lines if line[0].startswith("**M")]
 
 
 def box(page, key):
-    return page.selectbox(key=f"widget of {key}")
+    return page.selectbox(key=f"widget-{key}")
 
 
 def rows_of(run, image_id, query):
@@ -28,7 +30,7 @@ def rows_of(run, image_id, query):
     return sorted(chosen, key=lambda row: row["layer"])
 
 
-def test_the_masks_of_all_layers_stand_in_a_row_with_their_figures(make_run, open_page, tmp_path):
+def test_filmstrip_has_the_numbers_of_each_layer(make_run, open_page, tmp_path):
     run = make_run(tmp_path / "one")
     page = open_page(run, page="inspector", image=4, query=2)
     shown = tiles(page)
@@ -38,32 +40,32 @@ def test_the_masks_of_all_layers_stand_in_a_row_with_their_figures(make_run, ope
     before = None
     for row, (_, iou, gt, best, predicted) in zip(rows, shown, strict=True):
         if row["layer"] == 0:
-            assert iou == "first"
+            assert iou == "first layer"
         elif row["iou_prev"] is None:
             assert iou == "both empty"
         else:
-            text = f"IoU {100 * row['iou_prev']:.1f} %"
+            text = f"IoU {100 * row['iou_prev']:.1f}%"
             assert iou == (f"**{text}**" if row["iou_prev"] == lowest else text)
         matched = row["matched_gt"]
         assert gt.startswith("⇄") == (before is not None and matched != before)
-        assert gt.endswith(f"is GT {matched}" if matched >= 0 else "no match")
+        assert gt.endswith(f"match GT {matched}" if matched >= 0 else "no match")
         if row["best_gt"] >= 0:
-            assert best == f"GT {row['best_gt']}: {100 * row['best_gt_iou']:.1f} %"
+            assert best == f"GT {row['best_gt']}: {100 * row['best_gt_iou']:.1f}%"
         else:
-            assert best == "on no GT"
+            assert best == "no overlap"
         assert predicted == f"{('disc', 'square', 'star')[row['label']]} {row['score']:.2f}"
         before = matched
 
 
-def test_the_worst_transition_is_chosen_first(make_run, open_page, tmp_path):
+def test_the_lowest_iou_is_selected_first(make_run, open_page, tmp_path):
     run = make_run(tmp_path / "one", seed=5)
     page = open_page(run, page="inspector")
     rows = pq.read_table(run / "queries").to_pylist()
     lowest = min(row["iou_prev"] for row in rows if row["iou_prev"] is not None)
-    assert any(f"IoU {100 * lowest:.1f} %" in lines[1] for lines in tiles(page))
+    assert any(f"IoU {100 * lowest:.1f}%" in lines[1] for lines in tiles(page))
 
 
-def test_each_object_is_listed_with_the_layer_where_it_settles(make_run, open_page, tmp_path):
+def test_each_gt_is_listed_with_its_final_query(make_run, open_page, tmp_path):
     run = make_run(tmp_path / "one")
     page = open_page(run, page="inspector", image=4)
     targets = [row for row in pq.read_table(run / "targets").to_pylist() if row["image_id"] == 4]
@@ -76,10 +78,10 @@ def test_each_object_is_listed_with_the_layer_where_it_settles(make_run, open_pa
         assert (row["Final query"], row["Since"]) == (str(queries[-1]), SYMBOLS[since])
 
 
-def test_an_address_brings_back_image_query_and_layer(make_run, open_page, tmp_path):
+def test_url_restores_image_query_and_layer(make_run, open_page, tmp_path):
     run = make_run(tmp_path / "one")
-    page = open_page(run, page="inspector", image=3, query=5, layer=7, colour="score")
-    assert [box(page, key).value for key in ("image", "query", "layer", "colour")] == [
+    page = open_page(run, page="inspector", image=3, query=5, layer=7, color="score")
+    assert [box(page, key).value for key in ("image", "query", "layer", "color")] == [
         3,
         5,
         7,
@@ -94,17 +96,17 @@ def test_an_address_brings_back_image_query_and_layer(make_run, open_page, tmp_p
         {"image": 99},
         {"image": "../../etc"},
         {"image": -4, "query": 99, "layer": 0},
-        {"image": 10**30, "query": "<b>", "layer": "x", "colour": "1; DROP"},
+        {"image": 10**30, "query": "<b>", "layer": "x", "color": "1; DROP"},
     ],
 )
-def test_an_address_of_what_is_not_there_shows_the_worst(make_run, open_page, tmp_path, state):
+def test_invalid_url_shows_the_default(make_run, open_page, tmp_path, state):
     run = make_run(tmp_path / "one", seed=5)
-    page, usual = (open_page(run, page="inspector", **given) for given in (state, {}))
-    assert tiles(page) == tiles(usual)
+    page, default = (open_page(run, page="inspector", **url) for url in (state, {}))
+    assert tiles(page) == tiles(default)
     assert not page.error
 
 
-def test_another_image_starts_at_its_worst_query(make_run, open_page, tmp_path):
+def test_another_image_resets_query_and_layer(make_run, open_page, tmp_path):
     page = open_page(make_run(tmp_path / "one"), page="inspector", image=3, query=5, layer=7)
     box(page, "image").set_value(4).run()
     assert page.query_params == {"image": "4"}
@@ -112,81 +114,81 @@ def test_another_image_starts_at_its_worst_query(make_run, open_page, tmp_path):
 
 
 def section(page, layer):
-    """Captions of the section of a layer: its words, and that of each picture."""
+    """Return the captions of the attention section: the text, and that of each image."""
     captions = [caption.value for caption in page.caption]
-    first = next(k for k, text in enumerate(captions) if f"ayer {layer} reads the" in text)
-    last = captions.index(f"What it predicts from that: {SYMBOLS[layer]}")
+    first = next(k for k, text in enumerate(captions) if f"ayer {layer} attends" in text)
+    last = captions.index(f"Prediction of layer {layer}: {SYMBOLS[layer]}")
     return captions[first : last + 1]
 
 
 @pytest.mark.parametrize("query", [2, 5])
-def test_a_layer_shows_the_attention_that_was_kept(make_run, open_page, tmp_path, query):
+def test_saved_attention_is_shown(make_run, open_page, tmp_path, query):
     run = make_run(tmp_path / "one")
     page = open_page(run, page="inspector", image=4, query=query, layer=3)
     rows = pq.read_table(run / "attention").to_pylist()
     (row,) = (r for r in rows if (r["image_id"], r["layer"], r["query"]) == (4, 3, query))
-    words, mask, weights, _ = section(page, 3)
-    assert "a grid of 12 x 16 cells" in words and "--save-attention" not in words
+    text, mask, weights, _ = section(page, 3)
+    assert "a grid of 12 x 16 cells" in text and "--save-attention" not in text
     share = rle.decode(row["counts"], 12, 16).mean()
-    where = "everywhere" if share == 1 else f"{100 * share:.1f} % of the cells"
+    where = "everywhere" if share == 1 else f"{100 * share:.1f}% of the cells"
     assert mask == f"Attention mask of layer 3: {where}"
-    assert f"{100 * 255 * row['step']:.2g} % of the weight" in weights
+    assert f"{100 * 255 * row['step']:.2g}% per cell" in weights
 
 
 @pytest.mark.parametrize("gone", ["folder", "query"])
-def test_without_attention_the_mask_of_the_layer_before_is_shown(
-    make_run, open_page, tmp_path, gone
-):
+def test_without_saved_attention_the_previous_mask_is_shown(make_run, open_page, tmp_path, gone):
     run = make_run(tmp_path / "one")
     if gone == "folder":
         shutil.rmtree(run / "attention")
     else:
         change(run, lambda table: table.filter(pc.field("query") != 5))
     page = open_page(run, page="inspector", image=4, query=5, layer=3)
-    words, mask, _ = section(page, 3)
-    assert "--save-attention" in words and "mpdiag.record" in words and "everywhere" in words
+    text, mask, _ = section(page, 3)
+    assert "--save-attention" in text and "mpdiag.record" in text and "everywhere" in text
     assert "M²" in mask
     assert not page.error
 
 
-def test_a_family_without_attention_masks_shows_its_weights(make_run, open_page, tmp_path):
+def test_model_without_attention_masks_shows_its_weights(make_run, open_page, tmp_path):
     run = make_run(tmp_path / "one")
     place = ATTENTION.names.index("counts")
     none = pa.nulls(pq.read_table(run / "attention").num_rows, pa.binary())
     change(run, lambda table: table.set_column(place, "counts", none))
-    words, weights, _ = section(open_page(run, page="inspector", image=4, layer=3), 3)
-    assert "no attention masks" in words
-    assert "cross-attention" in weights
+    text, weights, _ = section(open_page(run, page="inspector", image=4, layer=3), 3)
+    assert "no attention masks" in text
+    assert "Cross-attention" in weights
 
 
-def test_broken_attention_is_told_beside_all_else(make_run, open_page, tmp_path):
+def test_damaged_attention_is_an_error_beside_the_rest(make_run, open_page, tmp_path):
     run = make_run(tmp_path / "one")
     place = ATTENTION.names.index("height")
     heights = pa.array([999] * pq.read_table(run / "attention").num_rows, pa.int32())
     change(run, lambda table: table.set_column(place, "height", heights))
     page = open_page(run, page="inspector", image=4, query=5)
     assert r"the attention of image 4\, query 5 is broken" in page.error[0].value
-    assert any("differ in most cells" in caption.value for caption in page.caption)
+    assert any("as in the paper's Figure 1" in caption.value for caption in page.caption)
 
 
 def change(run, edit):
-    """Write a run's attention anew, as `edit` changes it."""
+    """Rewrite a run's attention after `edit`."""
     (file,) = (run / "attention").glob("*.parquet")
     pq.write_table(edit(pq.read_table(file)), file)
 
 
-def test_failure_pairs_lead_to_their_query_and_layer(make_run, open_page, tmp_path):
+def test_largest_changes_link_to_their_query_and_layer(make_run, open_page, tmp_path):
     run = make_run(tmp_path / "one")
     page = open_page(run, page="inspector", image=4)
     links = [link.proto.query_string for link in page.get("page_link")]
     assert 1 <= len(links) <= 4
     for link in links:
         state = dict(part.split("=") for part in link.split("&"))
-        row = rows_of(run, 4, int(state["query"]))[int(state["layer"])]
-        assert row["iou_prev"] < 0.5
+        rows = rows_of(run, 4, int(state["query"]))
+        ious = [row["iou_prev"] for row in rows[1:] if row["area"] and row["area_prev"]]
+        assert rows[-1]["matched_gt"] >= 0
+        assert rows[int(state["layer"])]["iou_prev"] == min(ious)
 
 
-def test_an_image_without_objects_is_ordinary(make_run, open_page, tmp_path):
+def test_image_without_gt(make_run, open_page, tmp_path):
     page = open_page(make_run(tmp_path / "one"), page="inspector", image=1)
     assert any("no ground truth" in caption.value for caption in page.caption)
     assert not page.dataframe
@@ -198,7 +200,7 @@ def test_any_number_of_layers_is_shown(make_run, open_page, tmp_path, layers):
     assert len(tiles(page)) == layers + 1
 
 
-def test_a_run_without_masks_says_what_to_do(make_run, open_page, tmp_path):
+def test_run_without_saved_masks(make_run, open_page, tmp_path):
     run = make_run(tmp_path / "one")
     shutil.rmtree(run / "masks")
     page = open_page(run, page="inspector")
@@ -207,7 +209,7 @@ def test_a_run_without_masks_says_what_to_do(make_run, open_page, tmp_path):
     assert len(page.get("plotly_chart")) == 2
 
 
-def test_a_missing_picture_is_told_and_the_masks_still_show(make_run, open_page, tmp_path):
+def test_missing_image_is_a_warning(make_run, open_page, tmp_path):
     run = make_run(tmp_path / "one")
     shutil.rmtree(run / "thumbnails")
     page = open_page(run, page="inspector")
@@ -215,7 +217,7 @@ def test_a_missing_picture_is_told_and_the_masks_still_show(make_run, open_page,
     assert len(tiles(page)) == 10
 
 
-def test_a_broken_mask_is_an_error_on_the_page(make_run, open_page, tmp_path):
+def test_damaged_mask_is_an_error(make_run, open_page, tmp_path):
     run = make_run(tmp_path / "one")
     file = next((run / "masks").glob("*.parquet"))
     table = pq.read_table(file)
@@ -226,7 +228,7 @@ def test_a_broken_mask_is_an_error_on_the_page(make_run, open_page, tmp_path):
     assert "masks" in page.error[0].value
 
 
-def test_names_from_files_are_shown_as_they_are(make_run, open_page, tmp_path):
+def test_names_from_files_are_escaped(make_run, open_page, tmp_path):
     hostile = [{"category_id": k, "name": "<b>*x*</b> $y$", "isthing": True} for k in (1, 2, 3)]
     page = open_page(make_run(tmp_path / "one", classes=hostile), page="inspector")
     for lines in tiles(page):

@@ -1,4 +1,4 @@
-"""The page Live: an uploaded image through a small model, and what it refuses."""
+"""The Live page: an uploaded image, a small model, and invalid input."""
 
 import io
 import subprocess
@@ -19,7 +19,7 @@ from mpdiag.models import Mask2Former
 def checkpoint(tmp_path_factory, small_config):
     torch.manual_seed(0)
     model = Mask2Former(small_config)
-    with torch.no_grad():  # masks of all sizes, not the near-empty ones of a fresh model
+    with torch.no_grad():  # the masks of a new model are nearly empty
         model.pixel_decoder.mask_features.weight.mul_(4)
     path = tmp_path_factory.mktemp("checkpoint") / "model.pth"
     save_checkpoint(path, model)
@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory, small_config):
 
 @pytest.fixture
 def local(monkeypatch):
-    """As `mpdiag dashboard` serves: on this machine alone. Images are not made larger."""
+    """A local server, as `mpdiag dashboard` starts it. Images are not enlarged."""
     monkeypatch.setattr(st, "get_option", {"server.address": "localhost"}.get)
     monkeypatch.setattr("mpdiag.checkpoints.loading.SHORT_SIDE", 64)
 
@@ -45,42 +45,44 @@ def upload(page, data, name="photo.png"):
     return page
 
 
-def test_an_image_is_shown_layer_by_layer(make_run, open_page, tmp_path, checkpoint, local):
+def test_all_layers_of_an_image_are_shown(make_run, open_page, tmp_path, checkpoint, local):
     pixels, data = photo()
     page = open_page(make_run(tmp_path / "one"), page="live")
-    assert "Name a checkpoint" in page.info[0].value
+    assert "Enter a checkpoint" in page.info[0].value
     page.text_input[0].set_value(str(checkpoint)).run()
     upload(page, data)
     assert not page.exception and not page.error
-    found = live_model.predict(live_model.load(str(checkpoint)), pixels)
+    predictions = live_model.predict(live_model.load_model(str(checkpoint)), pixels)
     assert len(page.get("image")) == 5
     table = page.dataframe[0].value
-    assert table["Query"].tolist() == found.queries.tolist()
-    assert table["Score, %"].tolist() == pytest.approx(100 * found.scores[-1])
-    page.selectbox(key="widget of query").set_value(int(found.queries[3])).run()
+    assert table["Query"].tolist() == predictions.queries.tolist()
+    assert table["Score, %"].tolist() == pytest.approx(100 * predictions.scores[-1])
+    page.selectbox(key="widget-query").set_value(int(predictions.queries[3])).run()
     lines = [c.value.split("  \n") for c in page.caption if c.value.startswith("**M")]
     for layer, (_, iou, predicted) in enumerate(lines):
-        expected = f"IoU {100 * found.iou[layer - 1, 3]:.1f} %" if layer else "first"
-        assert iou == expected or np.isnan(found.iou[layer - 1, 3])
-        assert predicted == f"class {found.labels[layer, 3]} {found.scores[layer, 3]:.2f}"
+        expected = f"IoU {100 * predictions.iou[layer - 1, 3]:.1f}%" if layer else "first layer"
+        assert iou == expected or np.isnan(predictions.iou[layer - 1, 3])
+        assert (
+            predicted == f"class {predictions.labels[layer, 3]} {predictions.scores[layer, 3]:.2f}"
+        )
 
 
-def test_predictions_are_those_of_the_model(checkpoint, local):
+def test_predictions_match_the_model(checkpoint, local):
     pixels, _ = photo()
-    loaded = live_model.load(str(checkpoint))
-    found = live_model.predict(loaded, pixels)
+    loaded = live_model.load_model(str(checkpoint))
+    predictions = live_model.predict(loaded, pixels)
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     with torch.inference_mode():
         output = loaded.model([image]).matching
     classes, masks = output.class_logits[-1, 0], output.mask_logits[-1, 0]
     scores = classes.softmax(-1)[:, :-1].max(-1).values
     order = scores.argsort(descending=True)
-    assert found.queries.tolist() == order.tolist()
-    assert np.array_equal(found.masks[-1], (masks[order] > 0).numpy())
-    assert found.miou_l.shape == (4,)
+    assert predictions.queries.tolist() == order.tolist()
+    assert np.array_equal(predictions.masks[-1], (masks[order] > 0).numpy())
+    assert predictions.miou_l.shape == (4,)
 
 
-def test_the_checkpoint_given_at_the_start_is_there(
+def test_checkpoint_of_the_command_line_is_the_default(
     make_run, open_page, tmp_path, checkpoint, local, monkeypatch
 ):
     run = make_run(tmp_path / "one")
@@ -93,7 +95,7 @@ def test_the_checkpoint_given_at_the_start_is_there(
     assert len(page.get("image")) == 5
 
 
-def test_only_a_local_server_lets_a_path_be_typed(make_run, open_page, tmp_path, monkeypatch):
+def test_only_a_local_server_accepts_a_path(make_run, open_page, tmp_path, monkeypatch):
     for served in ("0.0.0.0", None, "192.0.2.7"):
         monkeypatch.setattr(st, "get_option", {"server.address": served}.get)
         page = open_page(make_run(tmp_path / str(served)), page="live")
@@ -102,7 +104,7 @@ def test_only_a_local_server_lets_a_path_be_typed(make_run, open_page, tmp_path,
 
 
 @pytest.mark.parametrize("text", ["nowhere.pth", "/etc/passwd", "<b>", "\0"])
-def test_what_is_no_checkpoint_is_one_sentence(make_run, open_page, tmp_path, local, text):
+def test_invalid_checkpoint_is_an_error(make_run, open_page, tmp_path, local, text):
     page = open_page(make_run(tmp_path / "one"), page="live")
     page.text_input[0].set_value(text).run()
     upload(page, photo()[1])
@@ -110,7 +112,7 @@ def test_what_is_no_checkpoint_is_one_sentence(make_run, open_page, tmp_path, lo
     assert "<" not in page.error[0].value.replace(r"\<", "")
 
 
-def test_a_checkpoint_with_code_in_it_is_refused(make_run, open_page, tmp_path, local):
+def test_code_in_a_checkpoint_is_not_executed(make_run, open_page, tmp_path, local):
     import pickle
 
     class Evil:
@@ -125,14 +127,14 @@ def test_a_checkpoint_with_code_in_it_is_refused(make_run, open_page, tmp_path, 
     assert not (tmp_path / "ran").exists()
 
 
-def test_what_is_no_image_is_one_sentence(make_run, open_page, tmp_path, checkpoint, local):
+def test_invalid_image_is_an_error(make_run, open_page, tmp_path, checkpoint, local):
     page = open_page(make_run(tmp_path / "one"), page="live")
     page.text_input[0].set_value(str(checkpoint)).run()
-    upload(page, b"\x89PNG no more", "<i>a</i>.png")
-    assert r"\<i\>a\<\/i\>\.png can\'t be read as an image" in page.error[0].value
+    upload(page, b"\x89PNG truncated", "<i>a</i>.png")
+    assert r"\<i\>a\<\/i\>\.png\: not a readable image" in page.error[0].value
 
 
-def test_torch_waits_until_a_model_runs():
+def test_torch_is_not_imported_before_a_model_runs():
     code = "import sys, apps.dashboard; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -1,9 +1,11 @@
+"""The Overview page."""
+
 import json
 
 import pytest
 from plotly.io import from_json
 
-KEYS = ("miou_l", "miou_l_empty0", "miou_l_empty1", "miou_l_matched")
+from mpdiag.store import LAYER_METRICS
 
 
 def traces(page):
@@ -20,7 +22,7 @@ def layers(run):
     return json.loads((run / "summary.json").read_text())["layers"]
 
 
-def test_the_curves_of_all_runs_stand_beside_the_papers(make_run, open_page, tmp_path):
+def test_curves_of_all_runs_and_of_the_paper(make_run, open_page, tmp_path):
     runs = [make_run(tmp_path / "one", seed=1), make_run(tmp_path / "two", part="piloted")]
     page = open_page(*runs)
     shown = traces(page)
@@ -36,42 +38,55 @@ def test_the_curves_of_all_runs_stand_beside_the_papers(make_run, open_page, tmp
     assert len(areas(page)) == 2 * 2
 
 
-def test_the_papers_figures_can_be_switched_off(make_run, open_page, tmp_path):
+def test_paper_curves_can_be_hidden(make_run, open_page, tmp_path):
     page = open_page(make_run(tmp_path / "one"))
-    page.toggle(key="widget of paper").set_value(False).run()
+    page.toggle(key="widget-paper").set_value(False).run()
     assert list(traces(page)) == ["one, matching part"]
     assert page.dataframe[0].value["Model"].tolist() == ["one, matching part"] * 2
     assert page.query_params == {"paper": "0"}
 
 
-def test_the_intervals_can_be_switched_off(make_run, open_page, tmp_path):
+def test_intervals_can_be_hidden(make_run, open_page, tmp_path):
     page = open_page(make_run(tmp_path / "one"), bands=0)
     assert not areas(page)
-    page.toggle(key="widget of bands").set_value(True).run()
+    page.toggle(key="widget-bands").set_value(True).run()
     assert len(areas(page)) == 2
     assert not page.query_params
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_the_convention_for_empty_pairs_moves_the_curve(make_run, open_page, tmp_path, key):
+@pytest.mark.parametrize("metric", ["miou_l_empty1", "best_iou"])
+def test_metrics_can_be_selected(make_run, open_page, tmp_path, metric):
     run = make_run(tmp_path / "one")
     page = open_page(run)
-    page.selectbox(key="widget of empty").set_value(key).run()
-    assert traces(page)["one, matching part"] == pytest.approx([100 * x[key] for x in layers(run)])
-    assert len(areas(page)) == (2 if key == "miou_l" else 1)
-    assert open_page(run, empty=key).dataframe[0].value.equals(page.dataframe[0].value)
+    page.multiselect(key="widget-metrics").set_value([metric]).run()
+    assert page.query_params == {"metrics": metric}
+    assert list(traces(page)) == ["one, matching part"]
+    last_layers = traces(page)["one, matching part"][-9:]
+    assert last_layers == pytest.approx([100 * layer[metric] for layer in layers(run)])
+    assert f"**{LAYER_METRICS[metric].label}**" in page.caption[1].value
+    assert open_page(run, metrics=metric).dataframe[0].value.equals(page.dataframe[0].value)
+    page.multiselect(key="widget-metrics").set_value([]).run()
+    assert page.multiselect(key="widget-metrics").value == ["miou_l", "util"]
 
 
-def test_the_facts_are_those_of_the_chosen_run(make_run, open_page, tmp_path):
+def test_every_metric_is_offered_with_its_meaning(make_run, open_page, tmp_path):
+    page = open_page(make_run(tmp_path / "one"), metrics="~".join(LAYER_METRICS))
+    box = page.multiselect(key="widget-metrics")
+    assert box.options == [metric.label for metric in LAYER_METRICS.values()]
+    assert "Higher is better." in box.help and "Lower is better." in box.help
+    assert page.dataframe[0].value["Model"].tolist().count("one, matching part") == len(box.options)
+
+
+def test_facts_of_the_selected_run(make_run, open_page, tmp_path):
     runs = [make_run(tmp_path / name, images=n) for name, n in (("one", 4), ("two", 3))]
     page = open_page(*runs)
     facts = page.table[0].value
     assert r"4 with 6 objects" in facts.loc["Images"].iloc[0]
-    page.selectbox(key="widget of run").set_value("two-matching-part").run()
+    page.selectbox(key="widget-run").set_value("two-matching-part").run()
     assert r"3 with 3 objects" in page.table[0].value.loc["Images"].iloc[0]
 
 
-def test_a_run_of_no_images_is_ordinary(make_run, open_page, tmp_path):
+def test_run_without_images(make_run, open_page, tmp_path):
     page = open_page(make_run(tmp_path / "one", images=0))
     assert "0 with 0 objects" in page.table[0].value.loc["Images"].iloc[0]
     assert not areas(page)

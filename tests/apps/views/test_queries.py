@@ -1,4 +1,4 @@
-"""The page Queries against loops over the rows."""
+"""The Queries page against loops over the rows."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from plotly.io import from_json
 
-from apps import activity, elements
+from apps import query_usage
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def matches(run, layer):
 
 
 @pytest.mark.parametrize("layer", [0, 9])
-def test_a_bar_for_each_query_counts_its_matches(run, open_page, layer):
+def test_bars_count_the_matches_of_each_query(run, open_page, layer):
     page = open_page(run, page="queries", layer=layer)
     bars = figures(page)[0].data[0]
     assert bars.x == tuple("012345")
@@ -43,29 +43,29 @@ def test_a_bar_for_each_query_counts_its_matches(run, open_page, layer):
     assert table["Matches"].tolist() == matches(run, layer)
 
 
-def test_the_order_of_the_bars_and_the_chosen_query(run, open_page):
+def test_sort_order_and_selected_query(run, open_page):
     page = open_page(run, page="queries")
     busiest = int(np.argmax(matches(run, 9)))
-    assert page.selectbox(key="widget of query").value == busiest
-    page.selectbox(key="widget of order").set_value("matches").run()
+    assert page.selectbox(key="widget-query").value == busiest
+    page.selectbox(key="widget-order").set_value("matches").run()
     assert list(figures(page)[0].data[0].y) == sorted(matches(run, 9), reverse=True)
-    page.selectbox(key="widget of query").set_value(4).run()
+    page.selectbox(key="widget-query").set_value(4).run()
     assert page.query_params == {"order": "matches", "query": "4"}
-    page.selectbox(key="widget of layer").set_value(2).run()
+    page.selectbox(key="widget-layer").set_value(2).run()
     assert page.header[0].value == "Query 4 in M²"
 
 
-def test_a_query_fires_where_its_masks_lie(run, open_page):
+def test_map_of_mask_centers(run, open_page):
     page = open_page(run, page="queries", query=2, layer=5)
-    expected = np.zeros((activity.BINS, activity.BINS), dtype=int)
+    expected = np.zeros((query_usage.BINS, query_usage.BINS), dtype=int)
     for row in rows(run, "queries"):
         if (row["query"], row["layer"]) == (2, 5) and row["area"]:
-            x, y = (int(row[f"center_{axis}"] * activity.BINS) for axis in "xy")
+            x, y = (int(row[f"center_{axis}"] * query_usage.BINS) for axis in "xy")
             expected[y, x] += 1
     assert np.array_equal(figures(page)[1].data[0].z, expected)
 
 
-def test_the_gt_that_a_query_matches(run, open_page):
+def test_matched_gt_of_a_query(run, open_page):
     page = open_page(run, page="queries", query=2, layer=9)
     gt = {(row["image_id"], row["gt"]): row for row in rows(run, "targets")}
     own = [
@@ -73,41 +73,31 @@ def test_the_gt_that_a_query_matches(run, open_page):
         for row in rows(run, "queries")
         if (row["query"], row["layer"]) == (2, 9) and row["matched_gt"] >= 0
     ]
-    expected = np.zeros((activity.BINS, activity.BINS), dtype=int)
+    expected = np.zeros((query_usage.BINS, query_usage.BINS), dtype=int)
     for target, _ in own:
         x, y, width, height = target["bbox"]
         across, down = (x + width / 2) / 128, (y + height / 2) / 96
-        expected[int(down * activity.BINS), int(across * activity.BINS)] += 1
+        expected[int(down * query_usage.BINS), int(across * query_usage.BINS)] += 1
     assert np.array_equal(figures(page)[2].data[0].z, expected)
     table = page.dataframe[0].value.set_index("Class")["Matches"].to_dict()
     names = ("disc", "square", "star")
     assert table == Counter(names[target["label"]] for target, _ in own)
     best = sorted((iou for _, iou in own), reverse=True)[:6]
     labels = [link.proto.label for link in page.get("page_link")]
-    assert labels == [f"IoU {100 * iou:.1f} %" for iou in best]
+    assert labels == [f"IoU {100 * iou:.1f}%" for iou in best]
 
 
-def test_a_run_without_centres_says_so(run, open_page):
+def test_run_without_mask_centers(run, open_page):
     for file in (run / "queries").glob("*.parquet"):
         pq.write_table(pq.read_table(file).drop_columns(["center_x", "center_y"]), file)
     header = (run / "run.json").read_text()
     (run / "run.json").write_text(header.replace('"schema_version": 3', '"schema_version": 2'))
     page = open_page(run, page="queries")
-    assert "analyse it again" in page.info[0].value
+    assert "no mask centers" in page.info[0].value
     assert len(figures(page)) == 2
 
 
 @pytest.mark.parametrize("state", [{"query": "77"}, {"layer": "-1"}, {"query": "../x", "order": 3}])
-def test_what_is_no_option_shows_the_default(run, open_page, state):
+def test_invalid_url_shows_the_default(run, open_page, state):
     page = open_page(run, page="queries", **state)
     assert page.header[0].value == f"Query {int(np.argmax(matches(run, 9)))} in M⁹"
-
-
-def test_a_click_on_a_point_is_told(monkeypatch):
-    told = []
-    monkeypatch.setattr(elements, "figure", lambda *_, on_select, **__: on_select())
-    key = "figure bars"
-    for points in ([{"x": "3"}], []):
-        monkeypatch.setattr(elements.st, "session_state", {key: {"selection": {"points": points}}})
-        elements.clickable(None, "bars", told.append)
-    assert told == [{"x": "3"}]

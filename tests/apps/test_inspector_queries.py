@@ -1,19 +1,20 @@
-import itertools
+"""The rows of one image against the Parquet files."""
+
 import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from apps import rows
-from apps.runs import open_all
+from apps.inspector_queries import QueryLayer, read_image, worst_images
+from apps.runs import open_runs
 from mpdiag.errors import RunError
 
 
 @pytest.fixture
 def loaded(make_run, tmp_path):
     path = make_run(tmp_path / "run", images=5, queries=6, layers=4, seed=3)
-    return open_all([str(path)])[0][0]
+    return open_runs([str(path)])[0][0]
 
 
 def rows_in(loaded, folder):
@@ -21,27 +22,26 @@ def rows_in(loaded, folder):
 
 
 def rewrite(loaded, folder, change):
-    """The run opened anew, with the rows of `folder` changed."""
+    """Open the run again after changing the rows of `folder`."""
     file = next((loaded.run.path / folder).glob("*.parquet"))
     table = pq.read_table(file)
     pq.write_table(pa.Table.from_pylist(change(table.to_pylist()), table.schema), file)
     shutil.rmtree(loaded.run.path / "aggregates", ignore_errors=True)
     loaded.run.path.joinpath("run.json").touch()
-    return open_all([str(loaded.run.path)])[0][0]
+    return open_runs([str(loaded.run.path)])[0][0]
 
 
-def test_a_querys_layers_are_its_rows(loaded):
-    names = ("iou_prev", "matched_gt", "best_gt", "best_gt_iou", "label", "score", "area")
+def test_layers_of_a_query_match_its_rows(loaded):
     expected = [
-        rows.Layer(row["layer"], *(row[name] for name in names))
+        QueryLayer(**{name: row[name] for name in QueryLayer.__slots__})
         for row in sorted(rows_in(loaded, "queries"), key=lambda row: row["layer"])
         if (row["image_id"], row["query"]) == (4, 1)
     ]
-    assert rows.read(loaded.run, 4).layers(1) == expected
+    assert read_image(loaded.run, 4).layers(1) == expected
 
 
-def test_targets_name_and_size_are_those_of_the_image(loaded):
-    image = rows.read(loaded.run, 4)
+def test_targets_name_and_size_match_the_rows(loaded):
+    image = read_image(loaded.run, 4)
     expected = [row for row in rows_in(loaded, "targets") if row["image_id"] == 4]
     assert image.targets["gt"].tolist() == [row["gt"] for row in expected]
     assert [list(q) for q in image.targets["matched_query"]] == [
@@ -53,17 +53,17 @@ def test_targets_name_and_size_are_those_of_the_image(loaded):
         row["height"],
         row["width"],
     )
-    assert image.kept == set(range(6))
+    assert image.saved == set(range(6))
 
 
-def test_an_image_that_the_run_has_not_is_none_and_missing_rows_are_an_error(loaded):
-    assert rows.read(loaded.run, 99) is None
-    fewer = rewrite(loaded, "queries", lambda all_rows: all_rows[:-1])
+def test_unknown_image_is_none_and_missing_rows_are_an_error(loaded):
+    assert read_image(loaded.run, 99) is None
+    incomplete = rewrite(loaded, "queries", lambda rows: rows[:-1])
     with pytest.raises(RunError, match="image 5"):
-        rows.read(fewer.run, 5)
+        read_image(incomplete.run, 5)
 
 
-def test_the_worst_query_comes_first_and_kept_ones_before_others(loaded):
+def test_queries_are_ranked_by_saved_masks_then_lowest_iou(loaded):
     loaded = rewrite(
         loaded,
         "masks",
@@ -75,46 +75,31 @@ def test_the_worst_query_comes_first_and_kept_ones_before_others(loaded):
         known = lowest.get(row["query"], (2, 0))
         if row["image_id"] == 4 and iou is not None and iou < known[0]:
             lowest[row["query"]] = iou, row["layer"]
-    worst = rows.read(loaded.run, 4).worst()
+    ranked = read_image(loaded.run, 4).rank_queries()
     order = sorted(lowest, key=lambda query: (query not in (1, 4), lowest[query][0], query))
-    assert worst["query"].tolist() == order
-    assert worst["kept"].tolist() == [True, True, False, False, False, False]
-    for row in worst.to_dict("records"):
+    assert ranked["query"].tolist() == order
+    assert ranked["saved"].tolist() == [True, True, False, False, False, False]
+    for row in ranked.to_dict("records"):
         assert (row["iou"], row["layer"]) == lowest[row["query"]]
 
 
-def test_failure_pairs_are_those_that_differ_in_most_cells(loaded):
-    run = loaded.run
-    image = rows.read(run, 4)
-    differing = {}
-    for query in range(6):
-        masks = run.masks(4, query)
-        for layer, (before, now) in enumerate(itertools.pairwise(masks), start=1):
-            union = (before | now).sum()
-            if union and (before & now).sum() / union < 0.5:
-                differing.setdefault(query, []).append((-(before ^ now).sum(), query, layer))
-    expected = sorted(min(found) for found in differing.values())[:3]
-    found = image.failures(3)
-    assert list(zip(found["query"], found["layer"], strict=True)) == [key[1:] for key in expected]
-
-
-def test_images_with_kept_masks_are_offered_by_badness(loaded):
+def test_worst_images_are_ordered_by_change_score(loaded):
     loaded = rewrite(
         loaded,
         "masks",
-        lambda masks: [{**row, "badness": 10.0 * row["image_id"] % 7} for row in masks],
+        lambda masks: [{**row, "change_score": 10.0 * row["image_id"] % 7} for row in masks],
     )
     order = sorted(range(1, 6), key=lambda image: -(10 * image % 7))
-    assert rows.worst_images(loaded)["image_id"].tolist() == order
+    assert worst_images(loaded)["image_id"].tolist() == order
 
 
-def test_without_masks_images_are_offered_by_their_miou_l(loaded):
+def test_worst_images_without_masks_are_ordered_by_miou_l(loaded):
     loaded = rewrite(loaded, "masks", lambda masks: [])
     ious = {image: [] for image in range(1, 6)}
     for row in rows_in(loaded, "queries"):
         if row["iou_prev"] is not None:
             ious[row["image_id"]].append(row["iou_prev"])
     order = sorted(ious, key=lambda image: sum(ious[image]) / len(ious[image]))
-    found = rows.worst_images(loaded)
-    assert found["image_id"].tolist() == order
-    assert found["miou_l"].iloc[0] == pytest.approx(sum(ious[order[0]]) / len(ious[order[0]]))
+    worst = worst_images(loaded)
+    assert worst["image_id"].tolist() == order
+    assert worst["miou_l"].iloc[0] == pytest.approx(sum(ious[order[0]]) / len(ious[order[0]]))

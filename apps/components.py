@@ -1,0 +1,142 @@
+"""Building blocks of the pages: figures and tables with downloads, messages, header and footer."""
+
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+from PIL import Image
+
+from apps import formatting, url_state
+from reports.formatting import UNAVAILABLE, escape_formula
+from reports.mask_images import RgbImage
+
+FIGURE_FORMATS = ("svg", "png")
+ROW_HEIGHT = 30
+"""Height of a table row in pixels."""
+
+
+def page_header(title: str, description: str) -> None:
+    """Show the title of a page and one sentence that describes it."""
+    st.title(title, anchor=False)
+    st.caption(description)
+
+
+def figure(chart: go.Figure, name: str, **options: Any) -> Any:
+    """Show a figure with a camera button that saves it as `name`, as PNG or SVG.
+
+    The page footer selects the format. `options` go to `st.plotly_chart`.
+    """
+    image_format = url_state.get_option("figures", FIGURE_FORMATS)
+    config = {
+        "displaylogo": False,
+        "displayModeBar": True,
+        "modeBarButtons": [["toImage"]],
+        "toImageButtonOptions": {
+            "format": image_format,
+            "filename": formatting.slugify(name),
+            "scale": 2,
+        },
+    }
+    return st.plotly_chart(chart, config=config, **options)
+
+
+def clickable_figure(
+    chart: go.Figure, name: str, on_click: Callable[[Mapping[str, Any]], None], **options: Any
+) -> None:
+    """Show a `figure` that calls `on_click` with the clicked point before the page runs again.
+
+    The point is Plotly's: x, y, and customdata if the trace has some.
+    """
+    key = f"figure {name}"
+
+    def on_select() -> None:
+        points = st.session_state[key]["selection"]["points"]
+        if points:
+            on_click(points[0])
+
+    figure(chart, name, key=key, on_select=on_select, selection_mode="points", **options)
+
+
+def table(frame: pd.DataFrame, name: str, *, precision: int = 1, **options: Any) -> None:
+    """Show a table with a button that saves it as CSV; `options` go to `st.dataframe`."""
+    defaults: dict[str, Any] = {
+        "hide_index": True,
+        "row_height": ROW_HEIGHT,
+        "height": "content",
+        "placeholder": UNAVAILABLE,
+    }
+    st.dataframe(frame.style.format(precision=precision), **{**defaults, **options})
+    download_button("csv", to_csv(frame), name, "text/csv")
+
+
+def to_csv(frame: pd.DataFrame) -> bytes:
+    """Return the table as CSV with escaped formulas, since names come from untrusted files."""
+    safe = frame.map(escape_formula).rename(columns=escape_formula)
+    # pandas quotes cells that contain a character of the line terminator.
+    return safe.to_csv(index=False, lineterminator="\r\n").encode()
+
+
+def download_image(draw: Callable[[], RgbImage], name: str) -> None:
+    """Show a button that saves the image that `draw` returns as PNG."""
+
+    def data() -> bytes:
+        stream = io.BytesIO()
+        Image.fromarray(draw()).save(stream, "PNG")
+        return stream.getvalue()
+
+    download_button("png", data, name, "image/png")
+
+
+def download_button(
+    extension: str, data: bytes | Callable[[], bytes], name: str, mime: str
+) -> None:
+    """Show a small button that saves `data`, or what it returns; the page does not run again.
+
+    `name` is the file name without extension, and must be unique on the page.
+    """
+    st.download_button(
+        extension.upper(),
+        data,
+        file_name=f"{formatting.slugify(name)}.{extension}",
+        mime=mime,
+        key=f"download {name}.{extension}",
+        on_click="ignore",
+        type="tertiary",
+        icon=":material/download:",
+    )
+
+
+def show_error(error: Exception) -> None:
+    """Show an error that the user can fix."""
+    st.error(formatting.escape_markdown(str(error)), icon=":material/error:")
+
+
+def show_unexpected_error(error: Exception) -> None:
+    """Show an error that no page handles: damaged rows of a run, or a bug."""
+    text = formatting.escape_markdown(f"{type(error).__name__}: {error}"[:300])
+    st.error(
+        f"Unexpected error on this page ({text}). If the run directory is damaged, run the "
+        "analysis again. Otherwise this is a bug in mpdiag: see the server log for details.",
+        icon=":material/error:",
+    )
+
+
+def show_empty(message: str) -> None:
+    """Explain why there is nothing to show and what to do; `message` is Markdown."""
+    st.info(message, icon=":material/info:")
+
+
+def page_footer() -> None:
+    """Show how to share the page and in which format figures are saved."""
+    st.divider()
+    text, select = st.columns([5, 1], vertical_alignment="center")
+    text.caption(
+        "To share this view, copy the URL: it restores the same view for the same runs. "
+        "To save a figure, click the camera above it."
+    )
+    url_state.selectbox(
+        "Figure format", "figures", FIGURE_FORMATS, container=select, format_func=str.upper
+    )

@@ -1,0 +1,138 @@
+"""SQL queries of the Inspector page: the rows of one image."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from apps.runs import LoadedRun, cached
+from mpdiag.errors import RunError
+from mpdiag.store import Run
+
+MAX_IMAGES = 100
+
+_IMAGES_BY_SCORE = """
+SELECT image_id, file_name, iou AS miou_l FROM (
+    SELECT image_id, max(change_score) AS change_score FROM masks
+    WHERE kind = 'query' AND layer = 0 GROUP BY image_id
+)
+JOIN images USING (image_id)
+LEFT JOIN (
+    SELECT image_id, sum(iou) / nullif(sum(pairs), 0) AS iou FROM image_layers GROUP BY image_id
+) USING (image_id)
+ORDER BY change_score DESC NULLS LAST, iou NULLS LAST, image_id LIMIT ?
+"""
+
+_IMAGES_BY_MIOU_L = """
+SELECT image_id, file_name, iou AS miou_l FROM images
+LEFT JOIN (
+    SELECT image_id, sum(iou) / nullif(sum(pairs), 0) AS iou FROM image_layers GROUP BY image_id
+) USING (image_id)
+ORDER BY iou NULLS LAST, image_id LIMIT ?
+"""
+
+_QUERIES = """
+SELECT query, layer, iou_prev, matched_gt, matched_gt_iou, best_gt, best_gt_iou, label, score, area
+FROM queries WHERE image_id = ? ORDER BY query, layer
+"""
+
+_TARGETS = "SELECT gt, label, matched_query FROM targets WHERE image_id = ? ORDER BY gt"
+
+_SAVED = "SELECT index FROM masks WHERE image_id = ? AND kind = 'query' AND layer = 0"
+
+
+@dataclass(frozen=True, slots=True)
+class QueryLayer:
+    """The prediction of a query in one layer."""
+
+    layer: int
+    iou_prev: float | None
+    """IoU with the mask of the layer before; None for layer 0, and if both masks are empty."""
+    matched_gt: int
+    """Index of the matched GT, or -1."""
+    best_gt: int
+    """Index of the GT with the highest IoU, or -1."""
+    best_gt_iou: float | None
+    label: int
+    """Predicted class."""
+    score: float
+    area: int | None
+    """Number of cells of the mask; None if the prediction is not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class InspectorImage:
+    """The rows of one image."""
+
+    image_id: int
+    file_name: str
+    height: int
+    width: int
+    queries: pd.DataFrame
+    """One row per query and layer 0..L, with columns of the `queries` table."""
+    targets: pd.DataFrame
+    """One row per GT: gt, label, matched_query (a list over layers 0..L)."""
+    saved: frozenset[int]
+    """Queries whose masks are saved in the run."""
+
+    def layers(self, query: int) -> list[QueryLayer]:
+        """Return the predictions of a query in layers 0..L."""
+        table = self.queries[self.queries["query"] == query][list(QueryLayer.__slots__)]
+        table = table.astype(object)
+        return [
+            QueryLayer(*row) for row in table.where(table.notna(), None).itertuples(index=False)
+        ]
+
+    def rank_queries(self) -> pd.DataFrame:
+        """Return one row per query, lowest IoU first: query, iou, layer, saved.
+
+        `iou` is the lowest IoU of masks in adjacent layers, `layer` the later of the two; both are
+        null if the query has no IoU. Queries with saved masks come first.
+        """
+        known = self.queries.dropna(subset="iou_prev")
+        lowest = known.loc[
+            known.groupby("query")["iou_prev"].idxmin(), ["query", "iou_prev", "layer"]
+        ]
+        ranked = pd.DataFrame({"query": self.queries["query"].unique()}).merge(lowest, how="left")
+        ranked["saved"] = ranked["query"].isin(self.saved)
+        ranked = ranked.rename(columns={"iou_prev": "iou"})
+        return ranked.sort_values(
+            ["saved", "iou", "query"], ascending=[False, True, True], na_position="last"
+        ).reset_index(drop=True)
+
+
+def read_image(run: Run, image_id: int) -> InspectorImage | None:
+    """Read all rows of an image; None if the run has no such image.
+
+    Raises:
+        RunError: rows are missing.
+    """
+    images = run.query(
+        "SELECT file_name, height, width FROM images WHERE image_id = ?",
+        [image_id],
+        image_id=image_id,
+    )
+    if images.empty:
+        return None
+    file_name, height, width = images.iloc[0]
+    queries = run.query(_QUERIES, [image_id], image_id=image_id)
+    targets = run.query(_TARGETS, [image_id], image_id=image_id)
+    depth = run.num_layers + 1
+    if not (queries.groupby("query")["layer"].count() == depth).all() or not all(
+        len(matches) == depth for matches in targets["matched_query"]
+    ):
+        raise RunError(f"{run.path}: rows of image {image_id} are missing; run the analysis again")
+    saved = frozenset(run.query(_SAVED, [image_id])["index"].tolist())
+    return InspectorImage(
+        image_id, str(file_name), int(height), int(width), queries, targets, saved
+    )
+
+
+@cached
+def worst_images(loaded: LoadedRun) -> pd.DataFrame:
+    """Return up to MAX_IMAGES images for the Inspector: image_id, file_name, miou_l.
+
+    These are the images with saved masks, highest change score first. If the run has no saved
+    masks, all images count, lowest mIoU-L first.
+    """
+    by_score = loaded.run.query(_IMAGES_BY_SCORE, [MAX_IMAGES])
+    return loaded.run.query(_IMAGES_BY_MIOU_L, [MAX_IMAGES]) if by_score.empty else by_score

@@ -1,0 +1,217 @@
+"""Keep the state of each page in its URL, so that a copied link restores the same view.
+
+The URL is the source of truth and widgets follow it: a widget's callback writes its value to the
+URL, then the page runs again. Default values are not written. URLs are untrusted: a value counts
+only if it is one of the options that the page offers, otherwise the page uses its default.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from apps.runs import LoadedRun
+
+T = TypeVar("T")
+_PAGES = "registered pages"
+_LAST_RUN = "last run"
+SEPARATOR = "~"
+
+
+def get_option(key: str, options: Sequence[T], default: T | None = None) -> T:
+    """Return the option that the URL has under `key`, else `default`, else the first option."""
+    value = st.query_params.get(key)
+    fallback = options[0] if default is None else default
+    return next((option for option in options if str(option) == value), fallback)
+
+
+def get_int(key: str) -> int | None:
+    """Return the integer that the URL has under `key`. The page must check that it is valid."""
+    text = st.query_params.get(key, "")
+    return int(text) if text.isascii() and text.removeprefix("-").isdigit() else None
+
+
+def update(**state: object) -> None:
+    """Write values to the URL as one step of the browser history; None removes a key."""
+    before = st.query_params.to_dict()
+    merged = {**before, **{key: str(value) for key, value in state.items() if value is not None}}
+    after = {key: text for key, text in merged.items() if state.get(key, text) is not None}
+    if after != before:
+        st.query_params.from_dict(after)
+
+
+def selectbox(
+    label: str,
+    key: str,
+    options: Sequence[T],
+    *,
+    container: DeltaGenerator | None = None,
+    default: T | None = None,
+    format_func: Callable[[T], str] = str,
+    resets: Sequence[str] = (),
+    help: str | None = None,
+) -> T:
+    """Show `st.selectbox` for the URL key `key`; a change removes the keys `resets`."""
+    value = get_option(key, options, default)
+    fallback = options[0] if default is None else default
+    widget = _sync_widget(key, value)
+
+    def store() -> None:
+        chosen = st.session_state[widget]
+        update(**{key: None if chosen == fallback else chosen}, **dict.fromkeys(resets))
+
+    (container or st).selectbox(
+        label, options, format_func=format_func, key=widget, on_change=store, help=help
+    )
+    return value
+
+
+def multiselect(
+    label: str,
+    key: str,
+    options: Sequence[T],
+    *,
+    container: DeltaGenerator | None = None,
+    default: Sequence[T] = (),
+    format_func: Callable[[T], str] = str,
+    resets: Sequence[str] = (),
+    placeholder: str = "all",
+    help: str | None = None,
+) -> list[T]:
+    """Show `st.multiselect` for the URL key `key`; an empty selection means `default`."""
+    parts = st.query_params.get(key, "").split(SEPARATOR)
+    values = [option for option in options if str(option) in parts] or list(default)
+    widget = _sync_widget(key, values)
+
+    def store() -> None:
+        chosen = st.session_state[widget]
+        text = None if chosen == list(default) else SEPARATOR.join(map(str, chosen))
+        update(**{key: text or None}, **dict.fromkeys(resets))
+
+    (container or st).multiselect(
+        label,
+        options,
+        format_func=format_func,
+        key=widget,
+        on_change=store,
+        placeholder=placeholder,
+        help=help,
+    )
+    return values
+
+
+def range_slider(
+    label: str,
+    key: str,
+    low: int,
+    high: int,
+    *,
+    container: DeltaGenerator | None = None,
+    unit: str = "",
+    resets: Sequence[str] = (),
+) -> tuple[int, int]:
+    """Show a slider with two ends for the URL key `key`; the full range is the default."""
+    value = _parse_range(st.query_params.get(key, ""), low, high)
+    widget = _sync_widget(key, value)
+
+    def store() -> None:
+        ends = st.session_state[widget]
+        text = None if tuple(ends) == (low, high) else SEPARATOR.join(map(str, ends))
+        update(**{key: text}, **dict.fromkeys(resets))
+
+    (container or st).slider(label, low, high, key=widget, on_change=store, format=f"%d{unit}")
+    return value
+
+
+def toggle(
+    label: str,
+    key: str,
+    *,
+    default: bool = False,
+    container: DeltaGenerator | None = None,
+    help: str | None = None,
+) -> bool:
+    """Show `st.toggle` for the URL key `key`, stored as 1 or 0."""
+    value = get_option(key, [int(default), int(not default)]) == 1
+    widget = _sync_widget(key, value)
+
+    def store() -> None:
+        chosen = st.session_state[widget]
+        update(**{key: None if chosen == default else int(chosen)})
+
+    (container or st).toggle(label, key=widget, on_change=store, help=help)
+    return value
+
+
+def pagination(key: str, page: int, pages: int) -> None:
+    """Show buttons to the previous and next of `pages` pages; nothing for a single page."""
+    if pages <= 1:
+        return
+    previous, middle, following = st.columns([1, 6, 1], vertical_alignment="center")
+    previous.button(
+        "Previous", disabled=page == 1, on_click=lambda: update(**{key: page - 1}), width="stretch"
+    )
+    middle.caption(f"Page {page:,} of {pages:,}", text_alignment="center")
+    following.button(
+        "Next", disabled=page == pages, on_click=lambda: update(**{key: page + 1}), width="stretch"
+    )
+
+
+def select_run(runs: Sequence[LoadedRun], *, container: DeltaGenerator | None = None) -> LoadedRun:
+    """Show a select box of the runs and return the selected one.
+
+    All pages share the selection. With several runs the URL always names one.
+    """
+    by_slug = {loaded.slug: loaded for loaded in runs}
+    last = st.session_state.get(_LAST_RUN)
+    if len(runs) > 1 and st.query_params.get("run") not in by_slug:
+        update(run=last if last in by_slug else runs[0].slug)
+    value = get_option("run", list(by_slug))
+    widget = _sync_widget("run", value)
+    (container or st).selectbox(
+        "Run",
+        list(by_slug),
+        format_func=lambda slug: by_slug[slug].name,
+        key=widget,
+        on_change=lambda: update(run=st.session_state[widget]),
+    )
+    st.session_state[_LAST_RUN] = value
+    return by_slug[value]
+
+
+def register_pages(pages: Mapping[str, Any]) -> None:
+    """Register the dashboard's pages for `page_link`: URL path -> Streamlit page."""
+    st.session_state[_PAGES] = dict(pages)
+
+
+def page_link(
+    page: str,
+    label: str,
+    *,
+    container: DeltaGenerator | None = None,
+    icon: str | None = None,
+    help: str | None = None,
+    **state: object,
+) -> None:
+    """Show a link to a page with the given URL state; `label` is Markdown."""
+    query = {key: str(value) for key, value in state.items() if value is not None}
+    (container or st).page_link(
+        st.session_state[_PAGES][page], label=label, icon=icon, help=help, query_params=query
+    )
+
+
+def _sync_widget(key: str, value: object) -> str:
+    """Set the widget of a URL key to the URL's value and return the widget's key."""
+    widget = f"widget-{key}"
+    if st.session_state.get(widget, ...) != value:
+        st.session_state[widget] = value
+    return widget
+
+
+def _parse_range(text: str, low: int, high: int) -> tuple[int, int]:
+    parts = text.split(SEPARATOR)
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        return low, high
+    first, last = sorted(min(max(int(part), low), high) for part in parts)
+    return first, last
