@@ -1,4 +1,4 @@
-"""Checkpoint files of several origins -> architecture and weights, and back; runs no code."""
+"""Read and write checkpoints of mpdiag, detectron2 and transformers without running their code."""
 
 from mpdiag.checkpoints.loading import LoadedCheckpoint, load_checkpoint
 from mpdiag.checkpoints.opening import load_model

@@ -1,4 +1,4 @@
-"""What a checkpoint is: form, family, architecture and the size of its parts; loads no code."""
+"""Describe a checkpoint: format, family, architecture and size of its parts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from mpdiag.checkpoints.architecture import backbone_config_of, family_name
+from mpdiag.checkpoints.contents import CheckpointContents
 from mpdiag.checkpoints.hub import local_path
 from mpdiag.checkpoints.loading import (
-    CheckpointContents,
     build_model,
     check_weights_fit,
-    read_contents,
     interpret_weights,
+    read_contents,
 )
 from mpdiag.checkpoints.reading import Weights, read_weights
 from mpdiag.checkpoints.transformers_directory import is_transformers_directory
@@ -21,18 +21,20 @@ from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.models.backbones import build_backbone
 from mpdiag.models.swin import is_swin, swin_shape
 
+PARTS = ("backbone", "pixel_decoder", "decoder")
+
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What `mpdiag info` shows.
+    """What `mpdiag info` prints.
 
     Attributes:
         path: the file of weights.
-        format: the kind of file and whose names it uses.
+        format: format of the file.
         family: Mask2Former, MP-Former, or "backbone" for an ImageNet backbone alone.
-        architecture: settings and their values, in words, in reading order.
-        trained_with: what recipe, config or file tell beyond the architecture.
-        parameters: number of trainable parameters of each part.
+        architecture: settings of the architecture, for display.
+        trained_with: what recipe, config or file say about the training, for display.
+        parameters: number of parameters of each part.
     """
 
     path: Path
@@ -43,7 +45,7 @@ class Description:
     parameters: dict[str, int]
 
     def rows(self) -> list[tuple[str, str]]:
-        """Everything as (what, value), parts last; for a table of two columns."""
+        """Return everything as (name, value), for a table of two columns."""
         sizes = {part: f"{count:,} parameters" for part, count in self.parameters.items()}
         sizes["all parts"] = f"{sum(self.parameters.values()):,} parameters"
         return [
@@ -57,107 +59,105 @@ class Description:
 
 
 def describe(path: str | Path, config: str | Path | None = None) -> Description:
-    """Describe a checkpoint, or an ImageNet backbone; the model is not run.
+    """Describe a checkpoint or an ImageNet backbone without running it.
 
     Args:
-        path: what `load_checkpoint` reads, or a backbone's file.
+        path: a checkpoint that `load_checkpoint` reads, or the file of a backbone.
         config: a detectron2 YAML, as for `load_checkpoint`.
 
     Raises:
-        CheckpointError, ConfigError: as `load_checkpoint`; a checkpoint that does not fit its
-            architecture has no description.
+        CheckpointError, ConfigError: as for `load_checkpoint`.
     """
     path, config = local_path(path), None if config is None else Path(config)
     if path.is_dir() and is_transformers_directory(path):
-        opened = read_contents(path, config)
+        contents = read_contents(path, config)
     else:
-        found = read_weights(path)
-        if all(name.startswith("backbone.") for name in found.weights):
-            return _describe_backbone(found)
-        opened = interpret_weights(found, config)
+        weights = read_weights(path)
+        if all(name.startswith("backbone.") for name in weights.weights):
+            return _describe_backbone(weights)
+        contents = interpret_weights(weights, config)
     with torch.device("meta"):
-        model = build_model(opened.config)
-    check_weights_fit(opened.weights, model)
-    parts = ("backbone", "pixel_decoder", "decoder")
+        model = build_model(contents.config)
+    check_weights_fit(contents.weights, model)
     return Description(
-        path=opened.weights.path,
-        format=opened.weights.format,
-        family=family_name(opened.config),
-        architecture=_backbone_words(opened.config.backbone) | _words(opened.config),
-        trained_with=_training_words(opened),
-        parameters={part.replace("_", " "): _size(model.get_submodule(part)) for part in parts},
+        path=contents.weights.path,
+        format=contents.weights.format,
+        family=family_name(contents.config),
+        architecture=_backbone_settings(contents.config.backbone)
+        | _model_settings(contents.config),
+        trained_with=_training_settings(contents),
+        parameters={part.replace("_", " "): _size(model.get_submodule(part)) for part in PARTS},
     )
 
 
-def _describe_backbone(found: Weights) -> Description:
-    config = backbone_config_of(found.weights, str(found.path))
+def _describe_backbone(weights: Weights) -> Description:
+    config = backbone_config_of(weights.weights, str(weights.path))
     with torch.device("meta"):
         model, _ = build_backbone(config)
     return Description(
-        path=found.path,
-        format=found.format,
+        path=weights.path,
+        format=weights.format,
         family="backbone",
-        architecture=_backbone_words(config),
+        architecture=_backbone_settings(config),
         trained_with={},
         parameters={"backbone": _size(model)},
     )
 
 
-def _backbone_words(config: BackboneConfig) -> dict[str, str]:
+def _backbone_settings(config: BackboneConfig) -> dict[str, str]:
     if is_swin(config):
         shape = swin_shape(config)
         return {
             "backbone": config.name,
             "backbone width": f"{shape.embed_dim} at stride 4",
-            "backbone blocks": f"{_listed(shape.depths)}, with {_listed(shape.num_heads)} heads",
+            "backbone blocks": f"{_joined(shape.depths)}, with {_joined(shape.num_heads)} heads",
             "backbone window": str(shape.window_size),
         }
-    words = {"backbone": config.name}
+    settings = {"backbone": config.name}
     if config.channels is not None:
-        words["backbone width"] = f"{_listed(config.channels)}, stem {config.stem_channels}"
-    return words | {"backbone norm": config.norm}
+        settings["backbone width"] = f"{_joined(config.channels)}, stem {config.stem_channels}"
+    return settings | {"backbone norm": config.norm}
 
 
-def _words(config: ModelConfig) -> dict[str, str]:
+def _model_settings(config: ModelConfig) -> dict[str, str]:
     return {
         "classes": str(config.num_classes),
         "queries": str(config.num_queries),
-        "channels": f"{config.hidden_dim}, of mask features {config.mask_dim}",
+        "channels": f"{config.hidden_dim}, mask features {config.mask_dim}",
         "heads": str(config.num_heads),
         "pixel decoder layers": (
             f"{config.encoder_layers}, feed-forward {config.encoder_feedforward_dim}, "
             f"{config.encoder_points} points"
         ),
         "decoder layers": f"{config.decoder_layers}, feed-forward {config.feedforward_dim}",
-        "query positions": "learnt" if config.query_position else "none",
+        "query positions": "learned" if config.query_position else "none",
         "class embeddings": "yes, for the MP part" if config.label_embedding else "none",
     }
 
 
-def _training_words(opened: CheckpointContents) -> dict[str, str]:
-    words: dict[str, Any] = {"config": opened.config_path}
-    if opened.recipe is not None:
-        words["method"] = opened.recipe.method
-    iteration = opened.weights.extra.get("iteration")
-    words["iteration"] = iteration if isinstance(iteration, int) else None
-    training_info = opened.training_info
-    if training_info is not None:
-        loss = training_info.loss
-        if opened.recipe is not None or opened.config_path is not None:
-            words["costs"] = (
+def _training_settings(contents: CheckpointContents) -> dict[str, str]:
+    settings: dict[str, Any] = {"config": contents.config_path}
+    if contents.recipe is not None:
+        settings["method"] = contents.recipe.method
+    iteration = contents.weights.extra.get("iteration")
+    settings["iteration"] = iteration if isinstance(iteration, int) else None
+    info = contents.training_info
+    if info is not None:
+        loss = info.loss
+        if contents.recipe is not None or contents.config_path is not None:
+            settings["costs"] = (
                 f"class {loss.class_weight:g}, mask {loss.mask_weight:g}, dice {loss.dice_weight:g}"
             )
-        words["no-object weight"] = f"{loss.no_object_weight:g}"
-        words["image size"] = (
-            f"{training_info.short_side}, at most {training_info.long_side}" if training_info.short_side else None
-        )
-        words["data set"] = training_info.dataset
-        if training_info.things is not None:
-            words["classes by kind"] = f"{training_info.things} things, {training_info.stuff} stuff"
-    return {name: str(value) for name, value in words.items() if value is not None}
+        settings["no-object weight"] = f"{loss.no_object_weight:g}"
+        if info.short_side:
+            settings["image size"] = f"{info.short_side}, at most {info.long_side}"
+        settings["data set"] = info.dataset
+        if info.things is not None:
+            settings["classes by kind"] = f"{info.things} things, {info.stuff} stuff"
+    return {name: str(value) for name, value in settings.items() if value is not None}
 
 
-def _listed(values: tuple[int, ...]) -> str:
+def _joined(values: tuple[int, ...]) -> str:
     return "-".join(map(str, values))
 
 

@@ -16,6 +16,7 @@ from mpdiag.checkpoints.detectron2_yaml import (
     abbreviate,
     get,
     is_detectron2_config,
+    read_detectron2_config,
 )
 from mpdiag.config import LossConfig, ModelConfig, parse
 from mpdiag.errors import ConfigError
@@ -79,6 +80,21 @@ def find_config(checkpoint: Path) -> Path | None:
         if named:
             return named[0] if is_detectron2_config(named[0]) else None
     return found[0] if len(found) == 1 and is_detectron2_config(found[0]) else None
+
+
+def apply_detectron2_config(
+    path: Path, config: ModelConfig, num_sampling_points: int, no_object_weight: float | None
+) -> tuple[ModelConfig, TrainingInfo]:
+    """Read a YAML and return `config` with its settings, and loss, image size and data set.
+
+    Raises:
+        ConfigError: see `update_model_config` and `training_info_of`.
+    """
+    values, source = read_detectron2_config(path), str(path)
+    return (
+        update_model_config(values, config, num_sampling_points, source),
+        training_info_of(values, source, no_object_weight),
+    )
 
 
 def update_model_config(

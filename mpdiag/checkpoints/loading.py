@@ -12,11 +12,9 @@ from mpdiag.checkpoints.checksums import files_sha256
 from mpdiag.checkpoints.contents import CheckpointContents, CheckpointMetadata
 from mpdiag.checkpoints.detectron2_config import (
     TrainingInfo,
+    apply_detectron2_config,
     find_config,
-    training_info_of,
-    update_model_config,
 )
-from mpdiag.checkpoints.detectron2_yaml import read_detectron2_config
 from mpdiag.checkpoints.hub import local_path
 from mpdiag.checkpoints.official_keys import EMPTY_WEIGHT, PIXEL_MEAN, PIXEL_STD
 from mpdiag.checkpoints.reading import Weights, read_weights
@@ -111,18 +109,17 @@ def interpret_weights(weights: Weights, config: Path | None = None) -> Checkpoin
     if "model" in own and config is None:
         return _converted_contents(weights, own)
     model = _with_pixel_statistics(model_config_of(weights.weights, source), weights)
-    no_object, info = _no_object_weight(weights), None
-    config = config or find_config(weights.path)
-    if config is not None:
-        values = read_detectron2_config(config)
+    no_object = _no_object_weight(weights)
+    contents = CheckpointContents(weights, model, classes=own.get("classes"))
+    contents.config_path = config or find_config(weights.path)
+    if contents.config_path is not None:
         points = num_sampling_points(weights.weights)
-        model = update_model_config(values, model, points, str(config))
-        info = training_info_of(values, str(config), no_object)
+        contents.config, contents.training_info = apply_detectron2_config(
+            contents.config_path, model, points, no_object
+        )
     elif no_object is not None:
-        info = TrainingInfo(LossConfig(no_object_weight=no_object))
-    return CheckpointContents(
-        weights, model, classes=own.get("classes"), config_path=config, training_info=info
-    )
+        contents.training_info = TrainingInfo(LossConfig(no_object_weight=no_object))
+    return contents
 
 
 def build_model(config: ModelConfig) -> Mask2Former:

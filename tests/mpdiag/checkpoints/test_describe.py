@@ -1,4 +1,4 @@
-"""`mpdiag info`: what a file is, and how large its parts are, without running it."""
+"""Descriptions of checkpoints (`mpdiag info`)."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from mpdiag.errors import CheckpointError
 from mpdiag.models import Mask2Former
 
 
-def test_a_checkpoint(tmp_path: Path, small_model: Mask2Former) -> None:
+def test_checkpoint(tmp_path: Path, small_model: Mask2Former) -> None:
     path = tmp_path / "model.pth"
     save_checkpoint(path, small_model, iteration=12)
     found = describe(path)
@@ -29,7 +29,7 @@ def test_a_checkpoint(tmp_path: Path, small_model: Mask2Former) -> None:
     assert found.rows()[-1] == ("all parts", f"{sum(found.parameters.values()):,} parameters")
 
 
-def test_our_own_and_others_families(tmp_path: Path, small_config: ModelConfig) -> None:
+def test_families_and_recipe(tmp_path: Path, small_config: ModelConfig) -> None:
     path = tmp_path / "model.pth"
     config = small_config.model_copy(
         update={
@@ -50,17 +50,17 @@ def test_our_own_and_others_families(tmp_path: Path, small_config: ModelConfig) 
     assert own.architecture["backbone window"] == "3"
 
 
-def test_an_imagenet_backbone(tmp_path: Path) -> None:
-    theirs = torchvision.models.resnet50()
-    torch.save(theirs.state_dict(), tmp_path / "R-50.pth")
+def test_imagenet_backbone(tmp_path: Path) -> None:
+    backbone = torchvision.models.resnet50()
+    torch.save(backbone.state_dict(), tmp_path / "R-50.pth")
     found = describe(tmp_path / "R-50.pth")
     assert (found.family, found.architecture["backbone"]) == ("backbone", "resnet50")
-    classifier = sum(x.numel() for x in theirs.fc.parameters())
-    expected = sum(x.numel() for x in theirs.parameters()) - classifier
+    classifier = sum(x.numel() for x in backbone.fc.parameters())
+    expected = sum(x.numel() for x in backbone.parameters()) - classifier
     assert found.parameters == {"backbone": expected}
 
 
-def test_what_does_not_fit_has_no_description(tmp_path: Path, small_model: Mask2Former) -> None:
+def test_checkpoint_that_does_not_fit_is_rejected(tmp_path: Path, small_model: Mask2Former) -> None:
     path = tmp_path / "model.pth"
     save_checkpoint(path, small_model)
     content = torch.load(path, weights_only=True)

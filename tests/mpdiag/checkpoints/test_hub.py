@@ -1,4 +1,4 @@
-"""Hub ids with the download mocked: nothing here reaches a network."""
+"""Hub ids, with a mocked download."""
 
 from pathlib import Path
 from typing import Any
@@ -11,41 +11,41 @@ from mpdiag.checkpoints.hub import is_hub_id, local_path
 from mpdiag.errors import CheckpointError
 
 
-def test_what_is_an_id_and_what_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_ids_and_local_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert is_hub_id("facebook/maskformer-swin-tiny-coco")
     assert not is_hub_id("models/model_final.pth")
     assert not is_hub_id(tmp_path / "model")
     assert not is_hub_id("baseline")
     (tmp_path / "runs").mkdir()
-    assert not is_hub_id("runs/baseline")  # a run that isn't there
+    assert not is_hub_id("runs/baseline")  # does not exist
     assert local_path("runs/baseline") == Path("runs/baseline")
 
 
-def test_settings_and_weights_come_and_no_code(
+def test_downloads_settings_and_weights_but_no_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, list[str]]] = []
+    requested: list[tuple[str, list[str]]] = []
 
     def download(name: str, *, allow_patterns: list[str]) -> str:
-        asked.append((name, allow_patterns))
+        requested.append((name, allow_patterns))
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     (tmp_path / "model-00001-of-00002.safetensors").touch()
     assert local_path("owner/model") == tmp_path
-    assert [name for name, _ in asked] == ["owner/model"]
-    patterns = asked[0][1]
+    assert [name for name, _ in requested] == ["owner/model"]
+    patterns = requested[0][1]
     assert "model*.safetensors" in patterns and not any("bin" in pattern for pattern in patterns)
     (tmp_path / "model-00001-of-00002.safetensors").unlink()
     assert local_path("owner/model") == tmp_path
-    assert "pytorch_model*.bin" in asked[2][1]
+    assert "pytorch_model*.bin" in requested[2][1]
     assert not any(
-        pattern.endswith("py") or pattern == "*" for _, some in asked for pattern in some
+        pattern.endswith("py") or pattern == "*" for _, some in requested for pattern in some
     )
 
 
-def test_a_hub_that_gives_nothing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> str:
         raise LocalEntryNotFoundError("Cannot find it.\nTo enable look-ups ...")
 
