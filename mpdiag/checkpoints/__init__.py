@@ -1,4 +1,4 @@
-"""Read and write checkpoints of mpdiag, detectron2 and transformers without running their code."""
+"""Read and write checkpoints of several formats; no code in them is run."""
 
 from mpdiag.checkpoints.loading import LoadedCheckpoint, load_checkpoint
 from mpdiag.checkpoints.opening import load_model

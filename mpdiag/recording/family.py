@@ -111,11 +111,7 @@ def is_instance_by_name(module: nn.Module, package: str, *names: str) -> bool:
 
 
 def family_of(model: nn.Module) -> Family:
-    """Return the family of `model`, or of the only model of a known family inside it.
-
-    Raises:
-        RecordingError: no family matches, or several modules inside `model` match one.
-    """
+    """Return the family of `model` or of a model inside it; RecordingError as `find_family`."""
     return find_family(model)[0]
 
 

@@ -57,10 +57,5 @@ HookSpecs = Mapping[str, HookSpec]
 
 def first_output(call: ModuleCall) -> Tensor:
     """Return the output of the module, or its first element if the output is a sequence."""
-    return first_tensor(call.output)
-
-
-def first_tensor(value: Any) -> Tensor:
-    """Return `value` if it is a tensor, else its first element."""
-    tensor: Tensor = value if isinstance(value, Tensor) else value[0]
+    tensor: Tensor = call.output if isinstance(call.output, Tensor) else call.output[0]
     return tensor

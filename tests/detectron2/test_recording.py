@@ -1,4 +1,4 @@
-"""The official models under the recorder, against what they return themselves."""
+"""Recordings of the official models, compared with their outputs."""
 
 import importlib
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def hooks_of(model: nn.Module) -> int:
 
 
 def recorded(model: nn.Module, inputs: Any) -> tuple[Recording, Any, dict[str, Any]]:
-    """The recording, what the model returned, and what its head did."""
+    """Return the recording, the output of the model, and the output of its head."""
     seen: list[Any] = []
     handle = model.get_submodule("sem_seg_head").register_forward_hook(
         lambda *call: seen.append(call[-1])
@@ -122,12 +122,12 @@ def test_attention(
     sampled: list[Tensor] = []
     core = module.ms_deform_attn_core_pytorch
 
-    def listening(value: Any, shapes: Any, locations: Tensor, *rest: Any) -> Tensor:
+    def spy(value: Any, shapes: Any, locations: Tensor, *rest: Any) -> Tensor:
         sampled.append(locations)
         result: Tensor = core(value, shapes, locations, *rest)
         return result
 
-    monkeypatch.setattr(module, "ms_deform_attn_core_pytorch", listening)
+    monkeypatch.setattr(module, "ms_deform_attn_core_pytorch", spy)
     names = ["cross_attention", "sampling_locations"]
     with torch.no_grad(), mpdiag.record(model, only=names) as recording:
         model(inputs)
@@ -137,7 +137,7 @@ def test_attention(
     torch.testing.assert_close(recording.sampling_locations, torch.stack(sampled))
 
 
-def test_hooks_are_gone_after_an_exception(build_official: Callable[[], nn.Module]) -> None:
+def test_hooks_are_removed_after_an_exception(build_official: Callable[[], nn.Module]) -> None:
     model = build_official().eval()
     with pytest.raises(KeyError, match="image"), mpdiag.record(model):
         model([{}])
@@ -154,11 +154,11 @@ def test_the_head_alone(
     assert torch.equal(recording.mask_logits[-1], output["pred_masks"])
 
 
-def test_another_decoder_is_refused(official_config: Any) -> None:
+def test_another_decoder_is_rejected(official_config: Any) -> None:
     official_config.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME = "StandardTransformerDecoder"
     model = importlib.import_module("detectron2.modeling").build_model(official_config)
     with (
-        pytest.raises(mpdiag.errors.RecordingError, match="of no known family"),
+        pytest.raises(mpdiag.errors.RecordingError, match="no known family"),
         mpdiag.record(model),
     ):
         pass
@@ -167,7 +167,7 @@ def test_another_decoder_is_refused(official_config: Any) -> None:
 def test_cross_attention(
     build_official: Callable[[], nn.Module], inputs: list[dict[str, Any]]
 ) -> None:
-    """torch's attention module returns the mean over its heads beside its output."""
+    """torch's attention module also returns the mean over its heads."""
     model = build_official().eval()
     means: list[Tensor] = []
     for layer in model.get_submodule("sem_seg_head.predictor.transformer_cross_attention_layers"):

@@ -5,6 +5,7 @@ these methods call: output norm, class and mask embedding, and the pixel decoder
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,17 +15,12 @@ from mpdiag.config import LossConfig
 from mpdiag.recording.assignments import dense_assignment
 from mpdiag.recording.attention_weights import masked_weights
 from mpdiag.recording.family import Family, is_instance_by_name
-from mpdiag.recording.hook_spec import (
-    HookSpec,
-    HookSpecs,
-    ModuleCall,
-    first_output,
-    first_tensor,
-)
+from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall, first_output
 from mpdiag.recording.sampling_locations import sampling_hooks, sampling_locations
 
 # Not ...LYSmooth, which mixes masks with those of the last layer and which no config uses.
 _DECODERS = ("MultiScaleMaskedTransformerDecoder", "MultiScaleMaskedTransformerDecoderMaskDN")
+Reader = Callable[[ModuleCall], Tensor]
 
 
 class OfficialMask2FormerFamily(Family):
@@ -65,12 +61,12 @@ class OfficialMask2FormerFamily(Family):
         features = head.get_submodule("pixel_decoder.mask_features")
 
         def query(call: ModuleCall) -> Tensor:
-            return first_tensor(call.args).transpose(0, 1)
+            queries: Tensor = call.args[0]
+            return queries.transpose(0, 1)
 
         def masks(call: ModuleCall) -> Tensor:
-            return torch.einsum(
-                "bqc,bchw->bqhw", first_output(call), call.required["mask_features"]
-            )
+            features = call.required["mask_features"]
+            return torch.einsum("bqc,bchw->bqhw", first_output(call), features)
 
         def visible(call: ModuleCall) -> Tensor:
             """Invert the mask, which is (B * heads, N, cells) and True where it hides a cell."""
@@ -84,23 +80,19 @@ class OfficialMask2FormerFamily(Family):
             "attention_mask": HookSpec(cross, len(cross), visible),
         }
         encoder = head.get_submodule("pixel_decoder.transformer.encoder.layers").children()
+        sampled = [layer.get_submodule("self_attn") for layer in encoder]
         attentions = [layer.get_submodule("multihead_attn") for layer in cross]
         specs = {
             "mask_features": HookSpec([features], 1, first_output),
             "cross_attention": HookSpec(
                 attentions, len(cross), lambda call: masked_weights(call)[:, :, -num_queries:]
             ),
-            **sampling_hooks(
-                [layer.get_submodule("self_attn") for layer in encoder], _sampling_locations
-            ),
+            **sampling_hooks(sampled, _sampling_locations),
         }
         for name, spec in both_parts.items():
-            specs[name] = HookSpec(
-                spec.modules, spec.num_layers, _matching_part(spec.read, num_queries), spec.requires
-            )
-            specs[f"piloted_{name}"] = HookSpec(
-                spec.modules, None, _mp_part(spec.read, num_queries), spec.requires
-            )
+            specs[name] = replace(spec, read=_matching_part(spec.read, num_queries))
+            piloted = replace(spec, num_layers=None, read=_mp_part(spec.read, num_queries))
+            specs[f"piloted_{name}"] = piloted
         return specs | (_assignment_hooks(model.get_submodule("criterion")) if whole else {})
 
 
@@ -114,16 +106,12 @@ def _sampling_locations(call: ModuleCall) -> Tensor:
     )
 
 
-def _matching_part(
-    read: Callable[[ModuleCall], Tensor], num_queries: int
-) -> Callable[[ModuleCall], Tensor]:
+def _matching_part(read: Reader, num_queries: int) -> Reader:
     """Return a reader of the last queries: (B, N, ...)."""
     return lambda call: read(call)[:, -num_queries:]
 
 
-def _mp_part(
-    read: Callable[[ModuleCall], Tensor], num_queries: int
-) -> Callable[[ModuleCall], list[Tensor]]:
+def _mp_part(read: Reader, num_queries: int) -> Callable[[ModuleCall], list[Tensor]]:
     """Return a reader of the queries before them: (B, P, ...); no layer if there are none."""
 
     def rows(call: ModuleCall) -> list[Tensor]:

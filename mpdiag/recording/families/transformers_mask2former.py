@@ -6,13 +6,7 @@ from torch import Tensor
 
 from mpdiag.recording.assignments import matcher_hooks
 from mpdiag.recording.attention_weights import masked_weights, visible_cells
-from mpdiag.recording.hook_spec import (
-    HookSpec,
-    HookSpecs,
-    ModuleCall,
-    first_output,
-    first_tensor,
-)
+from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall, first_output
 from mpdiag.recording.sampling_locations import transformers_sampling_hooks
 from mpdiag.recording.transformers_family import TransformersFamily
 
@@ -54,4 +48,5 @@ class TransformersMask2FormerFamily(TransformersFamily):
 
 
 def _query(call: ModuleCall) -> Tensor:
-    return first_tensor(call.args).transpose(0, 1)
+    queries: Tensor = call.args[0]
+    return queries.transpose(0, 1)
