@@ -7,11 +7,10 @@ of the machine.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import rich.box
 import torch
@@ -82,10 +81,6 @@ class AnalysisResults:
     analyses: dict[str, PairedTimes]
     naive: float
     mpdiag: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the results for JSON."""
-        return asdict(self)
 
 
 def bench_analysis(images: int, size: tuple[int, int], model: ModelConfig) -> AnalysisResults:

@@ -8,10 +8,9 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import rich.box
 import torch
@@ -40,10 +39,6 @@ class LoaderTiming:
     images: int
     naive: float
     mpdiag: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the timing for JSON."""
-        return asdict(self)
 
 
 def bench_loader(dataset: str, *, root: Path | None, split: str, images: int) -> list[LoaderTiming]:

@@ -8,10 +8,9 @@ import json
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import rich.box
 import torch
@@ -55,10 +54,6 @@ class PeakMemory:
     device: str
     before: int
     peak: int
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the measurement for JSON."""
-        return asdict(self)
 
 
 def measure_peak(name: str, job: Job) -> PeakMemory:

@@ -1,7 +1,7 @@
 """`mpdiag bench ops`: all backends of deformable attention at the sizes of the pixel decoder."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from rich import box
@@ -46,10 +46,6 @@ class OpsResults:
     bandwidth: float  # bytes per second of a copy
     timings: list[OpsTiming]
     unavailable: dict[str, str]
-
-    def as_json(self) -> dict[str, object]:
-        """Return the results for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from torch import Tensor
 from mpdiag.data import Sample, SegmentationDataset, padded_targets
 from mpdiag.matching import MatchingCosts, match
 from mpdiag.metrics import adjacent_overlap, utilization, valid_cells
-from mpdiag.models.mask2former import MAX_BATCH_PIXELS, batches_by_padded_size
+from mpdiag.models.mask2former import MAX_BATCH_PIXELS, batches_by_size, padded_sample_size
 from mpdiag.ops import seeded_points
 from trainers.distributed import DistributedContext
 from trainers.trainer import Trainer
@@ -39,7 +39,8 @@ class LayerMetricsMonitor:
         layers = trainer.config.model.decoder_layers + 1
         sums = torch.zeros(4, layers, dtype=torch.float64)
         device = self.distributed.device
-        for size, batch in batches_by_padded_size(self._samples, MAX_BATCH_PIXELS[device.type]):
+        max_pixels = MAX_BATCH_PIXELS[device.type]
+        for size, batch in batches_by_size(self._samples, padded_sample_size, max_pixels):
             with trainer.autocast():
                 found = model([sample.image.to(device) for sample in batch]).matching
             targets = padded_targets(batch, size, device)

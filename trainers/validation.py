@@ -8,7 +8,7 @@ from mpdiag.config import DataConfig
 from mpdiag.data import ResizeShortestEdge, Sample, SegmentationDataset
 from mpdiag.evaluation import build_evaluator
 from mpdiag.models import ImageSizes
-from mpdiag.models.mask2former import MAX_BATCH_PIXELS, batches_by_padded_size
+from mpdiag.models.mask2former import MAX_BATCH_PIXELS, batches_by_size, padded_sample_size
 from trainers.trainer import Trainer
 
 
@@ -33,7 +33,8 @@ def validate(
     indices = range(distributed.rank, len(data), distributed.world_size)
     samples = (_image_only(data, index, settings.data) for index in indices)
     done = 0
-    for size, batch in batches_by_padded_size(samples, MAX_BATCH_PIXELS[distributed.device.type]):
+    max_pixels = MAX_BATCH_PIXELS[distributed.device.type]
+    for size, batch in batches_by_size(samples, padded_sample_size, max_pixels):
         with trainer.autocast():
             found = model([sample.image.to(distributed.device) for sample in batch]).matching
         for index, sample in enumerate(batch):

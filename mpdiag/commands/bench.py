@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -73,7 +74,7 @@ def bench_ops(
     )
     out.print(ops_table(results))
     if json_file is not None:
-        replace_json(json_file, results.as_json())
+        replace_json(json_file, asdict(results))
 
 
 @bench_app.command("analyze")
@@ -94,7 +95,7 @@ def bench_analyze(
     results = bench_analysis(images, parse_size(size), ModelConfig())
     _show(analysis_table(results))
     if json_file is not None:
-        replace_json(json_file, results.as_json())
+        replace_json(json_file, asdict(results))
 
 
 @bench_app.command("loader")
@@ -113,7 +114,7 @@ def bench_loader(
     timings = run(dataset, root=root, split=split, images=images)
     _show(loader_table(timings))
     if json_file is not None:
-        replace_json(json_file, {"timings": [timing.as_json() for timing in timings]})
+        replace_json(json_file, {"timings": [asdict(timing) for timing in timings]})
 
 
 @bench_app.command("memory")
@@ -154,7 +155,7 @@ def bench_memory(
     peaks = [measure_peak(name, job) for name, job in jobs.items()]
     _show(memory_table(peaks))
     if json_file is not None:
-        replace_json(json_file, {"peaks": [peak.as_json() for peak in peaks]})
+        replace_json(json_file, {"peaks": [asdict(peak) for peak in peaks]})
 
 
 @bench_app.command("train")

@@ -72,6 +72,11 @@ def padded_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return -(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE
 
 
+def padded_sample_size(sample: Sample) -> tuple[int, int]:
+    """Return the padded (height, width) of a batch of one sample."""
+    return padded_size([(sample.image.shape[-2], sample.image.shape[-1])])
+
+
 def batches_by_size(
     items: Iterable[T], size_of: Callable[[T], tuple[int, int]], max_pixels: int
 ) -> Iterator[tuple[tuple[int, int], list[T]]]:
@@ -87,14 +92,3 @@ def batches_by_size(
     for size, group in groupby(items, key=size_of):
         while batch := list(islice(group, max(max_pixels // (size[0] * size[1]), 1))):
             yield size, batch
-
-
-def batches_by_padded_size(
-    samples: Iterable[Sample], max_pixels: int
-) -> Iterator[tuple[tuple[int, int], list[Sample]]]:
-    """Yield `batches_by_size` of samples, padded as by `Mask2Former`."""
-
-    def size_of(sample: Sample) -> tuple[int, int]:
-        return padded_size([(sample.image.shape[-2], sample.image.shape[-1])])
-
-    return batches_by_size(samples, size_of, max_pixels)

@@ -77,11 +77,9 @@ def build_noise(config: PilotConfig) -> MaskNoise:
         return no_noise
     if config.noise == "point":
         return PointNoise(config.noise_ratio, each_cell=config.variant == "official")
-    return (
-        ShiftNoise(config.noise_ratio)
-        if config.noise == "shift"
-        else ScaleNoise(config.noise_ratio)
-    )
+    if config.noise == "shift":
+        return ShiftNoise(config.noise_ratio)
+    return ScaleNoise(config.noise_ratio)
 
 
 def no_noise(masks: QueryMasks, size: Size, generators: Generators) -> Tensor:
@@ -138,16 +136,14 @@ class ShiftNoise:
     ratio: float
 
     def __call__(self, masks: QueryMasks, size: Size, generators: Generators) -> Tensor:
-        source = masks.at_prediction_stride()
-        draw = 2 * uniform_per_image(masks.counts, (*source.shape[:2], 2), generators) - 1
-        axes = []
-        for axis in (0, 1):
-            low, high = box_edges(source, axis)
+        draw = 2 * uniform_per_image(masks.counts, (*masks.gt.shape, 2), generators) - 1
+
+        def source_cells(axis: int, low: Tensor, high: Tensor, cells: Tensor) -> Tensor:
             # Towards zero, so that rounding to whole cells does not leave the box.
             shift = (draw[..., axis] * self.ratio * (high - low) / 2).trunc()
-            cells = torch.arange(source.shape[2 + axis], device=source.device)
-            axes.append(cells - shift[..., None])
-        return downsample_masks(_gather(source, axes[0], axes[1]), size)
+            return cells - shift[..., None]
+
+        return _resample(masks, size, source_cells)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +156,14 @@ class ScaleNoise:
     ratio: float
 
     def __call__(self, masks: QueryMasks, size: Size, generators: Generators) -> Tensor:
-        source = masks.at_prediction_stride()
-        draw = 2 * uniform_per_image(masks.counts, (*source.shape[:2], 1), generators) - 1
+        draw = 2 * uniform_per_image(masks.counts, (*masks.gt.shape, 1), generators) - 1
         factor = (1 + self.ratio * draw).clamp(min=1e-3)
-        axes = []
-        for axis in (0, 1):
-            low, high = box_edges(source, axis)
+
+        def source_cells(axis: int, low: Tensor, high: Tensor, cells: Tensor) -> Tensor:
             middle = ((low + high) / 2)[..., None]
-            centers = torch.arange(source.shape[2 + axis], device=source.device) + 0.5
-            axes.append(((centers - middle) / factor + middle).floor())
-        return downsample_masks(_gather(source, axes[0], axes[1]), size)
+            return ((cells + 0.5 - middle) / factor + middle).floor()
+
+        return _resample(masks, size, source_cells)
 
 
 def query_counts(gt: Tensor) -> list[int]:
@@ -211,11 +205,22 @@ def downsample_masks(masks: Tensor, size: Size) -> Tensor:
     return pooled.bool().view(*masks.shape[:-2], *size)
 
 
-def _gather(masks: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Read (B, P, h, w) masks at (B, P, h) rows and (B, P, w) columns; off outside of the map."""
+def _resample(
+    queries: QueryMasks, size: Size, source_cells: Callable[[int, Tensor, Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Move masks at the prediction stride and max-pool them to `size`; off outside of the map.
+
+    `source_cells` maps an axis, (B, P) box edges and cell indices to the (B, P, cells) indices of
+    the cells to copy.
+    """
+    masks = queries.at_prediction_stride()
     height, width = masks.shape[-2:]
+    rows, columns = (
+        source_cells(axis, *box_edges(masks, axis), torch.arange(length, device=masks.device))
+        for axis, length in enumerate((height, width))
+    )
     row_inside, column_inside = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
     at_rows = rows.long().clamp(0, height - 1)[..., None].expand_as(masks)
     at_columns = columns.long().clamp(0, width - 1)[..., None, :].expand_as(masks)
     inside = row_inside[..., None] & column_inside[..., None, :]
-    return masks.gather(2, at_rows).gather(3, at_columns) & inside
+    return downsample_masks(masks.gather(2, at_rows).gather(3, at_columns) & inside, size)

@@ -164,17 +164,10 @@ def count_pilot_queries(
     counts: Sequence[int], queries: int, variant: PilotVariant, num_groups: int | None = None
 ) -> tuple[int, int]:
     """Return how many queries `group_queries` makes: with a GT, and padding in the class loss."""
-    largest = max(counts, default=0)
-    if not largest:
-        return 0, 0
-    widths = [largest if variant == "official" else count for count in counts]
-    with_gt = [
-        count * num_groups if num_groups else min(count, queries) * max(queries // max(width, 1), 1)
-        for count, width in zip(counts, widths, strict=True)
-    ]
-    if variant == "paper":
-        return sum(with_gt), 0
-    return sum(with_gt), len(counts) * max(with_gt) - sum(with_gt)
+    generators = [torch.Generator()] * len(counts)
+    gt, _ = group_queries(counts, queries, variant, generators, num_groups)
+    with_gt = int((gt >= 0).sum())
+    return with_gt, gt.numel() - with_gt if variant == "official" else 0
 
 
 def build_pilot_inputs(

@@ -7,7 +7,7 @@ the CPU; PyTorch's grid_sample elsewhere and where these cannot run. MPDIAG_DEFO
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +17,6 @@ import torch
 
 from mpdiag.errors import DependencyError
 from mpdiag.ops.custom_operator import AttentionFunction
-from mpdiag.ops.plain_kernel import plain_ms_deform_attn
 
 log = logging.getLogger(__name__)
 
@@ -35,79 +34,52 @@ class Backend:
         name: value of MPDIAG_DEFORM_ATTN.
         description: text for `mpdiag doctor`.
         devices: device types it runs on; all if empty.
-        load: returns the function, or raises a DependencyError with the reason if it cannot.
+        loader: "module:function" in mpdiag.ops. It returns the implementation, or raises a
+            DependencyError with the reason why it is not available.
         automatic: may be selected without an explicit request.
-        supports_half: accepts float16 and bfloat16 values.
-        supports_double: accepts float64.
+        dtypes: supported dtypes of values. Half precision is converted to float32 otherwise.
     """
 
     name: str
     description: str
     devices: tuple[str, ...]
-    load: Callable[[], AttentionFunction]
+    loader: str
     automatic: bool = False
-    supports_half: bool = False
-    supports_double: bool = True
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64)
 
 
-def _from(module: str, name: str = "load") -> Callable[[], AttentionFunction]:
-    """Return a loader that imports its module when it is called."""
-
-    def load() -> AttentionFunction:
-        try:
-            imported = import_module(f"mpdiag.ops.{module}")
-        except ModuleNotFoundError as error:  # such as triton, which not every platform has
-            raise DependencyError(f"the package {error.name} is not installed") from error
-        function: AttentionFunction = getattr(imported, name)()
-        return function
-
-    return load
-
-
+_HALF_AND_FLOAT = (torch.bfloat16, torch.float16, torch.float32)
 BACKENDS = (  # in order of preference
     Backend(
         "deformops",
         "deformops' Triton kernel",
         ("cuda",),
-        _from("external_kernels", "load_deformops"),
-        automatic=True,
-        supports_half=True,
-        supports_double=False,
+        "external_kernels:load_deformops",
+        True,
+        _HALF_AND_FLOAT,
     ),
     Backend(
-        "triton",
-        "mpdiag's Triton kernel",
-        ("cuda",),
-        _from("triton_kernel"),
-        automatic=True,
-        supports_half=True,
-        supports_double=False,
+        "triton", "mpdiag's Triton kernel", ("cuda",), "triton_kernel:load", True, _HALF_AND_FLOAT
     ),
-    Backend(
-        "cpp",
-        "mpdiag's C++ kernel, compiled on first use",
-        ("cpu",),
-        _from("cpu_kernel"),
-        automatic=True,
-    ),
-    Backend("plain", "PyTorch's grid_sample", (), lambda: plain_ms_deform_attn, automatic=True),
+    Backend("cpp", "mpdiag's C++ kernel, compiled on first use", ("cpu",), "cpu_kernel:load", True),
+    Backend("plain", "PyTorch's grid_sample", (), "plain_kernel:load", True),
     Backend(
         "torch_ms_deform_attn",
         "the package torch-ms-deform-attn",
         ("cpu", "cuda", "mps"),
-        _from("external_kernels", "load_torch_ms_deform_attn"),
+        "external_kernels:load_torch_ms_deform_attn",
     ),
     Backend(
         "transformers",
         "the kernel of the Hugging Face Hub",
         ("cuda",),
-        _from("external_kernels", "load_transformers"),
+        "external_kernels:load_transformers",
     ),
     Backend(
         "original",
         "the extension MultiScaleDeformableAttention",
         ("cuda",),
-        _from("external_kernels", "load_original"),
+        "external_kernels:load_original",
     ),
 )
 
@@ -160,7 +132,7 @@ def unavailable_reason(backend: Backend, device: str, dtype: torch.dtype) -> str
 def _unsupported_reason(backend: Backend, device: str, dtype: torch.dtype) -> str | None:
     if backend.devices and device not in backend.devices:
         return f"it runs on {' and '.join(backend.devices)} only"
-    if dtype == torch.float64 and not backend.supports_double:
+    if dtype == torch.float64 and dtype not in backend.dtypes:
         return "it does not support float64"
     return None
 
@@ -168,8 +140,11 @@ def _unsupported_reason(backend: Backend, device: str, dtype: torch.dtype) -> st
 @cache
 def _load(backend: Backend) -> str | None:
     """Load a backend's function once; return why it cannot be loaded, or None."""
+    module, _, name = backend.loader.partition(":")
     try:
-        _functions[backend.name] = backend.load()
+        _functions[backend.name] = getattr(import_module(f"mpdiag.ops.{module}"), name)()
+    except ModuleNotFoundError as error:  # such as triton, which not every platform has
+        return f"the package {error.name} is not installed"
     except DependencyError as error:
         return str(error)
     return None

@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -82,26 +83,22 @@ def cache_directory() -> Path:
 
 
 def untrusted_reason(directory: Path) -> str | None:
-    """Create a directory and return why libraries in it cannot be trusted, or None.
-
-    Trusted means that only this user can write to it and that no other user can replace a parent.
-    """
+    """Create a directory; return why libraries in it cannot be trusted or written, or None."""
+    user = os.geteuid()
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         resolved = directory.resolve(strict=True)
-        state = resolved.stat()
-        if state.st_uid != os.geteuid() or state.st_mode & 0o022:
-            return f"{directory} is writable by other users"
-        if not os.access(resolved, os.W_OK):
-            return f"{directory} is not writable"
-        for parent in resolved.parents:
-            state = parent.stat()
-            sticky = state.st_mode & 0o1000  # as of /tmp: only owners may replace entries
-            if state.st_uid not in (os.geteuid(), 0) or (state.st_mode & 0o002 and not sticky):
-                return f"{parent} is writable by other users"
+        for path in (resolved, *resolved.parents):
+            owner, mode = path.stat().st_uid, path.stat().st_mode
+            if path == resolved:
+                unsafe = owner != user or mode & 0o022
+            else:  # with the sticky bit, as /tmp, only owners can replace entries
+                unsafe = owner not in (user, 0) or (mode & 0o002 and not mode & stat.S_ISVTX)
+            if unsafe:
+                return f"{path} is writable by other users"
     except OSError as error:
         return f"{directory} is not usable ({error.strerror})"
-    return None
+    return None if os.access(resolved, os.W_OK) else f"{directory} is not writable"
 
 
 def _compile(source: Path, path: Path, flags: list[str]) -> None:

@@ -39,7 +39,7 @@ def ms_deform_attn(
     compute_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     with torch.autocast(device, enabled=False):
         output = function(
-            value if backend.supports_half else value.to(compute_dtype),
+            value if dtype in backend.dtypes else value.to(compute_dtype),
             spatial_shapes,
             sampling_locations.to(compute_dtype),
             attention_weights.to(compute_dtype),

@@ -1,6 +1,7 @@
 """`mpdiag bench analyze`."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def test_analysis_and_inference_are_paired(small_config, render) -> None:
         # All three images fit one batch.
         assert len(times.inference) == len(times.analysis) == 1
         assert min(*times.inference[0], *times.analysis[0], results.naive, results.mpdiag) > 0
-    assert json.loads(json.dumps(results.as_json()))["images"] == 3
+    assert json.loads(json.dumps(asdict(results)))["images"] == 3
     text = render(analysis_table(results), width=120)
     assert "3 images of 64 x 96 on CPU" in text and "IoU and matching, naive" in text
 

@@ -1,6 +1,7 @@
 """`mpdiag bench loader`."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def test_both_forms_are_timed(coco: Path, render) -> None:
     timings = bench_loader(str(coco), root=coco.parent, split="val", images=5)
     assert [(x.form, x.images) for x in timings] == [("as annotated", 1), ("RLE", 1)]
     assert all(x.naive > 0 and x.mpdiag > 0 for x in timings)
-    assert json.loads(json.dumps(timings[0].as_json()))["form"] == "as annotated"
+    assert json.loads(json.dumps(asdict(timings[0])))["form"] == "as annotated"
     assert "speedup" in render(loader_table(timings))
     with pytest.raises(ConfigError, match="--images 0"):
         bench_loader(str(coco), root=coco.parent, split="val", images=0)

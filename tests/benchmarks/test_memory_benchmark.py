@@ -13,7 +13,7 @@ def test_peak_excludes_memory_from_before_the_job(render) -> None:
     held = np.ones(100 * 2**20, dtype=np.uint8)
     peak = measure_peak("hold", partial(partial, np.add, held, held))
     assert 99 < (peak.peak - peak.before) / 2**20 < 140
-    assert peak.before > 100 * 2**20 and peak.as_json()["job"] == "hold"
+    assert peak.before > 100 * 2**20 and peak.job == "hold"
     assert "hold (CPU)" in render(memory_table([peak]))
 
 

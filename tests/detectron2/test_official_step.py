@@ -1,4 +1,4 @@
-"""The official model as a peer of `mpdiag bench train`: it starts from our weights, and learns."""
+"""The official model in `mpdiag bench train`: it loads mpdiag's weights and trains."""
 
 from pathlib import Path
 from types import ModuleType
@@ -6,14 +6,14 @@ from types import ModuleType
 import pytest
 import torch
 
+from benchmarks.official_step import OfficialStep
 from mpdiag.config import BackboneConfig, LossConfig, ModelConfig, TrainConfig
 from mpdiag.data import Sample
 from mpdiag.errors import ConfigError
 from mpdiag.matching import Target
-from benchmarks.official_step import OfficialStep
 
 
-def recipe(**changes) -> TrainConfig:
+def build_recipe(**changes) -> TrainConfig:
     model = {
         "num_classes": 3,
         "backbone": BackboneConfig(
@@ -30,9 +30,9 @@ def recipe(**changes) -> TrainConfig:
     return TrainConfig(model=ModelConfig(**model), loss=LossConfig(num_points=64))
 
 
-def test_a_step_changes_the_weights(package: ModuleType, targets: list[Target]) -> None:
+def test_step_changes_the_weights(package: ModuleType, targets: list[Target]) -> None:
     folder = Path(package.__file__).parents[1]
-    step = OfficialStep(folder, recipe(), torch.device("cpu"))
+    step = OfficialStep(folder, build_recipe(), torch.device("cpu"))
     assert step.name.startswith("official M")
     image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
     samples = [
@@ -45,7 +45,7 @@ def test_a_step_changes_the_weights(package: ModuleType, targets: list[Target]) 
     assert sum(changed) > 0.9 * len(changed)
 
 
-def test_what_the_official_code_has_not(package: ModuleType) -> None:
+def test_unsupported_model(package: ModuleType) -> None:
     folder = Path(package.__file__).parents[1]
     with pytest.raises(ConfigError, match="encoder_feedforward_dim=1024"):
-        OfficialStep(folder, recipe(encoder_feedforward_dim=64), torch.device("cpu"))
+        OfficialStep(folder, build_recipe(encoder_feedforward_dim=64), torch.device("cpu"))
