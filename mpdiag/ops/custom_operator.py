@@ -28,57 +28,30 @@ def register_operator(name: str, forward: Forward, backward: Backward) -> Attent
     Returns:
         The operator with the arguments of `ms_deform_attn`.
     """
-
-    @torch.library.custom_op(f"mpdiag::{name}", mutates_args=())
-    def run(
-        value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
-    ) -> Tensor:
-        return forward(
-            value.contiguous(), spatial_shapes, locations.contiguous(), weights.contiguous()
-        )
-
-    @torch.library.custom_op(f"mpdiag::{name}_backward", mutates_args=())
-    def run_backward(
-        grad: Tensor,
-        value: Tensor,
-        spatial_shapes: Sequence[int],
-        locations: Tensor,
-        weights: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return backward(
-            grad.contiguous(),
-            value.contiguous(),
-            spatial_shapes,
-            locations.contiguous(),
-            weights.contiguous(),
-        )
+    run = torch.library.custom_op(f"mpdiag::{name}", forward, mutates_args=())
+    run_backward = torch.library.custom_op(f"mpdiag::{name}_backward", backward, mutates_args=())
 
     @run.register_fake
     def fake_forward(
-        value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
+        value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
     ) -> Tensor:
         batch, _, heads, channels = value.shape
         return value.new_empty(batch, locations.shape[1], heads * channels)
 
     @run_backward.register_fake
     def fake_backward(
-        grad: Tensor,
-        value: Tensor,
-        spatial_shapes: Sequence[int],
-        locations: Tensor,
-        weights: Tensor,
+        grad: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        value, locations, weights = (x.new_empty(x.shape) for x in (value, locations, weights))
-        return value, locations, weights
+        return torch.empty_like(value), torch.empty_like(locations), torch.empty_like(weights)
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        value, ctx.spatial_shapes, locations, weights = inputs
+        value, ctx.shapes, locations, weights = inputs
         ctx.save_for_backward(value, locations, weights)
 
     def call_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         value, locations, weights = ctx.saved_tensors
         grad_value, grad_locations, grad_weights = run_backward(
-            grad, value, ctx.spatial_shapes, locations, weights
+            grad.contiguous(), value, ctx.shapes, locations, weights
         )
         return grad_value, None, grad_locations, grad_weights
 
@@ -95,7 +68,7 @@ def register_operator(name: str, forward: Forward, backward: Backward) -> Attent
         value: Tensor, spatial_shapes: SpatialShapes, locations: Tensor, weights: Tensor
     ) -> Tensor:
         flat = [size for shape in spatial_shapes for size in shape]
-        output: Tensor = run(value, flat, locations, weights)
+        output: Tensor = run(value.contiguous(), flat, locations.contiguous(), weights.contiguous())
         return output
 
     return call
