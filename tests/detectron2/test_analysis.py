@@ -87,5 +87,5 @@ def test_rows_are_those_of_our_model_with_its_weights(
     header = Run.open(tmp_path / "official").header
     assert header["architecture"]["family"] == "official Mask2Former"
     assert header["settings"]["match_points"] == 64  # as its matcher has them
-    with pytest.raises(ConfigError, match="--part piloted is for models that mpdiag itself runs"):
+    with pytest.raises(ConfigError, match="--part piloted: works with models that mpdiag runs"):
         mpdiag.analyze(official, data, tmp_path / "no", part="piloted")

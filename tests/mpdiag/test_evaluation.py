@@ -1,4 +1,4 @@
-"""The judge of all tasks, against pycocotools on the annotation file and by brute force."""
+"""Evaluators of all tasks, against pycocotools on the annotation file and by brute force."""
 
 import contextlib
 import io
@@ -37,7 +37,7 @@ def add(
 
 
 def polygon(rng: np.random.Generator) -> list[float]:
-    """A quadrangle of any of the three sizes; some stick out of the image."""
+    """Return a small, medium or large quadrangle; some extend beyond the image."""
     side = float(rng.choice([9, 40, 110]))
     x, y = rng.uniform(-5, WIDTH - 20), rng.uniform(-5, HEIGHT - 20)
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * side + rng.uniform(-3, 3, (4, 2))
@@ -47,7 +47,7 @@ def polygon(rng: np.random.Generator) -> list[float]:
 
 @pytest.fixture(scope="module")
 def instances(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
-    """Polygons, crowds in RLE, areas unlike those of the masks, an object without a pixel."""
+    """Polygons, crowds in RLE, areas that differ from the masks, and an object without a pixel."""
     folder = tmp_path_factory.mktemp("coco")
     rng = np.random.default_rng(0)
     annotations: list[dict[str, Any]] = []
@@ -80,7 +80,7 @@ def instances(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
 
 
 def detections(data: SegmentationDataset, index: int) -> Detections:
-    """Masks near the GT, moved a little, and some elsewhere; scores with ties."""
+    """Return shifted GT masks and random boxes, with tied scores."""
     rng = np.random.default_rng(index + 100)
     truth = data.ground_truth(index)
     moved = [np.roll(mask.numpy(), rng.integers(-3, 4, 2), (0, 1)) for mask in truth.masks]
@@ -95,7 +95,7 @@ def detections(data: SegmentationDataset, index: int) -> Detections:
 
 
 def pycocotools_stats(data: SegmentationDataset, found: dict[int, Detections]) -> list[float]:
-    """What COCOeval says of the annotation file and a file of results, over the images found."""
+    """Evaluate a results file with COCOeval against the annotation file."""
     results = [
         {
             "image_id": data.image_ids[index],
@@ -117,7 +117,7 @@ def pycocotools_stats(data: SegmentationDataset, found: dict[int, Detections]) -
 
 
 @pytest.mark.parametrize("indices", [range(9), range(5), [7, 2, 4]], ids=["all", "limit", "some"])
-def test_ap_is_pycocotools_on_the_annotation_file(
+def test_ap_equals_pycocotools(
     instances: SegmentationDataset, indices: Any
 ) -> None:
     found = {index: detections(instances, index) for index in indices}
@@ -151,7 +151,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)
-def test_the_truth_is_perfect(roots: dict[str, Path], name: str, task: str) -> None:
+def test_gt_as_detections_is_perfect(roots: dict[str, Path], name: str, task: str) -> None:
     data = load_dataset(name, root=roots[name], task=task)
     evaluator = build_evaluator(data)
     for index in range(len(data)):
@@ -159,7 +159,7 @@ def test_the_truth_is_perfect(roots: dict[str, Path], name: str, task: str) -> N
         add(evaluator, data, index, Detections.encode(sample.masks, sample.labels))
     scores = evaluator.scores()
     if (name, task) == ("ade20k", "panoptic"):
-        # Sky that things cover is listed: a class of its own, missed.
+        # One listed segment is fully covered by things, so it is missed.
         assert scores["pq"] == pytest.approx(4 / 5)
         return
     assert scores[evaluator.primary_metric] == 1.0
@@ -167,9 +167,9 @@ def test_the_truth_is_perfect(roots: dict[str, Path], name: str, task: str) -> N
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)
-def test_nothing_found(roots: dict[str, Path], name: str, task: str) -> None:
+def test_no_detections(roots: dict[str, Path], name: str, task: str) -> None:
     if task == "semantic":
-        return  # each pixel has some class
+        return  # every pixel has a class
     data = load_dataset(name, root=roots[name], task=task)
     evaluator = build_evaluator(data)
     assert set(evaluator.scores().values()) == {None}
@@ -180,7 +180,7 @@ def test_nothing_found(roots: dict[str, Path], name: str, task: str) -> None:
 
 
 def predictions(data: SegmentationDataset, index: int) -> tuple[Tensor, Tensor, ImageSizes]:
-    """Logits of 12 queries at stride 4, roughly after the GT, of an image padded to 96 x 128."""
+    """Return logits of 12 queries near the GT, for an image padded to 96 x 128."""
     height, width = data.ground_truth(index).masks.shape[1:]
     generator = torch.Generator().manual_seed(index)
     classes = torch.randn(12, len(data.classes) + 1, generator=generator)
@@ -194,7 +194,7 @@ def predictions(data: SegmentationDataset, index: int) -> tuple[Tensor, Tensor, 
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)
-def test_shards_give_the_same_bits(roots: dict[str, Path], name: str, task: str) -> None:
+def test_merged_shards_are_bit_equal(roots: dict[str, Path], name: str, task: str) -> None:
     data = load_dataset(name, root=roots[name], task=task)
     whole, shards = build_evaluator(data), [build_evaluator(data), build_evaluator(data)]
     for index in range(len(data)):
@@ -209,7 +209,7 @@ def test_shards_give_the_same_bits(roots: dict[str, Path], name: str, task: str)
     assert 0 < (whole.scores()[whole.primary_metric] or 0) < 1
 
 
-def test_shards_that_do_not_belong_together(roots: dict[str, Path]) -> None:
+def test_shards_that_cannot_be_merged(roots: dict[str, Path]) -> None:
     data = load_dataset("cityscapes", root=roots["cityscapes"])
     evaluator = build_evaluator(data)
     add(evaluator, data, 0, evaluator.postprocess(*predictions(data, 0)))
@@ -220,7 +220,7 @@ def test_shards_that_do_not_belong_together(roots: dict[str, Path]) -> None:
         evaluator + build_evaluator(other)
 
 
-def test_found_is_the_post_processing_of_the_task(roots: dict[str, Path]) -> None:
+def test_detections_equal_postprocessing(roots: dict[str, Path]) -> None:
     root = roots["cityscapes"]
     data = load_dataset("cityscapes", root=root)
     given = predictions(data, 0)
@@ -247,8 +247,8 @@ def test_found_is_the_post_processing_of_the_task(roots: dict[str, Path]) -> Non
     assert torch.equal(found.labels[found.masks.int().argmax(0)], classes)
 
 
-def test_miou_by_brute_force(roots: dict[str, Path]) -> None:
-    """Against the label maps on disk; pixels of 255 don't count."""
+def test_miou_equals_brute_force(roots: dict[str, Path]) -> None:
+    """Compare with the label maps on disk; pixels with value 255 are ignored."""
     data = load_dataset("cityscapes", root=roots["cityscapes"], task="semantic")
     evaluator = build_evaluator(data)
     pairs = []
