@@ -1,8 +1,8 @@
-# Each command sets up .venv by itself. Another interpreter: make PYTHON=python3.12 test
+# Every command sets up .venv first. Another interpreter: make PYTHON=python3.12 test
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check format clean
 
-# The first interpreter that mpdiag runs on; a name alone is not enough, it must start.
+# The first Python >= 3.11 that starts.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$p && break; done)
@@ -19,16 +19,17 @@ help: ## list the commands
 demo: $(INSTALLED) ## train two tiny models on synthetic data, compare them layer by layer
 	$(BIN)/mpdiag demo
 
-# A process for each core, each with one torch thread: threads of two would wait for each other.
+# One process per core, one torch thread each: threads of two processes slow each other down.
 test: $(INSTALLED) ## run the tests
 	@tests/apps/install-chromium
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
-check: $(INSTALLED) ## lint, formatting, types, import directions
+check: $(INSTALLED) ## lint, formatting, types, import directions, vocabulary
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/check_language.py
 
 install: $(INSTALLED) ## set up .venv with the tested versions
 	@echo "Ready: $(BIN)/mpdiag"
