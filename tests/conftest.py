@@ -2,10 +2,11 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -14,10 +15,12 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mpdiag.config import BackboneConfig, ModelConfig
-from mpdiag.data.label_tables import ade20k_classes, cityscapes_classes
+from mpdiag.data.class_lists import ade20k_classes, cityscapes_classes
 from mpdiag.store import RunWriter, rle
+from mpdiag.store.aggregates import add_views
 from mpdiag.store.attention import pack
-from mpdiag.store.schema import ATTENTION, DETECTIONS, IMAGES, MASKS, QUERIES, TARGETS
+from mpdiag.store.database import LAYERS_VIEW, MACROS
+from mpdiag.store.schema import ATTENTION, DETECTIONS, IMAGES, MASKS, QUERIES, TABLES, TARGETS
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -34,6 +37,31 @@ def make_run() -> Callable[..., Path]:
     return _make_run
 
 
+@pytest.fixture
+def database() -> Iterator[Callable[..., duckdb.DuckDBPyConnection]]:
+    """Return a function that opens an in-memory database with the views of a run directory.
+
+    It takes table -> rows or Arrow table. Missing tables are empty, missing columns null.
+    """
+    connections = []
+
+    def connect(content: dict[str, Rows | pa.Table]) -> duckdb.DuckDBPyConnection:
+        connection = duckdb.connect()
+        connections.append(connection)
+        for name, schema in TABLES.items():
+            rows = content.get(name, [])
+            table = pa.Table.from_pylist(rows, schema) if isinstance(rows, list) else rows
+            connection.register(name, table)
+        for statement in (*MACROS, LAYERS_VIEW):
+            connection.execute(statement)
+        add_views(connection, Path("no run"))
+        return connection
+
+    yield connect
+    for connection in connections:
+        connection.close()
+
+
 @pytest.fixture(scope="session")
 def small_config() -> ModelConfig:
     """Of a model small enough to run many times."""
@@ -44,7 +72,7 @@ def small_config() -> ModelConfig:
         ),
         hidden_dim=32,
         mask_dim=16,
-        heads=4,
+        num_heads=4,
         encoder_layers=1,
         encoder_feedforward_dim=32,
         decoder_layers=4,
@@ -103,9 +131,11 @@ def _make_run(
             ),
         )
         masks = [row for table in chosen for row in table["masks"]]
-        writer.write_kept("masks", f"part-{shard:03d}", pa.Table.from_pylist(masks, MASKS))
+        writer.write_selected("masks", f"part-{shard:03d}", pa.Table.from_pylist(masks, MASKS))
         looks = [row for table in chosen for row in table["attention"]]
-        writer.write_kept("attention", f"part-{shard:03d}", pa.Table.from_pylist(looks, ATTENTION))
+        writer.write_selected(
+            "attention", f"part-{shard:03d}", pa.Table.from_pylist(looks, ATTENTION)
+        )
     for image_id in range(1, images + 1):
         writer.save_thumbnail(image_id, _thumbnail(seed * 1000 + image_id))
     if finish:
@@ -284,7 +314,7 @@ def _mask_row(image_id: int, kind: str, layer: int, index: int, mask: Bools) -> 
         "height": mask.shape[0],
         "width": mask.shape[1],
         "counts": rle.encode(mask),
-        "badness": 0.5,
+        "change_score": 0.5,
     }
 
 

@@ -73,7 +73,7 @@ def image_rows(
     valid: tuple[int, int],
     *,
     finite: Tensor | None = None,
-    fed: Tensor | None = None,
+    fed_gt: Tensor | None = None,
 ) -> ImageRows:
     """Measure one image.
 
@@ -84,7 +84,7 @@ def image_rows(
         assignment: (L + 1, N), V^i.
         valid: rows and columns of the grid that the unpadded image covers.
         finite: (L + 1, N) bool, which predictions can be measured; all if None.
-        fed: (N,) GT that each query of the MP part was fed.
+        fed_gt: (N,) GT that each query of the MP part was fed.
     """
     rows, columns = valid
     known = mask_logits.new_ones(mask_logits.shape[:2], dtype=torch.bool)
@@ -110,7 +110,7 @@ def image_rows(
         score=score.cpu(),
         finite=finite.cpu(),
         second_coverage=_second_coverage(overlap, gt_area).cpu(),
-        fed_gt_iou=None if fed is None else _iou_with(iou, fed.to(iou.device)).cpu(),
+        fed_gt_iou=None if fed_gt is None else _iou_with(iou, fed_gt.to(iou.device)).cpu(),
         center=(of_planes @ weights / area[..., None]).cpu(),
         gt_area=gt_area.cpu(),
         gt_covered=covered_by_others(gt_masks).cpu(),

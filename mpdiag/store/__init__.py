@@ -4,9 +4,19 @@ docs/run-directory.md describes every file and column, docs/metrics.md every num
 """
 
 from mpdiag.store.comparison import Comparison, compare
+from mpdiag.store.layer_metrics import LAYER_METRICS, LayerMetric
 from mpdiag.store.run import Run
 from mpdiag.store.schema import SCHEMA_VERSION
 from mpdiag.store.transitions import Thresholds
 from mpdiag.store.writer import RunWriter
 
-__all__ = ["SCHEMA_VERSION", "Comparison", "Run", "RunWriter", "Thresholds", "compare"]
+__all__ = [
+    "LAYER_METRICS",
+    "SCHEMA_VERSION",
+    "Comparison",
+    "LayerMetric",
+    "Run",
+    "RunWriter",
+    "Thresholds",
+    "compare",
+]

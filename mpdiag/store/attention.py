@@ -1,4 +1,4 @@
-"""Where a query may look, and looks, in a decoder layer: weights of cross-attention as bytes."""
+"""Stored cross-attention of a query in a decoder layer, one byte per cell."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ LEVELS = 255
 
 
 @dataclass(frozen=True, slots=True)
-class Attention:
-    """One query in one decoder layer, on the grid of the map that the layer attends to.
+class StoredAttention:
+    """Cross-attention of one query in one decoder layer, on the grid of the attended feature map.
 
     Attributes:
-        weights: (height, width) float32, averaged over heads; their sum is 1 but for rounding to
-            steps of a 255th of the highest. 0 where the query may not look.
-        mask: (height, width) bool, True where the query may look; None where the model has no
-            such masks.
-        image: rows and columns of the grid that the image covers from its upper left corner,
-            which need not be whole; beyond them is padding.
+        weights: (height, width) float32, averaged over heads; they sum to 1 up to rounding to
+            multiples of the highest weight / 255. 0 where the query may not attend.
+        mask: (height, width) bool, True where the query may attend; None if the model has no
+            attention masks.
+        image: rows and columns of the grid, from its upper left corner, that show the image; may be
+            fractions. The rest is padding.
     """
 
     weights: npt.NDArray[np.float32]
@@ -32,35 +32,36 @@ class Attention:
 
 
 def pack(weights: npt.NDArray[np.float32]) -> tuple[bytes, float]:
-    """Weights as a byte each, and what one step of a byte is worth; NaN and infinities become 0."""
+    """Return the weights as one byte each and the weight of one step; NaN and infinity become 0."""
     finite = np.nan_to_num(weights, nan=0.0, posinf=0.0, neginf=0.0)
     step = float(finite.max()) / LEVELS
     levels = finite.astype(np.float64) / (step or 1.0)
     return np.rint(levels).astype(np.uint8).tobytes(), step
 
 
-def unpack(rows: pd.DataFrame, layers: int) -> list[Attention]:
-    """Layers 1..L from the rows of one query (mpdiag.store.schema.ATTENTION), in their order.
+def unpack(rows: pd.DataFrame, layers: int) -> list[StoredAttention]:
+    """Return layers 1..L from the rows of one query (mpdiag.store.schema.ATTENTION), in order.
 
-    Raises ValueError where the rows are not these layers, or don't hold what their sizes say.
+    Raises:
+        ValueError: layers or values are missing, or the sizes do not match.
     """
     if rows["layer"].tolist() != list(range(1, layers + 1)):
         raise ValueError("layers are missing")
     return [_unpack(row) for row in rows.astype(object).to_dict("records")]
 
 
-def _unpack(row: dict[Hashable, Any]) -> Attention:
+def _unpack(row: dict[Hashable, Any]) -> StoredAttention:
     packed, counts = row["weights"], row["counts"]
     if any(pd.isna(row[name]) for name in ("height", "width", "step")):
         raise ValueError("values are missing")
     grid, step = (int(row["height"]), int(row["width"])), float(row["step"])
     image = (float(row["image_height"]), float(row["image_width"]))
     if not isinstance(packed, bytes | bytearray) or len(packed) != grid[0] * grid[1] or not packed:
-        raise ValueError("the weights are not as many as the cells")
+        raise ValueError("the number of weights is not the number of cells")
     if not 0 <= step <= 1:
-        raise ValueError("a step is no share")
+        raise ValueError("the step is not in 0..1")
     if not all(0 < part <= whole for part, whole in zip(image, grid, strict=True)):
         raise ValueError("the image is larger than the grid")
     levels = np.frombuffer(packed, np.uint8).reshape(grid)
     mask = rle.decode(bytes(counts), *grid) if isinstance(counts, bytes | bytearray) else None
-    return Attention((levels * step).astype(np.float32), mask, image)
+    return StoredAttention((levels * step).astype(np.float32), mask, image)

@@ -1,15 +1,17 @@
 """Confidence intervals by resampling images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Terms = tuple[Floats, Floats]
+"""Numerator and denominator of each of I images, (I, K) each; the value is the ratio of sums."""
 
 RESAMPLES = 1000
 LEVEL = 0.95
-_AT_ONCE = 64  # resamples that are in memory together
+_BATCH = 64  # resamples in memory at a time
 
 
 def interval(
@@ -19,27 +21,27 @@ def interval(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> tuple[Floats, Floats]:
-    """Ends of the 95% percentile interval of a statistic over resampled images.
+    """Return the ends of the 95% percentile interval of a statistic over resampled images.
 
-    Images are drawn with replacement, as many as there are (Efron and Tibshirani, An Introduction
-    to the Bootstrap, 1993, section 13.3). The same seed draws the same images for the same number
-    of them, so that the statistics of two runs over the same images are resampled in pairs.
+    Images are drawn with replacement (Efron and Tibshirani, An Introduction to the Bootstrap,
+    1993, section 13.3). The same seed and number of images give the same draws, so two runs over
+    the same images are resampled in pairs.
 
     Args:
-        images: how many there are, I.
-        statistic: from (R, I), how often each image was drawn, to (R, K) values.
+        images: number of images I.
+        statistic: function from (R, I), how often each image was drawn, to (R, K) values.
 
     Returns:
-        Lower and upper ends, (K,) each; NaN where a value is NaN in all resamples.
+        Lower and upper ends, (K,) each; NaN if a value is NaN in all resamples.
     """
     generator = np.random.default_rng(seed)
     values = []
-    for start in range(0, resamples, _AT_ONCE):
-        count = min(_AT_ONCE, resamples - start)
+    for start in range(0, resamples, _BATCH):
+        count = min(_BATCH, resamples - start)
         drawn = generator.integers(0, max(images, 1), (count, images))
         drawn += np.arange(count)[:, None] * images
-        times = np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images)
-        values.append(statistic(times.astype(np.float64)))
+        draws = np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images)
+        values.append(statistic(draws.astype(np.float64)))
     every = np.concatenate(values)
     ends = np.full((2, every.shape[1]), np.nan)
     known = ~np.isnan(every).all(0)
@@ -48,7 +50,32 @@ def interval(
     return ends[0], ends[1]
 
 
-def ratio(times: Floats, numerator: Floats, denominator: Floats) -> Floats:
-    """(R, K) ratios of sums over images, from (R, I) counts and (I, K) terms; NaN where 0 / 0."""
-    below = times @ denominator
-    return np.divide(times @ numerator, below, out=np.full_like(below, np.nan), where=below > 0)
+def ratio(draws: Floats, numerator: Floats, denominator: Floats) -> Floats:
+    """Return (R, K) ratios of sums over images, from (R, I) draws and (I, K) terms.
+
+    A ratio is NaN where its denominator is 0.
+    """
+    below = draws @ denominator
+    return np.divide(draws @ numerator, below, out=np.full_like(below, np.nan), where=below > 0)
+
+
+def stack(terms: Iterable[Terms]) -> Terms:
+    """Return the terms of several metrics as one, (I, sum of their K) each."""
+    numerators, denominators = zip(*terms, strict=True)
+    return np.hstack(numerators), np.hstack(denominators)
+
+
+def total_ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Return the (K,) ratios of sums over all images; NaN where a denominator is 0."""
+    values: Floats = ratio(np.ones((1, len(numerator))), numerator, denominator)[0]
+    return values
+
+
+def image_spread(numerator: Floats, denominator: Floats) -> Floats:
+    """Return the (K,) standard deviations of the images' own ratios; NaN below two images."""
+    known = denominator > 0
+    own = np.where(known, numerator / np.where(known, denominator, 1), 0.0)
+    count = known.sum(0)
+    mean = own.sum(0) / np.maximum(count, 1)
+    squares = np.where(known, (own - mean) ** 2, 0.0).sum(0)
+    return np.where(count > 1, np.sqrt(squares / np.maximum(count - 1, 1)), np.nan)

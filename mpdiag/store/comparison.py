@@ -1,39 +1,39 @@
-"""Two runs over the same images: paired differences, and what moved most."""
+"""Paired differences of two runs over the same images."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from mpdiag.errors import RunError
-from mpdiag.store.bootstrap import RESAMPLES, interval, ratio
-from mpdiag.store.groups import ImageSums, image_sums
+from mpdiag.store.bootstrap import RESAMPLES, Floats, Terms, interval, ratio, stack, total_ratio
+from mpdiag.store.layer_metrics import LAYER_METRICS
 from mpdiag.store.run import Run
 
-Floats = npt.NDArray[np.float64]
 TOP = 10
 _DESCRIBED = ("architecture", "method", "part", "settings")  # of run.json
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How run b differs from run a; values are fractions, differences are b - a.
+    """Differences b - a of two runs; values are as in summary.json.
 
     Attributes:
         a, b: names of the runs.
-        images: how many both have.
-        settings: what run.json tells otherwise of b than of a (architecture, method, part and
-            settings, which have dotted names): the values of a and b, None where one has none.
-        layers: one row for each metric (miou_l, util) and layer: `a`, `b`, `difference`, and `low`
-            and `high`, the ends of its 95% interval over resampled images, the same for both runs.
-        scores: AP, PQ or mIoU of the last layer, where both runs have it: `score`, `a`, `b`,
-            `difference`. No interval: such a score is no mean over images.
-        moved_images: for each metric, the images whose own value, over all layers at once, differs
-            most: `metric`, `image_id`, `file_name`, `a`, `b`, `difference`.
-        moved_classes: likewise for classes: `metric`, `class`, `a`, `b`, `difference`.
+        images: number of images.
+        settings: entries of run.json that differ (architecture, method, part and settings, with
+            dotted names): the values of a and b, None if there is none.
+        layers: one row for each metric and layer: `metric`, `layer`, `a`, `b`, `difference`, and
+            `low` and `high`, the ends of its 95% interval by resampling the images of both runs in
+            pairs. Metrics are those of `LAYER_METRICS` that both runs have.
+        scores: AP, PQ or mIoU of the last layer that both runs have: `score`, `a`, `b`,
+            `difference`. There is no interval, since such a score is not a mean over images.
+        moved_images: for each metric, the images whose own value over all layers differs most:
+            `metric`, `image_id`, `file_name`, `a`, `b`, `difference`.
+        moved_classes: the classes whose mIoU-L and Util differ most: `metric`, `class`, `a`, `b`,
+            `difference`.
     """
 
     a: str
@@ -52,33 +52,32 @@ def compare(
     """Compare two runs image by image.
 
     Args:
-        a, b: runs over the same images and GT with as many layers.
-        top: how many of the images and classes that moved most.
+        a, b: runs over the same images and GT with the same number of layers.
+        top: number of images and classes in `moved_images` and `moved_classes`.
         seed, resamples: of the bootstrap.
 
     Raises:
-        RunError: they can't be compared: schema versions, layers, images or GT differ.
+        RunError: layers, images or GT differ.
     """
     files = _check(a, b)
-    terms = [_terms(sums["all"]) if (sums := image_sums(run)) else {} for run in (a, b)]
-    tables = [
-        _differences(metric, terms[0][metric], terms[1][metric], seed, resamples)
-        for metric in terms[0]
+    terms = a.image_terms(), b.image_terms()
+    own = [
+        {name: _over_layers(x) for name, x in t.items() if LAYER_METRICS[name].statistic == "mean"}
+        for t in terms
     ]
-    own = [{metric: _over_layers(x) for metric, x in one.items()} for one in terms]
     return Comparison(
         a.name,
         b.name,
         len(files),
-        _unlike(a, b),
-        pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(),
+        _different_settings(a, b),
+        _layer_differences(*terms, seed, resamples),
         _scores(a, b),
-        _moved(files, own[0], own[1], top),
-        _moved_classes(a, b, top),
+        _largest_differences(files, own[0], own[1], top),
+        _class_differences(a, b, top),
     )
 
 
-def _unlike(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
+def _different_settings(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
     of_a, of_b = (dict(_dotted({key: run.header.get(key) for key in _DESCRIBED})) for run in (a, b))
     pairs = {key: (of_a.get(key), of_b.get(key)) for key in of_a | of_b}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
@@ -92,47 +91,44 @@ def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-Terms = tuple[Floats, Floats]
+def _layer_differences(
+    a: Mapping[str, Terms], b: Mapping[str, Terms], seed: int, resamples: int
+) -> pd.DataFrame:
+    images, depth = a["util"][0].shape
+    of_a, of_b = stack(a.values()), stack(b.values())
 
+    def difference(draws: Floats) -> Floats:
+        return ratio(draws, *of_b) - ratio(draws, *of_a)
 
-def _terms(sums: ImageSums) -> dict[str, Terms]:
-    """Numerator and denominator of each metric, (I, L + 1): their sums over images divide."""
-    return {"miou_l": (sums.iou, sums.pairs), "util": (sums.util, sums.has_gt)}
-
-
-def _differences(metric: str, a: Terms, b: Terms, seed: int, resamples: int) -> pd.DataFrame:
-    images, depth = a[0].shape
-
-    def difference(times: Floats) -> Floats:
-        return ratio(times, *b) - ratio(times, *a)
-
-    once = np.ones((1, images))
     low, high = interval(images, difference, seed=seed, resamples=resamples)
+    values_a, values_b = (np.hstack([total_ratio(*t) for t in x.values()]) for x in (a, b))
     table = pd.DataFrame(
         {
-            "metric": [metric] * depth,
-            "layer": range(depth),
-            "a": ratio(once, *a)[0],
-            "b": ratio(once, *b)[0],
-            "difference": difference(once)[0],
+            "metric": np.repeat(list(a), depth),
+            "layer": np.tile(np.arange(depth), len(a)),
+            "a": values_a,
+            "b": values_b,
+            "difference": values_b - values_a,
             "low": low,
             "high": high,
         }
     )
-    return table[table["layer"] > 0] if metric == "miou_l" else table
+    known = table.groupby("metric")["difference"].transform("count") > 0
+    first = np.repeat([LAYER_METRICS[name].first_layer for name in a], depth)
+    return table[known & (table["layer"] >= first)].reset_index(drop=True)
 
 
 def _over_layers(terms: Terms) -> Floats:
-    """Each image's own value over all its layers, (I,); NaN where it has none."""
+    """Return each image's value over all its layers, (I,); NaN if it has none."""
     above, below = terms[0].sum(1), terms[1].sum(1)
     own: Floats = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
     return own
 
 
-def _moved(
+def _largest_differences(
     labels: pd.DataFrame, a: dict[str, Floats], b: dict[str, Floats], top: int
 ) -> pd.DataFrame:
-    """For each metric the `top` rows of `labels` whose values (one a row) differ most."""
+    """Return, for each metric, the `top` rows of `labels` whose values differ most."""
     tables = []
     for metric in a:
         difference = b[metric] - a[metric]
@@ -143,21 +139,19 @@ def _moved(
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _moved_classes(a: Run, b: Run, top: int) -> pd.DataFrame:
-    of_a, of_b = image_sums(a, "class"), image_sums(b, "class")
+def _class_differences(a: Run, b: Run, top: int) -> pd.DataFrame:
+    of_a, of_b = a.image_sums("class"), b.image_sums("class")
     names = [name for name in of_a if name in of_b]
-
-    def values(sums: dict[str, ImageSums]) -> dict[str, Floats]:
-        totals = [
-            {metric: (x.sum(), y.sum()) for metric, (x, y) in _terms(sums[name]).items()}
-            for name in names
-        ]
-        return {
-            metric: np.array([x / y if y else np.nan for x, y in (t[metric] for t in totals)])
-            for metric in (totals[0] if totals else ())
+    values = [
+        {
+            metric: np.array(
+                [total_ratio(*map(np.ravel, sums[name].terms[metric])) for name in names]
+            )
+            for metric in ("miou_l", "util")
         }
-
-    return _moved(pd.DataFrame({"class": names}), values(of_a), values(of_b), top)
+        for sums in (of_a, of_b)
+    ]
+    return _largest_differences(pd.DataFrame({"class": names}), values[0], values[1], top)
 
 
 def _scores(a: Run, b: Run) -> pd.DataFrame:
@@ -172,31 +166,25 @@ def _scores(a: Run, b: Run) -> pd.DataFrame:
 
 
 def _check(a: Run, b: Run) -> pd.DataFrame:
-    """Image ids and file names of both runs, in the order of `image_ids`."""
-    versions = a.header["schema_version"], b.header["schema_version"]
-    if versions[0] != versions[1]:
-        raise RunError(
-            f"{a.path} has schema_version {versions[0]} and {b.path} {versions[1]}: analyse the "
-            "older one again to compare them"
-        )
+    """Return `image_id` and `file_name` of the images, in ascending order of their ids."""
     if a.num_layers != b.num_layers:
         raise RunError(
-            f"{a.path} has {a.num_layers} layers and {b.path} {b.num_layers}: only runs with as "
-            "many layers can be compared"
+            f"{a.path} has {a.num_layers} layers and {b.path} has {b.num_layers} layers; compare "
+            "runs with the same number of layers"
         )
     sql = "SELECT image_id, file_name, num_gt FROM images ORDER BY image_id"
     images = a.query(sql), b.query(sql)
     keys = [set(zip(x["image_id"], x["file_name"], strict=True)) for x in images]
     if keys[0] != keys[1]:
         raise RunError(
-            f"{a.path} and {b.path} are over different images, of which {len(keys[0] & keys[1])} "
-            f"are in both ({len(keys[0])} and {len(keys[1])} in all): analyse both over the same"
+            f"{a.path} and {b.path} have different images: {len(keys[0])} and {len(keys[1])}, of "
+            f"which {len(keys[0] & keys[1])} are in both; analyse both over the same images"
         )
     other = images[0]["num_gt"] != images[1]["num_gt"]
     if other.any():
         name = images[0]["file_name"].iloc[int(other.to_numpy().argmax())]
         raise RunError(
-            f"{a.path} and {b.path} have different GT on {name}: analyse both with the same "
+            f"{a.path} and {b.path} have different GT on {name}; analyse both with the same "
             "annotations and task"
         )
     return images[0][["image_id", "file_name"]]

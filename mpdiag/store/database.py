@@ -1,47 +1,53 @@
-"""DuckDB over the Parquet files of one run directory, and over nothing else."""
+"""A DuckDB connection that reads the Parquet files of one run directory and no other files."""
 
 import re
 from pathlib import Path
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 
-from mpdiag.store.schema import ADDED, TABLES
+from mpdiag.legacy_names import RUN_COLUMNS
+from mpdiag.store.schema import COLUMNS, TABLES, Column
 
 SCALE = 2**52
 MACROS = (
-    f"CREATE MACRO fixed(x) AS CAST(round(x * {SCALE}) AS HUGEINT)",
+    f"CREATE MACRO fixed(x) AS CAST(round(x::DOUBLE * {SCALE}) AS HUGEINT)",
     f"CREATE MACRO exact_mean(x) AS sum(fixed(x)) / count(x) / {SCALE}",
 )
-"""`fixed` makes sums exact, whatever their order, and `exact_mean` divides such a sum once."""
+"""`fixed` gives integers, whose sums are exact in any order; `exact_mean` divides such a sum."""
 
-IN_PARTS = ("queries", "targets", "images", "detections")
-"""Tables that have a file of the same name for each part; `narrow` reads one of them."""
+LAYERS_VIEW = "CREATE VIEW layers AS SELECT DISTINCT layer FROM queries"
+
+PARTITIONED_TABLES = ("queries", "targets", "images", "detections")
+"""Tables with one file per part."""
 
 
 def connect(directory: Path) -> duckdb.DuckDBPyConnection:
     """Open an in-memory database with a view for each table of mpdiag.store.schema.
 
-    A table without files is empty, and a column that an older schema version lacks is null. Every
-    column has the type of the schema: a query fails where the values of a file have none. One more,
-    `parts`, tells the file in which an image stands. The connection can read files below
-    `directory` only, and no statement can widen that.
+    A table without files is empty. A column that was added after the run was written is null, and
+    old column names are translated. Each column has the type of the schema; a query fails if a
+    stored value can't be converted. Two more views: `parts` gives the file of each image, `layers`
+    the layers 0..L. The connection can read files below `directory` only, and no statement can
+    change that.
     """
     connection = duckdb.connect(":memory:")
     root = str(directory.resolve())
-    for name, schema in TABLES.items():
+    for table, schema in TABLES.items():
         connection.register("_empty", schema.empty_table())
-        if any((directory / name).glob("*.parquet")):
-            source = f"read_parquet({_files(root, name)}, hive_partitioning = false)"
-            there = set(_columns(connection, source))
-            columns = ", ".join(
-                f'CAST(NULL AS {kind}) AS "{column}"'
-                if column in ADDED[name] - there
-                else f'CAST("{column}" AS {kind}) AS "{column}"'
-                for column, kind in _columns(connection, "_empty").items()
+        if any((directory / table).glob("*.parquet")):
+            source = f"read_parquet({_files(root, table)}, hive_partitioning = false)"
+            stored = set(_column_types(connection, source))
+            types = _column_types(connection, "_empty")
+            selected = ", ".join(
+                f"CAST({_stored_column(table, column, stored)} AS {types[column.name]}) "
+                f'AS "{column.name}"'
+                for column in COLUMNS[table]
             )
-            connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM {source}")
+            connection.execute(f"CREATE VIEW {table} AS SELECT {selected} FROM {source}")
         else:
-            connection.execute(f"CREATE TABLE {name} AS SELECT * FROM _empty")
+            connection.execute(f"CREATE TABLE {table} AS SELECT * FROM _empty")
         connection.unregister("_empty")
     files = f"{_files(root, 'images')}, hive_partitioning = false, filename = true"
     if any((directory / "images").glob("*.parquet")):
@@ -52,7 +58,8 @@ def connect(directory: Path) -> duckdb.DuckDBPyConnection:
         connection.execute("CREATE TABLE parts (image_id BIGINT, filename VARCHAR)")
     for macro in MACROS:
         connection.execute(macro)
-    # DuckDB compares the escaped pattern as well as the file that it found with this list.
+    connection.execute(LAYERS_VIEW)
+    # DuckDB checks both the escaped pattern and the file that it found against this list.
     allowed = f"[{quote(root)}, {quote(escape_glob(root))}]"
     connection.execute(f"SET allowed_directories = {allowed}")
     connection.execute("SET enable_external_access = false")
@@ -60,31 +67,44 @@ def connect(directory: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def narrow(cursor: duckdb.DuckDBPyConnection, part: str) -> None:
-    """Let the tables IN_PARTS hold, in this cursor, the rows of the part of that name alone.
-
-    What is asked of one image then opens one file in place of all.
-    """
+def restrict_to_part(cursor: duckdb.DuckDBPyConnection, part: str) -> None:
+    """Restrict `PARTITIONED_TABLES` to one part in this cursor, so that queries open one file."""
     cursor.execute(f"SET VARIABLE part = {quote(escape_glob(part))}")
 
 
+def image_ids(connection: duckdb.DuckDBPyConnection) -> npt.NDArray[np.int64]:
+    """Return the ids of all images in ascending order, which is that of all per-image arrays."""
+    query = "SELECT image_id FROM images ORDER BY image_id"
+    return connection.execute(query).df()["image_id"].to_numpy()
+
+
 def quote(text: str | Path) -> str:
-    """`text` as a literal of SQL."""
+    """Return `text` as a SQL literal."""
     return "'" + str(text).replace("'", "''") + "'"
 
 
 def _files(root: str, name: str) -> str:
-    """SQL of the pattern that a table's files have."""
-    part = "coalesce(getvariable('part'), '*')" if name in IN_PARTS else "'*'"
+    """Return the SQL of the file pattern of a table."""
+    part = "coalesce(getvariable('part'), '*')" if name in PARTITIONED_TABLES else "'*'"
     return f"{quote(f'{escape_glob(root)}/{name}/')} || {part} || '.parquet'"
 
 
-def _columns(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, str]:
-    """Name -> DuckDB type of each column of a table."""
+def _column_types(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, str]:
+    """Return name -> DuckDB type of each column of a table."""
     described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
     return {row[0]: row[1] for row in described}
 
 
+def _stored_column(table: str, column: Column, stored: set[str]) -> str:
+    """Return the SQL that reads a column from files that have the columns `stored`."""
+    old_name = RUN_COLUMNS.get(table, {}).get(column.name)
+    if old_name in stored:
+        return f'"{old_name}"'
+    if column.since > 1 and column.name not in stored:
+        return "NULL"
+    return f'"{column.name}"'
+
+
 def escape_glob(path: str) -> str:
-    """A pattern that only `path` itself fits."""
+    """Return a glob pattern that matches only `path` itself."""
     return re.sub(r"([*?\[])", r"[\1]", path)

@@ -1,4 +1,4 @@
-"""Files that are there in full or not at all."""
+"""Write files atomically: after a crash, a path has the old content or the new, never a part."""
 
 import json
 import os
@@ -14,10 +14,10 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A stream whose content stands at `path` once it is closed; an error leaves the old file.
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a stream whose content replaces `path` on exit; an error or crash keeps the old file.
 
-    So does a crash at any moment, and a temporary file beside it.
+    A crash may also leave a temporary file next to it.
     """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
@@ -28,25 +28,25 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except Exception as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename == str(temporary):
-            error.filename = str(path)  # the user knows no other
+            error.filename = str(path)  # the path that the user knows
         raise
     temporary.replace(path)
     _sync_directory(path.parent)
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, whole or not at all."""
-    with replacing(path) as stream:
+    """Write `data` to `path` atomically."""
+    with atomic_write(path) as stream:
         stream.write(data)
 
 
 def replace_json(path: Path, content: dict[str, Any]) -> None:
-    """`replace_file` with indented JSON; NaN and infinities are refused with ValueError."""
+    """Write indented JSON atomically; ValueError for NaN and infinities."""
     replace_file(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def replace_parquet(path: Path, table: pa.Table, group: int | None = None) -> None:
-    """`replace_file` with a Parquet file, of which readers skip `group` rows at once."""
+    """Write a Parquet file atomically, in row groups of `group` rows if given."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", row_group_size=group)
     replace_file(path, sink.getvalue().to_pybytes())

@@ -1,24 +1,21 @@
-"""Ways to divide the queries and GT of a run, and the sums of each image for each group.
+"""Groups of the queries and GT of a run, and the sums of each image for each group.
 
-A GT stands in one group. A query stands in that of the GT that it matches in the last layer, and
-in none if it matches none; where the whole image is grouped (`all`, `crowding`), in its image's.
+Each GT is in one group. A query is in the group of the GT that it matches in the last layer, and in
+no group if it matches none. Groups of whole images (`all`, `crowding`) contain all their queries.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal
 
+import duckdb
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from mpdiag.errors import ConfigError, RunError
-from mpdiag.store.database import SCALE
+from mpdiag.store.bootstrap import Floats, Terms
+from mpdiag.store.database import SCALE, image_ids
 
-if TYPE_CHECKING:
-    from mpdiag.store.run import Run
-
-Floats = npt.NDArray[np.float64]
-By = Literal["all", "class", "size", "crowding", "occlusion", "matched"]
+GroupBy = Literal["all", "class", "size", "crowding", "occlusion", "matched"]
 Assignment = Literal["bipartite", "hard"]
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -28,11 +25,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "occlusion": ("none", "below 25%", "25-50%", "50% and more"),
     "matched": ("matched", "unmatched"),
 }
-"""Names of the groups in their order; those of `class` are the names of the run's classes."""
+"""Names of the groups in order; the groups of `class` have the names of the classes."""
 
 _NUMBER = {
     "class": "label",
-    # COCO's sizes: areas in pixels of the image below 32^2, below 96^2, and all others.
+    # COCO's sizes: areas in pixels of the image below 32^2, below 96^2, and larger.
     "size": "CASE WHEN pixels < 1024 THEN 0 WHEN pixels < 9216 THEN 1 ELSE 2 END",
     "crowding": "CASE WHEN num_gt = 0 THEN 5 WHEN num_gt < 2 THEN 0 WHEN num_gt < 5 THEN 1 "
     "WHEN num_gt < 10 THEN 2 WHEN num_gt < 20 THEN 3 ELSE 4 END",
@@ -41,15 +38,19 @@ _NUMBER = {
 }
 
 
+NEEDED_COLUMNS = {"size": "pixels", "occlusion": "covered"}
+"""Columns of `targets` that a run of an older schema version may lack, by the group they define."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageSums:
-    """Sums of one group, image by image; I images (all of the run) by L + 1 layers.
+    """Sums of one group for each of the run's I images and L + 1 layers, (I, L + 1) each.
 
     Attributes:
-        iou: sum of IoU(M^{i-1}, M^i) over the group's queries; nothing in layer 0.
-        pairs: how many of these have an IoU.
-        kept: GT of the group whose query is that of the last layer.
-        gt: GT of the group, the same in each layer.
+        iou: sum of IoU(M^{i-1}, M^i) over the group's queries; 0 in layer 0.
+        pairs: number of these queries that have an IoU.
+        kept: GT of the group that match the query that they match in the last layer.
+        gt: GT of the group, equal in all layers.
     """
 
     iou: Floats
@@ -59,50 +60,50 @@ class ImageSums:
 
     @property
     def util(self) -> Floats:
-        """Share of an image's GT that keep their query; 0 without GT, which `has_gt` tells."""
+        """Share of an image's GT that keep their query; 0 without GT (see `has_gt`)."""
         return self.kept / np.maximum(self.gt, 1)
 
     @property
     def has_gt(self) -> Floats:
-        """1 where the image has GT of the group, else 0."""
+        """1 if the image has GT of the group, else 0."""
         return (self.gt > 0).astype(np.float64)
 
-
-def image_ids(run: "Run") -> npt.NDArray[np.int64]:
-    """Ids of the run's images in ascending order: the rows of `ImageSums`."""
-    return run.query("SELECT image_id FROM images ORDER BY image_id")["image_id"].to_numpy()
+    @property
+    def terms(self) -> dict[str, Terms]:
+        """Numerator and denominator of the metrics that groups have."""
+        return {"miou_l": (self.iou, self.pairs), "util": (self.util, self.has_gt)}
 
 
 def image_sums(
-    run: "Run", by: By = "all", assignment: Assignment = "bipartite"
+    connection: duckdb.DuckDBPyConnection,
+    by: GroupBy,
+    assignment: Assignment,
+    names: Sequence[str],
+    num_layers: int,
 ) -> dict[str, ImageSums]:
-    """The sums of every group that has any query or GT, by its name, in order.
+    """Return the sums of every group that has a query or GT: name -> sums, in order.
 
     Args:
-        run: an open run.
-        by: all; class, size (COCO's S, M, L) or occlusion (share of the box that other GT hold)
-            of the GT; crowding (number of GT) of the image; or whether a query matches in the last
-            layer (there Util is not defined: `gt` is 0).
-        assignment: hard assigns each query of the MP part to the GT that it was fed.
-
-    Raises:
-        ConfigError: no such group or assignment.
-        RunError: the run has not what this needs.
+        connection: the rows.
+        by: all; class, size (COCO's small, medium, large) or occlusion (share of the box that other
+            GT cover) of the GT; crowding (number of GT) of the image; or whether a query matches
+            in the last layer (Util is then not defined: `gt` is 0).
+        assignment: "hard" assigns each query of the MP part to the GT that it was made from.
+        names: names of the groups.
+        num_layers: L.
     """
-    _check(run, by, assignment)
-    names = GROUPS.get(by) or _class_names(run)
-    ids = image_ids(run)
+    ids = image_ids(connection)
     if by == "all":
-        masks = run.query("SELECT 0 AS grp, layer, image_id, iou, pairs FROM image_layers")
-        targets = run.query(_ALL_KEPT.format("gt" if assignment == "hard" else "kept"))
+        masks_sql = "SELECT 0 AS grp, layer, image_id, iou, pairs FROM image_layers"
+        targets_sql = _ALL_KEPT.format("gt" if assignment == "hard" else "kept")
     else:
-        masks = run.query(_with_groups(by, assignment) + _PAIRS)
-        targets = run.query(_with_groups(by, assignment) + _kept(assignment))
-    shape = (len(ids), run.num_layers + 1)
+        masks_sql = _with_groups(by, assignment) + _PAIRS
+        targets_sql = _with_groups(by, assignment) + _kept(assignment)
+    masks, targets = (connection.execute(sql).df() for sql in (masks_sql, targets_sql))
 
     def matrix(table: pd.DataFrame, number: int, column: str) -> Floats:
         rows = table[table["grp"] == number]
-        sums = np.zeros(shape)
+        sums = np.zeros((len(ids), num_layers + 1))
         sums[np.searchsorted(ids, rows["image_id"]), rows["layer"]] = rows[column]
         return sums
 
@@ -117,7 +118,7 @@ def image_sums(
     }
 
 
-def _with_groups(by: By, assignment: Assignment) -> str:
+def _with_groups(by: GroupBy, assignment: Assignment) -> str:
     own_gt = "query" if assignment == "hard" else "matched_gt"
     last = (
         f"SELECT image_id, query, {own_gt} AS gt FROM queries "
@@ -158,27 +159,3 @@ def _kept(assignment: Assignment) -> str:
         FROM targets
     ) JOIN gt_groups USING (image_id, gt) GROUP BY ALL
     """
-
-
-def _class_names(run: "Run") -> tuple[str, ...]:
-    try:
-        return tuple(str(info["name"]) for info in run.header["classes"])
-    except (KeyError, TypeError):
-        raise RunError(f"{run.path / 'run.json'} names no classes: analyse it again") from None
-
-
-def _check(run: "Run", by: By, assignment: Assignment) -> None:
-    if by not in get_args(By) or assignment not in get_args(Assignment):
-        raise ConfigError(
-            f"no such division or assignment: {by}, {assignment}; choose from "
-            f"{', '.join(get_args(By))}, and from {', '.join(get_args(Assignment))}"
-        )
-    if assignment == "hard" and run.header.get("part") != "piloted":
-        raise RunError(
-            f"{run.path} is of the matching part, whose queries have no GT of their own: hard "
-            "assignment needs --part piloted"
-        )
-    if by in ("size", "occlusion") and run.header["schema_version"] < 2:
-        raise RunError(
-            f"{run.path} has schema_version 1, which lacks the {by} of GT: analyse it again"
-        )

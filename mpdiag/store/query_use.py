@@ -1,4 +1,4 @@
-"""Which queries match, over the whole data set: matches of each, dead ones, inequality."""
+"""How often each query matches a GT over the data set, and how unequal that is."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ import numpy.typing as npt
 
 
 def query_use(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
-    """How the matches of the last layer are spread over the N queries.
+    """Return how the matches of the last layer are distributed over the N queries.
 
-    - `matches`: of each query 0..N-1, the images in which it matches a GT in the last layer.
-    - `dead`: how many match in none.
-    - `gini`: Gini coefficient of the matches, 0 where all match equally often and near 1 where one
-      query has them all; None without a match.
+    - `matches`: for each query 0..N-1, the number of images in which it matches a GT.
+    - `dead`: number of queries that never match.
+    - `gini`: Gini coefficient of `matches`, 0 if all are equal and near 1 if one query has all
+      matches; None without a match.
 
-    Of the matching part: the queries of the MP part are the GT of an image, in their order.
+    This describes the matching part only. In the MP part, query n is the n-th GT of the image.
     """
     counts = connection.execute("""
         SELECT count(*) FILTER (matched_gt >= 0)::BIGINT AS matches FROM queries
@@ -30,7 +30,7 @@ def query_use(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
 
 
 def gini(counts: npt.NDArray[np.int64]) -> float | None:
-    """Σ_i Σ_j |x_i - x_j| / (2 n² mean x) of (n,) counts (Gini, 1912); None where all are 0.
+    """Return Σ_i Σ_j |x_i - x_j| / (2 n² mean x) of (n,) counts (Gini, 1912); None if all are 0.
 
     Computed as Σ_i (2 i - n - 1) x_(i) / (n Σ x) over the sorted counts, i = 1..n.
     """

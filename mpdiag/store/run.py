@@ -1,28 +1,36 @@
-"""Reading a finished run directory."""
+"""Read a finished run directory."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import duckdb
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from mpdiag.errors import RunError
+from mpdiag.errors import ConfigError, RunError
 from mpdiag.store import rle
 from mpdiag.store.aggregates import add_views
-from mpdiag.store.attention import Attention, unpack
-from mpdiag.store.bootstrap import RESAMPLES
-from mpdiag.store.consistency import consistency
-from mpdiag.store.database import connect, narrow
-from mpdiag.store.groups import Assignment, By
-from mpdiag.store.layers import layers
-from mpdiag.store.schema import SCHEMA_VERSION
-from mpdiag.store.summary import LAYER_VALUES, SUMMARY_COUNTS
-from mpdiag.store.transitions import DEFAULT, Thresholds, counts, transitions
+from mpdiag.store.attention import StoredAttention, unpack
+from mpdiag.store.bootstrap import RESAMPLES, Terms
+from mpdiag.store.database import connect, restrict_to_part
+from mpdiag.store.groups import (
+    GROUPS,
+    NEEDED_COLUMNS,
+    Assignment,
+    GroupBy,
+    ImageSums,
+    image_sums,
+)
+from mpdiag.store.layer_metrics import image_terms, layer_metrics
+from mpdiag.store.layers import group_layers, with_intervals
+from mpdiag.store.schema import COLUMNS, SCHEMA_VERSION
+from mpdiag.store.summary import SUMMARY_COUNTS
+from mpdiag.store.transitions import DEFAULT, Thresholds, transition_counts_sql, transitions
 
 
 class Run:
@@ -43,36 +51,38 @@ class Run:
 
     @classmethod
     def open(cls, path: Path, thresholds: Thresholds = DEFAULT) -> "Run":
-        """Open the run directory at `path`; RunError where it is none, unfinished or newer.
+        """Open the run directory at `path`; `thresholds` classify its transitions.
 
-        `thresholds` are those by which it names its transitions.
+        Raises:
+            RunError: `path` is not a run directory, or the run is unfinished, incomplete or of a
+                newer schema version.
         """
         path = Path(path)
         if not path.exists():
-            raise RunError(f"{path} does not exist: give the directory of a run")
+            raise RunError(f"{path} does not exist; give the directory of a run")
         if not (path / "run.json").is_file():
-            raise RunError(f"{path} is not a run directory: it has no run.json")
+            raise RunError(f"{path} has no run.json; give the directory of a run")
         header = _read_json(path / "run.json")
         version = header.get("schema_version")
         if not isinstance(version, int):
-            raise RunError(f"{path / 'run.json'} has no schema_version: it is not a run of mpdiag")
+            raise RunError(f"{path / 'run.json'} has no schema_version; give a run of mpdiag")
         if version > SCHEMA_VERSION:
             raise RunError(
-                f"{path} has schema_version {version}, and this mpdiag reads up to "
-                f"{SCHEMA_VERSION}: update mpdiag"
+                f"{path} has schema_version {version}, but this mpdiag reads versions up to "
+                f"{SCHEMA_VERSION}; update mpdiag"
             )
         if not header.get("finished"):
-            raise RunError(f"{path} is unfinished: go on with mpdiag analyze ... --resume")
+            raise RunError(f"{path} is unfinished; continue it with mpdiag analyze ... --resume")
         if not (path / "summary.json").is_file():
-            raise RunError(f"{path} has no summary.json: analyse it again")
+            raise RunError(f"{path} has no summary.json; analyse again")
         summary = _read_json(path / "summary.json")
         if not _is_summary(summary):
-            raise RunError(f"{path / 'summary.json'} lacks values: analyse it again")
+            raise RunError(f"{path / 'summary.json'} lacks values; analyse again")
         return cls(path, header, summary, thresholds)
 
     @property
     def name(self) -> str:
-        """The name that the run was given, else that of its directory."""
+        """The name in run.json, or else the name of the directory."""
         return str(self.header.get("name") or self.path.resolve().name)
 
     @property
@@ -80,21 +90,37 @@ class Run:
         """L, the number of decoder layers."""
         return int(self.summary["num_layers"])
 
+    def has_column(self, table: str, column: str) -> bool:
+        """Return whether the schema version of the run has a column (else it is null).
+
+        Raises:
+            KeyError: mpdiag.store.schema has no such column.
+        """
+        since = {known.name: known.since for known in COLUMNS[table]}[column]
+        return bool(self.header["schema_version"] >= since)
+
     def query(
         self, sql: str, params: Sequence[Any] = (), *, image_id: int | None = None
     ) -> pd.DataFrame:
-        """Run SQL over the views of docs/run-directory.md; `params` fill its `?`s.
+        """Run SQL over the views of docs/run-directory.md; `params` replace its `?`.
 
-        With `image_id`, `queries`, `targets`, `images` and `detections` hold the rows of that image
-        and of few others: the SQL must still choose, but need not look through the whole run.
+        With `image_id`, `queries`, `targets`, `images` and `detections` contain only the part with
+        that image, which is faster. The SQL must still select the image.
+
+        Raises:
+            RunError: the query failed.
         """
-        try:
-            # A cursor of its own for each call: a connection must not be shared by threads.
-            cursor = self._connection.cursor()
+        with self._cursor() as cursor:
             part = None if image_id is None else self._parts.get(image_id)
             if part is not None:
-                narrow(cursor, part)
+                restrict_to_part(cursor, part)
             return cursor.execute(sql, list(params)).df()
+
+    @contextmanager
+    def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Give a new cursor, since threads must not share one; its errors become RunError."""
+        try:
+            yield self._connection.cursor()
         except duckdb.Error as error:
             raise RunError(f"{self.path}: the query failed ({_first_line(error)})") from error
 
@@ -104,61 +130,120 @@ class Run:
         found = self._connection.cursor().execute("FROM parts").fetchall()
         return {image_id: Path(file).stem for image_id, file in found}
 
+    def layer_metrics(
+        self, *, intervals: bool = False, seed: int = 0, resamples: int = RESAMPLES
+    ) -> pd.DataFrame:
+        """Return one row per layer 0..L with `layer` and each of `LAYER_METRICS`.
+
+        Values are NaN where there is nothing to average. With `intervals`, each metric also has
+        the columns NAME_low and NAME_high, the ends of a 95% interval by resampling images, and
+        NAME_spread, the standard deviation of the images' own values.
+        """
+        with self._cursor() as cursor:
+            table = layer_metrics(cursor)
+        if intervals:
+            columns = with_intervals(self.image_terms(), seed, resamples)
+            new = {name: values for name, values in columns.items() if name not in table}
+            table = pd.concat([table, pd.DataFrame(new)], axis=1)
+        return table
+
+    def image_terms(self) -> dict[str, Terms]:
+        """Return numerator and denominator of each layer metric, image by image.
+
+        Each is (I, L + 1), with the images in ascending order of their ids. The metric is the ratio
+        of the sums over images.
+        """
+        with self._cursor() as cursor:
+            terms = image_terms(cursor)
+        # Those of `layers` are not rounded to fixed point: both must give the same values.
+        for sums in self.image_sums().values():
+            terms |= sums.terms
+        return terms
+
     def layers(
         self,
-        by: By = "all",
+        by: GroupBy = "all",
         assignment: Assignment = "bipartite",
         *,
         seed: int = 0,
         resamples: int = RESAMPLES,
     ) -> pd.DataFrame:
-        """mIoU-L and Util of each group and layer, with confidence intervals.
+        """Return mIoU-L and Util of each group and layer 0..L, as fractions.
 
-        See `mpdiag.store.layers.layers`.
+        Columns: `group`, `layer`; `miou_l` over `pairs` pairs that are not both empty (NaN in layer
+        0); `util`, averaged over the `images` that have GT of the group. Both also as `_low` and
+        `_high`, the ends of a 95% interval by resampling images, and `_spread`, the standard
+        deviation of the images' own values. NaN where there is nothing to average. With hard
+        assignment Util is 1 by construction.
+
+        Args:
+            by, assignment: see `image_sums`.
+            seed, resamples: of the bootstrap.
+
+        Raises:
+            ConfigError, RunError: see `image_sums`.
         """
-        return layers(self, by, assignment, seed=seed, resamples=resamples)
+        return group_layers(self.image_sums(by, assignment), seed, resamples)
 
-    def consistency(self) -> pd.DataFrame:
-        """What adjacent layers and the GT have to do with each other, one row a layer.
+    def image_sums(
+        self, by: GroupBy = "all", assignment: Assignment = "bipartite"
+    ) -> dict[str, ImageSums]:
+        """Return the sums of each group, image by image; see `mpdiag.store.groups.image_sums`.
 
-        See `mpdiag.store.consistency.consistency`.
+        Raises:
+            ConfigError: unknown group or assignment.
+            RunError: the run lacks what the group or assignment needs.
         """
-        return consistency(self._connection.cursor())
+        if by not in get_args(GroupBy) or assignment not in get_args(Assignment):
+            raise ConfigError(
+                f"unknown group or assignment: {by}, {assignment}; choose from "
+                f"{', '.join(get_args(GroupBy))}, and from {', '.join(get_args(Assignment))}"
+            )
+        if assignment == "hard" and self.header.get("part") != "piloted":
+            raise RunError(
+                f"{self.path} is of the matching part, whose queries are not made from GT; hard "
+                "assignment needs --part piloted"
+            )
+        if by in NEEDED_COLUMNS:
+            self._require("targets", NEEDED_COLUMNS[by])
+        names = GROUPS.get(by) or self._class_names()
+        with self._cursor() as cursor:
+            return image_sums(cursor, by, assignment, names, self.num_layers)
 
     def transitions(self, thresholds: Thresholds | None = None) -> pd.DataFrame:
-        """How often each class of transition happens in each layer, and what Util gains without.
+        """Return the counts of transitions and what Util gains without them, by layer and class.
 
-        See `mpdiag.store.transitions.transitions`; by other `thresholds` than the run's own if
-        given. Raises RunError where the rows are too old.
+        See `mpdiag.store.transitions.transitions`. `thresholds` default to those of the run.
+
+        Raises:
+            RunError: the schema version of the run is too old.
         """
-        if self.header["schema_version"] < 2:
-            raise RunError(
-                f"{self.path} has schema_version 1, which lacks what tells transitions apart: "
-                "analyse it again"
-            )
-        cursor = self._connection.cursor()
+        self._require("queries", "second_coverage")
         thresholds = thresholds or self.thresholds
-        if thresholds == DEFAULT:
-            return transitions(cursor, "FROM image_transitions")
-        return transitions(cursor, counts(thresholds))
+        stored = thresholds == DEFAULT
+        sql = "FROM image_transitions" if stored else transition_counts_sql(thresholds)
+        with self._cursor() as cursor:
+            return transitions(cursor, sql)
 
     def masks(self, image_id: int, query: int) -> npt.NDArray[np.bool_]:
-        """Masks M^0..M^L of a query, shape (L + 1, height, width), on the prediction grid.
+        """Return masks M^0..M^L of a query, shape (L + 1, height, width), on the prediction grid.
 
-        Raises RunError where the run has not kept them.
+        Raises:
+            RunError: the run has not stored them.
         """
         masks = self._decode("query", image_id, query)
         if len(masks) != self.num_layers + 1:
             raise RunError(
-                f"{self.path} has not kept the masks of image {image_id}, query {query}: "
-                "analyse with --save-masks all"
+                f"{self.path} has no masks of image {image_id}, query {query}; analyse with "
+                "--save-masks all"
             )
         return masks
 
-    def attention(self, image_id: int, query: int) -> list[Attention]:
-        """Where a query may look, and looks, in decoder layers 1..L.
+    def attention(self, image_id: int, query: int) -> list[StoredAttention]:
+        """Return the cross-attention of a query in decoder layers 1..L.
 
-        Raises RunError where the run has not kept it.
+        Raises:
+            RunError: the run has not stored it.
         """
         rows = self.query(
             "SELECT * FROM attention WHERE image_id = ? AND query = ? ORDER BY layer",
@@ -166,42 +251,57 @@ class Run:
         )
         if rows.empty:
             raise RunError(
-                f"{self.path} has not kept the attention of image {image_id}, query {query}: "
-                "analyse with --save-attention"
+                f"{self.path} has no attention of image {image_id}, query {query}; analyse with "
+                "--save-attention"
             )
         try:
             return unpack(rows, self.num_layers)
         except ValueError as error:
             raise RunError(
-                f"{self.path / 'attention'}: the attention of image {image_id}, query {query} is "
-                f"broken ({error}): analyse it again"
+                f"{self.path / 'attention'}: image {image_id}, query {query} is invalid ({error}); "
+                "analyse again"
             ) from error
 
     def gt_masks(self, image_id: int) -> npt.NDArray[np.bool_]:
-        """GT masks of an image, shape (GT, height, width); (0, 0, 0) where none were kept."""
+        """Return GT masks of an image, shape (GT, height, width); (0, 0, 0) if none is stored."""
         return self._decode("gt", image_id, None)
 
     def image(self, image_id: int) -> Path:
-        """A picture of the image: the run's thumbnail, else the file of the data set.
+        """Return the path of the run's thumbnail, or else of the image file of the data set.
 
-        Raises RunError where there is neither. No other file is ever given: not one outside of
-        the run directory or of the data set's image_root.
+        The path is always inside the run directory or the data set's image_root.
+
+        Raises:
+            RunError: there is neither.
         """
         thumbnail = _inside(self.path / "thumbnails", f"{int(image_id)}.jpg")
         if thumbnail is not None:
             return thumbnail
         rows = self.query("SELECT file_name FROM images WHERE image_id = ?", [int(image_id)])
         if rows.empty:
-            raise RunError(f"{self.path} has no image {image_id}")
+            raise RunError(f"{self.path} has no image {image_id}; choose another")
         dataset = self.header.get("dataset")
         root = dataset.get("image_root") if isinstance(dataset, dict) else None
         file = _inside(Path(root), str(rows["file_name"][0])) if isinstance(root, str) else None
         if file is None:
             raise RunError(
-                f"{self.path} has no picture of image {image_id}, and {rows['file_name'][0]} is "
-                f"not in {root}: analyse again where the data set is"
+                f"{self.path} has no thumbnail of image {image_id}, and {rows['file_name'][0]} is "
+                f"not in {root}; analyse again where the data set is"
             )
         return file
+
+    def _require(self, table: str, column: str) -> None:
+        if not self.has_column(table, column):
+            raise RunError(
+                f"{self.path} has schema_version {self.header['schema_version']}, which has no "
+                f"column {table}.{column}; analyse again"
+            )
+
+    def _class_names(self) -> tuple[str, ...]:
+        try:
+            return tuple(str(info["name"]) for info in self.header["classes"])
+        except (KeyError, TypeError):
+            raise RunError(f"{self.path / 'run.json'} has no classes; analyse again") from None
 
     def _decode(self, kind: str, image_id: int, index: int | None) -> npt.NDArray[np.bool_]:
         rows = self.query(
@@ -220,7 +320,7 @@ class Run:
             )
         except ValueError as error:
             raise RunError(
-                f"{self.path / 'masks'}: a mask of image {image_id} is broken: analyse it again"
+                f"{self.path / 'masks'}: a mask of image {image_id} is invalid; analyse again"
             ) from error
 
 
@@ -231,7 +331,7 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
         return connection
     except duckdb.Error as error:
         raise RunError(
-            f"{path} has a Parquet file that can't be read ({_first_line(error)}): analyse it again"
+            f"{path} has an unreadable Parquet file ({_first_line(error)}); analyse again"
         ) from error
 
 
@@ -239,9 +339,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} can't be read as JSON: analyse it again") from error
+        raise RunError(f"{path} is not readable as JSON; analyse again") from error
     if not isinstance(content, dict):
-        raise RunError(f"{path} is not a JSON object: analyse it again")
+        raise RunError(f"{path} is not a JSON object; analyse again")
     return content
 
 
@@ -253,15 +353,15 @@ def _is_summary(summary: dict[str, Any]) -> bool:
         and summary["num_layers"] == len(layers)
         and all(isinstance(layer, dict) for layer in layers)
         and all(
-            isinstance(layer.get(key, ""), int | float | None)
+            isinstance(value, int | float | None)
             for layer in layers
-            for key in LAYER_VALUES
+            for value in ({"miou_l": "missing", "util": "missing"} | layer).values()
         )
     )
 
 
 def _inside(root: Path, name: str) -> Path | None:
-    """The file `name` below `root`; None where it is missing or, resolved, elsewhere."""
+    """Return the file `name` below `root`; None if it is missing or resolves to elsewhere."""
     file = (root / name).resolve()
     return file if file.is_relative_to(root.resolve()) and file.is_file() else None
 

@@ -39,7 +39,7 @@ class Thresholds(BaseModel):
 DEFAULT = Thresholds()
 
 
-def classified(thresholds: Thresholds = DEFAULT, rows: str = "queries") -> str:
+def transitions_sql(thresholds: Thresholds = DEFAULT, rows: str = "queries") -> str:
     """SQL of all transitions: image_id, layer, query, kind, empty, and both layers' match.
 
     `rows` is a table of all the rows of `queries`, or of some. Both masks must be finite. The
@@ -71,14 +71,14 @@ def classified(thresholds: Thresholds = DEFAULT, rows: str = "queries") -> str:
     """
 
 
-def counts(thresholds: Thresholds = DEFAULT) -> str:
+def transition_counts_sql(thresholds: Thresholds = DEFAULT) -> str:
     """SQL of how often each class happens in each image and layer, where it does.
 
     Columns: image_id, layer, kind, count, empty (of the count, with two empty masks), and gained:
     how many more GT would have their query of the last layer, had these queries kept their match.
     """
     return f"""
-    WITH moves AS ({classified(thresholds)}),
+    WITH moves AS ({transitions_sql(thresholds)}),
     last AS (
         SELECT image_id, query, matched_gt AS final FROM queries
         WHERE layer = (SELECT max(layer) FROM queries)
@@ -90,7 +90,9 @@ def counts(thresholds: Thresholds = DEFAULT) -> str:
     """
 
 
-def transitions(connection: duckdb.DuckDBPyConnection, of_images: str = counts()) -> pd.DataFrame:
+def transitions(
+    connection: duckdb.DuckDBPyConnection, of_images: str = transition_counts_sql()
+) -> pd.DataFrame:
     """How often each class happens in each layer 1..L, and what Util would gain without it.
 
     Columns: `layer`, `transition` (in the order of `TRANSITIONS`), `count`, `empty` (how many of
@@ -105,7 +107,7 @@ def transitions(connection: duckdb.DuckDBPyConnection, of_images: str = counts()
 
     Args:
         connection: to the rows.
-        of_images: SQL that gives what `counts` gives.
+        of_images: SQL that gives what `transition_counts_sql` gives.
     """
     table = connection.execute(f"""
         WITH of_images AS ({of_images})

@@ -1,4 +1,4 @@
-"""Writing a run directory: part by part, resumable after a crash at any moment."""
+"""Write a run directory part by part; a crash at any moment leaves it resumable."""
 
 import json
 from pathlib import Path
@@ -8,28 +8,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mpdiag.errors import RunError
-from mpdiag.store.aggregates import FOLDER, stored
+from mpdiag.store.aggregates import FOLDER, add_views, compute_aggregates
 from mpdiag.store.database import connect
 from mpdiag.store.files import TEMPORARY_SUFFIX, replace_file, replace_json, replace_parquet
-from mpdiag.store.schema import (
-    DETECTIONS,
-    IMAGES,
-    QUERIES,
-    SCHEMA_VERSION,
-    TABLES,
-    TARGETS,
-)
+from mpdiag.store.schema import SCHEMA_VERSION, TABLES
 from mpdiag.store.summary import summarize
 
 HEADER = "run.json"
 SUMMARY = "summary.json"
 FOLDERS = ("queries", "targets", "detections", "images", "masks", "attention", "thumbnails", FOLDER)
 
-Kept = Literal["masks", "attention"]
-"""Tables of chosen queries, of which any number of files holds any rows."""
+SelectedTable = Literal["masks", "attention"]
+"""Tables of selected queries, in any number of files."""
 
-ROWS_AT_ONCE = {"attention": 64}
-"""Where rows are large: whoever asks for one image need not read through all others' bytes."""
+ROW_GROUP_SIZES = {"attention": 64}
+"""Rows per row group of tables with large rows, so that reading one image skips the others."""
 
 _SAME_RUN = (
     ("schema_version",),
@@ -44,10 +37,10 @@ _SAME_RUN = (
 
 
 class RunWriter:
-    """Writes one run directory; make one with `create`.
+    """Writer of one run directory.
 
-    The constructor alone attaches to a directory that `create` has prepared: the way in for the
-    other processes of a distributed analysis, which write parts under names of their own.
+    The main process calls `create`. Other processes of a distributed analysis call the constructor
+    on the created directory and write parts with different names.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,11 +53,14 @@ class RunWriter:
 
     @classmethod
     def create(cls, path: Path, header: dict[str, Any], *, resume: bool = False) -> "RunWriter":
-        """Start a run at `path`, or with `resume` go on with the unfinished one that is there.
+        """Start a run at `path`, or with `resume` continue the unfinished run that is there.
 
-        `header` is what run.json holds (docs/run-directory.md); `schema_version` and `finished`
-        are filled in. Raises RunError, and leaves `path` as it was, where it holds other files,
-        another run, a finished run, or an unfinished one without `resume`.
+        `header` is the content of run.json (docs/run-directory.md) without `schema_version` and
+        `finished`.
+
+        Raises:
+            RunError: `path` contains other files, another run, a finished run, or an unfinished
+                run without `resume`. Nothing is changed.
         """
         path = Path(path)
         header = {**header, "schema_version": SCHEMA_VERSION, "finished": False}
@@ -87,8 +83,10 @@ class RunWriter:
     ) -> None:
         """Add a part: all rows of some images, in the columns of mpdiag.store.schema.
 
-        The images file comes last: it is the commit mark, without which the part does not count.
-        Raises ValueError for a name or an image that is already there, or for other columns.
+        The file of `images` is written last and marks the part as complete.
+
+        Raises:
+            ValueError: the part or an image is already there, or the columns are wrong.
         """
         ids = images["image_id"].to_pylist()
         known = self.done.intersection(ids)
@@ -96,41 +94,39 @@ class RunWriter:
             raise ValueError(f"part {part_name}: image {min(known or ids)} is written twice")
         if (self.path / "images" / f"{part_name}.parquet").exists():
             raise ValueError(f"part {part_name} is already written")
-        parts = [
-            ("queries", _conform(queries, QUERIES)),
-            ("targets", _conform(targets, TARGETS)),
-            ("images", _conform(images, IMAGES)),
-        ]
+        tables = {"queries": queries, "targets": targets, "images": images}
         if detections is not None:
-            parts.insert(0, ("detections", _conform(detections, DETECTIONS)))
-        for folder, table in parts:
-            replace_parquet(self.path / folder / f"{part_name}.parquet", table)
+            tables = {"detections": detections} | tables
+        for folder, table in tables.items():
+            file = self.path / folder / f"{part_name}.parquet"
+            replace_parquet(file, _conform(table, TABLES[folder]))
         self.done.update(ids)
 
-    def write_kept(self, folder: Kept, name: str, table: pa.Table) -> None:
-        """Keep masks or attention of some queries under `name`, in place of what stood there."""
-        path, group = self.path / folder / f"{name}.parquet", ROWS_AT_ONCE.get(folder)
+    def write_selected(self, folder: SelectedTable, name: str, table: pa.Table) -> None:
+        """Write masks or attention of selected queries to the file `name`, replacing it."""
+        path, group = self.path / folder / f"{name}.parquet", ROW_GROUP_SIZES.get(folder)
         replace_parquet(path, _conform(table, TABLES[folder]), group)
 
     def save_thumbnail(self, image_id: int, jpeg: bytes) -> None:
-        """Keep a small picture of an image, so that the run can be looked at by itself."""
+        """Store a thumbnail, so that the run can be viewed without the data set."""
         replace_file(self.path / "thumbnails" / f"{image_id}.jpg", jpeg)
 
-    def drop_thumbnail(self, image_id: int) -> None:
-        """Remove the picture of an image that is no longer of interest, if there is one."""
+    def delete_thumbnail(self, image_id: int) -> None:
+        """Delete the thumbnail of an image, if there is one."""
         (self.path / "thumbnails" / f"{image_id}.jpg").unlink(missing_ok=True)
 
     def finish(
         self, timings: dict[str, Any] | None = None, extra: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Write aggregates and summary.json, mark run.json finished and give back the summary.
+        """Write aggregates and summary.json, mark run.json as finished, and return the summary.
 
-        `timings` (seconds by name) go to run.json; `extra` are further entries of the summary.
+        `timings` (seconds by name) go to run.json; `extra` are additional entries of the summary.
         """
-        with connect(self.path) as connection:
-            summary = summarize(connection)
-        for name, table in stored(self.path):
+        for name, table in compute_aggregates(self.path):
             replace_parquet(self.path / FOLDER / f"{name}.parquet", table)
+        with connect(self.path) as connection:
+            add_views(connection, self.path)
+            summary = summarize(connection)
         summary = {**(extra or {}), **summary}
         replace_json(self.path / SUMMARY, summary)
         header = json.loads((self.path / HEADER).read_text())
@@ -139,31 +135,31 @@ class RunWriter:
 
 
 def _check_free(path: Path, header: dict[str, Any], resume: bool) -> bool:
-    """Whether `path` is free for a new run; False where it holds this one, to be resumed."""
+    """Return whether `path` is free for a new run; False if it has this run, to be resumed."""
     if path.exists() and not path.is_dir():
-        raise RunError(f"{path} is a file: give a directory for the run")
+        raise RunError(f"{path} is a file; give a directory for the run")
     names = {entry.name for entry in path.iterdir()} if path.exists() else set()
     names.discard(HEADER + TEMPORARY_SUFFIX)
     if not names:
         return True
     if HEADER not in names:
-        raise RunError(f"{path} holds other files ({min(names)}): give an empty directory")
+        raise RunError(f"{path} contains other files ({min(names)}); give an empty directory")
     found = _read_header(path)
     for keys in _SAME_RUN:
         if _lookup(found, keys) != _lookup(header, keys):
             raise RunError(
-                f"{path} holds another run ({'.'.join(keys)} differs): give another directory"
+                f"{path} contains another run ({'.'.join(keys)} differs); give another directory"
             )
     if found.get("finished"):
-        raise RunError(f"{path} is already finished: give another directory to run it again")
+        raise RunError(f"{path} is already finished; give another directory to run it again")
     temporary = SUMMARY + TEMPORARY_SUFFIX
     foreign = names - {HEADER, SUMMARY, temporary, *FOLDERS}
     if foreign:
         raise RunError(
-            f"{path} holds files that are not of the run ({min(foreign)}): move them away"
+            f"{path} contains files that do not belong to the run ({min(foreign)}); move them"
         )
     if not resume:
-        raise RunError(f"{path} holds this run unfinished: go on with it with --resume")
+        raise RunError(f"{path} contains this run, unfinished; continue it with --resume")
     return False
 
 
@@ -173,7 +169,7 @@ def _read_header(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         header = None
     if not isinstance(header, dict):
-        raise RunError(f"{path / HEADER} can't be read as JSON: give another directory")
+        raise RunError(f"{path / HEADER}: not readable as JSON; give another directory")
     return header
 
 

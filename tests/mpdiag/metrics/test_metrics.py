@@ -154,7 +154,7 @@ def test_what_is_not_finite_is_not_measured() -> None:
         assignment,
         (4, 4),
         finite=finite,
-        fed=torch.tensor([0, 0]),
+        fed_gt=torch.tensor([0, 0]),
     )
     assert found.area.tolist() == [[16, 16], [0, 16]]
     assert found.best_query.tolist() == [[0], [1]]

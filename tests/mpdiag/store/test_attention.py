@@ -41,7 +41,7 @@ def write(tmp_path: Path, make_run: MakeRun) -> Callable[[list[dict[str, Any]]],
     def write(rows: list[dict[str, Any]]) -> Run:
         path = make_run(tmp_path / "run", layers=2)
         table = pa.Table.from_pylist(rows, schema=ATTENTION)
-        RunWriter(path).write_kept("attention", "part-000", table)
+        RunWriter(path).write_selected("attention", "part-000", table)
         return Run.open(path)
 
     return write
@@ -74,7 +74,7 @@ def test_what_is_no_weight_is_0(
 def test_a_run_without_says_what_to_do(tmp_path: Path, make_run: MakeRun) -> None:
     path = make_run(tmp_path / "run")
     shutil.rmtree(path / "attention")  # as in the runs of earlier versions
-    with pytest.raises(RunError, match="has not kept the attention of image 2, query 5"):
+    with pytest.raises(RunError, match="has no attention of image 2, query 5"):
         Run.open(path).attention(2, 5)
 
 
@@ -104,5 +104,5 @@ def test_what_is_broken_is_told(write: Callable[..., Run], change: dict[str, Any
     weights = np.full((2, 3), 1 / 6, dtype=np.float32)
     first, second = (row(layer, weights, weights > 0) for layer in (1, 2))
     run = write([first | change, second])
-    with pytest.raises(RunError, match=r"the attention of image 2, query 5 is broken \("):
+    with pytest.raises(RunError, match=r"image 2, query 5 is invalid \("):
         run.attention(2, 5)

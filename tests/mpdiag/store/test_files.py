@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from mpdiag.store.files import replace_file, replacing
+from mpdiag.store.files import atomic_write, replace_file
 
 
 def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     replace_file(path, b"old")
-    with pytest.raises(ValueError, match="half"), replacing(path) as stream:
+    with pytest.raises(ValueError, match="half"), atomic_write(path) as stream:
         stream.write(b"ne")
         raise ValueError("half")
     assert path.read_bytes() == b"old"

@@ -13,7 +13,7 @@ import pytest
 
 from mpdiag.errors import RunError
 from mpdiag.store import Run
-from mpdiag.store.schema import ADDED, MASKS
+from mpdiag.store.schema import COLUMNS, MASKS
 
 MakeRun = Callable[..., Path]
 
@@ -32,41 +32,41 @@ def refused(path: Path, message: str) -> None:
 
 
 def test_refuses_what_is_no_run(tmp_path: Path) -> None:
-    refused(tmp_path / "nothing", " does not exist: give the directory of a run")
-    refused(tmp_path, " is not a run directory: it has no run.json")
+    refused(tmp_path / "nothing", " does not exist; give the directory of a run")
+    refused(tmp_path, " has no run.json; give the directory of a run")
     (tmp_path / "file").write_text("")
-    refused(tmp_path / "file", " is not a run directory: it has no run.json")
+    refused(tmp_path / "file", " has no run.json; give the directory of a run")
 
 
 @pytest.mark.parametrize("text", ['{"schema_version": 1', "", "\x00"])
 def test_refuses_broken_json(tmp_path: Path, make_run: MakeRun, text: str) -> None:
     run = make_run(tmp_path / "run", images=1)
     (run / "summary.json").write_text(text)
-    refused(run, "/summary.json can't be read as JSON: analyse it again")
+    refused(run, "/summary.json is not readable as JSON; analyse again")
     (run / "run.json").write_text(text)
-    refused(run, "/run.json can't be read as JSON: analyse it again")
+    refused(run, "/run.json is not readable as JSON; analyse again")
     (run / "run.json").write_bytes(b"\xff\xfe")
-    refused(run, "/run.json can't be read as JSON: analyse it again")
+    refused(run, "/run.json is not readable as JSON; analyse again")
     (run / "run.json").write_text("[1]")
-    refused(run, "/run.json is not a JSON object: analyse it again")
+    refused(run, "/run.json is not a JSON object; analyse again")
 
 
 def test_refuses_a_newer_schema(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run", images=1)
-    edit(run / "run.json", schema_version=4)
-    refused(run, " has schema_version 4, and this mpdiag reads up to 3: update mpdiag")
+    edit(run / "run.json", schema_version=5)
+    refused(run, " has schema_version 5, but this mpdiag reads versions up to 4; update mpdiag")
     edit(run / "run.json", schema_version=None)
-    refused(run, "/run.json has no schema_version: it is not a run of mpdiag")
+    refused(run, "/run.json has no schema_version; give a run of mpdiag")
 
 
 def test_refuses_an_unfinished_run(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run", finish=False)
-    refused(run, " is unfinished: go on with mpdiag analyze ... --resume")
+    refused(run, " is unfinished; continue it with mpdiag analyze ... --resume")
 
 
 def test_refuses_a_summary_that_lacks_values(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run", images=2, layers=2)
-    message = "/summary.json lacks values: analyse it again"
+    message = "/summary.json lacks values; analyse again"
     layers = json.loads((run / "summary.json").read_text())["layers"]
     without_util = [{k: v for k, v in layer.items() if k != "util"} for layer in layers]
     as_text = [{**layer, "miou_l": "<b>"} for layer in layers]
@@ -81,13 +81,13 @@ def test_refuses_a_summary_that_lacks_values(tmp_path: Path, make_run: MakeRun) 
         edit(run / "summary.json", **changes)
         refused(run, message)
     (run / "summary.json").unlink()
-    refused(run, " has no summary.json: analyse it again")
+    refused(run, " has no summary.json; analyse again")
 
 
 def test_names_a_broken_parquet_file(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run")
     (run / "queries" / "part-000.parquet").write_bytes(b"PAR1 no PAR1")
-    with pytest.raises(RunError, match=r"has a Parquet file that can't be read .*part-000"):
+    with pytest.raises(RunError, match=r"has an unreadable Parquet file .*part-000"):
         Run.open(run)
 
 
@@ -95,9 +95,10 @@ def test_a_run_of_version_1_opens_and_lacks_what_it_lacks(
     tmp_path: Path, make_run: MakeRun
 ) -> None:
     path = make_run(tmp_path / "run", images=4, shards=2)
-    for folder, columns in ADDED.items():
+    for folder, columns in COLUMNS.items():
+        added = [column.name for column in columns if column.since > 1]
         for file in (path / folder).glob("*.parquet"):
-            pq.write_table(pq.read_table(file).drop_columns(list(columns)), file)
+            pq.write_table(pq.read_table(file).drop_columns(added), file)
     edit(path / "run.json", schema_version=1)
     run = Run.open(path)
     rows = run.query("SELECT count(margin) margin, count(area) area FROM queries")
@@ -153,7 +154,7 @@ def test_masks_are_those_that_were_measured(tmp_path: Path, make_run: MakeRun) -
 
 def test_masks_that_were_not_kept(tmp_path: Path, make_run: MakeRun) -> None:
     run = Run.open(make_run(tmp_path / "run"))
-    message = r"has not kept the masks of image 4, query 77: analyse with --save-masks all"
+    message = r"has no masks of image 4, query 77; analyse with --save-masks all"
     with pytest.raises(RunError, match=message):
         run.masks(4, 77)
 
@@ -164,7 +165,7 @@ def test_broken_mask_is_named(tmp_path: Path, make_run: MakeRun) -> None:
     table = pq.read_table(file)
     small = pa.array([3] * len(table), pa.int32())
     pq.write_table(table.set_column(table.schema.get_field_index("height"), "height", small), file)
-    with pytest.raises(RunError, match="a mask of image 4 is broken: analyse it again"):
+    with pytest.raises(RunError, match="a mask of image 4 is invalid; analyse again"):
         Run.open(path).gt_masks(4)
 
 
@@ -192,7 +193,7 @@ def test_picture_is_the_thumbnail_else_the_file(tmp_path: Path, make_run: MakeRu
     run = Run.open(path)
     assert run.image(2) == path / "thumbnails" / "2.jpg"
     (path / "thumbnails" / "2.jpg").unlink()
-    with pytest.raises(RunError, match=r"000002\.jpg is not in .*: analyse again where"):
+    with pytest.raises(RunError, match=r"000002\.jpg is not in .*; analyse again where"):
         run.image(2)
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "000002.jpg").write_bytes(b"")
@@ -215,7 +216,7 @@ def test_picture_never_leaves_the_data_set(tmp_path: Path, make_run: MakeRun, na
     pq.write_table(
         table.set_column(table.schema.get_field_index("file_name"), "file_name", names), file
     )
-    with pytest.raises(RunError, match="has no picture of image 1"):
+    with pytest.raises(RunError, match="has no thumbnail of image 1"):
         Run.open(path).image(1)
 
 

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from mpdiag.errors import RunError
-from mpdiag.store.database import MACROS
 from mpdiag.store.schema import TABLES
-from mpdiag.store.summary import LAYER_VALUES, summarize
+from mpdiag.store.summary import summarize
 
 MakeRun = Callable[..., Path]
+Database = Callable[..., duckdb.DuckDBPyConnection]
 
 
 def rows(run: Path, folder: str) -> pd.DataFrame:
@@ -74,7 +74,7 @@ def test_summary_is_the_brute_force(
     expected = brute_force(run)
     for key in ("num_images", "num_gt", "num_queries", "num_layers"):
         assert summary[key] == expected[key]
-    assert summary["schema_version"] == 3
+    assert summary["schema_version"] == 4
     assert summary["util_m0"] == pytest.approx(expected["util_m0"], abs=1e-12)
     assert len(summary["layers"]) == layers
     for found, wanted in zip(summary["layers"], expected["layers"], strict=True):
@@ -90,34 +90,37 @@ def test_layout_of_the_parts_changes_no_bit(tmp_path: Path, make_run: MakeRun, s
     assert (split / "summary.json").read_bytes() == (whole / "summary.json").read_bytes()
 
 
-def test_order_and_threads_change_no_bit(tmp_path: Path, make_run: MakeRun) -> None:
+def test_order_and_threads_change_no_bit(
+    tmp_path: Path, make_run: MakeRun, database: Database
+) -> None:
     run = make_run(tmp_path / "run", images=9)
     summaries = []
     for seed in range(5):
-        with duckdb.connect() as connection:
-            connection.execute(f"SET threads = {1 + seed % 4}")
-            for macro in MACROS:
-                connection.execute(macro)
-            for name, schema in TABLES.items():
-                order = rows(run, name).sample(frac=1, random_state=seed)
-                connection.register(name, pa.Table.from_pandas(order, schema))
-            summaries.append(summarize(connection))
+        content = {
+            name: pa.Table.from_pandas(rows(run, name).sample(frac=1, random_state=seed), schema)
+            for name, schema in TABLES.items()
+        }
+        connection = database(content)
+        connection.execute(f"SET threads = {1 + seed % 4}")
+        summaries.append(summarize(connection))
     assert summaries == [json.loads((run / "summary.json").read_text())] * 5
 
 
-def test_sums_that_floats_would_get_wrong() -> None:
+def test_sums_that_floats_would_get_wrong(database: Database) -> None:
     """Ten times 0.1 and one 1.0 in floating point depend on the order; here they don't."""
     ious = [0.1] * 10 + [1.0] + [1e-9] * 7
-    results = {json.dumps(summarize_ious(order)) for order in (ious, ious[::-1], sorted(ious))}
+    results = {
+        json.dumps(summarize_ious(database, order)) for order in (ious, ious[::-1], sorted(ious))
+    }
     assert len(results) == 1
     assert json.loads(results.pop())["layers"][0]["miou_l"] == pytest.approx(
         float(np.longdouble(np.array(ious)).mean()), abs=1e-15
     )
 
 
-def test_conventions_by_hand() -> None:
-    layer = summarize_ious([0.25, None, 0.75, None], matched=(0, 1))["layers"][0]
-    assert {key: layer[key] for key in ("layer", *LAYER_VALUES)} == {
+def test_conventions_by_hand(database: Database) -> None:
+    layer = summarize_ious(database, [0.25, None, 0.75, None], matched=(0, 1))["layers"][0]
+    expected = {
         "layer": 1,
         "miou_l": 0.5,
         "miou_l_empty0": 0.25,
@@ -126,16 +129,17 @@ def test_conventions_by_hand() -> None:
         "empty_pairs": 0.5,
         "util": None,
     }
+    assert {key: layer[key] for key in expected} == expected
 
 
-def test_nothing_to_average_is_none() -> None:
-    layer = summarize_ious([None, None])["layers"][0]
+def test_nothing_to_average_is_none(database: Database) -> None:
+    layer = summarize_ious(database, [None, None])["layers"][0]
     assert layer["miou_l"] is None
     assert layer["miou_l_matched"] is None
     assert (layer["miou_l_empty0"], layer["miou_l_empty1"], layer["empty_pairs"]) == (0, 1, 1)
 
 
-def test_a_pair_with_a_mask_that_is_not_finite_is_no_pair() -> None:
+def test_a_pair_with_a_mask_that_is_not_finite_is_no_pair(database: Database) -> None:
     rows = [(0, 0, 4, None, None), (1, 0, 4, 4, 0.5), (0, 1, 4, None, None), (1, 1, None, 4, None)]
     names = ("layer", "query", "area", "area_prev", "iou_prev")
     queries = [{"image_id": 1, "matched_gt": -1, **dict(zip(names, r, strict=True))} for r in rows]
@@ -145,7 +149,7 @@ def test_a_pair_with_a_mask_that_is_not_finite_is_no_pair() -> None:
     assert summary["layers"][0]["miou_l_empty0"] == 0.5 and summary["layers"][0]["empty_pairs"] == 0
 
 
-def test_no_rows_at_all() -> None:
+def test_no_rows_at_all(database: Database) -> None:
     with database({}) as connection:
         summary = summarize(connection)
     assert summary["num_images"] == summary["num_layers"] == 0
@@ -153,16 +157,18 @@ def test_no_rows_at_all() -> None:
     assert summary["util_m0"] is None
 
 
-def test_an_image_in_two_parts_is_refused() -> None:
+def test_an_image_in_two_parts_is_refused(database: Database) -> None:
     images = [{"image_id": 5, "num_gt": 0, "util": []}] * 2
     with (
         database({"images": images}) as connection,
-        pytest.raises(RunError, match=r"^image 5 stands in more than one part of the run: "),
+        pytest.raises(RunError, match=r"^image 5 is in more than one part of the run; "),
     ):
         summarize(connection)
 
 
-def summarize_ious(ious: list[float | None], matched: tuple[int, ...] = ()) -> dict[str, Any]:
+def summarize_ious(
+    database: Database, ious: list[float | None], matched: tuple[int, ...] = ()
+) -> dict[str, Any]:
     """The summary of one image without objects, one layer, and these IoUs, query by query."""
     queries = [
         {"image_id": 1, "layer": layer, "query": n, "iou_prev": iou if layer else None}
@@ -174,12 +180,3 @@ def summarize_ious(ious: list[float | None], matched: tuple[int, ...] = ()) -> d
     images = [{"image_id": 1, "num_gt": 0, "util": []}]
     with database({"queries": queries, "images": images}) as connection:
         return summarize(connection)
-
-
-def database(content: dict[str, list[dict[str, Any]]]) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
-    for macro in MACROS:
-        connection.execute(macro)
-    for name, schema in TABLES.items():
-        connection.register(name, pa.Table.from_pylist(content.get(name, []), schema))
-    return connection

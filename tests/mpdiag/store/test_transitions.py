@@ -14,7 +14,13 @@ from pydantic import ValidationError
 
 from mpdiag.store.database import MACROS, connect
 from mpdiag.store.schema import TABLES
-from mpdiag.store.transitions import TRANSITIONS, Thresholds, classified, counts, transitions
+from mpdiag.store.transitions import (
+    TRANSITIONS,
+    Thresholds,
+    transition_counts_sql,
+    transitions,
+    transitions_sql,
+)
 
 MakeRun = Callable[..., Path]
 Step = tuple[int, int, float, int]  # area, best GT, its IoU in percent, second coverage in percent
@@ -45,7 +51,7 @@ def filled(content: dict[str, list[dict[str, Any]]]) -> duckdb.DuckDBPyConnectio
 
 
 def kinds(connection: duckdb.DuckDBPyConnection, thresholds: Thresholds) -> list[str]:
-    found = connection.execute(f"SELECT kind FROM ({classified(thresholds)}) ORDER BY query")
+    found = connection.execute(f"SELECT kind FROM ({transitions_sql(thresholds)}) ORDER BY query")
     return [kind for (kind,) in found.fetchall()]
 
 
@@ -112,7 +118,7 @@ def test_every_transition_has_exactly_one_class(
                 assert more != (before["second_coverage"] >= thresholds.several)
             if kind in ("refined", "drifted"):
                 assert (kind == "refined") == (now["best_gt_iou"] > before["best_gt_iou"])
-    assert transitions(connection, counts(thresholds))["count"].sum() == len(pairs)
+    assert transitions(connection, transition_counts_sql(thresholds))["count"].sum() == len(pairs)
 
 
 def test_counts_and_gains_equal_loops(tmp_path: Path, make_run: MakeRun) -> None:
@@ -120,7 +126,7 @@ def test_counts_and_gains_equal_loops(tmp_path: Path, make_run: MakeRun) -> None
     with connect(path) as connection:
         table = transitions(connection)
         rows = connection.execute("SELECT * FROM queries").df()
-        moves = connection.execute(classified()).df().set_index(["image_id", "layer", "query"])
+        moves = connection.execute(transitions_sql()).df().set_index(["image_id", "layer", "query"])
         num_gt = dict(connection.execute("SELECT image_id, num_gt FROM images").fetchall())
     assert table["layer"].tolist() == sorted([1, 2, 3, 4] * 8)
     match = rows.set_index(["image_id", "layer", "query"])["matched_gt"].to_dict()

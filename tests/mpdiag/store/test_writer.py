@@ -40,6 +40,7 @@ def test_files_and_columns_of_a_run(tmp_path: Path, make_run: MakeRun) -> None:
     names = sorted(content(run))
     assert names == [
         "aggregates/image_layers.parquet",
+        "aggregates/image_metrics.parquet",
         "aggregates/image_transitions.parquet",
         "attention/part-000.parquet",
         "detections/part-000.parquet",
@@ -55,7 +56,7 @@ def test_files_and_columns_of_a_run(tmp_path: Path, make_run: MakeRun) -> None:
     ]
     for folder, schema in TABLES.items():
         assert pq.read_schema(run / folder / "part-000.parquet").equals(schema)
-    assert header(run)["schema_version"] == 3
+    assert header(run)["schema_version"] == 4
     assert header(run)["finished"] is True
     assert header(run)["timings"] == {"seconds": 1.5}
 
@@ -88,17 +89,17 @@ def refused(path: Path, given: dict[str, Any], message: str, **options: Any) -> 
 def test_refuses_a_file(tmp_path: Path) -> None:
     path = tmp_path / "run"
     path.write_text("text")
-    refused(path, {}, " is a file: give a directory for the run")
+    refused(path, {}, " is a file; give a directory for the run")
 
 
 def test_refuses_a_directory_with_other_files(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("text")
-    refused(tmp_path, {}, " holds other files (thesis.tex): give an empty directory")
+    refused(tmp_path, {}, " contains other files (thesis.tex); give an empty directory")
 
 
 def test_refuses_broken_header(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"schema_version": 1, ')
-    refused(tmp_path, {}, "/run.json can't be read as JSON: give another directory", resume=True)
+    refused(tmp_path, {}, "/run.json: not readable as JSON; give another directory", resume=True)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_refuses_another_run(
     tmp_path: Path, make_run: MakeRun, change: dict[str, Any], named: str, finish: bool
 ) -> None:
     run = make_run(tmp_path / "run", finish=finish)
-    message = f" holds another run ({named} differs): give another directory"
+    message = f" contains another run ({named} differs); give another directory"
     refused(run, {**header(run), **change}, message, resume=True)
 
 
@@ -126,18 +127,18 @@ def test_refuses_split_and_annotations_of_another(tmp_path: Path, make_run: Make
     for key in ("split", "annotation_file"):
         given = header(run)
         given["dataset"][key] = "other"
-        message = f" holds another run (dataset.{key} differs): give another directory"
+        message = f" contains another run (dataset.{key} differs); give another directory"
         refused(run, given, message, resume=True)
 
 
 def test_refuses_unfinished_run_without_resume(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run", finish=False)
-    refused(run, header(run), " holds this run unfinished: go on with it with --resume")
+    refused(run, header(run), " contains this run, unfinished; continue it with --resume")
 
 
 def test_refuses_finished_run(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run")
-    message = " is already finished: give another directory to run it again"
+    message = " is already finished; give another directory to run it again"
     refused(run, header(run), message)
     refused(run, header(run), message, resume=True)
 
@@ -145,7 +146,7 @@ def test_refuses_finished_run(tmp_path: Path, make_run: MakeRun) -> None:
 def test_refuses_foreign_files_beside_the_run(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run", finish=False)
     (run / "notes.txt").write_text("text")
-    message = " holds files that are not of the run (notes.txt): move them away"
+    message = " contains files that do not belong to the run (notes.txt); move them"
     refused(run, header(run), message, resume=True)
 
 
@@ -257,12 +258,14 @@ def test_an_image_or_part_is_written_once(tmp_path: Path, make_run: MakeRun) -> 
 def test_other_columns_are_refused(tmp_path: Path) -> None:
     writer = RunWriter.create(tmp_path, {})
     with pytest.raises(ValueError, match=r"\['counts', 'size'\] are missing or unknown"):
-        writer.write_kept(
-            "masks", "a", MASKS.empty_table().rename_columns([*MASKS.names[:6], "size", "badness"])
+        writer.write_selected(
+            "masks",
+            "a",
+            MASKS.empty_table().rename_columns([*MASKS.names[:6], "size", "change_score"]),
         )
 
 
 def test_masks_are_replaced(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run")
-    RunWriter(run).write_kept("masks", "part-000", MASKS.empty_table())
+    RunWriter(run).write_selected("masks", "part-000", MASKS.empty_table())
     assert Run.open(run).query("SELECT * FROM masks").empty

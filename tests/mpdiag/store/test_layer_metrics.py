@@ -1,16 +1,15 @@
 """Metrics of matches and masks on a run that is small enough to do by hand, and the Gini."""
 
+from collections.abc import Callable
 from typing import Any
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from mpdiag.store.consistency import COLUMNS, consistency, oracle
-from mpdiag.store.database import MACROS
+from mpdiag.store.layer_metrics import LAYER_METRICS, layer_metrics
 from mpdiag.store.query_use import gini, query_use
-from mpdiag.store.schema import TABLES
+from mpdiag.store.summary import oracle
 
 MATCHED = [  # layer by layer V^i of three queries, in two images; the second has one GT
     ([0, 1, -1], [0, -1, -1]),
@@ -52,14 +51,8 @@ def rows() -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.fixture
-def connection() -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
-    for macro in MACROS:
-        connection.execute(macro)
-    content = rows()
-    for name, schema in TABLES.items():
-        connection.register(name, pa.Table.from_pylist(content.get(name, []), schema))
-    return connection
+def connection(database: Callable[..., duckdb.DuckDBPyConnection]) -> duckdb.DuckDBPyConnection:
+    return database(rows())
 
 
 @pytest.mark.parametrize(
@@ -82,8 +75,8 @@ def connection() -> duckdb.DuckDBPyConnection:
     ],
 )
 def test_by_hand(connection: duckdb.DuckDBPyConnection, column: str, expected: list[float]) -> None:
-    table = consistency(connection)
-    assert table["layer"].tolist() == [0, 1, 2] and set(table) == {"layer", *COLUMNS}
+    table = layer_metrics(connection)
+    assert table["layer"].tolist() == [0, 1, 2] and set(table) == {"layer", *LAYER_METRICS}
     assert table[column].astype(float).tolist() == pytest.approx(expected, nan_ok=True)
 
 
