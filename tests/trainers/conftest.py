@@ -1,4 +1,4 @@
-"""A recipe that trains in seconds."""
+"""A recipe that trains in seconds, and all methods at once."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from mpdiag.config import TrainConfig
 from mpdiag.data import generate_synthetic
+from trainers.methods import METHODS
 from trainers.recipe import load_recipe
 
 SMALL = (
@@ -27,6 +28,12 @@ SMALL = (
 
 
 @pytest.fixture(scope="session")
+def combined_methods() -> str:
+    """All methods that combine with others."""
+    return "+".join(name for name, method in METHODS.items() if not method.stands_alone)
+
+
+@pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     generate_synthetic(root / "synthetic", train=24, val=6, size=64)
@@ -35,7 +42,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def build_recipe(data_root: Path) -> Callable[..., TrainConfig]:
-    """The small recipe with KEY=VALUE changes."""
+    """Return a function that returns the small recipe with KEY=VALUE overrides."""
 
     def build(*changes: str) -> TrainConfig:
         return load_recipe("synthetic-tiny", [*SMALL, f"data.root={data_root}", *changes])

@@ -1,4 +1,4 @@
-"""Run by torchrun or alone: take some steps of a recipe and write what rank 0 has then.
+"""Take some steps of a recipe, alone or under torchrun; the main process writes the result.
 
 python take_steps.py RECIPE.json STEPS OUT.pt
 """
@@ -11,11 +11,12 @@ import torch
 from mpdiag.config import TrainConfig
 from mpdiag.data import TrainingBatches, build_augmentation, load_dataset
 from trainers.distributed import DistributedContext
+from trainers.methods import FullTrainConfig
 from trainers.trainer import Trainer
 
 
 def take_steps(config: TrainConfig, steps: int) -> dict[str, object]:
-    """Losses of each step, and the clipped gradients of the first."""
+    """Return the losses of each step, and the clipped gradients of the first."""
     distributed = DistributedContext.initialize()
     data = load_dataset(config.data.dataset, root=config.data.root, split="train")
     batches = TrainingBatches(
@@ -41,6 +42,6 @@ def take_steps(config: TrainConfig, steps: int) -> dict[str, object]:
 
 if __name__ == "__main__":
     recipe, steps, out = sys.argv[1:]
-    taken = take_steps(TrainConfig.model_validate_json(Path(recipe).read_text()), int(steps))
+    taken = take_steps(FullTrainConfig.model_validate_json(Path(recipe).read_text()), int(steps))
     if taken["rank"] == 0:
         torch.save(taken, out)

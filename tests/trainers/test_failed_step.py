@@ -1,4 +1,4 @@
-"""Trouble is named, kept and can be had again; odd images are none."""
+"""Steps that fail are reported, dumped and repeated; unusual images do not fail."""
 
 import json
 import subprocess
@@ -22,16 +22,17 @@ from mpdiag.errors import (
     TrainingError,
 )
 from mpdiag.models import Mask2Former
-from trainers.loop import train
 from trainers.distributed import DistributedContext
-from trainers.trainer import Trainer, not_finite
 from trainers.failed_step import replay
+from trainers.loop import train
+from trainers.methods import build_method
+from trainers.trainer import Trainer, non_finite_error
 
 QUIET = Console(quiet=True)
 
 
 def poisoned(small_recipe, folder: Path, entry: str, *changes: str) -> Any:
-    """A recipe that starts from a model in which one entry is NaN."""
+    """Return a recipe that starts from a model with one NaN entry."""
     config = small_recipe("schedule.iterations=2", *changes)
     settings = config.model.model_copy(update={"num_classes": 7, "label_embedding": True})
     model = Mask2Former(settings)
@@ -65,7 +66,7 @@ def poisoned(small_recipe, folder: Path, entry: str, *changes: str) -> Any:
         ),
     ],
 )
-def test_what_is_not_finite_is_named_and_can_be_had_again(
+def test_failed_step_is_reported_and_repeated(
     small_recipe, tmp_path: Path, entry: str, changes: list[str], message: str
 ) -> None:
     config = poisoned(small_recipe, tmp_path, entry, *changes)
@@ -82,12 +83,14 @@ def test_what_is_not_finite_is_named_and_can_be_had_again(
     assert str(again.value) == kept["failed_step"]["message"]
 
 
-def test_the_first_layer_of_losses_that_are_not_finite_is_named() -> None:
+def test_non_finite_losses_are_reported_by_their_first_layer(small_recipe) -> None:
+    config = small_recipe("model.decoder_layers=9", "method=piloted")
+    method = build_method(Mask2Former(config.model), config)
     names = ["loss_ce", "loss_dice_3", "loss_mask_dn_3", "loss_mask_4", "loss_mask_2"]
     losses = {name: torch.tensor(float("nan")) for name in names[:-1]}
-    error = not_finite(losses | {"loss_mask_2": torch.tensor(1.0)}, last=9)
+    error = non_finite_error(losses | {"loss_mask_2": torch.tensor(1.0)}, method)
     assert (error.term, error.layer) == ("loss_dice, loss_mask_dn", 3)
-    error = not_finite({"loss_ce": torch.tensor(float("inf"))}, last=9)
+    error = non_finite_error({"loss_ce": torch.tensor(float("inf"))}, method)
     assert (error.term, error.layer) == ("loss_ce", 9)
 
 
@@ -100,18 +103,18 @@ def test_a_dump_is_replayed_from_the_command_line(small_recipe, tmp_path: Path) 
     done = subprocess.run([*command, str(dump)], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("class cost of matching of layer 0, image 0 of the batch")
-    with pytest.raises(CheckpointError, match="no dump of a step that went wrong"):
+    with pytest.raises(CheckpointError, match="not a dump of a failed step"):
         replay(tmp_path / "poisoned.pth")
 
 
-def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(small_recipe) -> None:
+def test_non_finite_gradient_leaves_the_weights_unchanged(small_recipe) -> None:
     config = small_recipe("model.num_classes=7")
     dataset = load_dataset("synthetic", root=config.data.root, split="train")
     trainer = Trainer(config, dataset.classes, DistributedContext.initialize())
     before = {name: x.clone() for name, x in trainer.model.named_parameters()}
     weight = trainer.model.pixel_decoder.mask_features.weight
     weight.register_hook(lambda gradient: gradient * torch.inf)
-    with pytest.raises(NonFiniteError, match="the gradient's norm is not finite"):
+    with pytest.raises(NonFiniteError, match="the gradient norm is not finite"):
         trainer.step([dataset[i] for i in range(4)], range(4))
     assert all(torch.equal(before[name], x) for name, x in trainer.model.named_parameters())
     assert trainer.iteration == 0
@@ -132,8 +135,8 @@ def box(y: int, x: int, height: int, width: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def odd_images(tmp_path: Path) -> Path:
-    """One-pixel objects, only a crowd, 2,000 objects, and an object at the very border."""
+def unusual_images(tmp_path: Path) -> Path:
+    """One-pixel objects, only a crowd region, 2,000 objects, and an object at the border."""
     places = [(i // 50, i % 50) for i in range(2000)]
     segmentations = {
         1: [(box(20, 30, 1, 1), 0), (box(63, 63, 1, 1), 0)],
@@ -163,17 +166,17 @@ def odd_images(tmp_path: Path) -> Path:
     ]
     categories = [{"id": 10, "name": "a"}, {"id": 11, "name": "b"}]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    path = tmp_path / "odd.json"
+    path = tmp_path / "unusual.json"
     path.write_text(json.dumps(content))
     return path
 
 
 @pytest.mark.parametrize("method", ["baseline", "piloted", "piloted+fixed-matching"])
-def test_odd_images_train_on(small_recipe, odd_images: Path, tmp_path: Path, method: str) -> None:
-    """The crop leaves some images without any GT, too."""
+def test_unusual_images_do_not_fail(small_recipe, unusual_images: Path, tmp_path: Path, method: str) -> None:
+    """Some crops have no GT."""
     config = small_recipe(
-        f"data.dataset={odd_images}",
-        f"data.root={odd_images.parent}",
+        f"data.dataset={unusual_images}",
+        f"data.root={unusual_images.parent}",
         "schedule.iterations=6",
         "data.batch_size=2",
         "data.augment.crop=[32, 32]",
@@ -185,50 +188,50 @@ def test_odd_images_train_on(small_recipe, odd_images: Path, tmp_path: Path, met
     assert len(lines) == 6
 
 
-def test_a_truncated_image_is_named(small_recipe, odd_images: Path, tmp_path: Path) -> None:
-    whole = (odd_images.parent / "1.jpg").read_bytes()
-    (odd_images.parent / "1.jpg").write_bytes(whole[: len(whole) // 2])
+def test_a_truncated_image_is_named(small_recipe, unusual_images: Path, tmp_path: Path) -> None:
+    whole = (unusual_images.parent / "1.jpg").read_bytes()
+    (unusual_images.parent / "1.jpg").write_bytes(whole[: len(whole) // 2])
     config = small_recipe(
-        f"data.dataset={odd_images}", f"data.root={odd_images.parent}", "schedule.iterations=6"
+        f"data.dataset={unusual_images}", f"data.root={unusual_images.parent}", "schedule.iterations=6"
     )
-    with pytest.raises(DataError, match=r"1\.jpg can't be read"):
+    with pytest.raises(DataError, match=r"1\.jpg: image cannot be read"):
         train(config, tmp_path / "run", console=QUIET)
 
 
-def test_a_file_of_ones_own_needs_held_out_images(
-    small_recipe, odd_images: Path, tmp_path: Path
+def test_a_file_needs_held_out_images(
+    small_recipe, unusual_images: Path, tmp_path: Path
 ) -> None:
-    own = (f"data.dataset={odd_images}", f"data.root={odd_images.parent}", "evaluate_every=1")
-    with pytest.raises(ConfigError, match=r"give data\.val_dataset=FILE or NAME, or eval"):
+    own = (f"data.dataset={unusual_images}", f"data.root={unusual_images.parent}", "evaluate_every=1")
+    with pytest.raises(ConfigError, match=r"set data\.val_dataset=FILE or NAME, or eval"):
         train(small_recipe(*own), tmp_path / "run", console=QUIET)
-    content = json.loads(odd_images.read_text())
+    content = json.loads(unusual_images.read_text())
     content["categories"][1]["name"] = "c"
-    other = odd_images.with_name("other.json")
+    other = unusual_images.with_name("other.json")
     other.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"other\.json: its class 1 is c, that of .* images b;"):
+    with pytest.raises(DataError, match=r"other\.json: class 1 is c, but b in the training images;"):
         train(small_recipe(*own, f"data.val_dataset={other}"), tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
-    settings = (*own, f"data.val_dataset={odd_images}", "schedule.iterations=1")
+    settings = (*own, f"data.val_dataset={unusual_images}", "schedule.iterations=1")
     train(small_recipe(*settings), tmp_path / "run", console=QUIET)
     assert '"ap"' in (tmp_path / "run" / "metrics.json").read_text()
 
 
-def test_one_of_detectron2s_names_needs_another(
+def test_a_name_of_detectron2_needs_held_out_images(
     small_recipe, ade20k_root: Path, tmp_path: Path
 ) -> None:
-    """Or a run would be judged by the images that it trains on."""
+    """Otherwise a run would be evaluated on its training images."""
     own = (
         "data.dataset=ade20k_instance_train", f"data.root={ade20k_root}", "evaluate_every=1",
         "schedule.iterations=1",
     )  # fmt: skip
-    with pytest.raises(ConfigError, match="ade20k_instance_train: it has no held-out images"):
+    with pytest.raises(ConfigError, match="ade20k_instance_train: has no held-out images"):
         train(small_recipe(*own), tmp_path / "run", console=QUIET)
     settings = (*own, "data.val_dataset=ade20k_instance_val")
     train(small_recipe(*settings), tmp_path / "run", console=QUIET)
     assert '"ap"' in (tmp_path / "run" / "metrics.json").read_text()
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(
+def test_full_disk_keeps_the_last_checkpoint(
     small_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(content: object, file: Any) -> None:
@@ -244,7 +247,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 
     monkeypatch.setattr(torch, "save", save_once)
     config = small_recipe("schedule.iterations=4", "checkpoint_every=2")
-    with pytest.raises(CheckpointError, match=r"last\.pth: can't be written .*; make room"):
+    with pytest.raises(CheckpointError, match=r"last\.pth: can't be written .*; free disk space"):
         train(config, output, console=QUIET)
     monkeypatch.undo()
     assert not list(output.glob("*.tmp"))

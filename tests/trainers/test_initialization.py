@@ -1,4 +1,4 @@
-"""What a training starts from: ImageNet backbones, checkpoints, and refusals."""
+"""Initial weights: ImageNet backbones, checkpoints, and what is refused."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def small(backbone: BackboneConfig) -> Mask2Former:
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
-def test_an_imagenet_backbone_fills_the_backbone_alone(tmp_path: Path, norm: str) -> None:
+def test_imagenet_weights_fill_only_the_backbone(tmp_path: Path, norm: str) -> None:
     theirs = torchvision.models.resnet18()
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
     model = small(BackboneConfig(name="resnet18", norm=norm))
@@ -45,7 +45,7 @@ def test_another_backbone_is_refused(tmp_path: Path) -> None:
         initialize_model(model, str(tmp_path / "resnet34.pth"))
     model = small(BackboneConfig(name="resnet18", channels=(8, 8, 16, 16)))
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
-    with pytest.raises(ConfigError, match=r"backbone\.layer1\.0\..* is \(64, .* has \(8, "):
+    with pytest.raises(ConfigError, match=r"backbone\.layer1\.0\..* is \(64, .*, but \(8, "):
         initialize_model(model, str(tmp_path / "resnet18.pth"))
     torch.save({"backbone.conv1.weight": torch.zeros(1), "rpn.x": torch.zeros(1)}, tmp_path / "x")
     with pytest.raises(ConfigError, match=r"rpn\.x belongs to another model"):
@@ -77,33 +77,33 @@ def saved(path: Path, names: list[str], **settings: object) -> Mask2Former:
     return model
 
 
-def test_other_classes_are_refused_until_the_head_may_start_anew(tmp_path: Path, caplog) -> None:
+def test_other_classes_need_reset_classes(tmp_path: Path, caplog) -> None:
     file = tmp_path / "animals.pth"
     theirs = saved(file, ["cat", "dog", "cow"], label_embedding=True)
     fewer = with_classes(["cat", "dog"], label_embedding=True)
-    with pytest.raises(ConfigError, match=r"predicts 3 classes, but the data set has 2; give rese"):
+    with pytest.raises(ConfigError, match=r"predicts 3 classes, but the data set has 2; set reset_classes"):
         initialize_model(fewer, str(file), classes_of(["cat", "dog"]))
     swapped = with_classes(["cat", "cow", "dog"], label_embedding=True)
-    with pytest.raises(ConfigError, match="its class 1 is dog, that of the data set cow"):
+    with pytest.raises(ConfigError, match="class 1 is dog, but cow in the data set"):
         initialize_model(swapped, str(file), classes_of(["cat", "cow", "dog"]))
     before = {name: x.clone() for name, x in fewer.state_dict().items()}
     with caplog.at_level("INFO"):
         initialize_model(fewer, str(file), classes_of(["cat", "dog"]), reset_classes=True)
-    assert "decoder.class_embed.bias" in caplog.text and "start anew" in caplog.text
+    assert "decoder.class_embed.bias" in caplog.text and "did not load" in caplog.text
     for name, tensor in fewer.state_dict().items():
         of_classes = "class_embed" in name or "label_embed" in name
         assert torch.equal(tensor, before[name] if of_classes else theirs.state_dict()[name])
     initialize_model(theirs, str(file), classes_of(["cat", "dog", "cow"]))
 
 
-def test_what_the_recipe_lacks_is_said_with_the_mend(tmp_path: Path) -> None:
+def test_missing_parameters_name_the_setting_to_change(tmp_path: Path) -> None:
     saved(tmp_path / "model.pth", ["cat"], query_position=True)
     model = with_classes(["cat"], query_position=False)
     with pytest.raises(ConfigError, match=r"query_embed.weight .*; set model.query_position=true"):
         initialize_model(model, str(tmp_path / "model.pth"), classes_of(["cat"]))
 
 
-def test_a_transformers_directory_is_a_start(tmp_path: Path) -> None:
+def test_training_starts_from_a_transformers_directory(tmp_path: Path) -> None:
     names = ["cat", "dog"]
     theirs = saved(tmp_path / "model.pth", names)
     convert(tmp_path / "model.pth", tmp_path / "hf", "transformers")

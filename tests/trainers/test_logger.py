@@ -1,4 +1,4 @@
-"""What a run leaves to read: lines, events, and Weights & Biases where it is asked for."""
+"""metrics.json, TensorBoard events, and Weights & Biases."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ def lines_of(output: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
 
 
-def test_lines_and_events_say_the_same(tmp_path: Path) -> None:
+def test_lines_and_events_agree(tmp_path: Path) -> None:
     with FileLogger(tmp_path, TrainConfig(), 0, 0, QUIET) as logger:
         logger.add_data_time(0.5)
         logger.log_step(4, {"loss_ce": 2.0, "loss_mask": 1.5}, lr=0.1, grad_norm=3.0)
@@ -35,39 +35,39 @@ def test_lines_and_events_say_the_same(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in events.Scalars("ap")] == [(4, 0.25)]
 
 
-def test_a_resumed_run_drops_what_it_does_again(tmp_path: Path) -> None:
+def test_resumed_run_removes_the_lines_of_repeated_steps(tmp_path: Path) -> None:
     with FileLogger(tmp_path, TrainConfig(), 0, 0, QUIET) as logger:
         for step in range(6):
             logger.log_step(step, {"loss_ce": 1.0})
             if step in (1, 3):
                 logger.log_evaluation(step, {"ap": step / 10})
     with (tmp_path / "metrics.json").open("a") as file:
-        file.write('{"iteration": 6, "total_l')  # torn
+        file.write('{"iteration": 6, "total_l')  # incomplete
     with FileLogger(tmp_path, TrainConfig(), 4, 2, QUIET) as logger:
         logger.log_evaluation(3, {"ap": 0.3})
     kept = [(int(line["iteration"]), line.get("ap")) for line in lines_of(tmp_path)]
     assert kept == [(0, None), (1, None), (1, 0.1), (2, None), (3, None), (3, 0.3)]
 
 
-def test_wandb_is_told_where_it_is_asked_for(
+def test_wandb_gets_the_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Any] = []
+    calls: list[Any] = []
     run = SimpleNamespace(
-        log=lambda values, step: told.append((step, values)),
-        finish=lambda exit_code: told.append(exit_code),
+        log=lambda values, step: calls.append((step, values)),
+        finish=lambda exit_code: calls.append(exit_code),
     )
     monkeypatch.setitem(
-        sys.modules, "wandb", SimpleNamespace(init=lambda **given: told.append(given) or run)
+        sys.modules, "wandb", SimpleNamespace(init=lambda **given: calls.append(given) or run)
     )
     with FileLogger(tmp_path, TrainConfig(wandb=True), 0, 0, QUIET) as logger:
         logger.log_evaluation(9, {"pq": 0.5})
-    start, line, end = told
+    start, line, end = calls
     assert (start["project"], start["resume"], start["name"]) == ("mpdiag", "allow", tmp_path.name)
     assert (line, end) == ((9, {"pq": 0.5}), 0)
 
 
-def test_wandb_that_is_missing_is_one_sentence(
+def test_missing_wandb_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)

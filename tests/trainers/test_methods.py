@@ -1,6 +1,7 @@
 """Training methods against brute force on small models."""
 
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,6 +88,11 @@ def test_methods_declare_name_description_settings_and_losses(small_recipe, samp
         assert terms == {x for part in methods_of(TrainConfig(method=name)) for x in part.layer_losses}
         assert {layer for _, layer in layers} <= {None, 0, 1, 2, 3}
         assert any(layer == 3 for _, layer in layers) != found.stands_alone
+
+
+def test_docs_describe_every_method() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    assert all(f"| `{name}` |" in text for name in METHODS)
 
 
 def test_fixed_matching_uses_the_last_layer_for_all(small_recipe, samples) -> None:
@@ -204,9 +210,11 @@ def test_number_of_layers_with_gt_masks(small_recipe, samples, layers) -> None:
     assert masked == [layer < (3 if layers == "all" else layers) for layer in range(3)]
 
 
-@pytest.mark.parametrize("method", ["piloted", "piloted+fixed-matching+auxiliary-loss"])
-def test_images_without_gt_have_all_losses(small_recipe, samples, method: str) -> None:
-    built = method_of(small_recipe, f"method={method}")
+@pytest.mark.parametrize("method", ["piloted", "all"])
+def test_images_without_gt_have_all_losses(
+    small_recipe, samples, combined_methods: str, method: str
+) -> None:
+    built = method_of(small_recipe, f"method={combined_methods if method == 'all' else method}")
     usual = losses_of(built, batch_of(samples))
     without_gt = [
         Sample(s.image_id, s.file_name, s.image, s.masks[:0], s.labels[:0], s.original_size)

@@ -1,4 +1,4 @@
-"""A batch gives the same step in one piece, in parts, and shared out over two processes."""
+"""A batch gives the same step in one part, in two parts, and over two processes."""
 
 import os
 import subprocess
@@ -12,11 +12,10 @@ import torch
 from mpdiag.config import TrainConfig
 
 SCRIPT = Path(__file__).with_name("take_steps.py")
-# Batch norm would mean other statistics; everything that is random is switched on.
+# Batch norm would have other statistics. Everything random is on.
 SETTINGS = (
     "model.num_classes=7",
     "model.label_embedding=true",
-    "method=piloted+auxiliary-loss",
     "loss.num_points=64",
     "schedule.warmup_iterations=1",
     "pilot.num_queries=9",
@@ -24,12 +23,12 @@ SETTINGS = (
 )
 
 
-def run(config: TrainConfig, folder: Path, ranks: int) -> dict[str, Any]:
-    recipe, out = folder / f"recipe-{ranks}.json", folder / f"out-{ranks}.pt"
+def run(config: TrainConfig, folder: Path, processes: int) -> dict[str, Any]:
+    recipe, out = folder / f"recipe-{processes}.json", folder / f"out-{processes}.pt"
     recipe.write_text(config.model_dump_json())
     launch = [sys.executable]
-    if ranks > 1:
-        launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    if processes > 1:
+        launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*launch, str(SCRIPT), str(recipe), "2", str(out)],
@@ -53,8 +52,11 @@ def assert_same_step(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert difference <= 1e-4 * gradient.norm() + 1e-7, name
 
 
-def test_two_ranks_with_half_the_batch_each_equal_one(small_recipe, tmp_path: Path) -> None:
-    config = small_recipe(*SETTINGS)
+@pytest.mark.parametrize("method", ["piloted+auxiliary-loss", "all"])
+def test_two_processes_and_two_parts_equal_one(
+    small_recipe, combined_methods: str, tmp_path: Path, method: str
+) -> None:
+    config = small_recipe(*SETTINGS, f"method={combined_methods if method == 'all' else method}")
     alone = run(config, tmp_path, 1)
     assert_same_step(run(config, tmp_path, 2), alone)
     parts = config.model_copy(update={"gradient_accumulation_steps": 2})

@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere goes on as if it had not been."""
+"""A stopped and resumed run equals an uninterrupted one."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from mpdiag.errors import RunError
 from trainers.loop import train
 
 QUIET = Console(quiet=True)
-# All that is random: order, augmentation, noise of masks and labels, points; and an evaluation.
+# Everything random: order, augmentation, noise of masks and labels, points; and an evaluation.
 SETTINGS = (
     "schedule.iterations=12",
     "checkpoint_every=3",
@@ -36,7 +36,7 @@ TIMES = ("time", "data_time", "eta_seconds")
 
 
 def lines_of(output: Path) -> list[dict[str, float]]:
-    """The lines of metrics.json, without how long things took."""
+    """Return the lines of metrics.json without times."""
     lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
 
@@ -54,7 +54,7 @@ def start(config: TrainConfig, folder: Path) -> "subprocess.Popen[str]":
 
 
 def stop_after(process: "subprocess.Popen[str]", steps: int, output: Path, number: int) -> str:
-    """Signal all its processes once so many steps are logged; what it said until it ended."""
+    """Signal all processes of a run after `steps` logged steps, and return its stderr."""
     file = output / "metrics.json"
     while process.poll() is None:
         if file.is_file() and file.read_text().count("total_loss") >= steps:
@@ -82,7 +82,7 @@ def assert_equal_runs(found: Path, expected: Path) -> None:
     assert all(torch.equal(states[0][i]["exp_avg"], states[1][i]["exp_avg"]) for i in states[0])
 
 
-def test_a_killed_run_goes_on_bit_for_bit(whole: Path, small_recipe, tmp_path: Path) -> None:
+def test_killed_run_resumes_bit_for_bit(whole: Path, small_recipe, tmp_path: Path) -> None:
     config, output = small_recipe(*SETTINGS), tmp_path / "stopped"
     process = start(config, tmp_path)
     stop_after(process, 4, output, signal.SIGKILL)
@@ -95,14 +95,14 @@ def test_a_killed_run_goes_on_bit_for_bit(whole: Path, small_recipe, tmp_path: P
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_loses_nothing(whole: Path, small_recipe, tmp_path: Path, number: int) -> None:
+def test_signal_saves_the_current_step(whole: Path, small_recipe, tmp_path: Path, number: int) -> None:
     config, output = small_recipe(*SETTINGS, "data.num_workers=1"), tmp_path / "stopped"
     process = start(config, tmp_path)
-    said = stop_after(process, 5, output, number)
+    stderr = stop_after(process, 5, output, number)
     if process.returncode == 0:
         pytest.skip("the run ended before it could be stopped")
     assert process.returncode == 128 + number
-    assert "continue with --resume" in said and "Traceback" not in said
+    assert "continue with --resume" in stderr and "Traceback" not in stderr
     kept = torch.load(output / "last.pth", weights_only=True)["iteration"]
     logged = sum("total_loss" in line for line in lines_of(output))
     assert kept == logged >= 5
@@ -110,7 +110,7 @@ def test_a_signal_loses_nothing(whole: Path, small_recipe, tmp_path: Path, numbe
     assert_equal_runs(output, whole)
 
 
-def test_a_run_that_was_stopped_in_an_evaluation_does_it_again(
+def test_run_stopped_in_an_evaluation_repeats_it(
     whole: Path, small_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, output = small_recipe(*SETTINGS), tmp_path / "run"
@@ -127,7 +127,7 @@ def test_a_run_that_was_stopped_in_an_evaluation_does_it_again(
     assert_equal_runs(output, whole)
 
 
-def test_what_changes_no_number_may_change_on_the_way(small_recipe, tmp_path: Path) -> None:
+def test_settings_without_effect_on_results_may_change(small_recipe, tmp_path: Path) -> None:
     output = tmp_path / "run"
     config = small_recipe("schedule.iterations=2")
     train(config, output, console=QUIET)
