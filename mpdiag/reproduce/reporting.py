@@ -37,11 +37,10 @@ def measure_costs(
     if known.keys() >= finished.keys():
         return known
     run = Run.open(directory.run(next(iter(finished.values())).name, PARTS[0]))
-    size = run.query("SELECT input_height, input_width FROM images ORDER BY image_id LIMIT 1").iloc[
-        0
-    ]
+    first = "SELECT input_height, input_width FROM images ORDER BY image_id LIMIT 1"
+    height, width = run.query(first).iloc[0].tolist()
     checkpoints = {name: directory.training(one.name) for name, one in finished.items()}
-    costs = model_costs(checkpoints, int(size["input_height"]), int(size["input_width"]))
+    costs = model_costs(checkpoints, int(height), int(width))
     path.parent.mkdir(exist_ok=True)
     replace_json(path, costs)
     return costs

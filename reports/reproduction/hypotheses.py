@@ -1,7 +1,7 @@
 """Hypotheses from the paper's statements, each a comparison of two trainings, and their test."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpdiag.config import PaperResult
 from reports import paper
@@ -43,9 +43,8 @@ class Hypothesis:
     paper: tuple[PaperResult, PaperResult] | None = None
 
 
-_BASE = TrainedPart("baseline")
-_FIRST, _ALL = TrainedPart("mp-first-layer", PILOTED), TrainedPart("mp-all-layers", PILOTED)
-_TABLE5 = "table5"
+_BASELINE, _ALL_LAYERS = TrainedPart("baseline"), TrainedPart("mp-all-layers")
+_MP_FIRST, _MP_ALL = TrainedPart("mp-first-layer", PILOTED), TrainedPart("mp-all-layers", PILOTED)
 
 
 def _ap(target: str, text: str, a: str, b: str, sign: int = 1) -> Hypothesis:
@@ -54,134 +53,58 @@ def _ap(target: str, text: str, a: str, b: str, sign: int = 1) -> Hypothesis:
 
 def _shorter(data: str, text: str, a: str, b: str) -> Hypothesis:
     published = (table3(data, "Mask2Former"), table3(data, "MP-Former"))
-    return Hypothesis(
-        "table3", f"MP-Former {text}", AP, TrainedPart(a), TrainedPart(b), 1, published
-    )
+    return replace(_ap("table3", f"MP-Former {text}", a, b), paper=published)
 
 
 HYPOTHESES = (
-    Hypothesis("table1", "Util¹ of the MP part exceeds Mask2Former's", UTIL1, _BASE, _FIRST),
-    Hypothesis("table1", "mIoU-L¹ of the MP part exceeds Mask2Former's", MIOU1, _BASE, _FIRST),
-    Hypothesis(
-        "table1",
-        "Multi-layer MP raises Util of the MP part (mean over layers)",
-        UTIL,
-        _FIRST,
-        _ALL,
-    ),
-    Hypothesis(
-        "table1",
-        "Multi-layer MP raises mIoU-L of the MP part (mean over layers)",
-        MIOU,
-        _FIRST,
-        _ALL,
-    ),
-    Hypothesis(
-        "table1",
-        "Multi-layer MP raises Util¹ of the matching part",
-        UTIL1,
-        _BASE,
-        TrainedPart("mp-all-layers"),
-    ),
-    Hypothesis(
-        "table1",
-        "Multi-layer MP raises Util of the matching part (mean over layers)",
-        UTIL,
-        _BASE,
-        TrainedPart("mp-all-layers"),
-    ),
-    Hypothesis(
-        "table1",
-        "Multi-layer MP raises mIoU-L of the matching part (mean over layers)",
-        MIOU,
-        _BASE,
-        TrainedPart("mp-all-layers"),
-    ),
-    _shorter(
-        "COCO",
-        "with 72% of the steps has higher AP than Mask2Former with all steps",
-        "baseline",
-        "mp-72-percent",
-    ),
-    _shorter(
-        "ADE20K",
-        "with half of the steps has higher AP than Mask2Former with all steps",
-        "baseline",
-        "mp-half",
-    ),
-    _shorter(
-        "COCO",
-        "after 36 epochs has higher AP than Mask2Former after 50 epochs",
-        "coco-mask2former-50-epochs",
-        "coco-mp-former-36-epochs",
-    ),
-    _shorter(
-        "ADE20K",
-        "after 80k steps has higher AP than Mask2Former after 160k steps",
-        "ade20k-mask2former-160k",
-        "ade20k-mp-former-80k",
-    ),
+    Hypothesis("table1", "Util¹ of the MP part exceeds Mask2Former's", UTIL1, _BASELINE, _MP_FIRST),
+    Hypothesis("table1", "mIoU-L¹ of the MP part exceeds Mask2Former's",
+               MIOU1, _BASELINE, _MP_FIRST),
+    Hypothesis("table1", "Multi-layer MP raises Util of the MP part (mean over layers)",
+               UTIL, _MP_FIRST, _MP_ALL),
+    Hypothesis("table1", "Multi-layer MP raises mIoU-L of the MP part (mean over layers)",
+               MIOU, _MP_FIRST, _MP_ALL),
+    Hypothesis("table1", "Multi-layer MP raises Util¹ of the matching part",
+               UTIL1, _BASELINE, _ALL_LAYERS),
+    Hypothesis("table1", "Multi-layer MP raises Util of the matching part (mean over layers)",
+               UTIL, _BASELINE, _ALL_LAYERS),
+    Hypothesis("table1", "Multi-layer MP raises mIoU-L of the matching part (mean over layers)",
+               MIOU, _BASELINE, _ALL_LAYERS),
+    _shorter("COCO", "with 72% of the steps has higher AP than Mask2Former with all steps",
+             "baseline", "mp-72-percent"),
+    _shorter("ADE20K", "with half of the steps has higher AP than Mask2Former with all steps",
+             "baseline", "mp-half"),
+    _shorter("COCO", "after 36 epochs has higher AP than Mask2Former after 50 epochs",
+             "coco-mask2former-50-epochs", "coco-mp-former-36-epochs"),
+    _shorter("ADE20K", "after 80k steps has higher AP than Mask2Former after 160k steps",
+             "ade20k-mask2former-160k", "ade20k-mp-former-80k"),
     _ap("table4", "MP training on 3 layers raises AP", "baseline", "mp-no-noise"),
     _ap("table4", "Label noise raises AP further", "mp-no-noise", "mp-label-noise"),
     _ap("table4", "Point noise raises AP further", "mp-label-noise", "mp-point-noise"),
     _ap("table4", "MP in all layers raises AP further", "mp-point-noise", "mp-all-layers"),
     _ap("table4", "All components together raise AP", "baseline", "mp-all-layers"),
-    _ap(
-        _TABLE5,
-        "MP in three layers gives higher AP than in one",
-        "mp-first-layer",
-        "mp-label-noise",
-    ),
-    _ap(
-        _TABLE5, "MP in all layers gives higher AP than in three", "mp-label-noise", "mp-all-layers"
-    ),
-    _ap(_TABLE5, "Point noise gives higher AP than no noise", "mp-label-noise", "mp-point-noise"),
-    _ap(
-        _TABLE5,
-        "Shift noise gives lower AP than point noise",
-        "mp-point-noise",
-        "mp-shift-noise",
-        -1,
-    ),
-    _ap(
-        _TABLE5,
-        "Scale noise gives lower AP than point noise",
-        "mp-point-noise",
-        "mp-scale-noise",
-        -1,
-    ),
-    _ap(
-        _TABLE5, "Scale noise gives lower AP than no noise", "mp-label-noise", "mp-scale-noise", -1
-    ),
-    _ap(
-        "table6",
-        "Coarse-to-fine maps give higher AP than large maps in all layers",
-        "mp-all-large",
-        "mp-all-layers",
-    ),
-    _ap(
-        "table6",
-        "Hard assignment in the MP part gives higher AP than matching",
-        "mp-match",
-        "mp-label-noise",
-    ),
+    _ap("table5", "MP in three layers gives higher AP than in one",
+        "mp-first-layer", "mp-label-noise"),
+    _ap("table5", "MP in all layers gives higher AP than in three",
+        "mp-label-noise", "mp-all-layers"),
+    _ap("table5", "Point noise gives higher AP than no noise", "mp-label-noise", "mp-point-noise"),
+    _ap("table5", "Shift noise gives lower AP than point noise",
+        "mp-point-noise", "mp-shift-noise", -1),
+    _ap("table5", "Scale noise gives lower AP than point noise",
+        "mp-point-noise", "mp-scale-noise", -1),
+    _ap("table5", "Scale noise gives lower AP than no noise",
+        "mp-label-noise", "mp-scale-noise", -1),
+    _ap("table6", "Coarse-to-fine maps give higher AP than large maps in all layers",
+        "mp-all-large", "mp-all-layers"),
+    _ap("table6", "Hard assignment in the MP part gives higher AP than matching",
+        "mp-match", "mp-label-noise"),
     _ap("table7", "The fixed matching scheme lowers AP", "baseline", "fixed-matching", -1),
     _ap("table7", "The auxiliary loss lowers AP", "baseline", "auxiliary-loss", -1),
-    Hypothesis(
-        "table7",
-        "The fixed matching scheme raises Util, its aim (mean over layers)",
-        UTIL,
-        _BASE,
-        TrainedPart("fixed-matching"),
-    ),
-    Hypothesis(
-        "table7",
-        "The auxiliary loss raises mIoU-L, its aim (mean over layers)",
-        MIOU,
-        _BASE,
-        TrainedPart("auxiliary-loss"),
-    ),
-)
+    Hypothesis("table7", "The fixed matching scheme raises Util, its aim (mean over layers)",
+               UTIL, _BASELINE, TrainedPart("fixed-matching")),
+    Hypothesis("table7", "The auxiliary loss raises mIoU-L, its aim (mean over layers)",
+               MIOU, _BASELINE, TrainedPart("auxiliary-loss")),
+)  # fmt: skip
 
 
 def evaluate_hypotheses(

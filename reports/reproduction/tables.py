@@ -146,7 +146,7 @@ def trained_parts(
 def _matched_iou(
     section: SectionTables, rows: Sequence[TableRow], results: TrainingResults, layers: range
 ) -> Table:
-    """Return the IoU of matched masks, which tells improving masks from degrading ones."""
+    """Return the IoU of matched masks, which shows whether changing masks improve."""
     lines = []
     for row, part in trained_parts(rows, results):
         cells = []
