@@ -39,9 +39,9 @@ class ClassMapping:
             return class_logits[..., [*self.columns, self.classes]]
         others = sorted(set(range(self.classes + 1)) - set(self.columns))
         kept = class_logits[..., list(self.columns)]
-        exact = torch.promote_types(kept.dtype, torch.float32)
-        nothing = class_logits[..., others].to(exact).logsumexp(-1, keepdim=True)
-        return torch.cat([kept, nothing.to(kept.dtype)], dim=-1)
+        dtype = torch.promote_types(kept.dtype, torch.float32)
+        no_object = class_logits[..., others].to(dtype).logsumexp(-1, keepdim=True)
+        return torch.cat([kept, no_object.to(kept.dtype)], dim=-1)
 
 
 def map_classes(
@@ -82,23 +82,23 @@ def map_classes(
     found = [column for column in columns if column is not None]
     if len(set(found)) == len(names):
         return ClassMapping(tuple(found), count, exclusive)
-    in_place = [column == place for place, column in enumerate(columns)]
-    if count == len(names) and sum(in_place) >= SAME_ORDER * count:
+    equal = sum(column == index for index, column in enumerate(columns))
+    if count == len(names) and equal >= SAME_ORDER * count:
         return in_order
     unknown = [name for name, column in zip(names, columns, strict=True) if column is None]
-    some = ", ".join((unknown or names)[:NAMES_SHOWN])
+    missing = ", ".join((unknown or names)[:NAMES_SHOWN])
     more = f" and {len(unknown) - NAMES_SHOWN} more" if len(unknown) > NAMES_SHOWN else ""
     raise CheckpointError(
         f"{model}: its {count} classes ({', '.join(labels[:NAMES_SHOWN])}, ...) don't include "
-        f"{some}{more} of {data}; give the data set that it was trained on"
+        f"{missing}{more} of {data}; give the data set that it was trained on"
     )
 
 
 def _column(name: str, labels: Sequence[str]) -> int | None:
     """Return the first label with this name, else the first that shares a synonym, else None."""
     synonyms = _synonyms(name)
-    exact = (place for place, label in enumerate(labels) if _normalized(label) == _normalized(name))
-    shared = (place for place, label in enumerate(labels) if _synonyms(label) & synonyms)
+    exact = (index for index, label in enumerate(labels) if _normalized(label) == _normalized(name))
+    shared = (index for index, label in enumerate(labels) if _synonyms(label) & synonyms)
     return next(exact, next(shared, None))
 
 

@@ -71,7 +71,7 @@ def _numbers(text: str, part: str, low: int, high: int, what: str) -> frozenset[
     """Parse `all` or `1-3,7`."""
     if part == "all":
         return frozenset(range(low, high + 1))
-    found: set[int] = set()
+    numbers: set[int] = set()
     for item in part.split(","):
         first, dash, last = item.partition("-")
         ends = (first, last if dash else first)
@@ -81,8 +81,8 @@ def _numbers(text: str, part: str, low: int, high: int, what: str) -> frozenset[
             raise ConfigError(
                 f"--intervene {text}: {item} is out of range; give {what} in {low}-{high}"
             )
-        found.update(range(int(ends[0]), int(ends[1]) + 1))
-    return frozenset(found)
+        numbers.update(range(int(ends[0]), int(ends[1]) + 1))
+    return frozenset(numbers)
 
 
 @contextmanager

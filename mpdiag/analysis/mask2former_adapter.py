@@ -74,7 +74,7 @@ class Mask2FormerAdapter(ModelAdapter):
         return LayerPredictions(
             self.classes(output.matching.class_logits),
             output.matching.mask_logits,
-            LayerAttention.from_recording(recording) if recording else (),
+            () if recording is None else LayerAttention.from_recording(recording),
         )
 
 
