@@ -1,4 +1,4 @@
-"""Pure tensor kernels behind the rows of a run, and published metrics for use in Python."""
+"""Layer metrics as pure tensor functions, and AP, PQ and mIoU."""
 
 from mpdiag.metrics.average_precision import AveragePrecision, CocoAP
 from mpdiag.metrics.layer_iou import LayerMiou, adjacent_overlap, layer_miou, valid_cells

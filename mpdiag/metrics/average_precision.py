@@ -1,4 +1,4 @@
-"""AP of instances, COCO's: evaluated by pycocotools, fed from memory, silent."""
+"""COCO's AP of instances, computed by pycocotools from masks in memory."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ class ScoredMasks(Protocol):
 
 
 class EncodedMasks(Protocol):
-    """The same at a size (H, W), each mask as COCO's compressed run lengths."""
+    """Detections of one image of size (H, W), with the masks as compressed RLE."""
 
     @property
     def scores(self) -> Tensor: ...
@@ -42,8 +42,8 @@ class EncodedMasks(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """Detections of one image as `EncodedMasks`."""
+class EncodedDetections:
+    """Detections of one image; implements `EncodedMasks`."""
 
     scores: Tensor
     labels: Tensor
@@ -53,12 +53,12 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class CocoAP:
-    """COCO's averages as fractions; NaN where no GT counts.
+    """COCO's averages as fractions; NaN if no GT counts.
 
     Attributes:
-        ap: over IoU thresholds 0.50, 0.55 .. 0.95, and over classes that have GT.
+        ap: averaged over IoU thresholds 0.50, 0.55 .. 0.95 and over classes that have GT.
         ap50, ap75: at one threshold.
-        ap_small, ap_medium, ap_large: of GT with an area up to 32^2, from there to 96^2, and above.
+        ap_small, ap_medium, ap_large: of GT with an area up to 32^2, up to 96^2, and larger.
         per_class: `ap` of each class.
     """
 
@@ -73,23 +73,23 @@ class CocoAP:
 
 @dataclass(frozen=True, slots=True)
 class ImageResults:
-    """GT and detections of one image, in the words of COCO's files."""
+    """GT and detections of one image as COCO annotations."""
 
     height: int
     width: int
-    truth: list[Annotation]
-    found: list[Annotation]
+    ground_truth: list[Annotation]
+    detections: list[Annotation]
 
 
 class AveragePrecision:
-    """Gathers images in any order; `a + b` unites what two shards gathered.
+    """COCO AP over images that are added in any order; `a + b` merges two shards.
 
-    `classes` are the class indices that count; GT and detections of others are left out. The
-    AP^Th_pan of a panoptic model is that of its things, measured as Mask2Former does against the
-    instance annotations (which overlap), not against the panoptic ones.
+    GT and detections of classes that are not in `classes` are ignored. For the AP^Th_pan of a
+    panoptic model pass its things and, as Mask2Former does, the instance annotations (which may
+    overlap) instead of the panoptic ones.
 
-    At most 100 detections of an image and class count, the highest scores first; the GT of
-    crowds is neither found nor missed, and what lies in it is no false positive.
+    At most 100 detections per image and class count, those with the highest scores. A GT crowd is
+    neither a true positive nor missed, and detections inside it are not false positives.
     """
 
     def __init__(self, classes: Iterable[int]) -> None:
@@ -99,7 +99,7 @@ class AveragePrecision:
     def update(
         self,
         image_id: int,
-        found: ScoredMasks,
+        detections: ScoredMasks,
         masks: Tensor,
         labels: Tensor,
         crowd: Tensor | None = None,
@@ -108,37 +108,39 @@ class AveragePrecision:
         """Add an image with its G ground truths, all at the size of the image file.
 
         Args:
-            image_id: the image; each may be added once.
-            found: its detections.
-            masks: (G, H, W) bool GT; one without a pixel counts as missed.
-            labels: (G,) class index.
-            crowd: (G,) bool, which are crowds; none if None.
-            areas: (G,) pixels, by which GT are small, medium or large: the annotations' "area",
-                which COCO took from polygons; the masks' own if None.
+            image_id: id of the image, which may be added only once.
+            detections: detections of the image.
+            masks: (G, H, W) bool GT; a GT without pixels counts as missed.
+            labels: (G,) class indices.
+            crowd: (G,) bool, True for crowds; none if None.
+            areas: (G,) pixels that make a GT small, medium or large: the "area" of the
+                annotations, which COCO computed from polygons; the areas of the masks if None.
 
         Raises:
             ValueError: the image was added before, or its detections have another size.
         """
-        height, width = found.masks.shape[1:]
-        encoded = Encoded(found.scores, found.labels, (height, width), _encode(found.masks))
+        height, width = detections.masks.shape[1:]
+        encoded = EncodedDetections(
+            detections.scores, detections.labels, (height, width), _encode(detections.masks)
+        )
         self.update_encoded(image_id, encoded, masks, labels, crowd, areas)
 
     def update_encoded(
         self,
         image_id: int,
-        found: EncodedMasks,
+        detections: EncodedMasks,
         masks: Tensor,
         labels: Tensor,
         crowd: Tensor | None = None,
         areas: Tensor | None = None,
     ) -> None:
-        """Add an image whose detections are run lengths already; see `update`."""
+        """Add an image whose detections are encoded as RLE; see `update`."""
         height, width = masks.shape[1:]
         if image_id in self._images:
             raise ValueError(f"image {image_id} was added twice")
-        if found.size != (height, width):
+        if detections.size != (height, width):
             raise ValueError(
-                f"image {image_id} has detections of size {found.size} and GT of size"
+                f"image {image_id} has detections of size {detections.size} and GT of size"
                 f" {(height, width)}"
             )
         given = {"iscrowd": crowd, "area": areas}
@@ -146,25 +148,29 @@ class AveragePrecision:
         self._images[image_id] = ImageResults(
             height,
             width,
-            self._annotations(image_id, labels, _encode(masks), found.size, extra),
+            self._annotations(image_id, labels, _encode(masks), detections.size, extra),
             self._annotations(
-                image_id, found.labels, found.counts, found.size, {"score": found.scores}
+                image_id,
+                detections.labels,
+                detections.counts,
+                detections.size,
+                {"score": detections.scores},
             ),
         )
 
     def __add__(self, other: "AveragePrecision") -> "AveragePrecision":
-        """What both gathered. ValueError where classes differ or an image is in both."""
+        """Return the metric of both shards; ValueError if classes differ or both have an image."""
         if self.classes != other.classes:
-            raise ValueError("shards of different classes can't be united")
+            raise ValueError("shards of different classes cannot be merged")
         twice = self._images.keys() & other._images.keys()
         if twice:
             raise ValueError(f"image {min(twice)} was added twice")
-        united = AveragePrecision(self.classes)
-        united._images = self._images | other._images
-        return united
+        merged = AveragePrecision(self.classes)
+        merged._images = self._images | other._images
+        return merged
 
     def compute(self) -> CocoAP:
-        """The averages of all images so far."""
+        """Return the averages over all images."""
         return coco_ap(self._images, self.classes)
 
     def _annotations(
@@ -175,7 +181,7 @@ class AveragePrecision:
         size: tuple[int, int],
         extra: Mapping[str, Tensor],
     ) -> list[Annotation]:
-        """The masks whose class counts as COCO annotations, with the `extra` values of each."""
+        """Return the masks of `classes` as COCO annotations with their `extra` values."""
         annotations = []
         for row, (label, runs) in enumerate(zip(labels.tolist(), counts, strict=True)):
             if label not in self.classes:
@@ -195,9 +201,9 @@ class AveragePrecision:
 
 
 def coco_ap(images: Mapping[int, ImageResults], classes: Sequence[int]) -> CocoAP:
-    """COCO's averages of images by their ids."""
-    truth = [annotation for image in images.values() for annotation in image.truth]
-    found = [annotation for image in images.values() for annotation in image.found]
+    """Return COCO's averages of the images, which are given by id."""
+    ground_truth = [annotation for image in images.values() for annotation in image.ground_truth]
+    detections = [annotation for image in images.values() for annotation in image.detections]
     dataset = {
         "images": [
             {"id": image_id, "height": image.height, "width": image.width}
@@ -205,17 +211,21 @@ def coco_ap(images: Mapping[int, ImageResults], classes: Sequence[int]) -> CocoA
         ],
         "categories": [{"id": label} for label in classes],
     }
-    return _averages(_coco(dataset, truth), _coco(dataset, found), sorted(images), classes)
+    return _averages(
+        _coco(dataset, ground_truth), _coco(dataset, detections), sorted(images), classes
+    )
 
 
-def _averages(truth: COCO, found: COCO, image_ids: Sequence[int], classes: Sequence[int]) -> CocoAP:
-    """What COCOeval says; it takes images in the order of their ids.
+def _averages(
+    ground_truth: COCO, detections: COCO, image_ids: Sequence[int], classes: Sequence[int]
+) -> CocoAP:
+    """Return the averages of COCOeval, with the images in the order of their ids.
 
-    It adds 2^-52 to the denominator of each precision; rounding to 12 digits takes it out
-    again, so that detections equal to the GT have an AP of exactly 1.
+    COCOeval adds 2^-52 to the denominator of each precision. Rounding to 12 digits removes it, so
+    that detections equal to the GT have an AP of exactly 1.
     """
     with redirect_stdout(StringIO()):
-        evaluation = COCOeval(truth, found, "segm")
+        evaluation = COCOeval(ground_truth, detections, "segm")
         evaluation.params.imgIds = list(image_ids)
         evaluation.evaluate()
         evaluation.accumulate()
@@ -239,16 +249,16 @@ def _mean(precision: npt.NDArray[np.float64]) -> float:
 
 
 def _encode(masks: Tensor) -> list[bytes]:
-    """Run lengths of (M, H, W) bool masks."""
+    """Return the compressed RLE of each of (M, H, W) bool masks."""
     if not len(masks):
         return []
-    # pycocotools reads masks column by column, one behind the other.
+    # pycocotools reads masks in column-major order.
     columns = masks.transpose(1, 2).contiguous().cpu().numpy().view(np.uint8)
     return [rle["counts"] for rle in coco_mask.encode(columns.transpose(2, 1, 0))]
 
 
 def _coco(dataset: Mapping[str, Any], annotations: Sequence[Annotation]) -> COCO:
-    """A COCO object as if read from a file; annotations are numbered from 1, as 0 means none."""
+    """Return a COCO object; annotation ids start at 1, since 0 means unmatched in COCOeval."""
     coco = COCO()
     numbered = [{**annotation, "id": number} for number, annotation in enumerate(annotations, 1)]
     coco.dataset = {**dataset, "annotations": numbered}

@@ -1,4 +1,4 @@
-"""mIoU-L^i: how far a query's masks change between adjacent layers (MP-Former, Eq. 1)."""
+"""mIoU-L^i: mean IoU of a query's masks in adjacent layers (MP-Former, Eq. 1)."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class LayerMiou:
-    """mIoU-L^i for i = 1..L, each (L,) float64 as a fraction; NaN where nothing was averaged.
+    """mIoU-L^i for i = 1..L, each (L,) float64 in 0..1; NaN where there is nothing to average.
 
     Attributes:
-        miou_l: pairs of two empty masks left out.
-        miou_l_empty0: pairs of two empty masks count 0.
-        miou_l_empty1: pairs of two empty masks count 1.
-        miou_l_matched: over queries that match a GT in the last layer, empty pairs left out;
-            None without an assignment.
+        miou_l: pairs of two empty masks are left out.
+        miou_l_empty0: pairs of two empty masks count as 0.
+        miou_l_empty1: pairs of two empty masks count as 1.
+        miou_l_matched: over queries that match a GT in the last layer, empty pairs left out; None
+            without an assignment.
         empty_pairs: share of pairs with two empty masks.
     """
 
@@ -27,12 +27,12 @@ class LayerMiou:
 
 
 def valid_cells(height: int, width: int, stride: int = 4) -> tuple[int, int]:
-    """Rows and columns of a prediction's grid that an unpadded image of this size touches."""
+    """Return rows and columns of the prediction grid that an unpadded image of this size covers."""
     return -(-height // stride), -(-width // stride)
 
 
 def adjacent_overlap(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Intersections and areas of binary masks (L + 1, ..., h, w), in cells.
+    """Return intersections and areas of binary masks (L + 1, ..., h, w), in cells.
 
     Returns:
         intersection (L, ...) of layers i - 1 and i, and area (L + 1, ...), int64.
@@ -47,10 +47,10 @@ def layer_miou(
     valid: tuple[int, int] | None = None,
     assignment: Tensor | None = None,
 ) -> LayerMiou:
-    """mIoU-L^i averaged over all queries (the paper's text and Table 1; its Eq. 1 sums).
+    """Return mIoU-L^i averaged over all queries (as the paper's text and Table 1; its Eq. 1 sums).
 
     Args:
-        mask_logits: (L + 1, ..., N, h, w); a mask is where its logit is > 0.
+        mask_logits: (L + 1, ..., N, h, w); masks are binarised at logit > 0.
         valid: rows and columns of the grid that the unpadded image covers; all if None.
         assignment: (L + 1, ..., N) GT index or -1, for `miou_l_matched`.
     """

@@ -1,8 +1,8 @@
 """Panoptic quality: PQ, SQ and RQ over all classes, things and stuff.
 
-Kirillov et al., *Panoptic Segmentation* (CVPR 2019, arXiv 1801.00868), section 4; the rules for
-void and crowds are those of COCO's panopticapi. AP^Th_pan and mIoU_pan, which Mask2Former reports
-beside PQ, are `AveragePrecision` of the things' instances and `SemanticIoU` of the class map.
+Kirillov et al., *Panoptic Segmentation* (CVPR 2019, arXiv 1801.00868), section 4. Void and crowds
+follow the rules of COCO's panopticapi. Mask2Former also reports AP^Th_pan, the `AveragePrecision`
+of the things' instances, and mIoU_pan, the `SemanticIoU` of the class map.
 """
 
 import math
@@ -25,13 +25,13 @@ class Segments(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Fractions, NaN without a class. PQ = SQ x RQ holds for each class, not for averages.
+    """Fractions; NaN without a class. PQ = SQ x RQ holds for each class, but not for averages.
 
     Attributes:
         pq: panoptic quality.
         sq: mean IoU of the matched segments, 0 if none.
         rq: F1 score of the segments.
-        classes: how many classes were averaged: those with a segment in GT or predictions.
+        classes: number of averaged classes, which have a segment in GT or predictions.
     """
 
     pq: float
@@ -42,7 +42,7 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class PanopticScores:
-    """Averages over classes, and each class's own quality."""
+    """Averages over classes, and the quality of each class."""
 
     all: Quality
     things: Quality
@@ -52,7 +52,7 @@ class PanopticScores:
 
 @dataclass(slots=True)
 class ClassCounts:
-    """One class: IoU of each true positive, number of false positives and of false negatives."""
+    """IoU of each true positive of a class, and its numbers of false positives and negatives."""
 
     ious: list[float] = field(default_factory=list)
     false_positives: int = 0
@@ -66,7 +66,7 @@ class ClassCounts:
         )
 
     def quality(self) -> Quality:
-        """The class's PQ, SQ and RQ; sums are exact, so that the order of images is no matter."""
+        """Return PQ, SQ and RQ of the class; sums are exact, so the order does not matter."""
         matched, total = len(self.ious), math.fsum(self.ious)
         weight = matched + 0.5 * self.false_positives + 0.5 * self.false_negatives
         if not weight:
@@ -76,36 +76,38 @@ class ClassCounts:
 
 
 class PanopticQuality:
-    """Gathers images in any order; `a + b` unites what two shards gathered.
+    """Panoptic quality over images that are added in any order; `a + b` merges two shards.
 
-    `things` says of each class index whether it is countable.
+    `things` is True for each class index that is a thing.
     """
 
     def __init__(self, things: Sequence[bool]) -> None:
         self.things = list(things)
         self._counts = [ClassCounts() for _ in self.things]
 
-    def update(self, found: Segments, truth: Segments, crowd: Tensor | None = None) -> None:
+    def update(
+        self, predicted: Segments, ground_truth: Segments, crowd: Tensor | None = None
+    ) -> None:
         """Add an image.
 
         Args:
-            found: predicted segments.
-            truth: GT segments at the same size.
-            crowd: (G,) bool, which GT segments are crowds; none if None.
+            predicted: predicted segments.
+            ground_truth: GT segments of the same size.
+            crowd: (G,) bool, True for GT segments that are crowds; none if None.
         """
-        counts = compare_segments(found, truth, crowd, len(self.things))
+        counts = match_segments(predicted, ground_truth, crowd, len(self.things))
         self._counts = [old + new for old, new in zip(self._counts, counts, strict=True)]
 
     def __add__(self, other: "PanopticQuality") -> "PanopticQuality":
-        """What both gathered. ValueError where their classes differ."""
+        """Return the metric of both shards; ValueError if their classes differ."""
         if self.things != other.things:
-            raise ValueError("shards of different classes can't be united")
-        united = PanopticQuality(self.things)
-        united._counts = [a + b for a, b in zip(self._counts, other._counts, strict=True)]
-        return united
+            raise ValueError("shards of different classes cannot be merged")
+        merged = PanopticQuality(self.things)
+        merged._counts = [a + b for a, b in zip(self._counts, other._counts, strict=True)]
+        return merged
 
     def compute(self) -> PanopticScores:
-        """The averages of all images so far."""
+        """Return the averages over all images."""
         per_class = [counts.quality() for counts in self._counts]
         pairs = list(zip(per_class, self.things, strict=True))
         return PanopticScores(
@@ -116,63 +118,63 @@ class PanopticQuality:
         )
 
 
-def compare_segments(
-    found: Segments, truth: Segments, crowd: Tensor | None, num_classes: int
+def match_segments(
+    predicted: Segments, ground_truth: Segments, crowd: Tensor | None, num_classes: int
 ) -> list[ClassCounts]:
-    """Match the segments of one image, class by class.
+    """Match the segments of one image and count each class.
 
-    Two segments of a class match where their IoU is above one half, with the pixels left out of
-    the union that are void in the GT. GT crowds never match nor are they missed. An unmatched
-    prediction is no false positive where more than half of it is void or crowd of its class (all
-    its crowds; COCO has one a class at most, and panopticapi takes one).
+    Two segments of a class match if their IoU is above one half, where the union excludes pixels
+    that are void in the GT. GT crowds neither match nor are missed. An unmatched prediction is not
+    a false positive if more than half of it is void or crowds of its class (all of them; COCO has
+    at most one per class, and panopticapi uses one).
 
     Returns:
         The counts of each class.
 
     Raises:
-        ValueError: the two differ in size, or an id has no label.
+        ValueError: the sizes differ, or an id has no label.
     """
-    shared = _shared_pixels(found, truth)
+    shared = _shared_pixels(predicted, ground_truth)
     void, cells = shared[0, 1:], shared[1:, 1:]
-    truth_area, found_area = shared[1:].sum(1), shared[:, 1:].sum(0)
-    truth_label, found_label = truth.labels.cpu(), found.labels.cpu()
-    is_crowd = torch.zeros(len(truth_label), dtype=torch.bool) if crowd is None else crowd.cpu()
-    union = truth_area[:, None] + found_area - cells - void
-    same = truth_label[:, None] == found_label
+    gt_area, predicted_area = shared[1:].sum(1), shared[:, 1:].sum(0)
+    gt_label, predicted_label = ground_truth.labels.cpu(), predicted.labels.cpu()
+    is_crowd = torch.zeros(len(gt_label), dtype=torch.bool) if crowd is None else crowd.cpu()
+    union = gt_area[:, None] + predicted_area - cells - void
+    same = gt_label[:, None] == predicted_label
     match = same & ~is_crowd[:, None] & (2 * cells > union)
     ignored = void + (cells * (same & is_crowd[:, None])).sum(0)
 
     counts = [ClassCounts() for _ in range(num_classes)]
     for row, column in match.nonzero().tolist():
         iou = int(cells[row, column]) / int(union[row, column])
-        counts[int(truth_label[row])].ious.append(iou)
-    for label in truth_label[~match.any(1) & ~is_crowd].tolist():
+        counts[int(gt_label[row])].ious.append(iou)
+    for label in gt_label[~match.any(1) & ~is_crowd].tolist():
         counts[label].false_negatives += 1
-    for label in found_label[~match.any(0) & (2 * ignored <= found_area)].tolist():
+    for label in predicted_label[~match.any(0) & (2 * ignored <= predicted_area)].tolist():
         counts[label].false_positives += 1
     return counts
 
 
 def segment_map(masks: Tensor) -> Tensor:
-    """int32 (H, W) ids 1..G of disjoint masks (G, H, W), 0 where there is none."""
+    """Return int32 (H, W) ids 1..G of disjoint masks (G, H, W), 0 for no mask."""
     ids = masks.new_zeros(masks.shape[1:], dtype=torch.int32)
     for number, mask in enumerate(masks, start=1):
         ids[mask] = number
     return ids
 
 
-def _shared_pixels(found: Segments, truth: Segments) -> Tensor:
-    """(G + 1, S + 1) pixels that each pair of ids shares, void first."""
-    if found.ids.shape != truth.ids.shape:
+def _shared_pixels(predicted: Segments, ground_truth: Segments) -> Tensor:
+    """Return the (G + 1, S + 1) pixels that each pair of ids shares, void first."""
+    if predicted.ids.shape != ground_truth.ids.shape:
         raise ValueError(
-            f"segments of size {tuple(found.ids.shape)} can't be compared with GT of size"
-            f" {tuple(truth.ids.shape)}"
+            f"segments have size {tuple(predicted.ids.shape)} and GT has size"
+            f" {tuple(ground_truth.ids.shape)}"
         )
-    rows, columns = len(truth.labels) + 1, len(found.labels) + 1
-    for name, segments, count in (("GT", truth, rows), ("prediction", found, columns)):
+    rows, columns = len(ground_truth.labels) + 1, len(predicted.labels) + 1
+    for name, segments, count in (("GT", ground_truth, rows), ("prediction", predicted, columns)):
         if segments.ids.numel() and int(segments.ids.max()) >= count:
             raise ValueError(f"segment {int(segments.ids.max())} of the {name} has no label")
-    pair = truth.ids.long().to(found.ids.device) * columns + found.ids
+    pair = ground_truth.ids.long().to(predicted.ids.device) * columns + predicted.ids
     return pair.flatten().bincount(minlength=rows * columns).view(rows, columns).cpu()
 
 

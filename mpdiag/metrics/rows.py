@@ -1,4 +1,4 @@
-"""From one image's predictions to the rows of a run directory, on the device of the masks."""
+"""Measurements of one image for the rows of a run directory, on the device of the masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,26 +13,26 @@ from mpdiag.ops import cell_centers, mask_overlaps, sample_masks
 
 @dataclass(frozen=True, slots=True)
 class ImageRows:
-    """Numbers of one image with G objects, on the CPU; (L + 1, N) unless said otherwise.
+    """Measurements of one image with G GT, on the CPU; (L + 1, N) unless noted.
 
     Attributes:
         intersection: (L, N) cells shared with the layer before.
         area: cells of the mask.
         matched_gt: V^i, -1 for none.
         best_gt: GT of the highest IoU, -1 if no GT overlaps.
-        best_gt_iou: that IoU, 0 if none.
+        best_gt_iou: IoU with `best_gt`, 0 if none.
         matched_gt_iou: IoU with the matched GT, NaN if unmatched.
-        label: class with the highest probability, no-object aside.
-        score: that probability.
-        finite: whether class and mask hold neither NaN nor infinity; else nothing else counts.
-        second_coverage: second highest share of a GT's cells that lie in the mask, 0 if none.
-        fed_gt_iou: IoU with the GT that the query was fed; None where none was.
-        center: (L + 1, N, 2) mean x and y of the mask's cells, as shares of the valid area's width
-            and height; NaN for an empty mask.
+        label: class with the highest probability, except no-object.
+        score: probability of `label`.
+        finite: False if class or mask contains NaN or infinity; other values are then undefined.
+        second_coverage: second highest share of a GT's cells that the mask covers, 0 if none.
+        fed_gt_iou: IoU with the GT from which the query was made; None in the matching part.
+        center: (L + 1, N, 2) mean x and y of the mask's cells as fractions of the valid width and
+            height; NaN for an empty mask.
         gt_area: (G,) cells of each GT on the predictions' grid.
-        gt_covered: (G,) share of the cells of the GT's box that other GT hold.
+        gt_covered: (G,) share of the cells of the GT's box that other GT cover.
         best_query: (L + 1, G) query of the highest IoU with the GT, -1 if none overlaps.
-        best_query_iou: (L + 1, G) that IoU, 0 if none.
+        best_query_iou: (L + 1, G) IoU with `best_query`, 0 if none.
         util: (L + 1,), NaN without GT.
         mask_logits: (L + 1, N, h, w) over the valid area, on the device.
         gt_masks: (G, h, w) bool over the valid area, on the device.
@@ -59,7 +59,7 @@ class ImageRows:
     gt_masks: Tensor
 
     def masks(self, queries: Sequence[int]) -> Tensor:
-        """(L + 1, Q, h, w) bool of some queries over the valid area; what isn't finite is empty."""
+        """Return (L + 1, Q, h, w) bool masks of some queries; non-finite masks are empty."""
         logits, known = self.mask_logits[:, queries], self.finite[:, queries]
         return (logits > 0) & known.to(logits.device)[..., None, None]
 
@@ -75,16 +75,16 @@ def image_rows(
     finite: Tensor | None = None,
     fed_gt: Tensor | None = None,
 ) -> ImageRows:
-    """Measure one image.
+    """Return the measurements of one image.
 
     Args:
         class_logits: (L + 1, N, K + 1).
         mask_logits: (L + 1, N, h, w).
-        target: its GT, masks over the padded extent.
+        target: GT of the image, with masks over the padded area.
         assignment: (L + 1, N), V^i.
         valid: rows and columns of the grid that the unpadded image covers.
-        finite: (L + 1, N) bool, which predictions can be measured; all if None.
-        fed_gt: (N,) GT that each query of the MP part was fed.
+        finite: (L + 1, N) bool, False for predictions with NaN or infinity; all finite if None.
+        fed_gt: (N,) GT from which each query of the MP part was made.
     """
     rows, columns = valid
     known = mask_logits.new_ones(mask_logits.shape[:2], dtype=torch.bool)
@@ -123,14 +123,14 @@ def image_rows(
 
 
 def coordinate_planes(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where the cells of a grid are, as masks: cells shared with them sum up coordinates, exactly.
+    """Return masks whose intersections with a mask give the exact sums of its coordinates.
 
-    A plane is set where one bit of a cell's column or row is, and the last one everywhere, for the
-    half by which a cell's centre lies further.
+    Each plane is set where one bit of the column or row index is set. The last plane is set
+    everywhere; it adds the half cell from a cell's corner to its centre.
 
     Returns:
-        planes (P, rows, columns) bool, and weights (P, 2) float64: the cells that a mask shares
-        with each plane, times these, are the sums of x and y over its cells, in 0..1 each.
+        planes (P, rows, columns) bool, and weights (P, 2) float64. The intersections of a mask with
+        the planes, times the weights, are the sums of x and y (0..1) over its cells.
     """
     x, y = torch.arange(columns, device=device), torch.arange(rows, device=device)
     planes, weights = [], []
@@ -144,11 +144,10 @@ def coordinate_planes(rows: int, columns: int, device: torch.device) -> tuple[Te
 
 
 def covered_by_others(masks: Tensor) -> Tensor:
-    """How crowded each of (G, h, w) masks is: the share of its box that others hold, (G,) float64.
+    """Return the share of each mask's box that other masks cover: (G, h, w) -> (G,) float64.
 
-    The annotations that mask models learn from are modal, so how much of an object is hidden is
-    not known; what lies within its box is the usual stand-in (Qi et al., Occluded Video Instance
-    Segmentation, IJCV 2022, take the overlap of boxes). 0 for an empty mask.
+    It approximates occlusion, which modal annotations do not give (OVIS, Qi et al., IJCV 2022,
+    uses the overlap of boxes). 0 for an empty mask.
     """
     box = _spanned(masks.any(2))[:, :, None] & _spanned(masks.any(1))[:, None, :]
     others = masks.sum(0) - masks.long() > 0
@@ -156,14 +155,14 @@ def covered_by_others(masks: Tensor) -> Tensor:
 
 
 def _spanned(line: Tensor) -> Tensor:
-    """(G, s) bool -> True from the first True of each row to the last."""
+    """Return (G, s) bool that is True from the first True of each row to the last."""
     after = line.long().cummax(1).values.bool()
     before = line.long().flip(1).cummax(1).values.flip(1).bool()
     return after & before
 
 
 def _highest(iou: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Position (-1 where nothing overlaps) and value of the highest IoU along a dimension."""
+    """Return index (-1 if nothing overlaps) and value of the highest IoU along a dimension."""
     if not iou.shape[dim]:
         shape = iou.sum(dim).shape
         return iou.new_full(shape, -1, dtype=torch.int64), iou.new_zeros(shape)
@@ -172,7 +171,7 @@ def _highest(iou: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _iou_with(iou: Tensor, gt: Tensor) -> Tensor:
-    """IoU (L + 1, N) with one GT for each query, from (L + 1, N, G); NaN where it is -1."""
+    """Return the IoU (L + 1, N) with one GT per query, from (L + 1, N, G); NaN where it is -1."""
     if not iou.shape[-1]:
         return iou.new_full(iou.shape[:2], torch.nan)
     gt = gt.expand(iou.shape[:2])
@@ -187,7 +186,7 @@ def _second_coverage(overlap: Tensor, gt_area: Tensor) -> Tensor:
 
 
 def gt_on_grid(masks: Tensor, height: int, width: int) -> Tensor:
-    """(G, H, W) GT masks on a coarser grid; a cell is set where its centre reads >= 0.5."""
+    """Return (G, H, W) GT masks on a coarser grid; a cell is set if its centre samples >= 0.5."""
     if not len(masks):
         return masks.new_zeros(0, height, width)
     centers = cell_centers(height, width, masks.device)

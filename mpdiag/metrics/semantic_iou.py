@@ -1,4 +1,4 @@
-"""mIoU of class maps, from a confusion matrix, as Cityscapes and detectron2 take it."""
+"""mIoU of class maps from a confusion matrix, as in Cityscapes and detectron2."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ IGNORE = 255
 class SemanticScores:
     """IoU of classes as fractions.
 
-    The two means differ only where a class is predicted that no GT has: on a part of a data set.
+    The two means differ only if a class is predicted that no GT has, as on a part of a data set.
 
     Attributes:
         miou: over classes with a pixel in GT or predictions (Cityscapes' scripts).
@@ -27,70 +27,72 @@ class SemanticScores:
 
 
 class SemanticIoU:
-    """Gathers class maps in any order; `a + b` unites what two shards gathered.
+    """mIoU over class maps that are added in any order; `a + b` merges two shards.
 
-    Pixels whose GT is `ignore_label` don't count, whatever is predicted there.
+    Pixels whose GT is `ignore_label` do not count.
     """
 
     def __init__(self, num_classes: int, ignore_label: int = IGNORE) -> None:
         self.ignore_label = ignore_label
         self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
 
-    def update(self, found: Tensor, truth: Tensor) -> None:
-        """Add an image's class maps, (H, W) predicted and (H, W) GT, of any integer type."""
-        self.confusion += confusion_matrix(found, truth, len(self.confusion), self.ignore_label)
+    def update(self, predicted: Tensor, ground_truth: Tensor) -> None:
+        """Add the predicted and GT class maps of an image, (H, W) each, of any integer type."""
+        self.confusion += confusion_matrix(
+            predicted, ground_truth, len(self.confusion), self.ignore_label
+        )
 
     def __add__(self, other: "SemanticIoU") -> "SemanticIoU":
-        """What both gathered. ValueError where classes or ignored label differ."""
+        """Return the metric of both shards; ValueError if classes or ignored label differ."""
         if (len(self.confusion), self.ignore_label) != (len(other.confusion), other.ignore_label):
-            raise ValueError("shards of different classes can't be united")
-        united = SemanticIoU(len(self.confusion), self.ignore_label)
-        united.confusion = self.confusion + other.confusion
-        return united
+            raise ValueError("shards of different classes cannot be merged")
+        merged = SemanticIoU(len(self.confusion), self.ignore_label)
+        merged.confusion = self.confusion + other.confusion
+        return merged
 
     def compute(self) -> SemanticScores:
-        """The scores of all images so far."""
+        """Return the scores over all images."""
         return semantic_scores(self.confusion)
 
 
 def confusion_matrix(
-    found: Tensor, truth: Tensor, num_classes: int, ignore_label: int = IGNORE
+    predicted: Tensor, ground_truth: Tensor, num_classes: int, ignore_label: int = IGNORE
 ) -> Tensor:
-    """int64 (K, K) pixels of GT class (row) and predicted class (column), on the CPU.
+    """Return int64 (K, K) pixels of GT class (row) and predicted class (column), on the CPU.
 
     Raises:
-        ValueError: the maps differ in size, or hold something else than the K classes.
+        ValueError: the maps differ in size, or contain other values than the K classes.
     """
-    if found.shape != truth.shape:
+    if predicted.shape != ground_truth.shape:
         raise ValueError(
-            f"a class map of size {tuple(found.shape)} can't be compared with GT of size"
-            f" {tuple(truth.shape)}"
+            f"the class map has size {tuple(predicted.shape)} and the GT has size"
+            f" {tuple(ground_truth.shape)}"
         )
-    truth = truth.to(found.device).long()
-    counted = truth != ignore_label
-    rows, columns = truth[counted], found[counted].long()
+    ground_truth = ground_truth.to(predicted.device).long()
+    counted = ground_truth != ignore_label
+    rows, columns = ground_truth[counted], predicted[counted].long()
     for name, values in (("GT", rows), ("prediction", columns)):
         unknown = values[(values < 0) | (values >= num_classes)]
         if len(unknown):
             raise ValueError(
-                f"the {name} has class {int(unknown[0])}, but classes are {num_classes}"
+                f"the {name} has class {int(unknown[0])}, but there are {num_classes} classes"
             )
     pairs = rows * num_classes + columns
     return pairs.bincount(minlength=num_classes**2).view(num_classes, num_classes).cpu()
 
 
 def semantic_scores(confusion: Tensor) -> SemanticScores:
-    """IoU = TP / (TP + FP + FN) of each class of a (K, K) confusion matrix, rows GT."""
+    """Return IoU = TP / (TP + FP + FN) of each class of a (K, K) confusion matrix, rows GT."""
     right = confusion.diagonal()
-    in_truth, in_found = confusion.sum(1), confusion.sum(0)
-    iou = right.double() / (in_truth + in_found - right)
-    return SemanticScores(float(iou.nanmean()), float(iou[in_truth > 0].mean()), iou)
+    in_gt, in_predicted = confusion.sum(1), confusion.sum(0)
+    iou = right.double() / (in_gt + in_predicted - right)
+    return SemanticScores(float(iou.nanmean()), float(iou[in_gt > 0].mean()), iou)
 
 
 def class_map(masks: Tensor, labels: Tensor, ignore_label: int = IGNORE) -> Tensor:
-    """int64 (H, W) class of each pixel of G disjoint masks (G, H, W), ignored where there is none.
+    """Return the int64 (H, W) class map of disjoint masks (G, H, W); other pixels are ignored.
 
-    For mIoU_pan the masks are the panoptic GT with its crowds, which have a class.
+    For mIoU_pan pass the panoptic GT with its crowds, which have a class.
     """
     classes = masks.new_full(masks.shape[1:], ignore_label, dtype=torch.int64)
     for mask, label in zip(masks, labels.tolist(), strict=True):

@@ -1,17 +1,17 @@
-"""Util^i: which share of the GT keeps its query until the last layer (MP-Former, Eq. 3)."""
+"""Util^i: share of GT matched by the same query as in the last layer (MP-Former, Eq. 3)."""
 
 from torch import Tensor
 
 
 def utilization(assignment: Tensor, num_gt: int | None = None) -> Tensor:
-    """Util of layers 0..L of one image.
+    """Return Util of layers 0..L of one image.
 
     Util^i = (1 / O) * number of queries n with V_n^i = V_n^L != -1.
 
     Args:
         assignment: (L + 1, N) int, V^i: GT index or -1.
-        num_gt: O; the number of GT matched in the last layer if None (equal unless GT outnumber
-            the queries).
+        num_gt: O; defaults to the number of GT matched in the last layer, which is smaller only
+            if GT outnumber the queries.
 
     Returns:
         (L + 1,) float64; NaN without GT.
@@ -22,5 +22,5 @@ def utilization(assignment: Tensor, num_gt: int | None = None) -> Tensor:
 
 
 def query_utilization(assignment: Tensor, num_gt: int | None = None) -> Tensor:
-    """Util^1..Util^L of one image, (L,) float64; see `utilization`, which has M^0's too."""
+    """Return Util^1..Util^L of one image, (L,) float64; `utilization` also gives that of M^0."""
     return utilization(assignment, num_gt)[1:]

@@ -1,16 +1,21 @@
 """Write files atomically: after a crash, a path has the old content or the new, never a part."""
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mpdiag.errors import OutputError
+
 TEMPORARY_SUFFIX = ".tmp"
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -18,20 +23,65 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a stream whose content replaces `path` on exit; an error or crash keeps the old file.
 
     A crash may also leave a temporary file next to it.
+
+    Raises:
+        OutputError: the file cannot be written.
     """
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    temporary = _temporary(path)
+    with report_write_errors(path):
+        try:
+            with temporary.open("wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        _sync_directory(path.parent)
+
+
+@contextmanager
+def report_write_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of writing `path` into an OutputError."""
     try:
-        with temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-    except Exception as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename == str(temporary):
-            error.filename = str(path)  # the path that the user knows
-        raise
-    temporary.replace(path)
-    _sync_directory(path.parent)
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch.save raises a RuntimeError after the OSError of its stream.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        if cause.filename not in (None, str(path), str(_temporary(path))):
+            raise
+        raise OutputError(
+            f"{path}: cannot be written ({describe_write_error(path, cause)}); free disk space, or "
+            "choose another path"
+        ) from None
+
+
+def describe_write_error(path: Path, error: OSError) -> str:
+    """Return the reason of an error, and the free space if the disk of `path` is full."""
+    reason = error.strerror or str(error)
+    if error.errno in _DISK_FULL:
+        reason += f", {shutil.disk_usage(path.parent).free / 2**20:,.1f} MiB free"
+    return reason
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append text to a file; after an error the file has its old content.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with report_write_errors(path), path.open("ab", buffering=0) as stream:
+        size, rest = stream.tell(), text.encode()
+        try:
+            while rest:
+                rest = rest[stream.write(rest) :]
+        except BaseException:
+            stream.truncate(size)
+            raise
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -52,7 +102,15 @@ def replace_parquet(path: Path, table: pa.Table, group: int | None = None) -> No
     replace_file(path, sink.getvalue().to_pybytes())
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + TEMPORARY_SUFFIX)
+
+
 def _sync_directory(directory: Path) -> None:
+    if os.name == "nt":  # Windows cannot open a directory
+        return
+    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a directory
+        return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

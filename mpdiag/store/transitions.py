@@ -1,4 +1,4 @@
-"""What happens to a query's mask from one layer to the next, as one of eight named classes."""
+"""Transitions: the change of a query's mask between adjacent layers, as one of eight classes."""
 
 import duckdb
 import pandas as pd
@@ -7,26 +7,27 @@ from pydantic import BaseModel, ConfigDict, Field
 from mpdiag.store.database import SCALE
 
 TRANSITIONS = {
-    "kept": "nearly the same mask, or empty before and after",
-    "refined": "another mask that fits its best object better",
-    "drifted": "another mask that fits no object better",
-    "switched": "from one object to another",
-    "merged": "holds several objects now, and did not before",
-    "split": "held several objects before, and no longer does",
-    "vanished": "empty now, and was not before",
-    "appeared": "was empty before, and no longer is",
+    "kept": "nearly the same mask, or both empty",
+    "refined": "different mask, higher IoU with its best object",
+    "drifted": "different mask, no higher IoU with any object",
+    "switched": "moved from one object to another",
+    "merged": "covers several objects, did not before",
+    "split": "covered several objects, no longer does",
+    "vanished": "became empty",
+    "appeared": "was empty",
 }
-"""Class -> what it means; docs/metrics.md has the rules."""
+"""Class -> meaning; docs/metrics.md has the rules."""
 
 
 class Thresholds(BaseModel):
-    """Where the classes part; shares and IoUs in 0..1.
+    """Thresholds of the classes, in 0..1.
 
     Attributes:
-        kept_iou: from this IoU(M^{i-1}, M^i) on a mask is the same.
-        object_iou: from this IoU with its best GT on a mask is on that object; below it is
-            background, as in TIDE (ECCV 2020), whose value this is.
-        several: from this share of a second GT's cells on a mask holds several objects.
+        kept_iou: lowest IoU(M^{i-1}, M^i) of masks that count as the same.
+        object_iou: lowest IoU with its best GT of a mask that counts as on that object; others are
+            background. The default is that of TIDE (ECCV 2020).
+        several: lowest share of a second GT's cells of a mask that counts as covering several
+            objects.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,11 +41,15 @@ DEFAULT = Thresholds()
 
 
 def transitions_sql(thresholds: Thresholds = DEFAULT, rows: str = "queries") -> str:
-    """SQL of all transitions: image_id, layer, query, kind, empty, and both layers' match.
+    """Return the SQL of all transitions.
 
-    `rows` is a table of all the rows of `queries`, or of some. Both masks must be finite. The
-    rules are tried in order, and the last takes all that is left, so every transition has exactly
-    one class.
+    Columns: image_id, layer, query, matched_gt, matched_before (match in the layer before), empty
+    (both masks are empty), kind (the class). Pairs with a mask that is not finite are left out. The
+    first rule that holds gives the class.
+
+    Args:
+        thresholds: of the classes.
+        rows: table with the rows of `queries`, or some of them.
     """
     keep, found, several = thresholds.kept_iou, thresholds.object_iou, thresholds.several
     return f"""
@@ -72,13 +77,13 @@ def transitions_sql(thresholds: Thresholds = DEFAULT, rows: str = "queries") -> 
 
 
 def transition_counts_sql(thresholds: Thresholds = DEFAULT) -> str:
-    """SQL of how often each class happens in each image and layer, where it does.
+    """Return the SQL of the counts of each class in each image and layer; zero counts are left out.
 
-    Columns: image_id, layer, kind, count, empty (of the count, with two empty masks), and gained:
-    how many more GT would have their query of the last layer, had these queries kept their match.
+    Columns: image_id, layer, kind, count, empty (those with two empty masks), and gained: how many
+    more GT would match their query of the last layer if these queries had kept their match.
     """
     return f"""
-    WITH moves AS ({transitions_sql(thresholds)}),
+    WITH all_transitions AS ({transitions_sql(thresholds)}),
     last AS (
         SELECT image_id, query, matched_gt AS final FROM queries
         WHERE layer = (SELECT max(layer) FROM queries)
@@ -86,35 +91,35 @@ def transition_counts_sql(thresholds: Thresholds = DEFAULT) -> str:
     SELECT image_id, layer, kind, count(*) AS count, count(*) FILTER (empty) AS empty,
            (count(*) FILTER (matched_before = final AND final <> -1)
             - count(*) FILTER (matched_gt = final AND final <> -1)) AS gained
-    FROM moves JOIN last USING (image_id, query) GROUP BY ALL
+    FROM all_transitions JOIN last USING (image_id, query) GROUP BY ALL
     """
 
 
 def transitions(
-    connection: duckdb.DuckDBPyConnection, of_images: str = transition_counts_sql()
+    connection: duckdb.DuckDBPyConnection, image_counts: str = transition_counts_sql()
 ) -> pd.DataFrame:
-    """How often each class happens in each layer 1..L, and what Util would gain without it.
+    """Return the count of each class in each layer 1..L, and what Util would gain without it.
 
-    Columns: `layer`, `transition` (in the order of `TRANSITIONS`), `count`, `empty` (how many of
-    them have two empty masks), `share` of the layer's transitions, and `util_gain`: by how much
-    Util^i would rise if the queries of the class had kept the match of layer i - 1, with V^L as it
-    is. In signs, the mean over images with GT of
+    Columns: `layer`, `transition` (in the order of `TRANSITIONS`), `count`, `empty` (those with two
+    empty masks), `share` of the layer's transitions, and `util_gain`: the increase of Util^i if the
+    queries of the class had kept the match of layer i - 1, with V^L unchanged. That is the mean
+    over images with GT of
 
         (1 / O) Σ_n (1[V_n^{i-1} = V_n^L ≠ -1] - 1[V_n^i = V_n^L ≠ -1]), n of the class.
 
-    It is below 0 where the transition is for the better, and never clamped; over all classes it
-    sums to Util^{i-1} - Util^i. TIDE asks the same of the errors of detection.
+    It is negative if the transitions improve Util. Over all classes it sums to Util^{i-1} - Util^i.
+    TIDE (ECCV 2020) measures detection errors in the same way.
 
     Args:
-        connection: to the rows.
-        of_images: SQL that gives what `transition_counts_sql` gives.
+        connection: the rows.
+        image_counts: SQL with the columns of `transition_counts_sql`.
     """
     table = connection.execute(f"""
-        WITH of_images AS ({of_images})
+        WITH image_counts AS ({image_counts})
         SELECT layer, kind AS transition, sum(count)::BIGINT AS count, sum(empty)::BIGINT AS empty,
                sum(fixed(gained / greatest(num_gt, 1))) / {SCALE}
                / (SELECT count(*) FROM images WHERE num_gt > 0) AS util_gain
-        FROM of_images JOIN images USING (image_id) GROUP BY ALL
+        FROM image_counts JOIN images USING (image_id) GROUP BY ALL
     """).df()
     every = pd.MultiIndex.from_product(
         [sorted(table["layer"].unique()), TRANSITIONS], names=["layer", "transition"]
