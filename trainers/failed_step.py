@@ -26,7 +26,7 @@ def dump_failed_step(
     error: NonFiniteError,
     output: Path,
 ) -> TrainingError:
-    """Write a dump of the current step to `output`, and return an error that names cause and file."""
+    """Write a dump of the current step, and return an error that names cause and file."""
     concerned = samples if error.image is None else [samples[error.image]]
     ids = [sample.image_id for sample in concerned]
     where = "" if error.layer is None else f" of layer {error.layer}"

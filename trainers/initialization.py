@@ -40,9 +40,9 @@ def initialize_model(
 
     Args:
         model: the model, changed in place.
-        source: name of packaged weights (`synthetic-tiny`), or path of a checkpoint: a model or part
-            of one, a transformers directory, or an ImageNet backbone (R-50.pkl, torchvision, timm,
-            Swin).
+        source: name of packaged weights (`synthetic-tiny`), or path of a checkpoint: a model or
+            part of one, a transformers directory, or an ImageNet backbone (R-50.pkl, torchvision,
+            timm, Swin).
         classes: classes of the data set; those in the checkpoint, if any, must be the same.
         reset_classes: do not load class head and class embeddings.
 

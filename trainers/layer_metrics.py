@@ -60,7 +60,7 @@ class LayerMetricsMonitor:
 
 
 def _sums(sample: Sample, mask_logits: Tensor, assignment: Tensor) -> Tensor:
-    """Return (4, L + 1) sums: IoU with the layer before, pairs with an IoU, Util, images with GT."""
+    """Return (4, L + 1) sums: IoU with the last layer, pairs with an IoU, Util, images with GT."""
     rows, columns = valid_cells(sample.image.shape[-2], sample.image.shape[-1])
     intersection, area = adjacent_overlap((mask_logits > 0)[..., :rows, :columns])
     union = area[:-1] + area[1:] - intersection

@@ -5,6 +5,7 @@ import importlib
 import json
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from mpdiag.config import TrainConfig
-from mpdiag.errors import DependencyError
-from mpdiag.store.files import replace_file
+from mpdiag.errors import DependencyError, OutputError
+from mpdiag.store.files import append_text, replace_file, report_write_errors
 
 Scores = Mapping[str, float | None]
 
@@ -81,7 +82,9 @@ class FileLogger(Logger):
         self._wandb = _wandb_run(output, config) if config.wandb else None
         self._lines = output / "metrics.json"
         self._remove_repeated_lines(start, last_evaluation)
-        self._tensorboard = SummaryWriter(str(output), purge_step=start)
+        self._output = output
+        with report_write_errors(output):
+            self._tensorboard = SummaryWriter(str(output), purge_step=start)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -111,7 +114,8 @@ class FileLogger(Logger):
         trace: TracebackType | None,
     ) -> None:
         self._progress.stop()
-        self._tensorboard.close()
+        with suppress(OutputError) if error else nullcontext(), report_write_errors(self._output):
+            self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish(exit_code=0 if kind is None else 1)
 
@@ -152,10 +156,10 @@ class FileLogger(Logger):
         self, iteration: int, values: Mapping[str, float], times: Mapping[str, float]
     ) -> None:
         line = {"iteration": iteration, **values, **times}
-        with self._lines.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, iteration)
+        append_text(self._lines, json.dumps(line) + "\n")
+        with report_write_errors(self._output):
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, iteration)
         if self._wandb is not None:
             self._wandb.log(dict(values), step=iteration)
 

@@ -10,7 +10,11 @@ from typing import Any
 
 import yaml
 
-from mpdiag.checkpoints.detectron2_yaml import is_detectron2_config, override, read_detectron2_config
+from mpdiag.checkpoints.detectron2_yaml import (
+    is_detectron2_config,
+    override,
+    read_detectron2_config,
+)
 from mpdiag.config import (
     Recipe,
     TrainConfig,

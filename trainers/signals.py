@@ -24,7 +24,9 @@ class StopSignal:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignal":
-        if threading.current_thread() is threading.main_thread():  # Python handles signals there only
+        if (
+            threading.current_thread() is threading.main_thread()
+        ):  # Python handles signals there only
             self._previous = {number: signal.signal(number, self._record) for number in _SIGNALS}
         return self
 

@@ -213,7 +213,10 @@ def test_plain_decoder_of_mp_former_uses_mean_features(coco: Path) -> None:
     [
         ([f"{FORMER}.DN_MODE", "base"], "DN_MODE is 'base'; the official code fails"),
         ([f"{FORMER}.DN_MODE", "patch"], "DN_MODE is 'patch'; only 'points' or 'shift' or 'scale'"),
-        ([f"{FORMER}.HEAD_DN", "True"], "HEAD_DN is True; not supported: noise is the same for all heads"),
+        (
+            [f"{FORMER}.HEAD_DN", "True"],
+            "HEAD_DN is True; not supported: noise is the same for all heads",
+        ),
         ([f"{FORMER}.DN_NO_LB", "True"], "DN_NO_LB is True; not supported: the MP part"),
         ([f"{FORMER}.DN_MODE", "shift", "MODEL.DN.NOISE_SCALE", "0.0"], "NOISE_SCALE is 0.0"),
         (["MODEL.DN.NOISE_SCALE", "2.0"], r"pilot\.noise_ratio = 2\.0"),
@@ -274,7 +277,9 @@ def test_unsupported_values(coco: Path, key: str, value: str, message: str) -> N
         ("SOLVER.POLY_LR_CONSTANT_ENDING", "0.1", "only 0.0"),
     ],
 )
-def test_unsupported_values_of_other_mappers(ade20k: Path, key: str, value: str, message: str) -> None:
+def test_unsupported_values_of_other_mappers(
+    ade20k: Path, key: str, value: str, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         load_recipe(ade20k, [key, value])
 
@@ -380,7 +385,7 @@ def test_backbones(coco: Path) -> None:
         ([f"{FORMER}.TEST.INSTANCE_ON", "True"], "evaluated by PQ only"),
         (["INPUT.DATASET_MAPPER_NAME", "mask_former_semantic"], "uses its semantic annotations"),
         (["DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False"], "are always left out"),
-        ([*PILOTED, f"{FORMER}.DN_MODE", "scale"], "inverts it from the second"),
+        ([*PILOTED, f"{FORMER}.DN_MODE", "scale"], "inverts it from the second layer"),
         ([*PILOTED, f"{FORMER}.DN_MODE", "shift", f"{FORMER}.LB_NOISE_RATIO", "-1"], "embeddings"),
     ],
 )

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from mpdiag.analysis import analyze
 from mpdiag.data import load_dataset
-from trainers.loop import train
 from trainers.distributed import DistributedContext
+from trainers.loop import train
 from trainers.trainer import Trainer
 
 QUIET = Console(quiet=True)
@@ -43,7 +43,9 @@ def test_the_best_model_is_kept_by_the_measure_of_its_task(
     assert kept == best["iteration"] + 1
     # The analysis of the final model finds what its last evaluation found.
     summary = analyze(final, "synthetic", tmp_path / "analysis", root=data_root, task=task)
-    assert summary[primary_metric][primary_metric] == pytest.approx(scores[-1][primary_metric], abs=1e-12)
+    assert summary[primary_metric][primary_metric] == pytest.approx(
+        scores[-1][primary_metric], abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", ["ade20k", "cityscapes"])
@@ -150,7 +152,9 @@ def test_torchrun_trains_and_evaluates_as_one_process_does(small_recipe, tmp_pat
 def test_diagnosis_on_the_way_is_what_the_analysis_finds(
     small_recipe, data_root: Path, tmp_path: Path
 ) -> None:
-    config = small_recipe("schedule.iterations=6", "layer_metrics_every=3", "layer_metrics_images=4")
+    config = small_recipe(
+        "schedule.iterations=6", "layer_metrics_every=3", "layer_metrics_images=4"
+    )
     final = train(config, tmp_path / "run", console=QUIET)
     lines = scores_of(tmp_path / "run")
     assert [line["iteration"] for line in lines] == [2, 5]

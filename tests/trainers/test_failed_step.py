@@ -172,7 +172,9 @@ def unusual_images(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("method", ["baseline", "piloted", "piloted+fixed-matching"])
-def test_unusual_images_do_not_fail(small_recipe, unusual_images: Path, tmp_path: Path, method: str) -> None:
+def test_unusual_images_do_not_fail(
+    small_recipe, unusual_images: Path, tmp_path: Path, method: str
+) -> None:
     """Some crops have no GT."""
     config = small_recipe(
         f"data.dataset={unusual_images}",
@@ -192,23 +194,29 @@ def test_a_truncated_image_is_named(small_recipe, unusual_images: Path, tmp_path
     whole = (unusual_images.parent / "1.jpg").read_bytes()
     (unusual_images.parent / "1.jpg").write_bytes(whole[: len(whole) // 2])
     config = small_recipe(
-        f"data.dataset={unusual_images}", f"data.root={unusual_images.parent}", "schedule.iterations=6"
+        f"data.dataset={unusual_images}",
+        f"data.root={unusual_images.parent}",
+        "schedule.iterations=6",
     )
     with pytest.raises(DataError, match=r"1\.jpg: image cannot be read"):
         train(config, tmp_path / "run", console=QUIET)
 
 
-def test_a_file_needs_held_out_images(
-    small_recipe, unusual_images: Path, tmp_path: Path
-) -> None:
-    own = (f"data.dataset={unusual_images}", f"data.root={unusual_images.parent}", "evaluate_every=1")
+def test_a_file_needs_held_out_images(small_recipe, unusual_images: Path, tmp_path: Path) -> None:
+    own = (
+        f"data.dataset={unusual_images}",
+        f"data.root={unusual_images.parent}",
+        "evaluate_every=1",
+    )
     with pytest.raises(ConfigError, match=r"set data\.val_dataset=FILE or NAME, or eval"):
         train(small_recipe(*own), tmp_path / "run", console=QUIET)
     content = json.loads(unusual_images.read_text())
     content["categories"][1]["name"] = "c"
     other = unusual_images.with_name("other.json")
     other.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"other\.json: class 1 is c, but b in the training images;"):
+    with pytest.raises(
+        DataError, match=r"other\.json: class 1 is c, but b in the training images;"
+    ):
         train(small_recipe(*own, f"data.val_dataset={other}"), tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
     settings = (*own, f"data.val_dataset={unusual_images}", "schedule.iterations=1")

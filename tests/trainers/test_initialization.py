@@ -81,7 +81,9 @@ def test_other_classes_need_reset_classes(tmp_path: Path, caplog) -> None:
     file = tmp_path / "animals.pth"
     theirs = saved(file, ["cat", "dog", "cow"], label_embedding=True)
     fewer = with_classes(["cat", "dog"], label_embedding=True)
-    with pytest.raises(ConfigError, match=r"predicts 3 classes, but the data set has 2; set reset_classes"):
+    with pytest.raises(
+        ConfigError, match=r"predicts 3 classes, but the data set has 2; set reset_classes"
+    ):
         initialize_model(fewer, str(file), classes_of(["cat", "dog"]))
     swapped = with_classes(["cat", "cow", "dog"], label_embedding=True)
     with pytest.raises(ConfigError, match="class 1 is dog, but cow in the data set"):

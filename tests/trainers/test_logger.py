@@ -49,9 +49,7 @@ def test_resumed_run_removes_the_lines_of_repeated_steps(tmp_path: Path) -> None
     assert kept == [(0, None), (1, None), (1, 0.1), (2, None), (3, None), (3, 0.3)]
 
 
-def test_wandb_gets_the_values(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wandb_gets_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     run = SimpleNamespace(
         log=lambda values, step: calls.append((step, values)),
@@ -67,9 +65,7 @@ def test_wandb_gets_the_values(
     assert (line, end) == ((9, {"pq": 0.5}), 0)
 
 
-def test_missing_wandb_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_wandb_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(DependencyError, match="pip install wandb"):
         FileLogger(tmp_path, TrainConfig(wandb=True), 0, 0, QUIET)

@@ -85,7 +85,9 @@ def test_methods_declare_name_description_settings_and_losses(small_recipe, samp
         method = method_of(small_recipe, f"method={name}")
         layers = [method.layer_of(loss) for loss in losses_of(method, batch_of(samples))]
         terms = {term for term, layer in layers if layer is not None}
-        assert terms == {x for part in methods_of(TrainConfig(method=name)) for x in part.layer_losses}
+        assert terms == {
+            x for part in methods_of(TrainConfig(method=name)) for x in part.layer_losses
+        }
         assert {layer for _, layer in layers} <= {None, 0, 1, 2, 3}
         assert any(layer == 3 for _, layer in layers) != found.stands_alone
 
@@ -125,7 +127,9 @@ def test_auxiliary_loss_adds_a_term_for_each_pair_of_layers(small_recipe, sample
 def test_bipartite_assignment_of_the_mp_part_is_the_cheapest_in_each_group(
     small_recipe, samples
 ) -> None:
-    method = method_of(small_recipe, "method=piloted", "pilot.assignment=match", "pilot.num_queries=7")
+    method = method_of(
+        small_recipe, "method=piloted", "pilot.assignment=match", "pilot.num_queries=7"
+    )
     batch = batch_of(samples)
     step = step_of(method, batch)
     pilot, output = step.pilot, step.output.piloted
@@ -184,7 +188,9 @@ def test_mask_codes_train_their_mlp(small_recipe, samples) -> None:
 
 def test_mean_features_need_the_width_of_queries(small_recipe) -> None:
     with pytest.raises(ConfigError, match=r"model\.mask_dim \(64\) must equal model\.hidden_dim"):
-        method_of(small_recipe, "method=piloted", "pilot.query_input=feature-mean", "model.mask_dim=64")
+        method_of(
+            small_recipe, "method=piloted", "pilot.query_input=feature-mean", "model.mask_dim=64"
+        )
 
 
 @pytest.mark.parametrize("maps, sides", [("coarse-to-fine", [2, 4, 8]), ("all-large", [8, 8, 8])])
@@ -231,7 +237,9 @@ def test_images_without_gt_have_all_losses(
 
 def test_padding_queries_of_the_mp_part_have_no_loss(small_recipe, samples) -> None:
     """With 10 queries, image 0 has 10 and image 1 has 9, so one is padding."""
-    method = method_of(small_recipe, "method=piloted", "pilot.num_queries=10", "pilot.label_noise=0")
+    method = method_of(
+        small_recipe, "method=piloted", "pilot.num_queries=10", "pilot.label_noise=0"
+    )
     batch = batch_of(samples)
     step = step_of(method, batch)
     pilot, output = step.pilot, step.output.piloted

@@ -5,11 +5,13 @@ import torch
 from torch import nn
 
 from mpdiag.config import OptimizerConfig, ScheduleConfig
-from trainers.optimizer import build_optimizer, lr_factor, in_iterations
+from trainers.optimizer import build_optimizer, in_iterations, lr_factor
 
 
 def test_rate_warms_up_and_steps_down() -> None:
-    schedule = ScheduleConfig(iterations=100, warmup_iterations=10, milestones=(0.8, 0.9), gammas=(0.3, 0.5))
+    schedule = ScheduleConfig(
+        iterations=100, warmup_iterations=10, milestones=(0.8, 0.9), gammas=(0.3, 0.5)
+    )
     found = [lr_factor(step, schedule) for step in (0, 4, 9, 10, 79, 80, 89, 90, 99)]
     assert found == pytest.approx([0.1, 0.5, 1, 1, 1, 0.3, 0.3, 0.15, 0.15])
 
@@ -22,7 +24,9 @@ def test_drops_of_the_published_schedule_are_steps() -> None:
 
 
 def test_drops_during_the_warm_up_count_too() -> None:
-    schedule = ScheduleConfig(iterations=10, warmup_iterations=4, milestones=(1, 3), gammas=(0.5, 0.1))
+    schedule = ScheduleConfig(
+        iterations=10, warmup_iterations=4, milestones=(1, 3), gammas=(0.5, 0.1)
+    )
     found = [lr_factor(step, schedule) for step in range(5)]
     assert found == pytest.approx([0.25, 0.5 * 0.5, 0.75 * 0.5, 0.05, 0.05])
 
@@ -47,7 +51,9 @@ def test_polynomial_decline() -> None:
 )
 def test_epochs_become_iterations(epochs: float, images: int, iterations: int) -> None:
     """The last two are MP-Former's own, which count COCO as 118,000 images."""
-    found = in_iterations(ScheduleConfig(epochs=epochs, milestones=(0.5,), gammas=(0.1,)), images, 16)
+    found = in_iterations(
+        ScheduleConfig(epochs=epochs, milestones=(0.5,), gammas=(0.1,)), images, 16
+    )
     assert (found.iterations, found.epochs) == (iterations, None)
     assert lr_factor(round(iterations / 2), found) == pytest.approx(0.1)
 

@@ -22,7 +22,11 @@ def test_a_recipe_builds_on_its_base(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("base: synthetic-tiny\nschedule: {iterations: 7}\n")
     config = load_recipe(own, ["seed=3"])
-    assert (config.schedule.iterations, config.schedule.warmup_iterations, config.seed) == (7, 100, 3)
+    assert (config.schedule.iterations, config.schedule.warmup_iterations, config.seed) == (
+        7,
+        100,
+        3,
+    )
     assert config.model.hidden_dim == 64
 
 

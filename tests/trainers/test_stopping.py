@@ -95,7 +95,9 @@ def test_killed_run_resumes_bit_for_bit(whole: Path, small_recipe, tmp_path: Pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_saves_the_current_step(whole: Path, small_recipe, tmp_path: Path, number: int) -> None:
+def test_signal_saves_the_current_step(
+    whole: Path, small_recipe, tmp_path: Path, number: int
+) -> None:
     config, output = small_recipe(*SETTINGS, "data.num_workers=1"), tmp_path / "stopped"
     process = start(config, tmp_path)
     stderr = stop_after(process, 5, output, number)

@@ -82,5 +82,5 @@ def test_old_keys_are_errors_that_name_the_new_key(tmp_path: Path, old: str, new
 def test_old_description_of_a_recipe_is_an_error(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("base: synthetic-tiny\nabout: text\n")
-    with pytest.raises(ConfigError, match="recipe.yaml: about is now description"):
+    with pytest.raises(ConfigError, match=r"recipe\.yaml: about is now description"):
         load_recipe(recipe)

@@ -11,11 +11,11 @@ from trainers.detectron2.meta_architecture import MPDiagMask2Former
 
 __all__ = [
     "META_ARCHITECTURE",
-    "MPDiagMask2Former",
-    "LaunchOptions",
     "Detectron2Trainer",
+    "LaunchOptions",
+    "MPDiagMask2Former",
     "TrainingMapper",
     "add_mpdiag_config",
-    "train_config_of",
     "run",
+    "train_config_of",
 ]

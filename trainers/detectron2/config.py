@@ -16,10 +16,10 @@ from mpdiag.checkpoints.detectron2_yaml import (
 from mpdiag.config import TrainConfig, parse
 from mpdiag.data.detectron2_catalog import import_module
 from mpdiag.errors import ConfigError
-from trainers.methods import METHODS, FullTrainConfig, methods_of, needs_label_embedding
 from trainers.detectron2_recipes import split_arguments, translate
 from trainers.detectron2_recipes.keys import DEFAULTS
 from trainers.detectron2_recipes.method import OF_MP_FORMER
+from trainers.methods import METHODS, FullTrainConfig, methods_of, needs_label_embedding
 
 # Sections of mpdiag that apply; detectron2's own keys configure the rest.
 _SECTIONS = [method.section for method in METHODS.values() if method.section]

@@ -77,8 +77,8 @@ class Detectron2Trainer(DefaultTrainer):
         found = list(_evaluators(kind, cfg.MODEL.MASK_FORMER.TEST, dataset_name, folder))
         if not found:
             raise DataError(
-                f"{dataset_name}: no evaluator in detectron2 for evaluator_type {kind} and the tasks "
-                "of MODEL.MASK_FORMER.TEST; turn on a task that the data set is annotated for"
+                f"{dataset_name}: detectron2 has no evaluator for evaluator_type {kind} and the "
+                "tasks of MODEL.MASK_FORMER.TEST; turn on a task that the data set is annotated for"
             )
         return evaluation.DatasetEvaluators(found) if len(found) > 1 else found[0]
 
@@ -166,8 +166,8 @@ def _check_registered(cfg: CfgNode) -> None:
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if name not in DatasetCatalog:
             raise DataError(
-                f"{name}: not registered in detectron2's catalogs; add the module that registers it "
-                "to MPDIAG.IMPORTS, e.g. \"('mask2former',)\""
+                f"{name}: not registered in detectron2's catalogs; add the module that registers "
+                "it to MPDIAG.IMPORTS, e.g. \"('mask2former',)\""
             )
     if not cfg.DATASETS.TRAIN:
         raise DataError("DATASETS.TRAIN: is empty; give a data set")

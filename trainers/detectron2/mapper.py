@@ -1,4 +1,4 @@
-"""Dataset mapper: from an entry of detectron2's catalogs to a training sample, with augmentation."""
+"""Dataset mapper: from entries of detectron2's catalogs to augmented training samples."""
 
 from collections.abc import Mapping
 from pathlib import Path

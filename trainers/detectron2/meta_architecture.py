@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from mpdiag.checkpoints.loading import build_model
 from mpdiag.models import (
+    ImageSizes,
     Mask2Former,
     Predictions,
-    ImageSizes,
     instance_inference,
     panoptic_inference,
     semantic_scores,
@@ -24,8 +24,8 @@ from mpdiag.models.mask2former import padded_size
 from trainers.detectron2.config import train_config_of
 from trainers.detectron2.official_state_dict import use_official_names
 from trainers.detectron2.structures import panoptic_to_detectron2, sample_of, to_detectron2
-from trainers.methods import Batch, Randomness, build_method
 from trainers.distributed import DistributedContext
+from trainers.methods import Batch, Randomness, build_method
 
 Inputs = Sequence[Mapping[str, Any]]
 
@@ -88,7 +88,9 @@ class MPDiagMask2Former(nn.Module):
         draws = Randomness.for_step(self.seed, self._step(), positions, self.device)
         with torch.autocast(kind, enabled=False):
             batch = Batch.from_samples([sample_of(one) for one in inputs], draws)
-            distributed = DistributedContext(rank, world_size, self.device, collective_device=self.device)
+            distributed = DistributedContext(
+                rank, world_size, self.device, collective_device=self.device
+            )
             normalizers = distributed.mean_normalizers([self.method.normalizers(batch.targets)])
             precision = torch.get_autocast_dtype(kind) if enabled else None
             losses: dict[str, Tensor] = self.method(batch, normalizers, precision)

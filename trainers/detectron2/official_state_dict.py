@@ -5,8 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from mpdiag.checkpoints.official_keys import (
-    EMPTY_WEIGHT,
     DERIVED_BUFFER_SUFFIX,
+    EMPTY_WEIGHT,
     PIXEL_MEAN,
     PIXEL_STD,
     from_official,
@@ -27,7 +27,9 @@ def use_official_names(module: nn.Module, path: str, no_object_weight: float) ->
         no_object_weight: value of the criterion, which official state dicts contain.
     """
 
-    def to_official_names(module: Any, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    def to_official_names(
+        module: Any, state: dict[str, Tensor], prefix: str, metadata: Any
+    ) -> None:
         for name in [name for name in state if name.startswith(prefix + path)]:
             del state[name]
         official = official_state_dict(module.get_submodule(path[:-1]), no_object_weight)

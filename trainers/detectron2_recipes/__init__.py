@@ -6,12 +6,12 @@ from typing import Any
 from mpdiag.checkpoints.detectron2_yaml import Values
 from mpdiag.config import merge, parse_overrides
 from mpdiag.legacy_names import reject_old_keys
+from trainers.detectron2_recipes.arguments import split_arguments
 from trainers.detectron2_recipes.data import data_settings
 from trainers.detectron2_recipes.keys import Detectron2Settings
-from trainers.detectron2_recipes.model import check_architecture, model_settings
 from trainers.detectron2_recipes.method import method_settings
+from trainers.detectron2_recipes.model import check_architecture, model_settings
 from trainers.detectron2_recipes.solver import training_settings
-from trainers.detectron2_recipes.arguments import split_arguments
 
 
 @dataclass(frozen=True, slots=True)

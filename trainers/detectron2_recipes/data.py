@@ -53,7 +53,8 @@ def _sets(keys: Detectron2Settings, task: str) -> dict[str, Any]:
         if known is None:
             ours = "data.dataset" if prefix == "train" else "data.val_dataset"
             keys.notes.append(
-                f"{name}: must be registered in detectron2's catalogs; otherwise set {ours}=FILE.json"
+                f"{name}: must be registered in detectron2's catalogs; otherwise set "
+                f"{ours}=FILE.json"
             )
         elif known.task != task:
             keys.notes.append(
@@ -98,7 +99,9 @@ def _resized(keys: Detectron2Settings, task: str) -> dict[str, Any]:
     return augment
 
 
-def _check_padding(keys: Detectron2Settings, crop: tuple[int, int] | None, sides: tuple[int, ...]) -> None:
+def _check_padding(
+    keys: Detectron2Settings, crop: tuple[int, int] | None, sides: tuple[int, ...]
+) -> None:
     """Check that padding to the crop is equivalent to padding to INPUT.SIZE_DIVISIBILITY.
 
     That key is a side, not a divisor: detectron2's mappers cut off what is larger.

@@ -33,7 +33,9 @@ def method_settings(keys: Detectron2Settings) -> dict[str, Any]:
     if not keys["MODEL.DN.NUM_DN"]:
         return settings | {"method": "baseline"}
     if keys["MODEL.MASK_FORMER.DN_NO_LB"]:
-        raise keys.error("MODEL.MASK_FORMER.DN_NO_LB", "not supported: the MP part always has a class loss")
+        raise keys.error(
+            "MODEL.MASK_FORMER.DN_NO_LB", "not supported: the MP part always has a class loss"
+        )
     pilot = _attention_masks(keys) if piloted else _mean_features(keys)
     number = keys["MODEL.DN.NUM_DN"]
     amount = {"num_queries": number} if number >= _QUERIES else {"num_groups": number}
@@ -47,10 +49,14 @@ def _attention_masks(keys: Detectron2Settings) -> dict[str, Any]:
         raise keys.error(mode, "the official code fails with it; its scripts use points")
     keys.require(mode, *_NOISE)
     if keys["MODEL.MASK_FORMER.HEAD_DN"]:
-        raise keys.error("MODEL.MASK_FORMER.HEAD_DN", "not supported: noise is the same for all heads")
+        raise keys.error(
+            "MODEL.MASK_FORMER.HEAD_DN", "not supported: noise is the same for all heads"
+        )
     noise, ratio = _NOISE[keys[mode]], keys["MODEL.DN.NOISE_SCALE"]
     if noise != "point" and not ratio:
-        raise keys.error("MODEL.DN.NOISE_SCALE", f"the official code fails with it at {mode} {noise}")
+        raise keys.error(
+            "MODEL.DN.NOISE_SCALE", f"the official code fails with it at {mode} {noise}"
+        )
     if noise == "scale":
         keys.notes.append(
             f"{mode}: all masks are scaled by a random factor above or below 1; the official code "
@@ -58,14 +64,14 @@ def _attention_masks(keys: Detectron2Settings) -> dict[str, Any]:
         )
     if noise != "point":
         keys.notes.append(
-            f"{mode}: every layer uses the noised mask; the official code inverts it from the second "
-            "layer on"
+            f"{mode}: every layer uses the noised mask; the official code inverts it from the "
+            "second layer on"
         )
     label_noise = max(keys["MODEL.MASK_FORMER.LB_NOISE_RATIO"], 0.0)
     if noise == "shift" and not label_noise:
         keys.notes.append(
-            "MODEL.MASK_FORMER.LB_NOISE_RATIO: no label noise; the official code adds noise to class "
-            "embeddings instead"
+            "MODEL.MASK_FORMER.LB_NOISE_RATIO: no label noise; the official code adds noise to "
+            "class embeddings instead"
         )
     return {
         "layers": "all" if keys["MODEL.MASK_FORMER.ALL_LY_DN"] else _FIRST_LAYERS,

@@ -72,8 +72,8 @@ def check_architecture(keys: Detectron2Settings) -> None:
     name = keys[key]
     if not keys.is_set(key):
         raise ConfigError(
-            f"{keys.source}: sets no MODEL.META_ARCHITECTURE, so it is only a base; give a file that "
-            "builds on it"
+            f"{keys.source}: sets no MODEL.META_ARCHITECTURE, so it is only a base; give a file "
+            "that builds on it"
         )
     if name.startswith("Video"):
         raise keys.error(key, "video models are not supported")
@@ -88,7 +88,9 @@ def model_settings(keys: Detectron2Settings) -> dict[str, Any]:
     keys.require(f"{head}.CONVS_DIM", keys[f"{former}.HIDDEN_DIM"])
     layers = keys[f"{former}.DEC_LAYERS"] - 1  # DEC_LAYERS counts M^0
     if layers < 1:
-        raise keys.error(f"{former}.DEC_LAYERS", "it counts the prediction of the queries; give at least 2")
+        raise keys.error(
+            f"{former}.DEC_LAYERS", "it counts the prediction of the queries; give at least 2"
+        )
     backbone, init = _backbone(keys)
     model = {
         "num_classes": keys[f"{head}.NUM_CLASSES"],
@@ -117,7 +119,9 @@ def _backbone(keys: Detectron2Settings) -> tuple[dict[str, Any], str | None]:
     same = _SAME_AS_TIMM.get(weights)
     if same is None:
         if "://" in weights:
-            raise keys.error("MODEL.WEIGHTS", "downloads are not supported; give the path of a file")
+            raise keys.error(
+                "MODEL.WEIGHTS", "downloads are not supported; give the path of a file"
+            )
         keys.notes.append(f"MODEL.WEIGHTS: the run starts from the local file {weights}")
         return backbone, weights
     if same.split(".")[0] != backbone["name"]:

@@ -19,7 +19,7 @@ def training_settings(keys: Detectron2Settings) -> dict[str, Any]:
     keys.require("MODEL.MASK_FORMER.DEEP_SUPERVISION", True)
     iterations = keys["SOLVER.MAX_ITER"]
     if keys["SOLVER.AMP.ENABLED"]:
-        keys.notes.append("SOLVER.AMP.ENABLED: bfloat16 without loss scaling, where detectron2 uses float16 with it")
+        keys.notes.append("SOLVER.AMP.ENABLED: bfloat16; detectron2 uses float16 with loss scaling")
     seed = keys["SEED"]
     if seed >= 0:
         keys.notes.append("SEED: random numbers differ from detectron2's with the same seed")
@@ -80,7 +80,11 @@ def _lr_policy(keys: Detectron2Settings) -> dict[str, Any]:
     if keys["SOLVER.INSTANT_DROP"]:
         first = keys["SOLVER.DROP_EP"]  # a step, despite its name
         milestones = (first, first + _INSTANT_DROP)
-    return {"policy": policy, "milestones": milestones, "gammas": (keys["SOLVER.GAMMA"],) * len(milestones)}
+    return {
+        "policy": policy,
+        "milestones": milestones,
+        "gammas": (keys["SOLVER.GAMMA"],) * len(milestones),
+    }
 
 
 def _note_evaluation(keys: Detectron2Settings) -> None:

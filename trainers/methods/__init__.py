@@ -9,7 +9,7 @@ from pydantic import ConfigDict, create_model
 from mpdiag.config import TrainConfig
 from mpdiag.errors import ConfigError
 from mpdiag.models import Mask2Former
-from trainers.methods.batch import Batch, LossNormalizers, Losses, Randomness
+from trainers.methods.batch import Batch, Losses, LossNormalizers, Randomness
 from trainers.methods.combined import CombinedMethod
 from trainers.methods.method import Method
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mpdiag.config import TrainConfig
 from mpdiag.matching import Target
-from trainers.methods.batch import LossNormalizers, Losses
+from trainers.methods.batch import Losses, LossNormalizers
 from trainers.methods.method import Method, TrainingStep, named_by_layer
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from mpdiag.config import LossConfig
 from mpdiag.matching import Target
 from mpdiag.models import Mask2Former
-from trainers.methods.batch import Batch, LossNormalizers, Losses
+from trainers.methods.batch import Batch, Losses, LossNormalizers
 from trainers.methods.method import Method, TrainingStep
 
 
@@ -54,9 +54,7 @@ class CombinedMethod(nn.Module):
         self, batch: Batch, normalizers: LossNormalizers, precision: torch.dtype | None = None
     ) -> TrainingStep:
         """Return the forward pass that `forward` computes losses from."""
-        return TrainingStep(
-            self.model, self._methods(), batch, normalizers, self.loss, precision
-        )
+        return TrainingStep(self.model, self._methods(), batch, normalizers, self.loss, precision)
 
     def layer_of(self, loss: str) -> tuple[str, int | None]:
         """Split the name of a loss into its term and its layer; None if it is not per layer."""

@@ -11,7 +11,7 @@ from mpdiag.config import LossConfig, Strict, TrainConfig
 from mpdiag.losses import set_losses
 from mpdiag.matching import MatchingCosts, Target, match
 from mpdiag.models import Mask2Former, Mask2FormerOutput, PilotInputs, Predictions
-from trainers.methods.batch import Batch, LossNormalizers, Losses
+from trainers.methods.batch import Batch, Losses, LossNormalizers
 
 
 class NoSettings(Strict):

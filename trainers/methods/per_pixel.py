@@ -32,14 +32,15 @@ class PerPixel(Method):
         self.num_classes = model.num_classes
         outputs = model.num_classes + 1 + 2
         self.heads = nn.ModuleList(
-            nn.Conv2d(channels, outputs, 1) for channels in (*[model.hidden_dim] * 3, model.mask_dim)
+            nn.Conv2d(channels, outputs, 1)
+            for channels in (*[model.hidden_dim] * 3, model.mask_dim)
         )
 
     def prepare(self, model: Mask2Former) -> None:
         model.decoder.requires_grad_(False)
 
     def losses(self, step: TrainingStep) -> Losses:
-        """Return class and offset losses of each stride: means over these images times their share."""
+        """Return class and offset losses per stride: means over these images, times their share."""
         share = len(step.batch.images) / step.normalizers["images"]
         levels, mask_features = step.features
         losses: Losses = {}
@@ -60,7 +61,7 @@ class PerPixel(Method):
 def _labels_and_offsets(
     targets: Sequence[Target], features: Tensor, background: int
 ) -> tuple[Tensor, Tensor]:
-    """Return (B, h, w) classes of the cells and (B, 2, h, w) offsets to their objects' centroids."""
+    """Return (B, h, w) classes of cells and (B, 2, h, w) offsets to their objects' centroids."""
     batch, _, height, width = features.shape
     centers = cell_centers(height, width, features.device)
     labels = torch.full((batch, height * width), background, device=features.device)

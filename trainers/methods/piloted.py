@@ -10,7 +10,7 @@ from mpdiag.matching import Target
 from mpdiag.models import PilotInputs, build_pilot_inputs
 from mpdiag.models.mask_piloting import QueryInput, class_embeddings, count_pilot_queries
 from mpdiag.models.mask_queries import MaskCode, check_feature_mean, feature_mean
-from trainers.methods.batch import LossNormalizers, Losses
+from trainers.methods.batch import Losses, LossNormalizers
 from trainers.methods.method import Method, TrainingStep, named_by_layer
 
 _TERMS = ("loss_ce", "loss_mask", "loss_dice")
