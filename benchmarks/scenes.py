@@ -63,5 +63,8 @@ class _SceneAnnotations:
     def num_objects(self, index: int) -> int:
         return len(self.read(index).labels)
 
+    def mask_shape(self, index: int) -> None:
+        return None
+
     def read(self, index: int) -> GroundTruth:
         return self.scene(index)[1]

@@ -1,6 +1,9 @@
 """The `mpdiag` command: registers all commands and handles their errors."""
 
+import importlib.util
+import io
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -18,7 +21,8 @@ from mpdiag.commands.options import err, out
 from mpdiag.commands.reproduce import reproduce
 from mpdiag.commands.runs import compare, dashboard, report
 from mpdiag.commands.train import train
-from mpdiag.errors import MpdiagError
+from mpdiag.errors import ConfigError, MpdiagError
+from mpdiag.untrusted import printable
 
 app = typer.Typer(
     name="mpdiag",
@@ -78,7 +82,11 @@ app.add_typer(bench_app, name="bench")
 def main() -> None:
     """Run a command. A user error prints one line and exits with code 2."""
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name may not exist in the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")
     try:
+        _check_packages()
         app()
     except MpdiagError as error:
         if "--debug" in sys.argv:
@@ -87,11 +95,23 @@ def main() -> None:
     except OSError as error:  # a path that is not writable or no directory, or a full disk
         if "--debug" in sys.argv or error.filename is None:
             raise
-        _exit_with_error(
-            f"{error.filename}: cannot be used ({error.strerror}); choose another path"
-        )
+        reason = describe_os_error(error, Path(os.fsdecode(error.filename)))
+        _exit_with_error(f"{error.filename}: cannot be used ({reason}); choose another path")
+
+
+def _check_packages() -> None:
+    """Raise ConfigError if a package of another project would be imported in place of ours."""
+    parent = Path(__file__).resolve().parents[1]
+    for name in ("apps", "reports", "trainers"):
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin and Path(spec.origin).resolve().parents[1] != parent:
+            raise ConfigError(
+                f"{spec.origin}: hides the package {name!r} of mpdiag; start mpdiag in another "
+                "directory, or as `mpdiag` or `torchrun --no-python mpdiag` in place of `-m mpdiag`"
+            )
 
 
 def _exit_with_error(message: str) -> NoReturn:
-    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    text = escape(printable(message))
+    err.print(f"[bold red]error:[/] {text}", soft_wrap=True, highlight=False)
     sys.exit(2)

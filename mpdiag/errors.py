@@ -6,6 +6,7 @@
     │   └── UnsafeCheckpointError   checkpoint that would run code when loaded
     ├── DataError               missing or broken data set, annotation file or image
     ├── RunError                unreadable or unfinished run directory, or one of another run
+    ├── OutputError             file that cannot be written
     ├── RecordingError          module that cannot be recorded
     ├── TrainingError           training that cannot continue
     │   └── NonFiniteError          NaN or infinite loss or matching cost
@@ -15,9 +16,20 @@ The command line prints them, and an OSError of a path, as one line and exits wi
 exception is a bug in mpdiag.
 """
 
+import errno
+import shutil
+from pathlib import Path
+
+from mpdiag.untrusted import printable
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 
 class MpdiagError(Exception):
-    """Base class of all errors that a user can fix."""
+    """Base class of all errors that a user can fix; its text is one printable line."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(MpdiagError):
@@ -38,6 +50,10 @@ class DataError(MpdiagError):
 
 class RunError(MpdiagError):
     """A run directory is unreadable, unfinished, or of another run."""
+
+
+class OutputError(MpdiagError):
+    """A file cannot be written, for example because the disk is full."""
 
 
 class RecordingError(MpdiagError):
@@ -69,3 +85,11 @@ class NonFiniteError(TrainingError):
 
 class DependencyError(MpdiagError):
     """A required optional package is not installed."""
+
+
+def describe_os_error(error: OSError, path: Path) -> str:
+    """Return the reason of an error, and the free space if the disk of `path` is full."""
+    reason = error.strerror or str(error)
+    if error.errno in _DISK_FULL:
+        reason += f", {shutil.disk_usage(path.absolute().parent).free / 2**20:,.1f} MiB free"
+    return reason

@@ -22,8 +22,8 @@ MAX_DEPTH = 64
 
 _CONTAINERS = {dict, list}
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_JOINERS = "\u200c\u200d"  # needed by scripts such as Persian, and by emoji
-_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_VISIBLE_EFFECT = "\n\u200c\u200d"  # the joiners are part of scripts such as Persian, and of emoji
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def open_regular(path: Path | str) -> BinaryIO:
@@ -157,26 +157,34 @@ def read_yaml(source: Path | str, loader: type[YamlLoader] = YamlLoader) -> Any:
         return yaml.load(text, loader)
     except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
         # PyYAML raises the last four for a value that does not fit its tag.
-        raise ValueError(printable(error, 300) or type(error).__name__) from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(printable(reason, 300)) from None
 
 
 def printable(text: object, limit: int = 1000) -> str:
     """Return a text for terminals, pages and logs: one line, at most `limit` characters.
 
-    Line breaks become blanks. Control, bidirectional and other invisible characters become
-    escape sequences such as \\x1b. The middle of a longer text is left out.
+    Line breaks and tabs become blanks, other characters as in `escape_invisible`. The middle of a
+    longer text is left out.
     """
-    line = _cut(str(text), limit)
-    return line if line.isascii() and line.isprintable() else _cut(_escape_all(line), limit)
+    line = _cut(str(text), limit).translate({ord("\n"): " ", ord("\t"): " "})
+    return line if line.isprintable() else _cut(escape_invisible(line), limit)
 
 
-def _escape_all(text: str) -> str:
-    return "".join(" " if character in "\n\t" else _escape(character) for character in text)
+def escape_invisible(text: str) -> str:
+    """Replace control, bidirectional and other invisible characters by escapes such as \\x1b.
+
+    Line breaks stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(_escape(character) for character in text)
 
 
 def _escape(character: str) -> str:
-    hidden = unicodedata.category(character) in _UNPRINTABLE and character not in _JOINERS
-    return character.encode("unicode_escape").decode() if hidden else character
+    if unicodedata.category(character) not in _INVISIBLE or character in _VISIBLE_EFFECT:
+        return character
+    return character.encode("unicode_escape").decode()
 
 
 def _cut(text: str, limit: int) -> str:

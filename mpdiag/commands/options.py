@@ -1,15 +1,29 @@
 """Options and consoles that commands share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 
-out, err = Console(), Console(stderr=True)
+from mpdiag.untrusted import escape_invisible
+
+
+class SafeConsole(Console):
+    """A console that prints no control characters of the texts that it gets."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else escape_invisible(text), style, control)
+
+
+out, err = SafeConsole(emoji=False), SafeConsole(stderr=True, emoji=False)
 
 Config = Annotated[
     Path | None,
@@ -28,7 +42,7 @@ Runs = Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RU
 @contextmanager
 def exit_on_signal() -> Iterator[None]:
     """Print one line and exit with the signal's status when a signal stops a training."""
-    from trainers.interrupt import StoppedBySignalError
+    from trainers.signals import StoppedBySignalError
 
     try:
         yield

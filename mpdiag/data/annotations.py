@@ -36,6 +36,13 @@ class Annotations(Protocol):
         """
         ...
 
+    def mask_shape(self, index: int) -> tuple[int, int, int] | None:
+        """Return the shape (G, H, W) of the masks of an image, from the annotation list.
+
+        Formats that store the segments only in the map return None.
+        """
+        ...
+
     def read(self, index: int) -> GroundTruth:
         """Return all segments of an image, crowds and empty segments included.
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from mpdiag.data.check import CheckResult, ClassCount, ProblemGroup, classes_by_frequency
 from mpdiag.data.registry import KNOWN_DATASETS
+from mpdiag.untrusted import printable
 
 
 def check_tables(result: CheckResult) -> Iterator[RenderableType]:
@@ -46,7 +47,7 @@ def _problem_table(title: str, style: str, groups: dict[str, ProblemGroup]) -> T
     table.add_column("count", justify="right", style=style)
     table.add_column("problem and first examples", overflow="fold")
     for kind, group in groups.items():
-        examples = "\n".join(group.examples)
+        examples = "\n".join(map(printable, group.examples))
         table.add_row(f"{group.count:,}", f"[bold]{escape(kind)}[/]\n{escape(examples)}")
     return table
 
@@ -59,7 +60,7 @@ def _count_table(result: CheckResult) -> Table:
         table.add_column(column.name, justify="right")
     classes = classes_by_frequency(result)
     for info, count in classes:
-        table.add_row(escape(info.name), *_cells(count))
+        table.add_row(escape(printable(info.name, 80)), *_cells(count))
     total = sum((count for _, count in classes), ClassCount())
     total.images = result.images
     table.add_section()

@@ -1,20 +1,24 @@
 """Read COCO-format JSON files and validate their images and categories."""
 
-import json
+import reprlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from mpdiag.data.annotations import ImageRecord
+from mpdiag.data.image_files import MAX_PIXELS
 from mpdiag.data.problems import DataProblem, ProblemHandler, raise_problem
 from mpdiag.data.sample import ClassInfo
 from mpdiag.errors import DataError
+from mpdiag.untrusted import read_json
 
 AnnotationKind = Literal["instance", "panoptic"]
 
 _IMAGE_KEYS = ("id", "file_name", "height", "width")
 _INVALID = -1
+_MAX_BYTES = 8 << 30
+_MAX_SIDE = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +96,16 @@ class EntryValidator:
         for key in integers:
             if type(entry[key]) is not int:
                 return self.fail(
-                    "wrong type", f'{what} has "{key}": {entry[key]!r}; change it to an integer'
+                    "wrong type",
+                    f'{what} has "{key}": {reprlib.repr(entry[key])}; change it to an integer',
                 )
         return True
 
     def has_image_id(self, entry: dict[str, Any], what: str, key: str) -> bool:
         """Check that the image id is an integer or a string."""
         return type(entry[key]) in (int, str) or self.fail(
-            "wrong type", f'{what} has "{key}": {entry[key]!r}; change it to an integer or a string'
+            "wrong type",
+            f'{what} has "{key}": {reprlib.repr(entry[key])}; change it to an integer or a string',
         )
 
     def is_new(self, kind: str, entry_id: Hashable, seen: set[Hashable]) -> bool:
@@ -140,8 +146,7 @@ class EntryValidator:
 
 def _load_json(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
-            return json.load(file)
+        return read_json(path, _MAX_BYTES)
     except FileNotFoundError:
         raise DataError(
             f"{path}: annotation file not found; give the path of a COCO JSON file"
@@ -150,7 +155,7 @@ def _load_json(path: Path) -> Any:
         raise DataError(
             f"{path}: annotation file cannot be read ({error.strerror}); check the path"
         ) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(
             f"{path}: not complete JSON ({error}), possibly truncated; download it again"
         ) from None
@@ -201,10 +206,11 @@ def _read_images(
             continue
         index_of[entry["id"]] = _INVALID
         height, width = entry["height"], entry["width"]
-        if min(height, width) < 1:
+        if min(height, width) < 1 or max(height, width) > _MAX_SIDE or height * width > MAX_PIXELS:
             validator.fail(
-                "image without an area",
-                f"image {entry['id']} has size {height} x {width}; correct its height and width",
+                "image size out of range",
+                f"image {entry['id']} has size {height} x {width}; correct its height and width, "
+                f"which are 1 to {_MAX_SIDE} and give at most {MAX_PIXELS:,} pixels",
             )
         elif validator.is_inside_folder(f"image {entry['id']}", entry):
             index_of[entry["id"]] = len(images)

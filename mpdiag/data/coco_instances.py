@@ -1,6 +1,7 @@
 """COCO instance annotations: one segment per annotation, as polygons or RLE."""
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -49,10 +50,14 @@ class CocoInstances:
         self._on_problem = on_problem
         grouped = _by_image(file)
         self._num_objects = [sum(not record.crowd for record in records) for records in grouped]
+        self._num_masks = [len(records) for records in grouped]
         self._records = PackedRecords(grouped)
 
     def num_objects(self, index: int) -> int:
         return self._num_objects[index]
+
+    def mask_shape(self, index: int) -> tuple[int, int, int]:
+        return self._num_masks[index], *self._sizes[index]
 
     def read(self, index: int) -> GroundTruth:
         """Return the segments of an image in the order of the file."""
@@ -105,7 +110,7 @@ def _by_image(file: CocoFile) -> list[list[InstanceRecord]]:
                     file.label_of[entry["category_id"]],
                     entry["segmentation"],
                     bool(entry.get("iscrowd", 0)),
-                    float(area) if isinstance(area, int | float) else None,
+                    float(area) if isinstance(area, int | float) and isfinite(area) else None,
                 )
             )
     return grouped

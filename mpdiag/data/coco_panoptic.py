@@ -10,12 +10,12 @@ import numpy as np
 from mpdiag.data.annotations import ImageRecord
 from mpdiag.data.coco_file import CocoFile
 from mpdiag.data.files import choose_root
-from mpdiag.data.image_files import read_rgb
+from mpdiag.data.image_files import read_rgb, read_size
 from mpdiag.data.integer_maps import ground_truth_from_map
 from mpdiag.data.packed import PackedRecords
 from mpdiag.data.problems import DataProblem, ProblemHandler, raise_problem
 from mpdiag.data.sample import GroundTruth
-from mpdiag.data.segmentation import segment_ids
+from mpdiag.data.segmentation import MAX_SEGMENT_ID, segment_ids
 from mpdiag.errors import DataError
 
 _KEYS = ("image_id", "file_name", "segments_info")
@@ -67,6 +67,7 @@ class CocoPanoptic:
         known = [record or PanopticRecord("") for record in records]
         self._num_objects = [len(record.ids) - sum(record.crowds) for record in known]
         self._num_classes = [len(set(record.labels)) for record in known]
+        self._num_masks = [len(record.ids) for record in known]
         self._records = PackedRecords(records)
         names = [record.file_name for record in records if record is not None]
         self.png_root = choose_root(file.path, names, png_roots, on_problem)
@@ -78,20 +79,18 @@ class CocoPanoptic:
         """Return the number of classes among the segments of an image, crowds included."""
         return self._num_classes[index]
 
+    def mask_shape(self, index: int) -> tuple[int, int, int]:
+        return self._num_masks[index], *self._sizes[index]
+
     def read(self, index: int) -> GroundTruth:
         """Return the segments of an image in the order of the file."""
         record: PanopticRecord | None = self._records[index]
         if record is None:
             raise _not_annotated(self.path, self.images[index])
         path = self.png_root / record.file_name
+        self._require_size(index, path, read_size(path), rotated=True)
         ids = segment_ids(read_rgb(path))
-        if ids.shape != self._sizes[index]:
-            height, width = self._sizes[index]
-            raise DataProblem(
-                "annotation of another size",
-                f"{path}: is {ids.shape[0]} x {ids.shape[1]} (height x width), but {self.path} "
-                f"lists its image as {height} x {width}; use files of the same release",
-            )
+        self._require_size(index, path, ids.shape)
         unlisted = set(np.unique(ids).tolist()) - {0, *record.ids, *record.invalid_ids}
         if unlisted:
             raise DataProblem(
@@ -100,7 +99,19 @@ class CocoPanoptic:
                 f"{self.images[index].file_name}, which {self.path} does not list; use files of "
                 "the same release",
             )
-        return ground_truth_from_map(ids, record.ids, record.labels, record.crowds)
+        return ground_truth_from_map(ids, record.ids, record.labels, record.crowds, path)
+
+    def _require_size(
+        self, index: int, path: Path, size: tuple[int, ...], rotated: bool = False
+    ) -> None:
+        """Raise DataProblem for another size than the listed one; EXIF may rotate a PNG."""
+        height, width = self._sizes[index]
+        if size != (height, width) and not (rotated and size == (width, height)):
+            raise DataProblem(
+                "annotation of another size",
+                f"{path}: is {size[0]} x {size[1]} (height x width), but {self.path} lists its "
+                f"image as {height} x {width}; use files of the same release",
+            )
 
 
 def _by_image(file: CocoFile) -> list[PanopticRecord | None]:
@@ -147,7 +158,13 @@ def _record(file: CocoFile, entry: dict[str, Any], what: str) -> PanopticRecord:
         if not validator.has_keys(segment, f"a segment in {what}", _SEGMENT_KEYS, _SEGMENT_KEYS):
             continue
         where = f"segment {segment['id']} in {what}"
-        if segment["id"] in found:
+        if not 0 <= segment["id"] <= MAX_SEGMENT_ID:
+            validator.fail(
+                "segment id out of range",
+                f"{where} has no color; ids are R + 256 G + 65536 B, at most {MAX_SEGMENT_ID}, "
+                "so correct the id",
+            )
+        elif segment["id"] in found:
             validator.fail("id listed twice", f"{where} is listed twice; remove one of the two")
         elif validator.category_exists(where, segment["category_id"], file.label_of):
             label = file.label_of[segment["category_id"]]

@@ -11,9 +11,13 @@ from torch import Tensor
 from mpdiag.choices import Task
 from mpdiag.data.annotations import Annotations
 from mpdiag.data.files import choose_root
-from mpdiag.data.image_files import read_rgb
+from mpdiag.data.image_files import read_rgb, read_size
 from mpdiag.data.problems import DataProblem, ProblemHandler, raise_problem
 from mpdiag.data.sample import GroundTruth, Sample
+from mpdiag.data.segmentation import MAX_MASK_PIXELS, require_mask_memory
+
+# Limit if the image cannot be read, so that nothing confirms the size in the annotation list.
+_MAX_UNCONFIRMED_PIXELS = 1 << 28
 
 
 class SegmentationDataset:
@@ -75,7 +79,24 @@ class SegmentationDataset:
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
     def ground_truth(self, index: int) -> GroundTruth:
-        """Return all segments of an image, at the size of the image file."""
+        """Return all segments of an image, at the size of the image file.
+
+        The listed size is compared with the header of the image before masks are decoded.
+
+        Raises:
+            DataProblem: the annotation cannot be read, has another size, or has too many masks.
+        """
+        shape = self.annotations.mask_shape(index)
+        if shape is not None:
+            path = self.image_root / self.file_name(index)
+            try:
+                height, width = read_size(path)
+            except DataProblem:
+                require_mask_memory(shape, path, _MAX_UNCONFIRMED_PIXELS)
+            else:
+                if {height, width} != set(shape[1:]):  # EXIF may rotate the image
+                    raise self._other_size(index, (height, width), shape[1:])
+                require_mask_memory(shape, path, MAX_MASK_PIXELS)
         return self.annotations.read(index)
 
     def sample(self, index: int, image: Tensor, ground_truth: GroundTruth) -> Sample:
@@ -86,12 +107,7 @@ class SegmentationDataset:
         """
         (height, width), annotated = image.shape[1:], ground_truth.masks.shape[1:]
         if (height, width) != annotated:
-            raise DataProblem(
-                "image of another size",
-                f"{self.image_root / self.file_name(index)}: is {height} x {width} (height x "
-                f"width), but {self.annotations.path} lists it as {annotated[0]} x {annotated[1]}; "
-                "use files of the same release",
-            )
+            raise self._other_size(index, (height, width), annotated)
         kept = ground_truth.is_target
         return Sample(
             image_id=self.image_ids[index],
@@ -100,6 +116,14 @@ class SegmentationDataset:
             masks=ground_truth.masks[kept],
             labels=ground_truth.labels[kept],
             original_size=(height, width),
+        )
+
+    def _other_size(self, index: int, size: tuple[int, int], listed: Sequence[int]) -> DataProblem:
+        return DataProblem(
+            "image of another size",
+            f"{self.image_root / self.file_name(index)}: is {size[0]} x {size[1]} (height x "
+            f"width), but {self.annotations.path} lists it as {listed[0]} x {listed[1]}; "
+            "use files of the same release",
         )
 
     def describe(self) -> dict[str, Any]:

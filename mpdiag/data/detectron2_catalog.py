@@ -22,7 +22,13 @@ from mpdiag.data.label_maps import IGNORE, class_segments
 from mpdiag.data.packed import PackedRecords
 from mpdiag.data.problems import DataProblem, ProblemHandler, raise_problem
 from mpdiag.data.sample import ClassInfo, GroundTruth
-from mpdiag.data.segmentation import decode, segment_ids, to_rle
+from mpdiag.data.segmentation import (
+    MAX_SEGMENT_ID,
+    decode,
+    require_mask_memory,
+    segment_ids,
+    to_rle,
+)
 from mpdiag.errors import DataError, DependencyError
 
 Record = Mapping[str, Any]
@@ -34,6 +40,7 @@ _TASK_OF_KEY: dict[str, Task] = {
     "sem_seg_file_name": "semantic",
 }
 _KEY_OF_TASK = {task: key for key, task in _TASK_OF_KEY.items()}
+_SEGMENTS_KEY = {"instance": "annotations", "panoptic": "segments_info"}
 
 
 def open_catalog_dataset(
@@ -123,10 +130,19 @@ class RecordReader:
 
     def num_objects(self, record: Record) -> int:
         """Return the number of segments of an entry without crowds; 1 if only its map shows it."""
-        key = {"instance": "annotations", "panoptic": "segments_info"}.get(self.task)
-        if key is None:
+        if self.task == "semantic":
             return 1
-        return sum(not segment.get("iscrowd", 0) for segment in record.get(key, ()))
+        return sum(not segment.get("iscrowd", 0) for segment in self._segments(record))
+
+    def mask_shape(self, record: Record) -> tuple[int, int, int] | None:
+        """Return the shape (G, H, W) of the masks of an entry; None if it is not listed."""
+        if self.task == "semantic" or not {"height", "width"} <= record.keys():
+            return None
+        return len(self._segments(record)), *_size_of(record)
+
+    def _segments(self, record: Record) -> Sequence[Mapping[str, Any]]:
+        segments: Sequence[Mapping[str, Any]] = record.get(_SEGMENTS_KEY[self.task], ())
+        return segments
 
     def read(self, record: Record) -> GroundTruth:
         """Return all segments of an entry.
@@ -147,15 +163,22 @@ class RecordReader:
             )
         labels, crowds = self._labels(record)
         if self.task == "panoptic":
-            ids = segment_ids(read_rgb(Path(record["pan_seg_file_name"])))
+            path = Path(record["pan_seg_file_name"])
+            ids = segment_ids(read_rgb(path))
             wanted = [int(segment["id"]) for segment in record["segments_info"]]
-            return ground_truth_from_map(ids, wanted, labels, crowds)
+            if wanted and not 0 <= min(wanted) <= max(wanted) <= MAX_SEGMENT_ID:
+                raise DataProblem(
+                    "segment id out of range",
+                    f"{self.name}: a segment id of {record['file_name']} is not within 0 and "
+                    f"{MAX_SEGMENT_ID}; register R + 256 G + 65536 B",
+                )
+            return ground_truth_from_map(ids, wanted, labels, crowds, path)
         return self._instances(record, labels, crowds)
 
     def _labels(self, record: Record) -> tuple[list[int], list[bool]]:
         """Class index of each segment, and whether it is a crowd."""
-        key = "annotations" if self.task == "instance" else "segments_info"
-        labels = [int(one["category_id"]) for one in record[key]]
+        segments = record[_SEGMENTS_KEY[self.task]]
+        labels = [int(one["category_id"]) for one in segments]
         for label in labels:
             if not 0 <= label < len(self.classes):
                 raise DataProblem(
@@ -163,12 +186,13 @@ class RecordReader:
                     f"{self.name}: an object in {record['file_name']} has category_id {label}, but "
                     f"classes are 0 to {len(self.classes) - 1}: register contiguous indices",
                 )
-        return labels, [bool(one.get("iscrowd", 0)) for one in record[key]]
+        return labels, [bool(one.get("iscrowd", 0)) for one in segments]
 
     def _instances(
         self, record: Record, labels: Sequence[int], crowds: Sequence[bool]
     ) -> GroundTruth:
         height, width = _size_of(record)
+        require_mask_memory((len(labels), height, width), Path(record["file_name"]))
         rles = []
         for one in record["annotations"]:
             try:
@@ -214,6 +238,9 @@ class _CatalogAnnotations:
 
     def num_objects(self, index: int) -> int:
         return self._num_objects[index]
+
+    def mask_shape(self, index: int) -> tuple[int, int, int] | None:
+        return self._reader.mask_shape(self._records[index])
 
     def read(self, index: int) -> GroundTruth:
         return self._reader.read(self._records[index])
@@ -263,7 +290,7 @@ def _size_of(record: Record) -> tuple[int, int]:
     """Return the (height, width) of an entry, from its image if the entry has none."""
     if "height" in record and "width" in record:
         return int(record["height"]), int(record["width"])
-    height, width = read_rgb(Path(record["file_name"])).shape[:2]
+    height, width = read_rgb(Path(record["file_name"])).shape[:2]  # rotated by EXIF
     return height, width
 
 

@@ -60,7 +60,10 @@ def missing_files(root: Path, names: list[str]) -> list[str]:
     for name in names:
         path = root / name
         if path.parent not in listings:
-            listings[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+            try:
+                listings[path.parent] = set(os.listdir(path.parent))
+            except (OSError, ValueError):  # no folder, or a name that cannot be one
+                listings[path.parent] = set()
         if path.name not in listings[path.parent]:
             missing.append(name)
     return missing

@@ -9,8 +9,21 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from mpdiag.data.problems import MISSING_FILE, DataProblem
+from mpdiag.untrusted import open_regular
 
-Pixels = TypeVar("Pixels", bound=npt.NDArray[Any])
+MAX_PIXELS = 178_956_970
+"""Number of pixels of an image above which Pillow refuses to open it."""
+
+Result = TypeVar("Result")
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Return the (height, width) of an image from its header, before rotation by EXIF.
+
+    Raises:
+        DataProblem: the file is missing or is not an image.
+    """
+    return _read(path, lambda file: (file.height, file.width))
 
 
 def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
@@ -26,28 +39,35 @@ def read_integer_map(path: Path) -> npt.NDArray[np.int32]:
     """Return the (H, W) values of a single-channel image of 8, 16 or 32 bits, or of a palette.
 
     Raises:
-        DataProblem: the file is missing, cannot be decoded, or has several channels.
+        DataProblem: the file is missing, cannot be decoded, has several channels, or has values
+            that are not integers.
     """
-    values = _read(path, lambda file: np.array(file))
+    values: npt.NDArray[Any] = _read(path, lambda file: np.array(file))
     if values.ndim != 2:
         raise DataProblem(
             "color image instead of a map",
             f"{path}: has {values.shape[2]} channels where a map has one; give the folder of the "
             "annotations",
         )
+    if values.dtype.kind == "f":
+        raise DataProblem(
+            "unreadable image", f"{path}: contains fractions; give a map of class or instance ids"
+        )
     return values.astype(np.int32)
 
 
-def _read(path: Path, decode: Callable[[Image.Image], Pixels]) -> Pixels:
+def _read(path: Path, decode: Callable[[Image.Image], Result]) -> Result:
     try:
-        with Image.open(path) as file:
+        with open_regular(path) as stream, Image.open(stream) as file:
+            if file.format == "EPS":  # Pillow would run Ghostscript
+                raise ValueError("EPS is not supported")
             return decode(file)
     except FileNotFoundError:
         raise DataProblem(
             MISSING_FILE, f"{path}: file not found; download it or correct the image folder"
         ) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error) or type(error).__name__
+    except Exception as error:  # Pillow raises errors of many types for a broken file
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataProblem(
             "unreadable image", f"{path}: image cannot be read ({reason}); download it again"
         ) from None

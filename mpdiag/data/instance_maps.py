@@ -33,6 +33,9 @@ class InstanceMaps:
         """Return 1: only the map shows how many instances an image has."""
         return 1
 
+    def mask_shape(self, index: int) -> None:
+        return None
+
     def read(self, index: int) -> GroundTruth:
         """Return the instances of an image, crowds last."""
         instance_map = self._maps.read(index)
@@ -43,4 +46,4 @@ class InstanceMaps:
             if label is not None:
                 found.append((crowd, value, label))
         crowds, ids, labels = zip(*sorted(found), strict=True) if found else ((), (), ())
-        return ground_truth_from_map(instance_map, ids, labels, crowds)
+        return ground_truth_from_map(instance_map, ids, labels, crowds, self._maps.file(index))

@@ -12,6 +12,7 @@ from mpdiag.data.files import missing_files
 from mpdiag.data.image_files import read_integer_map
 from mpdiag.data.problems import MISSING_FILE, DataProblem, ProblemHandler
 from mpdiag.data.sample import GroundTruth
+from mpdiag.data.segmentation import require_mask_memory
 from mpdiag.errors import DataError
 
 IntegerMap = npt.NDArray[np.int32]
@@ -61,9 +62,18 @@ class IntegerMapFolder:
 
 
 def ground_truth_from_map(
-    integer_map: IntegerMap, ids: Sequence[int], labels: Sequence[int], crowd: Sequence[bool]
+    integer_map: IntegerMap,
+    ids: Sequence[int],
+    labels: Sequence[int],
+    crowd: Sequence[bool],
+    path: Path,
 ) -> GroundTruth:
-    """Return one segment per id: the pixels of the map that have this value."""
+    """Return one segment per id: the pixels of the map, read from `path`, that have this value.
+
+    Raises:
+        DataProblem: the masks would take too much memory.
+    """
+    require_mask_memory((len(ids), *integer_map.shape), path)
     masks = torch.from_numpy(integer_map[None] == np.array(ids, dtype=np.int32)[:, None, None])
     return GroundTruth(
         masks=masks,

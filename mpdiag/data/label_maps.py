@@ -31,6 +31,9 @@ class LabelMaps:
         """Return 1: only the map shows which classes an image has."""
         return 1
 
+    def mask_shape(self, index: int) -> None:
+        return None
+
     def read(self, index: int) -> GroundTruth:
         """Return one segment per class of an image."""
         return class_segments(
@@ -54,7 +57,7 @@ def class_segments(
             f"{num_classes - 1} and {ignore} (ignore); create the maps again"
         )
         on_problem(DataProblem("class index out of range", message))
-    return ground_truth_from_map(label_map, labels, labels, [False] * len(labels))
+    return ground_truth_from_map(label_map, labels, labels, [False] * len(labels), path)
 
 
 def open_label_maps(

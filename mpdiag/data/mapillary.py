@@ -1,6 +1,5 @@
 """Mapillary Vistas 1.2, in the layout of its archive."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from mpdiag.data.label_maps import open_label_maps
 from mpdiag.data.problems import ProblemHandler
 from mpdiag.data.sample import ClassInfo
 from mpdiag.errors import DataError
+from mpdiag.untrusted import read_json
 
 _ROOT = "set --root or $DETECTRON2_DATASETS to the folder that contains mapillary_vistas/"
 _EXTRACT = "extract version 1.2 of the data set again"
@@ -43,7 +43,7 @@ def open_mapillary(folder: Path, split: str, task: Task, on_problem: ProblemHand
 
 def _classes(path: Path) -> list[ClassInfo]:
     try:
-        labels: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["labels"]
+        labels: list[dict[str, Any]] = read_json(path)["labels"]
         return [
             ClassInfo(number, str(label["readable"]), bool(label["instances"]))
             for number, label in enumerate(labels)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from mpdiag.errors import DataError
+from mpdiag.untrusted import printable
 
 
 class DataProblem(DataError):
@@ -21,7 +22,7 @@ class DataProblem(DataError):
         self.count = count
 
     def __str__(self) -> str:
-        return self.message
+        return printable(self.message)
 
 
 ProblemHandler = Callable[[DataProblem], None]

@@ -1,16 +1,43 @@
 """Decode the segment formats of COCO: polygons, RLE and panoptic PNGs."""
 
+import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
+from mpdiag.data.problems import DataProblem
+
 Masks = npt.NDArray[np.bool_]
 
-# Polygons farther away than this many image sizes are invalid; rasterising them exhausts memory.
+MAX_SEGMENT_ID = (1 << 24) - 1
+"""Largest id of a segment that the three channels of a panoptic PNG can store."""
+
+MAX_MASKS = 10_000
+MAX_MASK_PIXELS = 1 << 31
+"""Maximum number and maximum total pixels of the masks of one image."""
+
+# Rasterising a larger polygon exhausts memory. The first two limits are in image sizes.
 _MAX_DISTANCE = 10
+_MAX_PERIMETER = 100
+_MAX_PERIMETER_PIXELS = 4_000_000
+_MERGED_AT_ONCE = 32
+
+
+def require_mask_memory(
+    shape: tuple[int, ...], image: Path, max_pixels: int = MAX_MASK_PIXELS
+) -> None:
+    """Raise DataProblem if (G, H, W) masks of an image would take too much memory."""
+    if shape[0] > MAX_MASKS or math.prod(shape) > max_pixels:
+        raise DataProblem(
+            "too many masks",
+            f"{image}: has {shape[0]:,} segments of {shape[1]} x {shape[2]} pixels; at most "
+            f"{MAX_MASKS:,} segments and {max_pixels:,} pixels in all are supported, so remove "
+            "segments or reduce the image",
+        )
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
@@ -48,25 +75,31 @@ def segment_colors(ids: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
 def _rle_of_polygons(polygons: list[Any], height: int, width: int) -> dict[str, Any]:
     if not polygons:
         raise ValueError("is an empty list of polygons")
-    limit = _MAX_DISTANCE * max(height, width)
+    rles = []
     for polygon in polygons:
         try:
             points = np.asarray(polygon, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError("has a polygon that is not a list of numbers") from None
         if points.ndim != 1 or len(points) < 6 or len(points) % 2:
             raise ValueError("has a polygon with fewer than three x, y pairs or an odd count")
-        if not np.all(np.abs(points) <= limit):
+        if not np.all(np.abs(points) <= _MAX_DISTANCE * max(height, width)):
             raise ValueError("has a polygon far outside the image")
-    rles = coco_mask.frPyObjects(polygons, height, width)
-    merged: dict[str, Any] = coco_mask.merge(rles)
+        edges = np.abs(np.diff(points.reshape(-1, 2), axis=0)).max(axis=1)
+        if edges.sum() > min(_MAX_PERIMETER * (height + width), _MAX_PERIMETER_PIXELS):
+            raise ValueError("has a polygon that crosses the image many times")
+        rles += coco_mask.frPyObjects([points.tolist()], height, width)
+    while len(rles) > 1:  # merging all at once takes quadratic time
+        groups = range(0, len(rles), _MERGED_AT_ONCE)
+        rles = [coco_mask.merge(rles[start : start + _MERGED_AT_ONCE]) for start in groups]
+    merged: dict[str, Any] = rles[0]
     return merged
 
 
 def _checked_rle(rle: dict[str, Any], height: int, width: int) -> dict[str, Any]:
     size, counts = rle["size"], rle["counts"]
     if size != [height, width]:
-        raise ValueError(f"has an RLE of size {size} where the image is {[height, width]}")
+        raise ValueError(f"has an RLE of size {size!r:.60} where the image is {[height, width]}")
     # Security: pycocotools (2.0.11) decodes runs that are too short to uninitialised memory.
     runs = _run_lengths(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or any(type(run) is not int or run < 0 for run in runs):
@@ -89,7 +122,7 @@ def _run_lengths(counts: str) -> list[int]:
     number = shift = 0
     for character in counts:
         code = ord(character) - 48
-        if not 0 <= code < 64:
+        if not 0 <= code < 64 or shift > 60:
             return []
         number |= (code & 31) << shift
         shift += 5

@@ -21,6 +21,9 @@ class SemanticFromPanoptic:
     def num_objects(self, index: int) -> int:
         return self._panoptic.num_classes(index)
 
+    def mask_shape(self, index: int) -> tuple[int, int, int]:
+        return self._panoptic.mask_shape(index)
+
     def read(self, index: int) -> GroundTruth:
         """Return one segment per class of an image."""
         segments = self._panoptic.read(index)

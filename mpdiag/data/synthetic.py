@@ -13,14 +13,15 @@ from pycocotools import mask as coco_mask
 
 from mpdiag.data.scenes import STUFF, THINGS, Scene, draw_scene
 from mpdiag.data.segmentation import segment_colors
-from mpdiag.errors import DataError
+from mpdiag.errors import DataError, describe_os_error
+from mpdiag.untrusted import read_json
 
 DEFAULT_SETTINGS = {"train": 6000, "val": 300, "size": 96, "seed": 0}
 SYNTHETIC_SPLITS = ("train", "val")
 
 # Increase it when the same settings give other images, so that old data is not reused.
 _GENERATOR_VERSION = 1
-_MIN_SIZE = 32
+_MIN_SIZE, _MAX_SIZE = 32, 4096
 
 _CATEGORIES: list[dict[str, Any]] = [
     {"id": number, "name": name, "supercategory": "shape", "isthing": 1}
@@ -58,10 +59,10 @@ def generate_synthetic(
     directory = Path(directory).absolute()
     settings = {"generator": _GENERATOR_VERSION, "train": train, "val": val, "size": size,
                 "seed": seed}  # fmt: skip
-    if min(train, val) < 1 or size < _MIN_SIZE or seed < 0:
+    if min(train, val) < 1 or not _MIN_SIZE <= size <= _MAX_SIZE or seed < 0:
         raise DataError(
             f"invalid settings train={train} val={val} size={size} seed={seed}; train and val must "
-            f"be at least 1, size at least {_MIN_SIZE} and seed at least 0"
+            f"be at least 1, size {_MIN_SIZE} to {_MAX_SIZE} and seed at least 0"
         )
     try:
         if _is_complete(directory, settings):
@@ -74,8 +75,8 @@ def generate_synthetic(
             _move(draft, directory, settings)
     except OSError as error:
         raise DataError(
-            f"{directory}: cannot be written ({error.strerror}); choose a writable directory with "
-            "enough disk space"
+            f"{directory}: cannot be written ({describe_os_error(error, directory)}); choose a "
+            "writable directory with enough disk space"
         ) from None
     return directory
 
@@ -85,7 +86,7 @@ def _is_complete(directory: Path, settings: dict[str, int]) -> bool:
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return False
     try:
-        found = json.loads((directory / "synthetic.json").read_text(encoding="utf-8"))
+        found = read_json(directory / "synthetic.json")
     except (OSError, ValueError):
         raise DataError(
             f"{directory}: contains files other than synthetic data; choose another directory"

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from mpdiag.data.sample import Sample
 from mpdiag.matching import Target
+from mpdiag.ops import to_device
 
 
 def padded_targets(
@@ -19,9 +20,9 @@ def padded_targets(
     height, width = size
     return [
         Target(
-            labels=sample.labels.to(device),
+            labels=to_device(sample.labels, device),
             masks=F.pad(
-                sample.masks.to(device),
+                to_device(sample.masks, device),
                 (0, width - sample.masks.shape[-1], 0, height - sample.masks.shape[-2]),
             ),
         )

@@ -13,6 +13,7 @@ at the resolution of each level (the official model resizes its full-size masks)
 weighted sum of deformable attention.
 """
 
+import re
 import statistics
 import time
 from itertools import chain
@@ -27,6 +28,8 @@ from mpdiag.errors import ConfigError
 from mpdiag.models.inference import ImageSizes, instance_inference
 from mpdiag.models.mask2former import Mask2Former, padded_size
 from mpdiag.ops import use_backend
+
+_MAX_PIXELS = 4096 * 4096
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
@@ -114,9 +117,13 @@ def parse_size(text: str) -> tuple[int, int]:
     """Parse (height, width) from text such as 800x1333.
 
     Raises:
-        ConfigError: the text has another form.
+        ConfigError: the text has another form, or the image has no pixel or too many.
     """
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise ConfigError(f"--size {text}: give height and width in pixels, such as 800x1333")
-    return int(height), int(width)
+    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text.lower())
+    height, width = map(int, match.groups()) if match else (0, 0)
+    if not 0 < height * width <= _MAX_PIXELS:
+        raise ConfigError(
+            f"--size {text}: give height and width in pixels, such as 800x1333, with at most "
+            f"{_MAX_PIXELS:,} pixels"
+        )
+    return height, width

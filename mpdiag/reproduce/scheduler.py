@@ -50,7 +50,8 @@ def plan_machine(size: ReproductionSize, jobs: int | None) -> Machine:
     On a CPU one training runs at a time; on GPUs as many as memory and cores allow. `jobs`
     replaces this number.
     """
-    cores = len(os.sched_getaffinity(0))
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     gpus = torch.cuda.device_count()
     if not gpus:
         count = jobs or 1

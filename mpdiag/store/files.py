@@ -1,9 +1,7 @@
 """Write files atomically: after a crash, a path has the old content or the new, never a part."""
 
-import errno
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,10 +10,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mpdiag.errors import OutputError
+from mpdiag.errors import OutputError, describe_os_error
 
 TEMPORARY_SUFFIX = ".tmp"
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -28,7 +25,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         OutputError: the file cannot be written.
     """
     temporary = _temporary(path)
-    with report_write_errors(path):
+    with _report_write_errors(path):
         try:
             with temporary.open("wb") as stream:
                 yield stream
@@ -43,7 +40,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def report_write_errors(path: Path) -> Iterator[None]:
+def _report_write_errors(path: Path) -> Iterator[None]:
     """Turn an OSError of writing `path` into an OutputError."""
     try:
         yield
@@ -55,30 +52,22 @@ def report_write_errors(path: Path) -> Iterator[None]:
         if cause.filename not in (None, str(path), str(_temporary(path))):
             raise
         raise OutputError(
-            f"{path}: cannot be written ({describe_write_error(path, cause)}); free disk space, or "
+            f"{path}: cannot be written ({describe_os_error(cause, path)}); free disk space, or "
             "choose another path"
         ) from None
 
 
-def describe_write_error(path: Path, error: OSError) -> str:
-    """Return the reason of an error, and the free space if the disk of `path` is full."""
-    reason = error.strerror or str(error)
-    if error.errno in _DISK_FULL:
-        reason += f", {shutil.disk_usage(path.parent).free / 2**20:,.1f} MiB free"
-    return reason
-
-
-def append_text(path: Path, text: str) -> None:
-    """Append text to a file; after an error the file has its old content.
+def append(path: Path, data: bytes) -> None:
+    """Append `data` to a file; after an error the file has its old content.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    with report_write_errors(path), path.open("ab", buffering=0) as stream:
-        size, rest = stream.tell(), text.encode()
+    with _report_write_errors(path), path.open("ab", buffering=0) as stream:
+        size = stream.tell()
         try:
-            while rest:
-                rest = rest[stream.write(rest) :]
+            while data:
+                data = data[stream.write(data) :]
         except BaseException:
             stream.truncate(size)
             raise
@@ -108,8 +97,6 @@ def _temporary(path: Path) -> Path:
 
 def _sync_directory(directory: Path) -> None:
     if os.name == "nt":  # Windows cannot open a directory
-        return
-    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a directory
         return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
