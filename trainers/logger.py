@@ -2,21 +2,25 @@
 
 import hashlib
 import importlib
+import io
 import json
+import os
+import socket
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from mpdiag.config import TrainConfig
-from mpdiag.errors import DependencyError, OutputError
-from mpdiag.store.files import append_text, replace_file, report_write_errors
+from mpdiag.errors import DependencyError
+from mpdiag.store.files import append, replace_file
 
 Scores = Mapping[str, float | None]
 
@@ -82,9 +86,11 @@ class FileLogger(Logger):
         self._wandb = _wandb_run(output, config) if config.wandb else None
         self._lines = output / "metrics.json"
         self._remove_repeated_lines(start, last_evaluation)
-        self._output = output
-        with report_write_errors(output):
-            self._tensorboard = SummaryWriter(str(output), purge_step=start)
+        name = f"events.out.tfevents.{time.time_ns():019}.{socket.gethostname()}.{os.getpid()}"
+        self._events = output / name
+        self._append_event(step=start, file_version="brain.Event:2")
+        # TensorBoard drops the values of earlier files from this step on.
+        self._append_event(step=start, session_log=SessionLog(status=SessionLog.START))
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -114,8 +120,6 @@ class FileLogger(Logger):
         trace: TracebackType | None,
     ) -> None:
         self._progress.stop()
-        with suppress(OutputError) if error else nullcontext(), report_write_errors(self._output):
-            self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish(exit_code=0 if kind is None else 1)
 
@@ -156,12 +160,17 @@ class FileLogger(Logger):
         self, iteration: int, values: Mapping[str, float], times: Mapping[str, float]
     ) -> None:
         line = {"iteration": iteration, **values, **times}
-        append_text(self._lines, json.dumps(line) + "\n")
-        with report_write_errors(self._output):
-            for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, iteration)
+        append(self._lines, (json.dumps(line) + "\n").encode())
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._append_event(step=iteration, summary=Summary(value=scalars))
         if self._wandb is not None:
             self._wandb.log(dict(values), step=iteration)
+
+    def _append_event(self, **content: Any) -> None:
+        """Append to the TensorBoard file now; a SummaryWriter reports a full disk late or never."""
+        record = io.BytesIO()
+        RecordWriter(record).write(Event(wall_time=time.time(), **content).SerializeToString())
+        append(self._events, record.getvalue())
 
     def _remove_repeated_lines(self, start: int, last_evaluation: int) -> None:
         if not self._lines.exists():

@@ -13,7 +13,6 @@ from mpdiag.checkpoints.official_keys import (
     VERSIONS,
     to_official,
 )
-from mpdiag.errors import CheckpointError
 from mpdiag.models import Mask2Former
 from mpdiag.store.files import atomic_write
 
@@ -48,14 +47,7 @@ def save_checkpoint(
         extra: further entries: tensors and plain containers.
 
     Raises:
-        CheckpointError: the file can't be written; a previous file at `path` is unchanged.
+        OutputError: the file cannot be written; a previous file at `path` is unchanged.
     """
-    state = official_state_dict(model, no_object_weight)
-    try:
-        with atomic_write(path) as file:
-            torch.save({"model": state, **extra}, file)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{path}: can't be written ({reason}); free disk space, or choose another directory"
-        ) from None
+    with atomic_write(path) as file:
+        torch.save({"model": official_state_dict(model, no_object_weight), **extra}, file)

@@ -19,6 +19,7 @@ from mpdiag.errors import (
     ConfigError,
     DataError,
     NonFiniteError,
+    OutputError,
     TrainingError,
 )
 from mpdiag.models import Mask2Former
@@ -255,7 +256,7 @@ def test_full_disk_keeps_the_last_checkpoint(
 
     monkeypatch.setattr(torch, "save", save_once)
     config = small_recipe("schedule.iterations=4", "checkpoint_every=2")
-    with pytest.raises(CheckpointError, match=r"last\.pth: can't be written .*; free disk space"):
+    with pytest.raises(OutputError, match=r"last\.pth: cannot be written .*; free disk space"):
         train(config, output, console=QUIET)
     monkeypatch.undo()
     assert not list(output.glob("*.tmp"))

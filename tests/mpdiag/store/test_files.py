@@ -1,10 +1,11 @@
-"""Files that are there in full or not at all."""
+"""Atomic writes."""
 
 from pathlib import Path
 
 import pytest
 
-from mpdiag.store.files import atomic_write, replace_file
+from mpdiag.errors import OutputError
+from mpdiag.store.files import append, atomic_write, replace_file
 
 
 def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
@@ -17,8 +18,30 @@ def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_error_of_a_place_that_takes_no_file_names_the_file(tmp_path: Path) -> None:
+def test_an_error_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "a.json"
-    with pytest.raises(FileNotFoundError) as caught:
-        replace_file(path, b"")
-    assert caught.value.filename == str(path)
+    for write in (replace_file, append):
+        with pytest.raises(OutputError) as caught:
+            write(path, b"")
+        assert str(caught.value).startswith(f"{path}: cannot be written (No such file")
+
+
+def test_a_directory_in_place_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(OutputError, match=r"a\.json: cannot be written \(Is a directory"):
+        replace_file(tmp_path / "a.json", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_errors_of_other_files_are_not_changed(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a") as stream:
+        stream.write((tmp_path / "other").read_bytes())
+    with pytest.raises(RuntimeError, match="model"), atomic_write(tmp_path / "a"):
+        raise RuntimeError("model")
+    assert not any(tmp_path.iterdir())
+
+
+def test_append(tmp_path: Path) -> None:
+    for data in (b"first\n", b"second\n"):
+        append(tmp_path / "log", data)
+    assert (tmp_path / "log").read_bytes() == b"first\nsecond\n"
