@@ -10,8 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidationError,
+    model_validator,
+)
 
+from mpdiag.choices import Task
 from mpdiag.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -19,6 +27,11 @@ Settings = TypeVar("Settings", bound=BaseModel)
 _ERRORS_ABOUT_KEYS = ("extra_forbidden", "missing")
 _UNION_BRANCH = re.compile(r"int|float|str|bool|constrained-.*|literal\[.*|function-.*")
 Positive = Annotated[int, Field(ge=1)]
+# Limits of values that a checkpoint or a recipe may claim.
+_Width = Annotated[int, Field(ge=1, le=2**16)]
+_Depth = Annotated[int, Field(ge=1, le=64)]
+_Layers = Annotated[int, Field(ge=0, le=100)]
+_Side = Annotated[int, Field(ge=1, le=2**13)]
 
 
 class Strict(BaseModel):
@@ -35,17 +48,21 @@ class BackboneConfig(Strict):
     """
 
     name: str = "resnet50"
-    channels: tuple[int, int, int, int] | None = Field(
+    channels: tuple[_Width, _Width, _Width, _Width] | None = Field(
         None, description="ResNet: width of the 3x3 convolutions in each stage"
     )
-    stem_channels: int = Field(64, description="ResNet: width of the stem")
+    stem_channels: _Width = Field(64, description="ResNet: width of the stem")
     norm: Literal["frozen", "batch"] = "frozen"
-    embed_dim: int | None = Field(None, ge=1, description="Swin: channels at stride 4")
-    depths: tuple[int, int, int, int] | None = Field(None, description="Swin: blocks per stage")
-    num_heads: tuple[int, int, int, int] | None = Field(
+    embed_dim: _Width | None = Field(None, description="Swin: channels at stride 4")
+    depths: tuple[_Depth, _Depth, _Depth, _Depth] | None = Field(
+        None, description="Swin: blocks per stage"
+    )
+    num_heads: tuple[_Width, _Width, _Width, _Width] | None = Field(
         None, description="Swin: attention heads per stage"
     )
-    window_size: int | None = Field(None, ge=1, description="Swin: side of an attention window")
+    window_size: int | None = Field(
+        None, ge=1, le=24, description="Swin: side of an attention window"
+    )
     drop_path_rate: float = Field(
         0.3, ge=0, lt=1, description="Swin: rate at which training skips the last block"
     )
@@ -55,17 +72,17 @@ class BackboneConfig(Strict):
 class ModelConfig(Strict):
     """Architecture of a Mask2Former or MP-Former. Defaults are those of the published R50 model."""
 
-    num_classes: int = Field(80, ge=1)
+    num_classes: _Width = 80
     backbone: BackboneConfig = BackboneConfig()
-    hidden_dim: int = 256
-    mask_dim: int = 256
-    num_heads: int = 8
-    encoder_layers: int = 6
-    encoder_feedforward_dim: int = 1024
-    encoder_points: int = 4
-    decoder_layers: int = Field(9, ge=1, description="L; predictions are M^0..M^L")
-    feedforward_dim: int = 2048
-    num_queries: int = Field(100, ge=1)
+    hidden_dim: _Width = 256
+    mask_dim: _Width = 256
+    num_heads: _Width = 8
+    encoder_layers: _Layers = 6
+    encoder_feedforward_dim: _Width = 1024
+    encoder_points: _Width = 4
+    decoder_layers: _Layers = Field(9, ge=1, description="L; predictions are M^0..M^L")
+    feedforward_dim: _Width = 2048
+    num_queries: _Width = 100
     feature_maps: Literal["coarse-to-fine", "all-large"] = Field(
         "coarse-to-fine",
         description="feature map of each decoder layer: strides 32, 16, 8 in turn, or stride 8 in "
@@ -74,7 +91,13 @@ class ModelConfig(Strict):
     query_position: bool = Field(True, description="learnable query positions (Mask2Former)")
     label_embedding: bool = Field(False, description="class embeddings for the MP part")
     pixel_mean: tuple[float, float, float] = (123.675, 116.280, 103.530)
-    pixel_std: tuple[float, float, float] = (58.395, 57.120, 57.375)
+    pixel_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.120, 57.375)
+
+    @model_validator(mode="after")
+    def _check_channels(self) -> Self:
+        if self.hidden_dim % 32 or self.hidden_dim % self.num_heads:
+            raise ValueError("hidden_dim must be a multiple of 32 and of num_heads")
+        return self
 
 
 class LossConfig(Strict):
@@ -84,10 +107,10 @@ class LossConfig(Strict):
     mask_weight: float = 5.0
     dice_weight: float = 5.0
     no_object_weight: float = 0.1
-    num_points: int | Literal["all"] = Field(
+    num_points: Annotated[int, Field(ge=1, le=2**20)] | Literal["all"] = Field(
         12544, description="points at which masks are compared; 'all' for every cell"
     )
-    oversample_ratio: float = 3.0
+    oversample_ratio: float = Field(3.0, ge=1, le=100)
     importance_sample_ratio: float = Field(0.75, ge=0, le=1)
 
 
@@ -120,7 +143,8 @@ class PilotConfig(Strict):
     )
     label_noise: float = Field(0.2, ge=0, le=1, description="lambda_l")
     assignment: Literal["hard", "match"] = Field(
-        "hard", description="each query reconstructs its own GT, or the GT that it matches (Table 6)"
+        "hard",
+        description="each query reconstructs its own GT, or the GT that it matches (Table 6)",
     )
     variant: Literal["paper", "official"] = Field(
         "paper",
@@ -142,7 +166,7 @@ class AugmentConfig(Strict):
         min_length=1,
         description="resize the shorter side to one of these, drawn for each image",
     )
-    long_side: int = Field(1333, ge=1, description="maximum of the longer side under short_sides")
+    long_side: _Side = Field(1333, description="maximum of the longer side under short_sides")
     crop: tuple[Positive, Positive] | None = Field(
         None, description="height and width of a random crop; smaller images are padded to it"
     )
@@ -170,7 +194,7 @@ class DataConfig(Strict):
 
     dataset: str = "synthetic"
     root: Path | None = None
-    task: Literal["instance", "panoptic", "semantic"] = "instance"
+    task: Task = "instance"
     train_split: str = "train"
     val_split: str = "val"
     val_dataset: str | None = Field(
@@ -178,10 +202,10 @@ class DataConfig(Strict):
     )
     batch_size: int = Field(16, ge=1, description="images per step, over all processes")
     num_workers: int = Field(0, ge=0)
-    short_side: int | None = Field(
-        None, ge=1, description="shorter side at inference; None keeps the size of the image"
+    short_side: _Side | None = Field(
+        None, description="shorter side at inference; None keeps the size of the image"
     )
-    long_side: int = Field(1333, ge=1)
+    long_side: _Side = 1333
     augment: AugmentConfig = AugmentConfig()
 
     @model_validator(mode="after")

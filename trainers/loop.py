@@ -24,7 +24,14 @@ from trainers.layer_metrics import LayerMetricsMonitor
 from trainers.logger import FileLogger, Logger
 from trainers.methods import methods_of, needs_label_embedding
 from trainers.optimizer import in_iterations
-from trainers.output import BEST, FINAL, LAST, check_output_dir, create_output_dir
+from trainers.output import (
+    BEST,
+    FINAL,
+    LAST,
+    check_output_dir,
+    create_output_dir,
+    lock_output,
+)
 from trainers.signals import StoppedBySignalError, StopSignal
 from trainers.trainer import Trainer
 from trainers.validation import validate
@@ -46,7 +53,7 @@ def train(
         console: console of the progress bar.
 
     Raises:
-        RunError: `output` holds other files or another run.
+        RunError: `output` holds other files or another run, or another process writes to it.
         ConfigError, DataError, CheckpointError: the recipe, its data set or its initial weights
             are invalid.
         TrainingError: a loss or a cost is not finite; a dump in `output` reproduces the step.
@@ -81,19 +88,20 @@ def _train(
         filter_empty=True,
     )
     config = resolve(config, len(dataset.classes), batches.num_images)
-    check_output_dir(output, config, resume=resume)
-    trainer = Trainer(config, dataset.classes, distributed)
-    distributed.barrier()  # until all processes have checked the directory
-    if distributed.is_main_process:
-        create_output_dir(output, config)
-    if resume and (output / LAST).is_file():
-        trainer.restore(output / LAST)
-    logger = Logger()
-    if distributed.is_main_process:
-        logger = FileLogger(output, config, trainer.iteration, trainer.last_evaluation, console)
-    with logger, StopSignal() as stop:
-        TrainingLoop(trainer, batches, held_out, output, logger, stop).run()
-    distributed.barrier()  # until the last file is written
+    with lock_output(output, distributed):
+        check_output_dir(output, config, resume=resume)
+        trainer = Trainer(config, dataset.classes, distributed)
+        distributed.barrier()  # until all processes have checked the directory
+        if distributed.is_main_process:
+            create_output_dir(output, config)
+        if resume and (output / LAST).is_file():
+            trainer.restore(output / LAST)
+        logger = Logger()
+        if distributed.is_main_process:
+            logger = FileLogger(output, config, trainer.iteration, trainer.last_evaluation, console)
+        with logger, StopSignal() as stop:
+            TrainingLoop(trainer, batches, held_out, output, logger, stop).run()
+        distributed.barrier()  # until the last file is written
     return output / FINAL
 
 

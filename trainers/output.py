@@ -1,5 +1,7 @@
 """Output directory of a training: its files, and the check before a run writes to it."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,33 @@ from mpdiag.config import TrainConfig, parse, read_yaml
 from mpdiag.errors import ConfigError, RunError
 from mpdiag.legacy_names import upgrade_config
 from mpdiag.store.files import replace_file
+from mpdiag.store.lock import LOCK, lock_directory
+from trainers.distributed import DistributedContext
 from trainers.methods import FullTrainConfig
 
 LAST, BEST, FINAL, SETTINGS = "last.pth", "model_best.pth", "model_final.pth", "config.yaml"
 
 # Settings that a resumed run may change. None of them changes a result.
 MUTABLE = ("data.root", "data.num_workers", "log_every", "checkpoint_every", "wandb")
+
+
+@contextmanager
+def lock_output(output: Path, distributed: DistributedContext) -> Iterator[None]:
+    """Lock the directory on the main process. If that fails, the other processes exit with code 2.
+
+    Raises:
+        RunError: another process writes to the directory, or it is a file.
+    """
+    with ExitStack() as stack:
+        error: Exception | None = None
+        if distributed.is_main_process:
+            try:
+                stack.enter_context(lock_directory(output))
+            except (RunError, OSError) as caught:
+                error = caught
+        if distributed.any(error is not None):
+            raise error or SystemExit(2)
+        yield
 
 
 def check_output_dir(output: Path, config: TrainConfig, *, resume: bool) -> None:
@@ -27,7 +50,7 @@ def check_output_dir(output: Path, config: TrainConfig, *, resume: bool) -> None
     if output.is_file():
         raise RunError(f"{output}: is a file; give a directory for the run")
     if not path.is_file():
-        if output.is_dir() and any(output.iterdir()):
+        if output.is_dir() and any(entry.name != LOCK for entry in output.iterdir()):
             raise RunError(f"{output}: holds other files; give an empty directory")
         return
     try:

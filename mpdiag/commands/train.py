@@ -7,56 +7,60 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from mpdiag.commands.options import err, out, exit_on_signal
+from mpdiag.commands.options import err, exit_on_signal, out
 from mpdiag.errors import ConfigError, DependencyError
 
-_THERE = "With --engine detectron2"
+_DETECTRON2 = "With --engine detectron2"
 
 
 def train(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="A recipe's name, or a YAML file, ours or detectron2's.", show_default=False
+            help="Recipe name, or YAML file of mpdiag or detectron2.", show_default=False
         ),
     ] = None,
-    changes: Annotated[
+    overrides: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="Settings to change; after a detectron2 YAML its KEY VALUE pairs, too.",
+            help="Settings to override; after a detectron2 YAML also KEY VALUE pairs.",
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Directory of the run.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Output directory; default: runs/RECIPE.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume a stopped run.")] = False,
     listing: Annotated[
-        bool, typer.Option("--list", help="Show the recipes and the paper's results, and stop.")
+        bool, typer.Option("--list", help="List the recipes and the paper's results, and exit.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show all settings as a YAML file, and stop.")
+        bool, typer.Option("--dry-run", help="Print the settings as YAML, and exit.")
     ] = False,
     config_file: Annotated[
-        Path | None, typer.Option(help="A YAML file in place of RECIPE, as detectron2's tools.")
+        Path | None, typer.Option(help="YAML file instead of RECIPE, as in detectron2's tools.")
     ] = None,
     engine: Annotated[
-        Literal["mpdiag", "detectron2"], typer.Option(help="Whose trainer runs; detectron2 needs to be installed.")
+        Literal["mpdiag", "detectron2"],
+        typer.Option(help="Trainer to use; detectron2 must be installed."),
     ] = "mpdiag",
     num_gpus: Annotated[
-        int, typer.Option(help="Processes of a machine.", min=1, rich_help_panel=_THERE)
+        int, typer.Option(help="Processes per machine.", min=1, rich_help_panel=_DETECTRON2)
     ] = 1,
-    num_machines: Annotated[int, typer.Option(min=1, rich_help_panel=_THERE)] = 1,
-    machine_rank: Annotated[int, typer.Option(min=0, rich_help_panel=_THERE)] = 0,
+    num_machines: Annotated[int, typer.Option(min=1, rich_help_panel=_DETECTRON2)] = 1,
+    machine_rank: Annotated[int, typer.Option(min=0, rich_help_panel=_DETECTRON2)] = 0,
     dist_url: Annotated[
-        str, typer.Option(help="Where machines meet.", rich_help_panel=_THERE)
+        str,
+        typer.Option(help="URL for initializing torch.distributed.", rich_help_panel=_DETECTRON2),
     ] = "auto",
     eval_only: Annotated[
         bool,
         typer.Option(
-            "--eval-only", help="Evaluate MODEL.WEIGHTS, and stop.", rich_help_panel=_THERE
+            "--eval-only", help="Evaluate MODEL.WEIGHTS, and exit.", rich_help_panel=_DETECTRON2
         ),
     ] = False,
 ) -> None:
-    """Train a recipe, as `mpdiag train synthetic-tiny method=piloted --output runs/piloted`."""
+    """Train a recipe, e.g. `mpdiag train synthetic-tiny method=piloted --output runs/piloted`."""
     from trainers.recipe import read_recipe, recipe_text, recipes
 
     if listing:
@@ -64,27 +68,25 @@ def train(
 
         out.print(recipe_table(recipes()), width=max(out.width, WIDTH), crop=False)
         return
-    words = changes or []
+    settings = overrides or []
     if config_file is not None:
-        recipe, words = str(config_file), [*([recipe] if recipe else []), *words]
+        recipe, settings = str(config_file), [*([recipe] if recipe else []), *settings]
     if recipe is None:
+        raise ConfigError("RECIPE is missing; give a YAML file or a name of mpdiag train --list")
+    unknown = [word for word in settings if word.startswith("--")]
+    if unknown:
+        raise ConfigError(f"{unknown[0]}: no such option; see mpdiag train --help")
+    launch = (num_gpus, num_machines, machine_rank, dist_url)
+    if engine == "mpdiag" and (launch != (1, 1, 0, "auto") or eval_only):
         raise ConfigError(
-            "which recipe? give a name that mpdiag train --list shows, or a YAML file"
-        )
-    mistaken = [word for word in words if word.startswith("--")]
-    if mistaken:
-        raise ConfigError(f"there is no option {mistaken[0]}; see mpdiag train --help")
-    there = (num_gpus, num_machines, machine_rank, dist_url)
-    if engine == "mpdiag" and (there != (1, 1, 0, "auto") or eval_only):
-        raise ConfigError(
-            "processes and --eval-only are options of --engine detectron2; our own engine is "
-            "started by torchrun, and mpdiag analyze evaluates"
+            "--num-gpus, --num-machines, --machine-rank, --dist-url and --eval-only need --engine "
+            "detectron2; use torchrun to start several processes, and mpdiag analyze to evaluate"
         )
     if engine == "detectron2" and not dry_run:
-        path = _train_there(Path(recipe), words, output, resume, eval_only, there)
+        path = _train_detectron2(Path(recipe), settings, output, resume, eval_only, launch)
         out.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)
         return
-    found = read_recipe(recipe, words)
+    found = read_recipe(recipe, settings)
     if dry_run:
         out.print(recipe_text(found).rstrip(), soft_wrap=True, markup=False, highlight=False)
         return
@@ -99,26 +101,25 @@ def train(
     out.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)
 
 
-def _train_there(
+def _train_detectron2(
     file: Path,
-    words: list[str],
+    settings: list[str],
     output: Path | None,
     resume: bool,
     eval_only: bool,
-    machines: tuple[int, int, int, str],
+    launch: tuple[int, int, int, str],
 ) -> Path:
     try:
         from trainers.detectron2 import LaunchOptions, run
     except ModuleNotFoundError as error:
         raise DependencyError(
-            f"--engine detectron2 needs detectron2 ({error}); docs/detectron2.md says how to "
-            "install it"
+            f"--engine detectron2 needs detectron2 ({error}); to install it, see docs/detectron2.md"
         ) from None
     return run(
         file,
-        words,
+        settings,
         output=output,
         resume=resume,
         eval_only=eval_only,
-        machines=LaunchOptions(*machines),
+        launch_options=LaunchOptions(*launch),
     )

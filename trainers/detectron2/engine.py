@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from detectron2.projects.deeplab import build_lr_scheduler
 from torch import nn
 
 from mpdiag.errors import DataError
+from mpdiag.store.lock import lock_directory
 from trainers.detectron2.config import read_cfg, train_config_of
 from trainers.detectron2.mapper import TrainingMapper
 from trainers.optimizer import parameter_groups
@@ -108,7 +110,7 @@ def run(
     output: Path | None = None,
     resume: bool = False,
     eval_only: bool = False,
-    machines: LaunchOptions = LaunchOptions(),
+    launch_options: LaunchOptions = LaunchOptions(),
 ) -> Path:
     """Train a configuration, or evaluate its `MODEL.WEIGHTS`, and return its OUTPUT_DIR.
 
@@ -118,23 +120,26 @@ def run(
         output: replaces OUTPUT_DIR.
         resume: continue from the last checkpoint.
         eval_only: evaluate without training.
-        machines: processes to start.
+        launch_options: processes to start.
 
     Raises:
         ConfigError, DataError: the configuration or its data is invalid.
+        RunError: another process writes to OUTPUT_DIR.
     """
     arguments = [*arguments, *(["OUTPUT_DIR", str(output)] if output else [])]
     cfg = read_cfg(file, arguments)
     _check_registered(cfg)
-    launch(
-        _in_process,
-        machines.num_gpus,
-        machines.num_machines,
-        machines.machine_rank,
-        machines.dist_url,
-        args=(file, arguments, resume, eval_only),
-    )
-    return Path(cfg.OUTPUT_DIR)
+    path = Path(cfg.OUTPUT_DIR)
+    with lock_directory(path) if launch_options.machine_rank == 0 else nullcontext():
+        launch(
+            _in_process,
+            launch_options.num_gpus,
+            launch_options.num_machines,
+            launch_options.machine_rank,
+            launch_options.dist_url,
+            args=(file, arguments, resume, eval_only),
+        )
+    return path
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from mpdiag.data import Sample, padded_targets
 from mpdiag.losses import ImportanceSampler
 from mpdiag.matching import Target
 from mpdiag.models.mask2former import padded_size
+from mpdiag.ops import to_device
 
 Losses = dict[str, Tensor]
 LossNormalizers = dict[str, float]
@@ -72,7 +73,7 @@ class Batch:
         device = randomness.device
         size = padded_size([(s.image.shape[-2], s.image.shape[-1]) for s in samples])
         return cls(
-            [sample.image.to(device, non_blocking=True) for sample in samples],
+            [to_device(sample.image, device) for sample in samples],
             padded_targets(samples, size, device),
             randomness,
         )

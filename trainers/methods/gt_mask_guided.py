@@ -61,7 +61,6 @@ def guided_predictions(step: TrainingStep, assignment: Tensor) -> tuple[Tensor, 
     decoder, (levels, mask_features) = step.model.decoder, step.features
     memory, position = decoder.embed_levels(levels)
     query_position = 0.0 if decoder.query_embed is None else decoder.query_embed.weight
-    assignment = assignment.to(mask_features.device)
     masks = QueryMasks([target["masks"] for target in step.batch.targets], assignment)
     states = []
     for index, layer in enumerate(decoder.layers):

@@ -76,7 +76,7 @@ def _labels_and_offsets(
         read = sample_masks(masks, torch.arange(len(masks), device=masks.device), centers)
         covered, owner = read.max(0)
         inside = covered >= 0.5
-        labels[image, inside] = target["labels"][owner[inside]]
-        offsets[image][:, inside] = (middle[owner[inside]] - centers[inside]).T
+        labels[image] = torch.where(inside, target["labels"][owner], background)
+        offsets[image] = torch.where(inside[:, None], middle[owner] - centers, 0).T
     shape = (height, width)
     return labels.unflatten(1, shape), offsets.unflatten(2, shape)

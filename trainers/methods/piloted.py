@@ -90,12 +90,14 @@ class Piloted(Method):
         predictions, pilot = step.output.piloted, step.pilot
         assert predictions is not None and pilot is not None
         if self.settings.assignment == "hard":
-            return pilot.gt.expand(len(predictions.class_logits), -1, -1)
-        return step.match(predictions, groups=pilot.group.where(pilot.gt >= 0, -1))
+            return pilot.gt_on_cpu.expand(len(predictions.class_logits), -1, -1)
+        groups = pilot.group_on_cpu.where(pilot.gt_on_cpu >= 0, -1)
+        return step.match(predictions, groups=groups)
 
     def _zero(self, step: TrainingStep) -> Tensor:
         """Return a zero that depends on all parameters of the MP part, as DDP requires."""
         own: list[Tensor] = list(self.parameters())
         if step.model.decoder.label_embed is not None:
             own.append(step.model.decoder.label_embed.weight)
-        return torch.stack([weights.sum() * 0 for weights in own]).sum() if own else torch.zeros(())
+        zero = torch.zeros((), device=step.batch.randomness.device)
+        return zero + sum(weights.sum() * 0 for weights in own)
