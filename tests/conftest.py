@@ -20,7 +20,7 @@ from mpdiag.store import RunWriter, rle
 from mpdiag.store.aggregates import add_views
 from mpdiag.store.attention import pack
 from mpdiag.store.database import LAYERS_VIEW, MACROS
-from mpdiag.store.schema import ATTENTION, DETECTIONS, IMAGES, MASKS, QUERIES, TABLES, TARGETS
+from mpdiag.store.schema import TABLES
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -48,10 +48,9 @@ def database() -> Iterator[Callable[..., duckdb.DuckDBPyConnection]]:
     def connect(content: dict[str, Rows | pa.Table]) -> duckdb.DuckDBPyConnection:
         connection = duckdb.connect()
         connections.append(connection)
-        for name, schema in TABLES.items():
+        for name in TABLES:
             rows = content.get(name, [])
-            table = pa.Table.from_pylist(rows, schema) if isinstance(rows, list) else rows
-            connection.register(name, table)
+            connection.register(name, arrow_table(name, rows) if isinstance(rows, list) else rows)
         for statement in (*MACROS, LAYERS_VIEW):
             connection.execute(statement)
         add_views(connection, Path("no run"))
@@ -98,6 +97,13 @@ def _detections(table: dict[str, Rows], layers: int) -> Rows:
     ]
 
 
+def arrow_table(table: str, rows: Rows) -> pa.Table:
+    """Return rows as a table of the schema; a column that a row does not give is null."""
+    unknown = {key for row in rows for key in row} - set(TABLES[table].names)
+    assert not unknown, f"{table} has no column {unknown}"
+    return pa.Table.from_pylist(rows, TABLES[table])
+
+
 def _make_run(
     path: Path,
     *,
@@ -121,21 +127,13 @@ def _make_run(
         chosen = tables[shard::shards]
         if not chosen:
             continue
-        writer.write(
-            f"part-{shard:03d}",
-            pa.Table.from_pylist([row for table in chosen for row in table["images"]], IMAGES),
-            pa.Table.from_pylist([row for table in chosen for row in table["targets"]], TARGETS),
-            pa.Table.from_pylist([row for table in chosen for row in table["queries"]], QUERIES),
-            pa.Table.from_pylist(
-                [row for t in chosen for row in _detections(t, layers)], DETECTIONS
-            ),
-        )
-        masks = [row for table in chosen for row in table["masks"]]
-        writer.write_selected("masks", f"part-{shard:03d}", pa.Table.from_pylist(masks, MASKS))
-        looks = [row for table in chosen for row in table["attention"]]
-        writer.write_selected(
-            "attention", f"part-{shard:03d}", pa.Table.from_pylist(looks, ATTENTION)
-        )
+        rows = {name: [row for table in chosen for row in table[name]] for name in chosen[0]}
+        rows["detections"] = _detections(rows, layers)
+        parts = {name: arrow_table(name, rows[name]) for name in TABLES}
+        name = f"part-{shard:03d}"
+        writer.write(name, parts["images"], parts["targets"], parts["queries"], parts["detections"])
+        writer.write_selected("masks", name, parts["masks"])
+        writer.write_selected("attention", name, parts["attention"])
     for image_id in range(1, images + 1):
         writer.save_thumbnail(image_id, _thumbnail(seed * 1000 + image_id))
     if finish:
@@ -282,8 +280,6 @@ def _query_row(
         "second_coverage": sorted(float(mask[gt].mean()) for gt in gt_masks)[-2]
         if len(gt_masks) > 1
         else 0.0,
-        **dict.fromkeys(("class_cost", "mask_cost", "dice_cost", "margin")),
-        "fed_gt_iou": None,
         **_center(mask),
     }
 

@@ -62,8 +62,9 @@ def _acquire(file: Path) -> int:
             _LOG.warning("%s: is not locked, because the file system can't (%s)", file, error)
         # The last owner may have removed the file after it was opened here.
         if file.exists() and os.path.samestat(os.fstat(descriptor), file.stat()):
-            os.truncate(descriptor, 0)
-            os.write(descriptor, owner.encode())
+            with suppress(OSError):  # a full disk
+                os.truncate(descriptor, 0)
+                os.write(descriptor, owner.encode())
             return descriptor
         os.close(descriptor)
     raise RunError(

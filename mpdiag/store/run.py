@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from mpdiag.errors import ConfigError, RunError
+from mpdiag.legacy_names import upgrade_config
 from mpdiag.store import rle
 from mpdiag.store.aggregates import add_views
 from mpdiag.store.attention import StoredAttention, unpack
@@ -78,7 +79,8 @@ class Run:
         summary = _read_json(path / "summary.json")
         if not _is_summary(summary):
             raise RunError(f"{path / 'summary.json'} lacks values; analyse again")
-        return cls(path, header, summary, thresholds)
+        model = upgrade_config({"model": header.get("architecture")})["model"]
+        return cls(path, {**header, "architecture": model}, summary, thresholds)
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from mpdiag.errors import RunError
 from mpdiag.store.aggregates import FOLDER, add_views, compute_aggregates
 from mpdiag.store.database import connect
 from mpdiag.store.files import TEMPORARY_SUFFIX, replace_file, replace_json, replace_parquet
+from mpdiag.store.lock import LOCK
 from mpdiag.store.schema import SCHEMA_VERSION, TABLES
 from mpdiag.store.summary import summarize
 
@@ -139,7 +140,7 @@ def _check_free(path: Path, header: dict[str, Any], resume: bool) -> bool:
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; give a directory for the run")
     names = {entry.name for entry in path.iterdir()} if path.exists() else set()
-    names.discard(HEADER + TEMPORARY_SUFFIX)
+    names -= {HEADER + TEMPORARY_SUFFIX, LOCK}
     if not names:
         return True
     if HEADER not in names:
