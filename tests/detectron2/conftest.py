@@ -1,6 +1,6 @@
-"""detectron2 and the official models, where they can be imported; elsewhere these tests skip.
+"""Tests with detectron2 and the official models; skipped if these cannot be imported.
 
-Both official repositories call their package `mask2former`, so that one process can test one.
+Both official repositories name their package `mask2former`, so one process can test only one.
 """
 
 import importlib
@@ -17,12 +17,12 @@ from torch import nn
 from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.matching import Target
 
-WHERE = "not on the package registry; docs/detectron2.md says how to install it"
+INSTALL = "to install it, see docs/detectron2.md"
 FAMILIES = {"mask2former": "Mask2Former", "mpformer": "MP-Former"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is deprecated in foreign code is not ours to mend."""
+    """Ignore warnings of these libraries."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             for kind in ("FutureWarning", "DeprecationWarning", "UserWarning"):
@@ -35,7 +35,7 @@ def _import(name: str, what: str) -> ModuleType:
         try:
             return importlib.import_module(name)
         except ImportError as error:
-            pytest.skip(f"{what} can't be imported ({error}); it is {WHERE}")
+            pytest.skip(f"{what} can't be imported ({error}); {INSTALL}")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,18 +51,18 @@ def package(detectron2: ModuleType) -> ModuleType:
 
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest, package: ModuleType) -> str:
-    """Each family in turn; skipped where the package is the other repository's."""
+    """Each family in turn; skipped if the package is that of the other repository."""
     decoders = importlib.import_module("mask2former.modeling.transformer_decoder")
     folder = importlib.import_module(f"{decoders.__name__}.mask2former_transformer_decoder")
-    here = "mpformer" if hasattr(folder, "MultiScaleMaskedTransformerDecoderMaskDN") else None
-    if (request.param == "mpformer") != (here == "mpformer"):
-        pytest.skip(f"the mask2former package here is not that of {FAMILIES[request.param]}")
+    found = "mpformer" if hasattr(folder, "MultiScaleMaskedTransformerDecoderMaskDN") else None
+    if (request.param == "mpformer") != (found == "mpformer"):
+        pytest.skip(f"the package mask2former is not that of {FAMILIES[request.param]}")
     return str(request.param)
 
 
 @pytest.fixture
 def official_config(family: str, package: ModuleType) -> Any:
-    """A CfgNode of a small model of the family, as its repository's scripts set one up."""
+    """A CfgNode of a small model of the family, built as in its repository's scripts."""
     config = importlib.import_module("detectron2.config").get_cfg()
     importlib.import_module("detectron2.projects.deeplab").add_deeplab_config(config)
     package.add_maskformer2_config(config)  # type: ignore[attr-defined]
@@ -96,7 +96,7 @@ def official_config(family: str, package: ModuleType) -> Any:
 
 @pytest.fixture
 def our_config(family: str) -> ModelConfig:
-    """The same model in our words."""
+    """The configuration of the same model in mpdiag."""
     piloted = family == "mpformer"
     return ModelConfig(
         num_classes=3,
@@ -115,7 +115,7 @@ def our_config(family: str) -> ModelConfig:
 
 @pytest.fixture
 def build_official(official_config: Any) -> Callable[[], nn.Module]:
-    """Builds the official model by detectron2, with random weights."""
+    """Return a function that builds the official model with random weights."""
 
     def build(seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
@@ -144,7 +144,7 @@ def targets() -> list[Target]:
 
 @pytest.fixture
 def inputs(targets: list[Target], detectron2: ModuleType) -> list[dict[str, Any]]:
-    """What detectron2's loaders give a model: images with `Instances`."""
+    """Inputs of a model from detectron2's loaders: images with `Instances`."""
     structures = importlib.import_module("detectron2.structures")
     generator = torch.Generator().manual_seed(1)
     found = []

@@ -1,4 +1,4 @@
-"""An official model under `mpdiag.analyze`, against our own model with its weights."""
+"""Analysis of an official model, against the analysis of mpdiag's model with its weights."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from mpdiag.store import Run
 
 
 def write_dataset(root: Path) -> str:
-    """Two pictures of 48 x 80 with boxes of three classes."""
+    """Write two images of 48 x 80 with boxes of three classes."""
     noise = np.random.default_rng(0)
     annotations = []
     for number, (x, y, label) in enumerate(((4, 5, 0), (40, 10, 2), (10, 2, 1))):
@@ -50,7 +50,7 @@ def rows(path: Path) -> pd.DataFrame:
 
 
 def check_attention(ours: Run, theirs: Run) -> None:
-    """Alike in every layer in which the masks are the same to the cell."""
+    """Check that attention is equal in every layer with equal masks."""
     same = 0
     for image_id, query in ((n, q) for n in range(2) for q in range(6)):
         for one, other in zip(
@@ -64,10 +64,10 @@ def check_attention(ours: Run, theirs: Run) -> None:
     assert same > 2 * 6 * 2  # of 2 images, 6 queries, 4 layers
 
 
-def test_rows_are_those_of_our_model_with_its_weights(
+def test_rows_equal_mpdiags_model_with_the_same_weights(
     tmp_path: Path, build_official: Callable[[], nn.Module], our_config: ModelConfig
 ) -> None:
-    """Logits differ in their last bits; a cell at 0 may fall either way."""
+    """Logits differ in their last bits, so cells near 0 may differ."""
     data = load_dataset(write_dataset(tmp_path), root=tmp_path)
     official = build_official().eval()
     with torch.no_grad():  # masks of all sizes
@@ -86,6 +86,6 @@ def test_rows_are_those_of_our_model_with_its_weights(
     check_attention(Run.open(tmp_path / "ours"), Run.open(tmp_path / "official"))
     header = Run.open(tmp_path / "official").header
     assert header["architecture"]["family"] == "official Mask2Former"
-    assert header["settings"]["match_points"] == 64  # as its matcher has them
+    assert header["settings"]["match_points"] == 64  # from its matcher
     with pytest.raises(ConfigError, match="--part piloted: works with models that mpdiag runs"):
         mpdiag.analyze(official, data, tmp_path / "no", part="piloted")

@@ -1,4 +1,4 @@
-"""Our model under detectron2's trainer: against our own engine, and against the official model."""
+"""mpdiag's model in detectron2's trainer, against mpdiag's trainer and the official model."""
 
 import importlib
 import json
@@ -21,8 +21,8 @@ from mpdiag.cli import main
 from mpdiag.config import AugmentConfig, DataConfig
 from mpdiag.data import Sample, generate_synthetic, load_dataset
 from mpdiag.errors import ConfigError, DataError
-from trainers.loop import resolve
 from trainers.distributed import DistributedContext
+from trainers.loop import resolve
 from trainers.recipe import load_recipe
 from trainers.trainer import Trainer
 
@@ -127,10 +127,10 @@ def yaml(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def build(bridge: ModuleType, yaml: Path) -> Callable[..., Any]:
-    """Our meta-architecture as detectron2 builds it from the YAML and KEY VALUE words."""
+    """Return a function that builds the meta-architecture from the YAML and arguments."""
 
-    def build(*words: str) -> Any:
-        cfg = importlib.import_module("trainers.detectron2.config").read_cfg(yaml, words)
+    def build(*arguments: str) -> Any:
+        cfg = importlib.import_module("trainers.detectron2.config").read_cfg(yaml, arguments)
         torch.manual_seed(3)
         return importlib.import_module("detectron2.modeling").build_model(cfg)
 
@@ -143,15 +143,21 @@ def batch(scenes: Path) -> list[Sample]:
 
 
 def as_inputs(samples: list[Sample]) -> list[dict[str, Any]]:
-    instances_from_sample = importlib.import_module("trainers.detectron2.structures").instances_from_sample
-    return [{"image": sample.image, "instances": instances_from_sample(sample)} for sample in samples]
+    instances_from_sample = importlib.import_module(
+        "trainers.detectron2.structures"
+    ).instances_from_sample
+    return [
+        {"image": sample.image, "instances": instances_from_sample(sample)} for sample in samples
+    ]
 
 
-@pytest.mark.parametrize("words", [(), PILOTED, (*PILOTED, "pilot.noise=shift", "pilot.layers=2")])
-def test_a_step_is_that_of_our_own_engine(
-    build: Callable[..., Any], scenes: Path, words: tuple[str, ...]
+@pytest.mark.parametrize(
+    "arguments", [(), PILOTED, (*PILOTED, "pilot.noise=shift", "pilot.layers=2")]
+)
+def test_step_equals_mpdiags_trainer(
+    build: Callable[..., Any], scenes: Path, arguments: tuple[str, ...]
 ) -> None:
-    model, samples = build(*words).train(), batch(scenes)
+    model, samples = build(*arguments).train(), batch(scenes)
     classes = load_dataset("synthetic", root=scenes).classes
     config = model.recipe.model_copy(update={"seed": 11})
     own = Trainer(resolve(config, len(classes), 4), classes, DistributedContext.initialize())
@@ -160,7 +166,7 @@ def test_a_step_is_that_of_our_own_engine(
     losses = model(as_inputs(samples))
     sum(losses.values()).backward()
     assert losses.keys() == expected.keys()
-    assert any("_dn" in name for name in losses) == bool(words)
+    assert any("_dn" in name for name in losses) == bool(arguments)
     for name, loss in losses.items():
         assert torch.equal(loss.detach(), expected[name]), name
     gradients = dict(own.model.named_parameters())
@@ -174,9 +180,7 @@ def test_a_step_is_that_of_our_own_engine(
     assert compared > 100
 
 
-def test_under_its_autocast_the_model_alone_is_less_precise(
-    build: Callable[..., Any], scenes: Path
-) -> None:
+def test_autocast_applies_to_the_model_only(build: Callable[..., Any], scenes: Path) -> None:
     model, samples = build(*PILOTED).train(), batch(scenes)
     classes = load_dataset("synthetic", root=scenes).classes
     config = model.recipe.model_copy(update={"seed": 11, "precision": "bf16"})
@@ -189,14 +193,14 @@ def test_under_its_autocast_the_model_alone_is_less_precise(
         assert loss.dtype == torch.float32 and torch.equal(loss.detach(), expected[name]), name
 
 
-def test_two_processes_of_its_launcher_take_the_same_step(
+def test_two_processes_of_launch_take_the_same_step(
     build: Callable[..., Any], yaml: Path, scenes: Path, tmp_path: Path
 ) -> None:
     model, samples = build(*PILOTED).train(), batch(scenes)
     torch.save(as_inputs(samples), tmp_path / "inputs.pt")
     script = Path(__file__).parent / "take_step.py"
-    asked = [sys.executable, "-W", "ignore", str(script), str(yaml), str(tmp_path), *PILOTED]
-    subprocess.run(asked, check=True, timeout=200, capture_output=True)
+    command = [sys.executable, "-W", "ignore", str(script), str(yaml), str(tmp_path), *PILOTED]
+    subprocess.run(command, check=True, timeout=200, capture_output=True)
     sum(model(as_inputs(samples)).values()).backward()
     found = torch.load(tmp_path / "gradients.pt")
     own = {name: x.grad for name, x in model.named_parameters() if x.grad is not None}
@@ -205,10 +209,10 @@ def test_two_processes_of_its_launcher_take_the_same_step(
         torch.cat([grads[name].flatten() for name in own])
         for grads in ({name: found[name] - own[name] for name in own}, own)
     )
-    assert difference.norm() < 1e-4 * whole.norm()  # sums are rounded in another order
+    assert difference.norm() < 1e-4 * whole.norm()  # sums have another order
 
 
-def test_another_step_draws_other_numbers(build: Callable[..., Any], scenes: Path) -> None:
+def test_random_numbers_depend_on_the_step(build: Callable[..., Any], scenes: Path) -> None:
     model, inputs = build().train(), as_inputs(batch(scenes))
     first, second = model(inputs), model(inputs)
     assert not torch.equal(first["loss_mask"], second["loss_mask"])
@@ -217,7 +221,7 @@ def test_another_step_draws_other_numbers(build: Callable[..., Any], scenes: Pat
         assert torch.equal(model(inputs)["loss_mask"], first["loss_mask"])
 
 
-def test_its_state_dict_is_the_official_one(
+def test_state_dict_is_the_official_one(
     build: Callable[..., Any], tmp_path: Path, scenes: Path
 ) -> None:
     model = build()
@@ -255,7 +259,7 @@ def test_training_evaluation_and_checkpoints(
     assert loaded.config_path == out / "config.yaml"
     assert loaded.model.config.label_embedding and loaded.model.config.num_classes == 7
     assert loaded.training_info is not None and loaded.training_info.loss.num_points == 64
-    # Goes on: the state of optimizer and schedule, and the step, are detectron2's.
+    # Resume: detectron2 restores optimizer, schedule and step.
     bridge.run(yaml, (*PILOTED, "SOLVER.MAX_ITER", "4"), output=out, resume=True)
     after = load_model(out / "model_final.pth")
     changed = [not torch.equal(a, b) for a, b in zip(
@@ -272,12 +276,12 @@ def test_training_evaluation_and_checkpoints(
     assert summary["num_images"] == 3 and len(summary["layers"]) == 4
 
 
-def test_the_command(
+def test_command(
     yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "method=fixed-matching"]
-    asked = ["train", "--engine", "detectron2", "--config-file", str(yaml), *words]
-    monkeypatch.setattr(sys, "argv", ["mpdiag", *asked, "--output", str(tmp_path / "out")])
+    arguments = ["SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "method=fixed-matching"]
+    command = ["train", "--engine", "detectron2", "--config-file", str(yaml), *arguments]
+    monkeypatch.setattr(sys, "argv", ["mpdiag", *command, "--output", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as stop:
         main()
     assert not stop.value.code
@@ -287,7 +291,7 @@ def test_the_command(
     assert load_recipe(tmp_path / "out" / "config.yaml").method == "fixed-matching"
 
 
-def test_our_engine_starts_from_its_checkpoint_and_it_from_ours(
+def test_both_trainers_load_each_others_checkpoints(
     bridge: ModuleType, build: Callable[..., Any], tmp_path: Path, scenes: Path
 ) -> None:
     checkpointer = importlib.import_module("detectron2.checkpoint").DetectionCheckpointer
@@ -306,10 +310,10 @@ def test_our_engine_starts_from_its_checkpoint_and_it_from_ours(
         assert torch.equal(tensor, model.model.state_dict()[name])
 
 
-def test_results_are_those_of_the_official_model(
+def test_results_equal_the_official_model(
     official_config: Any, family: str, bridge: ModuleType, inputs: list[dict[str, Any]]
 ) -> None:
-    """Same weights, same images: instances, panoptic segments and class scores."""
+    """Instances, panoptic segments and class scores, with the same weights and images."""
     data = importlib.import_module("detectron2.data")
     data.MetadataCatalog.get("mpdiag_test_nothing").thing_dataset_id_to_contiguous_id = {1: 0, 2: 1}
     cfg = official_config.clone()
@@ -321,7 +325,7 @@ def test_results_are_those_of_the_official_model(
     cfg.INPUT.FORMAT, cfg.INPUT.DATASET_MAPPER_NAME = "RGB", "coco_panoptic_lsj"
     torch.manual_seed(0)
     official = build_model(cfg).eval()
-    with torch.no_grad():  # classes that are found, and masks of all sizes
+    with torch.no_grad():  # so that there are detections, with masks of all sizes
         official.sem_seg_head.predictor.class_embed.bias[-1] -= 3
         official.sem_seg_head.pixel_decoder.mask_features.weight.mul_(4)
     bridge.add_mpdiag_config(cfg)
@@ -344,7 +348,7 @@ def test_results_are_those_of_the_official_model(
             assert (ids != expected["panoptic_seg"][0]).float().mean() < 1e-3
 
 
-def test_the_mapper_reads_and_augments(bridge: ModuleType, scenes: Path) -> None:
+def test_mapper_reads_and_augments(bridge: ModuleType, scenes: Path) -> None:
     records = importlib.import_module("detectron2.data").DatasetCatalog.get(TRAIN)
     sample_of = importlib.import_module("trainers.detectron2.structures").sample_of
     own = load_dataset("synthetic", root=scenes, split="train")
@@ -366,61 +370,67 @@ def test_the_mapper_reads_and_augments(bridge: ModuleType, scenes: Path) -> None
     assert torch.equal(jittered(records[0])["image"], first)
 
 
-def test_structures_there_and_back(bridge: ModuleType, scenes: Path) -> None:
-    there = importlib.import_module("trainers.detectron2.structures")
+def test_structures_convert_in_both_directions(bridge: ModuleType, scenes: Path) -> None:
+    convert = importlib.import_module("trainers.detectron2.structures")
     structures = importlib.import_module("detectron2.structures")
     sample = batch(scenes)[0]
-    again = there.sample_of({"image": sample.image, "instances": there.instances_from_sample(sample)})
+    again = convert.sample_of(
+        {"image": sample.image, "instances": convert.instances_from_sample(sample)}
+    )
     assert torch.equal(again.masks, sample.masks) and torch.equal(again.labels, sample.labels)
     polygons = structures.Instances((8, 8))
     polygons.gt_classes = torch.tensor([1])
     polygons.gt_masks = structures.PolygonMasks(
         [[torch.tensor([1.0, 1, 5, 1, 5, 4, 1, 4]).numpy()]]
     )
-    drawn = there.sample_of({"image": torch.zeros(3, 8, 8), "instances": polygons}).masks
+    drawn = convert.sample_of({"image": torch.zeros(3, 8, 8), "instances": polygons}).masks
     assert drawn[0, 1:4, 1:5].all() and drawn.sum() == 12
     found = mpdiag.models.Instances(
         torch.tensor([0.9, 0.4]), torch.tensor([2, 0]), sample.masks[:2], torch.tensor([3, 1])
     )
-    result = there.to_detectron2(found)
+    result = convert.to_detectron2(found)
     x0, y0, x1, y1 = result.pred_boxes.tensor[0].tolist()
     rows, columns = sample.masks[0].nonzero().unbind(1)
     assert [x0, y0, x1, y1] == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    back = there.from_detectron2(result[torch.tensor([1, 0])])
+    back = convert.from_detectron2(result[torch.tensor([1, 0])])
     assert back.scores.tolist() == found.scores.tolist() and back.labels.tolist() == [2, 0]
     assert torch.equal(back.masks, found.masks) and back.queries.tolist() == [-1, -1]
     segments = mpdiag.models.PanopticSegments(
         torch.tensor([[0, 1], [2, 2]], dtype=torch.int32), torch.tensor([1, 0])
     )
-    ids, told = there.panoptic_to_detectron2(segments, [True, False])
-    assert told == [
+    ids, listed = convert.panoptic_to_detectron2(segments, [True, False])
+    assert listed == [
         {"id": 1, "category_id": 1, "isthing": False},
         {"id": 2, "category_id": 0, "isthing": True},
     ]
-    back = there.panoptic_from_detectron2(ids + 5, [told[1] | {"id": 7}, told[0] | {"id": 6}])
+    back = convert.panoptic_from_detectron2(ids + 5, [listed[1] | {"id": 7}, listed[0] | {"id": 6}])
     assert back.ids.tolist() == [[0, 2], [1, 1]] and back.labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
-    ("words", "error", "message"),
+    ("arguments", "error", "message"),
     [
         (("DATASETS.TRAIN", "('nowhere',)"), DataError, "nowhere: not registered in detectron2's"),
-        (("MPDIAG.IMPORTS", "('no_such_module',)"), DataError, "no_such_module: can't be imported"),
+        (
+            ("MPDIAG.IMPORTS", "('no_such_module',)"),
+            DataError,
+            "no_such_module: cannot be imported",
+        ),
         (
             ("schedule.iterations=5",),
             ConfigError,
-            "its own keys decide that",
+            "use detectron2's key",
         ),
-        (("method=per-pixel",), ConfigError, "no place for; train it with --engine mpdiag"),
+        (("method=per-pixel",), ConfigError, "can't hold; train it with --engine mpdiag"),
         (("MODEL.MASK_FORMER.PRE_NORM", "True"), ConfigError, "PRE_NORM"),
-        (("SOLVER.MAX_ITER", "many"), ConfigError, "tiny.yaml: detectron2 does not take it"),
+        (("SOLVER.MAX_ITER", "many"), ConfigError, "tiny.yaml: detectron2 can't read it"),
     ],
 )
-def test_mistakes(
-    bridge: ModuleType, yaml: Path, tmp_path: Path, words: Any, error: Any, message: str
+def test_errors(
+    bridge: ModuleType, yaml: Path, tmp_path: Path, arguments: Any, error: Any, message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        bridge.run(yaml, words, output=tmp_path / "out")
+        bridge.run(yaml, arguments, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -440,7 +450,7 @@ def test_mistakes(
         ),
     ],
 )
-def test_evaluators_are_those_of_the_official_scripts(
+def test_evaluators_equal_those_of_the_official_scripts(
     bridge: ModuleType,
     yaml: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -451,30 +461,30 @@ def test_evaluators_are_those_of_the_official_scripts(
     cfg = importlib.import_module("trainers.detectron2.config").read_cfg(
         yaml,
         [
-            word
+            argument
             for name in ("INSTANCE", "PANOPTIC", "SEMANTIC")
-            for word in (f"MODEL.MASK_FORMER.TEST.{name}_ON", str(name in on.split()))
+            for argument in (f"MODEL.MASK_FORMER.TEST.{name}_ON", str(name in on.split()))
         ],
     )
-    made: list[str] = []
-    there = importlib.import_module("detectron2.evaluation")
-    for name in [x for x in dir(there) if x.endswith("Evaluator") and x != "DatasetEvaluator"]:
-        monkeypatch.setattr(there, name, lambda *_, made=made, name=name, **__: made.append(name))
+    built: list[str] = []
+    module = importlib.import_module("detectron2.evaluation")
+    for name in [x for x in dir(module) if x.endswith("Evaluator") and x != "DatasetEvaluator"]:
+        monkeypatch.setattr(module, name, lambda *_, name=name, **__: built.append(name))
     data = importlib.import_module("detectron2.data")
     data.MetadataCatalog[VAL] = data.catalog.Metadata(name=VAL, evaluator_type=kind)
-    bridge.Trainer.build_evaluator(cfg, VAL)
-    assert made == expected
+    bridge.Detectron2Trainer.build_evaluator(cfg, VAL)
+    assert built == expected
     data.MetadataCatalog[VAL] = data.catalog.Metadata(name=VAL, evaluator_type="pascal_voc")
-    with pytest.raises(DataError, match="its evaluator_type pascal_voc"):
-        bridge.Trainer.build_evaluator(cfg, VAL)
+    with pytest.raises(DataError, match="no evaluator for evaluator_type pascal_voc"):
+        bridge.Detectron2Trainer.build_evaluator(cfg, VAL)
 
 
-def test_a_loader_without_masks_is_refused(build: Callable[..., Any]) -> None:
+def test_loader_without_masks_is_refused(build: Callable[..., Any]) -> None:
     with pytest.raises(DataError, match="the loader gives no `instances`"):
         build().train()([{"image": torch.zeros(3, 64, 64)}])
 
 
-def test_it_is_recorded(build: Callable[..., Any], scenes: Path) -> None:
+def test_recording(build: Callable[..., Any], scenes: Path) -> None:
     model: nn.Module = build(*PILOTED).train()
     with mpdiag.record(model) as recording:
         model(as_inputs(batch(scenes)))

@@ -1,4 +1,4 @@
-"""Data sets registered in detectron2's catalogs, against our own readers of the same files."""
+"""Data sets registered in detectron2's catalogs, against mpdiag's readers of the same files."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def register(detectron2: ModuleType) -> Iterator[Callable[..., str]]:
-    """Registers a data set for one test."""
+    """Return a function that registers a data set for one test."""
     catalogs = importlib.import_module("detectron2.data")
     names: list[str] = []
 
@@ -72,7 +72,7 @@ def test_panoptic_by_name(register: Callable[..., str], scenes: Path) -> None:
     file = scenes / "annotations" / "panoptic_val.json"
 
     def entries() -> list[dict[str, Any]]:
-        """As `register_coco_panoptic` gives them, which knows JPEGs alone."""
+        """Return the entries of `register_coco_panoptic`, which supports only JPEG."""
         loader = importlib.import_module("detectron2.data.datasets.coco_panoptic")
         found = []
         isfile, loader.PathManager.isfile = loader.PathManager.isfile, lambda path: True
@@ -101,7 +101,7 @@ if "mpdiag_test_mine" not in DatasetCatalog:
 """
 
 
-def test_a_module_of_the_users_registers_it(
+def test_module_of_the_user_registers_a_data_set(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, register: Callable[..., str]
 ) -> None:
     file = scenes / "annotations" / "instances_val.json"
@@ -109,7 +109,7 @@ def test_a_module_of_the_users_registers_it(
     (tmp_path / "mpdiag_test_module.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
     found = load_dataset("mpdiag_test_module:mpdiag_test_mine")
-    register("mpdiag_test_mine", lambda name: None)  # to be taken out again
+    register("mpdiag_test_mine", lambda name: None)  # removed at the end of the test
     same(found, load_dataset("synthetic", root=scenes.parent))
     assert found.name == "mpdiag_test_mine"
     with pytest.raises(DataError, match="mpdiag_test_module does not register other"):
@@ -118,7 +118,7 @@ def test_a_module_of_the_users_registers_it(
         load_dataset("no_such_module:other")
 
 
-def test_files_that_are_gone(register: Callable[..., str], tmp_path: Path) -> None:
+def test_missing_files(register: Callable[..., str], tmp_path: Path) -> None:
     coco = importlib.import_module("detectron2.data.datasets").register_coco_instances
     name = register("mpdiag_test_gone", coco, {}, str(tmp_path / "no.json"), str(tmp_path))
     with pytest.raises(DataError, match="mpdiag_test_gone: the registered function cannot read it"):

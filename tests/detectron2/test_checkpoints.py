@@ -1,4 +1,4 @@
-"""A checkpoint written by either side is read by the other, strictly."""
+"""mpdiag and detectron2 load each other's checkpoints strictly."""
 
 import importlib
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from mpdiag.config import ModelConfig
 from mpdiag.models import Mask2Former
 
 
-def test_the_official_model_reads_ours_by_its_own_checkpointer(
+def test_official_checkpointer_loads_mpdiags_checkpoint(
     build_official: Callable[[], nn.Module], our_config: ModelConfig, tmp_path: Path
 ) -> None:
     torch.manual_seed(3)
@@ -31,7 +31,7 @@ def test_the_official_model_reads_ours_by_its_own_checkpointer(
             assert torch.equal(there[to_official(name)], tensor), name
 
 
-def test_we_read_what_the_official_checkpointer_wrote(
+def test_load_model_loads_the_official_checkpoint(
     build_official: Callable[[], nn.Module],
     our_config: ModelConfig,
     inputs: list[dict[str, Any]],
@@ -43,7 +43,7 @@ def test_we_read_what_the_official_checkpointer_wrote(
     )
     checkpointer.save("model_final", iteration=7)
     ours = load_model(tmp_path / "model_final.pth")
-    heads = {"heads", "encoder_points"}  # weights tell their product alone
+    heads = {"num_heads", "encoder_points"}  # weights contain only their product
     assert ours.config.model_dump(exclude=heads) == our_config.model_dump(exclude=heads)
     for name, tensor in ours.state_dict().items():
         assert torch.equal(tensor, official.state_dict()[to_official(name)]), name
