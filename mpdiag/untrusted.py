@@ -5,11 +5,14 @@ The text of a `ValueError` completes "FILE: cannot be read (...)"; the caller ad
 """
 
 import errno
+import gc
 import json
 import os
 import re
 import stat
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -84,9 +87,29 @@ def parse_json(text: str) -> Any:
             that exceeds 64 bits or a lone surrogate.
     """
     try:
-        value = json.loads(text, parse_int=_parse_integer)
+        with _no_garbage_collection():
+            value = json.loads(text, parse_int=_parse_integer)
+            _check_depth(value)
     except RecursionError:
         raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from None
+    if _SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError for a lone surrogate
+    return value
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Disable the collector, which takes most of the time of parsing a large file."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _check_depth(value: Any) -> None:
     level = [value] if type(value) in _CONTAINERS else []
     for _ in range(MAX_DEPTH):
         inner: list[Any] = []
@@ -97,9 +120,6 @@ def parse_json(text: str) -> Any:
         level = inner
     if level:
         raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-    if _SURROGATE.search(text):
-        json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError for a lone surrogate
-    return value
 
 
 def _parse_integer(text: str) -> int:

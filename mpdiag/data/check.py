@@ -12,6 +12,7 @@ from mpdiag.data.problems import DataProblem
 from mpdiag.data.registry import load_dataset
 from mpdiag.data.sample import ClassInfo, GroundTruth
 from mpdiag.errors import DataError
+from mpdiag.untrusted import printable
 
 MAX_EXAMPLES = 3
 SMALL, MEDIUM = 32**2, 96**2  # upper limits of the COCO object sizes, in pixels
@@ -115,7 +116,7 @@ def _add(groups: dict[str, ProblemGroup], kind: str, example: str, count: int) -
     group = groups.setdefault(kind, ProblemGroup())
     group.count += count
     if len(group.examples) < MAX_EXAMPLES:
-        group.examples.append(example)
+        group.examples.append(printable(example))
 
 
 def _check_image(

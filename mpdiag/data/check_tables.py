@@ -47,7 +47,7 @@ def _problem_table(title: str, style: str, groups: dict[str, ProblemGroup]) -> T
     table.add_column("count", justify="right", style=style)
     table.add_column("problem and first examples", overflow="fold")
     for kind, group in groups.items():
-        examples = "\n".join(map(printable, group.examples))
+        examples = "\n".join(group.examples)
         table.add_row(f"{group.count:,}", f"[bold]{escape(kind)}[/]\n{escape(examples)}")
     return table
 

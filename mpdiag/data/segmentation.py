@@ -25,6 +25,7 @@ _MAX_DISTANCE = 10
 _MAX_PERIMETER = 100
 _MAX_PERIMETER_PIXELS = 4_000_000
 _MERGED_AT_ONCE = 32
+_MAX_CHARACTERS = 7  # of a run length in a compressed RLE
 
 
 def require_mask_memory(
@@ -101,7 +102,10 @@ def _checked_rle(rle: dict[str, Any], height: int, width: int) -> dict[str, Any]
     if size != [height, width]:
         raise ValueError(f"has an RLE of size {size!r:.60} where the image is {[height, width]}")
     # Security: pycocotools (2.0.11) decodes runs that are too short to uninitialised memory.
-    runs = _run_lengths(counts) if isinstance(counts, str) else counts
+    if isinstance(counts, str):
+        runs = _run_lengths(counts) if len(counts) <= _MAX_CHARACTERS * (height * width + 2) else []
+    else:
+        runs = counts
     if not isinstance(runs, list) or any(type(run) is not int or run < 0 for run in runs):
         raise ValueError("has RLE counts that are not run lengths")
     if sum(runs) != height * width:
