@@ -10,7 +10,7 @@ import streamlit as st
 from PIL import Image
 
 from apps import formatting, url_state
-from reports.formatting import UNAVAILABLE, escape_formula
+from reports.formatting import UNAVAILABLE, to_csv
 from reports.mask_images import RgbImage
 
 FIGURE_FORMATS = ("svg", "png")
@@ -70,13 +70,6 @@ def table(frame: pd.DataFrame, name: str, *, precision: int = 1, **options: Any)
     }
     st.dataframe(frame.style.format(precision=precision), **{**defaults, **options})
     download_button("csv", to_csv(frame), name, "text/csv")
-
-
-def to_csv(frame: pd.DataFrame) -> bytes:
-    """Return the table as CSV with escaped formulas, since names come from untrusted files."""
-    safe = frame.map(escape_formula).rename(columns=escape_formula)
-    # pandas quotes cells that contain a character of the line terminator.
-    return safe.to_csv(index=False, lineterminator="\r\n").encode()
 
 
 def download_image(draw: Callable[[], RgbImage], name: str) -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 from mpdiag.errors import ConfigError
 from mpdiag.store import LAYER_METRICS, Comparison, LayerMetric
 from mpdiag.store.files import replace_file, replace_json
-from reports.formatting import NO_VALUE, escape_formula, format_value
+from reports.formatting import NO_VALUE, format_value, to_csv
 from reports.layer_tables import PAPER_METRICS
 
 
@@ -112,9 +112,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
         rows = pd.concat([table.assign(table=name) for name, table in tables.items()])
         first = ["table", *(c for c in ("metric", "score", "layer") if c in rows)]
         rows = rows[[*first, *(c for c in rows if c not in first)]]
-        replace_file(
-            path, rows.map(escape_formula).to_csv(index=False, lineterminator="\n").encode()
-        )
+        replace_file(path, to_csv(rows))
     else:
         raise ConfigError(f"--output {path}: unknown suffix; give a .json or .csv file")
 

@@ -4,8 +4,6 @@ Write a document as Markdown, HTML, LaTeX and CSV with `write_document`.
 """
 
 import base64
-import csv
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Template
 
 from mpdiag import __version__
 from mpdiag.errors import ConfigError, RunError
 from mpdiag.store.files import replace_file
-from reports.formatting import escape_formula
+from reports.formatting import to_csv
 from reports.templating import html_environment, latex_environment, markdown_environment
 
 FORMATS = ("md", "html", "tex", "csv")
@@ -122,7 +121,7 @@ def write_document(
     """
     check_output(output, formats)
     renderers = {"md": _markdown, "html": _html, "tex": _latex, "csv": _csv}
-    files = {f"{document.name}.{name}": renderers[name](document).encode() for name in formats}
+    files = {f"{document.name}.{name}": renderers[name](document) for name in formats}
     if "md" in formats:
         pictures = [picture for section in document.sections for picture in section.pictures]
         files |= {picture.file_name: picture.data for picture in pictures}
@@ -154,25 +153,21 @@ def report_date() -> str:
     return f"{moment:%Y-%m-%d}"
 
 
-def _markdown(document: Document) -> str:
+def _markdown(document: Document) -> bytes:
     return _render(markdown_environment().get_template("document.md"), document)
 
 
-def _html(document: Document) -> str:
+def _html(document: Document) -> bytes:
     return _render(html_environment().get_template("document.html"), document)
 
 
-def _latex(document: Document) -> str:
+def _latex(document: Document) -> bytes:
     return _render(latex_environment().get_template("document.tex"), document)
 
 
-def _render(template: Template, document: Document) -> str:
-    return template.render(document=document, date=report_date(), version=__version__)
+def _render(template: Template, document: Document) -> bytes:
+    return template.render(document=document, date=report_date(), version=__version__).encode()
 
 
-def _csv(document: Document) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(document.csv_columns)
-    writer.writerows(map(escape_formula, row) for row in document.csv_rows)
-    return stream.getvalue()
+def _csv(document: Document) -> bytes:
+    return to_csv(pd.DataFrame(document.csv_rows, columns=document.csv_columns, dtype=object))

@@ -13,12 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
+from reports.palette import PAPER_COLOR, RUN_COLORS, cycle
 from reports.table1 import Table1, Table1Row, Values
 
-# The palette of Okabe and Ito, distinct for color-blind readers; markers differ too.
-RUN_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 RUN_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-PAPER_COLORS = ("#A8A8A8", "#7C7C7C", "#505050")
 PAPER_MARKERS = ("o", "s", "^")
 PAPER_DASHES = ("--", "-.", ":")
 
@@ -72,8 +70,8 @@ def _styles(table: Table1) -> list[tuple[Table1Row, dict[str, Any]]]:
         (
             row,
             {
-                "color": RUN_COLORS[k % len(RUN_COLORS)],
-                "marker": RUN_MARKERS[k % len(RUN_MARKERS)],
+                "color": cycle(RUN_COLORS, k),
+                "marker": cycle(RUN_MARKERS, k),
                 "linewidth": 1.8,
                 "markersize": 5,
                 "zorder": 3,
@@ -85,9 +83,9 @@ def _styles(table: Table1) -> list[tuple[Table1Row, dict[str, Any]]]:
         (
             row,
             {
-                "color": PAPER_COLORS[k % len(PAPER_COLORS)],
-                "marker": PAPER_MARKERS[k % len(PAPER_MARKERS)],
-                "linestyle": PAPER_DASHES[k % len(PAPER_DASHES)],
+                "color": PAPER_COLOR,
+                "marker": cycle(PAPER_MARKERS, k),
+                "linestyle": cycle(PAPER_DASHES, k),
                 "linewidth": 1.1,
                 "markersize": 4.5,
                 "markerfacecolor": "white",

@@ -1,12 +1,17 @@
-"""Text of table cells and of CSV cells."""
+"""Text of table cells, and CSV files."""
 
+import csv
+import io
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pandas as pd
+
 UNAVAILABLE = "–"  # noqa: RUF001  (an en dash marks a published figure that is not available)
 NO_VALUE = "n/a"
 MINUS = "\N{MINUS SIGN}"
+_FORMULA_STARTS = (*"=@+-\t\r\n", *"\uff1d\uff20\uff0b\uff0d")  # the latter are full-width
 
 
 def format_percent(value: float | None, missing: str = NO_VALUE) -> str:
@@ -60,10 +65,21 @@ def part_name(part: str) -> str:
     return "MP part" if part == "piloted" else f"{part} part"
 
 
+def to_csv(table: pd.DataFrame) -> bytes:
+    """Return a CSV file (RFC 4180). Formulas are escaped, since texts come from untrusted files."""
+    stream = io.StringIO()
+    # Cells that contain a character of the line terminator are quoted.
+    writer = csv.writer(stream, lineterminator="\r\n")
+    writer.writerow(map(escape_formula, table.columns))
+    for row in table.itertuples(index=False, name=None):
+        writer.writerow("" if pd.isna(cell) else escape_formula(cell) for cell in row)
+    return stream.getvalue().encode()
+
+
 def escape_formula(cell: Any) -> Any:
-    """Return the CSV cell, quoted if a spreadsheet would run it as a formula."""
+    """Return the CSV cell, preceded by an apostrophe if a spreadsheet would run it as a formula."""
     text = str(cell)
-    if not text.startswith(("=", "@", "+", "-", "\t", "\r")):
+    if not text.startswith(_FORMULA_STARTS):
         return cell
     try:
         float(text)

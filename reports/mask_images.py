@@ -14,6 +14,7 @@ from PIL import Image
 
 from mpdiag.errors import RunError
 from mpdiag.store import Run
+from reports.palette import MASK_COLOR
 
 T = TypeVar("T", bound=np.generic)
 RgbImage = npt.NDArray[np.uint8]
@@ -23,8 +24,6 @@ MAX_SIDE = 480
 """Default length of the longer side of an image, in pixels."""
 GAP = 8
 """Pixels between images side by side."""
-MASK_COLOR = (225, 25, 35)
-"""RGB color of a predicted mask: red, as in the paper's Figure 1."""
 
 
 def load_image(path: Path, max_side: int = MAX_SIDE) -> RgbImage:

@@ -36,11 +36,15 @@ def report(
     from reports import write_findings, write_report
 
     thresholds = parse(Thresholds, parse_overrides(threshold or []), "--threshold")
-    where = output or runs[0].with_name(f"{runs[0].resolve().name}-report")
+    run = runs[0]
+    if run.name in ("", ".."):  # for example "." and "../..", which have no name to extend
+        run = run.resolve()
+    where = output or run.parent / f"{run.name}-report"
+    words = tuple(word.strip() for word in formats.split(","))
     written = (
         write_findings(runs, where, thresholds)
         if html
-        else write_report(runs, where, tuple(formats.split(",")), thresholds)
+        else write_report(runs, where, words, thresholds)
     )
     for path in written:
         out.print(escape(str(path)), soft_wrap=True)
