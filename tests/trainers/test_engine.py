@@ -1,4 +1,4 @@
-"""Precision, compilation, evaluation on the way, all tasks, and torchrun from the command line."""
+"""Precision, compilation, evaluation during training, all tasks, and torchrun."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def scores_of(output: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize(
     "task, primary_metric", [("instance", "ap"), ("panoptic", "pq"), ("semantic", "miou")]
 )
-def test_the_best_model_is_kept_by_the_measure_of_its_task(
+def test_best_model_by_the_primary_metric_of_the_task(
     small_recipe, data_root: Path, tmp_path: Path, task: str, primary_metric: str
 ) -> None:
     config = small_recipe(
@@ -41,7 +41,7 @@ def test_the_best_model_is_kept_by_the_measure_of_its_task(
     best = max(scores, key=lambda line: line[primary_metric])
     kept = torch.load(output / "model_best.pth", weights_only=True)["iteration"]
     assert kept == best["iteration"] + 1
-    # The analysis of the final model finds what its last evaluation found.
+    # The analysis of the final model agrees with the last evaluation.
     summary = analyze(final, "synthetic", tmp_path / "analysis", root=data_root, task=task)
     assert summary[primary_metric][primary_metric] == pytest.approx(
         scores[-1][primary_metric], abs=1e-12
@@ -50,7 +50,7 @@ def test_the_best_model_is_kept_by_the_measure_of_its_task(
 
 @pytest.mark.parametrize("name", ["ade20k", "cityscapes"])
 @pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
-def test_ade20k_and_cityscapes_train_in_their_layouts(
+def test_ade20k_and_cityscapes_train(
     small_recipe, request: pytest.FixtureRequest, tmp_path: Path, name: str, task: str
 ) -> None:
     config = small_recipe(
@@ -69,7 +69,7 @@ def test_ade20k_and_cityscapes_train_in_their_layouts(
     assert len(scores_of(tmp_path / "run")) == 1
 
 
-def test_bf16_keeps_losses_close_and_weights_in_float32(small_recipe) -> None:
+def test_bf16_has_similar_losses_and_float32_weights(small_recipe) -> None:
     losses = {}
     for precision in ("float32", "bf16"):
         config = small_recipe("model.num_classes=7", "method=baseline", f"precision={precision}")
@@ -85,16 +85,16 @@ def test_bf16_keeps_losses_close_and_weights_in_float32(small_recipe) -> None:
         assert all(x.dtype == torch.float32 for x in trainer.model.parameters())
         assert all(x.dtype == torch.float32 for x in found.values()) and norm.isfinite()
         losses[precision] = found
-    # M^0 before any layer: rounding has not yet changed a matching.
+    # In M^0, before any layer, rounding does not change the matching yet.
     for term in ("ce", "mask", "dice"):
         exact = losses["float32"][f"loss_{term}_0"].item()
         assert losses["bf16"][f"loss_{term}_0"].item() == pytest.approx(exact, rel=0.02)
 
 
-# torch's own compiler asks for it, and hides the warning from a user.
+# torch's compiler raises this warning, which is hidden by default.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-def test_a_compiled_model_takes_the_same_steps(small_recipe, monkeypatch) -> None:
-    """With the compiler's front end; what its back ends generate is torch's to test."""
+def test_compiled_model_takes_the_same_steps(small_recipe, monkeypatch) -> None:
+    """Uses the front end of the compiler only; torch tests its back ends."""
     compiled = []
 
     def compile_for_test(module: torch.nn.Module) -> None:
@@ -115,7 +115,7 @@ def test_a_compiled_model_takes_the_same_steps(small_recipe, monkeypatch) -> Non
         assert found[1][name].item() == pytest.approx(value.item(), rel=1e-4), name
 
 
-def test_torchrun_trains_and_evaluates_as_one_process_does(small_recipe, tmp_path: Path) -> None:
+def test_torchrun_equals_one_process(small_recipe, tmp_path: Path) -> None:
     config = small_recipe(
         "schedule.iterations=4",
         "evaluate_every=2",
@@ -149,7 +149,7 @@ def test_torchrun_trains_and_evaluates_as_one_process_does(small_recipe, tmp_pat
             assert two[key] == pytest.approx(one[key], rel=1e-3, abs=1e-6), key
 
 
-def test_diagnosis_on_the_way_is_what_the_analysis_finds(
+def test_layer_metrics_equal_the_analysis(
     small_recipe, data_root: Path, tmp_path: Path
 ) -> None:
     config = small_recipe(

@@ -1,4 +1,4 @@
-"""Parameter groups, and the learning rate over a run."""
+"""Parameter groups and learning-rate schedules."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from mpdiag.config import OptimizerConfig, ScheduleConfig
 from trainers.optimizer import build_optimizer, in_iterations, lr_factor
 
 
-def test_rate_warms_up_and_steps_down() -> None:
+def test_warm_up_and_milestones() -> None:
     schedule = ScheduleConfig(
         iterations=100, warmup_iterations=10, milestones=(0.8, 0.9), gammas=(0.3, 0.5)
     )
@@ -16,14 +16,14 @@ def test_rate_warms_up_and_steps_down() -> None:
     assert found == pytest.approx([0.1, 0.5, 1, 1, 1, 0.3, 0.3, 0.15, 0.15])
 
 
-def test_drops_of_the_published_schedule_are_steps() -> None:
+def test_milestones_of_the_published_schedule_are_iterations() -> None:
     found = [lr_factor(step, ScheduleConfig()) for step in (0, 327777, 327778, 355091, 355092)]
     assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01])
     short = ScheduleConfig(iterations=5)
     assert [lr_factor(step, short) for step in range(5)] == [1] * 5
 
 
-def test_drops_during_the_warm_up_count_too() -> None:
+def test_milestones_during_warm_up() -> None:
     schedule = ScheduleConfig(
         iterations=10, warmup_iterations=4, milestones=(1, 3), gammas=(0.5, 0.1)
     )
@@ -31,8 +31,8 @@ def test_drops_during_the_warm_up_count_too() -> None:
     assert found == pytest.approx([0.25, 0.5 * 0.5, 0.75 * 0.5, 0.05, 0.05])
 
 
-def test_polynomial_decline() -> None:
-    """As torch's PolynomialLR, which has no warm-up."""
+def test_polynomial_decay() -> None:
+    """Equals torch's PolynomialLR, which has no warm-up."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     truth = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=50, power=0.9)
     schedule = ScheduleConfig(iterations=50, policy="poly")
@@ -50,7 +50,7 @@ def test_polynomial_decline() -> None:
     [(1, 16, 1), (1, 17, 2), (0.5, 160, 5), (12, 118000, 88500), (36, 118000, 265500)],
 )
 def test_epochs_become_iterations(epochs: float, images: int, iterations: int) -> None:
-    """The last two are MP-Former's own, which count COCO as 118,000 images."""
+    """The last two are those of MP-Former, which counts 118,000 images in COCO."""
     found = in_iterations(
         ScheduleConfig(epochs=epochs, milestones=(0.5,), gammas=(0.1,)), images, 16
     )
@@ -58,12 +58,12 @@ def test_epochs_become_iterations(epochs: float, images: int, iterations: int) -
     assert lr_factor(round(iterations / 2), found) == pytest.approx(0.1)
 
 
-def test_iterations_stay_without_epochs() -> None:
+def test_iterations_without_epochs() -> None:
     schedule = ScheduleConfig(iterations=7)
     assert in_iterations(schedule, 100, 16) is schedule
 
 
-def test_groups_of_the_optimizer() -> None:
+def test_parameter_groups() -> None:
     module = nn.ModuleDict(
         {
             "backbone": nn.ModuleDict({"conv": nn.Conv2d(1, 1, 1), "norm": nn.BatchNorm2d(1)}),

@@ -1,4 +1,4 @@
-"""Recipes: inheritance, names and mistakes."""
+"""Recipes: inheritance, names and errors."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def test_packaged_recipes_are_valid(name: str) -> None:
     assert read_recipe(name).description.endswith(".")
 
 
-def test_parts_of_recipes_are_no_recipes() -> None:
+def test_bases_are_not_listed() -> None:
     assert not any(name.startswith("_") for name in recipe_names())
     assert load_recipe("_coco", ["schedule.iterations=3"]).data.dataset == "coco"
 
@@ -30,7 +30,7 @@ def test_a_recipe_builds_on_its_base(tmp_path: Path) -> None:
     assert config.model.hidden_dim == 64
 
 
-def test_later_bases_lie_over_earlier_ones(tmp_path: Path) -> None:
+def test_later_bases_override_earlier_ones(tmp_path: Path) -> None:
     first, second, own = (tmp_path / f"{name}.yaml" for name in ("first", "second", "own"))
     first.write_text("description: one\nseed: 1\nmodel: {num_queries: 5, num_heads: 4}\n")
     second.write_text(
@@ -45,7 +45,7 @@ def test_later_bases_lie_over_earlier_ones(tmp_path: Path) -> None:
     assert read_recipe(second).paper[0].results == ("y",)
 
 
-def test_mistakes_are_named(tmp_path: Path) -> None:
+def test_errors_name_the_cause(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no-such: no such recipe; give a YAML .*train --list"):
         load_recipe("no-such")
     with pytest.raises(ConfigError, match="did you mean synthetic-tiny\\? "):
