@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpdiag.matching import Target
-from mpdiag.ops import cell_centers, mask_losses, sample_logits, sample_masks
+from mpdiag.ops import cell_centers, mask_losses, sample_logits, sample_masks, to_device
 
 
 @dataclass(slots=True)
@@ -25,7 +25,10 @@ class PointSampler(Protocol):
     """Samples the points at which matched masks are compared with their GT."""
 
     def __call__(self, logits: Tensor, image: Tensor) -> Tensor:
-        """Return (R, P, 2) points for (R, h, w) logits and their (R,) image index on the CPU."""
+        """Return (R, P, 2) points for (R, h, w) logits.
+
+        `image` is the (R,) index of their image, on the CPU and in ascending order.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,9 @@ class ImportanceSampler:
 
     def _random_points(self, image: Tensor, count: int, device: torch.device) -> Tensor:
         points = torch.empty(len(image), count, 2, device=device)
-        for index, generator in enumerate(self.generators):
-            rows = (image == index).nonzero()[:, 0].to(device)
-            points[rows] = torch.rand(
-                len(rows), count, 2, generator=generator, device=generator.device
-            ).to(device)
+        rows = image.bincount(minlength=len(self.generators)).tolist()
+        for part, generator in zip(points.split(rows), self.generators, strict=True):
+            part.uniform_(generator=generator)
         return points
 
 
@@ -84,7 +85,7 @@ def set_losses(
         class_logits: (L + 1, B, N, K + 1).
         mask_logits: (L + 1, B, N, h, w).
         targets: GT of the B images, masks over the same padded size.
-        assignment: (L + 1, B, N) GT index or -1, from `matching.match`.
+        assignment: (L + 1, B, N) GT index or -1 on the CPU, from `matching.match`.
         point_sampler: samples the points at which masks are compared; all cells if None.
         num_masks: normalizer of the mask and dice losses: number of GT in the whole batch, averaged
             over ranks, at least 1.
@@ -93,22 +94,24 @@ def set_losses(
         no_object_weight: weight of the no-object class in the class loss.
         in_class_loss: (B, N) bool, queries that the class loss includes; all if None.
     """
-    weights = torch.where(assignment >= 0, 1.0, no_object_weight).to(class_logits.device)
+    device = mask_logits.device
+    matched = to_device(assignment, device)
+    weights = torch.where(matched >= 0, 1.0, no_object_weight)
     if in_class_loss is not None:
         weights = weights * in_class_loss
     total = weights.sum((1, 2)) if class_weight is None else class_weight
-    class_loss = _class_losses(class_logits, targets, assignment, weights) / total
-    layer, image, query = (assignment >= 0).nonzero(as_tuple=True)
+    class_loss = _class_losses(class_logits, targets, matched, weights) / total
+    # Sorted by image, which the sampler needs; on the CPU, where the number of pairs is known.
+    image, layer, query = (assignment.transpose(0, 1) >= 0).nonzero(as_tuple=True)
     if not len(layer):
         # Zeros that depend on the masks, so that every rank has the same autograd graph.
         no_loss = mask_logits.flatten(1).sum(1) * 0
         return SetLosses(class_loss, no_loss, no_loss)
-    device = mask_logits.device
-    image_on_cpu, assigned = image.cpu(), assignment[layer, image, query].to(device)
-    layer, image, query = layer.to(device), image.to(device), query.to(device)
+    counts = torch.tensor([len(target["labels"]) for target in targets])
+    row = (counts.cumsum(0) - counts)[image] + assignment[layer, image, query]
+    image_on_cpu = image
+    layer, image, query, row = to_device(torch.stack([layer, image, query, row]), device)
     logits = mask_logits[layer, image, query].float()
-    counts = torch.tensor([len(target["labels"]) for target in targets], device=logits.device)
-    row = (counts.cumsum(0) - counts)[image] + assigned
     masks = torch.cat([target["masks"] for target in targets])
     with torch.no_grad():
         points = point_sampler(logits, image_on_cpu) if point_sampler else None
@@ -166,7 +169,6 @@ def _class_losses(
     class_logits: Tensor, targets: Sequence[Target], assignment: Tensor, weights: Tensor
 ) -> Tensor:
     """Return (L + 1,) sums of the weighted cross-entropy over the batch's queries."""
-    assignment = assignment.to(class_logits.device)
     no_object = class_logits.shape[-1] - 1
     labels = torch.full_like(assignment, no_object)
     for image, target in enumerate(targets):

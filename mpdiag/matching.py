@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mpdiag.errors import NonFiniteError
-from mpdiag.ops import cell_centers, point_sums, sample_masks
+from mpdiag.ops import cell_centers, point_sums, sample_masks, to_cpu, to_device
 
 
 class Target(TypedDict):
@@ -125,10 +125,11 @@ def match_with_costs(
     costs = costs or MatchingCosts()
     terms = _cost_terms(class_logits, mask_logits, targets, points)
     total = _total(terms, costs).masked_fill(~finite[..., None], torch.inf)
-    assignment = _assign(total.cpu().numpy(), targets, np.where(finite.cpu().numpy(), 0, -1))
-    gt = assignment.to(total.device)
+    table, known = to_cpu(total, finite)
+    assignment = _assign(table.numpy(), targets, np.where(known.numpy(), 0, -1))
     if not total.shape[-1]:
-        return Matches(assignment, *torch.full((4, *gt.shape), torch.nan))
+        return Matches(assignment, *torch.full((4, *assignment.shape), torch.nan))
+    gt = to_device(assignment, total.device)
     at = gt.clamp(min=0)[..., None]
     taken = torch.zeros_like(total, dtype=torch.bool).scatter_(-1, at, (gt >= 0)[..., None])
     others = total.masked_fill(taken, torch.inf).amin(2, keepdim=True).expand_as(total)

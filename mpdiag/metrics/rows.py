@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mpdiag.matching import Target
 from mpdiag.metrics.utilization import utilization
-from mpdiag.ops import cell_centers, mask_overlaps, sample_masks
+from mpdiag.ops import cell_centers, mask_overlaps, sample_masks, to_cpu, to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,10 @@ class ImageRows:
 
     def masks(self, queries: Sequence[int]) -> Tensor:
         """Return (L + 1, Q, h, w) bool masks of some queries; non-finite masks are empty."""
-        logits, known = self.mask_logits[:, queries], self.finite[:, queries]
-        return (logits > 0) & known.to(logits.device)[..., None, None]
+        selected = torch.tensor(queries, dtype=torch.int64)
+        device = self.mask_logits.device
+        logits = self.mask_logits[:, to_device(selected, device)]
+        return (logits > 0) & to_device(self.finite[:, selected], device)[..., None, None]
 
 
 @torch.no_grad()
@@ -88,7 +90,7 @@ def image_rows(
     """
     rows, columns = valid
     known = mask_logits.new_ones(mask_logits.shape[:2], dtype=torch.bool)
-    finite = known if finite is None else finite.to(mask_logits.device)
+    finite = known if finite is None else to_device(finite, mask_logits.device)
     gt_masks = gt_on_grid(target["masks"], mask_logits.shape[-2], mask_logits.shape[-1])
     gt_masks = gt_masks[:, :rows, :columns]
     gt_area = gt_masks.flatten(1).sum(1)
@@ -99,23 +101,30 @@ def image_rows(
     label, score = _top_class(class_logits)
     best, best_iou = _highest(iou, -1)
     best_query, best_query_iou = _highest(iou, -2)
+    measured = {
+        "intersection": intersection,
+        "area": area,
+        "best_gt": best,
+        "best_gt_iou": best_iou,
+        "matched_gt_iou": _iou_with(iou, to_device(assignment, iou.device)),
+        "label": label,
+        "score": score,
+        "finite": finite,
+        "second_coverage": _second_coverage(overlap, gt_area),
+        "center": of_planes @ weights / area[..., None],
+        "gt_area": gt_area,
+        "gt_covered": covered_by_others(gt_masks),
+        "best_query": best_query,
+        "best_query_iou": best_query_iou,
+    }
+    if fed_gt is not None:
+        measured["fed_gt_iou"] = _iou_with(iou, to_device(fed_gt, iou.device))
+    on_cpu = dict(zip(measured, to_cpu(*measured.values()), strict=True))
+    fed_gt_iou = on_cpu.pop("fed_gt_iou", None)
     return ImageRows(
-        intersection=intersection.cpu(),
-        area=area.cpu(),
+        **on_cpu,
+        fed_gt_iou=fed_gt_iou,
         matched_gt=assignment.cpu(),
-        best_gt=best.cpu(),
-        best_gt_iou=best_iou.cpu(),
-        matched_gt_iou=_iou_with(iou, assignment.to(iou.device)).cpu(),
-        label=label.cpu(),
-        score=score.cpu(),
-        finite=finite.cpu(),
-        second_coverage=_second_coverage(overlap, gt_area).cpu(),
-        fed_gt_iou=None if fed_gt is None else _iou_with(iou, fed_gt.to(iou.device)).cpu(),
-        center=(of_planes @ weights / area[..., None]).cpu(),
-        gt_area=gt_area.cpu(),
-        gt_covered=covered_by_others(gt_masks).cpu(),
-        best_query=best_query.cpu(),
-        best_query_iou=best_query_iou.cpu(),
         util=utilization(assignment, len(gt_area)),
         mask_logits=mask_logits[..., :rows, :columns],
         gt_masks=gt_masks,
@@ -140,7 +149,7 @@ def coordinate_planes(rows: int, columns: int, device: torch.device) -> tuple[Te
             weights.append([(axis == k) * 2**bit / size for k in (0, 1)])
     planes.append(torch.ones(rows, columns, dtype=torch.bool, device=device))
     weights.append([0.5 / columns, 0.5 / rows])
-    return torch.stack(planes), torch.tensor(weights, dtype=torch.float64, device=device)
+    return torch.stack(planes), to_device(torch.tensor(weights, dtype=torch.float64), device)
 
 
 def covered_by_others(masks: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from mpdiag.models.backbones import build_backbone
 from mpdiag.models.decoder import Decoder, Mask2FormerOutput
 from mpdiag.models.mask_piloting import PilotInputs
 from mpdiag.models.pixel_decoder import PixelDecoder
+from mpdiag.ops import to_device
 
 T = TypeVar("T")
 
@@ -59,7 +60,7 @@ class Mask2Former(nn.Module):
         """Normalise images and pad them with zeros at the right and bottom to (B, 3, Hp, Wp)."""
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
         height, width = padded_size([(x.shape[-2], x.shape[-1]) for x in images])
-        normalised = [(x.to(mean.device, mean.dtype) - mean) / std for x in images]
+        normalised = [(to_device(x, mean.device).to(mean.dtype) - mean) / std for x in images]
         return torch.stack(
             [F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in normalised]
         )

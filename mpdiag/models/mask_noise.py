@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpdiag.config import PilotConfig
+from mpdiag.ops import to_device
 
 Generators = Sequence[torch.Generator]
 Size = tuple[int, int]
@@ -27,7 +28,7 @@ class QueryMasks:
 
     Attributes:
         masks: (G, H, W) bool of each image, H and W multiples of 4.
-        gt: (B, P) GT index of each MP query, -1 for padding.
+        gt: (B, P) GT index of each MP query, -1 for padding; pass it on the CPU, where it is read.
         counts: number of MP queries of each image, up to the last that is not padding.
     """
 
@@ -39,6 +40,7 @@ class QueryMasks:
 
     def __post_init__(self) -> None:
         self.counts = query_counts(self.gt)
+        self.gt = to_device(self.gt, self.masks[0].device)
         # Pooled as bool: float copies of the full-size masks would be large.
         self._stride4 = [
             masks.unflatten(2, (-1, PREDICTION_STRIDE))

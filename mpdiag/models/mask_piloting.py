@@ -26,9 +26,9 @@ from mpdiag.models.mask_noise import (
     MaskNoise,
     QueryMasks,
     build_noise,
-    query_counts,
     uniform_per_image,
 )
+from mpdiag.ops import to_device
 
 PilotVariant = Literal["paper", "official"]
 
@@ -41,6 +41,7 @@ class PilotInputs:
         labels: (B, P) class whose embedding is the query, after label noise.
         gt: (B, P) index of the GT that each query reconstructs (the hard assignment).
         group: (B, P) group of each query; queries of different groups do not attend to each other.
+        gt_on_cpu, group_on_cpu: the same on the CPU, for matching and losses.
         masks: GT masks of the queries.
         layers: number of decoder layers, from the first, that use GT masks as attention masks.
         noise: noise on these masks.
@@ -52,6 +53,8 @@ class PilotInputs:
     labels: Tensor
     gt: Tensor
     group: Tensor
+    gt_on_cpu: Tensor
+    group_on_cpu: Tensor
     masks: QueryMasks
     layers: int
     noise: MaskNoise
@@ -105,11 +108,16 @@ def add_label_noise(
     num_classes: int,
     generators: Generators,
     variant: PilotVariant = "paper",
+    *,
+    counts: Sequence[int],
 ) -> Tensor:
-    """Replace each of (B, P) labels by another class with probability `ratio` (section 4.4)."""
+    """Replace each of (B, P) labels by another class with probability `ratio` (section 4.4).
+
+    `counts` is the number of queries of each image, see `uniform_per_image`.
+    """
     if num_classes < 2 or not ratio:
         return labels
-    draw = uniform_per_image(query_counts(labels), (*labels.shape, 2), generators)
+    draw = uniform_per_image(counts, (*labels.shape, 2), generators)
     if variant == "paper":
         other = (labels + 1 + (draw[..., 1] * (num_classes - 1)).long()) % num_classes
     else:
@@ -190,21 +198,30 @@ def build_pilot_inputs(
         query_input: computes the decoder's queries.
     """
     counts = [len(target["labels"]) for target in targets]
-    gt, group = group_queries(
+    gt_on_cpu, group_on_cpu = group_queries(
         counts, config.num_queries, config.variant, generators, config.num_groups
     )
-    if not gt.shape[1]:
+    if not gt_on_cpu.shape[1]:
         return None
-    device = targets[0]["masks"].device
-    gt, group = gt.to(device), group.to(device)
+    masks = QueryMasks([target["masks"] for target in targets], gt_on_cpu)
+    gt, group = masks.gt, to_device(group_on_cpu, masks.gt.device)
     known = torch.stack([F.pad(t["labels"], (0, max(counts) - len(t["labels"]))) for t in targets])
     labels = torch.where(gt >= 0, known.gather(1, gt.clamp(min=0)), -1)
-    labels = add_label_noise(labels, config.label_noise, num_classes, generators, config.variant)
+    labels = add_label_noise(
+        labels,
+        config.label_noise,
+        num_classes,
+        generators,
+        config.variant,
+        counts=masks.counts,
+    )
     return PilotInputs(
         labels,
         gt,
         group,
-        QueryMasks([target["masks"] for target in targets], gt),
+        gt_on_cpu,
+        group_on_cpu,
+        masks,
         layers,
         build_noise(config),
         query_input,

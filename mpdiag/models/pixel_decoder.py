@@ -41,14 +41,21 @@ class DeformableSelfAttention(nn.Module):
             _xavier(projection)
 
     def forward(
-        self, query: Tensor, value: Tensor, reference: Tensor, shapes: list[tuple[int, int]]
+        self,
+        query: Tensor,
+        value: Tensor,
+        reference: Tensor,
+        shapes: list[tuple[int, int]],
+        sizes: Tensor,
     ) -> Tensor:
-        """Attend from (B, S, C) queries at (S, 2) reference points; returns (B, S, C)."""
+        """Attend from (B, S, C) queries at (S, 2) reference points; returns (B, S, C).
+
+        `sizes` are the (LEVELS, 2) widths and heights of `shapes` as a tensor.
+        """
         values = self.value_proj(value).unflatten(-1, (self.num_heads, -1))
         per_head = (self.num_heads, LEVELS, self.num_points)
         offsets = self.sampling_offsets(query).unflatten(-1, (*per_head, 2))
         weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
-        sizes = query.new_tensor([(width, height) for height, width in shapes])
         locations = reference[:, None, None, None] + offsets / sizes[:, None]
         sampled = ms_deform_attn(values, shapes, locations, weights.unflatten(-1, per_head[1:]))
         output: Tensor = self.output_proj(sampled)
@@ -70,9 +77,14 @@ class EncoderLayer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(
-        self, x: Tensor, position: Tensor, reference: Tensor, shapes: list[tuple[int, int]]
+        self,
+        x: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        shapes: list[tuple[int, int]],
+        sizes: Tensor,
     ) -> Tensor:
-        x = self.norm1(x + self.self_attn(x + position, x, reference, shapes))
+        x = self.norm1(x + self.self_attn(x + position, x, reference, shapes, sizes))
         output: Tensor = self.norm2(x + self.linear2(self.linear1(x).relu()))
         return output
 
@@ -142,9 +154,12 @@ class PixelDecoder(nn.Module):
             ]
         )
         reference = torch.cat([cell_centers(*shape, device) for shape in shapes])
+        # Filled on the device: a copy of the numbers would wait for the GPU.
+        lengths = [maps[0].new_full((), side) for shape in shapes for side in reversed(shape)]
+        sizes = torch.stack(lengths).view(LEVELS, 2)
         x = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
         for layer in self.layers:
-            x = layer(x, position, reference, shapes)
+            x = layer(x, position, reference, shapes, sizes)
         flat = x.split([height * width for height, width in shapes], dim=1)
         return [
             level.transpose(1, 2).unflatten(-1, shape)

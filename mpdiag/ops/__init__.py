@@ -5,6 +5,7 @@ from mpdiag.ops.deformable_attention import ms_deform_attn
 from mpdiag.ops.mask_losses import mask_losses
 from mpdiag.ops.mask_sums import mask_overlaps, point_sums
 from mpdiag.ops.points import cell_centers, sample_logits, sample_masks, seeded_points
+from mpdiag.ops.transfer import to_cpu, to_device
 
 __all__ = [
     "cell_centers",
@@ -15,5 +16,7 @@ __all__ = [
     "sample_logits",
     "sample_masks",
     "seeded_points",
+    "to_cpu",
+    "to_device",
     "use_backend",
 ]

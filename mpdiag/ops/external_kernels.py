@@ -103,6 +103,7 @@ def _of_extension(name: str, extension: ModuleType) -> AttentionFunction:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # cached tensors must also be usable in training
 def _levels(shapes: tuple[tuple[int, ...], ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return (levels, 2) heights and widths and (levels,) start indices, int64, on the device."""
     sizes = torch.tensor(shapes, dtype=torch.int64)

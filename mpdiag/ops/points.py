@@ -55,7 +55,7 @@ def sample_masks(masks: Tensor, index: Tensor, points: Tensor) -> Tensor:
     """
     height, width = masks.shape[-2:]
     flat = masks.reshape(-1)
-    x, y = (points * points.new_tensor([width, height]) - 0.5).unbind(-1)
+    x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
     left, top = x.floor(), y.floor()
     base = (index * (height * width))[:, None]
     total = torch.zeros((), device=masks.device)

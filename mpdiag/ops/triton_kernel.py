@@ -95,10 +95,10 @@ def _pixel(location, size):  # type: ignore[no-untyped-def]
 @triton.jit
 def _point(locations, sample, valid, height, width):  # type: ignore[no-untyped-def]
     """Return row and column of the upper left of four cells, offset (y, x) of the point from it,
-    whether any cell is inside, and NaN if the location is NaN, else 0."""
+    whether any cell is inside, and NaN if the location is NaN or infinite, else 0."""
     x = _pixel(tl.load(locations + 2 * sample, mask=valid, other=0.0), width.to(tl.float32))
     y = _pixel(tl.load(locations + 2 * sample + 1, mask=valid, other=0.0), height.to(tl.float32))
-    nan = tl.where(x == x, 0.0, x) + tl.where(y == y, 0.0, y)
+    nan = 0 * x + 0 * y
     seen = valid & (x >= -1) & (y >= -1) & (x < width) & (y < height)
     x, y = tl.where(seen, x, 0.0), tl.where(seen, y, 0.0)
     left, top = tl.floor(x), tl.floor(y)

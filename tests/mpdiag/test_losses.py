@@ -68,7 +68,7 @@ def test_without_gt_only_the_class_loss_has_gradients() -> None:
 def test_importance_sampling_prefers_the_boundary() -> None:
     ramp = torch.linspace(-10, 10, 40).expand(1, 40, 40)
     sampler = ImportanceSampler([torch.Generator().manual_seed(0)], num_points=400)
-    points = sampler(ramp, torch.zeros(1))
+    points = sampler(ramp, torch.zeros(1, dtype=torch.int64))
     assert points.shape == (1, 400, 2)
     near = ((points[0, :, 0] - 0.5).abs() < 0.15).float().mean().item()
     # The 300 most uncertain of 1200 candidates are within 0.125 of the boundary, 100 are anywhere.

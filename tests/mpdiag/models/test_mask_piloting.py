@@ -93,16 +93,16 @@ def test_each_layer_draws_its_own_noise(targets: list[Target]) -> None:
 
 def test_label_noise_changes_its_ratio_of_labels() -> None:
     labels = torch.randint(0, 4, (2, 5000), generator=torch.Generator().manual_seed(1))
-    noised = add_label_noise(labels, 0.2, 4, generators(2))
+    noised = add_label_noise(labels, 0.2, 4, generators(2), counts=[5000, 5000])
     changed = noised != labels
     assert changed.float().mean().item() == pytest.approx(0.2, abs=0.02)
     assert noised.min() >= 0 and noised.max() < 4
     counts = torch.bincount((noised - labels)[changed] % 4, minlength=4)
     assert counts[0] == 0 and counts[1:].min() > 0.28 * counts.sum()
     padding = torch.full((1, 50), -1)
-    assert torch.equal(add_label_noise(padding, 1.0, 4, generators(1)), padding)
-    assert torch.equal(add_label_noise(labels, 1.0, 1, generators(2)), labels)
-    official = add_label_noise(labels, 1.0, 4, generators(2), "official")
+    assert torch.equal(add_label_noise(padding, 1.0, 4, generators(1), counts=[0]), padding)
+    assert torch.equal(add_label_noise(labels, 1.0, 1, generators(2), counts=[5000, 5000]), labels)
+    official = add_label_noise(labels, 1.0, 4, generators(2), "official", counts=[5000, 5000])
     assert (official == labels).float().mean().item() == pytest.approx(0.25, abs=0.02)
 
 
