@@ -5,11 +5,11 @@ beside pydantic, which checks types, ranges and unknown keys and words the error
 """
 
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -19,10 +19,15 @@ from pydantic import (
     model_validator,
 )
 
+from mpdiag import untrusted
 from mpdiag.choices import Task
 from mpdiag.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=BaseModel)
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 60
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 20
 
 _ERRORS_ABOUT_KEYS = ("extra_forbidden", "missing")
 _UNION_BRANCH = re.compile(r"int|float|str|bool|constrained-.*|literal\[.*|function-.*")
@@ -31,13 +36,14 @@ Positive = Annotated[int, Field(ge=1)]
 _Width = Annotated[int, Field(ge=1, le=2**16)]
 _Depth = Annotated[int, Field(ge=1, le=64)]
 _Layers = Annotated[int, Field(ge=0, le=100)]
-_Side = Annotated[int, Field(ge=1, le=2**13)]
+MAX_SIDE = 2**13  # of an image, in pixels
+_Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 
 class Strict(BaseModel):
     """Base class of configurations: immutable, and unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BackboneConfig(Strict):
@@ -221,7 +227,7 @@ class OptimizerConfig(Strict):
     learning_rate: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     backbone_lr_multiplier: float = Field(0.1, ge=0)
-    clip_norm: float = Field(0.01, gt=0)
+    clip_norm: float = Field(0.01, gt=0, allow_inf_nan=True, description="inf: no clipping")
 
 
 class ScheduleConfig(Strict):
@@ -321,15 +327,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, is not YAML, or does not contain a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = untrusted.read_yaml(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give a recipe's name or a YAML file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not a readable YAML file ({reason})") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not a readable YAML file ({error})") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must contain a mapping of settings, not {content!r:.40}")
+        raise ConfigError(f"{path}: must contain a mapping of settings, not {abbreviate(content)}")
     return content
+
+
+def abbreviate(value: Any) -> str:
+    """Return the text of a value for messages, at most 60 characters."""
+    return f"{_REPR.repr(value):.60}"
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -352,11 +362,11 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise ConfigError(f"{pair!r}: not a setting; write KEY=VALUE")
+            raise ConfigError(f"{abbreviate(pair)}: not a setting; write KEY=VALUE")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"{pair!r}: the value is not readable YAML") from None
+            value = untrusted.read_yaml(text)
+        except ValueError:
+            raise ConfigError(f"{abbreviate(pair)}: the value is not readable YAML") from None
         for part in reversed(key.split(".")):
             value = {part: value}
         nested = merge(nested, value)
@@ -377,8 +387,8 @@ def parse(kind: type[Settings], values: Mapping[str, Any], source: str) -> Setti
         if first["type"] == "extra_forbidden":
             known = ", ".join(_known_keys(kind, first["loc"][:-1]))
             raise ConfigError(f"{source}: unknown key {key!r}; known keys: {known}") from None
-        given = first.get("input")
-        raise ConfigError(f"{source}: {key} = {given!r:.60}: {first['msg'].lower()}") from None
+        given = abbreviate(first.get("input"))
+        raise ConfigError(f"{source}: {key} = {given}: {first['msg'].lower()}") from None
 
 
 def _dotted(error: Mapping[str, Any]) -> str:

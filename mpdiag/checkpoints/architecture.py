@@ -5,13 +5,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mpdiag.config import BackboneConfig, ModelConfig
+from mpdiag.config import BackboneConfig, ModelConfig, parse
 from mpdiag.errors import CheckpointError
 from mpdiag.models.pixel_decoder import LEVELS
-from mpdiag.models.swin import PUBLISHED_SWINS, SwinShape
+from mpdiag.models.swin import PUBLISHED_SWINS
 
 ENCODER_POINTS = 4  # in every published model; the weights give points x heads only
 
+_OFFSETS = "pixel_decoder.layers.0.self_attn.sampling_offsets.bias"
 _RESNETS: dict[tuple[str | int, ...], str] = {
     ("basic", 2, 2, 2, 2): "resnet18",
     ("basic", 3, 4, 6, 3): "resnet34",
@@ -27,42 +28,40 @@ def model_config_of(weights: Mapping[str, Tensor], source: str) -> ModelConfig:
     Both decoders are assumed to have equal numbers of heads.
 
     Raises:
-        CheckpointError: a part is missing, or the backbone is unknown.
+        CheckpointError: a part is missing or has other dimensions, or the backbone is unknown.
+        ConfigError: a size is beyond the limits of `ModelConfig`.
     """
-    needed = (
-        "decoder.class_embed.weight",
-        "decoder.query_feat.weight",
-        "pixel_decoder.level_embed",
-        "pixel_decoder.mask_features.weight",
-        "pixel_decoder.layers.0.linear1.weight",
-        "pixel_decoder.layers.0.self_attn.sampling_offsets.bias",
-        "decoder.layers.0.linear1.weight",
-    )
-    for name in needed:
-        if name not in weights:
-            raise CheckpointError(f"{source}: not a complete Mask2Former model; it has no {name}")
-    classes, dim = weights["decoder.class_embed.weight"].shape
-    return ModelConfig(
-        num_classes=classes - 1,
-        backbone=backbone_config_of(weights, source),
-        hidden_dim=dim,
-        mask_dim=len(weights["pixel_decoder.mask_features.weight"]),
-        num_heads=num_sampling_points(weights) // ENCODER_POINTS,
-        encoder_layers=_count(weights, "pixel_decoder.layers."),
-        encoder_feedforward_dim=len(weights["pixel_decoder.layers.0.linear1.weight"]),
-        encoder_points=ENCODER_POINTS,
-        decoder_layers=_count(weights, "decoder.layers."),
-        feedforward_dim=len(weights["decoder.layers.0.linear1.weight"]),
-        num_queries=len(weights["decoder.query_feat.weight"]),
-        query_position="decoder.query_embed.weight" in weights,
-        label_embedding="decoder.label_embed.weight" in weights,
-    )
+    classes, dim = _shape(weights, "decoder.class_embed.weight", 2, source)
+    queries, _ = _shape(weights, "decoder.query_feat.weight", 2, source)
+    mask_dim, *_ = _shape(weights, "pixel_decoder.mask_features.weight", 4, source)
+    encoder_width, _ = _shape(weights, "pixel_decoder.layers.0.linear1.weight", 2, source)
+    decoder_width, _ = _shape(weights, "decoder.layers.0.linear1.weight", 2, source)
+    _shape(weights, _OFFSETS, 1, source)
+    sampling_points = num_sampling_points(weights)
+    heads = sampling_points // ENCODER_POINTS
+    if not heads or dim % heads:
+        heads = math.gcd(sampling_points, dim)
+    settings = {
+        "num_classes": classes - 1,
+        "backbone": backbone_config_of(weights, source),
+        "hidden_dim": dim,
+        "mask_dim": mask_dim,
+        "num_heads": heads,
+        "encoder_layers": _count(weights, "pixel_decoder.layers."),
+        "encoder_feedforward_dim": encoder_width,
+        "encoder_points": sampling_points // max(heads, 1),
+        "decoder_layers": _count(weights, "decoder.layers."),
+        "feedforward_dim": decoder_width,
+        "num_queries": queries,
+        "query_position": "decoder.query_embed.weight" in weights,
+        "label_embedding": "decoder.label_embed.weight" in weights,
+    }
+    return parse(ModelConfig, settings, source)
 
 
 def num_sampling_points(weights: Mapping[str, Tensor]) -> int:
     """Return heads times points of the pixel decoder's deformable attention."""
-    offsets = weights["pixel_decoder.layers.0.self_attn.sampling_offsets.bias"].numel()
-    return offsets // (LEVELS * 2)
+    return weights[_OFFSETS].numel() // (LEVELS * 2)
 
 
 def family_name(config: ModelConfig) -> str:
@@ -93,13 +92,14 @@ def _resnet(weights: Mapping[str, Tensor], source: str) -> BackboneConfig:
             f"{source}: unknown backbone ({kind} blocks {blocks}); ResNet-18 to 152 and Swin are "
             "supported"
         )
-    stem, *widths = [len(weights[f"{conv}.weight"]) for conv in first]
-    return BackboneConfig(
-        name=name,
-        channels=(widths[0], widths[1], widths[2], widths[3]),
-        stem_channels=stem,
-        norm="batch" if "backbone.bn1.num_batches_tracked" in weights else "frozen",
-    )
+    stem, *widths = [_shape(weights, f"{conv}.weight", 4, source)[0] for conv in first]
+    settings = {
+        "name": name,
+        "channels": widths,
+        "stem_channels": stem,
+        "norm": "batch" if "backbone.bn1.num_batches_tracked" in weights else "frozen",
+    }
+    return parse(BackboneConfig, settings, source)
 
 
 def _swin(weights: Mapping[str, Tensor], source: str) -> BackboneConfig:
@@ -108,32 +108,32 @@ def _swin(weights: Mapping[str, Tensor], source: str) -> BackboneConfig:
     All stages of a published Swin have the same window size.
     """
     depths = [_count(weights, f"backbone.stages.{stage}.blocks.") for stage in range(4)]
-    tables = [
-        weights.get(f"backbone.stages.{stage}.blocks.0.attn.relative_position_bias_table")
-        for stage in range(4)
-    ]
-    embed = weights.get("backbone.patch_embed.proj.weight")
-    known = [table for table in tables if table is not None]
-    if embed is None or len(known) < 4:
-        raise CheckpointError(f"{source}: incomplete Swin; it needs patch_embed and four stages")
-    heads = [table.shape[1] for table in known]
-    shape = SwinShape(
-        embed_dim=len(embed),
-        depths=(depths[0], depths[1], depths[2], depths[3]),
-        num_heads=(heads[0], heads[1], heads[2], heads[3]),
-        window_size=(math.isqrt(len(known[0])) + 1) // 2,
-    )
-    names = {
+    table = "backbone.stages.{}.blocks.0.attn.relative_position_bias_table"
+    tables = [_shape(weights, table.format(stage), 2, source) for stage in range(4)]
+    embed_dim, *_ = _shape(weights, "backbone.patch_embed.proj.weight", 4, source)
+    heads = [columns for _, columns in tables]
+    names: dict[tuple[object, ...], str] = {
         (known.embed_dim, known.depths, known.num_heads): name
         for name, (known, _) in PUBLISHED_SWINS.items()
     }
-    return BackboneConfig(
-        name=names.get((shape.embed_dim, shape.depths, shape.num_heads), "swin"),
-        embed_dim=shape.embed_dim,
-        depths=shape.depths,
-        num_heads=shape.num_heads,
-        window_size=shape.window_size,
-    )
+    settings = {
+        "name": names.get((embed_dim, tuple(depths), tuple(heads)), "swin"),
+        "embed_dim": embed_dim,
+        "depths": depths,
+        "num_heads": heads,
+        "window_size": (math.isqrt(tables[0][0]) + 1) // 2,
+    }
+    return parse(BackboneConfig, settings, source)
+
+
+def _shape(weights: Mapping[str, Tensor], name: str, ndim: int, source: str) -> tuple[int, ...]:
+    """Return the shape of an entry, which must exist and have `ndim` dimensions."""
+    if name not in weights:
+        raise CheckpointError(f"{source}: not a complete Mask2Former model; it has no {name}")
+    shape = tuple(weights[name].shape)
+    if len(shape) != ndim:
+        raise CheckpointError(f"{source}: {name} has the shape {shape}, not {ndim} dimensions")
+    return shape
 
 
 def _count(weights: Mapping[str, Tensor], prefix: str) -> int:

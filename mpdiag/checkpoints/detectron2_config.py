@@ -13,12 +13,11 @@ from mpdiag.checkpoints.detectron2_yaml import (
     META_ARCHITECTURES,
     MISSING,
     Values,
-    abbreviate,
     get,
     is_detectron2_config,
     read_detectron2_config,
 )
-from mpdiag.config import LossConfig, ModelConfig, parse
+from mpdiag.config import MAX_SIDE, LossConfig, ModelConfig, abbreviate, parse
 from mpdiag.errors import ConfigError
 from mpdiag.models.swin import is_swin
 
@@ -154,14 +153,26 @@ def training_info_of(
         _check_against_weights(given_weight, key, no_object_weight, source)
         given["no_object_weight"] = no_object_weight
     loss = parse(LossConfig, given, source)
-    sizes = [
-        _positive(get(values, key), key, source)
-        for key in ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
-    ]
+    sizes = image_sides(values, "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", source)
     names = get(values, "DATASETS.TEST")
-    dataset = str(names[0]) if isinstance(names, list) and names else None
+    dataset = names[0] if isinstance(names, list) and names else None
+    dataset = dataset if isinstance(dataset, str) else None
     things, stuff = _things_and_stuff(dataset) if dataset else (None, None)
-    return TrainingInfo(loss, sizes[0], sizes[1], dataset, things, stuff)
+    return TrainingInfo(loss, *sizes, dataset, things, stuff)
+
+
+def image_sides(
+    values: Values, short_key: str, long_key: str, source: str
+) -> tuple[int | None, int | None]:
+    """Return short and long side of images at inference, given their keys; None if there is none.
+
+    Raises:
+        ConfigError: a side is no whole number from 1 to MAX_SIDE.
+    """
+    short, long = (
+        _whole_number(get(values, key), key, source, MAX_SIDE) for key in (short_key, long_key)
+    )
+    return short, long
 
 
 def _values_in_weights(values: Values, config: ModelConfig) -> Iterator[tuple[str, Any]]:
@@ -223,7 +234,7 @@ def _heads(
 ) -> dict[str, int]:
     """Return heads, equal in both decoders, and the points that follow from the weights."""
     key = "MODEL.MASK_FORMER.NHEADS"
-    heads = _positive(heads, key, source)
+    heads = _whole_number(heads, key, source, config.hidden_dim)
     if config.hidden_dim % heads or num_sampling_points % heads:
         raise ConfigError(
             f"{source}: {key} is {heads}, which does not divide the {config.hidden_dim} channels "
@@ -240,9 +251,11 @@ def _things_and_stuff(dataset: str) -> tuple[int | None, int | None]:
     return None, None
 
 
-def _positive(value: Any, key: str, source: str) -> Any:
-    if value is MISSING:
+def _whole_number(value: Any, key: str, source: str, maximum: int) -> Any:
+    if value is MISSING or value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{source}: {key} is {abbreviate(value)}; give a whole number above 0")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= maximum:
+        raise ConfigError(
+            f"{source}: {key} is {abbreviate(value)}; give a whole number from 1 to {maximum}"
+        )
     return value

@@ -12,12 +12,15 @@ from typing import Any
 
 import yaml
 
-from mpdiag.config import merge
+from mpdiag.config import abbreviate, merge
 from mpdiag.errors import ConfigError
+from mpdiag.untrusted import YamlLoader, read_yaml
 
 Values = Mapping[str, Any]
 
 MISSING = object()
+_MAX_LITERAL = 1000  # characters: Python can crash on deeply nested literals
+_MAX_BASES = 32
 # The official model, and mpdiag's model that trainers/detectron2 registers.
 META_ARCHITECTURES = ("MaskFormer", "MPDiagMask2Former")
 _BASE = "_BASE_"
@@ -26,7 +29,7 @@ _BASE = "_BASE_"
 # of another form stays a TaggedValue, which is an error in training only.
 _TRAIN_SIZES = "INPUT.MIN_SIZE_TRAIN"
 _TRAIN_SIZES_CODE = re.compile(
-    r"\[int\(x \* (\d+(?:\.\d+)?) \* (\d+)\) for x in range\((\d{1,3}), (\d{1,3})\)\]"
+    r"\[int\(x \* (\d{1,3}(?:\.\d{1,9})?) \* (\d{1,5})\) for x in range\((\d{1,3}), (\d{1,3})\)\]"
 )
 
 
@@ -45,7 +48,7 @@ def read_detectron2_config(path: Path) -> Values:
         ConfigError: a file is missing, is not YAML, has a tag that would build an object, or is
             its own base.
     """
-    values: Values = _read_chain(path, ())
+    values: Values = _read_chain(path, (), {})
     for key, value in _tagged_values(values, ""):
         if key != _TRAIN_SIZES:
             raise ConfigError(
@@ -77,7 +80,7 @@ def get(values: Values, key: str) -> Any:
         if not isinstance(found, Mapping) or part not in found:
             return MISSING
         found = found[part]
-    if isinstance(found, str):
+    if isinstance(found, str) and len(found) <= _MAX_LITERAL:
         try:
             found = ast.literal_eval(found)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -104,16 +107,11 @@ def override(values: Values, changes: Mapping[str, Any]) -> Values:
     return values
 
 
-def abbreviate(value: Any) -> str:
-    """Return the text of a value for messages, at most 60 characters."""
-    return f"{value!r:.60}"
+class _Loader(YamlLoader):
+    """Loader that reads a value with an unknown tag as a TaggedValue."""
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads a value with an unknown tag as a TaggedValue."""
-
-
-def _construct_tagged(loader: yaml.SafeLoader, node: yaml.Node) -> TaggedValue:
+def _construct_tagged(loader: YamlLoader, node: yaml.Node) -> TaggedValue:
     parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
     (text,) = [part.value for part in parts] if len(parts) == 1 else [""]
     return TaggedValue(node.tag, text if isinstance(text, str) else "")
@@ -144,10 +142,23 @@ def _parse_sizes(value: TaggedValue) -> list[int] | None:
     return [int(x * float(factor) * int(side)) for x in range(int(first), int(end))]
 
 
-def _read_chain(path: Path, derived: tuple[Path, ...]) -> dict[str, Any]:
-    """Return a file merged over its bases; `derived` are the files that are based on it."""
-    if path.resolve() in derived:
+def _read_chain(
+    path: Path, derived: tuple[Path, ...], done: dict[Path, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return a file merged over its bases.
+
+    Args:
+        path: the file.
+        derived: files that are based on it.
+        done: merged files by path; the result is added.
+    """
+    resolved = path.resolve()
+    if resolved in derived:
         raise ConfigError(f"{path}: is its own base; remove {_BASE}")
+    if len(derived) > _MAX_BASES:
+        raise ConfigError(f"{path}: more than {_MAX_BASES} files that are based on each other")
+    if resolved in done:
+        return done[resolved]
     values = _read_one(path)
     bases = values.pop(_BASE, [])
     merged: dict[str, Any] = {}
@@ -157,18 +168,18 @@ def _read_chain(path: Path, derived: tuple[Path, ...]) -> dict[str, Any]:
         file = path.parent / Path(base).expanduser()
         if not file.is_file():
             raise ConfigError(f"{path}: its {_BASE} {file} does not exist; copy the file there")
-        merged = merge(merged, _read_chain(file, (*derived, path.resolve())))
-    return merge(merged, values)
+        merged = merge(merged, _read_chain(file, (*derived, resolved), done))
+    done[resolved] = merge(merged, values)
+    return done[resolved]
 
 
 def _read_one(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = read_yaml(path, _Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give a detectron2 YAML") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not a readable YAML file ({reason:.200})") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not a readable YAML file ({error})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: contains {abbreviate(content)}, not a mapping of settings")
     return content

@@ -14,6 +14,7 @@ from mpdiag.checkpoints.detectron2_config import (
     TrainingInfo,
     apply_detectron2_config,
     find_config,
+    image_sides,
 )
 from mpdiag.checkpoints.hub import local_path
 from mpdiag.checkpoints.official_keys import EMPTY_WEIGHT, PIXEL_MEAN, PIXEL_STD
@@ -66,6 +67,8 @@ def load_checkpoint(path: str | Path, config: str | Path | None = None) -> Loade
         ConfigError: the YAML is unreadable or contradicts the weights.
     """
     contents = read_contents(local_path(path), None if config is None else Path(config))
+    with torch.device("meta"):  # takes no memory, whatever sizes the file claims
+        check_weights_fit(contents.weights, build_model(contents.config))
     model = build_model(contents.config)
     check_weights_fit(contents.weights, model)
     model.load_state_dict(contents.weights.weights)
@@ -96,8 +99,6 @@ def interpret_weights(weights: Weights, config: Path | None = None) -> Checkpoin
         CheckpointError, ConfigError: as for `load_checkpoint`.
     """
     own, source = weights.extra.get("mpdiag", {}), str(weights.path)
-    if not isinstance(own, Mapping):
-        raise CheckpointError(f"{source}: its 'mpdiag' entry is damaged; save the checkpoint again")
     if "recipe" in own:
         if config is not None:
             raise ConfigError(f"{config}: {source} holds its training configuration; leave it out")
@@ -152,7 +153,8 @@ def check_weights_fit(weights: Weights, model: Mask2Former) -> None:
                 f"{tuple(here.shape)}"
             )
     for name, tensor in weights.derived_buffers.items():
-        if not implied[name].is_meta and not torch.equal(tensor, implied[name]):
+        here = implied[name]
+        if not here.is_meta and not torch.equal(tensor.to(here.dtype), here):
             raise CheckpointError(f"{weights.path}: {name} is not that of a Swin; it was changed")
 
 
@@ -166,7 +168,7 @@ def _converted_contents(weights: Weights, own: Mapping[str, Any]) -> CheckpointC
         parse(ModelConfig, own["model"], source),
         classes=own.get("classes"),
         labels=own.get("labels"),
-        training_info=TrainingInfo(loss, own.get("short_side"), own.get("long_side")),
+        training_info=TrainingInfo(loss, *image_sides(own, "short_side", "long_side", source)),
     )
 
 

@@ -1,5 +1,6 @@
 """Read checkpoint files of all formats under mpdiag's parameter names, without running code."""
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ from mpdiag.checkpoints.official_keys import (
 )
 from mpdiag.checkpoints.unpickling import read_pickle
 from mpdiag.errors import CheckpointError
+from mpdiag.untrusted import printable
+
+_MAX_ENTRIES = 10_000  # the largest models of transformers have about 3,000
 
 
 @dataclass(slots=True)
@@ -78,7 +82,29 @@ def read_weights(path: Path, backbone: Collection[str] = ()) -> Weights:
         )
     if "model" in content:
         weights.extra = {key: value for key, value in content.items() if key != "model"}
+        check_metadata(weights.extra.get("mpdiag", {}), str(file))
     return weights
+
+
+def check_metadata(own: Any, source: str) -> None:
+    """Check the form of the entry in which mpdiag saves recipe, classes and labels.
+
+    Raises:
+        CheckpointError: it is not a mapping of plain values, or has classes of another form.
+    """
+    try:
+        json.dumps(own)
+        classes, labels = own.get("classes") or [], own.get("labels") or []
+        valid = isinstance(classes, list) and isinstance(labels, list)
+        valid = valid and all(isinstance(label, str) for label in labels)
+        valid = valid and all(
+            isinstance(info["category_id"], int) and isinstance(info["name"], str)
+            for info in classes
+        )
+    except (TypeError, ValueError, KeyError, AttributeError):
+        valid = False
+    if not valid:
+        raise CheckpointError(f"{source}: its 'mpdiag' entry is damaged; save the checkpoint again")
 
 
 def read_state_dict(file: Path) -> dict[str, Tensor]:
@@ -123,9 +149,10 @@ def _read_file(file: Path) -> Mapping[str, Any]:
     if file.suffix == ".safetensors":
         try:
             return {"model": load_file(file)}
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(
-                f"{file}: truncated, or not a safetensors file ({error}); copy the file again"
+                f"{file}: truncated, or not a safetensors file ({printable(error, 200)}); copy the "
+                "file again"
             ) from None
     content = read_pickle(file)
     if not isinstance(content, Mapping):
@@ -144,6 +171,16 @@ def _state_dict(content: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
             f"{file}: contains no model; a checkpoint maps names to parameters, at the top level "
             "or under 'model'"
         )
+    if len(state) > _MAX_ENTRIES:
+        raise CheckpointError(
+            f"{file}: has {len(state):,} entries; give a checkpoint of at most {_MAX_ENTRIES:,}"
+        )
+    for name, tensor in state.items():
+        if not tensor.numel() or tensor.is_complex():
+            raise CheckpointError(
+                f"{file}: {printable(name, 200)} has no real numbers ({tuple(tensor.shape)}, "
+                f"{tensor.dtype}); save the checkpoint again"
+            )
     prefix = "module."  # added by DistributedDataParallel
     if state and all(name.startswith(prefix) for name in state):
         return {name.removeprefix(prefix): tensor for name, tensor in state.items()}

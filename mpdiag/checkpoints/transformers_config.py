@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from mpdiag.checkpoints.architecture import ENCODER_POINTS
-from mpdiag.config import LossConfig, ModelConfig, parse
+from mpdiag.checkpoints.detectron2_config import image_sides
+from mpdiag.config import LossConfig, ModelConfig, abbreviate, parse
 from mpdiag.errors import CheckpointError
 from mpdiag.models.swin import SwinShape, is_swin, swin_shape
 from mpdiag.recording.families.transformers_mask2former import (
@@ -129,8 +130,8 @@ def check_settings(settings: Mapping[str, Any], expected: Mapping[str, Any], sou
             check_settings(given, value, f"{source}: {key}")
         elif given is not None and given != value:
             raise CheckpointError(
-                f"{source}: {key} = {given!r}, but the weights belong to a model with {value!r}; "
-                "give the config.json of this model"
+                f"{source}: {key} = {abbreviate(given)}, but the weights belong to a model with "
+                f"{value!r}; give the config.json of this model"
             )
 
 
@@ -210,13 +211,12 @@ def preprocessor_settings(config: ModelConfig, size: tuple[int, int] | None) -> 
     }
 
 
-def image_size_of(preprocessor: Mapping[str, Any]) -> tuple[int | None, int | None]:
+def image_size_of(preprocessor: Mapping[str, Any], source: str) -> tuple[int | None, int | None]:
     """Return short and long side at inference; None where the size is given otherwise."""
     size = preprocessor.get("size") if preprocessor.get("do_resize", True) else None
     if not isinstance(size, Mapping):
         return None, None
-    short, long = size.get("shortest_edge"), size.get("longest_edge")
-    return short if isinstance(short, int) else None, long if isinstance(long, int) else None
+    return image_sides(size, "shortest_edge", "longest_edge", source)
 
 
 def with_pixel_statistics(
@@ -238,7 +238,9 @@ def with_pixel_statistics(
             continue
         try:
             red, green, blue = (round(float(value) / factor, 6) for value in values)
-        except (TypeError, ValueError, ZeroDivisionError):
-            raise CheckpointError(f"{source}: {theirs} = {values!r:.60}: give 3 numbers") from None
+        except (TypeError, ValueError, ArithmeticError):
+            raise CheckpointError(
+                f"{source}: {theirs} = {abbreviate(values)}: give 3 numbers"
+            ) from None
         found[ours] = (red, green, blue)
-    return config.model_copy(update=found)
+    return parse(ModelConfig, config.model_dump() | found, source)

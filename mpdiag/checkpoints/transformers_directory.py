@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mpdiag import untrusted
 from mpdiag.checkpoints.architecture import model_config_of
 from mpdiag.checkpoints.contents import CheckpointContents
 from mpdiag.checkpoints.detectron2_config import TrainingInfo
 from mpdiag.checkpoints.official_keys import EMPTY_WEIGHT
-from mpdiag.checkpoints.reading import Weights, read_state_dict
+from mpdiag.checkpoints.reading import Weights, check_metadata, read_state_dict
 from mpdiag.checkpoints.transformers_config import (
     PUBLISHED_SIZE,
     architecture_settings,
@@ -29,10 +30,11 @@ from mpdiag.checkpoints.transformers_config import (
     with_pixel_statistics,
 )
 from mpdiag.checkpoints.transformers_keys import BATCH_COUNT, from_transformers, to_transformers
-from mpdiag.config import LossConfig, TrainConfig, parse
+from mpdiag.config import LossConfig, TrainConfig, abbreviate, parse
 from mpdiag.errors import CheckpointError
 from mpdiag.legacy_names import upgrade_config
 from mpdiag.models import Mask2Former
+from mpdiag.untrusted import printable
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -46,8 +48,8 @@ def is_transformers_directory(directory: Path) -> bool:
 def model_type_of(directory: Path) -> str | None:
     """Return the `model_type` of config.json; None if there is no such file or key."""
     path = directory / CONFIG
-    model_type = read_json(path).get("model_type") if path.is_file() else None
-    return None if model_type is None else str(model_type)
+    model_type = read_json(path).get("model_type") if path.exists() else None
+    return None if model_type is None else printable(model_type, 60)
 
 
 def read_transformers(directory: Path) -> CheckpointContents:
@@ -65,10 +67,11 @@ def read_transformers(directory: Path) -> CheckpointContents:
     settings = read_json(directory / CONFIG)
     if settings.get("model_type") != "mask2former":
         raise CheckpointError(
-            f"{source}: model_type = {settings.get('model_type')!r}; mpdiag reads mask2former "
-            "only; mpdiag analyze runs other models by transformers"
+            f"{source}: model_type = {abbreviate(settings.get('model_type'))}; mpdiag reads "
+            "mask2former only; mpdiag analyze runs other models by transformers"
         )
     own = settings["mpdiag"] if isinstance(settings.get("mpdiag"), dict) else {}
+    check_metadata(own, source)
     weights, unexpected = from_transformers(read_state_dict(file))
     if own.get("norm") == "frozen":
         weights = {name: x for name, x in weights.items() if not name.endswith(BATCH_COUNT)}
@@ -82,7 +85,7 @@ def read_transformers(directory: Path) -> CheckpointContents:
         Weights(file, "transformers directory", weights, unexpected=unexpected),
         config,
         config_path=directory / CONFIG,
-        training_info=TrainingInfo(loss, *image_size_of(preprocessor)),
+        training_info=TrainingInfo(loss, *image_size_of(preprocessor, str(path))),
         labels=labels_of(settings, config.num_classes, source),
     )
     _add_mpdiag_entry(found, own, settings, source)
@@ -94,7 +97,7 @@ def _add_mpdiag_entry(
 ) -> None:
     """Add what mpdiag wrote, unless transformers has saved another model since."""
     classes = own.get("classes")
-    if isinstance(classes, list) and len(classes) == found.config.num_classes:
+    if classes and len(classes) == found.config.num_classes:
         found.classes = classes
     if "recipe" not in own:
         return
@@ -184,7 +187,7 @@ def _image_size(training_info: TrainingInfo, recipe: TrainConfig | None) -> tupl
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; CheckpointError if there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = untrusted.read_json(path)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: no such file; a transformers directory needs it beside its weights"

@@ -127,7 +127,7 @@ def to_transformers(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], l
 def from_transformers(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Return parameters under mpdiag's names, and transformers' names that mpdiag does not have.
 
-    A packed parameter is missing if a part of it is.
+    A packed parameter is missing if a part of it is, or if its parts differ in shape.
     """
     parts: dict[str, Tensor] = {}
     unexpected = []
@@ -174,5 +174,7 @@ def _pack(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not _PACKED.fullmatch(packed):
             weights[name] = tensor
         elif all(f"{packed}.{part}" in parts for part in _PARTS):
-            weights[packed] = torch.cat([parts[f"{packed}.{part}"] for part in _PARTS])
+            rows = [parts[f"{packed}.{part}"] for part in _PARTS]
+            if tensor.ndim and all(x.shape == tensor.shape for x in rows):
+                weights[packed] = torch.cat(rows)
     return weights

@@ -1,18 +1,17 @@
 """Read untrusted pickles as tensors, numbers, strings and plain containers only.
 
-A pickle is a program that reaches code only by naming a global. The unpickler below accepts a
-closed list of names. For each it returns a function of this module that builds plain data, in a
-wrapper that can be called and nothing else. It rejects any other name before it is looked up.
+A pickle is a program for a stack machine. The machine below has only the operations that build
+plain data, and calls only functions of this module. Every operation is charged to a budget that
+depends on the size of the file, so that a small file cannot take unbounded memory or time.
 """
 
 import io
-import pickle
-import tarfile
-import warnings
+import math
+import pickletools
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
@@ -20,8 +19,26 @@ import torch
 from torch import Tensor
 
 from mpdiag.errors import CheckpointError, UnsafeCheckpointError
+from mpdiag.untrusted import MAX_DEPTH, open_regular, printable
 
-_ZIP, _NUMBERS = b"PK\x03\x04", "biufc"  # numpy kinds: bool, int, unsigned, float, complex
+_ZIP, _LEGACY = b"PK\x03\x04", 0x1950A86A20F9469CFC6C  # torch.save since, and before, version 1.6
+_NUMBERS = "biufc"  # numpy kinds: bool, int, unsigned, float, complex
+_MAX_OPERATIONS = _MAX_VALUES = 2**19
+_ITEM_BYTES = 64  # approximate memory of an item of a container
+_STORAGES = {
+    "BFloat16Storage": torch.bfloat16,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+    "ComplexDoubleStorage": torch.complex128,
+    "ComplexFloatStorage": torch.complex64,
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "ShortStorage": torch.int16,
+}
 
 
 def read_pickle(file: Path) -> Any:
@@ -31,21 +48,25 @@ def read_pickle(file: Path) -> Any:
 
     Raises:
         UnsafeCheckpointError: the file names a global that is not allowed, or holds a program.
-        CheckpointError: the file is truncated or has another format.
+        CheckpointError: the file can't be opened, is truncated, has another format, or expands to
+            many times its size.
     """
     try:
-        with warnings.catch_warnings(), file.open("rb") as stream:
-            warnings.simplefilter("ignore")  # torch's notes on old formats
-            return _to_plain_data(_read(stream), {})
+        stream = open_regular(file)
+    except OSError as error:
+        raise CheckpointError(f"{file}: can't be read ({error.strerror}); give a file") from None
+    try:
+        with stream:
+            return _PlainData().convert(_read(stream, _Budget(_size(stream))))
     except _NotAllowed as error:
         raise UnsafeCheckpointError(
-            f"{file}: refused, because reading it would run code or build objects ({error}); ask "
-            "its author for a file of tensors only"
+            f"{file}: refused, because reading it would run code or build objects "
+            f"({printable(error, 200)}); ask its author for a file of tensors only"
         ) from None
     except Exception as error:  # a damaged pickle can fail in any way
+        reason = f"{type(error).__name__}: {printable(error, 200)}"
         raise CheckpointError(
-            f"{file}: truncated, or not a checkpoint ({type(error).__name__}); download or copy it "
-            "again"
+            f"{file}: truncated, or not a checkpoint ({reason}); download or copy it again"
         ) from None
 
 
@@ -53,67 +74,291 @@ class _NotAllowed(Exception):
     """A pickle requested something that is not allowed; the message names it."""
 
 
-def _read(stream: BinaryIO) -> Any:
+class _Budget:
+    """Memory and operations that the pickles of a file of `size` bytes may use."""
+
+    def __init__(self, size: int) -> None:
+        self.num_bytes, self.operations = 8 * size + 2**24, _MAX_OPERATIONS
+
+    def spend(self, num_bytes: int) -> None:
+        self.num_bytes -= num_bytes
+        if self.num_bytes < 0:
+            raise ValueError("it would expand to more than 8 times its size")
+
+    def spend_on(self, values: Any) -> None:
+        """Charge the size of the values of a tuple, which a function may copy."""
+        for value in values if type(values) is tuple else (values,):
+            if isinstance(value, str | bytes | bytearray):
+                self.spend(len(value))
+            elif isinstance(value, list | tuple | set | dict):
+                self.spend(_ITEM_BYTES * len(value))
+
+    def count_operation(self) -> None:
+        self.operations -= 1
+        if self.operations < 0:
+            raise ValueError(f"a pickle of more than {_MAX_OPERATIONS:,} operations")
+
+
+def _size(stream: BinaryIO) -> int:
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    return size
+
+
+def _read(stream: BinaryIO, budget: _Budget) -> Any:
     start = stream.read(len(_ZIP))
     stream.seek(0)
     if start == _ZIP:
-        with zipfile.ZipFile(stream) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise _NotAllowed("a TorchScript program")
-        stream.seek(0)
-        return _torch_load(stream)
-    content = _Unpickler(stream, encoding="latin1").load()
-    if content == torch.serialization.MAGIC_NUMBER:  # torch.save before version 1.6
-        stream.seek(0)
-        return _torch_load(stream)
+        return _read_archive(stream, budget)
+    content = _Machine(budget).run(stream)
+    return _read_legacy(stream, budget) if type(content) is int and content == _LEGACY else content
+
+
+def _read_archive(stream: BinaryIO, budget: _Budget) -> Any:
+    """Read a zip archive of `torch.save`, which does not compress its records."""
+    size = _size(stream)
+    with zipfile.ZipFile(stream) as archive:
+        records = {info.filename: info for info in archive.infolist()}
+    if any(name.endswith("/constants.pkl") for name in records):
+        raise _NotAllowed("a TorchScript program")
+    if any(x.compress_type or x.compress_size != x.file_size for x in records.values()):
+        raise ValueError("an archive of compressed records")
+    if sum(info.file_size for info in records.values()) > size:
+        raise ValueError("an archive of records that exceed the file")
+    root = next((x.removesuffix("data.pkl") for x in records if x.endswith("/data.pkl")), None)
+    if root is None:
+        raise ValueError("an archive without data.pkl")
+
+    def read(name: str) -> bytearray:
+        info = records[name]
+        stream.seek(info.header_offset + 26)  # lengths of name and extra field, in the header
+        stream.seek(sum(np.frombuffer(stream.read(4), "<u2").tolist()), io.SEEK_CUR)
+        return _read_bytes(stream, info.file_size)
+
+    if f"{root}byteorder" in records and read(f"{root}byteorder") != b"little":
+        raise ValueError("a file of a big-endian computer")
+    storages: dict[str, bytearray] = {}
+
+    def storage(dtype: torch.dtype, key: str, _: int) -> Tensor:
+        if key not in storages:
+            storages[key] = read(f"{root}data/{key}")
+        return _as_tensor(storages[key], dtype)
+
+    return _Machine(budget, storage).run(io.BytesIO(read(f"{root}data.pkl")))
+
+
+def _read_legacy(stream: BinaryIO, budget: _Budget) -> Any:
+    """Read the format of `torch.save` before version 1.6, after its magic number.
+
+    It consists of pickles (version, system, content, keys of storages), and the storages.
+    """
+    storages: dict[str, bytearray] = {}
+
+    def storage(dtype: torch.dtype, key: str, count: int) -> Tensor:
+        if key not in storages:
+            budget.spend(count * dtype.itemsize)
+            storages[key] = bytearray(count * dtype.itemsize)
+        return _as_tensor(storages[key], dtype)
+
+    _, system = _Machine(budget).run(stream), _Machine(budget).run(stream)
+    if not system["little_endian"]:
+        raise ValueError("a file of a big-endian computer")
+    content = _Machine(budget, storage).run(stream)
+    for key in _Machine(budget).run(stream):
+        stream.seek(8, io.SEEK_CUR)  # the number of elements
+        storages[key][:] = _read_bytes(stream, len(storages[key]))
     return content
 
 
-def _torch_load(stream: BinaryIO) -> Any:
-    """Read storages by torch, and all pickles in them by `_Unpickler`."""
-    if tarfile.is_tarfile(stream):
-        raise _NotAllowed("a tar archive of torch 0.1")
-    stream.seek(0)
-    return torch.load(
-        stream, map_location="cpu", pickle_module=_PICKLE, weights_only=False, encoding="latin1"
-    )
+def _read_bytes(stream: BinaryIO, count: int) -> bytearray:
+    data = bytearray(count)
+    if stream.readinto(data) != count:  # type: ignore[attr-defined]
+        raise EOFError("a record ends early")
+    return data
 
 
-class _AllowedGlobal:
-    """A global that a pickle may call. It has no attributes that a pickle could set."""
-
-    __slots__ = ("_build",)
-    _build: Callable[..., Any]
-
-    def __init__(self, build: Callable[..., Any]) -> None:
-        object.__setattr__(self, "_build", build)
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._build(*arguments)
-
-    def __setstate__(self, state: object) -> NoReturn:
-        raise _NotAllowed("a state for a function")
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise _NotAllowed("a state for a function")
+def _as_tensor(data: bytearray, dtype: torch.dtype) -> Tensor:
+    count = len(data) // dtype.itemsize
+    if not count:
+        return torch.empty(0, dtype=dtype)
+    return torch.frombuffer(data, dtype=dtype, count=count)
 
 
-class _Dict(dict[Any, Any]):
-    """Replaces OrderedDict and Counter; ignores their attributes (torch's `_metadata`)."""
+@dataclass(frozen=True, slots=True)
+class _Global:
+    """A global that the pickle named, and the function of this module that replaces it."""
 
-    def __setstate__(self, state: object) -> None:
-        pass
+    name: str
+    build: Callable[..., Any]
+
+
+_PUSH = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "BYTEARRAY8"),
+    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
+}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_EMPTY: dict[str, type] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_FROM_MARK: dict[str, Callable[[Any], Any]] = {}  # filled below
+_IGNORED = {"PROTO", "FRAME", "STOP"}
+
+
+class _Machine:
+    """Stack machine for one pickle.
+
+    Args:
+        budget: what the pickle may use.
+        storage: returns the 1-D tensor of a storage, given its dtype, key and number of elements.
+    """
+
+    def __init__(
+        self,
+        budget: _Budget,
+        storage: Callable[[torch.dtype, str, int], Tensor] | None = None,
+    ) -> None:
+        self.budget, self.storage = budget, storage
+        self.stack: list[Any] = []
+        self.below_marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self, stream: BinaryIO) -> Any:
+        """Execute the pickle at the position of `stream`, and return its value."""
+        for opcode, argument, _ in pickletools.genops(stream):
+            self.budget.count_operation()
+            self._execute(opcode.name, argument)
+        return self.stack.pop()
+
+    def _execute(self, name: str, argument: Any) -> None:
+        stack = self.stack
+        if name in _PUSH:
+            stack.append(argument)
+        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
+            self.memo[argument] = stack[-1]
+        elif name == "MEMOIZE":
+            self.memo[len(self.memo)] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            stack.append(self.memo[argument])
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name in _EMPTY:
+            stack.append(_EMPTY[name]())
+        elif name in _TUPLES:
+            stack.append(tuple(self._pop(_TUPLES[name])))
+        elif name == "MARK":
+            self.below_marks.append(stack)
+            self.stack = []
+        elif name in _FROM_MARK:
+            items, self.stack = stack, self.below_marks.pop()
+            self.stack.append(_FROM_MARK[name](items))
+        elif name in ("APPENDS", "SETITEMS", "ADDITEMS"):
+            self.stack = self.below_marks.pop()
+            _extend(self.stack[-1], stack)
+        elif name in ("APPEND", "SETITEM"):
+            items = self._pop(1 if name == "APPEND" else 2)
+            _extend(stack[-1], items)
+        elif name == "GLOBAL":
+            stack.append(self._find(*argument.split(" ", 1)))
+        elif name == "STACK_GLOBAL":
+            stack.append(self._find(*self._pop(2)))
+        elif name == "REDUCE":
+            stack.append(self._call(*self._pop(2)))
+        elif name == "BUILD":
+            self._set_state(stack[-2], stack.pop())
+        elif name == "BINPERSID":
+            stack.append(self._load_storage(stack.pop()))
+        elif name not in _IGNORED:
+            raise _NotAllowed(f"the pickle operation {name}")
+
+    def _pop(self, count: int) -> list[Any]:
+        items = self.stack[-count:]
+        del self.stack[-count:]
+        if len(items) < count:
+            raise ValueError("a pickle with too few values")
+        return items
+
+    def _find(self, module: Any, name: Any) -> Any:
+        full = f"{'builtins' if module == '__builtin__' else module}.{name}"  # Python 2's name
+        if full == "torch.storage._load_from_bytes":
+            return _Global(full, lambda raw: _read(io.BytesIO(raw), self.budget))
+        if full in _BUILDERS:
+            return _Global(full, _BUILDERS[full])
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
+            return vars(torch)[name]
+        raise _NotAllowed(full)
+
+    def _call(self, function: Any, arguments: Any) -> Any:
+        if not isinstance(function, _Global):
+            raise _NotAllowed(f"a call of a value of type {type(function).__name__}")
+        self.budget.spend_on(arguments)
+        value = function.build(*arguments)
+        if isinstance(value, Tensor):
+            self.budget.spend(value.numel() * value.element_size())
+        return value
+
+    def _set_state(self, target: Any, state: Any) -> None:
+        self.budget.spend_on(state)
+        if isinstance(target, _DType | _Array):
+            target.set_state(state)
+        elif isinstance(target, _Global):
+            raise _NotAllowed("a state for a function")
+        elif not isinstance(target, dict):  # attributes of a dict, such as torch's `_metadata`
+            raise _NotAllowed(f"a state for a value of type {type(target).__name__}")
+
+    def _load_storage(self, saved: Any) -> Tensor:
+        kind, dtype, key, _, count, *view = saved
+        if self.storage is None or kind != "storage" or not isinstance(dtype, torch.dtype):
+            raise _NotAllowed("an object of another file")
+        if not isinstance(key, str) or any(part is not None for part in view):
+            raise ValueError("a storage of an unknown format")
+        return self.storage(dtype, key, count)
+
+
+def _extend(target: Any, items: list[Any]) -> None:
+    """Add items to the list, dict or set that a pickle builds."""
+    if type(target) is list:
+        target.extend(items)
+    elif type(target) is dict:
+        target.update(_pairs(items))
+    elif type(target) is set:
+        target.update(map(_key, items))
+    else:
+        raise _NotAllowed(f"items of a value of type {type(target).__name__}")
+
+
+def _pairs(items: list[Any]) -> Iterable[tuple[Any, Any]]:
+    return zip(map(_key, items[::2]), items[1::2], strict=True)
+
+
+def _key(value: Any) -> Any:
+    """Return a key of a dict or set. A nested tuple can take forever to hash."""
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype):
+        return value
+    raise ValueError(f"a key of type {type(value).__name__}")
+
+
+_FROM_MARK |= {
+    "TUPLE": tuple,
+    "LIST": list,
+    "DICT": lambda items: dict(_pairs(items)),
+    "FROZENSET": lambda items: set(map(_key, items)),
+}
 
 
 class _DType:
     """Replaces numpy.dtype; allows numbers only."""
 
-    def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
-        self.dtype = np.dtype(str(code))
+    def __init__(self, code: Any, align: bool = False, copy: bool = False) -> None:
+        if not isinstance(code, str) or len(code) > 8:
+            raise _NotAllowed("a numpy array of an unknown type")
+        self.dtype = np.dtype(code)
         if self.dtype.kind not in _NUMBERS or self.dtype.fields:
             raise _NotAllowed(f"a numpy array of {self.dtype}")
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def set_state(self, state: tuple[Any, ...]) -> None:
         """Read numpy's (version, byte order, subarray, names, fields, ...)."""
         _, order, *structure = state[:5]
         if any(part is not None for part in structure):
@@ -121,7 +366,7 @@ class _DType:
         if order in ("<", ">"):
             self.dtype = self.dtype.newbyteorder(order)
 
-    def numbers(self, raw: bytes | str) -> "np.ndarray[Any, Any]":
+    def numbers(self, raw: Any) -> "np.ndarray[Any, Any]":
         """Return a copy of the raw bytes as numbers in native byte order."""
         if not isinstance(raw, bytes | bytearray | str):
             raise _NotAllowed("a numpy array of objects")
@@ -135,7 +380,7 @@ class _Array:
     def __init__(self, *_: object) -> None:
         self.values: np.ndarray[Any, Any] = np.zeros(0)
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def set_state(self, state: tuple[Any, ...]) -> None:
         """Read numpy's (version, shape, dtype, is Fortran order, raw bytes)."""
         shape, dtype, fortran, raw = state[-4:]
         self.fill(raw, dtype, shape, "F" if fortran else "C")
@@ -147,14 +392,23 @@ class _Array:
         return self
 
 
-def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any, *_: object) -> _Array:
+def _array_from_buffer(raw: Any, dtype: Any, shape: Any, order: Any, *_: object) -> _Array:
     return _Array().fill(raw, dtype, shape, order)
 
 
-def _scalar(dtype: Any, raw: Any) -> Any:
+def _number(dtype: Any, raw: Any) -> Any:
     if not isinstance(dtype, _DType):
         raise _NotAllowed("a numpy number of an unknown type")
     return dtype.numbers(raw)[0].item()
+
+
+def _mapping(items: Any = ()) -> dict[Any, Any]:
+    pairs = items.items() if isinstance(items, Mapping) else items
+    return {_key(key): value for key, value in pairs}
+
+
+def _set(items: Any = ()) -> set[Any]:
+    return set(map(_key, items))
 
 
 def _no_bytes() -> bytes:
@@ -167,9 +421,17 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _storage(raw: bytes) -> Any:
-    """Read a storage that a plain pickle holds as the bytes of a file."""
-    return _read(io.BytesIO(raw))
+def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: object) -> Tensor:
+    """Return a view of a storage, within its bounds."""
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if min((offset, *size, *stride)) < 0 or (math.prod(size) and last >= storage.numel()):
+        raise ValueError("a tensor that exceeds its storage")
+    view: Tensor = storage.as_strided(size, stride, offset)
+    return view
+
+
+def _parameter(tensor: Tensor, *_: object) -> Tensor:
+    return tensor
 
 
 def _ndarray(*_: object) -> NoReturn:
@@ -177,9 +439,9 @@ def _ndarray(*_: object) -> NoReturn:
 
 
 _BUILDERS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _Dict,
-    "collections.Counter": _Dict,
-    "builtins.set": set,
+    "collections.OrderedDict": _mapping,
+    "collections.Counter": _mapping,
+    "builtins.set": _set,
     "builtins.bytes": _no_bytes,  # empty bytes in old protocols; others use _codecs.encode
     "builtins.complex": complex,
     "_codecs.encode": _encode,
@@ -187,61 +449,59 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "numpy.ndarray": _ndarray,
     "torch.Size": tuple,
     "torch.device": torch.device,
-    "torch._utils._rebuild_tensor": torch._utils._rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
-    "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
-    "torch.storage._load_from_bytes": _storage,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
 }
 for _module in ("numpy.core", "numpy._core"):  # before and after numpy 2
     _BUILDERS[f"{_module}.multiarray._reconstruct"] = _Array
-    _BUILDERS[f"{_module}.multiarray.scalar"] = _scalar
-    _BUILDERS[f"{_module}.numeric._frombuffer"] = _from_buffer
-_GLOBALS = {name: _AllowedGlobal(build) for name, build in _BUILDERS.items()}
-_OLD_MODULES = {"__builtin__": "builtins"}  # Python 2
+    _BUILDERS[f"{_module}.multiarray.scalar"] = _number
+    _BUILDERS[f"{_module}.numeric._frombuffer"] = _array_from_buffer
 
 
-class _Unpickler(pickle.Unpickler):
-    """Unpickler of both formats; torch derives a subclass from it that reads storages."""
+class _PlainData:
+    """Copy of a value of `_Machine`, without the replacements, within limits."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        full = f"{_OLD_MODULES.get(module, module)}.{name}"
-        if full in _GLOBALS:
-            return _GLOBALS[full]
-        if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
-            return vars(torch)[name]
-        raise _NotAllowed(full)
+    def __init__(self) -> None:
+        self.done: dict[int, tuple[Any, int]] = {}
+        self.size = 0  # number of values, those of shared containers counted each time
 
+    def convert(self, value: Any, depth: int = 0) -> Any:
+        """Return a copy; reject all but plain data."""
+        if depth > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        before = self.size
+        if value is None or isinstance(
+            value, bool | int | float | complex | str | bytes | torch.dtype | torch.device
+        ):
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise ValueError("an integer that exceeds 64 bits")
+            if isinstance(value, str):
+                value.encode()  # UnicodeEncodeError for a lone surrogate
+                self.size += len(value) // _ITEM_BYTES
+            self.size += 1
+            converted = value
+        elif id(value) in self.done:
+            converted, size = self.done[id(value)]
+            self.size += size
+        else:
+            converted = self._copy(value, depth + 1)
+            self.size += 1
+            self.done[id(value)] = converted, self.size - before
+        if self.size > _MAX_VALUES:
+            raise ValueError(f"more than {_MAX_VALUES:,} values, shared ones counted repeatedly")
+        return converted
 
-def _load(stream: BinaryIO, **options: Any) -> Any:
-    return _Unpickler(stream, **options).load()
-
-
-_PICKLE = ModuleType("plain_data_pickle")  # torch.load uses it instead of the pickle module
-_PICKLE.Unpickler = _Unpickler  # type: ignore[attr-defined]
-_PICKLE.load = _load  # type: ignore[attr-defined]
-
-
-def _to_plain_data(value: Any, done: dict[int, Any]) -> Any:
-    """Return a copy with tensors and dicts for the replacements; reject all but plain data."""
-    if value is None or isinstance(
-        value, bool | int | float | complex | str | bytes | torch.dtype | torch.device
-    ):
-        return value
-    if id(value) not in done:
-        done[id(value)] = _convert(value, done)
-    return done[id(value)]
-
-
-def _convert(value: Any, done: dict[int, Any]) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach()
-    if isinstance(value, _Array):
-        return torch.from_numpy(value.values)
-    if isinstance(value, Mapping):
-        return {
-            _to_plain_data(key, done): _to_plain_data(item, done) for key, item in value.items()
-        }
-    if isinstance(value, list | tuple | set):
-        kind = next(kind for kind in (list, tuple, set) if isinstance(value, kind))
-        return kind(_to_plain_data(item, done) for item in value)
-    raise _NotAllowed(f"an object of {type(value).__name__.lstrip('_')}")
+    def _copy(self, value: Any, depth: int) -> Any:
+        if isinstance(value, Tensor):
+            return value
+        if isinstance(value, _Array):
+            return torch.from_numpy(value.values)
+        if isinstance(value, dict):
+            return {
+                self.convert(key, depth): self.convert(item, depth) for key, item in value.items()
+            }
+        if isinstance(value, list | tuple | set):
+            return type(value)(self.convert(item, depth) for item in value)
+        name = value.name if isinstance(value, _Global) else type(value).__name__.lstrip("_")
+        raise _NotAllowed(f"an object of {name}")

@@ -9,6 +9,7 @@ from torch import nn
 from mpdiag.config import BackboneConfig
 from mpdiag.errors import ConfigError
 from mpdiag.models.swin import PUBLISHED_SWINS, build_swin, is_swin
+from mpdiag.untrusted import printable
 
 
 def build_backbone(config: BackboneConfig) -> tuple[nn.Module, list[int]]:
@@ -43,7 +44,16 @@ def build_backbone(config: BackboneConfig) -> tuple[nn.Module, list[int]]:
 
 
 def _create(config: BackboneConfig, indices: tuple[int, ...] | None) -> Any:
-    """Create a timm model with `features_only`."""
+    """Create a timm model with `features_only`.
+
+    Only names in timm's registry are accepted: timm would download `hf-hub:...` and read
+    `local-dir:...`.
+    """
+    if not timm.is_model(config.name):
+        raise ConfigError(
+            f"model.backbone.name = {printable(config.name, 60)}: unknown model; give a name of "
+            "timm.list_models() or a Swin"
+        )
     options: dict[str, Any] = {"features_only": True}
     if config.channels is not None:
         options["channels"] = config.channels

@@ -14,10 +14,10 @@ from mpdiag.checkpoints.detectron2_yaml import (
     MISSING,
     TaggedValue,
     Values,
-    abbreviate,
     dotted_keys,
     get,
 )
+from mpdiag.config import abbreviate
 from mpdiag.errors import ConfigError
 
 _STAGES = ("res2", "res3", "res4", "res5")

@@ -122,7 +122,7 @@ def test_optimizer_and_scheduler(tmp_path: Path) -> None:
         (np.array(["text"]), "U4"),
         (np.zeros(1, dtype=[("a", "f4"), ("b", "O")]), "numpy"),
         (np.random.RandomState(0), "numpy"),
-        (collections.OrderedDict, "AllowedGlobal|OrderedDict"),
+        (collections.OrderedDict, r"collections\.OrderedDict"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -183,5 +183,5 @@ def test_a_truncated_file_is_reported(tmp_path: Path, writer: str) -> None:
 def test_a_recursive_list_is_rejected(tmp_path: Path) -> None:
     endless: list[Any] = []
     endless.append(endless)
-    with pytest.raises(CheckpointError, match="RecursionError"):
+    with pytest.raises(CheckpointError, match="nested deeper"):
         read_pickle(write(tmp_path / "model.pkl", endless, "4"))
