@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.logging import RichHandler
@@ -21,8 +21,11 @@ from mpdiag.commands.options import err, out
 from mpdiag.commands.reproduce import reproduce
 from mpdiag.commands.runs import compare, dashboard, report
 from mpdiag.commands.train import train
-from mpdiag.errors import ConfigError, MpdiagError
+from mpdiag.errors import ConfigError, MpdiagError, describe_os_error
 from mpdiag.untrusted import printable
+
+# Of click, or of the copy of click in newer releases of typer.
+UsageError: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
     name="mpdiag",
@@ -87,7 +90,16 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         _check_packages()
-        app()
+        status = app(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # of click 8.2 and later
+            error.show()
+            sys.exit(2)
+        command = error.ctx.command_path if error.ctx else "mpdiag"
+        _exit_with_error(f"{error.format_message().rstrip('.')}; see `{command} --help`")
+    except typer.Abort:
+        sys.exit(1)
     except MpdiagError as error:
         if "--debug" in sys.argv:
             raise

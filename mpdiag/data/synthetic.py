@@ -21,7 +21,6 @@ SYNTHETIC_SPLITS = ("train", "val")
 
 # Increase it when the same settings give other images, so that old data is not reused.
 _GENERATOR_VERSION = 1
-_MIN_SIZE, _MAX_SIZE = 32, 4096
 
 _CATEGORIES: list[dict[str, Any]] = [
     {"id": number, "name": name, "supercategory": "shape", "isthing": 1}
@@ -59,11 +58,10 @@ def generate_synthetic(
     directory = Path(directory).absolute()
     settings = {"generator": _GENERATOR_VERSION, "train": train, "val": val, "size": size,
                 "seed": seed}  # fmt: skip
-    if min(train, val) < 1 or not _MIN_SIZE <= size <= _MAX_SIZE or seed < 0:
-        raise DataError(
-            f"invalid settings train={train} val={val} size={size} seed={seed}; train and val must "
-            f"be at least 1, size {_MIN_SIZE} to {_MAX_SIZE} and seed at least 0"
-        )
+    limits = {"train": (1, 10**6), "val": (1, 10**6), "size": (32, 4096), "seed": (0, 2**63 - 1)}
+    for name, (low, high) in limits.items():
+        if not low <= settings[name] <= high:
+            raise DataError(f"{name}={settings[name]}: must be {low} to {high}; correct it")
     try:
         if _is_complete(directory, settings):
             return directory

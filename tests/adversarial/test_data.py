@@ -237,7 +237,7 @@ def test_file_names_that_are_no_file(instances: Write, name: str) -> None:
     assert set(result.errors) & {"missing file", "unreadable image"}
 
 
-def test_images_that_claim_a_size_or_run_a_program(instances: Write) -> None:
+def test_images_with_false_sizes_or_programs(instances: Write) -> None:
     path = instances()
     huge_png(path.parent / "2.png", 60_000)
     assert "2.png" in check(path).errors["unreadable image"].examples[0]
