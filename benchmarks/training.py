@@ -33,8 +33,7 @@ from mpdiag.errors import ConfigError, DependencyError
 from trainers.distributed import DistributedContext
 from trainers.layer_metrics import LayerMetricsMonitor
 from trainers.loop import resolve
-from trainers.methods import Batch, Losses, Randomness
-from trainers.methods.method import TrainingStep
+from trainers.methods import Batch, Randomness
 from trainers.trainer import AUTOCAST, Trainer
 
 PHASES = ("data", "forward", "matching", "losses", "backward", "optimizer")
@@ -201,17 +200,12 @@ class TrainerStep:
         batch = Batch.from_samples(samples, draws)
         normalizers = trainer.distributed.mean_normalizers([method.normalizers(batch.targets)])
         trainer.optimizer.zero_grad(set_to_none=True)
-        methods: list[Any] = list(method.methods.values())
-        precision = AUTOCAST[config.precision]
-        step = TrainingStep(method.model, methods, batch, normalizers, method.loss, precision)
+        step = method.step(batch, normalizers, AUTOCAST[config.precision])
         _ = step.output  # computed at the first access, as is the assignment
         clock.lap("forward")
         _ = step.assignment
         clock.lap("matching")
-        losses: Losses = {}
-        for part in methods:
-            losses |= part.losses(step)
-        total = torch.stack(list(losses.values())).sum()
+        total = torch.stack(list(step.losses().values())).sum()
         clock.lap("losses")
         total.backward()
         clock.lap("backward")

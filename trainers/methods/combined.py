@@ -44,16 +44,12 @@ class CombinedMethod(nn.Module):
             normalizers: of the whole step.
             precision: autocast of the model; None for float32.
         """
-        step = self.step(batch, normalizers, precision)
-        losses: Losses = {}
-        for method in step.methods:
-            losses |= method.losses(step)
-        return losses
+        return self.step(batch, normalizers, precision).losses()
 
     def step(
         self, batch: Batch, normalizers: LossNormalizers, precision: torch.dtype | None = None
     ) -> TrainingStep:
-        """Return the forward pass that `forward` computes losses from."""
+        """Return the forward pass and losses of `forward`, computed part by part."""
         return TrainingStep(self.model, self._methods(), batch, normalizers, self.loss, precision)
 
     def layer_of(self, loss: str) -> tuple[str, int | None]:

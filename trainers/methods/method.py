@@ -14,10 +14,6 @@ from mpdiag.models import Mask2Former, Mask2FormerOutput, PilotInputs, Predictio
 from trainers.methods.batch import Batch, Losses, LossNormalizers
 
 
-class NoSettings(Strict):
-    """Settings of a method that has none."""
-
-
 class Method(nn.Module):
     """A training method: what it adds to a forward pass, and its losses.
 
@@ -39,7 +35,7 @@ class Method(nn.Module):
     name: ClassVar[str]
     description: ClassVar[str]
     section: ClassVar[str | None] = None
-    settings_type: ClassVar[type[Strict]] = NoSettings
+    settings_type: ClassVar[type[Strict]] = Strict
     layer_losses: ClassVar[tuple[str, ...]] = ()
     stands_alone: ClassVar[bool] = False
 
@@ -107,6 +103,13 @@ class TrainingStep:
     def autocast(self) -> torch.autocast:
         """Return the precision of the model; matching and losses are in float32."""
         return self.batch.autocast(self._precision)
+
+    def losses(self) -> Losses:
+        """Return the weighted scalar losses of all methods by name."""
+        losses: Losses = {}
+        for method in self.methods:
+            losses |= method.losses(self)
+        return losses
 
     @cached_property
     def features(self) -> tuple[list[Tensor], Tensor]:
