@@ -26,10 +26,13 @@ from mpdiag.models import (
     panoptic_inference,
     semantic_inference,
 )
+from mpdiag.ops import to_cpu
 from mpdiag.recording import InstanceRule
 from mpdiag.store import rle
 
 Scores = dict[str, float | None]
+
+_NO_CLASS = -1  # in class maps; 255 is a class of data sets with more classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +63,22 @@ class Detections:
     ) -> Self:
         """Encode bool masks (D, H, W); without scores and queries, fill in 1 and -1."""
         count, height, width = masks.shape
+        scores = labels.new_ones(count, dtype=torch.float32) if scores is None else scores
+        queries = labels.new_full((count,), -1) if queries is None else queries
+        scores, labels, queries = to_cpu(scores, labels, queries)
         return cls(
-            torch.ones(count) if scores is None else scores.cpu(),
-            labels.cpu(),
-            torch.full((count,), -1) if queries is None else queries.cpu(),
+            scores,
+            labels,
+            queries,
             (height, width),
             [rle.encode(mask) for mask in masks.cpu().numpy()],
         )
+
+    @classmethod
+    def none(cls, size: tuple[int, int]) -> Self:
+        """Return the detections of an image of this size without any."""
+        masks = torch.zeros(0, *size, dtype=torch.bool)
+        return cls.encode(masks, torch.zeros(0, dtype=torch.int64))
 
     @property
     def masks(self) -> Tensor:
@@ -209,7 +221,7 @@ class SemanticEvaluator(Evaluator):
     primary_metric = "miou"
 
     def __init__(self, classes: Sequence[ClassInfo]) -> None:
-        self._metric = SemanticIoU(len(classes))
+        self._metric = SemanticIoU(len(classes), _NO_CLASS)
 
     def postprocess(
         self, class_logits: Tensor, mask_logits: Tensor, sizes: ImageSizes
@@ -220,8 +232,8 @@ class SemanticEvaluator(Evaluator):
 
     def update(self, image_id: int, detections: Detections, ground_truth: GroundTruth) -> None:
         self._metric.update(
-            class_map(detections.masks, detections.labels),
-            class_map(ground_truth.masks, ground_truth.labels),
+            class_map(detections.masks, detections.labels, _NO_CLASS),
+            class_map(ground_truth.masks, ground_truth.labels, _NO_CLASS),
         )
 
     def _compute(self) -> dict[str, float]:

@@ -9,12 +9,17 @@ from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.choices import Part
 
 if TYPE_CHECKING:
-    from mpdiag.analysis.pipeline import analyze
+    from mpdiag.analysis.pipeline import analyze, prepare_run
     from mpdiag.analysis.shard import Shard, torchrun_shard
 
-__all__ = ["AnalysisOptions", "Part", "Shard", "analyze", "torchrun_shard"]
+__all__ = ["AnalysisOptions", "Part", "Shard", "analyze", "prepare_run", "torchrun_shard"]
 
-_MODULES = {"analyze": "pipeline", "Shard": "shard", "torchrun_shard": "shard"}
+_MODULES = {
+    "analyze": "pipeline",
+    "prepare_run": "pipeline",
+    "Shard": "shard",
+    "torchrun_shard": "shard",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,7 @@ from mpdiag.errors import ConfigError
 from mpdiag.matching import Target
 from mpdiag.models import Mask2Former
 from mpdiag.models.mask_noise import downsample_masks
+from mpdiag.untrusted import printable
 
 AttentionSource = Literal["gt", "previous", "none"]
 
@@ -57,8 +58,9 @@ class Intervention:
         layers, _, queries = numbers.partition(":")
         if kind != "attention" or source not in get_args(AttentionSource) or not layers:
             raise ConfigError(
-                f"--intervene {text}: is invalid; give a source (gt, previous or none), layers and "
-                "queries if not all, for example attention=gt:1-3 or attention=none:4:0-9,12"
+                f"--intervene {printable(text, 80)}: is invalid; give a source (gt, previous or "
+                "none), layers and queries if not all, for example attention=gt:1-3 or "
+                "attention=none:4:0-9,12"
             )
         chosen = _numbers(text, layers, 1, num_layers, "layers")
         if source == "previous" and 1 in chosen:
@@ -75,11 +77,12 @@ def _numbers(text: str, part: str, low: int, high: int, what: str) -> frozenset[
     for item in part.split(","):
         first, dash, last = item.partition("-")
         ends = (first, last if dash else first)
-        if not all(end.isdecimal() for end in ends) or not (
+        if not all(end.isdecimal() and len(end) < 6 for end in ends) or not (
             low <= int(ends[0]) <= int(ends[1]) <= high
         ):
             raise ConfigError(
-                f"--intervene {text}: {item} is out of range; give {what} in {low}-{high}"
+                f"--intervene {printable(text, 80)}: {printable(item, 40)} is out of range; give "
+                f"{what} in {low}-{high}"
             )
         numbers.update(range(int(ends[0]), int(ends[1]) + 1))
     return frozenset(numbers)

@@ -10,10 +10,14 @@ from mpdiag.analysis.adapter import LayerAttention, ModelAdapter, PreprocessedIm
 from mpdiag.analysis.matcher import Matcher
 from mpdiag.analysis.settings import AnalysisSettings
 from mpdiag.data import Sample, padded_targets
+from mpdiag.errors import ConfigError
 from mpdiag.evaluation import Detections, Evaluator
 from mpdiag.matching import Matches, finite_queries
 from mpdiag.metrics import ImageRows, image_rows
 from mpdiag.models import ImageSizes
+from mpdiag.models.mask2former import MAX_BATCH_PIXELS
+from mpdiag.ops import to_device
+from mpdiag.untrusted import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,27 @@ class MeasuredImage:
     attention: Sequence[ImageAttention] = ()
 
 
+def choose_device(name: str | None) -> torch.device:
+    """Return the named device; by default the current GPU, or the CPU if there is none.
+
+    Raises:
+        ConfigError: it is unknown or not available.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type in MAX_BATCH_PIXELS:
+            torch.empty(0, device=device)
+            return device
+    except (RuntimeError, AssertionError):  # the latter from PyTorch without CUDA
+        pass
+    raise ConfigError(
+        f"--device {printable(name, 40)}: is not available; choose cpu, or a GPU that `mpdiag "
+        "doctor` lists"
+    )
+
+
 class Measurer:
     """Measure samples with a model under the settings of a run."""
 
@@ -76,9 +101,10 @@ class Measurer:
             evaluator: postprocesses predictions to detections; None to skip that.
 
         Raises:
-            ConfigError: attention is requested, and the model has none that can be recorded.
+            ConfigError: attention is requested, and the model has none that can be recorded; or the
+                device is not available.
         """
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = choose_device(settings.options.device)
         self.adapter = adapter
         adapter.to(self.device)
         self.attention = settings.options.save_attention
@@ -113,7 +139,7 @@ class Measurer:
                 finite=own_finite,
                 fed_gt=torch.arange(masks.shape[1]) if self.adapter.queries_are_gt else None,
             )
-            detections = self._detections(classes, masks, own_finite, image.sizes)
+            detections = self._detections(classes, masks, rows.finite, image.sizes)
             attention = [
                 ImageAttention.select(layer, index, image.sizes) for layer in predictions.attention
             ]
@@ -122,17 +148,25 @@ class Measurer:
     def _detections(
         self, class_logits: Tensor, mask_logits: Tensor, finite: Tensor, sizes: ImageSizes
     ) -> dict[int, Detections]:
-        """Postprocess the last layer or every layer, without queries that are not finite there."""
+        """Postprocess the last layer or every layer, without queries that are not finite there.
+
+        A layer without a finite query has no detections, and for semantic segmentation no pixel
+        with a class.
+        """
         if self.evaluator is None:
             return {}
         detections = {}
         for layer in range(len(class_logits)) if self.every_layer else [len(class_logits) - 1]:
-            kept = finite[layer].nonzero()[:, 0]
+            kept = finite[layer].nonzero()[:, 0]  # on the CPU, where their number is known
+            if not len(kept):
+                detections[layer] = Detections.none(sizes.output)
+                continue
+            on_device = to_device(kept, mask_logits.device)
             found = self.evaluator.postprocess(
-                class_logits[layer, kept], mask_logits[layer, kept], sizes
+                class_logits[layer, on_device], mask_logits[layer, on_device], sizes
             )
             if len(kept) < finite.shape[1]:
-                queries = kept.cpu()[found.queries.clamp(min=0)]
+                queries = kept[found.queries.clamp(min=0)]
                 found = replace(found, queries=torch.where(found.queries >= 0, queries, -1))
             detections[layer] = found
         return detections

@@ -10,8 +10,12 @@ from typing import Any, Literal, get_args
 
 from mpdiag.choices import Engine, Part, Task
 from mpdiag.errors import ConfigError
+from mpdiag.untrusted import printable
 
 MatchPoints = int | Literal["all"]
+
+MAX_MATCH_POINTS = 1_000_000
+MAX_DIGITS = 18
 
 
 def option(help_text: str, *, stored: bool = False, **command_line: Any) -> dict[str, Any]:
@@ -27,7 +31,12 @@ def option(help_text: str, *, stored: bool = False, **command_line: Any) -> dict
 
 def parse_match_points(text: str) -> MatchPoints:
     """Convert the text of `--match-points`; `AnalysisOptions` validates the value."""
-    return int(text) if text.isdecimal() else text  # type: ignore[return-value]
+    return _parse_count(text) or text  # type: ignore[return-value]
+
+
+def _parse_count(text: str) -> int | None:
+    """Return a number of at most `MAX_DIGITS` digits, or None."""
+    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +133,12 @@ class AnalysisOptions:
             metavar="attention=SOURCE:LAYERS[:QUERIES]",
         ),
     )
+    device: str | None = field(
+        default=None,
+        metadata=option(
+            "Device that runs the model: cpu, cuda or cuda:N.", show_default="cuda, else cpu"
+        ),
+    )
     resume: bool = field(default=False, metadata=option("Continue an unfinished run."))
 
     def __post_init__(self) -> None:
@@ -131,13 +146,18 @@ class AnalysisOptions:
             value = getattr(self, name)
             if value is not None and value not in get_args(choices):
                 known = ", ".join(get_args(choices))
-                raise ConfigError(f"--{name} {value}: is unknown; choose one of {known}")
+                raise ConfigError(
+                    f"--{name} {printable(value, 80)}: is unknown; choose one of {known}"
+                )
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"--limit {self.limit}: is less than 1; give a number of images")
         points = self.match_points
-        if points not in (None, "all") and not (isinstance(points, int) and points > 0):
+        if points not in (None, "all") and not (
+            isinstance(points, int) and 0 < points <= MAX_MATCH_POINTS
+        ):
             raise ConfigError(
-                f"--match-points {points}: is no number of points; give at least 1, or all"
+                f"--match-points {printable(points, 80)}: is no number of points; give one in "
+                f"1-{MAX_MATCH_POINTS}, or all"
             )
         if SavePolicy.parse(self.save_masks).count == 0 and self.save_attention:
             raise ConfigError(
@@ -172,8 +192,10 @@ class SavePolicy:
         kind, _, number = text.partition(":")
         if text in ("all", "none"):
             return cls(None if text == "all" else 0)
-        if kind == "worst" and number.isdecimal():
-            return cls(int(number))
+        count = _parse_count(number)
+        if kind == "worst" and count is not None:
+            return cls(count)
         raise ConfigError(
-            f"--save-masks {text}: is unknown; choose worst:K (for example worst:50), all or none"
+            f"--save-masks {printable(text, 80)}: is unknown; choose worst:K (for example "
+            "worst:50), all or none"
         )

@@ -1,6 +1,10 @@
 """`mpdiag.analyze`: open a model, adapt it to a data set, and run the analysis."""
 
 import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +16,19 @@ from mpdiag.analysis.run import AnalysisRun, Progress
 from mpdiag.analysis.shard import Shard
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.checkpoints.opening import open_model
+from mpdiag.choices import Part
 from mpdiag.data import SegmentationDataset, load_dataset
 from mpdiag.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
 
+_TRAINING_FILES = ("last", "model_best", "model_final")  # their names do not identify the training
+
 
 def analyze(
     checkpoint: str | Path | LoadedCheckpoint | nn.Module,
     dataset: str | SegmentationDataset | None,
-    output: str | Path,
+    output: str | Path | None = None,
     *,
     processor: Any = None,
     progress: Progress | None = None,
@@ -30,13 +37,17 @@ def analyze(
 ) -> dict[str, Any]:
     """Measure all layers of a model on a data set and write a run directory.
 
+    A module runs in evaluation mode and on the device of the analysis; its modes and devices are
+    restored.
+
     Args:
         checkpoint: a file, training output directory, transformers directory, hub id, loaded
             checkpoint, or module: mpdiag's Mask2Former, a segmentation model of transformers, or an
             official model of detectron2.
         dataset: a name of mpdiag or detectron2, a folder, the path of a COCO-format JSON, or a data
             set; None for the test data of the checkpoint's detectron2 config.
-        output: the run directory.
+        output: the run directory; by default `runs/CHECKPOINT-DATASET`, with the suffix `-piloted`
+            for the MP part.
         processor: image processor of a transformers module; by default that of the directory from
             which the module was loaded.
         progress: called with (images done, number of images) of this process.
@@ -51,6 +62,30 @@ def analyze(
         MpdiagError: checkpoint, data set, options or output are invalid; nothing is written.
         TypeError: an option is unknown.
     """
+    module = checkpoint.model if isinstance(checkpoint, LoadedCheckpoint) else checkpoint
+    with _preserve_state(module):
+        return prepare_run(
+            checkpoint,
+            dataset,
+            output,
+            processor=processor,
+            progress=progress,
+            shard=shard,
+            **options,
+        ).write()
+
+
+def prepare_run(
+    checkpoint: str | Path | LoadedCheckpoint | nn.Module,
+    dataset: str | SegmentationDataset | None,
+    output: str | Path | None = None,
+    *,
+    processor: Any = None,
+    progress: Progress | None = None,
+    shard: Shard | None = None,
+    **options: Any,
+) -> AnalysisRun:
+    """Prepare the run of `analyze`, which has the same arguments and errors."""
     chosen = AnalysisOptions(**options)
     model = open_model(checkpoint, chosen.config, chosen.engine, processor)
     if dataset is None:
@@ -64,4 +99,42 @@ def analyze(
     if not isinstance(dataset, SegmentationDataset):
         dataset = load_dataset(dataset, root=chosen.root, split=chosen.split, task=chosen.task)
     adapter = build_adapter(model, dataset, chosen)
-    return AnalysisRun(adapter, dataset, chosen, shard or Shard(), progress).write(Path(output))
+    path = default_output(checkpoint, dataset.name, chosen.part) if output is None else Path(output)
+    return AnalysisRun(adapter, dataset, chosen, path, shard or Shard(), progress)
+
+
+def default_output(
+    checkpoint: str | Path | LoadedCheckpoint | nn.Module, dataset: str, part: Part
+) -> Path:
+    """Return `runs/CHECKPOINT-DATASET[-PART]`.
+
+    CHECKPOINT is the name of a directory or hub id, the name of a file without suffix, or the class
+    of a module. The file of a training also gets the name of its directory.
+    """
+    if isinstance(checkpoint, nn.Module):
+        name = type(checkpoint).__name__
+    else:
+        path = Path(checkpoint.path if isinstance(checkpoint, LoadedCheckpoint) else checkpoint)
+        name = path.resolve().name
+        if path.is_file():
+            name = path.stem
+            if name in _TRAINING_FILES:
+                name = f"{path.resolve().parent.name}-{name}"
+    parts = (name, dataset, *([] if part == "matching" else [part]))
+    return Path("runs") / re.sub(r"[^\w.+-]+", "_", "-".join(parts))
+
+
+@contextmanager
+def _preserve_state(module: object) -> Iterator[None]:
+    """Restore the mode and the device of each submodule on exit, if `module` is a module."""
+    states = []
+    for part in module.modules() if isinstance(module, nn.Module) else ():
+        tensors = chain(part.parameters(recurse=False), part.buffers(recurse=False))
+        states.append((part, part.training, next((tensor.device for tensor in tensors), None)))
+    try:
+        yield
+    finally:
+        for part, training, device in states:  # a module comes before its submodules
+            part.training = training
+            if device is not None:
+                part.to(device)

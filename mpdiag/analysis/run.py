@@ -4,6 +4,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,7 +26,10 @@ from mpdiag.analysis.tables import detections_table, images_table, queries_table
 from mpdiag.data import SegmentationDataset
 from mpdiag.errors import DataError
 from mpdiag.evaluation import build_evaluator
-from mpdiag.store import Run, RunWriter
+from mpdiag.store import RunWriter
+from mpdiag.store.database import connect
+from mpdiag.store.lock import lock_directory
+from mpdiag.untrusted import printable
 
 IMAGES_PER_PART = 32
 _LOG = logging.getLogger(__name__)
@@ -41,14 +45,17 @@ class AnalysisRun:
         adapter: ModelAdapter,
         data: SegmentationDataset,
         options: AnalysisOptions,
+        output: Path,
         shard: Shard,
         progress: Progress | None = None,
     ) -> None:
         """Prepare the run; nothing is written.
 
         Raises:
-            ConfigError: attention is requested, and the model has none that can be recorded.
+            ConfigError: attention is requested, and the model has none that can be recorded; or the
+                device is not available.
         """
+        self.output = output
         self.adapter = adapter
         self.data = data
         self.settings = AnalysisSettings.derive(adapter.info.settings, options)
@@ -60,25 +67,28 @@ class AnalysisRun:
         evaluator = build_evaluator(data, self.settings.model.inference) if self.evaluate else None
         self.measurer = Measurer(adapter, self.settings, evaluator)
 
-    def write(self, output: Path) -> dict[str, Any]:
+    def write(self) -> dict[str, Any]:
         """Measure the images of this shard, write the run directory and return its summary.
 
         Raises:
             DataError: an image or annotation is unreadable; the run can be resumed.
-            RunError: `output` can't hold the run.
+            RunError: `output` can't hold the run, or another process writes to it.
         """
-        writer = self.shard.run_on_main_process(lambda: self._begin(output))
-        start = time.perf_counter()
-        try:
-            self._measure(writer)
-        except DataError as error:
-            raise DataError(f"{error}; then continue with --resume") from error
-        for encoded in self.shard.gather(self.ground_truth.encoded):
-            self.ground_truth.encoded.update(encoded)
-        return self.shard.run_on_main_process(lambda: self._finish(writer, start))
+        with ExitStack() as locks:
+            writer = self.shard.run_on_main_process(lambda: self._begin(locks))
+            start = time.perf_counter()
+            try:
+                self._measure(writer)
+            except DataError as error:
+                raise DataError(f"{error}; then continue with --resume") from error
+            for encoded in self.shard.gather(self.ground_truth.encoded):
+                self.ground_truth.encoded.update(encoded)
+            return self.shard.run_on_main_process(lambda: self._finish(writer, start))
 
-    def _begin(self, output: Path) -> RunWriter:
-        writer = RunWriter.create(output, self._header(output), resume=self.settings.options.resume)
+    def _begin(self, locks: ExitStack) -> RunWriter:
+        locks.enter_context(lock_directory(self.output))
+        resume = self.settings.options.resume
+        writer = RunWriter.create(self.output, self._header(), resume=resume)
         merge_shards(writer, self.save_policy)
         return writer
 
@@ -118,12 +128,10 @@ class AnalysisRun:
             )
         seconds = round(time.perf_counter() - start, 3)
         timings = {"seconds": seconds, "processes": self.shard.world_size}
-        summary = writer.finish(timings, scores)
-        if summary["non_finite"]:
-            _warn_of_non_finite(writer.path)
-        return summary
+        _warn_of_non_finite(writer.path)
+        return writer.finish(timings, scores)
 
-    def _header(self, output: Path) -> dict[str, Any]:
+    def _header(self) -> dict[str, Any]:
         """Return the content of run.json."""
         info, description = self.adapter.info, self.data.describe()
         packages = ("torch", "torchvision", "timm", "numpy", "scipy", "duckdb", *info.packages)
@@ -146,18 +154,25 @@ class AnalysisRun:
             },
             "device": str(self.measurer.device),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "name": output.resolve().name,
+            "name": self.output.resolve().name,
         }
 
 
 def _warn_of_non_finite(path: Path) -> None:
-    rows = Run.open(path).query(
-        "SELECT file_name, layer, query FROM queries JOIN images USING (image_id) "
-        "WHERE area IS NULL ORDER BY image_id, layer, query"
-    )
-    first = rows.iloc[0]
-    _LOG.warning(
-        "%s: %s predictions hold NaN or infinity; averages leave them out. The first is of %s, "
-        "layer %s, query %s",
-        *(path, len(rows), first["file_name"], first["layer"], first["query"]),
-    )
+    with connect(path) as connection:
+        rows = connection.execute(
+            "SELECT count(*) OVER (), file_name, layer, query "
+            "FROM queries JOIN images USING (image_id) WHERE area IS NULL "
+            "ORDER BY image_id, layer, query LIMIT 1"
+        ).fetchall()
+        layers = connection.execute(
+            "SELECT layer FROM queries GROUP BY layer HAVING count(area) = 0 ORDER BY layer"
+        ).fetchall()
+    for count, file_name, layer, query in rows:
+        _LOG.warning(
+            "%s: %s predictions hold NaN or infinity; averages leave them out. The first is of %s, "
+            "layer %s, query %s",
+            *(path, count, printable(file_name), layer, query),
+        )
+    for (layer,) in layers:
+        _LOG.warning("%s: layer %s has no finite prediction", path, layer)

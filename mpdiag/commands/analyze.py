@@ -1,6 +1,7 @@
 """`mpdiag analyze`, whose options are the fields of `AnalysisOptions`."""
 
 import inspect
+import shlex
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -18,7 +19,6 @@ def analyze(
         str,
         typer.Argument(help="Checkpoint, training or transformers directory, or hub id."),
     ],
-    output: Annotated[Path, typer.Option(help="Run directory to write.")],
     dataset: Annotated[
         str | None,
         typer.Option(
@@ -26,19 +26,24 @@ def analyze(
             show_default="as in the checkpoint's config",
         ),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run directory to write.", show_default="runs/CHECKPOINT-DATASET[-piloted]"
+        ),
+    ] = None,
     **options: Any,
 ) -> None:
     """Measure every layer of a model on a data set and write a run directory."""
     chosen = AnalysisOptions(**options)
-    from mpdiag.analysis import analyze as run
-    from mpdiag.analysis import torchrun_shard
+    from mpdiag.analysis import prepare_run, torchrun_shard
     from mpdiag.progress import progress_bar
 
     with (
         torchrun_shard() as shard,
         progress_bar(err, f"analysing {Path(checkpoint).name}") as progress,
     ):
-        run(
+        run = prepare_run(
             checkpoint,
             dataset,
             output,
@@ -46,8 +51,11 @@ def analyze(
             shard=shard,
             **{field.name: getattr(chosen, field.name) for field in fields(chosen)},
         )
+        run.write()
     if shard.is_main_process:
-        out.print(f"[bold]{escape(str(output))}[/]", soft_wrap=True)
+        out.print(f"[bold]{escape(str(run.output))}[/]", soft_wrap=True)
+        path = escape(shlex.quote(str(run.output)))
+        err.print(f"Next: mpdiag report {path}, or mpdiag dashboard {path}", soft_wrap=True)
 
 
 def _parameters() -> Iterator[inspect.Parameter]:

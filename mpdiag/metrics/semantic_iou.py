@@ -29,12 +29,13 @@ class SemanticScores:
 class SemanticIoU:
     """mIoU over class maps that are added in any order; `a + b` merges two shards.
 
-    Pixels whose GT is `ignore_label` do not count.
+    Pixels whose GT is `ignore_label` do not count. A pixel that is predicted as `ignore_label` has
+    no predicted class, and counts as a miss of its GT class.
     """
 
     def __init__(self, num_classes: int, ignore_label: int = IGNORE) -> None:
         self.ignore_label = ignore_label
-        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.confusion = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)
 
     def update(self, predicted: Tensor, ground_truth: Tensor) -> None:
         """Add the predicted and GT class maps of an image, (H, W) each, of any integer type."""
@@ -58,7 +59,9 @@ class SemanticIoU:
 def confusion_matrix(
     predicted: Tensor, ground_truth: Tensor, num_classes: int, ignore_label: int = IGNORE
 ) -> Tensor:
-    """Return int64 (K, K) pixels of GT class (row) and predicted class (column), on the CPU.
+    """Return int64 (K, K + 1) pixels of GT class (row) and predicted class (column), on the CPU.
+
+    The last column has the pixels without a predicted class.
 
     Raises:
         ValueError: the maps differ in size, or contain other values than the K classes.
@@ -71,20 +74,22 @@ def confusion_matrix(
     ground_truth = ground_truth.to(predicted.device).long()
     counted = ground_truth != ignore_label
     rows, columns = ground_truth[counted], predicted[counted].long()
-    for name, values in (("GT", rows), ("prediction", columns)):
+    no_class = columns == ignore_label
+    for name, values in (("GT", rows), ("prediction", columns[~no_class])):
         unknown = values[(values < 0) | (values >= num_classes)]
         if len(unknown):
             raise ValueError(
                 f"the {name} has class {int(unknown[0])}, but there are {num_classes} classes"
             )
-    pairs = rows * num_classes + columns
-    return pairs.bincount(minlength=num_classes**2).view(num_classes, num_classes).cpu()
+    pairs = rows * (num_classes + 1) + torch.where(no_class, num_classes, columns)
+    shape = (num_classes, num_classes + 1)
+    return pairs.bincount(minlength=shape[0] * shape[1]).view(shape).cpu()
 
 
 def semantic_scores(confusion: Tensor) -> SemanticScores:
-    """Return IoU = TP / (TP + FP + FN) of each class of a (K, K) confusion matrix, rows GT."""
+    """Return IoU = TP / (TP + FP + FN) of each class of a confusion matrix (K, K + 1), rows GT."""
     right = confusion.diagonal()
-    in_gt, in_predicted = confusion.sum(1), confusion.sum(0)
+    in_gt, in_predicted = confusion.sum(1), confusion[:, :-1].sum(0)
     iou = right.double() / (in_gt + in_predicted - right)
     return SemanticScores(float(iou.nanmean()), float(iou[in_gt > 0].mean()), iou)
 

@@ -1,4 +1,4 @@
-"""Small COCO data sets that tests damage."""
+"""Small COCO data sets that tests damage, and a small model with synthetic images."""
 
 import json
 from collections.abc import Callable
@@ -7,8 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
+
+from mpdiag.checkpoints import LoadedCheckpoint
+from mpdiag.config import DataConfig, ModelConfig, TrainConfig
+from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset
+from mpdiag.models import Mask2Former
 
 HEIGHT, WIDTH = 20, 30
 Write = Callable[..., Path]
@@ -80,3 +86,29 @@ def panoptic(tmp_path: Path) -> Write:
         return _write(tmp_path, "panoptic", content, text)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("synthetic")
+    generate_synthetic(root / "synthetic", train=4, val=6, size=64)
+    return root
+
+
+@pytest.fixture(scope="session")
+def synthetic(synthetic_root: Path) -> SegmentationDataset:
+    return load_dataset("synthetic", root=synthetic_root)
+
+
+@pytest.fixture
+def small_checkpoint(small_config: ModelConfig, synthetic: SegmentationDataset) -> LoadedCheckpoint:
+    """A model whose masks differ from layer to layer, which takes images at their own size."""
+    torch.manual_seed(0)
+    model = Mask2Former(
+        small_config.model_copy(update={"num_classes": len(synthetic.classes), "num_queries": 8})
+    ).eval()
+    with torch.no_grad():
+        model.decoder.query_feat.weight.mul_(3)
+        model.pixel_decoder.mask_features.weight.mul_(8)
+    recipe = TrainConfig(model=model.config, data=DataConfig())
+    return LoadedCheckpoint(Path("small.pth"), "mpdiag", "0" * 64, model, recipe=recipe)

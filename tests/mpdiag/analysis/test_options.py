@@ -3,6 +3,7 @@
 import inspect
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -43,12 +44,18 @@ def test_command_line_has_every_option_with_its_default_and_help() -> None:
 
 def test_command_line_passes_every_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     received: dict[str, Any] = {}
-    monkeypatch.setattr(pipeline, "analyze", lambda *args, **given: received.update(given))
+
+    def prepare(*arguments: object, **given: object) -> SimpleNamespace:
+        received.update(given)
+        return SimpleNamespace(write=lambda: None, output=tmp_path)
+
+    monkeypatch.setattr(pipeline, "prepare_run", prepare)
     values = {
         "config": tmp_path / "config.yaml", "engine": "mpdiag", "root": tmp_path, "split": "train",
         "task": "panoptic", "limit": 3, "part": "matching", "save_masks": "all",
         "save_attention": True, "match_points": "all", "evaluate": False, "evaluate_layers": True,
-        "intervene": ["attention=gt:1", "attention=none:2"], "resume": True,
+        "intervene": ["attention=gt:1", "attention=none:2"], "device": "cpu",
+        "resume": True,
     }  # fmt: skip
     arguments = ["model.pth", "--output", str(tmp_path)]
     for name, value in values.items():
