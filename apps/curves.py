@@ -9,15 +9,17 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from streamlit.delta_generator import DeltaGenerator
 
-from apps import palette, url_state
+from apps import url_state
 from apps.formatting import escape_html
 from apps.runs import LoadedRun, cached
 from mpdiag.store import LAYER_METRICS, LayerMetric
-from reports import paper
+from reports import palette, paper
 from reports.formatting import part_name
+from reports.layer_tables import PAPER_METRICS
 
-DEFAULT_METRICS = ("miou_l", "util")
-"""The metrics of the paper's Table 1."""
+RUN_MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon")
+PAPER_MARKERS = ("circle-open", "square-open", "diamond-open")
+PAPER_DASHES = ("dash", "dot", "dashdot")
 COLUMNS = 2
 """Number of subplots side by side."""
 
@@ -51,7 +53,7 @@ def select_metrics(
         "metrics",
         [metric.name for metric in metrics],
         container=container,
-        default=DEFAULT_METRICS,
+        default=PAPER_METRICS,
         format_func=lambda name: LAYER_METRICS[name].label,
         help="  \n".join(map(describe, metrics)),
     )
@@ -85,43 +87,51 @@ def paper_curves(metrics: Iterable[str]) -> list[Curve]:
         )
         for row in paper.table1()
         for name in metrics
-        if name in DEFAULT_METRICS
+        if name in PAPER_METRICS
     ]
 
 
 def figure(curves: Sequence[Curve]) -> go.Figure:
     """Draw one subplot per metric over the layers; the paper's curves are dashed."""
     metrics = list(dict.fromkeys(curve.metric for curve in curves))
-    rows = -(-len(metrics) // COLUMNS)
-    columns = min(COLUMNS, len(metrics))
-    chart = make_subplots(
-        rows,
-        columns,
-        subplot_titles=[LAYER_METRICS[name].label for name in metrics],
-        horizontal_spacing=0.08,
-        vertical_spacing=0.35 / rows,
-    )
+    chart, places = metric_subplots(metrics)
     styles = _styles(curves)
     in_legend: set[str] = set()
     # The paper's curves first, so that those of the runs are on top.
     for curve in sorted(curves, key=lambda curve: not curve.is_paper):
-        row, column = divmod(metrics.index(curve.metric), columns)
-        place = {"row": row + 1, "col": column + 1}
-        style = styles[curve.model]
+        place, style = places[curve.metric], styles[curve.model]
         if curve.intervals:
             _add_band(chart, curve, style["line"]["color"], place)
         _add_curve(chart, curve, style | {"showlegend": curve.model not in in_legend}, place)
         in_legend.add(curve.model)
-    for index, name in enumerate(metrics):
-        row, column = divmod(index, columns)
-        chart.update_yaxes(**axis_format(LAYER_METRICS[name]), row=row + 1, col=column + 1)
+    for name in metrics:
+        chart.update_yaxes(**axis_format(LAYER_METRICS[name]), **places[name])
+    return chart
+
+
+def metric_subplots(
+    metrics: Sequence[str], title: str = "{}"
+) -> tuple[go.Figure, dict[str, dict[str, int]]]:
+    """Return a figure with one subplot per metric, and row and col of each metric."""
+    columns = min(COLUMNS, len(metrics))
+    rows = -(-len(metrics) // columns)
+    chart = make_subplots(
+        rows,
+        columns,
+        subplot_titles=[title.format(LAYER_METRICS[name].label) for name in metrics],
+        horizontal_spacing=0.08,
+        vertical_spacing=0.35 / rows,
+    )
     chart.update_xaxes(title_text="layer", dtick=1, zeroline=False, showgrid=False)
     chart.update_layout(
         height=100 + 320 * rows,
         margin={"l": 10, "r": 10, "t": 40, "b": 10},
         legend={"orientation": "h", "yanchor": "top", "y": -0.2 / rows, "x": 0},
     )
-    return chart
+    return chart, {
+        name: {"row": index // columns + 1, "col": index % columns + 1}
+        for index, name in enumerate(metrics)
+    }
 
 
 def table(curves: Sequence[Curve]) -> pd.DataFrame:
@@ -174,16 +184,16 @@ def _styles(curves: Sequence[Curve]) -> dict[str, dict[str, Any]]:
     styles = {
         model: {
             "line": {"color": palette.cycle(palette.RUN_COLORS, index), "width": 2.5},
-            "marker": {"symbol": palette.cycle(palette.RUN_MARKERS, index), "size": 8},
+            "marker": {"symbol": palette.cycle(RUN_MARKERS, index), "size": 8},
             "legendrank": index,
         }
         for index, model in enumerate(runs)
     }
     for index, model in enumerate(references):
-        dash = palette.cycle(palette.PAPER_DASHES, index)
+        dash = palette.cycle(PAPER_DASHES, index)
         styles[model] = {
             "line": {"color": palette.PAPER_COLOR, "width": 1.5, "dash": dash},
-            "marker": {"symbol": palette.cycle(palette.PAPER_MARKERS, index), "size": 7},
+            "marker": {"symbol": palette.cycle(PAPER_MARKERS, index), "size": 7},
             "legendrank": len(runs) + index,
         }
     return styles

@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from plotly.colors import sample_colorscale
 from scipy.ndimage import distance_transform_edt
 
-from apps import palette
 from mpdiag.errors import RunError
-from reports.mask_images import MASK_COLOR, MAX_SIDE, Mask, RgbImage, resize_mask, tint
+from reports import palette
+from reports.mask_images import MAX_SIDE, Mask, RgbImage, resize_mask, tint
 
 THUMBNAIL_SIZE = (256, 192)
 
@@ -59,7 +59,9 @@ def overlay_numbered_masks(image: RgbImage, masks: Mask, highlighted: int = -1) 
     """Draw `masks` (count, height, width) in colors with their indices; `highlighted` is red."""
     resized = [resize_mask(mask, image) for mask in masks]
     for index, mask in enumerate(resized):
-        color = MASK_COLOR if index == highlighted else palette.cycle(palette.GT_COLORS, index)
+        color = (
+            palette.MASK_COLOR if index == highlighted else palette.cycle(palette.GT_COLORS, index)
+        )
         image = tint(image, mask, color)
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)

@@ -6,7 +6,7 @@ import streamlit as st
 
 from apps import components
 from apps.formatting import escape_markdown, format_percent
-from apps.inspector_queries import QueryLayer
+from apps.image_queries import QueryLayer
 from mpdiag.store import Run
 from reports.mask_images import Mask, RgbImage, concatenate, overlay_mask
 from reports.names import class_name, layer_symbol

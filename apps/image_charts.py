@@ -8,9 +8,8 @@ import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 
-from apps import palette
 from apps.formatting import escape_html, format_percent
-from reports.mask_images import MASK_COLOR
+from reports import palette
 from reports.names import layer_symbol
 
 HEATMAP_VALUES = {
@@ -100,7 +99,7 @@ def matching_chart(
     chart = go.Figure()
     for gt, name, queries in zip(shown["gt"], class_names, matches.tolist(), strict=False):
         is_highlighted = gt == highlighted
-        color = MASK_COLOR if is_highlighted else palette.cycle(palette.GT_COLORS, int(gt))
+        color = palette.MASK_COLOR if is_highlighted else palette.cycle(palette.GT_COLORS, int(gt))
         text = escape_html(f"GT {gt} {name}")
         chart.add_scatter(
             x=list(range(len(queries))),

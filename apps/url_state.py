@@ -27,9 +27,11 @@ def get_option(key: str, options: Sequence[T], default: T | None = None) -> T:
 
 
 def get_int(key: str) -> int | None:
-    """Return the integer that the URL has under `key`. The page must check that it is valid."""
+    """Return the 64-bit integer that the URL has under `key`. The page must check it."""
     text = st.query_params.get(key, "")
-    return int(text) if text.isascii() and text.removeprefix("-").isdigit() else None
+    if not text.isascii() or not text.removeprefix("-").isdigit() or len(text) > 18:
+        return None
+    return int(text)
 
 
 def update(**state: object) -> None:
@@ -48,22 +50,14 @@ def selectbox(
     *,
     container: DeltaGenerator | None = None,
     default: T | None = None,
-    format_func: Callable[[T], str] = str,
     resets: Sequence[str] = (),
-    help: str | None = None,
+    **settings: Any,
 ) -> T:
     """Show `st.selectbox` for the URL key `key`; a change removes the keys `resets`."""
     value = get_option(key, options, default)
     fallback = options[0] if default is None else default
-    widget = _sync_widget(key, value)
-
-    def store() -> None:
-        chosen = st.session_state[widget]
-        update(**{key: None if chosen == fallback else chosen}, **dict.fromkeys(resets))
-
-    (container or st).selectbox(
-        label, options, format_func=format_func, key=widget, on_change=store, help=help
-    )
+    binding = _bind(key, value, lambda chosen: None if chosen == fallback else chosen, resets)
+    (container or st).selectbox(label, options, **binding, **settings)
     return value
 
 
@@ -74,31 +68,18 @@ def multiselect(
     *,
     container: DeltaGenerator | None = None,
     default: Sequence[T] = (),
-    format_func: Callable[[T], str] = str,
     resets: Sequence[str] = (),
-    placeholder: str = "all",
-    help: str | None = None,
+    **settings: Any,
 ) -> list[T]:
     """Show `st.multiselect` for the URL key `key`; an empty selection means `default`."""
     parts = st.query_params.get(key, "").split(SEPARATOR)
-    values = [option for option in options if str(option) in parts] or list(default)
-    widget = _sync_widget(key, values)
+    value = [option for option in options if str(option) in parts] or list(default)
 
-    def store() -> None:
-        chosen = st.session_state[widget]
-        text = None if chosen == list(default) else SEPARATOR.join(map(str, chosen))
-        update(**{key: text or None}, **dict.fromkeys(resets))
+    def encode(chosen: list[T]) -> str | None:
+        return None if chosen in ([], list(default)) else SEPARATOR.join(map(str, chosen))
 
-    (container or st).multiselect(
-        label,
-        options,
-        format_func=format_func,
-        key=widget,
-        on_change=store,
-        placeholder=placeholder,
-        help=help,
-    )
-    return values
+    (container or st).multiselect(label, options, **_bind(key, value, encode, resets), **settings)
+    return value
 
 
 def range_slider(
@@ -108,19 +89,16 @@ def range_slider(
     high: int,
     *,
     container: DeltaGenerator | None = None,
-    unit: str = "",
     resets: Sequence[str] = (),
+    **settings: Any,
 ) -> tuple[int, int]:
     """Show a slider with two ends for the URL key `key`; the full range is the default."""
     value = _parse_range(st.query_params.get(key, ""), low, high)
-    widget = _sync_widget(key, value)
 
-    def store() -> None:
-        ends = st.session_state[widget]
-        text = None if tuple(ends) == (low, high) else SEPARATOR.join(map(str, ends))
-        update(**{key: text}, **dict.fromkeys(resets))
+    def encode(ends: Sequence[int]) -> str | None:
+        return None if tuple(ends) == (low, high) else SEPARATOR.join(map(str, ends))
 
-    (container or st).slider(label, low, high, key=widget, on_change=store, format=f"%d{unit}")
+    (container or st).slider(label, low, high, **_bind(key, value, encode, resets), **settings)
     return value
 
 
@@ -134,13 +112,8 @@ def toggle(
 ) -> bool:
     """Show `st.toggle` for the URL key `key`, stored as 1 or 0."""
     value = get_option(key, [int(default), int(not default)]) == 1
-    widget = _sync_widget(key, value)
-
-    def store() -> None:
-        chosen = st.session_state[widget]
-        update(**{key: None if chosen == default else int(chosen)})
-
-    (container or st).toggle(label, key=widget, on_change=store, help=help)
+    binding = _bind(key, value, lambda chosen: None if chosen == default else int(chosen))
+    (container or st).toggle(label, help=help, **binding)
     return value
 
 
@@ -168,13 +141,11 @@ def select_run(runs: Sequence[LoadedRun], *, container: DeltaGenerator | None = 
     if len(runs) > 1 and st.query_params.get("run") not in by_slug:
         update(run=last if last in by_slug else runs[0].slug)
     value = get_option("run", list(by_slug))
-    widget = _sync_widget("run", value)
     (container or st).selectbox(
         "Run",
         list(by_slug),
         format_func=lambda slug: by_slug[slug].name,
-        key=widget,
-        on_change=lambda: update(run=st.session_state[widget]),
+        **_bind("run", value, lambda slug: slug),
     )
     st.session_state[_LAST_RUN] = value
     return by_slug[value]
@@ -201,12 +172,21 @@ def page_link(
     )
 
 
-def _sync_widget(key: str, value: object) -> str:
-    """Set the widget of a URL key to the URL's value and return the widget's key."""
+def _bind(
+    key: str, value: object, encode: Callable[[Any], object], resets: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Set the widget of a URL key to `value`; return the arguments that bind it to the URL.
+
+    `encode` converts the widget's value for the URL, to None for the default.
+    """
     widget = f"widget-{key}"
     if st.session_state.get(widget, ...) != value:
         st.session_state[widget] = value
-    return widget
+
+    def on_change() -> None:
+        update(**{key: encode(st.session_state[widget])}, **dict.fromkeys(resets))
+
+    return {"key": widget, "on_change": on_change}
 
 
 def _parse_range(text: str, low: int, high: int) -> tuple[int, int]:

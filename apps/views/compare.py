@@ -2,23 +2,25 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
-from plotly.subplots import make_subplots
 
-from apps import comparison_queries, components, curves, palette, url_state
-from apps.comparison_queries import ComparedImage
+from apps import components, curves, url_state
 from apps.formatting import escape_html, escape_markdown
-from apps.runs import LoadedRun
+from apps.image_queries import RunImage, read_image
+from apps.runs import LoadedRun, cached
 from mpdiag.errors import RunError
-from mpdiag.store import LAYER_METRICS, Comparison
+from mpdiag.store import LAYER_METRICS, Comparison, compare
+from reports import palette
 from reports.comparison import format_setting
-from reports.mask_images import MASK_COLOR, image_or_placeholder, overlay_mask
+from reports.layer_tables import PAPER_METRICS
+from reports.mask_images import image_or_placeholder, overlay_mask
 from reports.names import class_name, layer_symbol
 
 MAX_ROWS = 10
+MAX_IMAGES = 50
+"""Number of images with the largest differences to select from."""
 _VALUES = ["a", "b", "difference"]
 
 
@@ -36,13 +38,18 @@ def render(runs: Sequence[LoadedRun]) -> None:
         components.show_empty("Both runs are the same. Select another run b.")
         return
     with st.spinner("Comparing the runs ..."):
-        comparison = comparison_queries.compare_runs(a, b)
+        comparison = _compare(a, b)
     if comparison.layers.empty:
         components.show_empty("These runs have no images to compare.")
         return
     _show_differences(a, b, comparison)
     metric = _show_largest_changes(a, b, comparison)
     _show_image(a, b, comparison, metric)
+
+
+@cached
+def _compare(a: LoadedRun, b: LoadedRun) -> Comparison:
+    return compare(a.run, b.run, top=MAX_IMAGES)
 
 
 def _select_runs(runs: Sequence[LoadedRun]) -> tuple[LoadedRun, LoadedRun]:
@@ -88,39 +95,31 @@ def _show_differences(a: LoadedRun, b: LoadedRun, comparison: Comparison) -> Non
 
 def _difference_chart(layers: pd.DataFrame, metrics: Sequence[str]) -> go.Figure:
     """Draw the differences of each metric by layer with error bars."""
-    rows, columns = -(-len(metrics) // curves.COLUMNS), min(curves.COLUMNS, len(metrics))
-    titles = [f"{LAYER_METRICS[name].label}, b - a" for name in metrics]
-    chart = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.08)
-    for index, name in enumerate(metrics):
-        row, column = divmod(index, columns)
-        place = {"row": row + 1, "col": column + 1}
-        of_metric = layers[layers["metric"] == name]
+    chart, places = curves.metric_subplots(metrics, title="{}, b - a")
+    for name in metrics:
+        rows = layers[layers["metric"] == name]
         factor = curves.scale(LAYER_METRICS[name])
-        difference = factor * of_metric["difference"]
+        difference = factor * rows["difference"]
         unit = "points" if factor == 100 else LAYER_METRICS[name].unit
         chart.add_scatter(
-            **place,
-            x=of_metric["layer"].tolist(),
+            **places[name],
+            x=rows["layer"].tolist(),
             y=difference.tolist(),
             error_y={
                 "type": "data",
                 "symmetric": False,
-                "array": (factor * of_metric["high"] - difference).tolist(),
-                "arrayminus": (difference - factor * of_metric["low"]).tolist(),
+                "array": (factor * rows["high"] - difference).tolist(),
+                "arrayminus": (difference - factor * rows["low"]).tolist(),
                 "thickness": 1.5,
             },
             mode="lines+markers",
             line={"color": palette.RUN_COLORS[0], "width": 2},
-            marker={"symbol": palette.RUN_MARKERS[0], "size": 8},
+            marker={"size": 8},
             showlegend=False,
             hovertemplate=f"layer %{{x}}: %{{y:+.2f}} {unit}<extra></extra>",
         )
-        chart.update_yaxes(title_text=unit, zeroline=False, **place)
+        chart.update_yaxes(title_text=unit, zeroline=False, **places[name])
     chart.add_hline(y=0, line={"color": palette.PAPER_COLOR, "width": 1, "dash": "dot"})
-    chart.update_xaxes(title_text="layer", dtick=1, zeroline=False, showgrid=False)
-    chart.update_layout(
-        height=40 + 300 * rows, margin={"l": 10, "r": 10, "t": 40, "b": 10}, dragmode=False
-    )
     return chart
 
 
@@ -140,7 +139,7 @@ def _show_largest_changes(a: LoadedRun, b: LoadedRun, comparison: Comparison) ->
         "metric",
         [name for name in LAYER_METRICS if name in set(changed["metric"])]
         if len(changed)
-        else list(curves.DEFAULT_METRICS),
+        else list(PAPER_METRICS),
         container=st.columns([1, 4])[0],
         format_func=lambda name: LAYER_METRICS[name].label,
         resets=("image", "gt"),
@@ -174,7 +173,7 @@ def _show_image(a: LoadedRun, b: LoadedRun, comparison: Comparison, metric: str)
     if image_id is None:
         components.show_empty("No image has a value to compare. Select another metric.")
         return
-    both = [(loaded, comparison_queries.read_image(loaded, image_id)) for loaded in (a, b)]
+    both = [(loaded, read_image(loaded.run, image_id)) for loaded in (a, b)]
     targets = both[0][1].targets
     if targets.empty:
         components.show_empty("This image has no GT, so no query matches. Select another image.")
@@ -200,7 +199,7 @@ def _show_image(a: LoadedRun, b: LoadedRun, comparison: Comparison, metric: str)
                 image=image_id,
             )
     for letter, (loaded, image) in zip("ab", both, strict=True):
-        _show_masks(letter, loaded, image, image_id, gt)
+        _show_masks(letter, loaded, image, gt)
 
 
 def _select_image(
@@ -216,7 +215,7 @@ def _select_image(
     requested = url_state.get_int("image")
     if requested is not None and requested not in names:
         try:
-            names = {requested: comparison_queries.read_image(a, requested).file_name, **names}
+            names = {requested: read_image(a.run, requested).file_name, **names}
         except RunError as error:
             components.show_error(error)
     if not names:
@@ -232,23 +231,23 @@ def _select_image(
     )
 
 
-def _show_matches(loaded: LoadedRun, image: ComparedImage, gt: int) -> None:
+def _show_matches(loaded: LoadedRun, image: RunImage, gt: int) -> None:
     """Show a heatmap of the IoU of each GT with its matched query by layer, with `gt` framed."""
     indices = [int(index) for index in image.targets["gt"]]
     depth = loaded.run.num_layers + 1
-    row_of = {index: row for row, index in enumerate(indices)}
-    iou = np.full((len(indices), depth), np.nan)
-    query = np.full((len(indices), depth), "", dtype=object)
-    for index, layer, matched, value in image.matches.itertuples(index=False):
-        iou[row_of[index], layer] = 100 * value
-        query[row_of[index], layer] = str(matched)
+    iou, query = (
+        image.matches.pivot(index="matched_gt", columns="layer", values=column).reindex(
+            index=indices, columns=range(depth)
+        )
+        for column in ("matched_gt_iou", "query")
+    )
     names = [class_name(loaded.run, int(label))[:16] for label in image.targets["label"]]
     chart = go.Figure(
         go.Heatmap(
-            z=[[None if np.isnan(value) else value for value in row] for row in iou.tolist()],
+            z=(100 * iou.to_numpy()).tolist(),
             x=[layer_symbol(layer) for layer in range(depth)],
             y=[f"{index} {escape_html(name)}" for index, name in zip(indices, names, strict=True)],
-            text=query.tolist(),
+            text=query.map(lambda cell: "" if pd.isna(cell) else f"{cell:.0f}").to_numpy().tolist(),
             texttemplate="%{text}",
             colorscale=palette.COLORSCALE,
             zmin=0,
@@ -257,8 +256,8 @@ def _show_matches(loaded: LoadedRun, image: ComparedImage, gt: int) -> None:
             colorbar={"thickness": 10, "ticksuffix": "%"},
         )
     )
-    row = row_of[gt]
-    line = {"color": palette.to_hex(MASK_COLOR), "width": 2}
+    row = indices.index(gt)
+    line = {"color": palette.to_hex(palette.MASK_COLOR), "width": 2}
     chart.add_shape(type="rect", x0=-0.5, x1=depth - 0.5, y0=row - 0.5, y1=row + 0.5, line=line)
     chart.update_xaxes(showgrid=False)
     chart.update_yaxes(autorange="reversed", showgrid=False)
@@ -269,17 +268,13 @@ def _show_matches(loaded: LoadedRun, image: ComparedImage, gt: int) -> None:
     st.caption("Matched query of each GT by layer. Color: IoU of the query's mask with the GT.")
 
 
-def _show_masks(
-    letter: str, loaded: LoadedRun, image: ComparedImage, image_id: int, gt: int
-) -> None:
+def _show_masks(letter: str, loaded: LoadedRun, image: RunImage, gt: int) -> None:
     """Show the masks of the query that matches the GT in the last layer."""
-    last = image.matches[
-        (image.matches["gt"] == gt) & (image.matches["layer"] == loaded.run.num_layers)
-    ]
-    if last.empty:
+    targets = image.targets
+    query = int(targets.loc[targets["gt"] == gt, "matched_query"].iloc[0][-1])
+    if query < 0:
         st.caption(f"{letter}: GT {gt} matches no query in the last layer.")
         return
-    query = int(last["query"].iloc[0])
     if query not in image.saved:
         st.caption(
             f"{letter}: the masks of query {query} are not saved. To save all masks, run "
@@ -287,8 +282,8 @@ def _show_masks(
         )
         return
     st.caption(f"{letter}: query {query}, which matches GT {gt} in the last layer.")
-    rgb_image = image_or_placeholder(loaded.run, image_id, image.shape)
-    masks = loaded.run.masks(image_id, query)
+    rgb_image = image_or_placeholder(loaded.run, image.image_id, (image.height, image.width))
+    masks = loaded.run.masks(image.image_id, query)
     for layer, column in enumerate(st.columns(len(masks), gap="xsmall")):
         with column:
             st.image(

@@ -12,6 +12,7 @@ from apps.gallery import ALL_CHANGES, PERCENT, SORT_ORDERS, ImageFilter
 from apps.runs import LoadedRun, cached
 from mpdiag.errors import RunError
 from mpdiag.store.transitions import TRANSITIONS
+from reports.formatting import to_csv
 from reports.names import class_names
 
 COLUMNS, ROWS = 6, 4
@@ -79,6 +80,7 @@ def _select_filters(runs: Sequence[LoadedRun]) -> tuple[LoadedRun, ImageFilter]:
         container=classes,
         format_func=names.__getitem__,
         resets=RESETS,
+        placeholder="all",
     )
     most = gallery.max_objects(loaded)
     num_objects = None
@@ -90,9 +92,11 @@ def _select_filters(runs: Sequence[LoadedRun]) -> tuple[LoadedRun, ImageFilter]:
         selected_layer or None,
         tuple(labels),
         None if num_objects == (0, most) else num_objects,
-        url_state.range_slider("Util", "util", *PERCENT, unit="%%", container=util, resets=RESETS),
         url_state.range_slider(
-            "mIoU-L", "miou_l", *PERCENT, unit="%%", container=miou_l, resets=RESETS
+            "Util", "util", *PERCENT, format="%d%%", container=util, resets=RESETS
+        ),
+        url_state.range_slider(
+            "mIoU-L", "miou_l", *PERCENT, format="%d%%", container=miou_l, resets=RESETS
         ),
         selected_transition,
         selected_order,
@@ -121,7 +125,7 @@ def _show_summary(loaded: LoadedRun, filters: ImageFilter, page: int, total: int
     with download:
         components.download_button(
             "csv",
-            lambda: components.to_csv(
+            lambda: to_csv(
                 gallery.find_images(loaded, filters, MAX_CSV_ROWS).drop(columns="total")
             ),
             f"{loaded.slug} images",

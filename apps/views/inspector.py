@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 from apps import attention, components, drawing, filmstrip, image_charts, url_state
 from apps.formatting import escape_markdown, format_percent
 from apps.image_charts import HEATMAP_VALUES
-from apps.inspector_queries import InspectorImage, read_image, worst_images
+from apps.image_queries import RunImage, read_image, worst_images
 from apps.runs import LoadedRun
 from mpdiag.errors import RunError
 from mpdiag.store import Run
@@ -62,7 +62,7 @@ def render(runs: Sequence[LoadedRun]) -> None:
     _show_largest_changes(loaded, image)
 
 
-def _select_image(loaded: LoadedRun, container: DeltaGenerator) -> InspectorImage | None:
+def _select_image(loaded: LoadedRun, container: DeltaGenerator) -> RunImage | None:
     """Return the image of the URL, else the worst one; None if the run has no images."""
     worst = worst_images(loaded)
     if worst.empty:
@@ -73,11 +73,10 @@ def _select_image(loaded: LoadedRun, container: DeltaGenerator) -> InspectorImag
         for row in worst.to_dict("records")
     }
     requested = url_state.get_int("image")
-    image = None
-    if requested is not None and requested < 2**63:
-        image = read_image(loaded.run, requested)
-    if image is not None and image.image_id not in names:
-        names = {image.image_id: image.file_name, **names}
+    if requested is not None and requested not in names:
+        found = loaded.run.query("SELECT file_name FROM images WHERE image_id = ?", [requested])
+        if len(found):
+            names = {requested: str(found["file_name"][0]), **names}
     selected = url_state.selectbox(
         "Image",
         "image",
@@ -88,10 +87,10 @@ def _select_image(loaded: LoadedRun, container: DeltaGenerator) -> InspectorImag
         resets=("query", "layer"),
         help="The images whose masks change most. The Images page lists all images.",
     )
-    return image if image is not None else read_image(loaded.run, selected)
+    return read_image(loaded.run, selected)
 
 
-def _select_query(run: Run, image: InspectorImage, container: DeltaGenerator) -> tuple[int, int]:
+def _select_query(run: Run, image: RunImage, container: DeltaGenerator) -> tuple[int, int]:
     """Return query and layer of the URL, else those with the lowest IoU."""
     ranked = {int(row["query"]): row for row in image.rank_queries().to_dict("records")}
 
@@ -119,7 +118,7 @@ def _select_query(run: Run, image: InspectorImage, container: DeltaGenerator) ->
     return query, layer
 
 
-def _load_image(run: Run, image: InspectorImage) -> RgbImage:
+def _load_image(run: Run, image: RunImage) -> RgbImage:
     """Load the image; if it is missing, show a warning and return a placeholder."""
     try:
         return load_image(run.image(image.image_id))
@@ -129,7 +128,7 @@ def _load_image(run: Run, image: InspectorImage) -> RgbImage:
 
 
 def _show_ground_truth(
-    loaded: LoadedRun, image: InspectorImage, rgb_image: RgbImage, highlighted: int
+    loaded: LoadedRun, image: RunImage, rgb_image: RgbImage, highlighted: int
 ) -> None:
     """Show the image, its GT masks (`highlighted` in red) and the matched query of each GT."""
     st.header("Ground truth", anchor=False)
@@ -165,7 +164,7 @@ def _show_ground_truth(
         st.caption("Since: first layer after which the matched query does not change.")
 
 
-def _show_all_queries(loaded: LoadedRun, image: InspectorImage, query: int, layer: int) -> None:
+def _show_all_queries(loaded: LoadedRun, image: RunImage, query: int, layer: int) -> None:
     st.header("All queries", anchor=False)
     left, right = st.columns([2, 5], vertical_alignment="bottom")
     value = url_state.selectbox(
@@ -190,7 +189,7 @@ def _show_all_queries(loaded: LoadedRun, image: InspectorImage, query: int, laye
     )
 
 
-def _show_matching(loaded: LoadedRun, image: InspectorImage, highlighted: int) -> None:
+def _show_matching(loaded: LoadedRun, image: RunImage, highlighted: int) -> None:
     st.header("Matching", anchor=False)
     is_matched = [max(queries) >= 0 for queries in image.targets["matched_query"]]
     targets = image.targets[is_matched]
@@ -211,7 +210,7 @@ def _show_matching(loaded: LoadedRun, image: InspectorImage, highlighted: int) -
     )
 
 
-def _show_largest_changes(loaded: LoadedRun, image: InspectorImage) -> None:
+def _show_largest_changes(loaded: LoadedRun, image: RunImage) -> None:
     st.header("Largest mask changes", anchor=False)
     if not image.saved:
         components.show_empty(NO_MASKS.format("this image"))

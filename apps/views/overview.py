@@ -9,7 +9,7 @@ from apps import components, curves, url_state
 from apps.formatting import escape_markdown
 from apps.runs import LoadedRun
 from mpdiag.store import LAYER_METRICS
-from reports.formatting import UNAVAILABLE
+from reports.formatting import UNAVAILABLE, to_csv
 from reports.run_facts import run_facts
 
 LAYER_WIDTH = 52
@@ -49,6 +49,7 @@ def _show_curves(runs: Sequence[LoadedRun]) -> None:
     components.table(
         table,
         "mpdiag table 1",
+        precision=1 if all(LAYER_METRICS[name].unit == "fraction" for name in metrics) else 2,
         column_config={layer: {"width": LAYER_WIDTH} for layer in table.columns[2:]},
     )
     st.caption(f"{UNAVAILABLE}: not available.")
@@ -58,4 +59,4 @@ def _show_facts(loaded: LoadedRun) -> None:
     facts = pd.DataFrame(run_facts(loaded.run), columns=["Fact", "Value"])
     # st.table wraps long texts, st.dataframe does not. Its cells are Markdown.
     st.table(facts.set_index("Fact").map(escape_markdown))
-    components.download_button("csv", components.to_csv(facts), f"{loaded.slug} facts", "text/csv")
+    components.download_button("csv", to_csv(facts), f"{loaded.slug} facts", "text/csv")

@@ -6,9 +6,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from apps import components, palette, query_usage, url_state
+from apps import components, query_usage, url_state
 from apps.formatting import escape_markdown, format_percent
 from apps.runs import LoadedRun
+from reports import palette
 from reports.names import class_name, layer_symbol
 
 ORDERS = {"number": "query number", "matches": "number of matches"}
@@ -96,7 +97,7 @@ def _show_query(loaded: LoadedRun, layer: int, query: int) -> None:
     left, middle, right = st.columns(3, gap="medium")
     name = f"{loaded.slug} query {query}"
     with left:
-        if masks["x"].isna().all() and loaded.run.header["schema_version"] < 3:
+        if not loaded.run.has_column("queries", "center_x"):
             components.show_empty(
                 "This run has no mask centers: its schema version is too old. Run the analysis "
                 "again."

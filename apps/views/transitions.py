@@ -7,10 +7,11 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from apps import components, palette, transition_queries, url_state
+from apps import components, transition_queries, url_state
 from apps.formatting import escape_markdown, format_percent
 from apps.runs import LoadedRun
 from mpdiag.store.transitions import TRANSITIONS
+from reports import palette
 from reports.mask_images import concatenate, image_or_placeholder, overlay_mask
 from reports.names import layer_symbol
 

@@ -7,6 +7,7 @@ import pytest
 from browser import screenshot, wait_until_ready
 
 from apps.dashboard import VIEWS
+from mpdiag.store.transitions import TRANSITIONS
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts" / "dashboard"
 
@@ -52,7 +53,7 @@ def test_url_restores_a_view(page, url):
     chosen = page.locator(".st-key-widget-run input")
     assert chosen.input_value() == "run-2, matching part"
     page.goto(f"{url}/transitions?run=run-2-matching-part&transition=vanished&layer=2")
-    page.wait_for_selector("text=Vanished: empty now, and was not before.")
+    page.wait_for_selector(f"text=Vanished: {TRANSITIONS['vanished']}.")
     assert "run-2" in page.url
 
 

@@ -1,4 +1,4 @@
-"""The dashboard as a intact: runs and pages, damaged runs, and invalid URLs."""
+"""The whole dashboard: runs and pages, damaged runs, and invalid URLs."""
 
 import json
 import shutil

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apps import drawing, palette
-from reports.mask_images import MASK_COLOR
+from apps import drawing
+from reports import palette
 
 BLUE = (0, 90, 180)
 CORNER = np.array([[True, False], [False, False]])
@@ -24,7 +24,7 @@ def tint(below, color):
 def test_only_the_highlighted_gt_is_red():
     masks = np.stack([CORNER, CORNER[::-1, ::-1]])
     drawn = drawing.overlay_numbered_masks(image(200, 200), masks, highlighted=1)
-    assert tuple(drawn[-1, -1]) == tint(BLUE, MASK_COLOR)
+    assert tuple(drawn[-1, -1]) == tint(BLUE, palette.MASK_COLOR)
     assert tuple(drawn[0, 0]) == tint(BLUE, palette.GT_COLORS[0])
     assert tuple(drawn[0, -1]) == BLUE
 

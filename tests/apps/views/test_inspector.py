@@ -165,7 +165,7 @@ def test_damaged_attention_is_an_error_beside_the_rest(make_run, open_page, tmp_
     heights = pa.array([999] * pq.read_table(run / "attention").num_rows, pa.int32())
     change(run, lambda table: table.set_column(place, "height", heights))
     page = open_page(run, page="inspector", image=4, query=5)
-    assert r"the attention of image 4\, query 5 is broken" in page.error[0].value
+    assert r"attention\: image 4\, query 5 is invalid" in page.error[0].value
     assert any("as in the paper's Figure 1" in caption.value for caption in page.caption)
 
 
@@ -213,7 +213,7 @@ def test_missing_image_is_a_warning(make_run, open_page, tmp_path):
     run = make_run(tmp_path / "one")
     shutil.rmtree(run / "thumbnails")
     page = open_page(run, page="inspector")
-    assert "picture" in page.warning[0].value
+    assert "no thumbnail" in page.warning[0].value
     assert len(tiles(page)) == 10
 
 

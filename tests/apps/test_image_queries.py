@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from apps.inspector_queries import QueryLayer, read_image, worst_images
+from apps.image_queries import QueryLayer, read_image, worst_images
 from apps.runs import open_runs
 from mpdiag.errors import RunError
 
@@ -56,8 +56,9 @@ def test_targets_name_and_size_match_the_rows(loaded):
     assert image.saved == set(range(6))
 
 
-def test_unknown_image_is_none_and_missing_rows_are_an_error(loaded):
-    assert read_image(loaded.run, 99) is None
+def test_unknown_image_and_missing_rows_are_errors(loaded):
+    with pytest.raises(RunError, match="no image 99"):
+        read_image(loaded.run, 99)
     incomplete = rewrite(loaded, "queries", lambda rows: rows[:-1])
     with pytest.raises(RunError, match="image 5"):
         read_image(incomplete.run, 5)

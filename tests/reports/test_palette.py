@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from apps import palette
 from mpdiag.store.transitions import TRANSITIONS
+from reports import palette
 
 # Viénot, Brettel and Mollon (1999): linear RGB as seen by protanopes and deuteranopes.
 BLINDNESS = {

@@ -1,4 +1,4 @@
-"""SQL queries of the Inspector page: the rows of one image."""
+"""SQL queries of the Inspector and Compare pages: the rows of one image of a run."""
 
 from dataclasses import dataclass
 
@@ -60,8 +60,8 @@ class QueryLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class InspectorImage:
-    """The rows of one image."""
+class RunImage:
+    """The rows of one image of a run."""
 
     image_id: int
     file_name: str
@@ -73,6 +73,11 @@ class InspectorImage:
     """One row per GT: gt, label, matched_query (a list over layers 0..L)."""
     saved: frozenset[int]
     """Queries whose masks are saved in the run."""
+
+    @property
+    def matches(self) -> pd.DataFrame:
+        """The rows of `queries` that match a GT."""
+        return self.queries[self.queries["matched_gt"] >= 0]
 
     def layers(self, query: int) -> list[QueryLayer]:
         """Return the predictions of a query in layers 0..L."""
@@ -100,11 +105,11 @@ class InspectorImage:
         ).reset_index(drop=True)
 
 
-def read_image(run: Run, image_id: int) -> InspectorImage | None:
-    """Read all rows of an image; None if the run has no such image.
+def read_image(run: Run, image_id: int) -> RunImage:
+    """Read all rows of an image.
 
     Raises:
-        RunError: rows are missing.
+        RunError: the run has no such image, or rows are missing.
     """
     images = run.query(
         "SELECT file_name, height, width FROM images WHERE image_id = ?",
@@ -112,7 +117,7 @@ def read_image(run: Run, image_id: int) -> InspectorImage | None:
         image_id=image_id,
     )
     if images.empty:
-        return None
+        raise RunError(f"{run.path}: no image {image_id}; select another image")
     file_name, height, width = images.iloc[0]
     queries = run.query(_QUERIES, [image_id], image_id=image_id)
     targets = run.query(_TARGETS, [image_id], image_id=image_id)
@@ -122,9 +127,7 @@ def read_image(run: Run, image_id: int) -> InspectorImage | None:
     ):
         raise RunError(f"{run.path}: rows of image {image_id} are missing; run the analysis again")
     saved = frozenset(run.query(_SAVED, [image_id])["index"].tolist())
-    return InspectorImage(
-        image_id, str(file_name), int(height), int(width), queries, targets, saved
-    )
+    return RunImage(image_id, str(file_name), int(height), int(width), queries, targets, saved)
 
 
 @cached
