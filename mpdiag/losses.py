@@ -25,10 +25,7 @@ class PointSampler(Protocol):
     """Samples the points at which matched masks are compared with their GT."""
 
     def __call__(self, logits: Tensor, image: Tensor) -> Tensor:
-        """Return (R, P, 2) points for (R, h, w) logits.
-
-        `image` is the (R,) index of their image, on the CPU and in ascending order.
-        """
+        """Return (R, P, 2) points for (R, h, w) logits and their (R,) image index on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,8 @@ class ImportanceSampler:
         rows = image.bincount(minlength=len(self.generators)).tolist()
         for part, generator in zip(points.split(rows), self.generators, strict=True):
             part.uniform_(generator=generator)
-        return points
+        in_order_of_rows = image.argsort(stable=True).argsort()
+        return points[to_device(in_order_of_rows, device)]
 
 
 def set_losses(
@@ -101,8 +99,7 @@ def set_losses(
         weights = weights * in_class_loss
     total = weights.sum((1, 2)) if class_weight is None else class_weight
     class_loss = _class_losses(class_logits, targets, matched, weights) / total
-    # Sorted by image, which the sampler needs; on the CPU, where the number of pairs is known.
-    image, layer, query = (assignment.transpose(0, 1) >= 0).nonzero(as_tuple=True)
+    layer, image, query = (assignment >= 0).nonzero(as_tuple=True)
     if not len(layer):
         # Zeros that depend on the masks, so that every rank has the same autograd graph.
         no_loss = mask_logits.flatten(1).sum(1) * 0
