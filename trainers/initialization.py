@@ -93,10 +93,11 @@ def _check_classes(
     if head is None:
         return
     fix = "set reset_classes=true to initialize the class head randomly"
-    theirs, ours = len(head) - 1, len(own["decoder.class_embed.bias"]) - 1
-    if theirs != ours:
+    found_classes, num_classes = len(head) - 1, len(own["decoder.class_embed.bias"]) - 1
+    if found_classes != num_classes:
         raise ConfigError(
-            f"init = {source}: predicts {theirs} classes, but the data set has {ours}; {fix}"
+            f"init = {source}: predicts {found_classes} classes, but the data set has "
+            f"{num_classes}; {fix}"
         )
     noted = found.extra.get("mpdiag", {})
     names = [entry["name"] for entry in noted.get("classes") or []]

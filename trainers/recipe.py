@@ -80,9 +80,9 @@ def recipe_text(recipe: Recipe) -> str:
 
 
 def _translated(path: Path, overrides: Sequence[str]) -> Recipe:
-    pairs, ours = split_arguments(overrides)
+    pairs, settings = split_arguments(overrides)
     found = translate(override(read_detectron2_config(path), pairs), str(path))
-    config = parse(FullTrainConfig, merge(found.settings, _parse_overrides(ours)), str(path))
+    config = parse(FullTrainConfig, merge(found.settings, _parse_overrides(settings)), str(path))
     notes = TranslationNotes(notes=found.notes, unknown=found.unknown)
     return Recipe(name=str(path), config=config, translation=notes)
 

@@ -69,7 +69,7 @@ def read_cfg(file: Path, arguments: Sequence[str] = ()) -> CfgNode:
         ConfigError: the file or an argument can't be read, or has an unknown key.
         DataError: a module in MPDIAG.IMPORTS can't be imported.
     """
-    pairs, ours = split_arguments(arguments)
+    pairs, settings = split_arguments(arguments)
     # The official files have code at INPUT.MIN_SIZE_TRAIN, which yacs would run.
     values = override(read_detectron2_config(file), pairs)
     cfg = get_cfg()
@@ -79,7 +79,7 @@ def read_cfg(file: Path, arguments: Sequence[str] = ()) -> CfgNode:
     except (KeyError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{file}: detectron2 can't read it ({reason:.200})") from None
-    cfg.MPDIAG.SETTINGS = [*cfg.MPDIAG.SETTINGS, *ours]
+    cfg.MPDIAG.SETTINGS = [*cfg.MPDIAG.SETTINGS, *settings]
     cfg.MODEL.META_ARCHITECTURE = META_ARCHITECTURE
     for module in cfg.MPDIAG.IMPORTS:
         import_module(module)

@@ -44,10 +44,10 @@ def use_official_names(module: nn.Module, path: str, no_object_weight: float) ->
     def from_official_names(module: Any, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         for name in [name for name in state if name.startswith(prefix)]:
             official = name.removeprefix(prefix)
-            ours = from_official(official)
-            if ours is not None and not ours.endswith(DERIVED_BUFFER_SUFFIX):
-                state[f"{prefix}{path}{ours}"] = state.pop(name)
-            elif ours is not None or official in _KNOWN:
+            parameter = from_official(official)
+            if parameter is not None and not parameter.endswith(DERIVED_BUFFER_SUFFIX):
+                state[f"{prefix}{path}{parameter}"] = state.pop(name)
+            elif parameter is not None or official in _KNOWN:
                 del state[name]
 
     def rename_missing_keys(module: Any, differences: Any) -> None:
@@ -60,5 +60,5 @@ def use_official_names(module: nn.Module, path: str, no_object_weight: float) ->
 
 
 def _official(name: str, path: str) -> str:
-    before, found, ours = name.partition(path)
-    return before + to_official(ours) if found else name
+    before, found, parameter = name.partition(path)
+    return before + to_official(parameter) if found else name

@@ -17,11 +17,11 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
         ConfigError: an argument is neither, or a key has no value or is unknown.
     """
     pairs: dict[str, str] = {}
-    ours: list[str] = []
+    settings: list[str] = []
     rest = iter(arguments)
     for argument in rest:
         if _OURS.fullmatch(argument):
-            ours.append(argument)
+            settings.append(argument)
             continue
         key, equals, value = argument.partition("=")
         if not _KEY.fullmatch(key):
@@ -34,4 +34,4 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
             raise ConfigError(f"{key}: has no value; give one, e.g. SOLVER.MAX_ITER 1000")
         pairs[key] = given
     check_known(pairs)
-    return pairs, ours
+    return pairs, settings

@@ -51,10 +51,10 @@ def _sets(keys: Detectron2Settings, task: str) -> dict[str, Any]:
         dataset, split = (known.dataset, known.split) if known else (name, prefix)
         settings |= {f"{prefix}_dataset": dataset, f"{prefix}_split": split}
         if known is None:
-            ours = "data.dataset" if prefix == "train" else "data.val_dataset"
+            setting = "data.dataset" if prefix == "train" else "data.val_dataset"
             keys.notes.append(
                 f"{name}: must be registered in detectron2's catalogs; otherwise set "
-                f"{ours}=FILE.json"
+                f"{setting}=FILE.json"
             )
         elif known.task != task:
             keys.notes.append(
