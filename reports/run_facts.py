@@ -68,7 +68,13 @@ def _unmatched(header: dict[str, Any], usage: dict[str, Any]) -> str:
 
 def _non_finite(summary: dict[str, Any]) -> str:
     count = summary.get("non_finite")
-    return f"{count:,}, left out of all averages" if count else ""
+    if not isinstance(count, int) or not count:
+        return ""
+    layers = [{"layer": 0, **_dict(summary.get("m0"))}, *summary["layers"]]
+    # This share has a value if any mask of the layer is finite.
+    without = [str(x.get("layer")) for x in layers if x.get("empty_masks", 0) is None]
+    text = f"{count:,}, left out of all averages"
+    return f"{text}; no finite prediction in layer {', '.join(without)}" if without else text
 
 
 def _architecture(config: dict[str, Any]) -> str:

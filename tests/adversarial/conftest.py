@@ -1,7 +1,8 @@
 """Small COCO data sets that tests damage, and a small model with synthetic images."""
 
 import json
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,16 @@ def panoptic(tmp_path: Path) -> Write:
     return write
 
 
+@pytest.fixture
+def one_gib() -> Iterator[None]:
+    """Limit the memory that the test may allocate to 1 GiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 @pytest.fixture(scope="session")
 def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("synthetic")
@@ -101,14 +112,24 @@ def synthetic(synthetic_root: Path) -> SegmentationDataset:
 
 
 @pytest.fixture
-def small_checkpoint(small_config: ModelConfig, synthetic: SegmentationDataset) -> LoadedCheckpoint:
-    """A model whose masks differ from layer to layer, which takes images at their own size."""
-    torch.manual_seed(0)
-    model = Mask2Former(
-        small_config.model_copy(update={"num_classes": len(synthetic.classes), "num_queries": 8})
-    ).eval()
-    with torch.no_grad():
-        model.decoder.query_feat.weight.mul_(3)
-        model.pixel_decoder.mask_features.weight.mul_(8)
-    recipe = TrainConfig(model=model.config, data=DataConfig())
-    return LoadedCheckpoint(Path("small.pth"), "mpdiag", "0" * 64, model, recipe=recipe)
+def build_checkpoint(small_config: ModelConfig) -> Callable[[int], LoadedCheckpoint]:
+    """Build a model whose masks differ from layer to layer, for images at their own size."""
+
+    def build(num_classes: int) -> LoadedCheckpoint:
+        torch.manual_seed(0)
+        config = small_config.model_copy(update={"num_classes": num_classes, "num_queries": 8})
+        model = Mask2Former(config).eval()
+        with torch.no_grad():
+            model.decoder.query_feat.weight.mul_(3)
+            model.pixel_decoder.mask_features.weight.mul_(8)
+        recipe = TrainConfig(model=config, data=DataConfig())
+        return LoadedCheckpoint(Path("small.pth"), "mpdiag", "0" * 64, model, recipe=recipe)
+
+    return build
+
+
+@pytest.fixture
+def small_checkpoint(
+    build_checkpoint: Callable[[int], LoadedCheckpoint], synthetic: SegmentationDataset
+) -> LoadedCheckpoint:
+    return build_checkpoint(len(synthetic.classes))
