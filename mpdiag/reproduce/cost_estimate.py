@@ -15,6 +15,7 @@ from mpdiag.data import TrainingBatches, build_augmentation, generate_synthetic,
 from mpdiag.errors import DataError
 from mpdiag.reproduce.directory import Job, ReproductionDirectory, read_json
 from mpdiag.reproduce.experiments import ReproductionSize, SeededTraining
+from mpdiag.reproduce.scheduler import call_in_child
 from reports.reproduction import logged_steps, seconds_per_step
 from trainers.distributed import DistributedContext
 from trainers.loop import resolve
@@ -65,7 +66,8 @@ class StepTimer:
         if self.size.uses_all_gpus and not torch.cuda.is_available():
             raise DataError("a step at this size takes minutes on a CPU")
         if training.has_mp_part not in self._timed:
-            self._timed[training.has_mp_part] = _time_first_steps(training.config, self.size)
+            timed = call_in_child(_time_first_steps, training.config, self.size)
+            self._timed[training.has_mp_part] = timed
         seconds, parameters = self._timed[training.has_mp_part]
         logged = seconds_per_step(self.directory.training(training.name))
         if logged is None:

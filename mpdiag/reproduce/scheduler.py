@@ -9,12 +9,17 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
+from mpdiag.errors import TrainingError
 from mpdiag.reproduce.directory import Job, ReproductionDirectory
 from mpdiag.reproduce.experiments import ReproductionSize
 from trainers.signals import StoppedBySignalError, StopSignal
@@ -23,6 +28,8 @@ CORES_PER_TRAINING = 2  # at least, on a machine with GPUs
 _CPUINFO = Path("/proc/cpuinfo")
 _SAFE_PATH = {"PYTHONSAFEPATH": "1"}  # import no module from the current directory
 _POLL_SECONDS = 0.2
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +64,47 @@ def plan_machine(size: ReproductionSize, jobs: int | None) -> Machine:
         count = jobs or 1
         threads = {"OMP_NUM_THREADS": str(max(cores // count, 1))} if count > 1 else {}
         return Machine((threads,) * count, 1, f"{cores} CPU cores{_processor()}")
-    description = f"{gpus} x {torch.cuda.get_device_name()}, {cores} CPU cores"
+    name, free_memory = call_in_child(_query_gpu)
+    description = f"{gpus} x {name}, {cores} CPU cores"
     if size.uses_all_gpus:
         return Machine(({},), gpus, description)
-    per_gpu = max(int(torch.cuda.mem_get_info()[0] / 2**30 / size.gpu_memory), 1)
+    per_gpu = max(int(free_memory / 2**30 / size.gpu_memory), 1)
     count = jobs or max(min(per_gpu * gpus, cores // CORES_PER_TRAINING), 1)
     threads = {"OMP_NUM_THREADS": str(max(cores // count, 1))}
-    slots = tuple({"CUDA_VISIBLE_DEVICES": str(k % gpus), **threads} for k in range(count))
+    visible = _visible_gpus(gpus)
+    slots = tuple({"CUDA_VISIBLE_DEVICES": visible[k % gpus], **threads} for k in range(count))
     return Machine(slots, 1, description)
+
+
+def _visible_gpus(count: int) -> list[str]:
+    """Return the first `count` entries of CUDA_VISIBLE_DEVICES: indices, or ids of GPUs."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    return [entry.strip() for entry in visible.split(",")][:count]
+
+
+def _query_gpu() -> tuple[str, int]:
+    """Return the name of the first GPU and its free memory in bytes."""
+    return torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0]
+
+
+def call_in_child(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Return the result of a function called in a new process, which then releases its memory.
+
+    A process that has used a GPU keeps some of its memory until it ends.
+
+    Raises:
+        TrainingError: the process was killed.
+    """
+    # Ctrl-C ends the call in this process; the new one would print a traceback.
+    ignore_interrupts = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(1, get_context("spawn"), signal.signal, ignore_interrupts) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            raise TrainingError(
+                f"the process that runs {function.__name__} was killed; free memory and repeat the "
+                "command"
+            ) from None
 
 
 def _processor() -> str:

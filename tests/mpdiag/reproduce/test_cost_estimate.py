@@ -1,11 +1,13 @@
 """Estimated cost of a reproduction, and number of concurrent trainings of a machine."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
+from mpdiag.errors import TrainingError
 from mpdiag.reproduce import SIZES, ReproductionOptions, cost_estimate, run, scheduler, select_size
 from mpdiag.reproduce.cost_estimate import estimate_cost
 from mpdiag.reproduce.directory import Job
@@ -15,7 +17,7 @@ from mpdiag.reproduce.scheduler import plan_machine
 @pytest.fixture
 def two_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReproductionOptions:
     """Return options of the baseline with two seeds; a step takes half a second."""
-    monkeypatch.setattr(cost_estimate, "_time_first_steps", lambda config, size: (0.5, 1000))
+    monkeypatch.setattr(cost_estimate, "call_in_child", lambda function, *given: (0.5, 1000))
     return ReproductionOptions(["figure1"], select_size("tiny"), [0, 1], tmp_path / "out")
 
 
@@ -61,8 +63,8 @@ def test_description_of_the_cost(two_seeds: ReproductionOptions) -> None:
 def machine(monkeypatch: pytest.MonkeyPatch, gpus: int, cores: int, free: int) -> None:
     monkeypatch.setattr(scheduler.os, "sched_getaffinity", lambda pid: set(range(cores)))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free << 30, 80 << 30))
+    monkeypatch.setattr(scheduler, "call_in_child", lambda function: ("GPU", free << 30))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 def test_one_at_a_time_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -101,6 +103,34 @@ def test_memory_and_cores_limit_concurrent_trainings(
     assert len(found.slots) == count and found.processes_per_training == 1
     used = [slot["CUDA_VISIBLE_DEVICES"] for slot in found.slots]
     assert used == [str(number % gpus) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus", "used"),
+    [
+        ("4,5", 2, ["4", "5", "4"]),
+        ("7", 1, ["7", "7", "7"]),
+        ("GPU-8f2a, MIG-1/3/0", 2, ["GPU-8f2a", "MIG-1/3/0", "GPU-8f2a"]),
+        ("2,-1,0", 1, ["2", "2", "2"]),  # CUDA ignores all entries after an invalid one
+    ],
+)
+def test_only_gpus_that_the_user_made_visible_are_used(
+    monkeypatch: pytest.MonkeyPatch, visible: str, gpus: int, used: list[str]
+) -> None:
+    machine(monkeypatch, gpus, cores=64, free=79)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = plan_machine(SIZES["small"], 3)
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in found.slots] == used
+    assert all("CUDA_VISIBLE_DEVICES" not in slot for slot in plan_machine(SIZES["paper"], 3).slots)
+
+
+def test_a_call_in_a_child_process(tmp_path: Path) -> None:
+    """The first steps are timed in one, since a process that trained keeps memory on the GPU."""
+    assert scheduler.call_in_child(os.getpid) != os.getpid()
+    with pytest.raises(FileNotFoundError):
+        scheduler.call_in_child(os.stat, tmp_path / "missing")
+    with pytest.raises(TrainingError, match="was killed"):
+        scheduler.call_in_child(os._exit, 9)
 
 
 def test_size_paper_uses_all_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
