@@ -3,6 +3,7 @@
 Models of transformers are loaded from local files, without remote code.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,17 +11,25 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+import timm
 import torch
 from torch import nn
 
 from mpdiag.checkpoints.checksums import files_sha256, parameters_sha256
 from mpdiag.checkpoints.reading import read_state_dict
 from mpdiag.checkpoints.transformers_directory import CONFIG, PREPROCESSOR, read_json
+from mpdiag.config import MAX_SIDE, abbreviate
 from mpdiag.errors import CheckpointError, DependencyError
 from mpdiag.recording import TransformersFamily, transformers_families
 from mpdiag.recording.family import is_instance_by_name
+from mpdiag.untrusted import printable
 
 NAMES_SHOWN = 4  # of parameters in an error
+_MAX_SETTING, _MAX_BUFFERS = 2**20, 2**24
+_COUNTED = re.compile("layers|depths|blocks|stages")  # each has an entry of its own
+_SIDES = {"shortest_edge", "longest_edge", "height", "width", "image_size", "size"}
+_DESCRIPTIVE = {"id2label", "label2id", "mpdiag"}
 _PROCESSOR = "processor_config.json"  # of an image processor and a tokenizer together
 _WEIGHTS = ("model", "pytorch_model")  # file.safetensors, file.bin, or shards with an index
 
@@ -91,12 +100,21 @@ class ExternalModel:
 def _load_module(directory: Path, class_name: str, files: Sequence[Path]) -> nn.Module:
     library = import_transformers()
     state = {key: tensor for file in files for key, tensor in read_state_dict(file).items()}
+    source = str(directory / CONFIG)
+    _check_settings(read_json(directory / CONFIG), len(state), source)
+    model_class = getattr(library, class_name)
     try:
-        with silence(library):
+        with isolate(library):
             config = library.AutoConfig.from_pretrained(
                 directory, trust_remote_code=False, local_files_only=True
             )
-            module, report = getattr(library, class_name).from_pretrained(
+            if hasattr(config, "use_pretrained_backbone"):
+                config.use_pretrained_backbone = False  # transformers 4 would download it
+            with torch.device("meta"):
+                size = _num_elements(model_class(config))
+            if size > 4 * sum(tensor.numel() for tensor in state.values()) + _MAX_BUFFERS:
+                raise ValueError(f"its settings require {size:,} numbers, the weights have fewer")
+            module, report = model_class.from_pretrained(
                 None,
                 config=config,
                 state_dict=state,
@@ -104,9 +122,10 @@ def _load_module(directory: Path, class_name: str, files: Sequence[Path]) -> nn.
                 ignore_mismatched_sizes=True,  # rejected below, by name
                 dtype=torch.float32,
             )
-    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, OSError) as error:
+    except Exception as error:  # invalid settings can fail in any way
         raise CheckpointError(
-            f"{directory}: transformers can't build its {class_name} ({_first_line(error)})"
+            f"{source}: transformers can't build its {class_name} ({_first_line(error)}); give the "
+            "config.json of this model"
         ) from error
     # A mismatched key comes with the two shapes.
     wrong = sorted(report["missing_keys"]) + sorted(str(x[0]) for x in report["mismatched_keys"])
@@ -117,6 +136,40 @@ def _load_module(directory: Path, class_name: str, files: Sequence[Path]) -> nn.
         )
     model: nn.Module = module.eval()
     return model
+
+
+def _check_settings(settings: Any, num_entries: int, source: str, key: str = "") -> None:
+    """Check a config.json for sizes that no model with `num_entries` parameters has.
+
+    Raises:
+        CheckpointError: there are more layers than entries, a very large number, or a backbone
+            that is not in timm's registry, and that would be downloaded or read from a folder.
+    """
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            if name not in _DESCRIPTIVE:
+                _check_settings(value, num_entries, source, name)
+    elif isinstance(settings, list):
+        for value in [len(settings), *settings]:
+            _check_settings(value, num_entries, source, key)
+    elif isinstance(settings, str):
+        if key in ("backbone", "architecture") and not timm.is_model(settings):
+            raise CheckpointError(
+                f"{source}: {key} = {abbreviate(settings)} is not a model of timm; give a "
+                "config.json with backbone_config"
+            )
+    elif isinstance(settings, int | float):
+        maximum = num_entries if _COUNTED.search(key) else _MAX_SETTING
+        maximum = MAX_SIDE if key in _SIDES else maximum
+        if not -maximum <= settings <= maximum:
+            raise CheckpointError(
+                f"{source}: {key} = {settings}, but at most {maximum:,} is possible for this "
+                "model; give the file that was saved with it"
+            )
+
+
+def _num_elements(module: nn.Module) -> int:
+    return sum(x.numel() for values in (module.parameters(), module.buffers()) for x in values)
 
 
 def load_processor(directory: Path, family: TransformersFamily) -> Any:
@@ -131,9 +184,11 @@ def load_processor(directory: Path, family: TransformersFamily) -> Any:
         raise CheckpointError(
             f"{directory / PREPROCESSOR}: no such file; save the image processor of the model there"
         )
+    for file in filter(Path.is_file, (directory / PREPROCESSOR, directory / _PROCESSOR)):
+        _check_settings(read_json(file), _MAX_SETTING, str(file))
     local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     try:
-        with silence(library):
+        with isolate(library):
             images = library.AutoImageProcessor.from_pretrained(
                 directory, **local, **family.processor_options
             )
@@ -144,9 +199,10 @@ def load_processor(directory: Path, family: TransformersFamily) -> Any:
             return getattr(library, family.text_processor)(
                 images, tokenizer, task_seq_length=length
             )
-    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
+    except Exception as error:  # invalid settings can fail in any way
         raise CheckpointError(
-            f"{directory}: transformers can't read its preprocessing ({_first_line(error)})"
+            f"{directory}: transformers can't read its preprocessing ({_first_line(error)}); save "
+            "the image processor of the model there"
         ) from error
 
 
@@ -158,7 +214,7 @@ def _family(model_type: str, source: str) -> TransformersFamily:
     families = transformers_families()
     if model_type not in families:
         raise CheckpointError(
-            f"{source}: model_type = {model_type!r} is not supported; supported are "
+            f"{source}: model_type = {abbreviate(model_type)} is not supported; supported are "
             f"{', '.join(families)}"
         )
     return families[model_type]
@@ -211,19 +267,21 @@ def import_transformers() -> Any:
 
 
 @contextmanager
-def silence(library: Any) -> Iterator[None]:
-    """Turn off the log messages and progress bars of transformers."""
-    log = library.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+def isolate(library: Any) -> Iterator[None]:
+    """Turn off requests to the hub, log messages and progress bars of transformers."""
+    log, hub = library.utils.logging, huggingface_hub.constants
+    level, bars, offline = log.get_verbosity(), log.is_progress_bar_enabled(), hub.HF_HUB_OFFLINE
     log.set_verbosity_error()
     log.disable_progress_bar()
+    hub.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
+        hub.HF_HUB_OFFLINE = offline
         log.set_verbosity(level)
         if bars:
             log.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:
-    return f"{str(error).strip().partition(chr(10))[0]:.200}"
+    return printable(str(error).strip().partition("\n")[0] or type(error).__name__, 200)

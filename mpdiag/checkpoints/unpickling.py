@@ -78,6 +78,7 @@ class _Budget:
     """Memory and operations that the pickles of a file of `size` bytes may use."""
 
     def __init__(self, size: int) -> None:
+        self.size = size
         self.num_bytes, self.operations = 8 * size + 2**24, _MAX_OPERATIONS
 
     def spend(self, num_bytes: int) -> None:
@@ -97,6 +98,16 @@ class _Budget:
         self.operations -= 1
         if self.operations < 0:
             raise ValueError(f"a pickle of more than {_MAX_OPERATIONS:,} operations")
+
+
+class _BoundedStream:
+    """Stream for `pickletools`, which would allocate whatever length a pickle claims."""
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self.stream, self.size, self.readline = stream, size, stream.readline
+
+    def read(self, count: int) -> bytes:
+        return self.stream.read(min(count, self.size))
 
 
 def _size(stream: BinaryIO) -> int:
@@ -225,7 +236,8 @@ class _Machine:
 
     def run(self, stream: BinaryIO) -> Any:
         """Execute the pickle at the position of `stream`, and return its value."""
-        for opcode, argument, _ in pickletools.genops(stream):
+        bounded: Any = _BoundedStream(stream, self.budget.size)
+        for opcode, argument, _ in pickletools.genops(bounded):
             self.budget.count_operation()
             self._execute(opcode.name, argument)
         return self.stack.pop()
@@ -246,6 +258,8 @@ class _Machine:
             stack.append(_EMPTY[name]())
         elif name in _TUPLES:
             stack.append(tuple(self._pop(_TUPLES[name])))
+        elif name == "POP":
+            stack.pop()
         elif name == "MARK":
             self.below_marks.append(stack)
             self.stack = []
