@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from mpdiag.checkpoints import read_weights, save_checkpoint
@@ -44,7 +45,7 @@ class Trainer:
         if config.init is not None:
             initialize_model(self.model, config.init, classes, reset_classes=config.reset_classes)
         if distributed.world_size > 1 and distributed.device.type == "cuda":
-            nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+            convert_sync_batchnorm(self.model)  # torch's drops the activation of timm's layers
         self.method: CombinedMethod = build_method(self.model, config).to(distributed.device)
         if config.compile:
             for module in (

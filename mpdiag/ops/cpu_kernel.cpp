@@ -39,7 +39,7 @@ Position find_corners(const T* location, std::int64_t height, std::int64_t width
                       Corners<T>& corners) {
   const T x = pixel(location[0], width), y = pixel(location[1], height);
   if (!(x >= -1 && y >= -1 && x < static_cast<T>(width) && y < static_cast<T>(height))) {
-    return std::isnan(x) || std::isnan(y) ? Position::nan : Position::outside;
+    return std::isfinite(x) && std::isfinite(y) ? Position::outside : Position::nan;
   }
   const T left = std::floor(x), top = std::floor(y);
   const auto column = static_cast<std::int64_t>(left), row = static_cast<std::int64_t>(top);

@@ -98,7 +98,8 @@ def _point(locations, sample, valid, height, width):  # type: ignore[no-untyped-
     whether any cell is inside, and NaN if the location is NaN or infinite, else 0."""
     x = _pixel(tl.load(locations + 2 * sample, mask=valid, other=0.0), width.to(tl.float32))
     y = _pixel(tl.load(locations + 2 * sample + 1, mask=valid, other=0.0), height.to(tl.float32))
-    nan = 0 * x + 0 * y
+    finite = (tl.abs(x) < float("inf")) & (tl.abs(y) < float("inf"))
+    nan = tl.where(finite, 0.0, float("nan"))
     seen = valid & (x >= -1) & (y >= -1) & (x < width) & (y < height)
     x, y = tl.where(seen, x, 0.0), tl.where(seen, y, 0.0)
     left, top = tl.floor(x), tl.floor(y)

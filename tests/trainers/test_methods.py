@@ -253,3 +253,21 @@ def test_padding_queries_of_the_mp_part_have_no_loss(small_recipe, samples) -> N
     assert (normalizers["piloted_masks"], normalizers["piloted_class_weight"]) == (19, 19)
     found = losses_of(method, batch_of(samples))["loss_ce_dn"]
     assert found.item() == pytest.approx(2 * expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("gt", ["gt", "no gt"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_trained_parameter_has_a_gradient(
+    small_recipe, samples, method: str, gt: str
+) -> None:
+    """DDP requires this, also with class embeddings that no MP part uses."""
+    config: TrainConfig = small_recipe(
+        f"method={method}", "model.num_classes=3", "model.label_embedding=true"
+    )
+    if gt == "no gt":
+        for sample in samples:
+            sample.masks, sample.labels = sample.masks[:0], sample.labels[:0]
+    combined = build_method(Mask2Former(config.model), config)
+    torch.stack(list(losses_of(combined, batch_of(samples)).values())).sum().backward()
+    trained = {name: x for name, x in combined.named_parameters() if x.requires_grad}
+    assert trained and not [name for name, x in trained.items() if x.grad is None]

@@ -71,9 +71,10 @@ def test_no_queries(backend) -> None:
     assert found.shape == (1, 0, 16)
 
 
-def test_nan_locations_propagate(make_problem) -> None:
+@pytest.mark.parametrize("location", [torch.nan, torch.inf, -torch.inf, 3e38])
+def test_locations_without_a_finite_pixel_give_nan(backend, make_problem, location: float) -> None:
     problem = make_problem(8)
-    problem.locations[0, 2, 1, 0, 0, 1] = torch.nan
+    problem.locations[0, 2, 1, 0, 0, 1] = location
     output, *_ = problem.run(ms_deform_attn, torch.float32)
     assert output.isnan().nonzero().tolist() == [[0, 2, c] for c in range(8, 16)]
 

@@ -58,6 +58,14 @@ def test_original_extension(make_problem) -> None:
     torch.testing.assert_close(problem.run(function, torch.float64), [output, *grads])
 
 
+def test_cached_levels_of_an_inference_are_usable_in_training() -> None:
+    arguments = ((2, 3), (4, 5)), torch.device("cpu")
+    external_kernels._levels.cache_clear()
+    with torch.inference_mode():
+        external_kernels._levels(*arguments)
+    assert not any(tensor.is_inference() for tensor in external_kernels._levels(*arguments))
+
+
 def test_deformops_names_the_supported_python_versions(monkeypatch) -> None:
     if sys.version_info[:2] in ((3, 12), (3, 13)):
         pytest.skip("this version is supported")

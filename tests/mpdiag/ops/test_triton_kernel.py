@@ -73,10 +73,16 @@ def test_equals_the_reference(make_problem, tmp_path: Path) -> None:
         )
         for dtype, problem in problems.items()
     ]
+    value, shapes, *others = arguments[1]
+    locations, *others = (x[:1].clone() for x in others)
+    locations[0, 0, 0, 0, 0, 0], locations[0, 1, 0, 0, 0, 1] = torch.nan, torch.inf
+    arguments.append((value[:1].clone(), shapes, locations, *others))
     path = tmp_path / "problems"
     torch.save(arguments, path)
     run(INTERPRET, str(path), TRITON_INTERPRET="1")
-    for problem, results in zip(problems.values(), torch.load(path), strict=True):
+    *found_results, with_nan = torch.load(path)
+    assert with_nan[0].isnan().nonzero().tolist() == [[0, q, c] for q in (0, 1) for c in range(8)]
+    for problem, results in zip(problems.values(), found_results, strict=True):
         for found, expected in zip(results, problem.solve(), strict=True):
             # The interpreter truncates to bfloat16; a GPU rounds.
             rounding = 2**-7 if found.dtype == torch.bfloat16 else 1e-5
