@@ -71,6 +71,22 @@ FROM (
 ) WHERE place <= num_gt
 """
 
+# Spearman's coefficient is the correlation of average ranks. Twice an average rank is an integer,
+# so the sums are exact for any order of the rows.
+_RANK_CORRELATION = """
+SELECT image_id, layer, (count(*) * sum(x * y) - sum(x) * sum(y)) / nullif(sqrt(
+    (count(*) * sum(x * x) - sum(x) * sum(x))::DOUBLE
+    * (count(*) * sum(y * y) - sum(y) * sum(y))::DOUBLE), 0) AS correlation
+FROM (
+    SELECT image_id, layer,
+           2 * rank() OVER (PARTITION BY image_id, layer ORDER BY score)
+           + count(*) OVER (PARTITION BY image_id, layer, score) - 1 AS x,
+           2 * rank() OVER (PARTITION BY image_id, layer ORDER BY best_gt_iou)
+           + count(*) OVER (PARTITION BY image_id, layer, best_gt_iou) - 1 AS y
+    FROM queries WHERE score IS NOT NULL
+) GROUP BY ALL
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class LayerMetric:
@@ -183,6 +199,11 @@ _METRICS = (
         "duplicates", "Duplicates",
         "share of the most confident queries that repeat a GT of a more confident one",
         higher_is_better=False, rows=_MOST_CONFIDENT, value="duplicate::INT",
+    ),
+    LayerMetric(
+        "score_iou_correlation", "Score-IoU rank correlation",
+        "Spearman's coefficient of an image's scores and the IoUs with the best GT",
+        unit="correlation", higher_is_better=True, rows=_RANK_CORRELATION, value="correlation",
     ),
     LayerMetric(
         "non_finite", "Non-finite predictions", "predictions with NaN or infinity",
