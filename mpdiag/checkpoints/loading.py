@@ -119,7 +119,8 @@ def interpret_weights(weights: Weights, config: Path | None = None) -> Checkpoin
             contents.config_path, model, points, no_object
         )
     elif no_object is not None:
-        contents.training_info = TrainingInfo(LossConfig(no_object_weight=no_object))
+        loss = parse(LossConfig, {"no_object_weight": no_object}, source)
+        contents.training_info = TrainingInfo(loss)
     return contents
 
 
