@@ -95,6 +95,11 @@ def prepare_run(
                 "--dataset: is missing, and no config of the checkpoint names a data set; give one"
             )
         dataset = info.dataset
+        if ":" in dataset:
+            raise ConfigError(
+                f"--dataset: the config of the checkpoint names {dataset!r}, which imports a "
+                "module; give it as --dataset if you trust the module"
+            )
         _LOG.info("data set %s, from the config of the checkpoint", dataset)
     if not isinstance(dataset, SegmentationDataset):
         dataset = load_dataset(dataset, root=chosen.root, split=chosen.split, task=chosen.task)

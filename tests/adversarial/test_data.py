@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from mpdiag.data import load_dataset
 from mpdiag.data.check import CheckResult, check_dataset
 from mpdiag.data.check_tables import check_tables
 from mpdiag.data.segmentation import to_rle
-from mpdiag.errors import DataError
+from mpdiag.errors import ConfigError, DataError
 
 Write = Callable[..., Path]
 Content = dict[str, Any]
@@ -277,6 +278,19 @@ def test_annotations_of_the_catalog(tmp_path: Path) -> None:
     reader = RecordReader("set", metadata, "panoptic")
     with pytest.raises(DataError, match="segment id"):
         reader.read(image | {"pan_seg_file_name": image["file_name"], "segments_info": [one]})
+
+
+def test_checkpoint_cannot_make_the_data_set_import_a_module(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mpdiag.analysis import pipeline
+
+    info = SimpleNamespace(dataset="evil:set")
+    model = SimpleNamespace(training_info=info)
+    monkeypatch.setattr(pipeline, "open_model", lambda *_: model)
+    monkeypatch.setattr(pipeline, "LoadedCheckpoint", SimpleNamespace)
+    with pytest.raises(ConfigError, match="names 'evil:set', which imports a module"):
+        pipeline.prepare_run("model.pth", None)
 
 
 def test_large_results_file_is_refused_fast(tmp_path: Path) -> None:
