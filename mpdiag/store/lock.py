@@ -30,8 +30,8 @@ def lock_directory(path: Path) -> Iterator[None]:
     is_new = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise RunError(f"{error.filename}: is a file; give a directory") from None
+    except FileExistsError:
+        raise RunError(f"{path}: is a file; give a directory") from None
     file = path.resolve() / LOCK
     descriptor = _acquire(file)
     _held.add(file)
