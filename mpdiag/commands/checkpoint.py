@@ -9,6 +9,7 @@ from rich.table import Table
 
 from mpdiag.choices import CheckpointFormat
 from mpdiag.commands.options import Config, out
+from mpdiag.untrusted import printable
 
 
 def info(
@@ -33,7 +34,7 @@ def info(
         rows += complexity_rows(load_checkpoint(checkpoint, config).model, height, width)
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in rows:
-        table.add_row(f"[bold]{escape(name)}[/]", escape(value))
+        table.add_row(f"[bold]{escape(printable(name, 80))}[/]", escape(printable(value)))
     out.print(table)
 
 
