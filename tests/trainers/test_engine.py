@@ -149,9 +149,7 @@ def test_torchrun_equals_one_process(small_recipe, tmp_path: Path) -> None:
             assert two[key] == pytest.approx(one[key], rel=1e-3, abs=1e-6), key
 
 
-def test_layer_metrics_equal_the_analysis(
-    small_recipe, data_root: Path, tmp_path: Path
-) -> None:
+def test_layer_metrics_equal_the_analysis(small_recipe, data_root: Path, tmp_path: Path) -> None:
     config = small_recipe(
         "schedule.iterations=6", "layer_metrics_every=3", "layer_metrics_images=4"
     )
