@@ -14,6 +14,7 @@ from reports.formatting import UNAVAILABLE, to_csv
 from reports.mask_images import RgbImage
 
 FIGURE_FORMATS = ("svg", "png")
+NO_IMAGES = "This run has no images. Run the analysis on a data set with images."
 ROW_HEIGHT = 30
 """Height of a table row in pixels."""
 
@@ -29,6 +30,7 @@ def figure(chart: go.Figure, name: str, **options: Any) -> Any:
 
     The page footer selects the format. `options` go to `st.plotly_chart`.
     """
+    chart.update_layout(margin={"l": 10, "r": 10, "t": 40, "b": 10})
     image_format = url_state.get_option("figures", FIGURE_FORMATS)
     config = {
         "displaylogo": False,

@@ -125,7 +125,6 @@ def metric_subplots(
     chart.update_xaxes(title_text="layer", dtick=1, zeroline=False, showgrid=False)
     chart.update_layout(
         height=100 + 320 * rows,
-        margin={"l": 10, "r": 10, "t": 40, "b": 10},
         legend={"orientation": "h", "yanchor": "top", "y": -0.2 / rows, "x": 0},
     )
     return chart, {

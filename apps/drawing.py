@@ -11,9 +11,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from plotly.colors import sample_colorscale
 from scipy.ndimage import distance_transform_edt
 
-from mpdiag.errors import RunError
 from reports import palette
-from reports.mask_images import MAX_SIDE, Mask, RgbImage, resize_mask, tint
+from reports.mask_images import MAX_SIDE, Mask, RgbImage, open_image, resize_mask, tint
 
 THUMBNAIL_SIZE = (256, 192)
 
@@ -24,12 +23,10 @@ def make_thumbnail(path: Path) -> bytes:
     Raises:
         RunError: the file is not a readable image.
     """
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", THUMBNAIL_SIZE)  # decodes a JPEG at a reduced size
-            return _to_png(ImageOps.pad(image.convert("RGBA"), THUMBNAIL_SIZE, color=(0, 0, 0, 0)))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise RunError(f"{path}: not a readable image; run the analysis again") from error
+    with open_image(path) as file:
+        file.draft("RGB", THUMBNAIL_SIZE)  # decodes a JPEG at a reduced size
+        image = ImageOps.exif_transpose(file).convert("RGBA")
+        return _to_png(ImageOps.pad(image, THUMBNAIL_SIZE, color=(0, 0, 0, 0)))
 
 
 def placeholder_thumbnail() -> bytes:

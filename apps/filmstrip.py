@@ -22,23 +22,28 @@ def show_filmstrip(
     Without masks, show the numbers only.
     """
     lowest = min((layer.iou_prev for layer in layers if layer.iou_prev is not None), default=None)
-    for start in range(0, len(layers), MAX_COLUMNS):
-        columns = st.columns(min(len(layers), MAX_COLUMNS), gap="xsmall")
-        for column, layer in zip(columns, layers[start:], strict=False):
-            previous = layers[layer.layer - 1] if layer.layer else None
-            with column:
-                if masks is not None:
-                    st.image(
-                        overlay_mask(image, masks[layer.layer]),
-                        width="stretch",
-                        output_format="JPEG",
-                    )
-                st.caption(_describe(run, layer, previous, lowest))
+    previous = [None, *layers[:-1]]
+    show_masks(
+        image,
+        masks,
+        [_describe(run, *pair, lowest) for pair in zip(layers, previous, strict=True)],
+    )
     st.caption(
         "Below each mask: IoU with the mask of the layer before (bold: lowest), matched GT "
         "(⇄: differs from the layer before), GT with the highest IoU, and predicted class with "
         "its score."
     )
+
+
+def show_masks(image: RgbImage, masks: Mask | None, captions: Sequence[str]) -> None:
+    """Show the masks (L + 1, height, width) over the image, each with its caption below."""
+    for start in range(0, len(captions), MAX_COLUMNS):
+        columns = st.columns(min(len(captions), MAX_COLUMNS), gap="xsmall")
+        for layer, column in enumerate(columns[: len(captions) - start], start):
+            if masks is not None:
+                overlay = overlay_mask(image, masks[layer])
+                column.image(overlay, width="stretch", output_format="JPEG")
+            column.caption(captions[layer])
 
 
 def download_filmstrip(masks: Mask, image: RgbImage, name: str) -> None:
@@ -65,5 +70,7 @@ def _describe(
     best = "no overlap"
     if layer.best_gt >= 0:
         best = f"GT {layer.best_gt}: {format_percent(layer.best_gt_iou)}"
-    predicted = f"{escape_markdown(class_name(run, layer.label))} {layer.score:.2f}"
+    predicted = "no finite prediction"
+    if layer.label is not None and layer.score is not None:
+        predicted = f"{escape_markdown(class_name(run, int(layer.label)))} {layer.score:.2f}"
     return "  \n".join([f"**{layer_symbol(layer.layer)}**", iou, match, best, predicted])

@@ -79,9 +79,7 @@ def query_heatmap(queries: pd.DataFrame, value: str, query: int, layer: int) -> 
         tickvals=grid.index.tolist(),
         ticktext=symbols,
     )
-    chart.update_layout(
-        height=90 + 18 * len(symbols), margin={"l": 10, "r": 10, "t": 30, "b": 10}, dragmode=False
-    )
+    chart.update_layout(height=90 + 18 * len(symbols), dragmode=False)
     return chart
 
 
@@ -133,7 +131,7 @@ def matching_chart(
         zeroline=False,
     )
     chart.update_layout(
-        height=80 + 20 * max(len(rows), 2), margin={"l": 10, "r": 10, "t": 50, "b": 10}
+        height=80 + 20 * max(len(rows), 2),
     )
     return chart
 

@@ -52,11 +52,11 @@ class QueryLayer:
     best_gt: int
     """Index of the GT with the highest IoU, or -1."""
     best_gt_iou: float | None
-    label: int
-    """Predicted class."""
-    score: float
+    label: int | None
+    """Predicted class; None if the prediction is not finite, as for score and area."""
+    score: float | None
     area: int | None
-    """Number of cells of the mask; None if the prediction is not finite."""
+    """Number of cells of the mask."""
 
 
 @dataclass(frozen=True, slots=True)

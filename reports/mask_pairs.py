@@ -84,18 +84,19 @@ def draw_pairs(run: Run, pairs: list[MaskPair], stem: str) -> tuple[Picture, ...
     return tuple(_draw(run, pair, f"{stem}-{number}.jpg") for number, pair in enumerate(pairs, 1))
 
 
-def draw_pair(run: Run, pair: MaskPair, max_side: int = MAX_SIDE) -> RgbImage:
-    """Draw both masks of a pair in red, side by side."""
-    masks = run.masks(pair.image_id, pair.query)
-    image = image_or_placeholder(run, pair.image_id, masks.shape[1:], max_side)
-    return concatenate(
-        [overlay_mask(image, mask) for mask in masks[pair.layer - 1 : pair.layer + 1]]
-    )
+def draw_pair(
+    run: Run, image_id: int, query: int, layer: int, max_side: int = MAX_SIDE
+) -> RgbImage:
+    """Draw the masks of a query in layers `layer` - 1 and `layer` in red, side by side."""
+    masks = run.masks(image_id, query)
+    image = image_or_placeholder(run, image_id, masks.shape[1:], max_side)
+    return concatenate([overlay_mask(image, mask) for mask in masks[layer - 1 : layer + 1]])
 
 
 def _draw(run: Run, pair: MaskPair, file: str) -> Picture:
     stream = io.BytesIO()
-    Image.fromarray(draw_pair(run, pair, REPORT_SIDE)).save(stream, format="JPEG", quality=88)
+    image = draw_pair(run, pair.image_id, pair.query, pair.layer, REPORT_SIDE)
+    Image.fromarray(image).save(stream, format="JPEG", quality=88)
     caption = (
         f"Query {pair.query} of the {pair.label} in layers {pair.layer - 1} and {pair.layer}: "
         f"IoU {100 * pair.iou:.1f}% ({pair.file_name})"

@@ -1,7 +1,7 @@
 """Colors of figures in reports and dashboard, readable on light and dark pages.
 
-They are distinguishable with color blindness. Each layer, run, transition class and GT has the same
-color everywhere; markers, dashes, numbers or labels distinguish them as well.
+They are distinguishable with color blindness. Each run, transition class and GT has the same color
+everywhere; markers, dashes, numbers or labels distinguish them as well.
 """
 
 from collections.abc import Sequence
@@ -41,19 +41,10 @@ TRANSITION_COLORS = {
 COLORSCALE = "Cividis"
 """Colorscale of fractions and IoUs: dark blue for 0, yellow for 1."""
 
-# From blue over greyish violet to orange: hue and lightness both increase, and blue and orange are
-# distinguishable with every common color blindness.
-_LAYER_STOPS = ((42, 106, 200), (125, 110, 170), (190, 110, 105), (212, 128, 24))
-
 
 def cycle(values: Sequence[T], index: int) -> T:
     """Return the color, marker or dash of item `index`; the values repeat."""
     return values[index % len(values)]
-
-
-def layer_colors(count: int) -> list[str]:
-    """Return one color "#rrggbb" for each of layers 0..count - 1."""
-    return [to_hex(_interpolate(index / max(count - 1, 1))) for index in range(count)]
 
 
 def to_hex(color: tuple[int, int, int]) -> str:
@@ -65,14 +56,3 @@ def with_opacity(color: str, opacity: float = 0.16) -> str:
     """Convert "#rrggbb" to a transparent "rgba(...)" color."""
     red, green, blue = (int(color[k : k + 2], 16) for k in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
-
-
-def _interpolate(fraction: float) -> tuple[int, int, int]:
-    position = fraction * (len(_LAYER_STOPS) - 1)
-    first = min(int(position), len(_LAYER_STOPS) - 2)
-    weight = position - first
-    red, green, blue = (
-        round(a + weight * (b - a))
-        for a, b in zip(_LAYER_STOPS[first], _LAYER_STOPS[first + 1], strict=True)
-    )
-    return red, green, blue

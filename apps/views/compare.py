@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from apps import components, curves, url_state
+from apps import components, curves, filmstrip, url_state
 from apps.formatting import escape_html, escape_markdown
 from apps.image_queries import RunImage, read_image
 from apps.runs import LoadedRun, cached
@@ -15,7 +15,7 @@ from mpdiag.store import LAYER_METRICS, Comparison, compare
 from reports import palette
 from reports.comparison import format_setting
 from reports.layer_tables import PAPER_METRICS
-from reports.mask_images import image_or_placeholder, overlay_mask
+from reports.mask_images import image_or_placeholder
 from reports.names import class_name, layer_symbol
 
 MAX_ROWS = 10
@@ -261,9 +261,7 @@ def _show_matches(loaded: LoadedRun, image: RunImage, gt: int) -> None:
     chart.add_shape(type="rect", x0=-0.5, x1=depth - 0.5, y0=row - 0.5, y1=row + 0.5, line=line)
     chart.update_xaxes(showgrid=False)
     chart.update_yaxes(autorange="reversed", showgrid=False)
-    chart.update_layout(
-        height=110 + 28 * len(indices), margin={"l": 5, "r": 5, "t": 30, "b": 5}, dragmode=False
-    )
+    chart.update_layout(height=110 + 28 * len(indices), dragmode=False)
     components.figure(chart, f"{loaded.slug} {image.file_name} matches")
     st.caption("Matched query of each GT by layer. Color: IoU of the query's mask with the GT.")
 
@@ -284,8 +282,4 @@ def _show_masks(letter: str, loaded: LoadedRun, image: RunImage, gt: int) -> Non
     st.caption(f"{letter}: query {query}, which matches GT {gt} in the last layer.")
     rgb_image = image_or_placeholder(loaded.run, image.image_id, (image.height, image.width))
     masks = loaded.run.masks(image.image_id, query)
-    for layer, column in enumerate(st.columns(len(masks), gap="xsmall")):
-        with column:
-            st.image(
-                overlay_mask(rgb_image, masks[layer]), caption=layer_symbol(layer), width="stretch"
-            )
+    filmstrip.show_masks(rgb_image, masks, [layer_symbol(layer) for layer in range(len(masks))])

@@ -105,7 +105,7 @@ def _select_filters(runs: Sequence[LoadedRun]) -> tuple[LoadedRun, ImageFilter]:
 
 def _show_no_images(loaded: LoadedRun) -> None:
     if loaded.run.summary["num_images"] == 0:
-        components.show_empty("This run has no images. Run the analysis on a data set with images.")
+        components.show_empty(components.NO_IMAGES)
         return
     components.show_empty("No image matches these filters. Relax or reset them.")
     url_state.page_link(

@@ -66,7 +66,7 @@ def _select_image(loaded: LoadedRun, container: DeltaGenerator) -> RunImage | No
     """Return the image of the URL, else the worst one; None if the run has no images."""
     worst = worst_images(loaded)
     if worst.empty:
-        components.show_empty("This run has no images. Run the analysis on a data set with images.")
+        components.show_empty(components.NO_IMAGES)
         return None
     names = {
         int(row["image_id"]): f"{row['file_name']}: mIoU-L {format_percent(row['miou_l'])}"
@@ -220,7 +220,8 @@ def _show_largest_changes(loaded: LoadedRun, image: RunImage) -> None:
         components.show_empty("No query with saved masks matches a GT in the last layer.")
         return
     for column, pair in zip(st.columns(NUM_PAIRS, gap="medium"), pairs, strict=False):
-        column.image(draw_pair(loaded.run, pair), width="stretch", output_format="JPEG")
+        drawn = draw_pair(loaded.run, pair.image_id, pair.query, pair.layer)
+        column.image(drawn, width="stretch", output_format="JPEG")
         column.caption(
             f"Query {pair.query}, {layer_symbol(pair.layer - 1)} and {layer_symbol(pair.layer)}: "
             f"IoU {format_percent(pair.iou)}"

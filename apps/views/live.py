@@ -12,11 +12,11 @@ import streamlit as st
 from PIL import Image, ImageOps
 from streamlit.delta_generator import DeltaGenerator
 
-from apps import components, url_state
+from apps import components, filmstrip, url_state
 from apps.formatting import escape_markdown, format_percent
 from apps.runs import LoadedRun
 from mpdiag.errors import CheckpointError, RunError
-from reports.mask_images import MAX_SIDE, RgbImage, overlay_mask
+from reports.mask_images import MAX_SIDE, RgbImage
 from reports.names import layer_symbol
 
 if TYPE_CHECKING:
@@ -132,15 +132,13 @@ def _show_predictions(
         format_func=labels.__getitem__,
     )
     index = predictions.queries.tolist().index(query)
-    for layer, column in enumerate(st.columns(len(predictions.masks), gap="xsmall")):
-        with column:
-            st.image(overlay_mask(image, predictions.masks[layer, index]), width="stretch")
-            iou = "first layer"
-            if layer:
-                iou = f"IoU {format_percent(predictions.iou[layer - 1, index])}"
-            name = escape_markdown(_class_name(class_names, int(predictions.labels[layer, index])))
-            score = predictions.scores[layer, index]
-            st.caption(f"**{layer_symbol(layer)}**  \n{iou}  \n{name} {score:.2f}")
+    captions = []
+    for layer, label in enumerate(predictions.labels[:, index]):
+        iou = f"IoU {format_percent(predictions.iou[layer - 1, index])}" if layer else "first layer"
+        predicted = f"{escape_markdown(_class_name(class_names, int(label)))} "
+        predicted += f"{predictions.scores[layer, index]:.2f}"
+        captions.append(f"**{layer_symbol(layer)}**  \n{iou}  \n{predicted}")
+    filmstrip.show_masks(image, predictions.masks[:, index], captions)
     miou_l = ", ".join(
         f"{layer_symbol(layer)} {format_percent(value)}"
         for layer, value in enumerate(predictions.miou_l, start=1)

@@ -14,6 +14,7 @@ from reports.names import class_name, layer_symbol
 
 ORDERS = {"number": "query number", "matches": "number of matches"}
 MAX_CLASSES = 8
+MAX_ROWS = 12
 NUM_EXAMPLES = 6
 
 
@@ -38,7 +39,7 @@ def render(runs: Sequence[LoadedRun]) -> None:
     )
     usage = query_usage.usage_by_query(loaded, layer)
     if usage.empty:
-        components.show_empty("This run has no images. Run the analysis on a data set with images.")
+        components.show_empty(components.NO_IMAGES)
         return
     if loaded.run.header.get("part") == "piloted":
         st.caption("In the MP part, the query number is the index of a GT in its image.")
@@ -54,25 +55,22 @@ def _show_matches(loaded: LoadedRun, usage: pd.DataFrame, layer: int, order: str
     unmatched = int((usage["matches"] == 0).sum())
     images = int(loaded.run.summary["num_images"])
     st.markdown(
-        f"**{unmatched} of {len(usage)}** queries match no object in {images:,} images in "
-        f"{layer_symbol(layer)}. Click a bar to select its query."
+        f"**{unmatched} of {len(usage)}** queries match no object in {layer_symbol(layer)} "
+        f"({images:,} images). Click a bar to select its query."
     )
     if order == "matches":
         usage = usage.sort_values("matches", ascending=False, kind="stable")
-    color = palette.layer_colors(loaded.run.num_layers + 1)[layer]
     chart = go.Figure(
         go.Bar(
             x=[str(query) for query in usage["query"]],
             y=usage["matches"].tolist(),
-            marker={"color": color, "line": {"width": 0}},
+            marker={"color": palette.RUN_COLORS[0], "line": {"width": 0}},
             hovertemplate="query %{x}: %{y} matches<extra></extra>",
         )
     )
     chart.update_xaxes(type="category", title_text="query", nticks=25, showgrid=False)
     chart.update_yaxes(title_text="matched images", rangemode="tozero")
-    chart.update_layout(
-        height=260, bargap=0.15, margin={"l": 10, "r": 10, "t": 10, "b": 10}, dragmode=False
-    )
+    chart.update_layout(height=260, bargap=0.15, dragmode=False)
     components.clickable_figure(
         chart, f"{loaded.slug} matches", lambda point: url_state.update(query=int(point["x"]))
     )
@@ -144,7 +142,6 @@ def _show_center_map(counts: query_usage.Counts, title: str, name: str) -> None:
     chart.update_layout(
         title={"text": f"{title} ({int(counts.sum())})", "font": {"size": 14}},
         height=320,
-        margin={"l": 5, "r": 5, "t": 40, "b": 5},
         dragmode=False,
     )
     components.figure(chart, name)
@@ -184,7 +181,7 @@ def _show_table(loaded: LoadedRun, usage: pd.DataFrame, layer: int) -> None:
     components.table(
         table,
         f"{loaded.slug} queries {layer}",
-        height=components.ROW_HEIGHT * min(len(table) + 1, 13),
+        height="content" if len(table) <= MAX_ROWS else components.ROW_HEIGHT * (MAX_ROWS + 1),
     )
     st.caption(
         "Area: mean mask area relative to the image. Spread: standard deviation of the mask "

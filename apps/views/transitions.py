@@ -12,7 +12,7 @@ from apps.formatting import escape_markdown, format_percent
 from apps.runs import LoadedRun
 from mpdiag.store.transitions import TRANSITIONS
 from reports import palette
-from reports.mask_images import concatenate, image_or_placeholder, overlay_mask
+from reports.mask_pairs import draw_pair
 from reports.names import layer_symbol
 
 NUM_EXAMPLES = 6
@@ -62,7 +62,6 @@ def _show_shares(loaded: LoadedRun, table: pd.DataFrame, classes: Sequence[str])
         barmode="stack",
         height=380,
         bargap=0.25,
-        margin={"l": 10, "r": 10, "t": 10, "b": 10},
         legend={"traceorder": "normal", "orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
         dragmode=False,
     )
@@ -136,10 +135,7 @@ def _show_examples(loaded: LoadedRun, table: pd.DataFrame) -> None:
 def _show_example(loaded: LoadedRun, row: dict[Hashable, Any], layer: int) -> None:
     image_id, query = int(row["image_id"]), int(row["query"])
     if row["saved"]:
-        masks = loaded.run.masks(image_id, query)
-        image = image_or_placeholder(loaded.run, image_id, masks.shape[1:])
-        pair = [overlay_mask(image, masks[index]) for index in (layer - 1, layer)]
-        st.image(concatenate(pair), width="stretch")
+        st.image(draw_pair(loaded.run, image_id, query, layer), width="stretch")
     before, after = (
         _best_gt(row[f"gt_{when}"], row[f"gt_iou_{when}"]) for when in ("before", "after")
     )

@@ -41,23 +41,11 @@ def lab(color, blindness):
         *palette.RUN_COLORS,
         palette.PAPER_COLOR,
         *palette.TRANSITION_COLORS.values(),
-        *palette.layer_colors(10),
     ],
 )
 def test_every_color_has_contrast_in_both_themes(color):
     assert contrast(color, "#ffffff") >= 2.9
     assert contrast(color, "#0e1117") >= 2.9
-
-
-@pytest.mark.parametrize("blindness", BLINDNESS)
-def test_layer_colors_are_in_order(blindness):
-    """Each color is nearest to its neighbours, and the ends are far apart."""
-    seen = [lab(color, blindness) for color in palette.layer_colors(10)]
-    for order, color in enumerate(seen):
-        far = [np.linalg.norm(color - other) for other in seen]
-        ranked = sorted(range(10), key=lambda k: far[k])[1:3]
-        assert all(abs(other - order) <= 2 for other in ranked)
-    assert np.linalg.norm(seen[0] - seen[-1]) > 60
 
 
 @pytest.mark.parametrize("blindness", BLINDNESS)
@@ -69,8 +57,3 @@ def test_colors_of_consecutive_runs_differ(blindness):
 def test_every_transition_class_has_its_own_color():
     assert list(palette.TRANSITION_COLORS) == list(TRANSITIONS)
     assert len(set(palette.TRANSITION_COLORS.values())) == len(TRANSITIONS)
-
-
-@pytest.mark.parametrize("count", [1, 2, 10, 16])
-def test_any_number_of_layers_has_distinct_colors(count):
-    assert len(set(palette.layer_colors(count))) == count
