@@ -132,10 +132,10 @@ def write_document(
 
 
 def check_output(output: Path, formats: Sequence[str]) -> None:
-    """Check the directory and the formats of a report.
+    """Check the directory, the formats and the date of a report.
 
     Raises:
-        ConfigError: a format is unknown, or there is none.
+        ConfigError: a format is unknown, there is none, or SOURCE_DATE_EPOCH is invalid.
         RunError: `output` is a file.
     """
     unknown = [name for name in formats if name not in FORMATS]
@@ -144,12 +144,16 @@ def check_output(output: Path, formats: Sequence[str]) -> None:
         raise ConfigError(f"unknown report format {given!r}; choose from {', '.join(FORMATS)}")
     if output.exists() and not output.is_dir():
         raise RunError(f"{output}: is a file; give a directory for the report")
+    report_date()
 
 
 def report_date() -> str:
     """Return the date of SOURCE_DATE_EPOCH if it is set, else today's date in UTC."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    try:
+        moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    except (ValueError, OverflowError, OSError):
+        raise ConfigError(f"SOURCE_DATE_EPOCH = {epoch}: is no date; give seconds") from None
     return f"{moment:%Y-%m-%d}"
 
 

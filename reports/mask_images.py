@@ -4,16 +4,18 @@ Images are uint8 RGB arrays of shape (height, width, 3); masks are bool arrays o
 are resized to the image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mpdiag.errors import RunError
 from mpdiag.store import Run
+from mpdiag.untrusted import open_regular
 from reports.palette import MASK_COLOR
 
 T = TypeVar("T", bound=np.generic)
@@ -26,19 +28,33 @@ GAP = 8
 """Pixels between images side by side."""
 
 
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image of a run.
+
+    Raises:
+        RunError: the image cannot be read, or a statement of the block cannot decode it.
+    """
+    try:
+        with open_regular(path) as file, Image.open(file) as image:
+            if image.format == "EPS":  # Pillow would run Ghostscript
+                raise ValueError("EPS is not supported")
+            yield image
+    except Exception as error:  # Pillow raises errors of many types for a broken file
+        raise RunError(f"{path}: not a readable image; run the analysis again") from error
+
+
 def load_image(path: Path, max_side: int = MAX_SIDE) -> RgbImage:
-    """Read an image and resize its longer side to `max_side` pixels.
+    """Read an image, apply its EXIF rotation, and resize its longer side to `max_side` pixels.
 
     Raises:
         RunError: the file is not a readable image.
     """
-    try:
-        with Image.open(path) as image:
-            scale = max_side / max(image.size)
-            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-            return np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise RunError(f"{path}: not a readable image; run the analysis again") from error
+    with open_image(path) as file:
+        image = ImageOps.exif_transpose(file)
+        scale = max_side / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        return np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
 
 
 def placeholder(height: int, width: int, max_side: int = MAX_SIDE) -> RgbImage:

@@ -1,5 +1,6 @@
 """`mpdiag reproduce`."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +45,7 @@ def reproduce(
     """Reproduce tables and figures of the paper: train, analyse and report what is missing."""
     from mpdiag.reproduce import ReproductionOptions, parse_seeds, select_size
     from mpdiag.reproduce import reproduce as run
+    from mpdiag.store.lock import lock_directory
 
     options = ReproductionOptions(
         targets=[word for word in targets if "=" not in word],
@@ -53,7 +55,7 @@ def reproduce(
         root=root,
         jobs=jobs,
     )
-    with exit_on_signal():
+    with exit_on_signal(), nullcontext() if plan else lock_directory(options.output):
         files = run(options, err, plan=plan)
     for file in files:
         out.print(escape(str(file)), soft_wrap=True)

@@ -10,18 +10,19 @@ DIR/logs/                          output of the jobs
 DIR/reports/                       the report
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mpdiag import untrusted
 from mpdiag.config import parse
 from mpdiag.errors import RunError
 from mpdiag.legacy_names import upgrade_config
 from mpdiag.reproduce.experiments import SeededTraining
 from mpdiag.store.files import replace_json
+from mpdiag.store.lock import LOCK
 from trainers.methods import FullTrainConfig
 from trainers.output import FINAL, changed_settings
 
@@ -130,7 +131,8 @@ class ReproductionDirectory:
         if self.root.is_file():
             raise RunError(f"{self.root}: is a file; give a directory")
         manifest = self.manifest()
-        if not manifest and self.root.is_dir() and any(self.root.iterdir()):
+        names = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
+        if not manifest and names - {LOCK}:
             raise RunError(f"{self.root}: has other files; give an empty directory")
         if manifest and manifest.get("size") != size:
             raise RunError(
@@ -158,7 +160,7 @@ class ReproductionDirectory:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object of a JSON file; empty if it is missing or broken."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = untrusted.read_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

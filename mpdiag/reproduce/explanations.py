@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from mpdiag.errors import ConfigError
+from mpdiag.untrusted import read_text
 
 EXPLANATIONS_FILE = "explanations.md"
 
@@ -18,11 +19,15 @@ def read_explanations(path: Path, targets: tuple[str, ...]) -> dict[str, list[st
         ConfigError: a heading is not a target, a paragraph has no heading, or a paragraph contains
             a measured value, which belongs in the tables, where it cannot be out of date.
     """
-    if not path.is_file():
+    if not path.exists():
         return {}
     paragraphs: dict[str, list[str]] = {}
     target = None
-    for number, block in _blocks(path.read_text(encoding="utf-8")):
+    try:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); give a text file in UTF-8") from None
+    for number, block in _blocks(text):
         heading = _TARGET.match(block)
         if heading:
             target = heading[1]

@@ -1,8 +1,9 @@
 """Number and duration of a training's steps, from its metrics.json."""
 
-import json
 import statistics
 from pathlib import Path
+
+from mpdiag.untrusted import open_regular, parse_json
 
 
 def logged_steps(directory: Path) -> int:
@@ -30,15 +31,17 @@ def training_seconds(directory: Path) -> float | None:
 def _lines(directory: Path) -> list[dict[str, float]]:
     """Return the logged steps; `time` is the seconds of a step since the line before."""
     try:
-        text = (directory / "metrics.json").read_text(encoding="utf-8")
+        with open_regular(directory / "metrics.json") as file:
+            text = file.read().decode(errors="replace")
     except OSError:
         return []
     lines = []
     for line in text.splitlines():
         try:
-            values = json.loads(line)
-        except ValueError:
+            values = parse_json(line)
+            if "time" in values:
+                step = {"iteration": int(values["iteration"]), "time": float(values["time"])}
+                lines.append(step)
+        except (ValueError, TypeError, KeyError, OverflowError):
             break  # a crash cut this line off
-        if "time" in values:
-            lines.append(values)
     return lines

@@ -1,19 +1,26 @@
-"""CSV files that a spreadsheet opens, and the output and formats of `mpdiag report`."""
+"""CSV files, options and input files of `mpdiag report` and `mpdiag reproduce`."""
 
 import csv
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
+from apps.drawing import make_thumbnail
 from mpdiag.cli import app
-from mpdiag.errors import ConfigError
+from mpdiag.errors import ConfigError, RunError
+from mpdiag.reproduce.explanations import read_explanations
 from mpdiag.store import Run, compare
+from mpdiag.store.lock import lock_directory
 from reports.comparison import write_comparison
 from reports.formatting import to_csv
+from reports.mask_images import load_image
+from reports.reproduction import logged_steps
 
 MakeRun = Callable[..., Path]
 
@@ -112,3 +119,71 @@ def test_formats_may_have_spaces(tmp_path: Path, make_run: MakeRun) -> None:
         assert isinstance(found.exception, ConfigError), formats
         assert "unknown report format" in str(found.exception)
         assert "\x1b" not in str(found.exception)
+
+
+def test_invalid_date(tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "a", images=1, layers=1)
+    for value in ("today", "1e9", "9" * 30, "9" * 5000):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", value)
+        found = mpdiag("report", run, "--formats", "md")
+        assert isinstance(found.exception, ConfigError) and "EPOCH" in str(found.exception)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(touched) (w) file closefile\n"
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", EPS, b"GIF89a"])
+def test_unreadable_images(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "1.jpg"
+    path.write_bytes(data)
+    pipe = tmp_path / "2.jpg"
+    os.mkfifo(pipe)
+    for read in (load_image, make_thumbnail):
+        for file in (path, pipe, tmp_path / "missing"):
+            with pytest.raises(RunError, match="not a readable image"):
+                read(file)
+
+
+def test_rotated_images_are_upright(tmp_path: Path) -> None:
+    """Masks are upright, as the model has seen the image."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees, clockwise
+    sideways = Image.new("RGB", (64, 32), "blue")
+    sideways.paste("red", (0, 0, 32, 32))
+    sideways.save(tmp_path / "a.png", exif=exif)
+    image = load_image(tmp_path / "a.png", 64)
+    assert image.shape == (64, 32, 3)
+    assert image[:8, :, 0].min() == 255 and image[-8:, :, 2].min() == 255
+    with Image.open(io.BytesIO(make_thumbnail(tmp_path / "a.png"))) as thumbnail:
+        center = thumbnail.width // 2
+        assert thumbnail.getpixel((center, 8)) == (255, 0, 0, 255)
+        assert thumbnail.getpixel((8, 8))[3] == 0
+
+
+def test_broken_files_of_a_reproduction(tmp_path: Path) -> None:
+    log = tmp_path / "metrics.json"
+    good = '{"iteration": 4, "time": 0.5}\n'
+    for line in (
+        "[" * 100_000,
+        "3",
+        "null",
+        '{"time": 1}',
+        '{"iteration": 1e999, "time": 1}',
+        "\0",
+    ):
+        log.write_text(good + line)
+        assert logged_steps(tmp_path) == 5
+    log.write_bytes(good.encode() + b"\xff")
+    assert logged_steps(tmp_path) == 5
+    log.unlink()
+    os.mkfifo(log)
+    assert logged_steps(tmp_path) == 0
+    with pytest.raises(ConfigError, match=r"metrics\.json: cannot be read"):
+        read_explanations(log, ("table1",))
+
+
+def test_two_reproductions_of_one_directory(tmp_path: Path) -> None:
+    with lock_directory(tmp_path / "out"):
+        found = mpdiag("reproduce", "figure1", "--output", tmp_path / "out")
+        assert isinstance(found.exception, RunError) and "is writing" in str(found.exception)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
