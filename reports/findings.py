@@ -68,8 +68,9 @@ def _highlights(run: Run, by_class: pd.DataFrame) -> Iterator[Highlight]:
         values = ", ".join(f"{name} {_percent(value)}" for name, value in lowest)
         text = "mean Util of the layers before the last, lowest classes first"
         yield Highlight("Lowest Util by class", text, values)
-    empty = max(layers, key=lambda layer: layer["empty_pairs"], default=None)
-    if empty is not None and empty["empty_pairs"] > 0:
+    with_empty = [layer for layer in layers if layer.get("empty_pairs")]
+    if with_empty:
+        empty = max(with_empty, key=lambda layer: layer["empty_pairs"])
         text = f"pairs of masks that are both empty, in layer {empty['layer']}, which has most"
         yield Highlight("Empty pairs", text, _percent(empty["empty_pairs"]))
     for key, label in SCORES.items():
