@@ -33,7 +33,7 @@ STRIDE = 4
 
 @pytest.fixture(scope="session")
 def make_run() -> Callable[..., Path]:
-    """A factory of small run directories with random, seeded and consistent rows; see below."""
+    """Return `_make_run`, which writes small run directories with random, consistent rows."""
     return _make_run
 
 
@@ -63,7 +63,7 @@ def database() -> Iterator[Callable[..., duckdb.DuckDBPyConnection]]:
 
 @pytest.fixture(scope="session")
 def small_config() -> ModelConfig:
-    """Of a model small enough to run many times."""
+    """Return the configuration of a model small enough to run many times."""
     return ModelConfig(
         num_classes=3,
         backbone=BackboneConfig(
@@ -82,7 +82,7 @@ def small_config() -> ModelConfig:
 
 
 def _detections(table: dict[str, Rows], layers: int) -> Rows:
-    """The masks of the last layer, as detections of class 0."""
+    """Return the masks of the last layer as detections of class 0."""
     return [
         {
             "image_id": row["image_id"],
@@ -115,11 +115,11 @@ def _make_run(
     finish: bool = True,
     **header: Any,
 ) -> Path:
-    """Write a run of `images` images, `queries` queries and `layers` layers, and give its path.
+    """Write a run of `images` images, `queries` queries and `layers` layers, and return its path.
 
-    Image ids are 1..images; image k has (k - 1) % 4 objects, so the first has none. The masks are
-    discs that drift to the objects layer by layer, and some are empty; the rows are measured on
-    them. `shards` splits the images into that many parts. `header` replaces entries of run.json.
+    Image ids are 1..images. Image k has (k - 1) % 4 GT, so the first has none. The masks are discs
+    that move to the GT layer by layer; some are empty. The rows are measured on them. `shards` is
+    the number of parts. `header` replaces entries of run.json.
     """
     writer = RunWriter.create(path, {**run_header(path.name), **header})
     tables = [_image_rows(k, queries, layers, seed) for k in range(1, images + 1)]
@@ -252,7 +252,7 @@ def _query_masks(generator: np.random.Generator, queries: int, layers: int) -> B
 def _drifting_matches(
     generator: np.random.Generator, num_gt: int, queries: int, layers: int
 ) -> Ints:
-    """The query of each object in each layer, (layers + 1, num_gt); fewer swaps in late layers."""
+    """Return the query of each GT in each layer, (layers + 1, num_gt); late layers swap less."""
     order = generator.permutation(queries)
     matches = np.zeros((layers + 1, num_gt), dtype=np.int64)
     for layer in range(layers, -1, -1):
@@ -315,7 +315,7 @@ def _mask_row(image_id: int, kind: str, layer: int, index: int, mask: Bools) -> 
 
 
 def _attention_row(image_id: int, layer: int, query: int, before: Bools) -> dict[str, Any]:
-    """Evenly within the mask of the layer before, at strides 32, 16 and 8 in turn."""
+    """Return uniform attention within the mask of the layer before, at stride 32, 16 or 8."""
     side = (8, 4, 2)[(layer - 1) % 3]
     height, width = GRID[0] // side, GRID[1] // side
     mask = before.reshape(height, side, width, side).any((1, 3))
@@ -360,16 +360,16 @@ def _thumbnail(seed: int) -> bytes:
     return stream.getvalue()
 
 
-SIZE = (64, 96)  # of the images of the two data sets below
-BED, PERSON = (1, 8), (4, 13)  # id among the 100 classes of instances, and among all 150
+SIZE = (64, 96)  # image size of the two data sets below
+BED, PERSON = (1, 8), (4, 13)  # ids among the 100 instance classes and among all 150 classes
 
 
 @pytest.fixture(scope="session")
 def ade20k_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ADEChallengeData2016/ as Mask2Former prepares it, below the folder given; 4 + 4 images.
+    """Return a folder with ADEChallengeData2016/ as Mask2Former prepares it; 4 + 4 images.
 
-    Beside what is read are the maps that it is made of: annotations/ and annotations_instance/.
-    The last image of a split has no instance; in the first, things cover all that is sky.
+    It also contains the source maps annotations/ and annotations_instance/. The last image of a
+    split has no instance. In the first image, things cover all sky.
     """
     root = tmp_path_factory.mktemp("ade20k")
     for split, folder in (("train", "training"), ("val", "validation")):
@@ -379,7 +379,7 @@ def ade20k_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cityscapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """cityscapes/ with all that its scripts prepare, below the folder given; 4 + 4 images.
+    """Return a folder with cityscapes/ as prepared by its scripts; 4 + 4 images.
 
     The last image of a split has no instance, only a group of cars.
     """
@@ -431,9 +431,9 @@ def _write_ade20k(home: Path, split: str, folder: str) -> None:
 
 
 def _ade20k_scene(number: int) -> tuple[Map, Map]:
-    """(H, W) numbers of the 150 classes, 0 for others; (H, W, 3) class and number of instances."""
-    semantic = np.full(SIZE, 1, dtype=np.uint8)  # wall
-    semantic[40:] = 4  # floor
+    """Return (H, W) ids of the 150 classes, 0 for others, and (H, W, 3) class and instance ids."""
+    semantic = np.full(SIZE, 1, dtype=np.uint8)  # class 1
+    semantic[40:] = 4  # class 4
     semantic[:, :3] = 0
     owners = np.zeros((*SIZE, 3), dtype=np.uint8)
     if number == 4:
@@ -487,7 +487,7 @@ def _write_cityscapes(home: Path, split: str, cities: tuple[str, str]) -> None:
 
 
 def _cityscapes_scene(number: int) -> Map:
-    """(H, W) instance ids: road, sky, a strip of none, parking, a caravan, and what is counted."""
+    """Return (H, W) instance ids: road, sky, unlabelled, ignored classes, and instances."""
     instances = np.full(SIZE, 7, dtype=np.int64)
     instances[:20] = 23
     instances[:, :4] = 0
@@ -514,7 +514,7 @@ def _colors(ids: Map) -> npt.NDArray[np.uint8]:
 
 
 def _photo(seed: int, labels: Map) -> npt.NDArray[np.uint8]:
-    """A picture in which every class has a colour of its own."""
+    """Return an image with a different colour for each class."""
     colors = np.random.default_rng(5).integers(30, 226, (256, 3))
     noise = np.random.default_rng(seed).integers(-20, 21, (*SIZE, 3))
     return (colors[labels] + noise).astype(np.uint8)

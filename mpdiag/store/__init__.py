@@ -1,6 +1,6 @@
-"""The run directory: written by one `RunWriter`, read by any number of `Run`s; no torch.
+"""The run directory: `RunWriter` writes it, `Run` reads it, without torch.
 
-docs/run-directory.md describes every file and column, docs/metrics.md every number.
+docs/run-directory.md describes files and columns, docs/metrics.md the metrics.
 """
 
 from mpdiag.store.comparison import Comparison, compare

@@ -1,4 +1,4 @@
-"""AP against pycocotools on files, and by hand where it has no say."""
+"""AP against pycocotools on files, and cases by hand."""
 
 import json
 import math
@@ -42,7 +42,7 @@ class Image:
 
 
 def boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count, 4) y, x, height, width, of all three COCO sizes."""
+    """Return (count, 4) y, x, height, width of all three COCO sizes."""
     sides = rng.choice([6, 20, 45, 110], (count, 2)) + rng.integers(0, 12, (count, 2))
     corners = rng.integers(0, np.maximum(1, (HEIGHT, WIDTH) - sides))
     return np.concatenate([corners, sides], 1)
@@ -56,7 +56,7 @@ def filled(rows: np.ndarray) -> Tensor:
 
 
 def image(seed: int) -> Image:
-    """Overlapping GT, some crowds; detections about them, doubled, and elsewhere, with ties."""
+    """Overlapping GT, some crowds; duplicate detections near them and elsewhere, with ties."""
     rng = np.random.default_rng(seed)
     count = int(rng.integers(0, 9))
     truth, labels = boxes(rng, count), rng.integers(0, 4, count)
@@ -77,7 +77,7 @@ def image(seed: int) -> Image:
     )
 
 
-def gathered(images: dict[int, Image], classes=range(4)) -> AveragePrecision:
+def metric_of(images: dict[int, Image], classes=range(4)) -> AveragePrecision:
     metric = AveragePrecision(classes)
     for image_id, one in images.items():
         one.add_to(metric, image_id)
@@ -134,26 +134,26 @@ def test_equals_pycocotools_on_files(first: int, tmp_path: Path, capfd) -> None:
     images = {9 * seed % 31: image(first + seed) for seed in range(12)}
     expected = pycocotools_stats(tmp_path, images)
     capfd.readouterr()
-    found = gathered(images).compute()
+    found = metric_of(images).compute()
     assert capfd.readouterr() == ("", "")
     assert six(found) == pytest.approx(expected, abs=1e-11)
     assert 0.05 < found.ap < found.ap50 < 0.95 and not np.isnan(expected).any()
     assert np.nanmean(list(found.per_class.values())) == pytest.approx(found.ap)
 
 
-def test_classes_that_do_not_count(tmp_path: Path) -> None:
+def test_other_classes_do_not_count(tmp_path: Path) -> None:
     images = {seed: image(seed) for seed in range(8)}
-    found = gathered(images, classes=[3, 1]).compute()
+    found = metric_of(images, classes=[3, 1]).compute()
     assert six(found) == pytest.approx(pycocotools_stats(tmp_path, images, [1, 3]), abs=1e-11)
     assert set(found.per_class) == {1, 3}
 
 
-def test_shards_and_order_are_no_matter() -> None:
+def test_shards_and_order_do_not_matter() -> None:
     images = {seed: image(seed) for seed in range(10)}
     backwards = dict(reversed(images.items()))
-    evens = gathered({i: one for i, one in backwards.items() if i % 2 == 0})
-    odds = gathered({i: one for i, one in backwards.items() if i % 2})
-    assert (odds + gathered({}) + evens).compute() == gathered(images).compute()
+    evens = metric_of({i: one for i, one in backwards.items() if i % 2 == 0})
+    odds = metric_of({i: one for i, one in backwards.items() if i % 2})
+    assert (odds + metric_of({}) + evens).compute() == metric_of(images).compute()
 
 
 def test_detections_equal_to_gt_are_perfect() -> None:
@@ -166,7 +166,7 @@ def test_detections_equal_to_gt_are_perfect() -> None:
     assert six(metric.compute()) == [1.0] * 6
 
 
-def test_a_single_object_found_is_exactly_perfect() -> None:
+def test_one_correct_detection_has_ap_1() -> None:
     masks = filled(np.array([[3, 3, 20, 20]]))
     label = torch.tensor([2])
     metric = AveragePrecision(range(4))
@@ -174,7 +174,7 @@ def test_a_single_object_found_is_exactly_perfect() -> None:
     assert metric.compute().ap == 1.0
 
 
-def test_what_lies_in_a_crowd_is_no_false_positive() -> None:
+def test_detections_in_a_crowd_are_no_false_positives() -> None:
     masks = filled(np.array([[0, 0, 60, 60], [80, 80, 30, 30]]))
     labels, crowd = torch.tensor([0, 0]), torch.tensor([True, False])
     rows = filled(np.array([[5, 5, 20, 20], [30, 30, 20, 20], [80, 80, 30, 30]]))
@@ -186,7 +186,7 @@ def test_what_lies_in_a_crowd_is_no_false_positive() -> None:
     assert without.compute().ap == pytest.approx(1 / 3)
 
 
-def test_nothing_found_and_nothing_to_find() -> None:
+def test_no_detections_and_no_gt() -> None:
     nothing = Found(torch.empty(0), torch.empty(0, dtype=torch.int64), filled(np.empty((0, 4))))
     one = image(1)
     missed = AveragePrecision(range(4))
@@ -198,12 +198,12 @@ def test_nothing_found_and_nothing_to_find() -> None:
     assert math.isnan(AveragePrecision(range(4)).compute().ap)
 
 
-def test_wrong_images_are_refused() -> None:
-    metric = gathered({5: image(1)})
+def test_invalid_images_are_errors() -> None:
+    metric = metric_of({5: image(1)})
     with pytest.raises(ValueError, match="image 5 was added twice"):
         image(2).add_to(metric, 5)
     with pytest.raises(ValueError, match="image 5 was added twice"):
-        metric + gathered({5: image(2)})
+        metric + metric_of({5: image(2)})
     with pytest.raises(ValueError, match="different classes"):
         metric + AveragePrecision([0])
     one = image(1)

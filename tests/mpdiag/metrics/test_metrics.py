@@ -1,4 +1,4 @@
-"""The paper's metrics by hand, and the rows by brute force."""
+"""mIoU-L and Util by hand, and the rows of an image by brute force."""
 
 import math
 
@@ -18,7 +18,7 @@ from mpdiag.metrics import (
 
 
 def logits(*rows: str) -> torch.Tensor:
-    """Masks written as strings of # and . to logits (N, 1, cells)."""
+    """Return logits (N, 1, cells) of masks written as strings of # and dots."""
     return torch.tensor([[[1.0 if c == "#" else -1.0 for c in row]] for row in rows])
 
 
@@ -58,7 +58,7 @@ def test_utilization_by_hand() -> None:
     assignment = torch.tensor([[-1, 1, 0, 2], [0, 1, -1, 2], [0, 2, -1, 1], [0, 1, -1, 2]])
     assert utilization(assignment).tolist() == pytest.approx([2 / 3, 1, 1 / 3, 1])
     assert query_utilization(assignment).tolist() == pytest.approx([1, 1 / 3, 1])
-    # Five GT, of which four queries could only match three: O is 5.
+    # Five GT, of which three match: O is 5.
     assert query_utilization(assignment, 5).tolist() == pytest.approx([3 / 5, 1 / 5, 3 / 5])
     assert query_utilization(torch.full((3, 2), -1)).isnan().all()
 
@@ -82,7 +82,7 @@ def test_rows_equal_brute_force() -> None:
     found = image_rows(classes, masks, target, assignment, valid)
 
     binary = (masks > 0).numpy()[..., :6, :7]
-    # The mean of the four pixels about a cell's centre, at least one half.
+    # The mean of the four pixels around the cell centre is at least one half.
     centers = gt.numpy().reshape(3, 6, 4, 8, 4)[:, :, 1:3, :, 1:3].mean((2, 4)) >= 0.5
     centers = centers[..., :7]
     assert np.array_equal(found.gt_masks.numpy(), centers)
@@ -131,17 +131,17 @@ def test_rows_of_an_image_without_gt() -> None:
     assert (found.best_gt == -1).all() and not found.best_gt_iou.any()
 
 
-def test_crowding_of_a_box_by_hand() -> None:
+def test_covered_share_of_a_box_by_hand() -> None:
     masks = torch.zeros(4, 4, 6, dtype=torch.bool)
     masks[0, 0:4, 0:3] = True
     masks[0, 1, 1] = False  # a hole, in which the second lies
     masks[1, 1, 1:3] = True
     masks[2, 3, 2:6] = True
-    # Three of the 12 cells of the first box are of others, one of the 2 of the second.
+    # Others cover 3 of the 12 cells of the first box and 1 of the 2 cells of the second.
     assert covered_by_others(masks).tolist() == pytest.approx([3 / 12, 1 / 2, 1 / 4, 0])
 
 
-def test_what_is_not_finite_is_not_measured() -> None:
+def test_non_finite_predictions_are_not_measured() -> None:
     masks = torch.ones(2, 2, 4, 4)
     masks[1, 0, 0, 0] = torch.nan
     target = Target(labels=torch.tensor([0]), masks=torch.ones(1, 16, 16).bool())

@@ -1,4 +1,4 @@
-"""PQ against the definition, written out over sets of pixels."""
+"""PQ against its definition over sets of pixels."""
 
 import math
 from collections import Counter
@@ -17,20 +17,20 @@ THINGS = [True, True, True, False, False, False]  # class 5 never occurs
 
 @dataclass
 class Drawn:
-    """Segments of one image, as predictions and GT are given."""
+    """Segments of one image."""
 
     ids: Tensor
     labels: Tensor
 
 
 def drawn(rows: list[str], labels: list[int]) -> Drawn:
-    """Segments written as digits, 0 or a dot for void."""
+    """Return segments written as digits; 0 or a dot is void."""
     ids = [[int(cell) for cell in row.replace(".", "0")] for row in rows]
     return Drawn(torch.tensor(ids, dtype=torch.int32), torch.tensor(labels, dtype=torch.int64))
 
 
 def scene(seed: int) -> tuple[Drawn, Drawn, Tensor]:
-    """Predictions, GT and crowds: rectangles over void, the predictions mostly shifted a little."""
+    """Predictions, GT and crowds: rectangles on void; most predictions are shifted GT."""
     rng = np.random.default_rng(seed)
     truth, found = np.zeros((24, 30), np.int32), np.zeros((24, 30), np.int32)
     labels = rng.integers(0, 5, 9)
@@ -41,7 +41,7 @@ def scene(seed: int) -> tuple[Drawn, Drawn, Tensor]:
         truth[y : y + height, x : x + width] = number
         y, x = max(0, y + rng.integers(-1, 2)), max(0, x + rng.integers(-1, 2))
         found[y : y + height, x : x + width] = number
-    # Predictions have a pixel each, as inference gives them; a GT may be hidden.
+    # Each predicted segment has a pixel, as after inference; a GT may have none.
     seen, found = np.unique(found, return_inverse=True)
     predicted = Drawn(torch.from_numpy(found), torch.from_numpy(guesses[seen[seen > 0] - 1]))
     crowd = torch.from_numpy(rng.random(9) < 0.25)
@@ -49,7 +49,7 @@ def scene(seed: int) -> tuple[Drawn, Drawn, Tensor]:
 
 
 def pixels(segments: Drawn) -> list[set]:
-    """Void, then each segment, as sets of (y, x)."""
+    """Return void and each segment as sets of (y, x)."""
     found: list[set] = [set() for _ in range(len(segments.labels) + 1)]
     for place, number in np.ndenumerate(segments.ids.numpy()):
         found[number].add(place)
@@ -57,7 +57,7 @@ def pixels(segments: Drawn) -> list[set]:
 
 
 def by_definition(scenes: list[tuple[Drawn, Drawn, Tensor]]) -> dict[int, tuple[float, ...]]:
-    """PQ, SQ and RQ of each class that occurs."""
+    """Return PQ, SQ and RQ of each class that occurs."""
     matched: dict[int, list[float]] = {label: [] for label in range(len(THINGS))}
     positives, negatives = Counter[int](), Counter[int]()
     for predicted, truth, crowd in scenes:
@@ -93,7 +93,7 @@ def by_definition(scenes: list[tuple[Drawn, Drawn, Tensor]]) -> dict[int, tuple[
     return scores
 
 
-def gathered(scenes: list[tuple[Drawn, Drawn, Tensor]]) -> PanopticQuality:
+def metric_of(scenes: list[tuple[Drawn, Drawn, Tensor]]) -> PanopticQuality:
     metric = PanopticQuality(THINGS)
     for one in scenes:
         metric.update(*one)
@@ -103,7 +103,7 @@ def gathered(scenes: list[tuple[Drawn, Drawn, Tensor]]) -> PanopticQuality:
 @pytest.mark.parametrize("first", range(0, 60, 6))
 def test_equals_the_definition(first: int) -> None:
     scenes = [scene(seed) for seed in range(first, first + 6)]
-    scores = gathered(scenes).compute()
+    scores = metric_of(scenes).compute()
     expected = by_definition(scenes)
     for label, quality in scores.per_class.items():
         if label in expected:
@@ -122,13 +122,13 @@ def test_equals_the_definition(first: int) -> None:
         assert quality.classes == len(labels)
 
 
-def test_shards_and_order_are_no_matter() -> None:
+def test_shards_and_order_do_not_matter() -> None:
     scenes = [scene(seed) for seed in range(12)]
-    whole = gathered(scenes).compute().all
-    parts = gathered(scenes[7:][::-1]) + gathered([]) + gathered(scenes[:7][::-1])
+    whole = metric_of(scenes).compute().all
+    parts = metric_of(scenes[7:][::-1]) + metric_of([]) + metric_of(scenes[:7][::-1])
     assert parts.compute().all == whole
     with pytest.raises(ValueError, match="different classes"):
-        gathered([]) + PanopticQuality(THINGS[1:])
+        metric_of([]) + PanopticQuality(THINGS[1:])
 
 
 def test_predictions_equal_to_gt_are_perfect() -> None:
@@ -147,7 +147,7 @@ def test_void_and_crowd_rules_by_hand() -> None:
     # 1: one pixel missing, one over void; 2: all in a crowd of its class; 3: in a crowd of another
     # class; 4: void; 5: half void only.
     found = drawn([".111223.444.", "..5555.....1"], [0, 1, 2, 5, 4])
-    scores = gathered([(found, truth, crowd)]).compute()
+    scores = metric_of([(found, truth, crowd)]).compute()
     assert scores.per_class[0].pq == pytest.approx(3 / 4)
     assert [scores.per_class[label].classes for label in range(6)] == [1, 0, 1, 1, 1, 0]
     assert all(scores.per_class[label].pq == 0 for label in (2, 3, 4))
@@ -167,7 +167,7 @@ def test_no_predictions_and_no_gt() -> None:
     assert neither.compute().all.classes == 0
 
 
-def test_wrong_segments_are_refused() -> None:
+def test_invalid_segments_are_errors() -> None:
     good = drawn(["112"], [0, 1])
     with pytest.raises(ValueError, match="segment 2 of the prediction has no label"):
         PanopticQuality(THINGS).update(drawn(["112"], [0]), good)

@@ -1,4 +1,4 @@
-"""mIoU against sets of pixels, class by class."""
+"""mIoU against its definition over sets of pixels."""
 
 import math
 
@@ -20,7 +20,7 @@ def maps(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(np.where(found == 255, 1, found)), torch.from_numpy(truth)
 
 
-def gathered(seeds: list[int]) -> SemanticIoU:
+def metric_of(seeds: list[int]) -> SemanticIoU:
     metric = SemanticIoU(CLASSES)
     for seed in seeds:
         metric.update(*maps(seed))
@@ -34,16 +34,16 @@ def test_iou_equals_sets_of_pixels() -> None:
     for label in range(CLASSES):
         a, b = counted & (found == label), counted & (truth == label)
         ious.append((a & b).sum() / (a | b).sum() if (a | b).any() else math.nan)
-    scores = gathered([0, 1, 2, 3]).compute()
+    scores = metric_of([0, 1, 2, 3]).compute()
     assert scores.iou.tolist() == pytest.approx(ious, nan_ok=True)
     assert ious[3] == 0 and math.isnan(ious[4])
     assert scores.miou == pytest.approx(np.mean(ious[:4]))
     assert scores.miou_in_gt == pytest.approx(np.mean(ious[:3]))
 
 
-def test_shards_and_order_are_no_matter() -> None:
-    whole = gathered([0, 1, 2, 3])
-    parts = gathered([3, 1]) + gathered([]) + gathered([2, 0])
+def test_shards_and_order_do_not_matter() -> None:
+    whole = metric_of([0, 1, 2, 3])
+    parts = metric_of([3, 1]) + metric_of([]) + metric_of([2, 0])
     assert torch.equal(whole.confusion, parts.confusion)
     with pytest.raises(ValueError, match="different classes"):
         whole + SemanticIoU(CLASSES + 1)
@@ -56,13 +56,13 @@ def test_prediction_equal_to_gt_is_perfect() -> None:
     assert metric.compute().miou == 1 and metric.compute().miou_in_gt == 1
 
 
-def test_nothing_counted_has_no_iou() -> None:
+def test_without_counted_pixels_iou_is_nan() -> None:
     metric = SemanticIoU(CLASSES)
     metric.update(torch.zeros(3, 4, dtype=torch.int64), torch.full((3, 4), 255))
     assert math.isnan(metric.compute().miou) and math.isnan(metric.compute().miou_in_gt)
 
 
-def test_wrong_maps_are_refused() -> None:
+def test_invalid_maps_are_errors() -> None:
     metric = SemanticIoU(CLASSES)
     zeros = torch.zeros(2, 2, dtype=torch.int64)
     with pytest.raises(ValueError, match="the GT has class 7"):

@@ -1,4 +1,4 @@
-"""What a finished run keeps of its sums: loops over the rows, and answers that do not need it."""
+"""Stored sums of a finished run against loops over the rows, and runs without them."""
 
 import shutil
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def test_sums_of_each_image_and_layer_equal_loops(path: Path) -> None:
         assert found[key] == pytest.approx(row, abs=1e-12)
 
 
-def test_a_run_without_them_answers_the_same(path: Path, tmp_path: Path) -> None:
+def test_results_are_equal_without_aggregates(path: Path, tmp_path: Path) -> None:
     shutil.copytree(path, tmp_path / "older")
     shutil.rmtree(tmp_path / "older" / "aggregates")
     run, older = Run.open(path), Run.open(tmp_path / "older")
@@ -52,7 +52,7 @@ def test_a_run_without_them_answers_the_same(path: Path, tmp_path: Path) -> None
     assert run.transitions().equals(older.transitions())
 
 
-def test_other_thresholds_ask_the_rows(path: Path) -> None:
+def test_other_thresholds_use_the_rows(path: Path) -> None:
     run = Run.open(path)
     kept = [
         table.loc[table["transition"] == "kept", "count"].sum()
@@ -61,7 +61,9 @@ def test_other_thresholds_ask_the_rows(path: Path) -> None:
     assert kept[0] < kept[1]
 
 
-def test_they_do_not_depend_on_the_parts(path: Path, tmp_path: Path, make_run: MakeRun) -> None:
+def test_aggregates_do_not_depend_on_the_parts(
+    path: Path, tmp_path: Path, make_run: MakeRun
+) -> None:
     whole = Run.open(make_run(tmp_path / "whole", images=7, queries=5, layers=3))
     for name in ("image_layers", "image_transitions"):
         sql = f"SELECT * FROM {name} ORDER BY ALL"

@@ -1,4 +1,4 @@
-"""Attention in a run directory: what is written comes back, and what is broken is told."""
+"""Attention in a run directory: round trip, and errors of invalid values."""
 
 import shutil
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def row(layer: int, weights: Any, mask: Any = None) -> dict[str, Any]:
 
 @pytest.fixture
 def write(tmp_path: Path, make_run: MakeRun) -> Callable[[list[dict[str, Any]]], Run]:
-    """A function that opens a run of two layers with these rows of attention."""
+    """Return a function that opens a run of two layers with the given rows of attention."""
 
     def write(rows: list[dict[str, Any]]) -> Run:
         path = make_run(tmp_path / "run", layers=2)
@@ -47,7 +47,7 @@ def write(tmp_path: Path, make_run: MakeRun) -> Callable[[list[dict[str, Any]]],
     return write
 
 
-def test_what_is_written_comes_back(write: Callable[..., Run]) -> None:
+def test_round_trip(write: Callable[..., Run]) -> None:
     weights = np.array([[0.0, 0.2, 0.3], [0.1, 0.4, 0.0]], dtype=np.float32)
     first, second = write(
         [row(2, weights[:1]), row(1, weights, weights > 0)]  # in any order
@@ -63,7 +63,7 @@ def test_what_is_written_comes_back(write: Callable[..., Run]) -> None:
     ("weights", "expected"),
     [([0, 0], [0, 0]), ([np.nan, 0.5], [0, 0.5]), ([np.inf, 1e-42], [0, 1e-42])],
 )
-def test_what_is_no_weight_is_0(
+def test_non_finite_weights_are_0(
     write: Callable[..., Run], weights: list[float], expected: list[float]
 ) -> None:
     given = np.array([weights], dtype=np.float32)
@@ -71,7 +71,7 @@ def test_what_is_no_weight_is_0(
     assert np.allclose(found, [expected], rtol=1e-3, atol=0)
 
 
-def test_a_run_without_says_what_to_do(tmp_path: Path, make_run: MakeRun) -> None:
+def test_a_run_without_attention_names_the_option(tmp_path: Path, make_run: MakeRun) -> None:
     path = make_run(tmp_path / "run")
     shutil.rmtree(path / "attention")  # as in the runs of earlier versions
     with pytest.raises(RunError, match="has no attention of image 2, query 5"):
@@ -100,7 +100,7 @@ def test_a_run_without_says_what_to_do(tmp_path: Path, make_run: MakeRun) -> Non
         {"layer": 7},
     ],
 )
-def test_what_is_broken_is_told(write: Callable[..., Run], change: dict[str, Any]) -> None:
+def test_invalid_values_are_named(write: Callable[..., Run], change: dict[str, Any]) -> None:
     weights = np.full((2, 3), 1 / 6, dtype=np.float32)
     first, second = (row(layer, weights, weights > 0) for layer in (1, 2))
     run = write([first | change, second])

@@ -1,4 +1,4 @@
-"""Paired differences against single runs, and what can't be compared."""
+"""Paired differences against single runs, and runs that cannot be compared."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ MakeRun = Callable[..., Path]
 
 
 def two(tmp_path: Path, make_run: MakeRun) -> tuple[Run, Run]:
-    """Two runs over the same images and GT: in the second a third of the masks are as before."""
+    """Two runs over the same images and GT; the second does not change a third of its masks."""
     paths = [make_run(tmp_path / name, images=12, layers=3, shards=2) for name in "ab"]
     for file in (paths[1] / "queries").glob("*.parquet"):
         table = pq.read_table(file).to_pylist()
@@ -24,7 +24,7 @@ def two(tmp_path: Path, make_run: MakeRun) -> tuple[Run, Run]:
             if row["query"] % 3 == 0 and row["iou_prev"] is not None:
                 row["iou_prev"] = 1.0
         pq.write_table(pq.read_table(file).from_pylist(table, pq.read_schema(file)), file)
-    shutil.rmtree(paths[1] / "aggregates")  # what was summed up before
+    shutil.rmtree(paths[1] / "aggregates")  # sums of the old rows
     scores = ({"ap": 0.25, "ap50": None}, {"ap": 0.5, "ap50": 0.75})
     for path, ap in zip(paths, scores, strict=True):
         summary = json.loads((path / "summary.json").read_text())
@@ -57,7 +57,7 @@ def test_differences_are_those_of_the_runs(tmp_path: Path, make_run: MakeRun) ->
     ]
 
 
-def test_what_the_runs_were_made_with_otherwise(tmp_path: Path, make_run: MakeRun) -> None:
+def test_different_settings_are_listed(tmp_path: Path, make_run: MakeRun) -> None:
     a, b = two(tmp_path, make_run)
     assert compare(a, b).settings == {}
     processor = {"size": {"height": 384, "width": 384}}
@@ -78,14 +78,14 @@ def test_what_the_runs_were_made_with_otherwise(tmp_path: Path, make_run: MakeRu
 
 
 def test_intervals_are_paired(tmp_path: Path, make_run: MakeRun) -> None:
-    """Narrower than those of the two runs taken by themselves."""
+    """A paired interval is narrower than that of two independent runs."""
     a, b = two(tmp_path, make_run)
     row = compare(a, b).layers.iloc[0]
     alone = [(t["miou_l_high"] - t["miou_l_low"])[1] for t in (a.layers(), b.layers())]
     assert row["high"] - row["low"] < np.hypot(*alone)
 
 
-def test_what_moved_most(tmp_path: Path, make_run: MakeRun) -> None:
+def test_largest_differences_of_images_and_classes(tmp_path: Path, make_run: MakeRun) -> None:
     a, b = two(tmp_path, make_run)
     found = compare(a, b, top=3)
     own = [
@@ -104,7 +104,7 @@ def test_what_moved_most(tmp_path: Path, make_run: MakeRun) -> None:
     assert (classes["difference"].diff().dropna() <= 0).all()
 
 
-def test_runs_that_can_not_be_compared(tmp_path: Path, make_run: MakeRun) -> None:
+def test_runs_that_cannot_be_compared(tmp_path: Path, make_run: MakeRun) -> None:
     def refused(message: str, other: Path) -> None:
         with pytest.raises(RunError, match=message) as error:
             compare(run, Run.open(other))

@@ -8,7 +8,7 @@ from mpdiag.errors import OutputError
 from mpdiag.store.files import append, atomic_write, replace_file
 
 
-def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_an_error_keeps_the_old_file_and_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     replace_file(path, b"old")
     with pytest.raises(ValueError, match="half"), atomic_write(path) as stream:

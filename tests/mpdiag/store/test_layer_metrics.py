@@ -1,4 +1,4 @@
-"""Metrics of matches and masks on a run that is small enough to do by hand, and the Gini."""
+"""Layer metrics, oracle and query use computed by hand, and the Gini coefficient."""
 
 from collections.abc import Callable
 from typing import Any
@@ -69,7 +69,7 @@ def connection(database: Callable[..., duckdb.DuckDBPyConnection]) -> duckdb.Duc
         ("class_share", [1 / 4, 1 / 5, 1 / 6]),
         ("mask_share", [2 / 4, 2 / 5, 2 / 6]),
         ("dice_share", [1 / 4, 2 / 5, 3 / 6]),
-        # The two best of image 0 both hold GT 0 from layer 1 on; before, the second is too poor.
+        # From layer 1 on, two queries of image 0 fit GT 0; in layer 0 one has IoU < 0.5.
         ("duplicates", [0, 1 / 3, 1 / 3]),
         ("non_finite", [0, 1, 0]),
     ],
@@ -89,12 +89,12 @@ def test_the_oracle_takes_the_best_layer_of_each_gt(
     assert found["best_iou"] == pytest.approx((1.0 + 0.9 + 0.8) / 3)
 
 
-def test_use_of_the_queries(connection: duckdb.DuckDBPyConnection) -> None:
+def test_query_use(connection: duckdb.DuckDBPyConnection) -> None:
     found = query_use(connection)
     assert found == {"matches": [1, 1, 1], "dead": 0, "gini": 0}
 
 
-def test_gini_is_its_definition() -> None:
+def test_gini_equals_its_definition() -> None:
     assert gini(np.array([0, 0, 0, 8])) == pytest.approx(3 / 4)
     assert gini(np.array([3, 3])) == 0
     assert gini(np.array([0, 0])) is None and gini(np.array([], dtype=np.int64)) is None

@@ -1,4 +1,4 @@
-"""The paper's metrics by group against loops over the rows, and the bootstrap."""
+"""mIoU-L and Util by group against loops over the rows, and the bootstrap."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def run(path: Path) -> Run:
     return Run.open(path)
 
 
-def test_all_is_the_summary(run: Run) -> None:
+def test_group_all_equals_the_summary(run: Run) -> None:
     table = run.layers(resamples=20)
     assert table["group"].unique().tolist() == ["all"]
     assert table["util"][0] == pytest.approx(run.summary["util_m0"], abs=1e-12)
@@ -92,7 +92,7 @@ def test_groups_equal_loops(run: Run, by: str) -> None:
         assert row["util_spread"] == pytest.approx(spread, nan_ok=True)
 
 
-def test_answers_depend_neither_on_parts_nor_on_the_call(
+def test_results_depend_neither_on_parts_nor_on_repetition(
     tmp_path: Path, make_run: MakeRun, run: Run
 ) -> None:
     other = Run.open(make_run(tmp_path / "other", images=14, queries=7, layers=3, shards=5))
@@ -115,7 +115,9 @@ def test_hard_assignment_of_the_piloted_part(tmp_path: Path, make_run: MakeRun) 
         assert found == pytest.approx(expected, nan_ok=True)
 
 
-def test_what_can_not_be_answered_is_refused(tmp_path: Path, make_run: MakeRun, run: Run) -> None:
+def test_missing_columns_and_unknown_groups_are_errors(
+    tmp_path: Path, make_run: MakeRun, run: Run
+) -> None:
     with pytest.raises(RunError, match=r"is of the matching part, .* --part piloted$"):
         run.layers(assignment="hard")
     with pytest.raises(ConfigError, match="colour"):
@@ -133,8 +135,8 @@ def test_a_run_without_images_has_no_layers(tmp_path: Path, make_run: MakeRun) -
     assert Run.open(make_run(tmp_path / "run", images=0)).layers().empty
 
 
-def test_the_interval_is_that_of_the_normal_distribution() -> None:
-    """For a mean over many images the percentile interval is near mean +- 1.96 s / sqrt(n)."""
+def test_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
+    """For a mean over many images the interval is close to mean +- 1.96 s / sqrt(n)."""
     values = np.random.default_rng(3).normal(0.6, 0.1, (4000, 1))
     ones = np.ones_like(values)
     low, high = interval(4000, lambda times: ratio(times, values, ones), resamples=2000)

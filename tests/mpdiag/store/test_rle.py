@@ -4,8 +4,8 @@ import pytest
 from mpdiag.store import rle
 
 
-def test_run_lengths_by_hand() -> None:
-    # Column by column 0 1 1 1: one 0, then three 1s; a small count is its digit.
+def test_rle_by_hand() -> None:
+    # In column-major order 0 1 1 1: one 0, then three 1s. A small count is its digit.
     mask = np.array([[False, True], [True, True]])
     assert rle.encode(mask) == b"13"
 
@@ -19,7 +19,7 @@ def test_round_trip(shape: tuple[int, int]) -> None:
         np.testing.assert_array_equal(decoded, mask)
 
 
-def test_counts_of_another_size_are_refused() -> None:
+def test_counts_of_another_size_are_an_error() -> None:
     counts = rle.encode(np.ones((9, 9), dtype=np.bool_))
     with pytest.raises(ValueError):
         rle.decode(counts, 2, 2)

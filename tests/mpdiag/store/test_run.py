@@ -28,10 +28,10 @@ def refused(path: Path, message: str) -> None:
     assert str(error.value) == f"{path}{message}"
 
 
-# --- what `open` refuses -------------------------------------------------------------------
+# --- errors of `open` ----------------------------------------------------------------------
 
 
-def test_refuses_what_is_no_run(tmp_path: Path) -> None:
+def test_refuses_other_directories(tmp_path: Path) -> None:
     refused(tmp_path / "nothing", " does not exist; give the directory of a run")
     refused(tmp_path, " has no run.json; give the directory of a run")
     (tmp_path / "file").write_text("")
@@ -91,9 +91,7 @@ def test_names_a_broken_parquet_file(tmp_path: Path, make_run: MakeRun) -> None:
         Run.open(run)
 
 
-def test_a_run_of_version_1_opens_and_lacks_what_it_lacks(
-    tmp_path: Path, make_run: MakeRun
-) -> None:
+def test_a_run_of_version_1_opens_with_null_columns(tmp_path: Path, make_run: MakeRun) -> None:
     path = make_run(tmp_path / "run", images=4, shards=2)
     for folder, columns in COLUMNS.items():
         added = [column.name for column in columns if column.since > 1]
@@ -139,7 +137,7 @@ def test_tables_without_files_are_empty(tmp_path: Path, make_run: MakeRun) -> No
     assert run.gt_masks(2).shape == (0, 0, 0)
 
 
-def test_masks_are_those_that_were_measured(tmp_path: Path, make_run: MakeRun) -> None:
+def test_masks_agree_with_the_rows(tmp_path: Path, make_run: MakeRun) -> None:
     run = Run.open(make_run(tmp_path / "run", layers=4))
     sql = "SELECT * FROM queries WHERE image_id = 4 AND query = 2 ORDER BY layer"
     rows = run.query(sql)
@@ -152,7 +150,7 @@ def test_masks_are_those_that_were_measured(tmp_path: Path, make_run: MakeRun) -
     assert gt.sum((1, 2)).tolist() == areas.tolist()
 
 
-def test_masks_that_were_not_kept(tmp_path: Path, make_run: MakeRun) -> None:
+def test_masks_that_are_not_stored(tmp_path: Path, make_run: MakeRun) -> None:
     run = Run.open(make_run(tmp_path / "run"))
     message = r"has no masks of image 4, query 77; analyse with --save-masks all"
     with pytest.raises(RunError, match=message):
@@ -185,10 +183,10 @@ def test_threads_may_share_a_run(tmp_path: Path, make_run: MakeRun) -> None:
     assert results == [4 * 6 * 10] * 80
 
 
-# --- staying inside ------------------------------------------------------------------------
+# --- access to files -----------------------------------------------------------------------
 
 
-def test_picture_is_the_thumbnail_else_the_file(tmp_path: Path, make_run: MakeRun) -> None:
+def test_image_is_the_thumbnail_or_else_the_file(tmp_path: Path, make_run: MakeRun) -> None:
     path = make_run(tmp_path / "run", dataset={"image_root": str(tmp_path / "images")})
     run = Run.open(path)
     assert run.image(2) == path / "thumbnails" / "2.jpg"
@@ -203,7 +201,7 @@ def test_picture_is_the_thumbnail_else_the_file(tmp_path: Path, make_run: MakeRu
 
 
 @pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "link.jpg"])
-def test_picture_never_leaves_the_data_set(tmp_path: Path, make_run: MakeRun, name: str) -> None:
+def test_image_is_inside_the_data_set(tmp_path: Path, make_run: MakeRun, name: str) -> None:
     (tmp_path / "secret.jpg").write_bytes(b"")
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "link.jpg").symlink_to(tmp_path / "secret.jpg")
@@ -235,7 +233,7 @@ def test_picture_never_leaves_the_data_set(tmp_path: Path, make_run: MakeRun, na
         "SET allowed_directories = ['/']",
     ],
 )
-def test_sql_reads_nothing_else(tmp_path: Path, make_run: MakeRun, sql: str) -> None:
+def test_sql_reads_no_other_files(tmp_path: Path, make_run: MakeRun, sql: str) -> None:
     outside = tmp_path / "outside.txt"
     outside.write_text("secret")
     run = Run.open(make_run(tmp_path / "run", images=1))
@@ -257,9 +255,7 @@ def test_opens_without_torch() -> None:
 
 
 @pytest.mark.parametrize("part", ["part-000", "part [a]*?' || 'x", "part.b"])
-def test_the_rows_of_an_image_are_those_of_its_part(
-    tmp_path: Path, make_run: MakeRun, part: str
-) -> None:
+def test_query_of_one_image_reads_its_part(tmp_path: Path, make_run: MakeRun, part: str) -> None:
     path = make_run(tmp_path / "run", images=6, shards=2)
     for folder in ("queries", "targets", "images", "detections"):
         (path / folder / "part-000.parquet").rename(path / folder / f"{part}.parquet")

@@ -1,4 +1,4 @@
-"""The summary against a plain computation over the rows in pandas and numpy."""
+"""The summary against a brute-force computation in pandas and numpy."""
 
 import json
 from collections.abc import Callable
@@ -66,7 +66,7 @@ def brute_force(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("layers", "seed"), [(9, 0), (3, 1), (1, 2)])
-def test_summary_is_the_brute_force(
+def test_summary_equals_brute_force(
     tmp_path: Path, make_run: MakeRun, layers: int, seed: int
 ) -> None:
     run = make_run(tmp_path / "run", images=9, queries=7, layers=layers, seed=seed, shards=2)
@@ -106,8 +106,8 @@ def test_order_and_threads_change_no_bit(
     assert summaries == [json.loads((run / "summary.json").read_text())] * 5
 
 
-def test_sums_that_floats_would_get_wrong(database: Database) -> None:
-    """Ten times 0.1 and one 1.0 in floating point depend on the order; here they don't."""
+def test_sums_are_exact(database: Database) -> None:
+    """The floating-point sum of these values depends on their order."""
     ious = [0.1] * 10 + [1.0] + [1e-9] * 7
     results = {
         json.dumps(summarize_ious(database, order)) for order in (ious, ious[::-1], sorted(ious))
@@ -139,7 +139,7 @@ def test_nothing_to_average_is_none(database: Database) -> None:
     assert (layer["miou_l_empty0"], layer["miou_l_empty1"], layer["empty_pairs"]) == (0, 1, 1)
 
 
-def test_a_pair_with_a_mask_that_is_not_finite_is_no_pair(database: Database) -> None:
+def test_pairs_with_a_non_finite_mask_do_not_count(database: Database) -> None:
     rows = [(0, 0, 4, None, None), (1, 0, 4, 4, 0.5), (0, 1, 4, None, None), (1, 1, None, 4, None)]
     names = ("layer", "query", "area", "area_prev", "iou_prev")
     queries = [{"image_id": 1, "matched_gt": -1, **dict(zip(names, r, strict=True))} for r in rows]
@@ -169,7 +169,7 @@ def test_an_image_in_two_parts_is_refused(database: Database) -> None:
 def summarize_ious(
     database: Database, ious: list[float | None], matched: tuple[int, ...] = ()
 ) -> dict[str, Any]:
-    """The summary of one image without objects, one layer, and these IoUs, query by query."""
+    """The summary of one image without GT and one layer, with one query per IoU."""
     queries = [
         {"image_id": 1, "layer": layer, "query": n, "iou_prev": iou if layer else None}
         | {"area": 4, "area_prev": 4 if layer else None}

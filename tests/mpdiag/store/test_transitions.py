@@ -1,4 +1,4 @@
-"""Transitions by hand, their counts by loops, and their classes for any numbers."""
+"""Transitions by hand, their counts by loops, and properties of their classes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +32,7 @@ def step(area: int, gt: int = -1, iou: float = 0.0, second: float = 0.0) -> dict
 
 
 def database(pairs: list[tuple[dict[str, Any], dict[str, Any], float | None]]) -> Any:
-    """A run of one image and a query for each pair of (before, now, IoU of the two)."""
+    """A run of one image with one query per (before, now, IoU of the two)."""
     queries = [
         {"image_id": 1, "layer": layer, "query": n, **row, "iou_prev": iou if layer else None}
         for n, (before, now, iou) in enumerate(pairs)
@@ -107,7 +107,7 @@ def test_every_transition_has_exactly_one_class(
     found = kinds(connection, thresholds)
     assert len(found) == len(pairs) and set(found) <= set(TRANSITIONS)
     for kind, (before, now, iou) in zip(found, pairs, strict=True):
-        # What each class promises, told apart from the order in which they are tried.
+        # The condition of each class, independent of the order of the rules.
         assert (kind == "vanished") == bool(before["area"] and not now["area"])
         assert (kind == "appeared") == bool(now["area"] and not before["area"])
         if before["area"] and now["area"]:
@@ -147,7 +147,7 @@ def test_counts_and_gains_equal_loops(tmp_path: Path, make_run: MakeRun) -> None
         assert row.util_gain == pytest.approx(gains[row.layer, row.transition], abs=1e-12)
         of_class = moves.xs(row.layer, level="layer")["kind"] == row.transition
         assert row.count == of_class.sum() and row.share == pytest.approx(of_class.mean())
-    # All transitions of a layer undone give the layer before; nothing is clamped on the way.
+    # Reverting all transitions of a layer gives the layer before.
     changes = table.groupby("layer")["util_gain"].sum()
     assert changes.tolist() == pytest.approx((util[:-1] - util[1:]).tolist())
     assert table["util_gain"].min() < 0
@@ -160,7 +160,7 @@ def test_masks_that_are_not_finite_have_no_transition() -> None:
     ]
 
 
-def test_thresholds_are_shares() -> None:
+def test_thresholds_are_in_0_1() -> None:
     assert kinds(database([CASES["drifted: away from its object"]]), Thresholds(kept_iou=0.5)) == [
         "kept"
     ]

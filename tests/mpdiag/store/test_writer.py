@@ -75,7 +75,7 @@ def test_run_without_any_image_finishes(tmp_path: Path, make_run: MakeRun) -> No
     assert run.query("SELECT * FROM queries").empty
 
 
-# --- what `create` refuses -----------------------------------------------------------------
+# --- errors of `create` --------------------------------------------------------------------
 
 
 def refused(path: Path, given: dict[str, Any], message: str, **options: Any) -> None:
@@ -143,14 +143,14 @@ def test_refuses_finished_run(tmp_path: Path, make_run: MakeRun) -> None:
     refused(run, header(run), message, resume=True)
 
 
-def test_refuses_foreign_files_beside_the_run(tmp_path: Path, make_run: MakeRun) -> None:
+def test_refuses_foreign_files_in_the_run(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run", finish=False)
     (run / "notes.txt").write_text("text")
     message = " contains files that do not belong to the run (notes.txt); move them"
     refused(run, header(run), message, resume=True)
 
 
-# --- going on ------------------------------------------------------------------------------
+# --- resume --------------------------------------------------------------------------------
 
 
 def test_starts_in_an_empty_directory_and_after_an_early_crash(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_settings_given_as_tuples_are_the_same_run(tmp_path: Path) -> None:
     RunWriter.create(tmp_path, {"settings": {"sizes": (1, 2)}}, resume=True)
 
 
-def test_resume_knows_what_is_done(tmp_path: Path, make_run: MakeRun) -> None:
+def test_resume_skips_complete_images(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "run", images=5, shards=2, finish=False)
     assert RunWriter.create(run, header(run), resume=True).done == {1, 2, 3, 4, 5}
     assert RunWriter(run).done == {1, 2, 3, 4, 5}
@@ -179,7 +179,7 @@ def test_killed_while_writing_a_part(
     step: int,
     where: str,
 ) -> None:
-    """However far the write of image 4 came, the resumed run is bit for bit the undisturbed one."""
+    """A run resumed after any step of writing image 4 is bit-identical to an uninterrupted run."""
     whole = make_run(tmp_path / "whole", images=4)
     path = tmp_path / "killed"
     first = RunWriter.create(path, header(whole))
@@ -203,7 +203,7 @@ def test_killed_while_writing_a_part(
 
 
 def kill_at(patch: pytest.MonkeyPatch, step: int, call: str) -> None:
-    """Interrupt the `step`-th file, at its rename or, with half its bytes, at its fsync."""
+    """Interrupt the write of file `step` at its rename, or at its fsync with half of its bytes."""
     counted = 0
     replace, fsync = Path.replace, os.fsync
 
@@ -242,7 +242,7 @@ def test_killed_between_summary_and_mark(
     assert Run.open(run).num_layers == 9
 
 
-# --- misuse --------------------------------------------------------------------------------
+# --- errors of `write` ---------------------------------------------------------------------
 
 
 def test_an_image_or_part_is_written_once(tmp_path: Path, make_run: MakeRun) -> None:
