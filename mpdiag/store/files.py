@@ -64,7 +64,7 @@ def append(path: Path, data: bytes) -> None:
         OutputError: the file cannot be written.
     """
     with _report_write_errors(path), path.open("ab", buffering=0) as stream:
-        size = stream.tell()
+        size = stream.seek(0, os.SEEK_END)
         try:
             while data:
                 data = data[stream.write(data) :]
