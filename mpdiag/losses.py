@@ -62,7 +62,7 @@ class ImportanceSampler:
         for part, generator in zip(points.split(rows), self.generators, strict=True):
             part.uniform_(generator=generator)
         in_order_of_rows = image.argsort(stable=True).argsort()
-        return points[to_device(in_order_of_rows, device)]
+        return points.index_select(0, to_device(in_order_of_rows, device))
 
 
 def set_losses(
