@@ -58,7 +58,7 @@ def analysis(
     checkpoint: LoadedCheckpoint, data: SegmentationDataset
 ) -> Callable[[Path], dict[str, object]]:
     return lambda path: analyze(
-        checkpoint, data, path, limit=4, resume=True, save_masks="worst:4", save_attention=True
+        checkpoint, data, path, limit=3, resume=True, save_masks="worst:3", save_attention=True
     )
 
 
