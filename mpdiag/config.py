@@ -32,7 +32,7 @@ _REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 20
 _ERRORS_ABOUT_KEYS = ("extra_forbidden", "missing")
 _UNION_BRANCH = re.compile(r"int|float|str|bool|constrained-.*|literal\[.*|function-.*")
 Positive = Annotated[int, Field(ge=1)]
-# Limits of values that a checkpoint or a recipe may claim.
+# Limits of values that a checkpoint or a recipe may state.
 _Width = Annotated[int, Field(ge=1, le=2**16)]
 _Depth = Annotated[int, Field(ge=1, le=64)]
 _Layers = Annotated[int, Field(ge=0, le=100)]

@@ -54,9 +54,10 @@ def read_bytes(path: Path | str, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
         ValueError: the file is larger than `max_bytes`.
     """
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > max_bytes:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
             raise ValueError(f"larger than {max_bytes:,} bytes")
-        return file.read(max_bytes)
+        return file.read(size)  # file.read(max_bytes) would allocate max_bytes
 
 
 def read_text(path: Path | str, max_bytes: int = MAX_TEXT_BYTES) -> str:

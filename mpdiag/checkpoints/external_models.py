@@ -159,12 +159,12 @@ def _check_settings(settings: Any, num_entries: int, source: str, key: str = "")
                 "config.json with backbone_config"
             )
     elif isinstance(settings, int | float):
-        maximum = num_entries if _COUNTED.search(key) else _MAX_SETTING
-        maximum = MAX_SIDE if key in _SIDES else maximum
-        if not -maximum <= settings <= maximum:
+        counted = _COUNTED.search(key) is not None
+        maximum = num_entries if counted else MAX_SIDE if key in _SIDES else _MAX_SETTING
+        if not (0 if counted else -maximum) <= settings <= maximum:
             raise CheckpointError(
                 f"{source}: {key} = {settings}, but at most {maximum:,} is possible for this "
-                "model; give the file that was saved with it"
+                "model; give the file that was saved with the model"
             )
 
 

@@ -67,7 +67,7 @@ def load_checkpoint(path: str | Path, config: str | Path | None = None) -> Loade
         ConfigError: the YAML is unreadable or contradicts the weights.
     """
     contents = read_contents(local_path(path), None if config is None else Path(config))
-    with torch.device("meta"):  # takes no memory, whatever sizes the file claims
+    with torch.device("meta"):  # takes no memory, whatever sizes the file states
         check_weights_fit(contents.weights, build_model(contents.config))
     model = build_model(contents.config)
     check_weights_fit(contents.weights, model)

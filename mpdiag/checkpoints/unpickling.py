@@ -1,44 +1,37 @@
 """Read untrusted pickles as tensors, numbers, strings and plain containers only.
 
 A pickle is a program for a stack machine. The machine below has only the operations that build
-plain data, and calls only functions of this module. Every operation is charged to a budget that
-depends on the size of the file, so that a small file cannot take unbounded memory or time.
+plain data, and calls only the functions of `pickle_globals`. Every operation is charged to a budget
+that depends on the size of the file, so that a small file cannot take unbounded memory or time.
 """
 
 import io
-import math
 import pickletools
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mpdiag.checkpoints.pickle_globals import (
+    BUILDERS,
+    STORAGES,
+    ArrayBuilder,
+    DType,
+    NotAllowed,
+    key_of,
+    key_value_pairs,
+)
 from mpdiag.errors import CheckpointError, UnsafeCheckpointError
 from mpdiag.untrusted import MAX_DEPTH, open_regular, printable
 
 _ZIP, _LEGACY = b"PK\x03\x04", 0x1950A86A20F9469CFC6C  # torch.save since, and before, version 1.6
-_NUMBERS = "biufc"  # numpy kinds: bool, int, unsigned, float, complex
 _MAX_OPERATIONS = _MAX_VALUES = 2**19
 _ITEM_BYTES = 64  # approximate memory of an item of a container
-_STORAGES = {
-    "BFloat16Storage": torch.bfloat16,
-    "BoolStorage": torch.bool,
-    "ByteStorage": torch.uint8,
-    "CharStorage": torch.int8,
-    "ComplexDoubleStorage": torch.complex128,
-    "ComplexFloatStorage": torch.complex64,
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "IntStorage": torch.int32,
-    "LongStorage": torch.int64,
-    "ShortStorage": torch.int16,
-}
 
 
 def read_pickle(file: Path) -> Any:
@@ -58,7 +51,7 @@ def read_pickle(file: Path) -> Any:
     try:
         with stream:
             return _PlainData().convert(_read(stream, _Budget(_size(stream))))
-    except _NotAllowed as error:
+    except NotAllowed as error:
         raise UnsafeCheckpointError(
             f"{file}: refused, because reading it would run code or build objects "
             f"({printable(error, 200)}); ask its author for a file of tensors only"
@@ -68,10 +61,6 @@ def read_pickle(file: Path) -> Any:
         raise CheckpointError(
             f"{file}: truncated, or not a checkpoint ({reason}); download or copy it again"
         ) from None
-
-
-class _NotAllowed(Exception):
-    """A pickle requested something that is not allowed; the message names it."""
 
 
 class _Budget:
@@ -101,7 +90,7 @@ class _Budget:
 
 
 class _BoundedStream:
-    """Stream for `pickletools`, which would allocate whatever length a pickle claims."""
+    """Stream for `pickletools`, which would allocate whatever length a pickle states."""
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
         self.stream, self.size, self.readline = stream, size, stream.readline
@@ -131,7 +120,7 @@ def _read_archive(stream: BinaryIO, budget: _Budget) -> Any:
     with zipfile.ZipFile(stream) as archive:
         records = {info.filename: info for info in archive.infolist()}
     if any(name.endswith("/constants.pkl") for name in records):
-        raise _NotAllowed("a TorchScript program")
+        raise NotAllowed("a TorchScript program")
     if any(x.compress_type or x.compress_size != x.file_size for x in records.values()):
         raise ValueError("an archive of compressed records")
     if sum(info.file_size for info in records.values()) > size:
@@ -197,7 +186,7 @@ def _as_tensor(data: bytearray, dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Global:
-    """A global that the pickle named, and the function of this module that replaces it."""
+    """A global that the pickle named, and the function that replaces it."""
 
     name: str
     build: Callable[..., Any]
@@ -283,7 +272,7 @@ class _Machine:
         elif name == "BINPERSID":
             stack.append(self._load_storage(stack.pop()))
         elif name not in _IGNORED:
-            raise _NotAllowed(f"the pickle operation {name}")
+            raise NotAllowed(f"the pickle operation {name}")
 
     def _pop(self, count: int) -> list[Any]:
         items = self.stack[-count:]
@@ -296,17 +285,17 @@ class _Machine:
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"  # Python 2's name
         if full == "torch.storage._load_from_bytes":
             return _Global(full, lambda raw: _read(io.BytesIO(raw), self.budget))
-        if full in _BUILDERS:
-            return _Global(full, _BUILDERS[full])
-        if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
+        if full in BUILDERS:
+            return _Global(full, BUILDERS[full])
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
         if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
             return vars(torch)[name]
-        raise _NotAllowed(full)
+        raise NotAllowed(full)
 
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, _Global):
-            raise _NotAllowed(f"a call of a value of type {type(function).__name__}")
+            raise NotAllowed(f"a call of a value of type {type(function).__name__}")
         self.budget.spend_on(arguments)
         value = function.build(*arguments)
         if isinstance(value, Tensor):
@@ -315,17 +304,17 @@ class _Machine:
 
     def _set_state(self, target: Any, state: Any) -> None:
         self.budget.spend_on(state)
-        if isinstance(target, _DType | _Array):
+        if isinstance(target, DType | ArrayBuilder):
             target.set_state(state)
         elif isinstance(target, _Global):
-            raise _NotAllowed("a state for a function")
+            raise NotAllowed("a state for a function")
         elif not isinstance(target, dict):  # attributes of a dict, such as torch's `_metadata`
-            raise _NotAllowed(f"a state for a value of type {type(target).__name__}")
+            raise NotAllowed(f"a state for a value of type {type(target).__name__}")
 
     def _load_storage(self, saved: Any) -> Tensor:
         kind, dtype, key, _, count, *view = saved
         if self.storage is None or kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise _NotAllowed("an object of another file")
+            raise NotAllowed("an object of another file")
         if not isinstance(key, str) or any(part is not None for part in view):
             raise ValueError("a storage of an unknown format")
         return self.storage(dtype, key, count)
@@ -336,141 +325,19 @@ def _extend(target: Any, items: list[Any]) -> None:
     if type(target) is list:
         target.extend(items)
     elif type(target) is dict:
-        target.update(_pairs(items))
+        target.update(key_value_pairs(items))
     elif type(target) is set:
-        target.update(map(_key, items))
+        target.update(map(key_of, items))
     else:
-        raise _NotAllowed(f"items of a value of type {type(target).__name__}")
-
-
-def _pairs(items: list[Any]) -> Iterable[tuple[Any, Any]]:
-    return zip(map(_key, items[::2]), items[1::2], strict=True)
-
-
-def _key(value: Any) -> Any:
-    """Return a key of a dict or set. A nested tuple can take forever to hash."""
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype):
-        return value
-    raise ValueError(f"a key of type {type(value).__name__}")
+        raise NotAllowed(f"items of a value of type {type(target).__name__}")
 
 
 _FROM_MARK |= {
     "TUPLE": tuple,
     "LIST": list,
-    "DICT": lambda items: dict(_pairs(items)),
-    "FROZENSET": lambda items: set(map(_key, items)),
+    "DICT": lambda items: dict(key_value_pairs(items)),
+    "FROZENSET": lambda items: set(map(key_of, items)),
 }
-
-
-class _DType:
-    """Replaces numpy.dtype; allows numbers only."""
-
-    def __init__(self, code: Any, align: bool = False, copy: bool = False) -> None:
-        if not isinstance(code, str) or len(code) > 8:
-            raise _NotAllowed("a numpy array of an unknown type")
-        self.dtype = np.dtype(code)
-        if self.dtype.kind not in _NUMBERS or self.dtype.fields:
-            raise _NotAllowed(f"a numpy array of {self.dtype}")
-
-    def set_state(self, state: tuple[Any, ...]) -> None:
-        """Read numpy's (version, byte order, subarray, names, fields, ...)."""
-        _, order, *structure = state[:5]
-        if any(part is not None for part in structure):
-            raise _NotAllowed("a structured numpy array")
-        if order in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(order)
-
-    def numbers(self, raw: Any) -> "np.ndarray[Any, Any]":
-        """Return a copy of the raw bytes as numbers in native byte order."""
-        if not isinstance(raw, bytes | bytearray | str):
-            raise _NotAllowed("a numpy array of objects")
-        data = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
-        return np.frombuffer(data, self.dtype).astype(self.dtype.newbyteorder("="))
-
-
-class _Array:
-    """Replaces numpy.ndarray; its state fills it."""
-
-    def __init__(self, *_: object) -> None:
-        self.values: np.ndarray[Any, Any] = np.zeros(0)
-
-    def set_state(self, state: tuple[Any, ...]) -> None:
-        """Read numpy's (version, shape, dtype, is Fortran order, raw bytes)."""
-        shape, dtype, fortran, raw = state[-4:]
-        self.fill(raw, dtype, shape, "F" if fortran else "C")
-
-    def fill(self, raw: Any, dtype: Any, shape: Any, order: Any) -> "_Array":
-        if not isinstance(dtype, _DType):
-            raise _NotAllowed("a numpy array of an unknown type")
-        self.values = dtype.numbers(raw).reshape(shape, order=order)
-        return self
-
-
-def _array_from_buffer(raw: Any, dtype: Any, shape: Any, order: Any, *_: object) -> _Array:
-    return _Array().fill(raw, dtype, shape, order)
-
-
-def _number(dtype: Any, raw: Any) -> Any:
-    if not isinstance(dtype, _DType):
-        raise _NotAllowed("a numpy number of an unknown type")
-    return dtype.numbers(raw)[0].item()
-
-
-def _mapping(items: Any = ()) -> dict[Any, Any]:
-    pairs = items.items() if isinstance(items, Mapping) else items
-    return {_key(key): value for key, value in pairs}
-
-
-def _set(items: Any = ()) -> set[Any]:
-    return set(map(_key, items))
-
-
-def _no_bytes() -> bytes:
-    return b""
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding not in ("latin1", "latin-1"):
-        raise _NotAllowed(f"_codecs.encode to {encoding}")
-    return text.encode("latin1")
-
-
-def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: object) -> Tensor:
-    """Return a view of a storage, within its bounds."""
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if min((offset, *size, *stride)) < 0 or (math.prod(size) and last >= storage.numel()):
-        raise ValueError("a tensor that exceeds its storage")
-    view: Tensor = storage.as_strided(size, stride, offset)
-    return view
-
-
-def _parameter(tensor: Tensor, *_: object) -> Tensor:
-    return tensor
-
-
-def _ndarray(*_: object) -> NoReturn:
-    raise _NotAllowed("numpy.ndarray called as a function")
-
-
-_BUILDERS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _mapping,
-    "collections.Counter": _mapping,
-    "builtins.set": _set,
-    "builtins.bytes": _no_bytes,  # empty bytes in old protocols; others use _codecs.encode
-    "builtins.complex": complex,
-    "_codecs.encode": _encode,
-    "numpy.dtype": _DType,
-    "numpy.ndarray": _ndarray,
-    "torch.Size": tuple,
-    "torch.device": torch.device,
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-}
-for _module in ("numpy.core", "numpy._core"):  # before and after numpy 2
-    _BUILDERS[f"{_module}.multiarray._reconstruct"] = _Array
-    _BUILDERS[f"{_module}.multiarray.scalar"] = _number
-    _BUILDERS[f"{_module}.numeric._frombuffer"] = _array_from_buffer
 
 
 class _PlainData:
@@ -509,7 +376,7 @@ class _PlainData:
     def _copy(self, value: Any, depth: int) -> Any:
         if isinstance(value, Tensor):
             return value
-        if isinstance(value, _Array):
+        if isinstance(value, ArrayBuilder):
             return torch.from_numpy(value.values)
         if isinstance(value, dict):
             return {
@@ -518,4 +385,4 @@ class _PlainData:
         if isinstance(value, list | tuple | set):
             return type(value)(self.convert(item, depth) for item in value)
         name = value.name if isinstance(value, _Global) else type(value).__name__.lstrip("_")
-        raise _NotAllowed(f"an object of {name}")
+        raise NotAllowed(f"an object of {name}")

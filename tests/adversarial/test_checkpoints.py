@@ -366,3 +366,76 @@ def test_weights_of_a_transformers_directory(directory: Path) -> None:
         (directory / "model.safetensors").unlink(missing_ok=True)
         torch.save({**state, name: tensor}, directory / "pytorch_model.bin")
         refused(directory)
+
+
+@pytest.fixture(scope="module")
+def external(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of a model that transformers runs."""
+    transformers = pytest.importorskip("transformers")
+    path = tmp_path_factory.mktemp("external")
+    config = transformers.DetrConfig(
+        use_timm_backbone=True,
+        backbone="resnet18",
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=8,
+        decoder_attention_heads=8,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        num_queries=4,
+    )
+    transformers.DetrForSegmentation(config).save_pretrained(path)
+    transformers.DetrImageProcessor().save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({key: value} for key in ("encoder_layers", "num_queries", "d_model")
+          for value in (10**6, 10**9, -1, "x")),
+        {"encoder_layers": 10**6, "decoder_layers": 10**6},
+        *({"backbone_config": {"model_type": "timm_backbone", "backbone": name}}
+          for name in ("hf-hub:evil/model", "local-dir:/etc", "evil/model")),
+        *({"backbone_config": None, "use_timm_backbone": timm, "backbone": name}
+          for timm in (True, False) for name in ("evil/model", "hf-hub:evil/model")),
+        {"backbone_config": None, "use_timm_backbone": False, "backbone": "resnet18"},
+        {"backbone_config": {"model_type": "swin", "depths": [10**6] * 4}},
+        {"backbone_config": {"model_type": "swin", "window_size": 10**5}},
+        {"backbone_config": {"model_type": "resnet", "hidden_sizes": [8] * 10**5}},
+        {"backbone_config": 5},
+        {"id2label": 5},
+    ],
+    ids=range(26),
+)  # fmt: skip
+def test_settings_of_models_of_transformers(
+    tmp_path: Path, external: Path, changes: dict[str, Any]
+) -> None:
+    for file in external.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    settings = json.loads((external / "config.json").read_text())
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(settings | changes))
+    refused(tmp_path, open_model)
+
+
+def test_image_sizes_of_models_of_transformers(tmp_path: Path, external: Path) -> None:
+    for file in external.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    settings = json.loads((external / "preprocessor_config.json").read_text())
+    (tmp_path / "preprocessor_config.json").unlink()
+    settings["size"] = {"shortest_edge": 10**6, "longest_edge": 10**6}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    assert "shortest_edge = 1000000" in refused(tmp_path, open_model)
+
+
+def test_a_timm_backbone_is_not_downloaded(tmp_path: Path, external: Path) -> None:
+    """The configurations of DETR on the hub request pretrained weights."""
+    for file in external.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    settings = json.loads((external / "config.json").read_text())
+    settings |= {"backbone_config": None, "use_timm_backbone": True, "backbone": "resnet18"}
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"use_pretrained_backbone": True}))
+    assert open_model(tmp_path).module.config.backbone_config.backbone == "resnet18"

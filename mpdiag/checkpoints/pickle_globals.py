@@ -1,0 +1,155 @@
+"""Functions that replace the globals of a pickle, and build plain data only.
+
+They raise `NotAllowed` for a value that is not plain, and other errors for an invalid one.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_NUMBERS = "biufc"  # numpy kinds: bool, int, unsigned, float, complex
+STORAGES = {
+    "BFloat16Storage": torch.bfloat16,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+    "ComplexDoubleStorage": torch.complex128,
+    "ComplexFloatStorage": torch.complex64,
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "ShortStorage": torch.int16,
+}
+
+
+class NotAllowed(Exception):
+    """A pickle requested something that is not allowed; the message names it."""
+
+
+def key_value_pairs(items: list[Any]) -> Iterable[tuple[Any, Any]]:
+    """Return pairs of alternating keys and values, with checked keys."""
+    return zip(map(key_of, items[::2]), items[1::2], strict=True)
+
+
+def key_of(value: Any) -> Any:
+    """Return a key of a dict or set. A nested tuple can take forever to hash."""
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype):
+        return value
+    raise ValueError(f"a key of type {type(value).__name__}")
+
+
+class DType:
+    """Replaces numpy.dtype; allows numbers only."""
+
+    def __init__(self, code: Any, align: bool = False, copy: bool = False) -> None:
+        if not isinstance(code, str) or len(code) > 8:
+            raise NotAllowed("a numpy array of an unknown type")
+        self.dtype = np.dtype(code)
+        if self.dtype.kind not in _NUMBERS or self.dtype.fields:
+            raise NotAllowed(f"a numpy array of {self.dtype}")
+
+    def set_state(self, state: tuple[Any, ...]) -> None:
+        """Read numpy's (version, byte order, subarray, names, fields, ...)."""
+        _, order, *structure = state[:5]
+        if any(part is not None for part in structure):
+            raise NotAllowed("a structured numpy array")
+        if order in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(order)
+
+    def numbers(self, raw: Any) -> "np.ndarray[Any, Any]":
+        """Return a copy of the raw bytes as numbers in native byte order."""
+        if not isinstance(raw, bytes | bytearray | str):
+            raise NotAllowed("a numpy array of objects")
+        data = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
+        return np.frombuffer(data, self.dtype).astype(self.dtype.newbyteorder("="))
+
+
+class ArrayBuilder:
+    """Replaces numpy.ndarray; its state fills it."""
+
+    def __init__(self, *_: object) -> None:
+        self.values: np.ndarray[Any, Any] = np.zeros(0)
+
+    def set_state(self, state: tuple[Any, ...]) -> None:
+        """Read numpy's (version, shape, dtype, is Fortran order, raw bytes)."""
+        shape, dtype, fortran, raw = state[-4:]
+        self.fill(raw, dtype, shape, "F" if fortran else "C")
+
+    def fill(self, raw: Any, dtype: Any, shape: Any, order: Any) -> "ArrayBuilder":
+        if not isinstance(dtype, DType):
+            raise NotAllowed("a numpy array of an unknown type")
+        self.values = dtype.numbers(raw).reshape(shape, order=order)
+        return self
+
+
+def _array_from_buffer(raw: Any, dtype: Any, shape: Any, order: Any, *_: object) -> ArrayBuilder:
+    return ArrayBuilder().fill(raw, dtype, shape, order)
+
+
+def _number(dtype: Any, raw: Any) -> Any:
+    if not isinstance(dtype, DType):
+        raise NotAllowed("a numpy number of an unknown type")
+    return dtype.numbers(raw)[0].item()
+
+
+def _mapping(items: Any = ()) -> dict[Any, Any]:
+    pairs = items.items() if isinstance(items, Mapping) else items
+    return {key_of(key): value for key, value in pairs}
+
+
+def _set(items: Any = ()) -> set[Any]:
+    return set(map(key_of, items))
+
+
+def _no_bytes() -> bytes:
+    return b""
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding not in ("latin1", "latin-1"):
+        raise NotAllowed(f"_codecs.encode to {encoding}")
+    return text.encode("latin1")
+
+
+def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: object) -> Tensor:
+    """Return a view of a storage, within its bounds."""
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if min((offset, *size, *stride)) < 0 or (math.prod(size) and last >= storage.numel()):
+        raise ValueError("a tensor that exceeds its storage")
+    view: Tensor = storage.as_strided(size, stride, offset)
+    return view
+
+
+def _parameter(tensor: Tensor, *_: object) -> Tensor:
+    return tensor
+
+
+def _ndarray(*_: object) -> NoReturn:
+    raise NotAllowed("numpy.ndarray called as a function")
+
+
+BUILDERS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _mapping,
+    "collections.Counter": _mapping,
+    "builtins.set": _set,
+    "builtins.bytes": _no_bytes,  # empty bytes in old protocols; others use _codecs.encode
+    "builtins.complex": complex,
+    "_codecs.encode": _encode,
+    "numpy.dtype": DType,
+    "numpy.ndarray": _ndarray,
+    "torch.Size": tuple,
+    "torch.device": torch.device,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+}
+for _module in ("numpy.core", "numpy._core"):  # before and after numpy 2
+    BUILDERS[f"{_module}.multiarray._reconstruct"] = ArrayBuilder
+    BUILDERS[f"{_module}.multiarray.scalar"] = _number
+    BUILDERS[f"{_module}.numeric._frombuffer"] = _array_from_buffer
