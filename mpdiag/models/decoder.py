@@ -31,10 +31,15 @@ class Predictions:
 
 @dataclass(slots=True)
 class Mask2FormerOutput:
-    """Predictions of the matching part, and of the MP part if the forward pass had one."""
+    """Predictions of the matching part, and of the MP part if the forward pass had one.
+
+    `features` are the inputs of the decoder: (B, C, h, w) feature maps of strides 32, 16 and 8, and
+    the mask features of stride 4.
+    """
 
     matching: Predictions
     piloted: Predictions | None
+    features: tuple[list[Tensor], Tensor]
 
 
 class DecoderLayer(nn.Module):
@@ -170,9 +175,9 @@ class Decoder(nn.Module):
             query = self.layers[index](
                 query, query_position, memory[level], position[level], visible, self_visible
             )
-        return self._predict(
-            torch.stack(queries), torch.stack(states), torch.stack(embeds), mask_features, piloted
-        )
+        stacked = torch.stack(queries), torch.stack(states), torch.stack(embeds)
+        matching, pilot_predictions = self._predict(*stacked, mask_features, piloted)
+        return Mask2FormerOutput(matching, pilot_predictions, (levels, mask_features))
 
     def level_index(self, index: int) -> int:
         """Return which of the levels (strides 32, 16, 8) decoder layer `index` attends to."""
@@ -213,7 +218,7 @@ class Decoder(nn.Module):
 
     def _predict(
         self, queries: Tensor, states: Tensor, embeds: Tensor, mask_features: Tensor, piloted: int
-    ) -> Mask2FormerOutput:
+    ) -> tuple[Predictions, Predictions | None]:
         """Predict both parts from (L + 1, B, P + N, C) queries, normed queries, mask embeddings."""
         points = self.hook_points
         class_logits = self.class_embed(states)
@@ -228,7 +233,7 @@ class Decoder(nn.Module):
             )
 
         matching = part(slice(piloted, None), "")
-        return Mask2FormerOutput(matching, part(slice(piloted), "piloted_") if piloted else None)
+        return matching, part(slice(piloted), "piloted_") if piloted else None
 
 
 def _join_positions(

@@ -97,6 +97,15 @@ def test_docs_describe_every_method() -> None:
     assert all(f"| `{name}` |" in text for name in METHODS)
 
 
+def test_a_training_step_can_be_recorded(small_recipe, samples) -> None:
+    method = method_of(small_recipe, "method=piloted")
+    with record(method.model) as recording:
+        losses_of(method, batch_of(samples))
+    layers = method.model.config.decoder_layers + 1
+    assert recording.mask_logits.shape[:2] == (layers, len(samples))
+    assert recording.piloted_mask_logits.shape[:2] == (layers, len(samples))
+
+
 def test_fixed_matching_uses_the_last_layer_for_all(small_recipe, samples) -> None:
     method = method_of(small_recipe, "method=fixed-matching")
     batch = batch_of(samples)

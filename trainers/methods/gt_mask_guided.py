@@ -58,7 +58,7 @@ def guided_predictions(step: TrainingStep, assignment: Tensor) -> tuple[Tensor, 
         step: the ordinary forward pass.
         assignment: (B, N) GT index of each query, -1 for none.
     """
-    decoder, (levels, mask_features) = step.model.decoder, step.features
+    decoder, (levels, mask_features) = step.model.decoder, step.output.features
     memory, position = decoder.embed_levels(levels)
     query_position = 0.0 if decoder.query_embed is None else decoder.query_embed.weight
     masks = QueryMasks([target["masks"] for target in step.batch.targets], assignment)

@@ -112,12 +112,6 @@ class TrainingStep:
         return losses
 
     @cached_property
-    def features(self) -> tuple[list[Tensor], Tensor]:
-        """Feature maps of strides 32, 16, 8, and mask features of stride 4."""
-        with self.autocast():
-            return self.model.features(self.batch.images)
-
-    @cached_property
     def pilot(self) -> PilotInputs | None:
         """Inputs of the MP part; None without one, and if no image has GT."""
         pilot: PilotInputs | None = _first(method.pilot_inputs(self) for method in self.methods)
@@ -127,9 +121,8 @@ class TrainingStep:
     def output(self) -> Mask2FormerOutput:
         """Predictions of all layers."""
         pilot = self.pilot
-        levels, mask_features = self.features
         with self.autocast():
-            output: Mask2FormerOutput = self.model.decoder(levels, mask_features, pilot)
+            output: Mask2FormerOutput = self.model(self.batch.images, pilot)
         return output
 
     @cached_property
