@@ -61,7 +61,7 @@ def _highlights(run: Run, by_class: pd.DataFrame) -> Iterator[Highlight]:
     if isinstance(usage, dict) and run.header.get("part") == "matching":
         text = f"queries, of {len(usage['matches'])}, that match no object in any image"
         yield Highlight("Unmatched queries", text, str(usage["dead"]))
-    if run.header["schema_version"] >= 2:
+    if run.has_column("queries", "second_coverage"):
         yield from _most_common_transition(run)
     lowest = _util_by_class(by_class)[:NUM_CLASSES]
     if lowest:

@@ -21,7 +21,7 @@ def layer_tables(run: Run) -> tuple[Table, ...]:
     if not run.num_layers:
         return ()
     tables = _metrics(run)
-    if run.header["schema_version"] >= 2:
+    if run.has_column("queries", "second_coverage"):
         tables += _transitions(run)
     return tuple(tables)
 
