@@ -63,7 +63,10 @@ def run_curves(
     loaded: LoadedRun, metrics: Iterable[str], with_intervals: bool = False
 ) -> list[Curve]:
     """Return a curve for each metric of a run."""
-    table = _layer_metrics(loaded)
+    metrics = list(metrics)
+    table = _layer_metrics(loaded, set(metrics) <= set(PAPER_METRICS))
+    if table.empty:
+        return [Curve(loaded.name, name, False, {}, {}) for name in metrics]
     curves = []
     for name in metrics:
         rows = table[table["layer"] >= LAYER_METRICS[name].first_layer]
@@ -171,8 +174,9 @@ def axis_format(metric: LayerMetric) -> dict[str, Any]:
 
 
 @cached
-def _layer_metrics(loaded: LoadedRun) -> pd.DataFrame:
-    return loaded.run.layer_metrics(intervals=True)
+def _layer_metrics(loaded: LoadedRun, paper_only: bool) -> pd.DataFrame:
+    """Return the metrics with intervals. Those of the paper are fast for runs of all versions."""
+    return loaded.run.layers() if paper_only else loaded.run.layer_metrics(intervals=True)
 
 
 def _styles(curves: Sequence[Curve]) -> dict[str, dict[str, Any]]:

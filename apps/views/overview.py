@@ -38,9 +38,10 @@ def _show_curves(runs: Sequence[LoadedRun]) -> None:
         container=right,
         help="Bootstrap over images, 1,000 resamples.",
     )
-    shown = [
-        curve for loaded in runs for curve in curves.run_curves(loaded, metrics, with_intervals)
-    ]
+    with st.spinner("Computing the metrics ..."):
+        shown = [
+            curve for loaded in runs for curve in curves.run_curves(loaded, metrics, with_intervals)
+        ]
     if with_paper:
         shown += curves.paper_curves(metrics)
     components.figure(curves.figure(shown), "mpdiag curves")

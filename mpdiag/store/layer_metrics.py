@@ -242,17 +242,21 @@ def layer_metrics(connection: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     so the order of the rows, the layout of the parts and the number of threads do not matter.
     """
     table = connection.execute("FROM layers ORDER BY layer").df().set_index("layer")
+    sums = []
     for name, metric in LAYER_METRICS.items():
+        total = f"sum({name}::HUGEINT)"
         weight = SCALE if metric.statistic == "sum" else f"nullif(sum({name}_weight::HUGEINT), 0)"
-        sums = f"sum({name}::HUGEINT) AS total, {weight} AS weight"
-        rows = connection.execute(
-            f"SELECT layer, total, weight, total / weight FROM "
-            f"(SELECT layer, {sums} FROM image_metrics GROUP BY layer)"
-        ).fetchall()
-        values = {
-            layer: total / weight if metric.exact and weight and total is not None else quotient
-            for layer, total, weight, quotient in rows
-        }
+        sums.append(f"{total}, {weight}, {total} / {weight}")
+    # One query, because a run without the stored sums computes them from all rows.
+    rows = connection.execute(
+        f"SELECT layer, {', '.join(sums)} FROM image_metrics GROUP BY layer"
+    ).fetchall()
+    for place, (name, metric) in enumerate(LAYER_METRICS.items()):
+        values = {}
+        for row in rows:
+            total, weight, quotient = row[1 + 3 * place : 4 + 3 * place]
+            is_exact = metric.exact and weight and total is not None
+            values[row[0]] = total / weight if is_exact else quotient
         table[name] = pd.Series(values, dtype=float)
     return table.reset_index()
 
