@@ -69,7 +69,10 @@ def test_settings_round_trip() -> None:
 
 def test_sections_of_methods_are_kept_and_checked_by_the_trainers() -> None:
     values = {"auxiliary_loss": {"weight": 2.5}}
-    assert parse(TrainConfig, values, "checkpoint").model_dump()["auxiliary_loss"] == values["auxiliary_loss"]
+    assert (
+        parse(TrainConfig, values, "checkpoint").model_dump()["auxiliary_loss"]
+        == values["auxiliary_loss"]
+    )
     assert parse(FullTrainConfig, values, "recipe").auxiliary_loss.weight == 2.5
-    with pytest.raises(ConfigError, match="auxiliary_loss.weight = -1"):
+    with pytest.raises(ConfigError, match=r"auxiliary_loss\.weight = -1"):
         parse(FullTrainConfig, {"auxiliary_loss": {"weight": -1}}, "recipe")
