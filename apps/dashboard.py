@@ -24,6 +24,8 @@ STYLE = """
 .stPlotlyChart :is(.infolayer, [class$="tick"]) text { fill: currentColor !important; }
 """
 
+# Not a Material icon: browsers would fetch it from a font host.
+PAGE_ICON = "📊"
 View = Callable[[Sequence[LoadedRun]], None]
 # URL path -> title, icon and function of a page, in the order of the menu.
 VIEWS: dict[str, tuple[str, str, View]] = {
@@ -42,7 +44,7 @@ def main(paths: Sequence[str], checkpoint: str | None = None) -> None:
 
     `checkpoint` is the default of the Live page.
     """
-    st.set_page_config(page_title="mpdiag", page_icon=":material/layers:", layout="wide")
+    st.set_page_config(page_title="mpdiag", page_icon=PAGE_ICON, layout="wide")
     st.html(f"<style>{STYLE}</style>")
     runs, errors = open_runs(paths)
     pages = {path: _page(path, *view, runs) for path, view in VIEWS.items()}

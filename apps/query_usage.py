@@ -11,12 +11,17 @@ Counts = npt.NDArray[np.int64]
 BINS = 20
 """Columns and rows of the map of mask centers."""
 
+# The stride follows from the saved masks. Without masks it is 4, as in Mask2Former.
 _USAGE = """
+WITH grid AS (
+    SELECT coalesce(max(greatest(round(input_height / masks.height), 1)), 4) AS stride
+    FROM masks JOIN images USING (image_id) WHERE masks.height > 0
+)
 SELECT query, count(*) FILTER (matched_gt >= 0) AS matches, avg(matched_gt_iou) AS iou,
        count(*) FILTER (area = 0) / nullif(count(area), 0) AS empty,
-       avg(area / (ceil(input_height / 4) * ceil(input_width / 4))) AS area,
+       avg(area / (ceil(input_height / stride) * ceil(input_width / stride))) AS area,
        stddev_pop(center_x) AS spread_x, stddev_pop(center_y) AS spread_y
-FROM queries JOIN images USING (image_id)
+FROM queries JOIN images USING (image_id), grid
 WHERE layer = ? GROUP BY query ORDER BY query
 """
 

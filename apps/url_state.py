@@ -17,6 +17,7 @@ T = TypeVar("T")
 _PAGES = "registered pages"
 _LAST_RUN = "last run"
 SEPARATOR = "~"
+MAX_DIGITS = 18
 
 
 def get_option(key: str, options: Sequence[T], default: T | None = None) -> T:
@@ -28,10 +29,7 @@ def get_option(key: str, options: Sequence[T], default: T | None = None) -> T:
 
 def get_int(key: str) -> int | None:
     """Return the 64-bit integer that the URL has under `key`. The page must check it."""
-    text = st.query_params.get(key, "")
-    if not text.isascii() or not text.removeprefix("-").isdigit() or len(text) > 18:
-        return None
-    return int(text)
+    return _parse_int(st.query_params.get(key, ""))
 
 
 def update(**state: object) -> None:
@@ -190,8 +188,12 @@ def _bind(
 
 
 def _parse_range(text: str, low: int, high: int) -> tuple[int, int]:
-    parts = text.split(SEPARATOR)
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
-        return low, high
-    first, last = sorted(min(max(int(part), low), high) for part in parts)
-    return first, last
+    numbers = [_parse_int(part) for part in text.split(SEPARATOR)]
+    ends = sorted(min(max(number, low), high) for number in numbers if number is not None)
+    return (ends[0], ends[1]) if len(numbers) == len(ends) == 2 else (low, high)
+
+
+def _parse_int(text: str) -> int | None:
+    digits = text.removeprefix("-")
+    is_number = digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS
+    return int(text) if is_number else None

@@ -18,6 +18,7 @@ from reports.names import class_names
 COLUMNS, ROWS = 6, 4
 PAGE_SIZE = COLUMNS * ROWS
 MAX_CSV_ROWS = 100_000
+MAX_PAGE = 10**9
 RESETS = ("page",)
 
 
@@ -25,7 +26,7 @@ def render(runs: Sequence[LoadedRun]) -> None:
     """Render the page."""
     components.page_header("Images", "Filter and sort the images of a run by metric and content.")
     loaded, filters = _select_filters(runs)
-    page = max(url_state.get_int("page") or 1, 1)
+    page = min(max(url_state.get_int("page") or 1, 1), MAX_PAGE)
     images = gallery.find_images(loaded, filters, PAGE_SIZE, PAGE_SIZE * (page - 1))
     if images.empty and page > 1:
         page = 1

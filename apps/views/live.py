@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from apps import components, filmstrip, url_state
 from apps.formatting import escape_markdown, format_percent
 from apps.runs import LoadedRun
 from mpdiag.errors import CheckpointError, RunError
+from mpdiag.untrusted import printable
 from reports.mask_images import MAX_SIDE, RgbImage
 from reports.names import layer_symbol
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from apps.live_model import LivePredictions
 
 TYPES = ("jpg", "jpeg", "png", "webp", "bmp")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+"""Formats that Pillow may detect: others, such as EPS, run external programs."""
+MAX_PIXELS = 50_000_000
+"""Number of pixels of the largest image, which Pillow decodes in memory."""
 LOCAL_ADDRESSES = ("localhost", "127.0.0.1", "::1")
 MAX_INPUT_SIDE = 2000
 """Larger images are reduced to this length of the longer side, in pixels."""
@@ -77,19 +83,24 @@ def _select_checkpoint(container: DeltaGenerator) -> str | None:
 
 def _read(data: bytes, name: str) -> RgbImage:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.draft("RGB", (MAX_INPUT_SIDE, MAX_INPUT_SIDE))
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError("too many pixels")
             upright = ImageOps.exif_transpose(image).convert("RGB")
             upright.thumbnail((MAX_INPUT_SIDE, MAX_INPUT_SIDE))
             return np.asarray(upright)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RunError(f"{name}: not a readable image; use a JPEG or PNG file") from error
+    except Exception as error:  # Pillow raises errors of many types for a broken file
+        raise RunError(
+            f"{printable(name, 200)}: not a readable image; use a JPEG or PNG file of at most "
+            f"{MAX_PIXELS // 10**6} million pixels"
+        ) from error
 
 
 def _modification_time(path: str) -> float:
     try:
         return Path(path).stat().st_mtime
-    except OSError:
+    except (OSError, ValueError):  # ValueError: the path has a null character
         return 0.0
 
 
@@ -98,8 +109,10 @@ def _load_model(path: str, modified: float) -> Any:
     """Load a checkpoint; `modified` is part of the cache key."""
     from apps import live_model
 
-    if not Path(path).exists():
-        raise CheckpointError(f"{path}: does not exist; enter a checkpoint file or directory")
+    if not os.path.exists(path):  # Path.exists raises an error for a path that is too long
+        raise CheckpointError(
+            f"{printable(path, 200)}: does not exist; enter a checkpoint file or directory"
+        )
     return live_model.load_model(path)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from browser import screenshot, wait_until_ready
@@ -32,6 +33,18 @@ def test_every_page_opens_and_fits_the_window(page, url, path):
     assert not page.locator(wrong).count()
     width = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")
     assert width <= 1280
+
+
+def test_browser_sends_requests_only_to_the_server(page, url):
+    hosts = set()
+    page.on("request", lambda request: hosts.add(urlsplit(request.url)[:2]))
+    for path in ("", "/images"):
+        page.goto(f"{url}{path}")
+        wait_until_ready(page)
+    icon = page.locator("link[rel='shortcut icon']").get_attribute("href")
+    assert icon.startswith("data:image/svg+xml,")
+    hosts = {(scheme, host) for scheme, host in hosts if scheme not in ("data", "blob")}
+    assert hosts == {("http", urlsplit(url).netloc)}
 
 
 def test_gallery_links_to_the_inspector(page, url):

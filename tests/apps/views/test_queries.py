@@ -4,8 +4,10 @@ import json
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import streamlit as st
 from plotly.io import from_json
 
 from apps import query_usage
@@ -54,6 +56,21 @@ def test_sort_order_and_selected_query(run, open_page):
     assert page.query_params == {"order": "matches", "query": "4"}
     page.selectbox(key="widget-layer").set_value(2).run()
     assert page.header[0].value == "Query 4 in M²"
+
+
+@pytest.mark.parametrize("stride", [2, 8])
+def test_area_uses_the_stride_of_the_saved_masks(run, open_page, stride):
+    usual = open_page(run, page="queries").dataframe[-1].value["Area, %"]
+    for file in (run / "images").glob("*.parquet"):
+        table = pq.read_table(file)
+        for name in ("input_height", "input_width"):
+            sizes = pa.array([size * stride // 4 for size in table[name].to_pylist()], pa.int32())
+            table = table.set_column(table.column_names.index(name), name, sizes)
+        pq.write_table(table, file)
+    st.cache_data.clear()
+    assert pq.read_table(run / "masks").num_rows
+    area = open_page(run, page="queries").dataframe[-1].value["Area, %"]
+    assert area.tolist() == pytest.approx(usual.tolist())
 
 
 def test_map_of_mask_centers(run, open_page):
