@@ -35,6 +35,17 @@ def test_launch_returns_the_exit_code_of_the_server(monkeypatch):
     assert apps.launch([]) == 3
 
 
+def test_launch_uses_and_prints_the_first_free_port(monkeypatch, capsys):
+    ports = []
+    monkeypatch.setattr(server, "command", lambda _, port, *__: ports.append(port) or ["true"])
+    with socket.create_server(("localhost", 0)) as used:
+        first = used.getsockname()[1]
+        monkeypatch.setattr(server, "FIRST_PORT", first)
+        assert apps.launch([]) == apps.launch([], port=9000) == 0
+    assert first < ports[0] < first + 100 and ports[1] == 9000
+    assert f"http://localhost:{ports[0]}" in capsys.readouterr().out
+
+
 def test_interrupt_exits_without_a_traceback(monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
