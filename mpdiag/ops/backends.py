@@ -131,7 +131,7 @@ def unavailable_reason(backend: Backend, device: str, dtype: torch.dtype) -> str
 
 def _unsupported_reason(backend: Backend, device: str, dtype: torch.dtype) -> str | None:
     if backend.devices and device not in backend.devices:
-        return f"it runs on {' and '.join(backend.devices)} only"
+        return f"it requires {' or '.join(backend.devices)}"
     if dtype == torch.float64 and dtype not in backend.dtypes:
         return "it does not support float64"
     return None
@@ -174,7 +174,7 @@ def resolve_backend(
     """
     if requested is None:
         name, rejected = _preferred(device, dtype)
-        reason = "; ".join(rejected) or f"the first choice on {device}"
+        reason = "; ".join(rejected) or f"the default on {device}"
         return name, reason, name == "plain" and bool(rejected)
     unavailable = unavailable_reason(get_backend(requested), device, dtype)
     if unavailable:

@@ -28,9 +28,9 @@ def test_status_of_backends_and_data_sets(monkeypatch: pytest.MonkeyPatch, tmp_p
     (tmp_path / "cityscapes" / "gtFine").mkdir(parents=True)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     found = rows(output())
-    assert "selected" in found["cpp"] and "first choice" in found["cpp"]
+    assert "selected" in found["cpp"] and "the default on" in found["cpp"]
     assert "available" in found["plain"]
-    assert "it runs on cuda only" in found["triton"]
+    assert "it requires cuda" in found["triton"]
     assert found["coco"].split()[1:] == ["not", "found"]
     assert found["cityscapes"].split()[1] != "not"
 
@@ -38,4 +38,4 @@ def test_status_of_backends_and_data_sets(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_requested_backend_that_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPDIAG_DEFORM_ATTN", "original")
     text = output()
-    assert "no backend" in text and "it runs on cuda only" in text
+    assert "no backend" in text and "it requires cuda" in text

@@ -27,7 +27,7 @@ def test_selection_is_logged_once(caplog) -> None:
         assert select_backend("cpu", dtype)[0].name == "cpp"
     messages = [record for record in caplog.records if "deformable attention on" in record.message]
     assert [record.message for record in messages] == [
-        "deformable attention on cpu: cpp (the first choice on cpu)"
+        "deformable attention on cpu: cpp (the default on cpu)"
     ]
 
 
