@@ -9,9 +9,8 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mpdiag.store.database import SCALE, connect, escape_glob, quote
+from mpdiag.store.database import SCALE, column_types, connect, escape_glob, quote
 from mpdiag.store.layer_metrics import IMAGE_METRICS_COLUMNS, image_metrics_sql
 from mpdiag.store.transitions import transition_counts_sql
 
@@ -51,12 +50,21 @@ def compute_aggregates(directory: Path) -> Iterator[tuple[str, pa.Table]]:
             yield name, connection.sql(f"SELECT * FROM ({sql}) ORDER BY ALL").to_arrow_table()
 
 
-def add_views(connection: duckdb.DuckDBPyConnection, directory: Path) -> None:
-    """Add the views to a connection that `connect` opened on `directory`."""
+def add_views(connection: duckdb.DuckDBPyConnection, directory: Path) -> list[str]:
+    """Add the views to a connection that `connect` opened on `directory`.
+
+    Return the names of those that read a stored file.
+    """
+    stored = []
     for name, sql in AGGREGATES.items():
         file = directory / FOLDER / f"{name}.parquet"
+        pattern = quote(escape_glob(str(file.resolve())))
+        source = f"read_parquet({pattern}, hive_partitioning = false)"
         if file.is_file() and (
-            name != "image_metrics" or set(pq.read_schema(file).names) >= IMAGE_METRICS_COLUMNS
+            name != "image_metrics"
+            or column_types(connection, source).keys() >= IMAGE_METRICS_COLUMNS
         ):
-            sql = f"FROM read_parquet({quote(escape_glob(str(file.resolve())))})"
+            sql = f"FROM {source}"
+            stored.append(name)
         connection.execute(f"CREATE VIEW {name} AS {sql}")
+    return stored

@@ -1,12 +1,15 @@
 """A DuckDB connection that reads the Parquet files of one run directory and no other files."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import numpy.typing as npt
 
+from mpdiag.errors import RunError
 from mpdiag.legacy_names import RUN_COLUMNS
 from mpdiag.store.schema import COLUMNS, TABLES, Column
 
@@ -31,15 +34,18 @@ def connect(directory: Path) -> duckdb.DuckDBPyConnection:
     stored value can't be converted. Two more views: `parts` gives the file of each image, `layers`
     the layers 0..L. The connection can read files below `directory` only, and no statement can
     change that.
+
+    Raises:
+        RunError: something other than a file has the name of a Parquet file.
     """
     connection = duckdb.connect(":memory:")
     root = str(directory.resolve())
     for table, schema in TABLES.items():
         connection.register("_empty", schema.empty_table())
-        if any((directory / table).glob("*.parquet")):
+        if _has_files(directory / table):
             source = f"read_parquet({_files(root, table)}, hive_partitioning = false)"
-            stored = set(_column_types(connection, source))
-            types = _column_types(connection, "_empty")
+            stored = set(column_types(connection, source))
+            types = column_types(connection, "_empty")
             selected = ", ".join(
                 f"CAST({_stored_column(table, column, stored)} AS {types[column.name]}) "
                 f'AS "{column.name}"'
@@ -50,7 +56,7 @@ def connect(directory: Path) -> duckdb.DuckDBPyConnection:
             connection.execute(f"CREATE TABLE {table} AS SELECT * FROM _empty")
         connection.unregister("_empty")
     files = f"{_files(root, 'images')}, hive_partitioning = false, filename = true"
-    if any((directory / "images").glob("*.parquet")):
+    if _has_files(directory / "images"):
         connection.execute(
             f"CREATE VIEW parts AS SELECT image_id, filename FROM read_parquet({files})"
         )
@@ -65,6 +71,16 @@ def connect(directory: Path) -> duckdb.DuckDBPyConnection:
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+@contextmanager
+def query_errors(directory: Path, problem: str) -> Iterator[None]:
+    """Turn an error of DuckDB into a RunError: "`directory` `problem` (reason); analyse again"."""
+    try:
+        yield
+    except duckdb.Error as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise RunError(f"{directory} {problem} ({reason}); analyse again") from error
 
 
 def restrict_to_part(cursor: duckdb.DuckDBPyConnection, part: str) -> None:
@@ -89,7 +105,15 @@ def _files(root: str, name: str) -> str:
     return f"{quote(f'{escape_glob(root)}/{name}/')} || {part} || '.parquet'"
 
 
-def _column_types(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, str]:
+def _has_files(folder: Path) -> bool:
+    files = list(folder.glob("*.parquet"))
+    for file in files:
+        if not file.is_file():  # a named pipe would block the query
+            raise RunError(f"{file} is not a regular file; analyse again")
+    return bool(files)
+
+
+def column_types(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, str]:
     """Return name -> DuckDB type of each column of a table."""
     described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
     return {row[0]: row[1] for row in described}

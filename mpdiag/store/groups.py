@@ -12,6 +12,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
+from mpdiag.errors import RunError
 from mpdiag.store.bootstrap import Floats, Terms
 from mpdiag.store.database import SCALE, image_ids
 
@@ -107,14 +108,17 @@ def image_sums(
         sums[np.searchsorted(ids, rows["image_id"]), rows["layer"]] = rows[column]
         return sums
 
+    numbers = {*masks["grp"], *targets["grp"]}
+    if not numbers <= set(range(len(names))):
+        raise RunError("a GT has a label that is not in run.json; analyse again")
     return {
-        names[number]: ImageSums(
+        names[int(number)]: ImageSums(
             matrix(masks, number, "iou"),
             matrix(masks, number, "pairs"),
             matrix(targets, number, "kept"),
             matrix(targets, number, "gt"),
         )
-        for number in sorted({*masks["grp"], *targets["grp"]})
+        for number in sorted(numbers)
     }
 
 

@@ -1,8 +1,11 @@
-"""Binary masks as COCO compressed run-length encoding (RLE), by pycocotools."""
+"""Binary masks as COCO compressed run-length encoding (RLE)."""
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
+
+MAX_CELLS = 1 << 28
+"""Maximum number of cells of the masks that are decoded at a time."""
 
 
 def encode(mask: npt.NDArray[np.bool_]) -> bytes:
@@ -16,7 +19,37 @@ def decode(counts: bytes, height: int, width: int) -> npt.NDArray[np.bool_]:
     """Return the mask of shape (height, width).
 
     Raises:
-        ValueError: the run lengths do not fill exactly that area.
+        ValueError: the run lengths do not fill exactly that area, or it exceeds MAX_CELLS.
     """
-    decoded = coco_mask.decode({"size": [height, width], "counts": counts})
-    return np.ascontiguousarray(decoded, dtype=np.bool_)
+    if min(height, width) < 0 or height * width > MAX_CELLS:
+        raise ValueError(f"a mask of {height} x {width} cells is too large")
+    # Security: pycocotools (2.0.11) writes beyond its memory if the runs do not fill the area.
+    runs = _run_lengths(counts)
+    if runs.min(initial=0) < 0 or runs.max(initial=0) > MAX_CELLS or runs.sum() != height * width:
+        raise ValueError(f"the run lengths do not fill {height} x {width} cells")
+    cells = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return np.ascontiguousarray(cells.reshape(width, height).T)
+
+
+def _run_lengths(counts: bytes) -> npt.NDArray[np.int64]:
+    """Return the run lengths, background first.
+
+    Each byte has five bits of a number, lowest bits first, and a continuation bit. From the fourth
+    number on, the difference to the number two before is stored.
+    """
+    codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(codes & 32 == 0) + 1
+    starts = np.append(0, ends[:-1])
+    lengths = ends - starts
+    if codes.min(initial=0) < 0 or codes.max(initial=0) > 63 or lengths.max(initial=0) > 7:
+        raise ValueError("the counts are not run lengths")
+    if len(ends) == 0 or ends[-1] != len(codes):
+        if len(codes) == 0:
+            return np.zeros(0, np.int64)
+        raise ValueError("the counts end within a number")
+    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((codes & 31) << shifts, starts)
+    runs -= np.where(codes[ends - 1] & 16, 1 << 5 * lengths, 0)
+    runs[1::2] = runs[1::2].cumsum()
+    runs[2::2] = runs[2::2].cumsum()
+    return runs

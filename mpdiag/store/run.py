@@ -1,6 +1,5 @@
 """Read a finished run directory."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -18,7 +17,7 @@ from mpdiag.store import rle
 from mpdiag.store.aggregates import add_views
 from mpdiag.store.attention import StoredAttention, unpack
 from mpdiag.store.bootstrap import RESAMPLES, Terms
-from mpdiag.store.database import connect, restrict_to_part
+from mpdiag.store.database import connect, query_errors, restrict_to_part
 from mpdiag.store.groups import (
     GROUPS,
     NEEDED_COLUMNS,
@@ -30,8 +29,15 @@ from mpdiag.store.groups import (
 from mpdiag.store.layer_metrics import image_terms, layer_metrics
 from mpdiag.store.layers import group_layers, with_intervals
 from mpdiag.store.schema import COLUMNS, SCHEMA_VERSION
-from mpdiag.store.summary import SUMMARY_COUNTS
 from mpdiag.store.transitions import DEFAULT, Thresholds, transition_counts_sql, transitions
+from mpdiag.store.validation import check_rows, is_summary, without_invalid_sections
+from mpdiag.untrusted import printable, read_json
+
+MAX_MASKS = 10_000
+"""Maximum number of masks of an image, as in a data set."""
+
+MAX_NAME = 120
+"""Maximum number of characters of a run's name."""
 
 
 class Run:
@@ -48,7 +54,7 @@ class Run:
         self.thresholds = thresholds
         self.header = header
         self.summary = summary
-        self._connection = _connect(path)
+        self._connection = _connect(path, summary)
 
     @classmethod
     def open(cls, path: Path, thresholds: Thresholds = DEFAULT) -> "Run":
@@ -77,15 +83,16 @@ class Run:
         if not (path / "summary.json").is_file():
             raise RunError(f"{path} has no summary.json; analyse again")
         summary = _read_json(path / "summary.json")
-        if not _is_summary(summary):
+        if not is_summary(summary):
             raise RunError(f"{path / 'summary.json'} lacks values; analyse again")
+        header = without_invalid_sections(header)
         model = upgrade_config({"model": header.get("architecture")})["model"]
         return cls(path, {**header, "architecture": model}, summary, thresholds)
 
     @property
     def name(self) -> str:
         """The name in run.json, or else the name of the directory."""
-        return str(self.header.get("name") or self.path.resolve().name)
+        return printable(self.header.get("name") or self.path.resolve().name, MAX_NAME)
 
     @property
     def num_layers(self) -> int:
@@ -116,20 +123,20 @@ class Run:
             part = None if image_id is None else self._parts.get(image_id)
             if part is not None:
                 restrict_to_part(cursor, part)
-            return cursor.execute(sql, list(params)).df()
+            rows: pd.DataFrame = cursor.execute(sql, list(params)).df()
+            return rows
 
     @contextmanager
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Give a new cursor, since threads must not share one; its errors become RunError."""
-        try:
+        with query_errors(self.path, "is damaged, or the query failed"):
             yield self._connection.cursor()
-        except duckdb.Error as error:
-            raise RunError(f"{self.path}: the query failed ({_first_line(error)})") from error
 
     @cached_property
     def _parts(self) -> dict[int, str]:
         """Image id -> name of the part that has its rows."""
-        found = self._connection.cursor().execute("FROM parts").fetchall()
+        with self._cursor() as cursor:
+            found = cursor.execute("FROM parts").fetchall()
         return {image_id: Path(file).stem for image_id, file in found}
 
     def layer_metrics(
@@ -248,8 +255,8 @@ class Run:
             RunError: the run has not stored it.
         """
         rows = self.query(
-            "SELECT * FROM attention WHERE image_id = ? AND query = ? ORDER BY layer",
-            [int(image_id), int(query)],
+            "SELECT * FROM attention WHERE image_id = ? AND query = ? ORDER BY layer LIMIT ?",
+            [int(image_id), int(query), self.num_layers + 1],
         )
         if rows.empty:
             raise RunError(
@@ -307,66 +314,54 @@ class Run:
 
     def _decode(self, kind: str, image_id: int, index: int | None) -> npt.NDArray[np.bool_]:
         rows = self.query(
-            "SELECT height, width, counts FROM masks "
-            "WHERE kind = ? AND image_id = ? AND (index = ? OR ? IS NULL) ORDER BY layer, index",
-            [kind, int(image_id), index, index],
+            "SELECT masks.height, masks.width, counts, "
+            "masks.height > input_height OR masks.width > input_width AS too_large "
+            "FROM masks JOIN images USING (image_id) "
+            "WHERE kind = ? AND image_id = ? AND (index = ? OR ? IS NULL) ORDER BY layer, index "
+            "LIMIT ?",
+            [kind, int(image_id), index, index, MAX_MASKS],
         )
         if rows.empty:
             return np.zeros((0, 0, 0), dtype=np.bool_)
         try:
+            if rows["too_large"].any() or (rows["height"] * rows["width"]).sum() > rle.MAX_CELLS:
+                raise ValueError("larger than the image")
             return np.stack(
                 [
                     rle.decode(bytes(counts), int(height), int(width))
-                    for height, width, counts in rows.itertuples(index=False)
+                    for height, width, counts, _ in rows.itertuples(index=False)
                 ]
             )
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise RunError(
                 f"{self.path / 'masks'}: a mask of image {image_id} is invalid; analyse again"
             ) from error
 
 
-def _connect(path: Path) -> duckdb.DuckDBPyConnection:
-    try:
+def _connect(path: Path, summary: dict[str, Any]) -> duckdb.DuckDBPyConnection:
+    with query_errors(path, "has an unreadable Parquet file"):
         connection = connect(path)
-        add_views(connection, path)
+        try:
+            check_rows(connection, summary, add_views(connection, path))
+        except ValueError as error:
+            raise RunError(f"{path} is damaged ({error}); analyse again") from None
         return connection
-    except duckdb.Error as error:
-        raise RunError(
-            f"{path} has an unreadable Parquet file ({_first_line(error)}); analyse again"
-        ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} is not readable as JSON; analyse again") from error
+        raise RunError(f"{path} is not readable as JSON ({error}); analyse again") from error
     if not isinstance(content, dict):
         raise RunError(f"{path} is not a JSON object; analyse again")
     return content
 
 
-def _is_summary(summary: dict[str, Any]) -> bool:
-    layers = summary.get("layers")
-    return (
-        isinstance(layers, list)
-        and all(isinstance(summary.get(key), int) for key in SUMMARY_COUNTS)
-        and summary["num_layers"] == len(layers)
-        and all(isinstance(layer, dict) for layer in layers)
-        and all(
-            isinstance(value, int | float | None)
-            for layer in layers
-            for value in ({"miou_l": "missing", "util": "missing"} | layer).values()
-        )
-    )
-
-
 def _inside(root: Path, name: str) -> Path | None:
     """Return the file `name` below `root`; None if it is missing or resolves to elsewhere."""
-    file = (root / name).resolve()
-    return file if file.is_relative_to(root.resolve()) and file.is_file() else None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    try:
+        file = (root / name).resolve()
+        return file if file.is_relative_to(root.resolve()) and file.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, a null character
+        return None

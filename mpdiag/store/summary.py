@@ -10,8 +10,6 @@ from mpdiag.store.layer_metrics import LAYER_METRICS, layer_metrics
 from mpdiag.store.query_use import query_use
 from mpdiag.store.schema import SCHEMA_VERSION
 
-SUMMARY_COUNTS = ("num_images", "num_gt", "num_queries", "num_layers")
-
 _TWICE = "SELECT image_id FROM images GROUP BY image_id HAVING count(*) > 1 ORDER BY image_id"
 
 _COUNTS = """

@@ -9,11 +9,12 @@ import pyarrow.parquet as pq
 
 from mpdiag.errors import RunError
 from mpdiag.store.aggregates import FOLDER, add_views, compute_aggregates
-from mpdiag.store.database import connect
+from mpdiag.store.database import connect, query_errors
 from mpdiag.store.files import TEMPORARY_SUFFIX, replace_file, replace_json, replace_parquet
 from mpdiag.store.lock import LOCK
 from mpdiag.store.schema import SCHEMA_VERSION, TABLES
 from mpdiag.store.summary import summarize
+from mpdiag.untrusted import read_json
 
 HEADER = "run.json"
 SUMMARY = "summary.json"
@@ -49,7 +50,10 @@ class RunWriter:
         self.done: set[int] = set()
         """Ids of the images whose rows are complete."""
         for part in (path / "images").glob("*.parquet"):
-            ids = pq.read_table(part, columns=["image_id"])["image_id"]
+            try:
+                ids = pq.read_table(part, columns=["image_id"])["image_id"]
+            except (OSError, pa.ArrowException, KeyError) as error:
+                raise RunError(f"{part}: cannot be read ({error}); analyse again") from None
             self.done.update(ids.to_pylist())
 
     @classmethod
@@ -123,11 +127,12 @@ class RunWriter:
 
         `timings` (seconds by name) go to run.json; `extra` are additional entries of the summary.
         """
-        for name, table in compute_aggregates(self.path):
-            replace_parquet(self.path / FOLDER / f"{name}.parquet", table)
-        with connect(self.path) as connection:
-            add_views(connection, self.path)
-            summary = summarize(connection)
+        with query_errors(self.path, "is damaged"):
+            for name, table in compute_aggregates(self.path):
+                replace_parquet(self.path / FOLDER / f"{name}.parquet", table)
+            with connect(self.path) as connection:
+                add_views(connection, self.path)
+                summary = summarize(connection)
         summary = {**(extra or {}), **summary}
         replace_json(self.path / SUMMARY, summary)
         header = json.loads((self.path / HEADER).read_text())
@@ -166,7 +171,7 @@ def _check_free(path: Path, header: dict[str, Any], resume: bool) -> bool:
 
 def _read_header(path: Path) -> dict[str, Any]:
     try:
-        header = json.loads((path / HEADER).read_text(encoding="utf-8"))
+        header = read_json(path / HEADER)
     except (OSError, ValueError):
         header = None
     if not isinstance(header, dict):

@@ -41,12 +41,16 @@ def test_refuses_other_directories(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ['{"schema_version": 1', "", "\x00"])
 def test_refuses_broken_json(tmp_path: Path, make_run: MakeRun, text: str) -> None:
     run = make_run(tmp_path / "run", images=1)
-    (run / "summary.json").write_text(text)
-    refused(run, "/summary.json is not readable as JSON; analyse again")
-    (run / "run.json").write_text(text)
-    refused(run, "/run.json is not readable as JSON; analyse again")
-    (run / "run.json").write_bytes(b"\xff\xfe")
-    refused(run, "/run.json is not readable as JSON; analyse again")
+    for name, content in (
+        ("summary.json", text.encode()),
+        ("run.json", text.encode()),
+        ("run.json", b"\xff\xfe"),
+    ):
+        (run / name).write_bytes(content)
+        with pytest.raises(
+            RunError, match=rf"/{name} is not readable as JSON \(.*\); analyse again"
+        ):
+            Run.open(run)
     (run / "run.json").write_text("[1]")
     refused(run, "/run.json is not a JSON object; analyse again")
 

@@ -1,0 +1,103 @@
+"""Checks of a run directory, whose files may be damaged or made by someone else.
+
+They bound the work of later queries and ensure what the code relies on; they do not recompute
+metrics.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import duckdb
+
+SUMMARY_COUNTS = ("num_images", "num_gt", "num_queries", "num_layers")
+
+MAX_IMAGES = 10_000_000
+MAX_GT = 10_000  # on average per image
+MAX_LAYERS = 1000
+MAX_QUERIES = 1 << 15
+
+_HEADER_SECTIONS = (
+    "checkpoint", "architecture", "dataset", "settings", "versions", "timings",
+)  # fmt: skip
+_SUMMARY_SECTIONS = ("m0", "oracle", "query_use", "ap", "pq", "miou", "ap_gains")
+
+
+def without_invalid_sections(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return run.json without the sections that are not mappings; they are only for display."""
+    return {
+        key: value
+        for key, value in header.items()
+        if key not in _HEADER_SECTIONS or isinstance(value, dict)
+    }
+
+
+def is_summary(summary: Mapping[str, Any]) -> bool:
+    """Return whether summary.json has all counts and layers, and numbers where they belong."""
+    layers, scores = summary.get("layers"), summary.get("layer_scores") or []
+    return (
+        isinstance(layers, list)
+        and isinstance(scores, list)
+        and all(type(summary.get(key)) is int and summary[key] >= 0 for key in SUMMARY_COUNTS)
+        and summary["num_layers"] == len(layers) <= MAX_LAYERS
+        and all(isinstance(entry, dict) for entry in (*layers, *scores))
+        and all(isinstance(summary.get(key), dict | None) for key in _SUMMARY_SECTIONS)
+        and all({"miou_l", "util"} <= layer.keys() for layer in layers)
+        and all(_are_numbers(entry.values()) for entry in (*layers, *scores))
+        and all(_are_numbers((summary.get(key) or {}).values()) for key in _SUMMARY_SECTIONS)
+    )
+
+
+def check_rows(
+    connection: duckdb.DuckDBPyConnection, summary: Mapping[str, Any], aggregates: Iterable[str]
+) -> None:
+    """Compare the numbers of rows, the layers and the image ids with the summary.
+
+    Args:
+        connection: the rows and the views of mpdiag.store.aggregates.
+        summary: content of summary.json, for which `is_summary` holds.
+        aggregates: names of the views that read a stored file.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    images, gts, queries, layers = (summary[key] for key in SUMMARY_COUNTS)
+    if images > MAX_IMAGES or gts > images * MAX_GT or queries > MAX_QUERIES:
+        raise ValueError("summary.json has counts that are too high")
+    predictions = images * queries * (layers + 1)
+    limits = {
+        "images": images,
+        "targets": gts,
+        "queries": predictions,
+        "masks": predictions + gts,
+        "attention": predictions,
+        # `image_transitions` has a row per kind of transition.
+        **{name: 10 * images * (layers + 1) for name in aggregates},
+    }
+    for table, limit in limits.items():  # Parquet files store the number of rows
+        rows = _count(connection, table)
+        if rows > limit or (table == "images" and rows < limit):
+            raise ValueError(f"{rows:,} rows of {table} do not fit summary.json")
+    stored = [row[0] for row in connection.execute("FROM layers ORDER BY layer").fetchall()]
+    if stored not in ([], list(range(layers + 1))):
+        raise ValueError("the layers of queries are not those of summary.json")
+    if _count(connection, "(SELECT DISTINCT image_id FROM images WHERE image_id >= 0)") < images:
+        raise ValueError("an image is in more than one part, or has no id")
+    for table in ("queries", "targets", *aggregates):
+        if _count(connection, f"{table} ANTI JOIN images USING (image_id)"):
+            raise ValueError(f"{table} has rows of an unknown image")
+    for table in aggregates:
+        if _count(connection, f"{table} WHERE layer IS NULL OR layer NOT BETWEEN 0 AND {layers}"):
+            raise ValueError(f"{table} has rows of an unknown layer")
+
+
+def _are_numbers(values: Iterable[Any]) -> bool:
+    return all(
+        all(isinstance(item, int | float | None) for item in value)
+        if isinstance(value, list)
+        else isinstance(value, int | float | None)
+        for value in values
+    )
+
+
+def _count(connection: duckdb.DuckDBPyConnection, source: str) -> int:
+    return int(connection.execute(f"SELECT count(*) FROM {source}").fetchall()[0][0])
