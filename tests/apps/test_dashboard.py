@@ -80,14 +80,13 @@ def test_rows_that_break_a_page_are_an_error_on_this_page(make_run, open_page, t
 def test_header_with_wrong_types_breaks_no_page(make_run, open_page, tmp_path, path):
     run = make_run(tmp_path / "one")
     header = json.loads((run / "run.json").read_text())
-    wrong = {
-        "name": ["<b>"],
-        "part": {"x": 1},
-        "classes": [7, None, {"name": 3}],
-        "dataset": "coco",
-    }
-    (run / "run.json").write_text(json.dumps(header | wrong | {"settings": 5, "timings": []}))
+    wrong = {"name": ["<b>"], "part": {"x": 1}, "classes": [7, None, {"name": 3}]}
+    (run / "run.json").write_text(json.dumps(header | wrong))
     assert not open_page(run, page=path).error
+    sections = {"dataset": "coco", "settings": 5, "timings": []}
+    (run / "run.json").write_text(json.dumps(header | sections))
+    page = open_page(run, make_run(tmp_path / "two"), page=path)
+    assert all("one" in error.value for error in page.error)  # the run does not open
 
 
 def test_runs_with_the_same_name_have_different_labels(make_run, open_page, tmp_path):
