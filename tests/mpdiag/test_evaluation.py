@@ -117,9 +117,7 @@ def pycocotools_stats(data: SegmentationDataset, found: dict[int, Detections]) -
 
 
 @pytest.mark.parametrize("indices", [range(9), range(5), [7, 2, 4]], ids=["all", "limit", "some"])
-def test_ap_equals_pycocotools(
-    instances: SegmentationDataset, indices: Any
-) -> None:
+def test_ap_equals_pycocotools(instances: SegmentationDataset, indices: Any) -> None:
     found = {index: detections(instances, index) for index in indices}
     evaluator = build_evaluator(instances)
     for index, one in found.items():
