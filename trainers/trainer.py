@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mpdiag.checkpoints import read_weights, save_checkpoint
 from mpdiag.config import TrainConfig
 from mpdiag.data import ClassInfo, Sample
-from mpdiag.errors import CheckpointError, NonFiniteError
+from mpdiag.errors import CheckpointError, NonFiniteError, TrainingError
 from mpdiag.legacy_names import upgrade_method_state
 from mpdiag.models import Mask2Former
 from trainers.distributed import DistributedContext
@@ -182,6 +182,7 @@ class Trainer:
 
         Raises:
             CheckpointError: it belongs to another recipe, or is damaged.
+            TrainingError: the memory of the device does not suffice.
         """
         found = read_weights(path)
         try:
@@ -190,9 +191,15 @@ class Trainer:
             self.schedule.load_state_dict(found.extra["schedule"])
             self.last_evaluation = int(found.extra["evaluated"])
             self.best = found.extra["best"]
+        except torch.OutOfMemoryError as error:  # a RuntimeError, and no fault of the file
+            raise TrainingError(
+                f"{found.path}: out of memory while restoring ({error}); the checkpoint is intact, "
+                "free memory of the device and resume again"
+            ) from error
         except (KeyError, RuntimeError, ValueError, TypeError):
             raise CheckpointError(
-                f"{found.path}: does not match this run's recipe; remove it to start over"
+                f"{found.path}: does not match this run's recipe; resume with the recipe that "
+                "wrote it, or start over in another --output"
             ) from None
 
     def restore_weights(self, weights: dict[str, Tensor], extra: dict[str, Any]) -> None:

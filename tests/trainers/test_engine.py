@@ -13,6 +13,7 @@ from rich.console import Console
 
 from mpdiag.analysis import analyze
 from mpdiag.data import load_dataset
+from mpdiag.errors import TrainingError
 from trainers.distributed import DistributedContext
 from trainers.loop import train
 from trainers.trainer import Trainer
@@ -113,6 +114,22 @@ def test_compiled_model_takes_the_same_steps(small_recipe, monkeypatch) -> None:
     assert compiled == ["FeatureListNet", "PixelDecoder", *["DecoderLayer"] * 3]
     for name, value in found[0].items():
         assert found[1][name].item() == pytest.approx(value.item(), rel=1e-4), name
+
+
+def test_out_of_memory_on_resume_does_not_blame_the_checkpoint(
+    small_recipe, tmp_path: Path, monkeypatch
+) -> None:
+    config = small_recipe("model.num_classes=7", "method=baseline")
+    classes = load_dataset("synthetic", root=config.data.root, split="train").classes
+    trainer = Trainer(config, classes, DistributedContext.initialize())
+    path = trainer.save(tmp_path / "last.pth")
+
+    def fail(state: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    monkeypatch.setattr(trainer.optimizer, "load_state_dict", fail)
+    with pytest.raises(TrainingError, match=r"last\.pth: out of memory .* is intact"):
+        trainer.restore(path)
 
 
 def test_torchrun_equals_one_process(small_recipe, tmp_path: Path) -> None:
