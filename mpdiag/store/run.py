@@ -36,8 +36,8 @@ from mpdiag.untrusted import printable, read_json
 MAX_MASKS = 10_000
 """Maximum number of masks of an image, as in a data set."""
 
-MAX_NAME = 120
-"""Maximum number of characters of a run's name."""
+MAX_NAME = 255
+"""Maximum number of characters of a run's name, as of a file name."""
 
 
 class Run:
