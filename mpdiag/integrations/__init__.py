@@ -1,0 +1,1 @@
+"""Diagnosis and mask piloting inside the training loops of other libraries."""

@@ -1,0 +1,22 @@
+"""Diagnosis and mask piloting for models and the Trainer of transformers.
+
+Names are imported on first use, so that each needs only its own dependencies.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_PUBLIC = {
+    "LayerDiagnosticsCallback": "callback",
+}
+
+__all__ = ["LayerDiagnosticsCallback"]
+
+if TYPE_CHECKING:
+    from mpdiag.integrations.transformers.callback import LayerDiagnosticsCallback
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
