@@ -21,6 +21,7 @@ from benchmarks.naive_analysis import IouAndMatches, mpdiag_analysis, naive_anal
 from benchmarks.scenes import SyntheticScenes
 from benchmarks.timing import time_interleaved
 from mpdiag.analysis import analyze
+from mpdiag.analysis.measure import choose_device
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.checkpoints.detectron2_config import TrainingInfo
 from mpdiag.config import LossConfig, ModelConfig
@@ -101,11 +102,12 @@ def bench_analysis(images: int, size: tuple[int, int], model: ModelConfig) -> An
     for index in range(images):
         scenes[index]  # drawn here and kept in memory
     torch.manual_seed(0)
+    device = choose_device(None)
     loaded = LoadedCheckpoint(
         Path("random"),
         "random weights",
         "",
-        Mask2Former(model).eval(),
+        Mask2Former(model).eval().to(device),
         training_info=TrainingInfo(LossConfig(), short_side=min(size), long_side=max(size)),
     )
     analyses = {}
@@ -113,7 +115,6 @@ def bench_analysis(images: int, size: tuple[int, int], model: ModelConfig) -> An
         for name, evaluate in (("with AP", True), ("without AP", False)):
             with _paired(loaded.model) as analyses[name]:
                 analyze(loaded, scenes, Path(folder) / name, evaluate=evaluate)
-    device = next(loaded.model.parameters()).device
     passes = [seconds[0] for times in analyses.values() for seconds in times.inference]
     matching = _time_iou_and_matching(loaded.model, scenes, device)
     return AnalysisResults(
@@ -148,7 +149,7 @@ def _paired(model: Mask2Former) -> Iterator[PairedTimes]:
         else:
             times.startup = lap()
             copy.load_state_dict(model.state_dict(), assign=True)
-            copy.to(inputs[0][0].device)(*inputs)  # warm-up
+            copy.to(model.get_buffer("mean").device)(*inputs)  # warm-up
             lap()
         copy(*inputs)
         times.inference.append(lap())
