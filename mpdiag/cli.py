@@ -22,6 +22,7 @@ from mpdiag.commands.reproduce import reproduce
 from mpdiag.commands.runs import compare, dashboard, report
 from mpdiag.commands.train import train
 from mpdiag.errors import ConfigError, MpdiagError, describe_os_error
+from mpdiag.extras import missing_of
 from mpdiag.untrusted import printable
 
 # Of click, or of the copy of click in newer releases of typer.
@@ -104,6 +105,11 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         _exit_with_error(str(error))
+    except ModuleNotFoundError as error:
+        missing = missing_of(error)
+        if missing is None or "--debug" in sys.argv:
+            raise
+        _exit_with_error(str(missing))
     except OSError as error:  # a path that is not writable or no directory, or a full disk
         if "--debug" in sys.argv or error.filename is None:
             raise

@@ -20,7 +20,7 @@ import errno
 import shutil
 from pathlib import Path
 
-from mpdiag.untrusted import printable
+from mpdiag.printable import printable
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

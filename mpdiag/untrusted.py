@@ -1,4 +1,4 @@
-"""Read files and print text from untrusted sources, within limits.
+"""Read files from untrusted sources, within limits, and print their text.
 
 The functions raise `OSError` if a file cannot be read and `ValueError` if its content is invalid.
 The text of a `ValueError` completes "FILE: cannot be read (...)"; the caller adds the fix.
@@ -10,13 +10,27 @@ import json
 import os
 import re
 import stat
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import yaml
+
+from mpdiag.printable import escape_invisible, printable
+
+__all__ = [
+    "MAX_DEPTH",
+    "YamlLoader",
+    "escape_invisible",
+    "open_regular",
+    "parse_json",
+    "printable",
+    "read_bytes",
+    "read_json",
+    "read_text",
+    "read_yaml",
+]
 
 MAX_TEXT_BYTES = 64 << 20
 MAX_YAML_BYTES = 256 << 10
@@ -25,8 +39,6 @@ MAX_DEPTH = 64
 
 _CONTAINERS = {dict, list}
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_VISIBLE_EFFECT = "\n\u200c\u200d"  # the joiners are part of scripts such as Persian, and of emoji
-_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def open_regular(path: Path | str) -> BinaryIO:
@@ -180,36 +192,3 @@ def read_yaml(source: Path | str, loader: type[YamlLoader] = YamlLoader) -> Any:
         # PyYAML raises the last four for a value that does not fit its tag.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(printable(reason, 300)) from None
-
-
-def printable(text: object, limit: int = 1000) -> str:
-    """Return a text for terminals, pages and logs: one line, at most `limit` characters.
-
-    Line breaks and tabs become blanks, other characters as in `escape_invisible`. The middle of a
-    longer text is left out.
-    """
-    line = _cut(str(text), limit).translate({ord("\n"): " ", ord("\t"): " "})
-    return line if line.isprintable() else _cut(escape_invisible(line), limit)
-
-
-def escape_invisible(text: str) -> str:
-    """Replace control, bidirectional and other invisible characters by escapes such as \\x1b.
-
-    Line breaks stay.
-    """
-    if text.isprintable():
-        return text
-    return "".join(_escape(character) for character in text)
-
-
-def _escape(character: str) -> str:
-    if unicodedata.category(character) not in _INVISIBLE or character in _VISIBLE_EFFECT:
-        return character
-    return character.encode("unicode_escape").decode()
-
-
-def _cut(text: str, limit: int) -> str:
-    if len(text) <= limit:
-        return text
-    start, end = limit // 2 - 2, limit - limit // 2 - 3
-    return f"{text[:start]} ... {text[-end:]}"

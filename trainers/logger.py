@@ -1,7 +1,6 @@
 """Logging of a training: progress bar, metrics.json, TensorBoard, Weights & Biases."""
 
 import hashlib
-import importlib
 import io
 import json
 import os
@@ -19,7 +18,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from mpdiag.config import TrainConfig
-from mpdiag.errors import DependencyError
+from mpdiag.extras import import_optional
 from mpdiag.store.files import append, replace_file
 
 Scores = Mapping[str, float | None]
@@ -189,12 +188,7 @@ class FileLogger(Logger):
 
 def _wandb_run(output: Path, config: TrainConfig) -> Any:
     """Return the run at Weights & Biases; a resumed training continues its own."""
-    try:
-        wandb = importlib.import_module("wandb")
-    except ImportError:
-        raise DependencyError(
-            "wandb=true needs the package wandb: run 'pip install wandb', or remove the setting"
-        ) from None
+    wandb = import_optional("wandb", "the setting wandb=true")
     return wandb.init(
         project="mpdiag",
         name=output.name,

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from mpdiag.checkpoints.checksums import files_sha256, parameters_sha256
 from mpdiag.checkpoints.reading import read_state_dict
 from mpdiag.checkpoints.transformers_directory import CONFIG, PREPROCESSOR, read_json
 from mpdiag.config import MAX_SIDE, abbreviate
-from mpdiag.errors import CheckpointError, DependencyError
+from mpdiag.errors import CheckpointError
+from mpdiag.extras import import_optional
 from mpdiag.recording import TransformersFamily, transformers_families
 from mpdiag.recording.family import is_instance_by_name
 from mpdiag.untrusted import printable
@@ -257,13 +257,7 @@ def import_transformers() -> Any:
     Raises:
         DependencyError: it is not installed.
     """
-    try:
-        return import_module("transformers")
-    except ImportError:
-        raise DependencyError(
-            "transformers: is not installed, and runs this model; pip install "
-            "'mpdiag[transformers]'"
-        ) from None
+    return import_optional("transformers", "this model")
 
 
 @contextmanager

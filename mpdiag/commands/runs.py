@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from mpdiag.commands.options import Runs, out
+from mpdiag.extras import require
 
 
 def report(
@@ -83,4 +84,6 @@ def dashboard(
     """Open the dashboard of one or more runs in the browser."""
     from apps import launch
 
+    for package in ("streamlit", "plotly"):
+        require(package, "the dashboard")
     raise typer.Exit(launch(runs, port=port, headless=headless, checkpoint=checkpoint))

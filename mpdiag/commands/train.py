@@ -8,7 +8,8 @@ import typer
 from rich.markup import escape
 
 from mpdiag.commands.options import err, exit_on_signal, out
-from mpdiag.errors import ConfigError, DependencyError
+from mpdiag.errors import ConfigError
+from mpdiag.extras import require
 
 _DETECTRON2 = "With --engine detectron2"
 
@@ -111,10 +112,9 @@ def _train_detectron2(
 ) -> Path:
     try:
         from trainers.detectron2 import LaunchOptions, run
-    except ModuleNotFoundError as error:
-        raise DependencyError(
-            f"--engine detectron2 needs detectron2 ({error}); to install it, see docs/detectron2.md"
-        ) from None
+    except ModuleNotFoundError:
+        require("detectron2", "--engine detectron2")
+        raise
     return run(
         file,
         settings,

@@ -5,13 +5,15 @@ identifies its models by the names of their classes, so it does not import their
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from mpdiag.config import LossConfig
 from mpdiag.errors import RecordingError
 from mpdiag.recording.hook_spec import HookSpecs
+
+if TYPE_CHECKING:
+    from mpdiag.config import LossConfig
 
 EXAMPLE = "examples/own_model.py"
 
@@ -52,13 +54,15 @@ class Family(ABC):
         structure of the model.
         """
 
-    def loss_config(self, model: Any, source: str) -> LossConfig:
+    def loss_config(self, model: Any, source: str) -> "LossConfig":
         """Return the matching costs and points of `model`; by default those of Mask2Former.
 
         Args:
             model: a model that matches.
             source: name of the model for errors.
         """
+        from mpdiag.config import LossConfig  # needs pydantic; recording does not
+
         return LossConfig()
 
 

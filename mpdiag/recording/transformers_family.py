@@ -1,12 +1,14 @@
 """Base class of the families of transformers models."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
-from mpdiag.config import LossConfig, parse
 from mpdiag.recording.family import Family, is_instance_by_name, known_families
+
+if TYPE_CHECKING:
+    from mpdiag.config import LossConfig
 
 
 class TransformersFamily(Family):
@@ -31,17 +33,19 @@ class TransformersFamily(Family):
     def matches(self, model: nn.Module) -> bool:
         return is_instance_by_name(model, "transformers", *self.model_classes.values())
 
-    def loss_config(self, model: Any, source: str) -> LossConfig:
+    def loss_config(self, model: Any, source: str) -> "LossConfig":
         return self.loss_from_settings(model.config.to_dict(), source)
 
     def loss_from_settings(
-        self, settings: Mapping[str, Any], source: str, default: LossConfig | None = None
-    ) -> LossConfig:
+        self, settings: Mapping[str, Any], source: str, default: "LossConfig | None" = None
+    ) -> "LossConfig":
         """Return costs and loss weights of a config.json; `default` for keys that it lacks.
 
         Raises:
             ConfigError: a value has the wrong type.
         """
+        from mpdiag.config import LossConfig, parse  # need pydantic; recording does not
+
         default = default or LossConfig()
         given = {ours: settings[key] for key, ours in self.loss_keys.items() if key in settings}
         return parse(LossConfig, default.model_dump() | given, source)

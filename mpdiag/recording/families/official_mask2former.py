@@ -6,17 +6,19 @@ these methods call: output norm, class and mask embedding, and the pixel decoder
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from mpdiag.config import LossConfig
 from mpdiag.recording.assignments import dense_assignment
 from mpdiag.recording.attention_weights import masked_weights
 from mpdiag.recording.family import Family, is_instance_by_name
 from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall, first_output
 from mpdiag.recording.sampling_locations import sampling_hooks, sampling_locations
+
+if TYPE_CHECKING:
+    from mpdiag.config import LossConfig
 
 # Not ...LYSmooth, which mixes masks with those of the last layer and which no config uses.
 _DECODERS = ("MultiScaleMaskedTransformerDecoder", "MultiScaleMaskedTransformerDecoderMaskDN")
@@ -39,7 +41,9 @@ class OfficialMask2FormerFamily(Family):
             model.get_submodule("predictor"), "mask2former", *_DECODERS
         )
 
-    def loss_config(self, model: Any, source: str) -> LossConfig:
+    def loss_config(self, model: Any, source: str) -> "LossConfig":
+        from mpdiag.config import LossConfig  # needs pydantic; recording does not
+
         matcher = model.criterion.matcher
         return LossConfig(
             class_weight=matcher.cost_class,
