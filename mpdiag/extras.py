@@ -32,8 +32,11 @@ def import_optional(package: str, purpose: str) -> Any:
     Raises:
         DependencyError: it is not installed.
     """
-    require(package, purpose)
-    return import_module(package)
+    try:
+        return import_module(package)
+    except ModuleNotFoundError:
+        require(package, purpose)
+        raise  # the package is installed, but cannot import one that it needs itself
 
 
 def require(package: str, purpose: str) -> None:
@@ -44,8 +47,8 @@ def require(package: str, purpose: str) -> None:
     """
     try:
         found = find_spec(package) is not None
-    except (ImportError, ValueError):
-        found = False
+    except ValueError:  # a module that was made, not found, as in tests
+        found = True
     if not found:
         raise missing(package, purpose)
 
