@@ -1,6 +1,6 @@
 """Class, mask and dice losses of all layers of one part (matching part or MP part)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpdiag.config import LossConfig
 from mpdiag.matching import Target
 from mpdiag.ops import cell_centers, mask_losses, sample_logits, sample_masks, to_device
 
@@ -19,6 +20,14 @@ class SetLosses:
     class_: Tensor
     mask: Tensor
     dice: Tensor
+
+    def weighted(self, config: LossConfig) -> dict[str, Tensor]:
+        """Return the weighted losses under the names of the official code."""
+        return {
+            "loss_ce": config.class_weight * self.class_,
+            "loss_mask": config.mask_weight * self.mask,
+            "loss_dice": config.dice_weight * self.dice,
+        }
 
 
 class PointSampler(Protocol):
@@ -63,6 +72,29 @@ class ImportanceSampler:
             part.uniform_(generator=generator)
         in_order_of_rows = image.argsort(stable=True).argsort()
         return points.index_select(0, to_device(in_order_of_rows, device))
+
+
+def build_point_sampler(
+    config: LossConfig, generators: Sequence[torch.Generator]
+) -> ImportanceSampler | None:
+    """Return the sampler of the points at which losses compare masks; None for all cells."""
+    if config.num_points == "all":
+        return None
+    return ImportanceSampler(
+        generators, config.num_points, config.oversample_ratio, config.importance_sample_ratio
+    )
+
+
+def named_by_layer(
+    losses: Mapping[str, Tensor], suffix: str = "", first_layer: int = 0
+) -> dict[str, Tensor]:
+    """Name the values of each loss as the official code does: M^i has `_i`, M^L no number."""
+    named: dict[str, Tensor] = {}
+    for name, values in losses.items():
+        *earlier, last = values.unbind()
+        named |= {f"{name}{suffix}_{i}": x for i, x in enumerate(earlier, first_layer)}
+        named[f"{name}{suffix}"] = last
+    return named
 
 
 def set_losses(

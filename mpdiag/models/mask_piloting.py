@@ -74,6 +74,10 @@ class PilotInputs:
         same[:, :queries, queries:] = True
         return same
 
+    def match_groups(self) -> Tensor:
+        """Return the (B, P) groups for `mpdiag.matching.match` on the CPU, -1 for padding."""
+        return self.group_on_cpu.where(self.gt_on_cpu >= 0, -1)
+
     def visible(self, layer: int, size: tuple[int, int]) -> Tensor | None:
         """Return noised GT masks as (B, P, h * w) bool attention masks, or None after `layers`."""
         if layer >= self.layers:
@@ -176,6 +180,20 @@ def count_pilot_queries(
     gt, _ = group_queries(counts, queries, variant, generators, num_groups)
     with_gt = int((gt >= 0).sum())
     return with_gt, gt.numel() - with_gt if variant == "official" else 0
+
+
+def pilot_normalizers(
+    counts: Sequence[int], config: PilotConfig, no_object_weight: float
+) -> tuple[float, float]:
+    """Return what images with these numbers of GT add to the sums that divide the MP losses.
+
+    Returns:
+        Number of MP queries with a GT, and the sum of the weights of the class loss.
+    """
+    real, padding = count_pilot_queries(
+        counts, config.num_queries, config.variant, config.num_groups
+    )
+    return real, real + no_object_weight * padding
 
 
 def build_pilot_inputs(

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from mpdiag.config import TrainConfig
+from mpdiag.losses import named_by_layer
 from mpdiag.matching import Target
 from trainers.methods.batch import Losses, LossNormalizers
-from trainers.methods.method import Method, TrainingStep, named_by_layer
+from trainers.methods.method import Method, TrainingStep
 
 
 class Baseline(Method):

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from mpdiag.config import LossConfig
 from mpdiag.data import Sample, padded_targets
-from mpdiag.losses import ImportanceSampler
 from mpdiag.matching import Target
 from mpdiag.models.mask2former import padded_size
 from mpdiag.ops import to_device
@@ -88,17 +87,6 @@ class Batch:
             return None
         generator = self.randomness.shared_generator()
         return torch.rand(loss.num_points, 2, generator=generator, device=generator.device)
-
-    def point_sampler(self, loss: LossConfig) -> ImportanceSampler | None:
-        """Return the sampler of the points at which losses compare masks; None for all cells."""
-        if loss.num_points == "all":
-            return None
-        return ImportanceSampler(
-            self.randomness.generators,
-            loss.num_points,
-            loss.oversample_ratio,
-            loss.importance_sample_ratio,
-        )
 
     def uniform_points(self, loss: LossConfig) -> Tensor | None:
         """Return (B, P, 2) uniform points of each image; None for all cells."""

@@ -11,9 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from mpdiag.config import Strict
+from mpdiag.losses import named_by_layer
 from mpdiag.models.mask_noise import QueryMasks
 from trainers.methods.batch import Losses
-from trainers.methods.method import Method, TrainingStep, named_by_layer
+from trainers.methods.method import Method, TrainingStep
 
 
 class GTMaskGuidedConfig(Strict):

@@ -1,6 +1,6 @@
 """The interface of a training method, and the forward pass that methods share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mpdiag.config import LossConfig, Strict, TrainConfig
-from mpdiag.losses import set_losses
+from mpdiag.losses import build_point_sampler, set_losses
 from mpdiag.matching import MatchingCosts, Target, match
 from mpdiag.models import Mask2Former, Mask2FormerOutput, PilotInputs, Predictions
 from trainers.methods.batch import Batch, Losses, LossNormalizers
@@ -160,27 +160,13 @@ class TrainingStep:
             mask_logits,
             self.batch.targets,
             assignment,
-            self.batch.point_sampler(self.loss),
+            build_point_sampler(self.loss, self.batch.randomness.generators),
             num_masks=num_masks,
             class_weight=class_weight,
             no_object_weight=self.loss.no_object_weight,
             in_class_loss=in_class_loss,
         )
-        return {
-            "loss_ce": self.loss.class_weight * losses.class_,
-            "loss_mask": self.loss.mask_weight * losses.mask,
-            "loss_dice": self.loss.dice_weight * losses.dice,
-        }
-
-
-def named_by_layer(losses: Mapping[str, Tensor], suffix: str = "", first_layer: int = 0) -> Losses:
-    """Name the values of each loss as the official code does: M^i has `_i`, M^L no number."""
-    named: Losses = {}
-    for name, values in losses.items():
-        *earlier, last = values.unbind()
-        named |= {f"{name}{suffix}_{i}": x for i, x in enumerate(earlier, first_layer)}
-        named[f"{name}{suffix}"] = last
-    return named
+        return losses.weighted(self.loss)
 
 
 def _first(found: Any) -> Any:

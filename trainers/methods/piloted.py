@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from mpdiag.config import PilotConfig, TrainConfig
+from mpdiag.losses import named_by_layer
 from mpdiag.matching import Target
 from mpdiag.models import PilotInputs, build_pilot_inputs
-from mpdiag.models.mask_piloting import QueryInput, class_embeddings, count_pilot_queries
+from mpdiag.models.mask_piloting import QueryInput, class_embeddings, pilot_normalizers
 from mpdiag.models.mask_queries import MaskCode, check_feature_mean, feature_mean
 from trainers.methods.batch import Losses, LossNormalizers
-from trainers.methods.method import Method, TrainingStep, named_by_layer
+from trainers.methods.method import Method, TrainingStep
 
 _TERMS = ("loss_ce", "loss_mask", "loss_dice")
 
@@ -53,12 +54,8 @@ class Piloted(Method):
 
     def normalizers(self, targets: Sequence[Target]) -> LossNormalizers:
         counts = [len(target["labels"]) for target in targets]
-        settings = self.settings
-        real, padding = count_pilot_queries(
-            counts, settings.num_queries, settings.variant, settings.num_groups
-        )
-        weight = real + self.loss.no_object_weight * padding
-        return {"piloted_masks": real, "piloted_class_weight": weight}
+        masks, weight = pilot_normalizers(counts, self.settings, self.loss.no_object_weight)
+        return {"piloted_masks": masks, "piloted_class_weight": weight}
 
     def pilot_inputs(self, step: TrainingStep) -> PilotInputs | None:
         return build_pilot_inputs(
@@ -91,8 +88,7 @@ class Piloted(Method):
         assert predictions is not None and pilot is not None
         if self.settings.assignment == "hard":
             return pilot.gt_on_cpu.expand(len(predictions.class_logits), -1, -1)
-        groups = pilot.group_on_cpu.where(pilot.gt_on_cpu >= 0, -1)
-        return step.match(predictions, groups=groups)
+        return step.match(predictions, groups=pilot.match_groups())
 
     def _zero(self, step: TrainingStep) -> Tensor:
         """Return a zero that depends on all parameters of the MP part, as DDP requires."""
