@@ -12,7 +12,7 @@ import typer
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from mpdiag.allocator import keep_freed_memory
+from mpdiag.allocator import keep_freed_memory, use_expandable_segments
 from mpdiag.commands.analyze import analyze
 from mpdiag.commands.bench import bench_app
 from mpdiag.commands.checkpoint import convert, info
@@ -86,6 +86,7 @@ app.add_typer(bench_app, name="bench")
 def main() -> None:
     """Run a command. A user error prints one line and exits with code 2."""
     keep_freed_memory()
+    use_expandable_segments()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name may not exist in the terminal's encoding
             stream.reconfigure(errors="backslashreplace")

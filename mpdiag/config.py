@@ -277,6 +277,14 @@ class TrainConfig(Strict):
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="bf16: autocast, with matching and losses in float32"
     )
+    tf32: Literal["none", "convolutions", "all"] = Field(
+        "convolutions",
+        description="use of TF32 on NVIDIA GPUs in float32 operators: in none, in convolutions as "
+        "is PyTorch's default, or also in matrix products",
+    )
+    channels_last: bool = Field(
+        False, description="memory format of the model's weights and feature maps"
+    )
     gradient_accumulation_steps: int = Field(
         1, ge=1, description="number of parts of a process's batch"
     )

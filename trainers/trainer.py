@@ -14,6 +14,7 @@ from mpdiag.data import ClassInfo, Sample
 from mpdiag.errors import CheckpointError, NonFiniteError, TrainingError
 from mpdiag.legacy_names import upgrade_method_state
 from mpdiag.models import Mask2Former
+from mpdiag.ops import set_tf32
 from trainers.distributed import DistributedContext
 from trainers.initialization import initialize_model
 from trainers.methods import Batch, CombinedMethod, Losses, Randomness, build_method
@@ -38,6 +39,7 @@ class Trainer:
         self, config: TrainConfig, classes: Sequence[ClassInfo], distributed: DistributedContext
     ) -> None:
         torch.manual_seed(config.seed)
+        set_tf32(config.tf32)
         self.config = config
         self.classes = classes
         self.distributed = distributed
@@ -46,6 +48,8 @@ class Trainer:
             initialize_model(self.model, config.init, classes, reset_classes=config.reset_classes)
         if distributed.world_size > 1 and distributed.device.type == "cuda":
             convert_sync_batchnorm(self.model)  # torch's drops the activation of timm's layers
+        if config.channels_last:
+            self.model.to(memory_format=torch.channels_last)
         self.method: CombinedMethod = build_method(self.model, config).to(distributed.device)
         if config.compile:
             for module in (

@@ -36,7 +36,7 @@ def validate(
     max_pixels = MAX_BATCH_PIXELS[distributed.device.type]
     for size, batch in batches_by_size(samples, padded_sample_size, max_pixels):
         with trainer.autocast():
-            found = model([sample.image.to(distributed.device) for sample in batch]).matching
+            found = model([sample.image for sample in batch]).matching
         for index, sample in enumerate(batch):
             image = (sample.image.shape[-2], sample.image.shape[-1])
             sizes = ImageSizes(size, image, sample.original_size)

@@ -16,7 +16,7 @@ from mpdiag.matching import Matches, finite_queries
 from mpdiag.metrics import ImageRows, image_rows
 from mpdiag.models import ImageSizes
 from mpdiag.models.mask2former import MAX_BATCH_PIXELS
-from mpdiag.ops import to_device
+from mpdiag.ops import tf32, to_device
 from mpdiag.untrusted import printable
 
 
@@ -123,10 +123,11 @@ class Measurer:
     def _measure_batch(self, batch: Sequence[PreprocessedImage]) -> Iterator[MeasuredImage]:
         samples = [image.sample for image in batch]
         targets = padded_targets(samples, batch[0].padded, self.device)
-        predictions = self.adapter.predict(batch, targets, attention=self.attention)
-        class_logits, mask_logits = predictions.class_logits, predictions.mask_logits
-        finite = finite_queries(class_logits, mask_logits)
-        matches = self.match(class_logits, mask_logits, targets, finite)
+        with tf32("none"):  # results do not depend on the generation of the GPU
+            predictions = self.adapter.predict(batch, targets, attention=self.attention)
+            class_logits, mask_logits = predictions.class_logits, predictions.mask_logits
+            finite = finite_queries(class_logits, mask_logits)
+            matches = self.match(class_logits, mask_logits, targets, finite)
         for index, image in enumerate(batch):
             classes, masks, own_finite = (x[:, index] for x in (class_logits, mask_logits, finite))
             own = Matches(*(getattr(matches, field.name)[:, index] for field in fields(matches)))

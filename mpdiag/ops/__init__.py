@@ -5,9 +5,11 @@ from mpdiag.ops.deformable_attention import ms_deform_attn
 from mpdiag.ops.mask_losses import mask_losses
 from mpdiag.ops.mask_sums import mask_overlaps, point_sums
 from mpdiag.ops.points import cell_centers, sample_logits, sample_masks, seeded_points
+from mpdiag.ops.tf32 import Tf32, set_tf32, tf32
 from mpdiag.ops.transfer import to_cpu, to_device
 
 __all__ = [
+    "Tf32",
     "cell_centers",
     "mask_losses",
     "mask_overlaps",
@@ -16,6 +18,8 @@ __all__ = [
     "sample_logits",
     "sample_masks",
     "seeded_points",
+    "set_tf32",
+    "tf32",
     "to_cpu",
     "to_device",
     "use_backend",

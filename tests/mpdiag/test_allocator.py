@@ -1,12 +1,13 @@
-"""Resident memory after freeing, with and without `keep_freed_memory`."""
+"""Resident memory after freeing, and the setting of PyTorch's allocator for CUDA."""
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
 
-from mpdiag.allocator import keep_freed_memory
+from mpdiag.allocator import keep_freed_memory, use_expandable_segments
 
 PROGRAM = """
 import re
@@ -40,3 +41,20 @@ def test_freed_memory_is_kept(keep: bool) -> None:
 def test_no_effect_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not keep_freed_memory()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_ALLOC_CONF": "backend:native"}, "backend:native"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, None),
+    ],
+)
+def test_expandable_segments_unless_configured(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str | None
+) -> None:
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.setenv(name, given.get(name, ""))
+    use_expandable_segments()
+    assert (os.environ["PYTORCH_ALLOC_CONF"] or None) == expected

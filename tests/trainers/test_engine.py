@@ -14,6 +14,7 @@ from rich.console import Console
 from mpdiag.analysis import analyze
 from mpdiag.data import load_dataset
 from mpdiag.errors import TrainingError
+from mpdiag.ops import tf32
 from trainers.distributed import DistributedContext
 from trainers.loop import train
 from trainers.trainer import Trainer
@@ -90,6 +91,36 @@ def test_bf16_has_similar_losses_and_float32_weights(small_recipe) -> None:
     for term in ("ce", "mask", "dice"):
         exact = losses["float32"][f"loss_{term}_0"].item()
         assert losses["bf16"][f"loss_{term}_0"].item() == pytest.approx(exact, rel=0.02)
+
+
+def test_channels_last_takes_the_same_step(small_recipe) -> None:
+    found = []
+    for setting in ("false", "true"):
+        config = small_recipe("model.num_classes=7", f"channels_last={setting}", "method=baseline")
+        data = load_dataset("synthetic", root=config.data.root, split="train")
+        trainer = Trainer(config, data.classes, DistributedContext.initialize())
+        weights = trainer.model.pixel_decoder.output.conv.weight
+        assert weights.is_contiguous(memory_format=torch.channels_last) == (setting == "true")
+        losses, _ = trainer.step([data[0], data[1]], range(2))
+        found.append({name: value.item() for name, value in losses.items()})
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+def test_tf32_is_set_for_training_and_off_in_an_analysis(small_recipe, tmp_path: Path) -> None:
+    used = []
+
+    def note(*_: object) -> None:
+        used.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+
+    config = small_recipe("model.num_classes=7", "tf32=all")
+    data = load_dataset("synthetic", root=config.data.root, split="val")
+    with tf32("convolutions"):
+        trainer = Trainer(config, data.classes, DistributedContext.initialize())
+        note()
+        trainer.model.register_forward_hook(note)
+        analyze(trainer.model, data, tmp_path / "run", limit=1, evaluate=False)
+        note()
+    assert used == [(True, True), (False, False), (True, True)]
 
 
 # torch's compiler raises this warning, which is hidden by default.
