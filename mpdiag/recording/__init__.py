@@ -12,7 +12,7 @@ from mpdiag.recording.family import (
 )
 from mpdiag.recording.hook_point import HookPoint
 from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall, first_output
-from mpdiag.recording.recorder import record
+from mpdiag.recording.recorder import Recorder, record
 from mpdiag.recording.recording import Recording
 from mpdiag.recording.transformers_family import TransformersFamily, transformers_families
 
@@ -24,6 +24,7 @@ __all__ = [
     "HookSpecs",
     "InstanceRule",
     "ModuleCall",
+    "Recorder",
     "Recording",
     "TransformersFamily",
     "family_of",

@@ -1,7 +1,7 @@
 """The recorder: a context manager that records every forward pass of a model."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -40,22 +40,17 @@ def record(
             tensor of a requested name; `reduce` is unknown. A forward pass raises it if the model
             calls its layers a different number of times or in a different way than expected.
     """
-    if not isinstance(model, nn.Module):
-        raise RecordingError(
-            f"{type(model).__name__}: not a torch.nn.Module; load the model first, for example "
-            "with mpdiag.load_model"
-        )
-    require_uncompiled(model)
-    family, module = find_family(model)
-    specs = _hook_specs(family, module)
-    requested = _requested_names(family, specs, [only] if isinstance(only, str) else only)
-    recording = Recording(family.name, family.notes, requested, available=specs)
-    hooks = _RecordingHooks(family, specs, recording, compose_reductions(reduce))
-    try:
-        hooks.attach(module, requested)
-        yield recording
-    finally:
-        hooks.remove()
+    recorder = Recorder(model, only, reduce)
+    module = recorder.module
+    with ExitStack() as hooks:
+        hooks.callback(recorder.remove)
+        recorder.attach()
+        # Begin before and end after all other hooks on the same module.
+        before = module.register_forward_pre_hook(lambda *_: recorder.begin(), prepend=True)
+        hooks.callback(before.remove)
+        after = module.register_forward_hook(lambda *_: recorder.end())
+        hooks.callback(after.remove)
+        yield recorder.recording
 
 
 def _hook_specs(family: Family, module: nn.Module) -> HookSpecs:
@@ -89,16 +84,39 @@ def _requested_names(family: Family, specs: HookSpecs, only: Sequence[str] | Non
     return [name for name in select_names(only) if name in available]
 
 
-class _RecordingHooks:
-    """The hooks on a model and the tensors that they have read in the current forward pass."""
+class Recorder:
+    """The hooks on a model and the tensors that they read; the caller says where a pass begins.
+
+    `record` serves most purposes. A caller that records only some passes attaches the hooks before
+    such a pass, also from a pre-hook of the model.
+
+    Attributes:
+        family: family of the model.
+        module: the model that the family matches: the given module, or one inside it.
+        recording: the tensors of the last pass that ended.
+    """
 
     def __init__(
-        self, family: Family, specs: HookSpecs, recording: Recording, reduce: Reduction
+        self,
+        model: nn.Module,
+        only: str | Sequence[str] | None = None,
+        reduce: str | Reduction | Sequence[str | Reduction] = (),
     ) -> None:
-        self._family = family
-        self._specs = specs
-        self._recording = recording
-        self._reduce = reduce
+        """Find the modules to hook; see `record` for the arguments and errors."""
+        if not isinstance(model, nn.Module):
+            raise RecordingError(
+                f"{type(model).__name__}: not a torch.nn.Module; load the model first, for example "
+                "with mpdiag.load_model"
+            )
+        require_uncompiled(model)
+        self.family, self.module = find_family(model)
+        self._specs = _hook_specs(self.family, self.module)
+        only = [only] if isinstance(only, str) else only
+        self._requested = _requested_names(self.family, self._specs, only)
+        self.recording = Recording(
+            self.family.name, self.family.notes, self._requested, available=self._specs
+        )
+        self._reduce = compose_reductions(reduce)
         self._mask_size: tuple[int, int] | None = None
         self._handles: list[Any] = []
         self._counts: dict[str, int] = {}
@@ -106,43 +124,52 @@ class _RecordingHooks:
         self._required: dict[str, Any] = {}
         self._enabled = False
 
-    def attach(self, module: nn.Module, requested: Sequence[str]) -> None:
-        names = _with_requirements(self._specs, requested)
+    def attach(self) -> None:
+        """Register the hooks of all layers. They read nothing outside of a pass."""
+        names = _with_requirements(self._specs, self._requested)
         required = {name for hooked in names for name in self._specs[hooked].requires}
+        self._counts = dict.fromkeys(names, 0)
         for name in names:
-            hook = self._hook(name, self._specs[name], name in required, name in requested)
+            hook = self._hook(name, self._specs[name], name in required, name in self._requested)
             for hooked_module in self._specs[name].modules:
                 self._handles.append(hooked_module.register_forward_hook(hook, with_kwargs=True))
-            self._counts[name] = 0
-        # Begin before and end after all other hooks on the same module.
-        self._handles.append(module.register_forward_pre_hook(self._begin, prepend=True))
-        self._handles.append(module.register_forward_hook(self._end))
 
     def remove(self) -> None:
+        """Remove all hooks, also in a pass."""
         for handle in self._handles:
             handle.remove()
+        self._handles = []
+        self._enabled = False
 
-    def _begin(self, *_: Any) -> None:
-        self._recording.replace({})
+    def begin(self) -> None:
+        """Begin a pass and empty the recording."""
+        self.recording.replace({})
         self._counts = dict.fromkeys(self._counts, 0)
         self._layers, self._required = {}, {}
         self._enabled = True
 
-    def _end(self, *_: Any) -> None:
+    def end(self) -> None:
+        """End a pass and fill the recording.
+
+        Raises:
+            RecordingError: the pass produced more or fewer layers than the model has.
+        """
         self._enabled = False
         self._required = {}
         for name, count in self._counts.items():
             expected = self._specs[name].num_layers
             if expected is not None and count != expected:
                 raise RecordingError(
-                    f"{name}: the forward pass produced {count} layers, but {self._family.name} "
+                    f"{name}: the forward pass produced {count} layers, but {self.family.name} "
                     f"has {expected}; layers were skipped or repeated, so disable layer drop or "
                     "use evaluation mode"
                 )
+        ordered = {}
         for name, layers in self._layers.items():
             to_layers = self._specs[name].to_layers
-            self._layers[name] = layers if to_layers is None else to_layers(layers)
-        self._recording.replace(self._layers, self._mask_size)
+            ordered[name] = layers if to_layers is None else to_layers(layers)
+        self._layers = {}
+        self.recording.replace(ordered, self._mask_size)
 
     def _hook(
         self, name: str, spec: HookSpec, required: bool, requested: bool
@@ -178,7 +205,7 @@ class _RecordingHooks:
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise RecordingError(
                 f"{name}: can't be read, because {type(call.module).__name__} is not called as "
-                f"{self._family.name} expects ({error})"
+                f"{self.family.name} expects ({error})"
             ) from error
 
     def _keep(self, name: str, layers: Sequence[Tensor]) -> None:
