@@ -17,7 +17,7 @@ from mpdiag.commands.analyze import analyze
 from mpdiag.commands.bench import bench_app
 from mpdiag.commands.checkpoint import convert, info
 from mpdiag.commands.data import data_app
-from mpdiag.commands.options import err, out
+from mpdiag.commands.options import err, out, suggest
 from mpdiag.commands.reproduce import reproduce
 from mpdiag.commands.runs import compare, dashboard, report
 from mpdiag.commands.train import train
@@ -53,15 +53,26 @@ def common(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Output directory.")] = Path("runs/demo"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Output directory.", show_default="runs/demo, or runs/demo-quick with --quick"
+        ),
+    ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Run a few steps of each, as a smoke test.")
+        bool,
+        typer.Option(
+            "--quick", help="Use packaged models in place of training: about 20 seconds."
+        ),
     ] = False,
 ) -> None:
     """Train two tiny models on synthetic data, analyse them, and write a report."""
-    from mpdiag.demo import run_demo
+    from mpdiag.demo import run_demo, run_quick_demo
 
-    run_demo(output, out, quick=quick)
+    if quick:
+        run_quick_demo(output or Path("runs/demo-quick"), out)
+    else:
+        run_demo(output or Path("runs/demo"), out)
 
 
 # Values of detectron2 settings can be negative, which looks like an option.
@@ -77,6 +88,7 @@ def doctor() -> None:
 
     for table in run():
         out.print(table)
+    suggest("mpdiag demo --quick")
 
 
 app.add_typer(data_app, name="data")

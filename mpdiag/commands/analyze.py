@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from mpdiag.analysis.options import AnalysisOptions
-from mpdiag.commands.options import err, out
+from mpdiag.commands.options import err, out, suggest
 
 
 def analyze(
@@ -54,8 +54,8 @@ def analyze(
         run.write()
     if shard.is_main_process:
         out.print(f"[bold]{escape(str(run.output))}[/]", soft_wrap=True)
-        path = escape(shlex.quote(str(run.output)))
-        err.print(f"Next: mpdiag report {path}, or mpdiag dashboard {path}", soft_wrap=True)
+        path = shlex.quote(str(run.output))
+        suggest(f"mpdiag report {path}", f"mpdiag dashboard {path}")
 
 
 def _parameters() -> Iterator[inspect.Parameter]:

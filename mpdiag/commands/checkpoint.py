@@ -1,5 +1,6 @@
 """`mpdiag info` and `mpdiag convert`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mpdiag.choices import CheckpointFormat
-from mpdiag.commands.options import Config, out
+from mpdiag.commands.options import Config, out, suggest
 from mpdiag.untrusted import printable
 
 
@@ -36,6 +37,7 @@ def info(
     for name, value in rows:
         table.add_row(f"[bold]{escape(printable(name, 80))}[/]", escape(printable(value)))
     out.print(table)
+    suggest(f"mpdiag analyze {shlex.quote(str(checkpoint))}")
 
 
 def convert(
@@ -49,4 +51,6 @@ def convert(
     """Convert a checkpoint to a detectron2 file or a transformers directory."""
     from mpdiag.checkpoints.convert import convert as run
 
-    out.print(f"[bold]{escape(str(run(source, destination, to, config)))}[/]", soft_wrap=True)
+    path = str(run(source, destination, to, config))
+    out.print(f"[bold]{escape(path)}[/]", soft_wrap=True)
+    suggest(f"mpdiag info {shlex.quote(path)}")

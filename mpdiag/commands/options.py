@@ -39,6 +39,11 @@ Root = Annotated[
 Runs = Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RUN...")]
 
 
+def suggest(*commands: str) -> None:
+    """Print what to run next, as the last line of a command. Standard output stays parseable."""
+    err.print(f"Next: {escape(', or '.join(commands))}", soft_wrap=True, highlight=False)
+
+
 @contextmanager
 def exit_on_signal() -> Iterator[None]:
     """Print one line and exit with the signal's status when a signal stops a training."""

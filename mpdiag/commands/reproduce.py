@@ -1,5 +1,6 @@
 """`mpdiag reproduce`."""
 
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from mpdiag.commands.options import err, exit_on_signal, out
+from mpdiag.commands.options import err, exit_on_signal, out, suggest
 
 
 def reproduce(
@@ -59,3 +60,5 @@ def reproduce(
         files = run(options, err, plan=plan)
     for file in files:
         out.print(escape(str(file)), soft_wrap=True)
+    command = shlex.join(["mpdiag", "reproduce", *targets, "--size", size])
+    suggest(command if plan else f"mpdiag dashboard {shlex.quote(str(options.output))}/runs/*")

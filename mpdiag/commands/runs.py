@@ -1,12 +1,13 @@
 """`mpdiag report`, `mpdiag compare` and `mpdiag dashboard`: commands that read finished runs."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from mpdiag.commands.options import Runs, out
+from mpdiag.commands.options import Runs, out, suggest
 from mpdiag.extras import require
 
 
@@ -49,6 +50,7 @@ def report(
     )
     for path in written:
         out.print(escape(str(path)), soft_wrap=True)
+    suggest(f"mpdiag dashboard {_words(*runs)}")
 
 
 def compare(
@@ -71,6 +73,11 @@ def compare(
         write_comparison(found, output)
     for table in comparison_tables(found):
         out.print(table)
+    suggest(f"mpdiag dashboard {_words(run_a, run_b)}")
+
+
+def _words(*paths: Path) -> str:
+    return shlex.join(map(str, paths))
 
 
 def dashboard(

@@ -1,13 +1,14 @@
 """`mpdiag train`."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
 
-from mpdiag.commands.options import err, exit_on_signal, out
+from mpdiag.commands.options import err, exit_on_signal, out, suggest
 from mpdiag.errors import ConfigError
 from mpdiag.extras import require
 
@@ -85,7 +86,7 @@ def train(
         )
     if engine == "detectron2" and not dry_run:
         path = _train_detectron2(Path(recipe), settings, output, resume, eval_only, launch)
-        out.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)
+        _show(path)
         return
     found = read_recipe(recipe, settings)
     if dry_run:
@@ -99,7 +100,13 @@ def train(
         path = run(
             found.config, output or Path("runs") / Path(recipe).stem, resume=resume, console=err
         )
+    if os.environ.get("RANK", "0") == "0":
+        _show(path)
+
+
+def _show(path: Path) -> None:
     out.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)
+    suggest(f"mpdiag analyze {shlex.quote(str(path))}")
 
 
 def _train_detectron2(
