@@ -1,12 +1,10 @@
 """Seeded mutations of checkpoints: every outcome is a success or an MpdiagError."""
 
-import copy
 import json
 import random
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,56 +19,9 @@ from mpdiag.config import ModelConfig, TrainConfig
 from mpdiag.errors import MpdiagError
 from mpdiag.models import Mask2Former
 
+from .mutations import check_error, mutate_bytes, mutate_tree, seeds
+
 pytestmark = pytest.mark.usefixtures("one_gib")
-
-VALUES: list[Any] = [
-    None, True, 0, -1, 1, 7, 33, 10**6, 2**63 - 1, 0.5, float("nan"), float("inf"), "", "x",
-    "hf-hub:evil/model", "/etc", [], [1], [[]], {}, {"a": 1}, ["x"] * 40, "9" * 400,
-]  # fmt: skip
-
-
-def mutate_bytes(data: bytes, generator: random.Random) -> bytes:
-    """Flip, replace, insert or remove bytes, most of them near the start or the end."""
-    mutated = bytearray(data)
-    for _ in range(generator.choice((1, 2, 8))):
-        near = min(len(mutated), 4000)
-        position = generator.choice((generator.randrange(near), -generator.randrange(1, near)))
-        kind, length = generator.randrange(4), generator.choice((1, 4, 16))
-        position %= len(mutated)
-        if kind == 0:
-            mutated[position] ^= 1 << generator.randrange(8)
-        elif kind == 1:
-            mutated[position : position + length] = generator.randbytes(length)
-        elif kind == 2:
-            mutated[position:position] = generator.choice((b"\xff" * 8, b"0", b"}", b"\x00"))
-        else:
-            del mutated[position : position + length]
-    return bytes(mutated)
-
-
-def mutate_tree(tree: Any, generator: random.Random) -> Any:
-    """Replace, remove or rename values of a copy of nested dicts and lists."""
-    tree = copy.deepcopy(tree)
-    for _ in range(generator.choice((1, 1, 3))):
-        node, parent, key = tree, None, None
-        while (
-            isinstance(node, dict | list) and node and (parent is None or generator.random() < 0.8)
-        ):
-            keys = list(node) if isinstance(node, dict) else range(len(node))
-            parent, key = node, generator.choice(list(keys))
-            node = parent[key]
-        if parent is None:
-            continue
-        kind = generator.randrange(6)
-        if kind == 0:
-            del parent[key]
-        elif kind == 1 and isinstance(parent, dict):
-            parent[generator.choice(("x", "model", "backbone", "\x1b[0m"))] = parent.pop(key)
-        elif kind == 2 and isinstance(node, int | float):
-            parent[key] = node * generator.choice((-1, 2, 1000, 10**9))
-        else:
-            parent[key] = copy.deepcopy(generator.choice(VALUES))
-    return tree
 
 
 def mutate_tensor(tensor: Tensor, generator: random.Random) -> Tensor:
@@ -132,62 +83,61 @@ def directory(small_config: ModelConfig, tmp_path_factory: pytest.TempPathFactor
     return path
 
 
-def attempt(path: Path, read: Callable[[Path], object]) -> bool:
-    """Return whether a checkpoint can be read; an MpdiagError of one line is the only error."""
+def attempt(path: Path, read: Callable[[Path], object]) -> None:
+    """Read a checkpoint; the only error is an MpdiagError, within 5 seconds."""
     started = time.process_time()
     try:
         read(path)
-        valid = True
     except MpdiagError as error:
-        valid = False
-        assert "\n" not in str(error) and "MemoryError" not in str(error)
+        check_error(error)
     assert time.process_time() - started < 5
-    return valid
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_bytes(tmp_path: Path, saved: Path, model: Mask2Former, seed: int) -> None:
-    generator = random.Random(seed)
-    path = tmp_path / ("model.pth" if seed % 2 else "model.safetensors")
+def reader(seed: int) -> Callable[[Path], object]:
+    """Return `describe`, which is cheap, or for some seeds `open_model`, which builds the model."""
+    return open_model if seed % 8 == 0 else describe
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_mutated_bytes(tmp_path: Path, saved: Path, model: Mask2Former, suffix: str) -> None:
+    path = tmp_path / f"model{suffix}"
     data = saved.read_bytes()
-    if not seed % 2:
+    if suffix == ".safetensors":
         save_file(model.state_dict(), path)
         data = path.read_bytes()
-    for _ in range(60):
-        path.write_bytes(mutate_bytes(data, generator))
+    for seed in seeds(100):
+        path.write_bytes(mutate_bytes(data, random.Random(seed)))
         attempt(path, describe)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_entries(tmp_path: Path, saved: Path, seed: int) -> None:
-    generator, path = random.Random(seed), tmp_path / "model.pth"
+@pytest.mark.parametrize("official", [False, True])
+def test_mutated_entries(tmp_path: Path, saved: Path, official: bool) -> None:
+    path = tmp_path / "model.pth"
     content = torch.load(saved, weights_only=True)
-    if seed % 2:  # an official checkpoint
+    if official:
         del content["mpdiag"]
-    for count in range(24):
-        torch.save({**content, "model": mutate_state(content["model"], generator)}, path)
-        attempt(path, describe if count % 6 else open_model)
+    for seed in seeds(30):
+        state = mutate_state(content["model"], random.Random(seed))
+        torch.save({**content, "model": state}, path)
+        attempt(path, reader(seed))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_recipes(tmp_path: Path, saved: Path, seed: int) -> None:
-    generator, path = random.Random(seed), tmp_path / "model.pth"
-    content = torch.load(saved, weights_only=True)
-    for count in range(24):
-        own = mutate_tree({"mpdiag": content["mpdiag"], "iteration": 5}, generator)
+def test_mutated_recipes_in_checkpoints(tmp_path: Path, saved: Path) -> None:
+    path, content = tmp_path / "model.pth", torch.load(saved, weights_only=True)
+    for seed in seeds(60):
+        own = mutate_tree({"mpdiag": content["mpdiag"], "iteration": 5}, random.Random(seed))
         torch.save({"model": content["model"], **own}, path)
-        attempt(path, describe if count % 6 else open_model)
+        attempt(path, reader(seed))
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_directories(tmp_path: Path, directory: Path, seed: int) -> None:
-    generator = random.Random(seed)
+def test_mutated_directories(tmp_path: Path, directory: Path) -> None:
     names = ["config.json", "preprocessor_config.json"]
     (tmp_path / "model.safetensors").symlink_to(directory / "model.safetensors")
-    for count in range(24):
+    for seed in seeds(40):
+        rng = random.Random(seed)
         for name in names:
             (tmp_path / name).write_bytes((directory / name).read_bytes())
-        name = generator.choice(names)
+        name = rng.choice(names)
         content = json.loads((directory / name).read_text())
-        (tmp_path / name).write_text(json.dumps(mutate_tree(content, generator)))
-        attempt(tmp_path, describe if count % 6 else open_model)
+        (tmp_path / name).write_text(json.dumps(mutate_tree(content, rng)))
+        attempt(tmp_path, reader(seed))
