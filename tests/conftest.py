@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
+from pretend_cuda import pretend_cuda
 from pycocotools import mask as coco_mask
 
 from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.data.class_lists import ade20k_classes, cityscapes_classes
+from mpdiag.ops import tf32, use_backend
 from mpdiag.store import RunWriter, rle
 from mpdiag.store.aggregates import add_views
 from mpdiag.store.attention import pack
@@ -29,6 +33,26 @@ Rows = list[dict[str, Any]]
 CLASSES = ("disc", "square", "star")
 GRID = (24, 32)
 STRIDE = 4
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked `cuda` without a GPU."""
+    marked = [item for item in items if item.get_closest_marker("cuda")]
+    if marked and not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU, and PyTorch finds none"))
+
+
+@pytest.fixture(params=["pretended", pytest.param("cuda", marks=pytest.mark.cuda)])
+def gpu(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Return the device cuda:0: the GPU if there is one, and a pretended one everywhere."""
+    with ExitStack() as stack:
+        if request.param == "pretended":
+            stack.enter_context(use_backend("plain"))  # the only attention that needs no GPU
+            stack.enter_context(pretend_cuda([]))
+        else:
+            stack.enter_context(tf32("none"))
+        yield torch.device("cuda", 0)
 
 
 @pytest.fixture(scope="session")

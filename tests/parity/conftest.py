@@ -4,6 +4,7 @@ Weights are defined by a rule (`parameter`), except those of the pixel decoder, 
 official initialisation with torch.manual_seed(0) and are stored in `pixel_decoder_*`.
 """
 
+import copy
 import json
 import zlib
 from dataclasses import dataclass
@@ -31,6 +32,11 @@ class Case:
     tensors: dict[str, torch.Tensor]
     model: Mask2Former
 
+    def to(self, device: torch.device) -> "Case":
+        """Return a copy on a device."""
+        tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        return Case(self.figures, tensors, copy.deepcopy(self.model).to(device))
+
     @property
     def images(self) -> list[torch.Tensor]:
         return [self.tensors["image.0"], self.tensors["image.1"]]
@@ -44,7 +50,7 @@ class Case:
         padded = []
         for image in range(2):
             masks = self.tensors[f"gt_masks.{image}"].bool()
-            full = torch.zeros(len(masks), 96, 96, dtype=torch.bool)
+            full = masks.new_zeros(len(masks), 96, 96)
             full[:, : masks.shape[1], : masks.shape[2]] = masks
             labels = self.tensors[f"gt_classes.{image}"].long()
             padded.append(Target(labels=labels, masks=full))

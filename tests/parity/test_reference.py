@@ -12,7 +12,7 @@ from mpdiag.models import Mask2FormerOutput, PilotInputs, build_pilot_inputs
 
 
 def close(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.cpu(), expected.cpu(), rtol=1e-4, atol=1e-4)
 
 
 def test_features(case) -> None:
@@ -54,7 +54,7 @@ def pilot_of(case) -> PilotInputs | None:
         ),
         layers=9,
         num_classes=7,
-        generators=[torch.Generator() for _ in case.targets],
+        generators=[torch.Generator(image.device) for image in case.images],
     )
 
 
@@ -74,11 +74,15 @@ def losses_of(case, output: Mask2FormerOutput, pilot: PilotInputs | None) -> dic
     points = case.tensors["train.matcher.point_coords"][0]
     matching = output.matching
     assignment = match(matching.class_logits, matching.mask_logits, case.targets, points=points)
-    assert torch.equal(assignment, case.tensors["train.matched_gt"])
+    assert torch.equal(assignment, case.tensors["train.matched_gt"].cpu())
     count = sum(len(target["labels"]) for target in case.targets)
     parts = {"": (matching, assignment, count)}
     if pilot is not None and output.piloted is not None:
-        parts["_dn"] = (output.piloted, pilot.gt.expand(10, -1, -1), int((pilot.gt >= 0).sum()))
+        parts["_dn"] = (
+            output.piloted,
+            pilot.gt_on_cpu.expand(10, -1, -1),
+            int((pilot.gt_on_cpu >= 0).sum()),
+        )
     return {
         suffix: set_losses(
             part.class_logits, part.mask_logits, case.targets, found, sampler, num_masks=number
@@ -116,3 +120,19 @@ def test_training_losses_and_gradients(case) -> None:
         expected = case.figures["grad_norms"][to_official(name)]
         assert norm == pytest.approx(expected, rel=1e-4, abs=1e-4), name
     assert len(case.figures["grad_norms"]) == len(list(case.model.parameters()))
+
+
+ON_GPU = [
+    pytest.param("mpformer_r50", "pretended"),
+    *(
+        pytest.param(name, "cuda", marks=pytest.mark.cuda)
+        for name in ("mask2former_r50", "mpformer_r50", "mask2former_swin")
+    ),
+]
+
+
+@pytest.mark.parametrize(("case", "gpu"), ON_GPU, indirect=True)
+def test_on_a_gpu(case, gpu: torch.device) -> None:
+    moved = case.to(gpu)
+    test_all_layers_at_inference(moved)
+    test_training_losses_and_gradients(moved)
