@@ -11,6 +11,7 @@ from reports.paper import UNAVAILABLE_TABLES, published_results, rows_without_re
 
 WIDTH = 100
 
+_BACKBONES = {"swin_large": "Swin-L", "tf_efficientnet_lite0": "EffNet"}
 _DATASETS = {"coco": "COCO", "ade20k": "ADE20K", "cityscapes": "Cityscapes"}
 _SHOWN = {"PQ": "PQ", "AP": "AP", "mIoU": "mIoU", "mIoU_pan": "mIoU"}
 
@@ -46,7 +47,8 @@ def _two_lines(first: str, second: str, style: str = "") -> Text:
 
 
 def _model_and_data(backbone: BackboneConfig, data: DataConfig) -> str:
-    model = re.sub(r"^resnet", "R", backbone.name.split(".")[0]).replace("swin_large", "Swin-L")
+    model = re.sub(r"^resnet", "R", backbone.name.split(".")[0])
+    model = _BACKBONES.get(model, model)
     return f"{model}, {_DATASETS.get(data.dataset, data.dataset)} {data.task}"
 
 

@@ -17,6 +17,7 @@ from mpdiag.data import (
     build_augmentation,
     load_dataset,
 )
+from mpdiag.data.registry import find_folder
 from mpdiag.errors import ConfigError, DataError, NonFiniteError
 from trainers.distributed import DistributedContext
 from trainers.failed_step import dump_failed_step
@@ -197,7 +198,7 @@ def _held_out(config: TrainConfig, dataset: SegmentationDataset) -> Segmentation
     data = config.data
     name = data.val_dataset or data.dataset
     # A name of detectron2's is a single split, as is a file.
-    if data.val_dataset is None and not (name in KNOWN_DATASETS or Path(name).is_dir()):
+    if data.val_dataset is None and name not in KNOWN_DATASETS and not find_folder(name, data.root):
         raise ConfigError(
             f"data.dataset = {name}: has no held-out images; set data.val_dataset=FILE or NAME, or "
             "evaluate_every=null layer_metrics_every=null"

@@ -1,5 +1,6 @@
-"""`mpdiag data synth` and `mpdiag data check`."""
+"""`mpdiag data synth`, `mpdiag data check` and `mpdiag data prepare`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -7,9 +8,9 @@ import typer
 from rich.markup import escape
 
 from mpdiag.choices import Task
-from mpdiag.commands.options import Root, err, out
+from mpdiag.commands.options import Root, err, out, suggest
 
-data_app = typer.Typer(help="Generate and check data sets.", no_args_is_help=True)
+data_app = typer.Typer(help="Generate, check and prepare data sets.", no_args_is_help=True)
 
 
 @data_app.command()
@@ -29,6 +30,7 @@ def synth(
             directory, train=train, val=val, size=size, seed=seed, progress=progress
         )
     out.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)
+    suggest(f"mpdiag data check {shlex.quote(str(directory))}")
 
 
 @data_app.command("check")
@@ -72,3 +74,32 @@ def check_data(
         previous = result
     if failed:
         raise typer.Exit(2)
+    suggest(f"mpdiag analyze CHECKPOINT --dataset {shlex.quote(dataset)}")
+
+
+@data_app.command()
+def prepare(
+    dataset: Annotated[
+        str,
+        typer.Argument(help="With --tiles: data set name, data set folder, or FILE.json."),
+    ],
+    output: Annotated[Path, typer.Argument(help="Folder to write.")],
+    tiles: Annotated[
+        int, typer.Option(help="Cut images into tiles of this height and width.", min=1)
+    ],
+    scale: Annotated[int, typer.Option(help="Enlarge each tile by this factor.", min=1)] = 1,
+    root: Root = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split to cut.", show_default="both; val of FILE.json")
+    ] = None,
+) -> None:
+    """Cut a data set into tiles."""
+    from mpdiag.data.tiles import prepare_tiles
+    from mpdiag.progress import progress_bar
+
+    splits = [split] if split else ["val"] if dataset.endswith(".json") else ["train", "val"]
+    with progress_bar(err, "cutting") as progress:
+        path = prepare_tiles(
+            dataset, output, side=tiles, scale=scale, root=root, splits=splits, progress=progress
+        )
+    out.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)

@@ -71,6 +71,18 @@ def open_coco(folder: Path, split: str, task: Task, on_problem: ProblemHandler) 
     return coco_annotations(path, task, on_problem), folder / f"{split}2017"
 
 
+def open_coco_folder(
+    folder: Path, split: str, task: Task, on_problem: ProblemHandler
+) -> OpenedSplit:
+    """Open a folder with annotations/KIND_SPLIT.json and images in SPLIT/."""
+    path = require_path(
+        folder / "annotations" / f"{FILE_PREFIX[task]}_{split}.json",
+        f"annotations of split {split}",
+        "choose another split or task",
+    )
+    return coco_annotations(path, task, on_problem), folder / split
+
+
 def _annotations(file: CocoFile, task: Task, on_problem: ProblemHandler) -> Annotations:
     if task == "instance":
         return CocoInstances(file, on_problem)

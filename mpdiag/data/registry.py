@@ -11,7 +11,13 @@ from mpdiag.choices import Task
 from mpdiag.data.ade20k import open_ade20k, open_ade20k_full
 from mpdiag.data.annotations import OpenedSplit
 from mpdiag.data.cityscapes import open_cityscapes
-from mpdiag.data.coco import FILE_PREFIX, coco_annotations, coco_dataset, open_coco
+from mpdiag.data.coco import (
+    FILE_PREFIX,
+    coco_annotations,
+    coco_dataset,
+    open_coco,
+    open_coco_folder,
+)
 from mpdiag.data.dataset import SegmentationDataset
 from mpdiag.data.detectron2_catalog import open_catalog_dataset
 from mpdiag.data.detectron2_names import DETECTRON2_NAMES, similar_names
@@ -34,9 +40,10 @@ def load_dataset(
     """Open a data set.
 
     Args:
-        dataset: name (KNOWN_DATASETS), folder of a data set, COCO-format file (*.json), detectron2
-            name (DETECTRON2_NAMES), or NAME or MODULE:NAME of a data set that is registered in
-            detectron2. "synthetic" is generated with default settings if it does not exist.
+        dataset: name (KNOWN_DATASETS), folder of a data set, folder in `root`, COCO-format file
+            (*.json), detectron2 name (DETECTRON2_NAMES), or NAME or MODULE:NAME of a data set that
+            is registered in detectron2. "synthetic" is generated with default settings if it does
+            not exist.
         root: folder that contains the data sets, or the images of an annotation file; by default
             $DETECTRON2_DATASETS, else ./datasets.
         split: "train" or "val"; by default the split of a detectron2 name, else "val".
@@ -58,13 +65,17 @@ def load_dataset(
         path = Path(dataset)
         return _annotation_file(path, None if root is None else Path(root), split, kind, on_problem)
     if dataset in _LAYOUTS:
-        name, folder = dataset, Path(root or default_root()) / _LAYOUTS[dataset].folder
-    elif not Path(dataset).exists() and (found := open_catalog_dataset(dataset, kind, on_problem)):
+        layout = _LAYOUTS[dataset]
+        name, folder = dataset, Path(root or default_root()) / layout.folder
+    elif (found_folder := find_folder(dataset, root)) is not None:
+        folder = found_folder
+        name, layout = _detect_layout(folder)
+    elif found := open_catalog_dataset(dataset, kind, on_problem):
         return found
     else:
-        name, folder = _detect_name(dataset), Path(dataset)
+        raise _unknown(dataset, "unknown data set")
     kind = kind or "instance"
-    annotations, images = _LAYOUTS[name].open(folder, split, kind, on_problem)
+    annotations, images = layout.open(folder, split, kind, on_problem)
     return SegmentationDataset(
         annotations, images, task=kind, name=name, split=split, on_problem=on_problem
     )
@@ -89,6 +100,12 @@ def default_root() -> Path:
     return Path(os.environ.get("DETECTRON2_DATASETS") or "datasets")
 
 
+def find_folder(dataset: str, root: Path | str | None) -> Path | None:
+    """Return the folder that `dataset` names, as a path or in the folder of the data sets."""
+    folders = (Path(dataset), Path(root or default_root()) / dataset)
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
 def find_datasets(root: Path) -> dict[str, Path | None]:
     """Return the folder of each known data set under the root, None if it is not found."""
     folders = {name: root / layout.folder for name, layout in _LAYOUTS.items()}
@@ -109,15 +126,19 @@ class _Layout:
         return any(any(folder.glob(marker)) for marker in self.markers)
 
 
-def _detect_name(dataset: str) -> str:
-    """Return the name of the data set in a folder, detected from its files."""
-    folder = Path(dataset)
+def _detect_layout(folder: Path) -> tuple[str, _Layout]:
+    """Return name and layout of the data set in a folder, detected from its files."""
     for name, layout in _LAYOUTS.items():
         if layout.matches(folder):
-            return name
-    what = "not the folder of a known data set" if folder.is_dir() else "unknown data set"
+            return name, layout
+    if _COCO_FOLDER.matches(folder):
+        return folder.absolute().name, _COCO_FOLDER
+    raise _unknown(str(folder), "not the folder of a known data set")
+
+
+def _unknown(dataset: str, what: str) -> DataError:
     known = similar_names(dataset) or ", ".join(KNOWN_DATASETS)
-    raise DataError(
+    return DataError(
         f"{dataset}: {what}; choose one of {known}, the folder of a data set, or a COCO-format "
         ".json file"
     )
@@ -168,5 +189,8 @@ _LAYOUTS = {
         "mapillary_vistas", ("training/images", "validation/images"), open_mapillary
     ),
 }
+
+# What `mpdiag data prepare` writes: annotations/instances_SPLIT.json, and images in SPLIT/.
+_COCO_FOLDER = _Layout("", ("annotations/*_train.json", "annotations/*_val.json"), open_coco_folder)
 
 KNOWN_DATASETS = tuple(_LAYOUTS)

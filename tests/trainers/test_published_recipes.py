@@ -16,7 +16,7 @@ from mpdiag.models import Mask2Former
 from trainers.methods import methods_of
 from trainers.recipe import load_recipe, recipe_names
 
-PUBLISHED = [name for name in recipe_names() if not name.startswith("synthetic")]
+PUBLISHED = [name for name in recipe_names() if not name.startswith(("synthetic", "photos"))]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class PerPixel(Method):
     name = "per-pixel"
     description = "pre-train backbone and pixel decoder without queries; stands alone"
     stands_alone = True
+    trains_decoder = False
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
