@@ -30,6 +30,7 @@ class Method(nn.Module):
         settings_type: the settings and their defaults.
         layer_losses: losses that exist once per layer; the layer's number is added to their name.
         stands_alone: does not combine with other methods.
+        trains_decoder: trains the query decoder; otherwise it keeps its initial values.
     """
 
     name: ClassVar[str]
@@ -38,6 +39,7 @@ class Method(nn.Module):
     settings_type: ClassVar[type[Strict]] = Strict
     layer_losses: ClassVar[tuple[str, ...]] = ()
     stands_alone: ClassVar[bool] = False
+    trains_decoder: ClassVar[bool] = True
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
