@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "LayerMonitor": "mpdiag.integrations.monitor",
     "analyze": "mpdiag.analysis",
+    "diagnose": "mpdiag.diagnosis",
     "load_model": "mpdiag.checkpoints",
     "record": "mpdiag.recording",
 }
 
 __all__ = [
+    "LayerMonitor",
     "__version__",
     "analyze",
     "data",
+    "diagnose",
     "errors",
     "load_model",
     "matching",
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
     from mpdiag import data, errors, matching, metrics, ops, recording, store
     from mpdiag.analysis import analyze
     from mpdiag.checkpoints import load_model
+    from mpdiag.diagnosis import diagnose
+    from mpdiag.integrations.monitor import LayerMonitor
     from mpdiag.recording import record
 
 

@@ -94,7 +94,7 @@ def instance_inference(
             panoptic model; None keeps all.
         rule: how pairs are selected and scored.
     """
-    scores, queries, labels = _select_pairs(class_logits.float(), detections, rule)
+    scores, queries, labels = select_pairs(class_logits.float(), detections, rule)
     if rule == "sigmoid":
         grid = (mask_logits.shape[1], mask_logits.shape[2])
         sizes = ImageSizes(grid, sizes.valid_cells(grid), sizes.output)
@@ -104,7 +104,7 @@ def instance_inference(
     used, row = queries.unique(return_inverse=True)
     masks = torch.empty(len(used), *sizes.output, dtype=torch.bool, device=scores.device)
     quality = torch.empty(len(used), device=scores.device)
-    for part, logits in _resized_chunks(mask_logits, used, sizes):
+    for part, logits in resized_chunks(mask_logits, used, sizes):
         inside = logits > 0
         masks[part] = inside
         area = inside.sum((1, 2))
@@ -146,7 +146,7 @@ def panoptic_inference(
     winner = torch.zeros(sizes.output, dtype=torch.int64, device=device)
     inside = torch.zeros(sizes.output, dtype=torch.bool, device=device)
     areas = torch.zeros(len(kept), dtype=torch.int64, device=device)
-    for part, logits in _resized_chunks(mask_logits, kept, sizes):
+    for part, logits in resized_chunks(mask_logits, kept, sizes):
         masks = logits.sigmoid()
         areas[part] = (masks >= 0.5).sum((1, 2))
         value, index = (masks * scores[kept[part], None, None]).max(0)
@@ -190,12 +190,12 @@ def semantic_scores(
     before = ImageSizes(sizes.padded, sizes.padded, sizes.padded) if resize_scores else sizes
     scores = torch.zeros(probability.shape[1], *before.output, device=mask_logits.device)
     queries = torch.arange(len(mask_logits), device=mask_logits.device)
-    for part, logits in _resized_chunks(mask_logits, queries, before):
+    for part, logits in resized_chunks(mask_logits, queries, before):
         scores.flatten(1).addmm_(probability[part].T, logits.sigmoid().flatten(1))
     return _crop_and_resize(scores, sizes) if resize_scores else scores
 
 
-def _select_pairs(
+def select_pairs(
     class_logits: Tensor, detections: int, rule: InstanceRule
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return score, query and class of the best pairs, sorted by descending score."""
@@ -211,7 +211,7 @@ def _select_pairs(
     return scores, pair // values.shape[1], pair % values.shape[1]
 
 
-def _resized_chunks(
+def resized_chunks(
     mask_logits: Tensor, queries: Tensor, sizes: ImageSizes
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield slices of `queries` with their mask logits at the output size.

@@ -1,0 +1,161 @@
+"""Changes to a model and its input that a remedy would make, for the time of a `with` block."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mpdiag.analysis.adapter import ModelAdapter
+from mpdiag.data import Sample
+from mpdiag.data.transforms import resize
+from mpdiag.models import Mask2Former
+
+Handles = list[torch.utils.hooks.RemovableHandle]
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """Mean and standard deviation of the channels of pixels in 0..255."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Changes to the forward pass; the default changes nothing.
+
+    Attributes:
+        swap_channels: exchange red and blue.
+        normalisation: what the backbone gets, whatever the model does.
+        scale: size of the input relative to the model's.
+        attention_from_masks: layers whose attention masks are computed anew from the predicted
+            masks of the layer before.
+        previous_attention: layers that use the attention masks of the layer before.
+        shift: rows and columns of the prediction grid by which masks are moved.
+    """
+
+    swap_channels: bool = False
+    normalisation: Normalisation | None = None
+    scale: float = 1.0
+    attention_from_masks: frozenset[int] = frozenset()
+    previous_attention: frozenset[int] = frozenset()
+    shift: tuple[float, float] = (0.0, 0.0)
+
+
+@contextmanager
+def apply_changes(adapter: ModelAdapter, changes: Changes) -> Iterator[None]:
+    """Apply changes to the model of an adapter. `shift` is applied to predictions, not here."""
+    with ExitStack() as stack:
+        if changes.scale != 1:
+            stack.enter_context(_scaled(adapter, changes.scale))
+        module = adapter.module
+        if isinstance(module, Mask2Former):
+            for handle in _input_hooks(module, changes) + _attention_hooks(module, changes):
+                stack.callback(handle.remove)
+        yield
+
+
+def can_change_input(adapter: ModelAdapter) -> bool:
+    """Return whether channels, normalisation and attention masks can be changed."""
+    return isinstance(adapter.module, Mask2Former)
+
+
+def can_change_scale(adapter: ModelAdapter) -> bool:
+    """Return whether the input size can be changed."""
+    return hasattr(adapter, "resize")
+
+
+@contextmanager
+def _scaled(adapter: Any, scale: float) -> Iterator[None]:
+    own: Callable[[Sample], Sample] | None = adapter.resize
+
+    def scaled(sample: Sample) -> Sample:
+        height, width = sample.image.shape[-2:]
+        if own is not None:
+            height, width = own.output_size(height, width)  # type: ignore[attr-defined]
+        size = max(round(height * scale), 1), max(round(width * scale), 1)
+        return resize(sample, size)
+
+    adapter.resize = scaled
+    try:
+        yield
+    finally:
+        adapter.resize = own
+
+
+def _input_hooks(model: Mask2Former, changes: Changes) -> Handles:
+    """Change what the backbone gets, after all other hooks that were there before."""
+    raw: list[Tensor] = []
+    mean, std = model.get_buffer("mean"), model.get_buffer("std")
+
+    def keep_pixels(module: Any, args: tuple[Any, ...]) -> None:
+        pixels = model.preprocess(args[0])
+        raw[:] = [pixels]
+
+    def normalise(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        assert changes.normalisation is not None
+        new_mean, new_std = (
+            torch.tensor(x, dtype=mean.dtype, device=mean.device)[:, None, None]
+            for x in (changes.normalisation.mean, changes.normalisation.std)
+        )
+        padding = raw[0] == 0
+        return (((raw[0] * std + mean - new_mean) / new_std).masked_fill(padding, 0),)
+
+    def swap(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        pixels = (args[0] * std + mean).flip(1)
+        return ((pixels - mean) / std,)
+
+    handles: Handles = []
+    if changes.normalisation is not None:
+        handles.append(model.register_forward_pre_hook(keep_pixels))
+        handles.append(model.backbone.register_forward_pre_hook(normalise))
+    if changes.swap_channels:
+        handles.append(model.backbone.register_forward_pre_hook(swap))
+    return handles
+
+
+def _attention_hooks(model: Mask2Former, changes: Changes) -> Handles:
+    """Replace attention masks, after all other hooks that were there before."""
+    if not changes.attention_from_masks and not changes.previous_attention:
+        return []
+    decoder = model.decoder
+    layer = 0
+    coarse: list[Tensor] = []
+    embed: list[Tensor] = []
+    before: list[Tensor] = []
+
+    def start(module: Any, args: tuple[Any, ...]) -> None:
+        nonlocal layer
+        layer = 0
+        levels, features = args[0], args[1]
+        coarse[:] = [
+            F.interpolate(features, size=x.shape[-2:], mode="bilinear", align_corners=False)
+            for x in levels
+        ]
+
+    def keep(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
+        embed[:] = [output]
+
+    def replace(module: Any, args: tuple[Any, ...], visible: Tensor) -> Tensor:
+        nonlocal layer
+        layer += 1
+        features = coarse[decoder.level_index(layer - 1)]
+        if layer in changes.attention_from_masks:
+            visible = torch.einsum("bnc,bchw->bnhw", embed[0], features).flatten(2) >= 0
+        elif layer in changes.previous_attention and before:
+            size = features.shape[-2:]
+            visible = F.adaptive_max_pool2d(before[0].float(), size).bool().flatten(2)
+        visible = visible | ~visible.any(-1, keepdim=True)
+        before[:] = [visible.unflatten(-1, features.shape[-2:])]
+        return visible
+
+    return [
+        decoder.register_forward_pre_hook(start),
+        decoder.mask_embed.register_forward_hook(keep),
+        decoder.hook_points.attention_mask.register_forward_hook(replace),
+    ]

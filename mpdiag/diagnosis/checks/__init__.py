@@ -1,0 +1,29 @@
+"""The checks of a diagnosis: each yields candidates, whose remedies the search tries."""
+
+from collections.abc import Callable, Iterator
+
+from mpdiag.diagnosis.candidate import Candidate
+from mpdiag.diagnosis.checks import annotations, heads, layers
+from mpdiag.diagnosis.collect import ModelFacts
+from mpdiag.diagnosis.evidence import Evidence
+
+_CHECKS: tuple[Callable[[Evidence], Iterator[Candidate]], ...] = (
+    layers.check_non_finite,
+    layers.check_empty_masks,
+    layers.check_switched_masks,
+    layers.check_late_layers,
+    annotations.check_duplicate_gt,
+    heads.check_classes,
+    heads.check_no_object_bias,
+    heads.check_probe,
+    annotations.check_duplicates,
+    annotations.check_wrong_labels,
+    annotations.check_missing_labels,
+)
+
+
+def evidence_candidates(evidence: Evidence, facts: ModelFacts) -> Iterator[Candidate]:
+    """Yield the candidates whose remedies need no new forward pass."""
+    for check in _CHECKS:
+        yield from check(evidence)
+    yield from layers.check_self_attention(evidence, facts)

@@ -1,0 +1,156 @@
+"""Changes to the forward pass that may explain lost AP: input, shifted masks, attention masks."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mpdiag.diagnosis.candidate import Candidate
+from mpdiag.diagnosis.changes import Changes, Normalisation, can_change_input, can_change_scale
+from mpdiag.diagnosis.collect import Collector
+from mpdiag.diagnosis.evidence import Evidence
+from mpdiag.diagnosis.probe import assigned_gt
+from mpdiag.models import Mask2Former
+
+NORMALISATIONS = {
+    "ImageNet": Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "Caffe": Normalisation((103.53, 116.28, 123.675), (1.0, 1.0, 1.0)),
+    "-1..1": Normalisation((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "0..1": Normalisation((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
+    "0..255": Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "CLIP": Normalisation((122.7709, 116.746, 104.0937), (68.5005, 66.6322, 70.3232)),
+}
+SCALES = (0.5, 0.71, 1.41, 2.0)
+SCREENED = 32  # images on which a change is tried first
+MIN_OBJECTS = 20
+MIN_SHIFT = 0.2  # cells
+SHIFT_STEP = 0.25
+MIN_DISAGREEMENT = 0.02  # of attention masks and predicted masks
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """Tries changes to the model on the first images, to save the forward passes of the others."""
+
+    collector: Collector
+    base: Evidence
+
+    def gain(self, changes: Changes) -> float:
+        """Return the AP that changes gain on the first images."""
+        indices = self.collector.indices[:SCREENED]
+        own = self.base.changed(self.base.images[: len(indices)])
+        changed = self.collector.collect(changes, indices=indices)
+        return float(changed.matched().ap()[0] - own.matched().ap()[0])
+
+    def best(self, changes: dict[str, Changes]) -> tuple[str, Changes] | None:
+        """Return name and changes of the highest gain, None if none gains."""
+        gains = {name: self.gain(one) for name, one in changes.items()}
+        name = max(gains, key=lambda one: gains[one], default=None)
+        return None if name is None or gains[name] <= 0 else (name, changes[name])
+
+
+def check_normalisation(trials: Trials) -> Iterator[Candidate]:
+    """Yield the known normalisation with the highest AP."""
+    module = trials.collector.adapter.module
+    if not isinstance(module, Mask2Former):
+        return
+    own = Normalisation(
+        tuple(map(float, module.config.pixel_mean)), tuple(map(float, module.config.pixel_std))
+    )
+    known = {"of the checkpoint": own, **NORMALISATIONS}
+    best = trials.best({name: Changes(normalisation=one) for name, one in known.items()})
+    if best is not None:
+        name, changes = best
+        yield Candidate("normalisation", changes=changes, evidence={"better": name})
+
+
+def check_channels(trials: Trials) -> Iterator[Candidate]:
+    """Yield the exchange of red and blue, for all images or for those that it suits."""
+    if not can_change_input(trials.collector.adapter):
+        return
+    swapped = Changes(swap_channels=True)
+    if trials.gain(swapped) > 0:
+        yield Candidate("channel-order", changes=swapped, evidence={"images": "all"})
+    other: list[Evidence] = []
+
+    def choose(evidence: Evidence) -> Evidence:
+        if not other:
+            other.append(trials.collector.collect(swapped))
+        pairs = zip(evidence.images, other[0].images, strict=True)
+        return evidence.changed([max(pair, key=_confidence) for pair in pairs])
+
+    yield Candidate("channel-order", edit=choose, evidence={"images": "some"})
+
+
+def _confidence(image: object) -> float:
+    probability = image.probabilities[:, :-1].max(-1)  # type: ignore[attr-defined]
+    return float((probability * image.quality[-1]).sum())  # type: ignore[attr-defined]
+
+
+def check_scale(trials: Trials) -> Iterator[Candidate]:
+    """Yield the size of the input with the highest AP."""
+    if not can_change_scale(trials.collector.adapter):
+        return
+    best = trials.best({str(scale): Changes(scale=scale) for scale in SCALES})
+    if best is not None:
+        name, changes = best
+        yield Candidate("input-scale", changes=changes, evidence={"scale": float(name)})
+
+
+def check_shift(trials: Trials) -> Iterator[Candidate]:
+    """Yield the shift that brings the centres of masks to those of their GT."""
+    offsets = []
+    for image in trials.base.images:
+        gt = assigned_gt(image, limit=0.2)
+        found = np.flatnonzero(gt >= 0)
+        grid = np.array(image.grid)
+        offsets.append((image.center[found] - image.gt_center[gt[found]]) * grid)
+    every = np.concatenate(offsets)
+    every = every[~np.isnan(every).any(1)]
+    if len(every) < MIN_OBJECTS:
+        return
+    median = np.median(every, axis=0)
+    if np.abs(median).max() < MIN_SHIFT:
+        return
+    rounded = np.round(median / SHIFT_STEP) * SHIFT_STEP
+    yield Candidate(
+        "mask-offset",
+        changes=Changes(shift=(-float(rounded[0]), -float(rounded[1]))),
+        evidence={"cells_down": float(median[0]), "cells_right": float(median[1])},
+    )
+
+
+def check_attention(trials: Trials) -> Iterator[Candidate]:
+    """Yield attention masks computed from the predicted masks, where the model's differ."""
+    disagreement = trials.collector.facts.attention_disagreement
+    if disagreement is None or not can_change_input(trials.collector.adapter):
+        return
+    layers = np.flatnonzero(disagreement > MIN_DISAGREEMENT) + 1
+    if len(layers):
+        chosen = frozenset(map(int, layers))
+        yield Candidate(
+            "misleading-attention",
+            changes=Changes(attention_from_masks=chosen),
+            layers=tuple(sorted(chosen)),
+            evidence={"disagreement_of_layers": [float(x) for x in disagreement]},
+        )
+
+
+CHECKS: tuple[Callable[[Trials], Iterator[Candidate]], ...] = (
+    check_shift,
+    check_attention,
+    check_channels,
+    check_normalisation,
+    check_scale,
+)
+
+
+def merge(state: Changes, more: Changes) -> Changes:
+    """Return the changes of both; those of `more` win."""
+    default = Changes()
+    new = {
+        name: getattr(more, name)
+        for name in Changes.__dataclass_fields__
+        if getattr(more, name) != getattr(default, name)
+    }
+    return replace(state, **new)

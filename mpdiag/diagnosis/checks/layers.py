@@ -1,0 +1,149 @@
+"""Late layers, non-finite predictions, empty masks, switched masks and self-attention."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from mpdiag.diagnosis.candidate import Candidate
+from mpdiag.diagnosis.collect import ModelFacts
+from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
+from mpdiag.diagnosis.matched import Bools, Ints
+
+NO_SELF_ATTENTION = 1e-6
+MIN_SWITCHED_GAIN = 0.1
+
+
+def check_late_layers(evidence: Evidence) -> Iterator[Candidate]:
+    """Yield the earlier layer with the highest AP."""
+    scores = [float(evidence.matched(layer).ap()[0]) for layer in range(evidence.num_layers)]
+    best = int(np.nanargmax(scores))
+    yield Candidate(
+        "late-layers",
+        edit=partial(_stop_at, layer=best),
+        layers=tuple(range(best + 1, evidence.num_layers + 1)),
+        evidence={"best_layer": best, "ap_of_layers": scores},
+    )
+
+
+def _stop_at(evidence: Evidence, layer: int) -> Evidence:
+    return evidence.changed([image.with_layer(layer) for image in evidence.images])
+
+
+def check_non_finite(evidence: Evidence) -> Iterator[Candidate]:
+    """Yield the use of the last finite layer of queries that are not finite in the last."""
+    bad = [np.isnan(image.area) for image in evidence.images]
+    queries = np.flatnonzero(np.any([x[-1] for x in bad], axis=0))
+    if len(queries):
+        layers = np.flatnonzero(np.any(bad, axis=(0, 2)))
+        yield Candidate(
+            "non-finite",
+            edit=partial(_use_last_layer, usable=_is_finite, classes=True),
+            layers=tuple(map(int, layers)),
+            queries=tuple(map(int, queries)),
+            evidence={"predictions": int(sum(x.sum() for x in bad))},
+        )
+
+
+def check_empty_masks(evidence: Evidence) -> Iterator[Candidate]:
+    """Yield the use of the last layer in which the mask of a query is not empty."""
+    empty = np.array([image.area == 0 for image in evidence.images])
+    vanished = empty[:, -1] & ~empty.all(1)
+    queries = np.flatnonzero(vanished.mean(0) >= 0.5)
+    if not vanished.any():
+        return
+    share = empty.mean((0, 2))
+    rise = np.diff(share[:, None], axis=0)[:, 0]
+    yield Candidate(
+        "empty-masks",
+        edit=partial(_use_last_layer, usable=_is_not_empty, classes=False),
+        layers=(int(rise.argmax()) + 1,),
+        queries=tuple(map(int, queries)),
+        evidence={"empty_share_of_layers": [float(x) for x in share]},
+    )
+
+
+def _is_finite(image: ImageEvidence) -> Bools:
+    finite: Bools = ~np.isnan(image.area)
+    return finite
+
+
+def _is_not_empty(image: ImageEvidence) -> Bools:
+    filled: Bools = image.area > 0
+    return filled
+
+
+def _use_last_layer(evidence: Evidence, usable: object, *, classes: bool) -> Evidence:
+    """Replace predictions of the last layer that are not usable by those of the last that are."""
+    images = []
+    for image in evidence.images:
+        ok = usable(image)  # type: ignore[operator]
+        last = len(ok) - 1 - ok[::-1].argmax(0)
+        rows = np.flatnonzero(ok.any(0) & ~ok[-1])
+        names = ("quality", "iou", "area", *(("class_logits",) if classes else ()))
+        changed = {}
+        for name in names:
+            values = getattr(image, name).copy()
+            values[-1, rows] = values[last[rows], rows]
+            changed[name] = values
+        images.append(replace(image, **changed))
+    return evidence.changed(images)
+
+
+def check_switched_masks(evidence: Evidence) -> Iterator[Candidate]:
+    """Yield the permutation of the last layer's masks that agrees best with the layer before."""
+    overlap = np.nanmean([image.moved for image in evidence.images], axis=0)
+    rows, columns = linear_sum_assignment(-(overlap + 1e-6 * np.eye(len(overlap))))
+    order = columns[np.argsort(rows)]
+    own, best = np.diag(overlap), overlap[np.arange(len(order)), order]
+    moved = np.flatnonzero((order != np.arange(len(order))) & (best > own + MIN_SWITCHED_GAIN))
+    if not len(moved):
+        return
+    yield Candidate(
+        "query-switching",
+        edit=partial(_reorder_masks, order=order),
+        layers=(evidence.num_layers,),
+        queries=tuple(map(int, moved)),
+        evidence={
+            "iou_with_own_mask_before": float(own[moved].mean()),
+            "iou_with_mask_of_other_query": float(best[moved].mean()),
+        },
+    )
+
+
+def _reorder_masks(evidence: Evidence, order: Ints) -> Evidence:
+    images = []
+    for image in evidence.images:
+        changed = {}
+        for name in ("quality", "iou", "area"):
+            values = getattr(image, name).copy()
+            values[-1] = values[-1, order]
+            changed[name] = values
+        images.append(
+            replace(
+                image,
+                **changed,
+                center=image.center[order],
+                overlap=image.overlap[np.ix_(order, order)],
+                moved=image.moved[:, order],
+            )
+        )
+    return evidence.changed(images)
+
+
+def check_self_attention(evidence: Evidence, facts: ModelFacts) -> Iterator[Candidate]:
+    """Yield the last layer before self-attention stops having an effect."""
+    if facts.self_attention is None:
+        return
+    without = np.flatnonzero(facts.self_attention < NO_SELF_ATTENTION)
+    if not len(without) or without[0] >= evidence.num_layers:
+        return
+    scores = [float(evidence.matched(x).ap()[0]) for x in range(int(without[0]) + 1)]
+    yield Candidate(
+        "self-attention",
+        edit=partial(_stop_at, layer=int(np.nanargmax(scores))),
+        layers=tuple(int(layer) + 1 for layer in without),
+        evidence={"largest_output": [float(x) for x in facts.self_attention]},
+    )

@@ -1,0 +1,289 @@
+"""Run a model on images and collect the evidence of a diagnosis."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mpdiag.analysis.adapter import ModelAdapter, PreprocessedImage
+from mpdiag.analysis.ground_truth import GroundTruthCache
+from mpdiag.data import GroundTruth, SegmentationDataset, padded_targets
+from mpdiag.diagnosis.changes import Changes, apply_changes
+from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
+from mpdiag.errors import RecordingError
+from mpdiag.matching import finite_queries
+from mpdiag.models import ImageSizes, Mask2Former
+from mpdiag.models.inference import resized_chunks
+from mpdiag.recording import Recording, record
+
+NO_CHANGES = Changes()
+
+
+@dataclass(slots=True)
+class ModelFacts:
+    """Measurements of a forward pass that belong to no image.
+
+    Attributes:
+        attention_disagreement: (L,) share of an attention mask that is not the predicted mask of
+            the layer before: 1 - IoU, averaged over queries; None if it was not recorded.
+        self_attention: (L,) largest absolute output of self-attention; None if not recorded.
+    """
+
+    attention_disagreement: npt.NDArray[np.float64] | None = None
+    self_attention: npt.NDArray[np.float64] | None = None
+    _images: int = field(default=0, repr=False)
+
+    def add_attention(self, recording: Recording, mask_logits: Tensor) -> None:
+        """Compare recorded attention masks with (L + 1, B, N, h, w) predicted masks."""
+        values = []
+        for before, used in zip(mask_logits[:-1], recording.layers("attention_mask"), strict=True):
+            size = recording_grid(mask_logits, used.shape[-1])
+            implied = F.interpolate(before, size=size, mode="bilinear", align_corners=False) >= 0
+            implied = implied.flatten(2)
+            implied = implied | ~implied.any(-1, keepdim=True)
+            both, either = (implied & used).sum(-1), (implied | used).sum(-1)
+            values.append(float((1 - both / either.clamp(min=1)).mean()))
+        count = mask_logits.shape[1]
+        own = np.array(values) * count
+        before_sum = 0 if self.attention_disagreement is None else self.attention_disagreement
+        self.attention_disagreement = (before_sum * self._images + own) / (self._images + count)
+        self._images += count
+
+
+def recording_grid(mask_logits: Tensor, cells: int) -> tuple[int, int]:
+    """Return rows and columns of an attention mask of this many cells."""
+    height, width = mask_logits.shape[-2:]
+    for stride in range(1, max(height, width) + 1):
+        grid = -(-height // stride), -(-width // stride)
+        if grid[0] * grid[1] == cells:
+            return grid
+    raise RecordingError(f"attention_mask: a grid of {cells} cells is unknown")
+
+
+class Collector:
+    """Collects the evidence of the first images of a data set, under changes to the model."""
+
+    def __init__(
+        self,
+        adapter: ModelAdapter,
+        data: SegmentationDataset,
+        indices: Sequence[int],
+        device: torch.device,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Prepare the collection.
+
+        Args:
+            adapter: the model, on its device.
+            data: the data set.
+            indices: images to use.
+            device: device of the model.
+            progress: called with the number of images done in each forward pass.
+        """
+        self.adapter = adapter
+        self.data = data
+        self.indices = indices
+        self.device = device
+        self.ground_truth = GroundTruthCache(data)
+        self.progress = progress
+        self.facts = ModelFacts()
+
+    def collect(
+        self,
+        changes: Changes = NO_CHANGES,
+        *,
+        every_layer: bool = False,
+        indices: Sequence[int] | None = None,
+    ) -> Evidence:
+        """Run the model and collect the evidence of each image.
+
+        Args:
+            changes: changes to the model and its input.
+            every_layer: collect all layers, not the last two only.
+            indices: images to use instead of all.
+        """
+        chosen = self.indices if indices is None else indices
+        samples = map(self.ground_truth.read_sample, chosen)
+        images: list[ImageEvidence] = []
+        with apply_changes(self.adapter, changes):
+            for batch in self.adapter.batches(samples, self.device):
+                images += self._collect_batch(batch, changes, every_layer)
+                if self.progress:
+                    self.progress(len(batch))
+        rule = self.adapter.info.settings.inference
+        return Evidence(images, len(self.data.classes), rule)
+
+    @torch.inference_mode()
+    def _collect_batch(
+        self, batch: Sequence[PreprocessedImage], changes: Changes, every_layer: bool
+    ) -> Iterator[ImageEvidence]:
+        targets = padded_targets([x.sample for x in batch], batch[0].padded, self.device)
+        names = ["query"] if not every_layer else ["query", "attention_mask"]
+        with ExitStack() as stack:
+            recording = _try_record(stack, self.adapter, names)
+            if every_layer and isinstance(self.adapter.module, Mask2Former):
+                stack.enter_context(_record_self_attention(self.adapter.module, self.facts))
+            predictions = self.adapter.predict(batch, targets, attention=False)
+        classes, masks = predictions.class_logits.float(), predictions.mask_logits.float()
+        if every_layer and recording is not None and "attention_mask" in recording:
+            self.facts.add_attention(recording, masks)
+        if changes.shift != (0, 0):
+            masks = shift_masks(masks, changes.shift)
+        features = None
+        if recording is not None and "query" in recording:
+            features = recording.layers("query")[-1].float()
+        first = 0 if every_layer else len(classes) - 2
+        finite = finite_queries(classes, masks)
+        for index, image in enumerate(batch):
+            yield image_evidence(
+                image.sample.image_id,
+                classes[first:, index],
+                masks[first:, index],
+                finite[first:, index],
+                image.sizes,
+                self.ground_truth.get(image.sample.image_id),
+                None if features is None else features[index],
+            )
+
+
+def _try_record(stack: ExitStack, adapter: ModelAdapter, names: Sequence[str]) -> Recording | None:
+    """Record those of the names that the family has."""
+    for chosen in (names, names[:1]):
+        try:
+            return stack.enter_context(record(adapter.module, only=list(chosen)))
+        except RecordingError:
+            continue
+    return None
+
+
+class _record_self_attention:
+    """Keep the largest absolute output of each layer's self-attention in `facts`."""
+
+    def __init__(self, model: Mask2Former, facts: ModelFacts) -> None:
+        self.model, self.facts = model, facts
+
+    def __enter__(self) -> None:
+        layers = self.model.decoder.layers
+        if self.facts.self_attention is None:
+            self.facts.self_attention = np.zeros(len(layers))
+        self.handles = [
+            layer.self_attn.register_forward_hook(  # type: ignore[union-attr, operator]
+                lambda module, args, output, place=place: self._keep(place, output)
+            )
+            for place, layer in enumerate(layers)
+        ]
+
+    def _keep(self, place: int, output: Tensor) -> None:
+        values = self.facts.self_attention
+        assert values is not None
+        values[place] = max(values[place], float(output.abs().max()))
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def shift_masks(masks: Tensor, shift: tuple[float, float]) -> Tensor:
+    """Move (..., h, w) mask logits down and right by a number of cells, by bilinear sampling."""
+    rows, columns = masks.shape[-2:]
+    theta = torch.eye(2, 3, device=masks.device)
+    theta[0, 2], theta[1, 2] = -2 * shift[1] / columns, -2 * shift[0] / rows
+    flat = masks.flatten(0, -3)[:, None]
+    grid = F.affine_grid(theta[None], [1, 1, rows, columns], align_corners=False)
+    grid = grid.expand(len(flat), -1, -1, -1)
+    moved = F.grid_sample(flat, grid, padding_mode="border", align_corners=False)
+    return moved.view_as(masks)
+
+
+def image_evidence(
+    image_id: int,
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    finite: Tensor,
+    sizes: ImageSizes,
+    truth: GroundTruth,
+    features: Tensor | None,
+) -> ImageEvidence:
+    """Measure the predictions of one image.
+
+    Args:
+        image_id: id of the image.
+        class_logits: (S, N, K + 1).
+        mask_logits: (S, N, h, w) over the padded image.
+        finite: bool (S, N).
+        sizes: sizes of the image.
+        truth: its GT.
+        features: (N, C).
+    """
+    finite = finite.to(mask_logits.device)
+    classes = torch.where(finite[..., None], class_logits, 0)
+    masks = torch.where(finite[..., None, None], mask_logits, -1.0)
+    gt = truth.masks.to(masks.device)
+    planes = coordinate_planes(sizes.output, masks.device)
+    measured = [_layer(layer, sizes, gt, planes, truth.crowd.to(gt.device)) for layer in masks]
+    quality, iou, area, center = (torch.stack(x) for x in zip(*measured, strict=True))
+    rows, columns = sizes.valid_cells((masks.shape[-2], masks.shape[-1]))
+    on_grid = (masks[-2:, :, :rows, :columns] > 0).flatten(2).float()
+    flat = gt.flatten(1).float()
+    gt_center = (flat @ planes.T) / flat.sum(1, keepdim=True).clamp(min=1)
+    numpy = [
+        x.cpu().numpy()
+        for x in (
+            classes, quality, iou, torch.where(finite, area, torch.nan), center[-1],
+            pairwise_iou(on_grid[-1], on_grid[-1]), pairwise_iou(on_grid[0], on_grid[-1]),
+            gt_center, pairwise_iou(flat, flat),
+        )
+    ]  # fmt: skip
+    return ImageEvidence(
+        image_id,
+        *numpy[:7],
+        grid=(rows, columns),
+        features=None if features is None else features.cpu().numpy(),
+        gt_labels=truth.labels.numpy(),
+        gt_crowd=truth.crowd.numpy(),
+        gt_center=numpy[7],
+        gt_area=truth.areas.numpy().astype(np.float64),
+        gt_overlap=numpy[8],
+        ignored=np.zeros(class_logits.shape[1], dtype=np.bool_),
+    )
+
+
+def _layer(
+    logits: Tensor, sizes: ImageSizes, gt: Tensor, planes: Tensor, crowd: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return quality (N,), IoU (N, G), area (N,) and center (N, 2) of N masks."""
+    flat = gt.flatten(1).float()
+    gt_area, pixels = flat.sum(1), gt.shape[1] * gt.shape[2]
+    parts = []
+    queries = torch.arange(len(logits), device=logits.device)
+    for _, chunk in resized_chunks(logits, queries, sizes):
+        inside = (chunk > 0).flatten(1).float()
+        area = inside.sum(1)
+        quality = (chunk.sigmoid().flatten(1) * inside).sum(1) / (area + 1e-6)
+        shared = inside @ flat.T
+        union = torch.where(crowd, area[:, None], area[:, None] + gt_area - shared)
+        iou = shared / union.clamp(min=1)
+        center = (inside @ planes.T) / area[:, None]
+        parts.append((quality, iou, area / max(pixels, 1), center))
+    quality, iou, area, center = (torch.cat(x) for x in zip(*parts, strict=True))
+    return quality, iou, area, center
+
+
+def coordinate_planes(size: tuple[int, int], device: torch.device) -> Tensor:
+    """Return (2, H * W) y and x of the pixel centres, 0..1."""
+    y, x = (
+        (torch.arange(length, device=device, dtype=torch.float32) + 0.5) / length for length in size
+    )
+    return torch.stack(torch.meshgrid(y, x, indexing="ij")).flatten(1)
+
+
+def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
+    """Return the (A, B) IoUs of (A, cells) and (B, cells) masks of 0 and 1; 0 for empty masks."""
+    shared = first @ second.T
+    union = first.sum(1, keepdim=True) + second.sum(1) - shared
+    return shared / union.clamp(min=1)

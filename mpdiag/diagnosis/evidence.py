@@ -1,0 +1,156 @@
+"""What a diagnosis measures on each image: predictions of all layers and their overlaps with GT."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mpdiag.diagnosis.matched import Bools, Floats, ImageDetections, Ints, MatchedDetections
+from mpdiag.models.inference import select_pairs
+from mpdiag.recording import InstanceRule
+
+Float32 = npt.NDArray[np.float32]
+
+MAX_DETECTIONS = 100  # per image, as in instance inference
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEvidence:
+    """Predictions of N queries in S layers for one image with G ground truths.
+
+    The last layer is the one that counts for AP. A remedy returns a changed copy.
+
+    Attributes:
+        image_id: id of the image.
+        class_logits: (S, N, K + 1), no-object last.
+        quality: (S, N) mean probability inside the mask, 0 if it is empty or not finite.
+        iou: (S, N, G) at the size of the image file; for a crowd the share of the mask inside it.
+        area: (S, N) share of the image; NaN if class or mask is not finite.
+        center: (N, 2) mean y and x of the mask in the last layer, 0..1; NaN if it is empty.
+        overlap: (N, N) IoU of the masks of the last layer with each other.
+        moved: (N, N) IoU of masks of the layer before (rows) with those of the last (columns).
+        grid: rows and columns of the prediction grid that the image covers.
+        features: (N, C) query of the last layer; None if it was not recorded.
+        gt_labels: (G,).
+        gt_crowd: bool (G,).
+        gt_center: (G, 2), like `center`.
+        gt_area: (G,) pixels of the image file.
+        gt_overlap: (G, G) IoU of the GT with each other.
+        ignored: bool (N,), queries whose detections are no false positives.
+    """
+
+    image_id: int
+    class_logits: Float32
+    quality: Float32
+    iou: Float32
+    area: Float32
+    center: Float32
+    overlap: Float32
+    moved: Float32
+    grid: tuple[int, int]
+    features: Float32 | None
+    gt_labels: Ints
+    gt_crowd: Bools
+    gt_center: Float32
+    gt_area: Floats
+    gt_overlap: Float32
+    ignored: Bools
+
+    @property
+    def probabilities(self) -> Float32:
+        """(N, K + 1) class probabilities of the last layer."""
+        return softmax(self.class_logits[-1])
+
+    @property
+    def best_gt(self) -> tuple[Ints, Float32]:
+        """GT with the highest IoU of each query in the last layer, and that IoU; -1 for none."""
+        iou = np.where(self.gt_crowd, 0, self.iou[-1])
+        if not iou.shape[1]:
+            return np.full(len(iou), -1), np.zeros(len(iou), np.float32)
+        best = iou.argmax(1)
+        highest = iou[np.arange(len(iou)), best]
+        return np.where(highest > 0, best, -1), highest
+
+    def with_layer(self, layer: int) -> Self:
+        """Return the predictions as if `layer` were the last one."""
+        stop = layer + 1
+        return replace(
+            self,
+            class_logits=self.class_logits[:stop],
+            quality=self.quality[:stop],
+            iou=self.iou[:stop],
+            area=self.area[:stop],
+            features=None,
+        )
+
+    def with_logits(self, class_logits: Float32) -> Self:
+        """Return the predictions with other class logits (N, K + 1) in the last layer."""
+        return replace(
+            self, class_logits=np.concatenate([self.class_logits[:-1], class_logits[None]])
+        )
+
+    def detections(self, rule: InstanceRule, layer: int = -1) -> ImageDetections:
+        """Return the detections of a layer, as `instance_inference` selects them.
+
+        Queries that are not finite give none.
+        """
+        finite = np.flatnonzero(~np.isnan(self.area[layer]))
+        logits = torch.from_numpy(np.ascontiguousarray(self.class_logits[layer, finite]))
+        chosen = select_pairs(logits, MAX_DETECTIONS, rule)
+        scores, queries, labels = (x.numpy() for x in chosen)
+        queries = finite[queries]
+        if rule == "mask2former":
+            scores = scores * self.quality[layer, queries]
+        order = np.argsort(-scores, kind="stable")
+        queries = queries[order]
+        return ImageDetections(
+            labels=labels[order],
+            scores=scores[order],
+            iou=self.iou[layer, queries],
+            gt_labels=self.gt_labels,
+            crowd=self.gt_crowd,
+            ignored=self.ignored[queries],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The evidence of all images.
+
+    Attributes:
+        images: in the order of the data set.
+        num_classes: K.
+        rule: how detections are selected and scored.
+    """
+
+    images: Sequence[ImageEvidence]
+    num_classes: int
+    rule: InstanceRule = "mask2former"
+
+    @property
+    def num_layers(self) -> int:
+        """L, the number of decoder layers."""
+        return len(self.images[0].class_logits) - 1
+
+    @property
+    def num_queries(self) -> int:
+        return self.images[0].class_logits.shape[1]
+
+    def matched(self, layer: int = -1) -> MatchedDetections:
+        """Return the matched detections of a layer."""
+        images = [image.detections(self.rule, layer) for image in self.images]
+        return MatchedDetections(images, self.num_classes)
+
+    def changed(self, images: Sequence[ImageEvidence]) -> Self:
+        """Return a copy with other images."""
+        return replace(self, images=images)
+
+
+def softmax(logits: Float32) -> Float32:
+    """Return the softmax over the last axis."""
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    total: Float32 = shifted / shifted.sum(-1, keepdims=True)
+    return total

@@ -1,0 +1,160 @@
+"""Rank causes by greedy forward selection of remedies.
+
+In each round, the remedy with the highest gain in AP is applied, and the gains of the others are
+measured again on the result. A cause that explains the same errors as one before therefore gains
+nothing. Of remedies with nearly the same gain, the most specific cause wins.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mpdiag.diagnosis.candidate import Candidate
+from mpdiag.diagnosis.causes import SPECIFICITY
+from mpdiag.diagnosis.changes import Changes
+from mpdiag.diagnosis.checks import evidence_candidates
+from mpdiag.diagnosis.checks.inputs import CHECKS, Trials, merge
+from mpdiag.diagnosis.collect import NO_CHANGES, Collector, ModelFacts
+from mpdiag.diagnosis.evidence import Evidence
+from mpdiag.diagnosis.finding import Diagnosis, Finding
+from mpdiag.diagnosis.matched import Floats, MatchedDetections
+
+SIMILAR = 0.8  # of the highest gain: a more specific cause with such a gain wins
+ROUNDS = 6
+RESAMPLES = 200
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The evidence after the remedies that were chosen so far.
+
+    Attributes:
+        raw: evidence under `changes`, before `causes` are remedied.
+        evidence: evidence after all remedies.
+        changes: changes to the model.
+        causes: causes whose remedies are edits, in the order of their choice.
+    """
+
+    raw: Evidence
+    evidence: Evidence
+    changes: Changes = NO_CHANGES
+    causes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A candidate with the state after its remedy and what it gains."""
+
+    candidate: Candidate
+    state: State
+    matched: MatchedDetections
+    gain: float
+
+
+class Search:
+    """Searches the causes of lost AP in the evidence, and with a collector in the model."""
+
+    def __init__(
+        self, evidence: Evidence, facts: ModelFacts, threshold: float,
+        collector: Collector | None = None,
+    ) -> None:  # fmt: skip
+        self.threshold = threshold
+        self.collector = collector
+        self.facts = facts
+        self.start = State(evidence, evidence)
+        self._model_candidates: Sequence[Candidate] | None = None
+
+    def run(self) -> Diagnosis:
+        """Return the ranked findings."""
+        state, matched = self.start, self.start.evidence.matched()
+        first = float(matched.ap()[0])
+        findings: list[Finding] = []
+        while len(findings) < ROUNDS:
+            chosen = self._choose(state, matched, {finding.cause for finding in findings})
+            if chosen is None:
+                break
+            tried, finding = chosen
+            findings.append(finding)
+            state, matched = tried.state, tried.matched
+        return Diagnosis(first, findings, self.threshold, len(self.start.evidence.images))
+
+    def _choose(
+        self, state: State, matched: MatchedDetections, found: set[str]
+    ) -> tuple[Tried, Finding] | None:
+        """Return the remedy of this round and its finding; None if none gains enough."""
+        before = float(matched.ap()[0])
+        tried = [self._try(one, state, before) for one in self._candidates(state, found)]
+        if self._model_candidates is None:
+            self._model_candidates = [
+                one.candidate
+                for one in tried
+                if one.candidate.changes is not None and one.gain >= self.threshold
+            ]
+        enough = [one for one in tried if one.gain >= self.threshold]
+        while enough:
+            highest = max(one.gain for one in enough)
+            best = min(
+                (one for one in enough if one.gain >= SIMILAR * highest),
+                key=lambda one: (SPECIFICITY[one.candidate.cause], -one.gain),
+            )
+            finding = _finding(best, matched)
+            if finding.interval[0] > 0:
+                return best, finding
+            enough.remove(best)
+        return None
+
+    def _candidates(self, state: State, found: set[str]) -> list[Candidate]:
+        candidates = list(evidence_candidates(state.evidence, self.facts))
+        if self._model_candidates is not None:
+            candidates += self._model_candidates
+        elif self.collector is not None:
+            trials = Trials(self.collector, state.evidence)
+            candidates += [one for check in CHECKS for one in check(trials)]
+        return [one for one in candidates if one.cause not in found]
+
+    def _try(self, candidate: Candidate, state: State, before: float) -> Tried:
+        if candidate.edit is not None:
+            causes = (*state.causes, candidate.cause)
+            after = replace(state, evidence=candidate.edit(state.evidence), causes=causes)
+        else:
+            assert candidate.changes is not None and self.collector is not None
+            changes = merge(state.changes, candidate.changes)
+            raw = self.collector.collect(changes, every_layer=True)
+            after = State(raw, self._replay(raw, state.causes), changes, state.causes)
+        matched = after.evidence.matched()
+        return Tried(candidate, after, matched, float(matched.ap()[0]) - before)
+
+    def _replay(self, evidence: Evidence, causes: Sequence[str]) -> Evidence:
+        """Apply the remedies of causes to new evidence."""
+        for cause in causes:
+            for candidate in evidence_candidates(evidence, self.facts):
+                if candidate.cause == cause and candidate.edit is not None:
+                    evidence = candidate.edit(evidence)
+                    break
+        return evidence
+
+
+def _finding(tried: Tried, before: MatchedDetections) -> Finding:
+    gains = resampled(lambda weights: tried.matched.ap(weights) - before.ap(weights), before)
+    outside = 50 * (1 - LEVEL)
+    low, high = np.nanpercentile(gains, [outside, 100 - outside])
+    candidate = tried.candidate
+    return Finding(
+        cause=candidate.cause,
+        at_stake=tried.gain,
+        interval=(float(low), float(high)),
+        layers=candidate.layers,
+        classes=candidate.classes,
+        queries=candidate.queries,
+        evidence=candidate.evidence,
+        confidence=float(np.nanmean(gains > 0)),
+    )
+
+
+def resampled(statistic: Callable[[Floats], Floats], matched: MatchedDetections) -> Floats:
+    """Return a statistic for `RESAMPLES` seeded resamples of the images."""
+    count = matched.num_images
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    return statistic(drawn.astype(np.float64))
