@@ -1,4 +1,4 @@
-"""`mpdiag bench ops|analyze|loader|memory|train`, in a source checkout."""
+"""`mpdiag bench ops|analyze|loader|memory|train|diagnose`, in a source checkout."""
 
 import logging
 import sys
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from mpdiag.commands.options import Root, out
+from mpdiag.commands.options import Root, err, out
 from mpdiag.errors import DependencyError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -158,6 +158,37 @@ def bench_memory(
         replace_json(json_file, {"peaks": [asdict(peak) for peak in peaks]})
 
 
+@bench_app.command("gpu")
+def bench_gpu(
+    minutes: Annotated[float, typer.Option(help="Time for the steps of this call.", min=0)] = 10,
+    size: Annotated[
+        Literal["full", "toy"], typer.Option(help="toy only shows whether everything runs.")
+    ] = "full",
+    official: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also time the official code of this checkout of Mask2Former or MP-Former. Needs "
+            "detectron2.",
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path, typer.Option("--json", help="File of the results; its steps are not run again.")
+    ] = Path("gpu.json"),
+) -> None:
+    """Run tests and all benchmarks on a GPU, in order of importance, as far as the time suffices.
+
+    Call it again to continue.
+    """
+    from benchmarks.gpu import bench_gpu as run
+    from benchmarks.gpu import gpu_table
+
+    logging.getLogger("mpdiag.ops").setLevel(logging.WARNING)
+    content = run(json_file, minutes=minutes, size=size, official=official, report=out.print)
+    _show(gpu_table(content))
+    out.print(str(json_file), markup=False, soft_wrap=True)
+
+
 @bench_app.command("train")
 def bench_train(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.")],
@@ -187,3 +218,48 @@ def bench_train(
     if json_file is not None:
         replace_json(json_file, {"timings": [timing.as_json() for timing in timings]})
     _show(training_table(timings))
+
+
+@bench_app.command("diagnose")
+def bench_diagnose(
+    output: Annotated[
+        Path, typer.Option(help="Directory of trainings, images and results; resumable.")
+    ] = Path("runs/bench-diagnose"),
+    half: Annotated[
+        Literal["development", "reporting"],
+        typer.Option(help="Half of the seeds and severities."),
+    ] = "development",
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help="Fault to plant, or healthy; repeatable.", show_default="all"),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Plant each fault once, at its highest severity.")
+    ] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Healthy model.", show_default="small models that it trains"),
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="COCO-format FILE.json for --checkpoint.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Image folder of --annotations.")] = None,
+    markdown: Annotated[
+        Path | None,
+        typer.Option(help="Write the tables into this file, between its marker comments."),
+    ] = None,
+) -> None:
+    """Plant faults in healthy models, and check that `mpdiag diagnose` finds their causes."""
+    from benchmarks.diagnosis.cases import list_cases
+    from benchmarks.diagnosis.healthy import ColoredShapes, GivenModel
+    from benchmarks.diagnosis.run import run_benchmark
+    from mpdiag.errors import ConfigError
+
+    if checkpoint is None:
+        source: ColoredShapes | GivenModel = ColoredShapes(output, err)
+    elif annotations is None or images is None:
+        raise ConfigError("--checkpoint: needs --annotations FILE.json and --images FOLDER")
+    else:
+        source = GivenModel(checkpoint, annotations, images)
+    cases = list_cases(half, fault or (), quick=quick)
+    run_benchmark(source, cases, output / half, err, markdown)
