@@ -56,10 +56,10 @@ class MaskSaver:
             self._worst = sorted([*self._worst, *candidates], key=_order)[: self._policy.count]
             queries = [query for _, owner, query in self._worst if owner == image_id]
         if queries:
-            self._rows["masks"] += _mask_rows(image, queries, scores)
+            self._rows["masks"] += mask_rows(image, queries, scores)
             self._rows["attention"] += _attention_rows(image, queries)
             self._with_thumbnail.add(image_id)
-            self._writer.save_thumbnail(image_id, _thumbnail(image))
+            self._writer.save_thumbnail(image_id, thumbnail(image))
 
     def write(self, part: str) -> None:
         """Write the worst queries so far, or all queries of this part."""
@@ -161,7 +161,7 @@ def _order(scored: ScoredQuery) -> ScoredQuery:
     return -scored[0], scored[1], scored[2]
 
 
-def _mask_rows(image: MeasuredImage, queries: list[int], scores: list[float]) -> Iterator[Row]:
+def mask_rows(image: MeasuredImage, queries: list[int], scores: list[float]) -> Iterator[Row]:
     masks = image.rows.masks(queries).cpu().numpy()
     height, width = masks.shape[-2:]
     size = {"image_id": image.sample.image_id, "height": height, "width": width}
@@ -196,7 +196,7 @@ def _attention_rows(image: MeasuredImage, queries: list[int]) -> Iterator[Row]:
             }
 
 
-def _thumbnail(image: MeasuredImage) -> bytes:
+def thumbnail(image: MeasuredImage) -> bytes:
     """Return the model input as JPEG, with the aspect ratio of the file."""
     picture = Image.fromarray(image.sample.image.permute(1, 2, 0).numpy())
     height, width = image.sample.original_size

@@ -5,6 +5,7 @@ identifies its models by the names of their classes, so it does not import their
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
@@ -53,6 +54,13 @@ class Family(ABC):
         It may read any attribute of the model. A missing attribute is reported as an unexpected
         structure of the model.
         """
+
+    def matching_order(self, num_layers: int) -> Sequence[int]:
+        """Return the layers in the order in which the model's own matcher is called.
+
+        By default the last layer is first, as in DETR and Mask2Former.
+        """
+        return [num_layers - 1, *range(num_layers - 1)]
 
     def loss_config(self, model: Any, source: str) -> "LossConfig":
         """Return the matching costs and points of `model`; by default those of Mask2Former.

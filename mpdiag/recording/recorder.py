@@ -124,6 +124,11 @@ class Recorder:
         self._required: dict[str, Any] = {}
         self._enabled = False
 
+    @property
+    def num_layers(self) -> int | None:
+        """L + 1, the number of predictions of a pass; None if a pass may have any number."""
+        return self._specs["mask_logits"].num_layers
+
     def attach(self) -> None:
         """Register the hooks of all layers. They read nothing outside of a pass."""
         names = _with_requirements(self._specs, self._requested)

@@ -1,6 +1,6 @@
 """transformers' EoMT: queries are tokens of a plain ViT in its last blocks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -29,6 +29,9 @@ class TransformersEomtFamily(TransformersFamily):
         "eomt_dinov3": "EomtDinov3ForUniversalSegmentation",
     }
     loss_keys = MASK2FORMER_LOSS_KEYS
+
+    def matching_order(self, num_layers: int) -> Sequence[int]:
+        return range(num_layers)
 
     def hooks(self, model: Any) -> HookSpecs:
         num_queries, blocks = model.config.num_queries, model.config.num_blocks

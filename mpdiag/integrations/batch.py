@@ -1,0 +1,166 @@
+"""Ground truth of a batch, read from the inputs of a model in the conventions of the libraries."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from mpdiag.errors import DataError
+from mpdiag.matching import Target
+
+Size = tuple[int, int]
+
+STRIDE = 4  # of the mask grid, where only lists of images say how they were padded
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The images of a batch as the metrics need them.
+
+    Attributes:
+        padded: (height, width) of the batch in pixels, which the mask grid covers.
+        images: (height, width) of each image without padding.
+        targets: GT of each image over the padded area; None if the inputs hold none.
+        pixels: (B, 3, H, W) as the model takes them, normalized or not; None if unknown.
+    """
+
+    padded: Size
+    images: Sequence[Size]
+    targets: Sequence[Target] | None
+    pixels: Tensor | Sequence[Tensor] | None
+
+    def valid_cells(self, image: int, grid: Size) -> Size:
+        """Return the rows and columns of the mask grid that an image covers."""
+        rows, columns = (
+            -(-own * count // whole)
+            for own, count, whole in zip(self.images[image], grid, self.padded, strict=True)
+        )
+        return rows, columns
+
+
+def read_batch(inputs: Mapping[str, Any], targets: Any, grid: Size, count: int) -> Batch:
+    """Read images and GT of a pass.
+
+    Args:
+        inputs: arguments of the model by name.
+        targets: GT if `inputs` hold none: anything that `find_targets` reads.
+        grid: (h, w) of the mask logits.
+        count: number of images.
+
+    Raises:
+        DataError: the GT is that of another number of images.
+    """
+    pixels, images, padded = _images(inputs, grid, count)
+    found = find_targets(inputs if targets is None else targets)
+    if found is None and targets is not None:
+        raise DataError(
+            f"targets of type {type(targets).__name__}: hold no GT that the monitor can read; give "
+            "a list with a dictionary of `labels` (G,) and `masks` (G, H, W) for each image"
+        )
+    if found is None:
+        return Batch(padded, images, None, pixels)
+    if len(found) != count:
+        raise DataError(
+            f"the GT is that of {len(found)} images, but the model predicted {count}; give the "
+            "targets of the last forward pass"
+        )
+    return Batch(padded, images, [_pad(target, padded) for target in found], pixels)
+
+
+def find_targets(given: Any) -> list[Target] | None:
+    """Return the GT in arguments or in a batch; None if there is none.
+
+    It reads `mask_labels` and `class_labels` (transformers), a list of dictionaries with `labels`
+    or `class_labels` and `masks` (DETR, RF-DETR, EoMT, torchvision), and a list of dictionaries
+    with `instances` (detectron2), also inside a dictionary or a tuple.
+    """
+    if isinstance(given, Mapping):
+        if given.get("mask_labels") is not None and given.get("class_labels") is not None:
+            pairs = zip(given["class_labels"], given["mask_labels"], strict=True)
+            return [_target(labels, masks) for labels, masks in pairs]
+        return next(filter(None, map(find_targets, given.values())), None)
+    if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+        return None
+    if not all(isinstance(one, Mapping) for one in given):
+        return next(filter(None, map(find_targets, given)), None)
+    if all("instances" in one for one in given):
+        return [_from_instances(one["instances"]) for one in given]
+    if all("masks" in one and ("labels" in one or "class_labels" in one) for one in given):
+        names = ["labels" if "labels" in one else "class_labels" for one in given]
+        return [_target(one[name], one["masks"]) for name, one in zip(names, given, strict=True)]
+    return None
+
+
+def _target(labels: Tensor, masks: Tensor) -> Target:
+    masks = torch.as_tensor(masks)
+    is_set = masks > 0.5 if masks.is_floating_point() else masks.bool()
+    return Target(labels=torch.as_tensor(labels).long(), masks=is_set)
+
+
+def _from_instances(instances: Any) -> Target:
+    """Convert detectron2's `Instances`; their masks are BitMasks, PolygonMasks or a tensor."""
+    labels, (height, width) = instances.gt_classes.long(), instances.image_size
+    if not instances.has("gt_masks"):
+        return Target(labels=labels[:0], masks=torch.zeros(0, height, width, dtype=torch.bool))
+    masks = instances.gt_masks
+    if hasattr(masks, "polygons"):
+        drawn = [_draw(polygons, height, width) for polygons in masks.polygons]
+        empty = np.zeros((0, height, width), dtype=np.bool_)
+        return Target(labels=labels, masks=torch.from_numpy(np.stack(drawn) if drawn else empty))
+    return _target(labels, masks if isinstance(masks, Tensor) else masks.tensor)
+
+
+def _draw(polygons: Sequence[Any], height: int, width: int) -> Any:
+    encoded = coco_mask.frPyObjects([list(one) for one in polygons], height, width)
+    return coco_mask.decode(coco_mask.merge(encoded)).astype(np.bool_)
+
+
+def _pad(target: Target, padded: Size) -> Target:
+    """Pad masks of the image to those of the batch; other sizes cover the batch already."""
+    height, width = target["masks"].shape[-2:]
+    if height > padded[0] or width > padded[1]:
+        return target
+    masks = F.pad(target["masks"], (0, padded[1] - width, 0, padded[0] - height))
+    return Target(labels=target["labels"], masks=masks)
+
+
+def _images(
+    inputs: Mapping[str, Any], grid: Size, count: int
+) -> tuple[Tensor | Sequence[Tensor] | None, list[Size], Size]:
+    """Return the pixels of a batch, the size of each image, and the padded size."""
+    for value in inputs.values():
+        outside = None
+        if hasattr(value, "tensors") and hasattr(value, "mask"):  # NestedTensor of DETR
+            value, outside = value.tensors, value.mask
+        if isinstance(value, Tensor) and value.ndim == 4 and len(value) == count:
+            padded = (value.shape[-2], value.shape[-1])
+            inside = ~outside.bool() if outside is not None else inputs.get("pixel_mask")
+            sizes = [padded] * count if inside is None else _covered(inside)
+            return value, sizes, padded
+        images = _image_list(value)
+        if images is not None:
+            sizes = [(one.shape[-2], one.shape[-1]) for one in images]
+            return images, sizes, (grid[0] * STRIDE, grid[1] * STRIDE)
+    padded = (grid[0] * STRIDE, grid[1] * STRIDE)
+    return None, [padded] * count, padded
+
+
+def _image_list(value: Any) -> list[Tensor] | None:
+    """Return the images of a list of tensors, or of detectron2's dictionaries."""
+    if not isinstance(value, (list, tuple)) or not value:
+        return None
+    images = [one.get("image") if isinstance(one, Mapping) else one for one in value]
+    if all(isinstance(one, Tensor) and one.ndim == 3 for one in images):
+        return images
+    return None
+
+
+def _covered(inside: Tensor) -> list[Size]:
+    """Return (rows, columns) that each (H, W) mask of the image's pixels covers."""
+    rows, columns = inside.any(2).sum(1), inside.any(1).sum(1)
+    return [(int(a), int(b)) for a, b in torch.stack([rows, columns], 1).tolist()]

@@ -1,0 +1,133 @@
+"""The measured images of an evaluation during training, as a run directory."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mpdiag.analysis.measure import MeasuredImage
+from mpdiag.analysis.saved_masks import change_scores, mask_rows, thumbnail
+from mpdiag.analysis.tables import images_table, queries_table, targets_table
+from mpdiag.data import ClassInfo, Sample
+from mpdiag.errors import RunError
+from mpdiag.integrations.batch import Batch
+from mpdiag.integrations.measurement import MonitoredImage
+from mpdiag.store import RunWriter
+from mpdiag.store.schema import DETECTIONS, MASKS
+
+MASKS_PER_IMAGE = 10  # of the queries that change most
+
+Header = dict[str, Any]
+
+
+class EvaluationRows:
+    """Tables, masks and thumbnails of images, which `write` stores as a run directory."""
+
+    def __init__(self) -> None:
+        self._tables: list[tuple[pa.Table, pa.Table, pa.Table]] = []
+        self._masks: list[dict[str, Any]] = []
+        self._thumbnails: dict[int, bytes] = {}
+        self._num_classes = 0
+
+    def add(self, image: MonitoredImage, batch: Batch, class_logits: Tensor) -> None:
+        """Add an image whose GT is known; ids count the images of all processes from 1."""
+        if image.target is None:
+            return
+        rank, world_size = _rank()
+        number = len(self._tables) * world_size + rank + 1
+        sample = _sample(number, image, batch)
+        measured = MeasuredImage(sample, image.rows, image.matches, {})
+        self._num_classes = max(self._num_classes, class_logits.shape[-1] - 1)
+        classes = self._classes(None)
+        self._tables.append(
+            (images_table(measured), targets_table(measured, classes), queries_table(measured))
+        )
+        scores = change_scores(measured)
+        matched = (image.rows.matched_gt[-1] >= 0).nonzero()[:, 0].tolist()
+        chosen = sorted(matched, key=lambda query: (-scores[query], query))[:MASKS_PER_IMAGE]
+        self._masks += mask_rows(measured, chosen, scores)
+        self._thumbnails[number] = thumbnail(measured)
+
+    def write(self, path: Path, header: Header, names: Sequence[str] | None) -> dict[str, Any]:
+        """Write a run directory in the main process, from the rows of all processes.
+
+        Args:
+            path: the new directory.
+            header: content of run.json besides classes and versions.
+            names: names of the classes; "class K" if None.
+
+        Returns:
+            Its summary; nothing in other processes.
+
+        Raises:
+            RunError: there are no rows, or `path` contains other files.
+        """
+        parts = self._gather()
+        if not parts:
+            return {}
+        if not any(part._tables for part in parts):
+            raise RunError(
+                f"{path}: no held-out image with GT was measured; evaluate with "
+                "start_evaluation first"
+            )
+        classes = [asdict(one) for one in self._classes(names)]
+        versions = {name: version(name) for name in ("mpdiag", "torch", "numpy", "duckdb")}
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        given = {"classes": classes, "versions": versions, "created": created}
+        writer = RunWriter.create(path, {**header, **given, "name": path.resolve().name})
+        for number, part in enumerate(parts):
+            if part._tables:
+                tables = map(pa.concat_tables, zip(*part._tables, strict=True))
+                writer.write(f"part-{number:05d}", *tables, DETECTIONS.empty_table())
+            for image_id, jpeg in part._thumbnails.items():
+                writer.save_thumbnail(image_id, jpeg)
+        masks = [row for part in parts for row in part._masks]
+        writer.write_selected("masks", "changed", pa.Table.from_pylist(masks, schema=MASKS))
+        return writer.finish()
+
+    def _classes(self, names: Sequence[str] | None) -> list[ClassInfo]:
+        names = names or [f"class {index}" for index in range(self._num_classes)]
+        return [ClassInfo(index + 1, name) for index, name in enumerate(names)]
+
+    def _gather(self) -> list["EvaluationRows"]:
+        """Return the rows of all processes in the main process, else an empty list."""
+        rank, world_size = _rank()
+        if world_size == 1:
+            return [self]
+        parts: list[Any] = [None] * world_size
+        dist.gather_object(self, None if rank else parts)
+        return [] if rank else parts
+
+
+def _rank() -> tuple[int, int]:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def _sample(number: int, image: MonitoredImage, batch: Batch) -> Sample:
+    """Return pixels and GT of an image without its padding."""
+    assert image.target is not None
+    height, width = batch.images[image.index]
+    masks = image.target["masks"].cpu()
+    rows, columns = batch.valid_cells(image.index, (masks.shape[-2], masks.shape[-1]))
+    pixels = torch.zeros(3, height, width)
+    if batch.pixels is not None:
+        pixels = batch.pixels[image.index][:3, :height, :width].float().cpu()
+    low, high = pixels.min(), pixels.max()
+    picture = (pixels - low) / (high - low).clamp(min=1e-6) * 255
+    return Sample(
+        image_id=number,
+        file_name=f"image {number}",
+        image=picture.to(torch.uint8),
+        masks=masks[:, :rows, :columns],
+        labels=image.target["labels"].cpu(),
+        original_size=(height, width),
+    )

@@ -1,0 +1,67 @@
+"""Names the layer, the queries and the image of a prediction with NaN or infinity."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mpdiag.errors import NonFiniteError
+
+
+class FiniteCheck:
+    """Checks the predictions of a model before its matcher sees them.
+
+    Libraries either fail in the matcher ("matrix contains invalid numeric entries") or replace such
+    costs and train on. The check runs before every call of the matcher of the model's own
+    criterion, and at measured steps on every recorded layer.
+    """
+
+    def __init__(self, model: nn.Module, order: Sequence[int]) -> None:
+        """Attach to the matcher of a model, if it has one; `order` is that of the layers in it."""
+        self._order = order
+        self._calls = 0
+        self._handles: list[Any] = []
+        criterion = getattr(model, "criterion", None)
+        matcher = getattr(criterion, "matcher", None)
+        if isinstance(criterion, nn.Module) and isinstance(matcher, nn.Module):
+            before = criterion.register_forward_pre_hook(self._start)
+            check = matcher.register_forward_pre_hook(self._check_call, with_kwargs=True)
+            self._handles = [before, check]
+
+    def remove(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _start(self, *_: Any) -> None:
+        self._calls = 0
+
+    @torch.no_grad()
+    def _check_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not module.training:
+            return
+        given = [*args, *kwargs.values()]
+        given += [value for one in given if isinstance(one, dict) for value in one.values()]
+        layer = self._order[self._calls % len(self._order)]
+        self._calls += 1
+        for tensor in given:
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.ndim in (3, 4):
+                check_finite(tensor, layer)
+
+
+@torch.no_grad()
+def check_finite(predictions: Tensor, layer: int) -> None:
+    """Check the predictions of one layer, (B, N, ...).
+
+    Raises:
+        NonFiniteError: a value is NaN or infinite; it names layer, number of queries and image.
+    """
+    finite = predictions.flatten(2).sum(-1, dtype=torch.float32).isfinite()
+    if finite.all():
+        return
+    image = int((~finite).any(1).nonzero()[0])
+    count = int((~finite[image]).sum())
+    what = "mask" if predictions.ndim == 4 else "class"
+    term = f"{what} prediction ({count} of {finite.shape[1]} queries)"
+    raise NonFiniteError(term, layer, image)

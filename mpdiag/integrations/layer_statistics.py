@@ -1,0 +1,88 @@
+"""Sums of the layer metrics over the images of a step or of an evaluation."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mpdiag.metrics import ImageRows
+from mpdiag.store.layer_metrics import DUPLICATE_IOU
+
+NEEDS_GT = ("util", "instability", "duplicates")
+_NAMES = ("miou_l", "empty_masks", *NEEDS_GT)
+
+
+class LayerStatistics:
+    """Means over images and queries, in the conventions of `mpdiag analyze` (docs/metrics.md).
+
+    Attributes:
+        images: number of images that were added in this process.
+        matches: (N,) number of images in which each query matches a GT in the last layer.
+    """
+
+    def __init__(self, num_layers: int, num_queries: int) -> None:
+        """Create empty sums of `num_layers` predictions (L + 1) of N queries."""
+        self.images = 0
+        self.matches = torch.zeros(num_queries, dtype=torch.float64)
+        # Per metric and layer: sum of the values, and their number.
+        self._sums = torch.zeros(len(_NAMES), 2, num_layers, dtype=torch.float64)
+
+    def add(self, rows: ImageRows, labels: Tensor | None) -> None:
+        """Add an image and the (G,) labels of its GT on the CPU; None if the GT is unknown."""
+        self.images += 1
+        count = torch.zeros(len(_NAMES), 2, len(rows.area), dtype=torch.float64)
+        at = dict(zip(_NAMES, count, strict=True))
+        at["miou_l"][:, 1:] = _adjacent_iou(rows)
+        at["empty_masks"][0] = ((rows.area == 0) & rows.finite).sum(-1)
+        at["empty_masks"][1] = rows.finite.sum(-1)
+        if labels is not None:
+            matched = rows.matched_gt
+            self.matches += matched[-1] >= 0
+            at["instability"][0, 1:] = (matched[1:] != matched[:-1]).sum(-1)
+            at["instability"][1, 1:] = 1
+            at["duplicates"][:] = _duplicates(rows, labels)
+            if len(labels):
+                at["util"][0], at["util"][1] = rows.util, 1
+        self._sums += count
+
+    def reduce(self, device: torch.device) -> None:
+        """Add the sums of all processes, if there are several; `device` is that of the model."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return
+        joined = torch.cat([self._sums.flatten(), self.matches])
+        on_device = joined.to(device, torch.float32 if device.type == "mps" else torch.float64)
+        dist.all_reduce(on_device)
+        sums, self.matches = on_device.cpu().split([self._sums.numel(), len(self.matches)])
+        self._sums = sums.view_as(self._sums)
+
+    def values(self) -> dict[str, float]:
+        """Return `NAME/LAYER` -> mean, without those that have nothing to average."""
+        return {
+            f"{name}/{layer}": total / number
+            for name, (totals, numbers) in zip(_NAMES, self._sums.tolist(), strict=True)
+            for layer, (total, number) in enumerate(zip(totals, numbers, strict=True))
+            if number
+        }
+
+
+def _adjacent_iou(rows: ImageRows) -> Tensor:
+    """Return (2, L): sum of the IoU with the layer before, and number of pairs that have one."""
+    union = rows.area[:-1] + rows.area[1:] - rows.intersection
+    counted = (union > 0) & rows.finite[:-1] & rows.finite[1:]
+    iou = rows.intersection.double() / union.clamp(min=1)
+    return torch.stack([torch.where(counted, iou, 0.0).sum(-1), counted.sum(-1).double()])
+
+
+def _duplicates(rows: ImageRows, labels: Tensor) -> Tensor:
+    """Return (2, L + 1): among the G most confident queries, those that repeat a GT; and G."""
+    score = rows.score.masked_fill(~rows.finite, -1)
+    place = score.sort(dim=-1, descending=True, stable=True).indices[:, : len(labels)]
+    counted = rows.finite.gather(1, place)
+    if not len(labels):
+        return torch.zeros(2, len(score), dtype=torch.float64)
+    best = rows.best_gt
+    right = labels[best.clamp(min=0)] == rows.label
+    found = torch.where((best >= 0) & (rows.best_gt_iou >= DUPLICATE_IOU) & right, best, -1)
+    found = found.gather(1, place)
+    same = (found[:, :, None] == found[:, None, :]) & (found >= 0)[:, :, None]
+    repeats = same.tril(-1).any(-1) & counted
+    return torch.stack([repeats.sum(-1), counted.sum(-1)]).double()

@@ -1,0 +1,137 @@
+"""Measure recorded forward passes and average over those of a step or of an evaluation."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from mpdiag.integrations.batch import Batch
+from mpdiag.integrations.layer_losses import LayerLosses
+from mpdiag.integrations.layer_statistics import LayerStatistics
+from mpdiag.losses import set_losses
+from mpdiag.matching import Matches, MatchingCosts, Target, finite_queries, match_with_costs
+from mpdiag.metrics import ImageRows, image_rows
+
+
+@dataclass(frozen=True, slots=True)
+class MonitoredImage:
+    """One image of a pass, without padding.
+
+    Attributes:
+        index: position in the batch.
+        rows: values per layer and query.
+        matches: matching of each layer; no query is matched if the GT is unknown.
+        target: GT over the padded area; None if it is unknown.
+    """
+
+    index: int
+    rows: ImageRows
+    matches: Matches
+    target: Target | None
+
+
+@dataclass(frozen=True, slots=True)
+class Matcher:
+    """Matching under the costs of a model, on the same points for all layers and steps."""
+
+    costs: MatchingCosts
+    points: Tensor | None
+
+    def __call__(
+        self, class_logits: Tensor, mask_logits: Tensor, batch: Batch
+    ) -> tuple[Matches, list[Target]]:
+        """Return the matches of all layers, and the GT on the device; no GT if it is unknown."""
+        device = mask_logits.device
+        empty = Target(
+            labels=torch.zeros(0, dtype=torch.int64, device=device),
+            masks=torch.zeros(0, *batch.padded, dtype=torch.bool, device=device),
+        )
+        targets = [
+            Target(labels=one["labels"].to(device), masks=one["masks"].to(device))
+            for one in batch.targets or [empty] * mask_logits.shape[1]
+        ]
+        points = None if self.points is None else self.points.to(device)
+        finite = finite_queries(class_logits, mask_logits)
+        matches = match_with_costs(
+            class_logits, mask_logits, targets, finite, costs=self.costs, points=points
+        )
+        return matches, targets
+
+
+class Measurement:
+    """Layer metrics and losses of the passes of one step, or of one evaluation."""
+
+    def __init__(self, matcher: Matcher, criterion: nn.Module | None, num_layers: int | None):
+        """Start; losses are those of `criterion`, or computed if it is None."""
+        self._matcher = matcher
+        self._passes = 0
+        self._losses = LayerLosses(criterion, num_layers) if criterion and num_layers else None
+        self._computed: dict[str, Tensor] = {}
+        self.statistics: LayerStatistics | None = None
+
+    def close(self) -> None:
+        """Stop to read losses."""
+        if self._losses:
+            self._losses.remove()
+
+    @torch.no_grad()
+    def add(
+        self, class_logits: Tensor, mask_logits: Tensor, batch: Batch
+    ) -> list[MonitoredImage]:
+        """Add a pass, (L + 1, B, N, ...) each, and return its images."""
+        layers, count, queries = class_logits.shape[:3]
+        if self.statistics is None:
+            self.statistics = LayerStatistics(layers, queries)
+        self._passes += 1
+        images = []
+        with torch.autocast(mask_logits.device.type, enabled=False):
+            matches, targets = self._matcher(class_logits, mask_logits, batch)
+            finite = finite_queries(class_logits, mask_logits).cpu()
+            if self._losses is None and batch.targets is not None:
+                self._add_losses(class_logits, mask_logits, targets, matches.assignment)
+            for index in range(count):
+                own = Matches(*(getattr(matches, f.name)[:, index] for f in fields(matches)))
+                rows = image_rows(
+                    class_logits[:, index],
+                    mask_logits[:, index],
+                    targets[index],
+                    own.assignment,
+                    batch.valid_cells(index, (mask_logits.shape[-2], mask_logits.shape[-1])),
+                    finite=finite[:, index],
+                )
+                target = None if batch.targets is None else targets[index]
+                labels = None if target is None else target["labels"].cpu()
+                self.statistics.add(rows, labels)
+                images.append(MonitoredImage(index, rows, own, target))
+        return images
+
+    def values(self, device: torch.device) -> dict[str, float]:
+        """Return `NAME/LAYER` -> mean over all passes, of all processes."""
+        if self.statistics is None:
+            return {}
+        self.statistics.reduce(device)
+        if self._losses is not None:
+            return self.statistics.values() | self._losses.values(self._passes)
+        means = {name: (total / self._passes).tolist() for name, total in self._computed.items()}
+        losses = {
+            f"{name}/{layer}": value
+            for name, mean in means.items()
+            for layer, value in enumerate(mean)
+        }
+        return self.statistics.values() | losses
+
+    def _add_losses(
+        self,
+        class_logits: Tensor,
+        mask_logits: Tensor,
+        targets: list[Target],
+        assignment: Tensor,
+    ) -> None:
+        """Add the losses of Mask2Former on the cells of the mask grid."""
+        count = sum(len(target["labels"]) for target in targets)
+        found = set_losses(
+            class_logits, mask_logits, targets, assignment, None, num_masks=max(count, 1)
+        )
+        losses = {"loss_class": found.class_, "loss_mask": found.mask, "loss_dice": found.dice}
+        for name, loss in losses.items():
+            self._computed[name] = loss + self._computed.get(name, 0.0)

@@ -1,0 +1,286 @@
+"""A monitor of training: what each decoder layer predicts, from the steps' own forward passes."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mpdiag.errors import ConfigError, RecordingError
+from mpdiag.integrations.batch import find_targets, read_batch
+from mpdiag.integrations.evaluation_rows import EvaluationRows
+from mpdiag.integrations.finite_check import FiniteCheck, check_finite
+from mpdiag.integrations.layer_losses import find_criterion
+from mpdiag.integrations.measurement import Matcher, Measurement
+from mpdiag.matching import MatchingCosts
+from mpdiag.ops import seeded_points
+from mpdiag.recording import Recorder
+from mpdiag.recording.compiled import require_uncompiled
+
+_POINT_SEED = 0
+
+
+class LayerMonitor:
+    """Measures what each decoder layer predicts during training.
+
+    Every `every` steps it records the step's own forward passes by hooks. It runs no pass of its
+    own, and changes neither outputs nor random numbers:
+
+        monitor = mpdiag.LayerMonitor(model, every=50)
+        for images, targets in loader:
+            ...  # forward, backward, optimizer.step()
+            logger.log(monitor.step(targets))  # empty except every 50 steps
+
+    Values are `NAME/LAYER` -> mean over the images of the step, in the conventions of
+    docs/metrics.md: `miou_l` (layers 1..L), `util`, `instability` (layers 1..L), `empty_masks`,
+    `duplicates`, the unweighted losses of each layer, and `dead_queries`, the number of queries
+    that have matched no GT in the last layer at any measured step so far. Under torch.distributed
+    the metrics are those of all processes, and the losses those of this process.
+
+    Attributes:
+        every: number of steps from one measurement to the next.
+        iteration: number of finished steps; set it when you resume a training.
+        family: name of the model's family.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        every: int = 50,
+        criterion: nn.Module | None = None,
+        check_finite: bool = True,
+    ) -> None:
+        """Attach to a model.
+
+        Args:
+            model: a model of a known family (`mpdiag.recording.known_families()`), or a module
+                that contains one, such as DistributedDataParallel.
+            every: number of optimizer steps from one measurement to the next.
+            criterion: module whose losses are logged; by default the one called `criterion` in
+                `model`. Without one, the losses of Mask2Former are computed.
+            check_finite: whether a prediction with NaN or infinity raises NonFiniteError: at every
+                step if the model has a matcher of its own, otherwise at measured steps.
+
+        Raises:
+            ConfigError: `every` is not a positive number.
+            RecordingError: no family matches the model, or it is compiled.
+        """
+        if every < 1:
+            raise ConfigError(f"every = {every}: give a number of steps from 1 on")
+        self.every, self.iteration = every, 0
+        self._recorder = Recorder(model, ["class_logits", "mask_logits"], self._check)
+        family, module = self._recorder.family, self._recorder.module
+        self.family = family.name
+        self._criterion = criterion or find_criterion(model)
+        loss = family.loss_config(module, self.family)
+        points = loss.num_points
+        self._matcher = Matcher(
+            MatchingCosts(loss.class_weight, loss.mask_weight, loss.dice_weight),
+            None if points == "all" else seeded_points(points, _POINT_SEED),
+        )
+        self._signature = inspect.signature(module.forward)
+        self._check_finite = check_finite
+        self._checked: dict[str, int] = {}
+        self._finite_check: FiniteCheck | None = None
+        if check_finite:
+            order = family.matching_order(self._num_layers or 1)
+            self._finite_check = FiniteCheck(module, order)
+        self._before_handle = module.register_forward_pre_hook(self._before, with_kwargs=True)
+        self._after_handle: Any = None
+        self._inputs: Mapping[str, Any] = {}
+        self._pending: tuple[Tensor, Tensor, Mapping[str, Any]] | None = None
+        self._step: Measurement | None = None
+        self._evaluation: Measurement | None = None
+        self._evaluation_rows = EvaluationRows()
+        self._evaluation_limit = 0
+        self._matches: Tensor | None = None
+        self._device = torch.device("cpu")
+        self._start_step()
+
+    def step(self, targets: Any = None) -> dict[str, float]:
+        """Finish an optimizer step; return its values if it was measured, otherwise nothing.
+
+        Call it in all processes.
+
+        Args:
+            targets: GT of the last forward pass: for each image a dictionary of `labels` (G,) and
+                `masks` (G, H, W), over the padded image or over the image. Leave it out if the
+                model receives the GT with its inputs.
+
+        Raises:
+            DataError: the GT can't be read.
+            RecordingError: no forward pass was recorded in a step to be measured.
+        """
+        self.measure(targets)
+        self.iteration += 1
+        measurement, self._step = self._step, None
+        values: dict[str, float] = {}
+        if measurement is not None:
+            measurement.close()
+            statistics = measurement.statistics
+            if statistics is None:
+                raise RecordingError(
+                    f"step {self.iteration}: no forward pass of the {self.family} was recorded; it "
+                    "did not run in training mode, or it was compiled by torch.compile"
+                )
+            values = measurement.values(self._device)
+            if self._matches is None or len(self._matches) != len(statistics.matches):
+                self._matches = torch.zeros_like(statistics.matches)
+            self._matches = self._matches + statistics.matches
+            if self._matches.any():
+                values["dead_queries"] = float((self._matches == 0).sum())
+        self._start_step()
+        return values
+
+    def measure(self, targets: Any = None) -> None:
+        """Measure the last forward pass, if it is due and not measured yet.
+
+        `step` calls it. With gradient accumulation, and in an evaluation, call it after every
+        forward pass if the model does not receive the GT; `targets` are those of `step`.
+
+        Raises:
+            DataError: the GT can't be read.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        class_logits, mask_logits, inputs = pending
+        grid = mask_logits.shape[-2], mask_logits.shape[-1]
+        batch = read_batch(inputs, targets, grid, mask_logits.shape[1])
+        training = self._recorder.module.training
+        measurement = self._step if training else self._evaluation
+        if measurement is None:
+            return
+        self._device = mask_logits.device
+        for image in measurement.add(class_logits, mask_logits, batch):
+            if not training:
+                self._evaluation_rows.add(image, batch, class_logits)
+
+    def start_evaluation(self, images: int = 100) -> None:
+        """Measure the next forward passes in evaluation mode, up to this number of images."""
+        if self._evaluation:
+            self._evaluation.close()
+        self._evaluation = Measurement(self._matcher, self._criterion, self._num_layers)
+        self._evaluation_rows = EvaluationRows()
+        self._evaluation_limit = images
+
+    def finish_evaluation(self) -> dict[str, float]:
+        """Return the values of the evaluation, those of `step` without `dead_queries`.
+
+        Call it in all processes.
+        """
+        self.measure()
+        evaluation, self._evaluation = self._evaluation, None
+        if evaluation is None:
+            return {}
+        evaluation.close()
+        return evaluation.values(self._device)
+
+    def write_run(
+        self, path: str | Path, classes: Sequence[str] | None = None, dataset: str = "held-out"
+    ) -> dict[str, Any]:
+        """Write the images of the last evaluation as a run directory and return its summary.
+
+        `mpdiag report` and the dashboard open it. Call it in all processes; the main process
+        writes. The run has no AP, PQ or mIoU, and its images have the size of the model's input.
+
+        Args:
+            path: the new directory.
+            classes: names of the classes, "class K" if None.
+            dataset: name of the data set in reports.
+
+        Raises:
+            RunError: no image with GT was measured, or `path` contains other files.
+        """
+        costs, points = self._matcher.costs, self._matcher.points
+        model = self._recorder.module
+        header = {
+            "checkpoint": {"path": type(model).__name__, "sha256": None},
+            "architecture": {"family": self.family, "module": type(model).__name__},
+            "method": None,
+            "dataset": {
+                "name": dataset,
+                "annotation_file": None,
+                "image_root": None,
+                "split": None,
+            },
+            "task": "instance",
+            "part": "matching",
+            "settings": {
+                "class_cost": costs.class_,
+                "mask_cost": costs.mask,
+                "dice_cost": costs.dice,
+                "match_points": "all" if points is None else len(points),
+                "step": self.iteration,
+            },
+            "device": str(self._device),
+        }
+        return self._evaluation_rows.write(Path(path), header, classes)
+
+    def close(self) -> None:
+        """Remove all hooks."""
+        self._before_handle.remove()
+        self._stop_recording()
+        for part in (self._step, self._evaluation):
+            if part:
+                part.close()
+        if self._finite_check:
+            self._finite_check.remove()
+
+    @property
+    def _num_layers(self) -> int | None:
+        return self._recorder.num_layers
+
+    def _start_step(self) -> None:
+        if (self.iteration + 1) % self.every == 0:
+            self._step = Measurement(self._matcher, self._criterion, self._num_layers)
+
+    def _is_due(self, training: bool) -> bool:
+        if torch._C._current_graph_task_id() != -1:  # recomputed by gradient checkpointing
+            return False
+        if training:
+            return self._step is not None
+        evaluation = self._evaluation
+        statistics = evaluation and evaluation.statistics
+        return evaluation is not None and (
+            statistics is None or statistics.images < self._evaluation_limit
+        )
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._stop_recording()
+        self._pending = None
+        if not self._is_due(module.training):
+            return
+        require_uncompiled(module)
+        self._inputs = self._signature.bind_partial(*args, **kwargs).arguments
+        self._checked = {}
+        self._recorder.attach()
+        # After the hooks of the layers, which may be on the same module.
+        self._after_handle = module.register_forward_hook(self._after)
+        self._recorder.begin()
+
+    def _after(self, *_: Any) -> None:
+        self._recorder.end()
+        self._stop_recording()
+        recording, inputs = self._recorder.recording, self._inputs
+        self._inputs = {}
+        self._pending = recording.class_logits, recording.mask_logits, inputs
+        recording.replace({})
+        if find_targets(inputs) is not None:
+            self.measure()
+
+    def _stop_recording(self) -> None:
+        self._recorder.remove()
+        if self._after_handle:
+            self._after_handle.remove()
+            self._after_handle = None
+
+    def _check(self, name: str, tensor: Tensor) -> Tensor:
+        layer = self._checked.get(name, 0)
+        self._checked[name] = layer + 1
+        if self._check_finite and self._recorder.module.training:
+            check_finite(tensor, layer)
+        return tensor
