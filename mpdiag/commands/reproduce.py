@@ -21,7 +21,10 @@ def reproduce(
     ],
     size: Annotated[
         str,
-        typer.Option(help="tiny (two CPU cores), small (one GPU) or paper (as published)."),
+        typer.Option(
+            help="tiny, photos or photos-nuclei (two CPU cores), small (one GPU) or paper (as "
+            "published)."
+        ),
     ] = "tiny",
     seeds: Annotated[str, typer.Option(help="Comma-separated seeds.")] = "0,1,2",
     output: Annotated[
@@ -29,7 +32,7 @@ def reproduce(
         typer.Option(help="Output directory.", show_default="runs/reproduce-SIZE"),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets at size paper.")
+        Path | None, typer.Option(help="Folder of the data sets at sizes photos and paper.")
     ] = None,
     jobs: Annotated[
         int | None,
@@ -39,6 +42,13 @@ def reproduce(
             show_default="one on a CPU, as many as fit on GPUs",
         ),
     ] = None,
+    only: Annotated[
+        str,
+        typer.Option(help="Comma-separated trainings to run, in this order.", show_default="all"),
+    ] = "",
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Run no job; report on the existing trainings.")
+    ] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Print the jobs, their time and disk space, and stop.")
     ] = False,
@@ -55,9 +65,10 @@ def reproduce(
         output=output or Path("runs") / f"reproduce-{size}",
         root=root,
         jobs=jobs,
+        only=[name.strip() for name in only.split(",") if name.strip()],
     )
     with exit_on_signal(), nullcontext() if plan else lock_directory(options.output):
-        files = run(options, err, plan=plan)
+        files = run(options, err, plan=plan, report_only=report_only)
     for file in files:
         out.print(escape(str(file)), soft_wrap=True)
     command = shlex.join(["mpdiag", "reproduce", *targets, "--size", size])

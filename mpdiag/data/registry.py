@@ -101,9 +101,11 @@ def default_root() -> Path:
 
 
 def find_folder(dataset: str, root: Path | str | None) -> Path | None:
-    """Return the folder that `dataset` names, as a path or in the folder of the data sets."""
-    folders = (Path(dataset), Path(root or default_root()) / dataset)
-    return next((folder for folder in folders if folder.is_dir()), None)
+    """Return the folder that `dataset` names: a path, or for a plain name a folder in `root`."""
+    path, in_root = Path(dataset), Path(root or default_root()) / dataset
+    if path.name == dataset and in_root.is_dir():
+        return in_root
+    return path if path.is_dir() else None
 
 
 def find_datasets(root: Path) -> dict[str, Path | None]:

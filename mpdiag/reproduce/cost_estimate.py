@@ -139,6 +139,7 @@ def _time_first_steps(config: TrainConfig, size: ReproductionSize) -> tuple[floa
             transform=build_augmentation(data),
             filter_empty=True,
         )
+        config = config.model_copy(update={"init": None})  # not trained yet, and not slower
         resolved = resolve(config, len(dataset.classes), batches.num_images)
         trainer = Trainer(resolved, dataset.classes, DistributedContext.initialize())
         stream = batches.start(0)

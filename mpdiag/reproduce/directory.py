@@ -1,7 +1,7 @@
 """The directory of a reproduction, and the jobs that fill it.
 
 DIR/reproduce.json                 calls of `mpdiag reproduce`, settings of the trainings
-DIR/data/synthetic/                data set of sizes tiny and small
+DIR/data/                          data set of the sizes that create one
 DIR/trainings/NAME-seed-S/         training directories
 DIR/runs/NAME-seed-S-matching/     run directories of the matching part
 DIR/runs/NAME-seed-S-piloted/      run directories of the MP part, if there is one
@@ -74,7 +74,7 @@ class ReproductionDirectory:
 
     @property
     def data(self) -> Path:
-        """Folder of the synthetic data set."""
+        """Folder of the data sets that a reproduction creates."""
         return self.root / "data"
 
     def training(self, name: str) -> Path:
@@ -91,7 +91,7 @@ class ReproductionDirectory:
 
     def runs(self, training: SeededTraining) -> dict[str, Path]:
         """Return the run directory of each part of a training."""
-        parts = PARTS if training.has_mp_part else PARTS[:1]
+        parts = PARTS if training.has_mp_part else PARTS[: training.has_predictions]
         return {part: self.run(training.name, part) for part in parts}
 
     def jobs(self, training: SeededTraining) -> list[Job]:

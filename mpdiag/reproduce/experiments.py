@@ -16,6 +16,20 @@ from trainers.recipe import load_recipe
 
 
 @dataclass(frozen=True, slots=True)
+class TiledDataset:
+    """A data set that is cut into tiles (`mpdiag data prepare`)."""
+
+    dataset: str
+    side: int
+    scale: int = 1
+
+    @property
+    def name(self) -> str:
+        """Name of the folder of the tiles."""
+        return f"{self.dataset}-{self.side}"
+
+
+@dataclass(frozen=True, slots=True)
 class ReproductionSize:
     """Size of the trainings.
 
@@ -23,6 +37,9 @@ class ReproductionSize:
         recipe: base recipe of all trainings; None takes the packaged recipe of each.
         overrides: KEY=VALUE settings for all trainings.
         num_images: images of the synthetic train and val split; None takes the recipe's data set.
+        tiles: data set to cut into tiles; None takes the recipe's data set.
+        warm_start: KEY=VALUE settings of a training whose weights all others start from; empty for
+            none.
         gpu_memory: GiB of GPU memory to reserve per training; limits the concurrent trainings.
         uses_all_gpus: whether a training runs on all GPUs, with torchrun.
     """
@@ -32,12 +49,22 @@ class ReproductionSize:
     recipe: str | None = None
     overrides: tuple[str, ...] = ()
     num_images: tuple[int, int] | None = None
+    tiles: TiledDataset | None = None
+    warm_start: tuple[str, ...] = ()
     gpu_memory: float = 80.0
     uses_all_gpus: bool = False
+
+    @property
+    def has_own_data(self) -> bool:
+        """Whether the reproduction creates its data set."""
+        return self.num_images is not None or self.tiles is not None
 
 
 # The analysis evaluates the final model; no evaluation is needed during training.
 _NO_EVALUATION = ("evaluate_every=null", "layer_metrics_every=null", "log_every=10")
+_PHOTOS = "a small model with an ImageNet backbone on tiles of"
+# ImageNet weights alone leave the pixel decoder random, which short trainings do not make up for.
+_WARM_START = ("method=per-pixel", "schedule.iterations=800")
 
 SIZES = {
     size.name: size
@@ -56,6 +83,24 @@ SIZES = {
             recipe="synthetic-tiny",
             overrides=("schedule.iterations=6000", *_NO_EVALUATION),
             num_images=(24000, 1000),
+            gpu_memory=4.0,
+        ),
+        ReproductionSize(
+            "photos",
+            f"{_PHOTOS} facade photographs",
+            recipe="photos-facade",
+            overrides=_NO_EVALUATION,
+            tiles=TiledDataset("facade", 128),
+            warm_start=_WARM_START,
+            gpu_memory=4.0,
+        ),
+        ReproductionSize(
+            "photos-nuclei",
+            f"{_PHOTOS} microscope images",
+            recipe="photos-nuclei",
+            overrides=_NO_EVALUATION,
+            tiles=TiledDataset("nuclei", 64, scale=2),
+            warm_start=_WARM_START,
             gpu_memory=4.0,
         ),
         ReproductionSize(
@@ -140,23 +185,38 @@ class SeededTraining:
         return f"{self.spec.name}-seed-{self.seed}"
 
     @property
+    def has_predictions(self) -> bool:
+        """Whether it trains the decoder, so that its model can be analysed."""
+        return all(method.trains_decoder for method in methods_of(self.config))
+
+    @property
     def has_mp_part(self) -> bool:
         """Whether its MP part uses GT masks and can be analysed."""
         config = self.config
         return Piloted in methods_of(config) and config.pilot.query_input == "attention-mask"
 
 
-def required_trainings(targets: Sequence[str], size: ReproductionSize) -> list[TrainingSpec]:
+def required_trainings(
+    targets: Sequence[str], size: ReproductionSize, only: Sequence[str] = ()
+) -> list[TrainingSpec]:
     """Return the trainings of these tables and figures, each once.
 
+    Args:
+        only: names of trainings to select, in this order; empty for all.
+
     Raises:
-        ConfigError: a target is unknown.
+        ConfigError: a target is unknown, or has no training of a name in `only`.
     """
     names: dict[str, None] = {}
     for target in expand_targets(targets):
         rows = table_rows(target, as_published=size.recipe is None)
         names |= dict.fromkeys(row.training for row in rows)
-    return [TRAININGS[name] for name in names]
+    unknown = [name for name in only if name not in names]
+    if unknown:
+        raise ConfigError(
+            f"--only {unknown[0]}: no training of these targets; choose from {', '.join(names)}"
+        )
+    return [TRAININGS[name] for name in only or names]
 
 
 def expand_targets(targets: Sequence[str]) -> list[str]:
@@ -173,20 +233,38 @@ def expand_targets(targets: Sequence[str]) -> list[str]:
 
 
 def configure_training(
-    spec: TrainingSpec, seed: int, size: ReproductionSize, root: Path | None
+    spec: TrainingSpec,
+    seed: int,
+    size: ReproductionSize,
+    root: Path | None,
+    init: Path | None = None,
 ) -> SeededTraining:
-    """Return a training at a size; `root` is the folder of its data sets, if not the recipe's."""
+    """Return a training at a size.
+
+    Args:
+        root: folder of its data sets, if not the recipe's.
+        init: initial weights, if not the recipe's.
+    """
     recipe = size.recipe or spec.recipe
     assert recipe is not None, f"{spec.name} has no recipe at size {size.name}"
     overrides = [*size.overrides, *(spec.overrides if size.recipe else ()), f"seed={seed}"]
     if root is not None:
         overrides.append(f"data.root={root}")
+    if init is not None:
+        overrides.append(f"init={init}")
     config = load_recipe(recipe, overrides)
     if spec.step_fraction != 1:
         steps = round(config.schedule.iterations * spec.step_fraction)
         overrides.append(f"schedule.iterations={steps}")
         config = load_recipe(recipe, overrides)
     return SeededTraining(spec, seed, recipe, tuple(overrides), config)
+
+
+def configure_warm_start(size: ReproductionSize, root: Path | None) -> SeededTraining | None:
+    """Return the training whose weights all others start from; None if the size has none."""
+    if not size.warm_start:
+        return None
+    return configure_training(TrainingSpec("warm-start", size.warm_start), 0, size, root)
 
 
 def select_size(name: str, overrides: Sequence[str] = ()) -> ReproductionSize:

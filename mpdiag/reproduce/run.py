@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from mpdiag.data import generate_synthetic, load_dataset
+from mpdiag.data.tiles import prepare_tiles
 from mpdiag.errors import ConfigError, DataError, TrainingError
 from mpdiag.progress import progress_bar
 from mpdiag.reproduce.cost_estimate import CostEstimate, estimate_cost
@@ -21,7 +22,9 @@ from mpdiag.reproduce.experiments import (
     TRAININGS,
     ReproductionSize,
     SeededTraining,
+    TrainingSpec,
     configure_training,
+    configure_warm_start,
     expand_targets,
     required_trainings,
 )
@@ -39,8 +42,10 @@ class ReproductionOptions:
         targets: tables and figures.
         seeds: of each training.
         output: directory of all files.
-        root: folder of the data sets at size paper; None takes that of the recipes.
+        root: folder of the data sets, unless the size generates its own; None takes that of the
+            recipes.
         jobs: number of concurrent trainings; None runs as many as fit.
+        only: names of the trainings to run, in this order; empty for all.
     """
 
     targets: Sequence[str]
@@ -49,6 +54,7 @@ class ReproductionOptions:
     output: Path
     root: Path | None = None
     jobs: int | None = None
+    only: Sequence[str] = ()
 
     @property
     def directory(self) -> ReproductionDirectory:
@@ -62,27 +68,35 @@ class ReproductionOptions:
             ConfigError: a target or a setting is invalid.
         """
         return [
-            configure_training(spec, seed, self.size, self._data_root())
+            self._configure(spec, seed)
             for seed in self.seeds
-            for spec in required_trainings(self.targets, self.size)
+            for spec in required_trainings(self.targets, self.size, self.only)
         ]
 
     def baseline(self) -> SeededTraining:
         """Return the baseline with the first seed, also if no target needs it."""
-        return configure_training(
-            TRAININGS["baseline"], self.seeds[0], self.size, self._data_root()
-        )
+        return self._configure(TRAININGS["baseline"], self.seeds[0])
+
+    def warm_start(self) -> SeededTraining | None:
+        """Return the training whose weights all others start from; None if there is none."""
+        return configure_warm_start(self.size, self._data_root())
 
     def command(self) -> str:
         """Return the command line of these options."""
         overrides = self.size.overrides[len(SIZES[self.size.name].overrides) :]
         words = ["mpdiag", "reproduce", *expand_targets(self.targets), *overrides]
         words += ["--size", self.size.name]
+        words += ["--only", ",".join(self.only)] if self.only else []
         words += ["--seeds", ",".join(map(str, self.seeds)), "--output", str(self.output)]
         return shlex.join(words)
 
+    def _configure(self, spec: TrainingSpec, seed: int) -> SeededTraining:
+        warm_start = self.warm_start()
+        init = None if warm_start is None else self.directory.training(warm_start.name)
+        return configure_training(spec, seed, self.size, self._data_root(), init)
+
     def _data_root(self) -> Path | None:
-        return self.directory.data.absolute() if self.size.num_images else self.root
+        return self.directory.data.absolute() if self.size.has_own_data else self.root
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -97,11 +111,18 @@ def parse_seeds(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def reproduce(options: ReproductionOptions, console: Console, *, plan: bool = False) -> list[Path]:
+def reproduce(
+    options: ReproductionOptions,
+    console: Console,
+    *,
+    plan: bool = False,
+    report_only: bool = False,
+) -> list[Path]:
     """Run the unfinished jobs and write the report.
 
     Args:
         plan: print the number of jobs, their time and disk space, and stop.
+        report_only: run no job and report on the trainings that the directory has.
 
     Returns:
         The files of the report.
@@ -113,29 +134,97 @@ def reproduce(options: ReproductionOptions, console: Console, *, plan: bool = Fa
     """
     trainings, directory = options.trainings(), options.directory
     explanations = read_explanations(directory.root / EXPLANATIONS_FILE, tuple(TABLES))
-    machine = plan_machine(options.size, options.jobs)
-    cost = estimate_cost(trainings, directory, options.size, _count_val_images(options, trainings))
-    if not plan:
+    if report_only:
+        known = directory.manifest().get("trainings", {})
+        trainings = [training for training in trainings if training.name in known]
+        failures: list[Failure] = []
+    else:
+        first = options.warm_start()
+        jobs = _Jobs(trainings, [] if first is None else [first], directory)
+        machine = plan_machine(options.size, options.jobs)
+        if plan:
+            console.print(jobs.describe(options, machine), soft_wrap=True)
+            return []
+        failures = jobs.run(options, machine, console)
+    files = write_reproduction_report(
+        _context(options, trainings, explanations), trainings, directory
+    )
+    if failures:
+        raise TrainingError(_describe_failures(failures, directory))
+    return files
+
+
+@dataclass(frozen=True, slots=True)
+class _Jobs:
+    """The jobs of trainings, and of the trainings that must be finished before."""
+
+    trainings: Sequence[SeededTraining]
+    first: Sequence[SeededTraining]
+    directory: ReproductionDirectory
+
+    def describe(self, options: ReproductionOptions, machine: Machine) -> str:
+        """Return number, time and disk space of the unfinished jobs."""
+        every = [*self.first, *self.trainings]
+        val_images = _count_val_images(options, self.trainings)
+        cost = estimate_cost(every, self.directory, options.size, val_images)
+        return _describe_cost(cost, len(every), machine)
+
+    def run(
+        self, options: ReproductionOptions, machine: Machine, console: Console
+    ) -> list[Failure]:
+        """Create the data set, run the unfinished jobs and return those that failed."""
+        every = [*self.first, *self.trainings]
         call = {
             "command": options.command(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": str(machine),
         }
-        has_jobs = bool(cost.trainings or cost.analyses)
-        directory.register(options.size.name, trainings, call if has_jobs else None)
-    console.print(_describe_cost(cost, len(trainings), machine), soft_wrap=True)
-    if plan:
-        return []
-    if options.size.num_images is not None:
-        train, val = options.size.num_images
-        folder = directory.data / "synthetic"
+        unfinished = any(not job.finished for one in every for job in self.directory.jobs(one))
+        self.directory.register(options.size.name, every, call if unfinished else None)
+        create_dataset(options.size, self.directory.data, options.root, console)
+        console.print(self.describe(options, machine), soft_wrap=True)
+        failures: list[Failure] = []
+        with ProgressDisplay(every, console) as display:
+            for group in (self.first, self.trainings):
+                chains = [self.directory.jobs(training) for training in group]
+                failures += run_job_chains(chains, self.directory, machine, display.update)
+                if failures:
+                    break
+        return failures
+
+
+def create_dataset(
+    size: ReproductionSize, folder: Path, root: Path | None, console: Console
+) -> None:
+    """Create the data set of a size below `folder`, if the size has its own.
+
+    Args:
+        root: folder of the data set to cut into tiles.
+    """
+    if size.num_images is not None:
+        train, val = size.num_images
         with progress_bar(console, "generating") as progress:
-            generate_synthetic(folder, train=train, val=val, progress=progress)
-    with ProgressDisplay(trainings, console) as display:
-        chains = [directory.jobs(training) for training in trainings]
-        failures = run_job_chains(chains, directory, machine, display.update)
-    targets = expand_targets(options.targets)
-    context = ReproductionContext(
+            generate_synthetic(folder / "synthetic", train=train, val=val, progress=progress)
+    elif size.tiles is not None:
+        tiles = size.tiles
+        with progress_bar(console, "cutting") as progress:
+            prepare_tiles(
+                tiles.dataset,
+                folder / tiles.name,
+                side=tiles.side,
+                scale=tiles.scale,
+                root=root,
+                progress=progress,
+            )
+
+
+def _context(
+    options: ReproductionOptions,
+    trainings: Sequence[SeededTraining],
+    explanations: Mapping[str, Sequence[str]],
+) -> ReproductionContext:
+    targets, directory = expand_targets(options.targets), options.directory
+    return ReproductionContext(
         targets=targets,
         size=options.size.name,
         description=options.size.description,
@@ -146,10 +235,6 @@ def reproduce(options: ReproductionOptions, console: Console, *, plan: bool = Fa
         noise=measure_noise(options.baseline(), directory) if "figure4" in targets else None,
         explanations=explanations,
     )
-    files = write_reproduction_report(context, trainings, directory)
-    if failures:
-        raise TrainingError(_describe_failures(failures, directory))
-    return files
 
 
 def _count_val_images(options: ReproductionOptions, trainings: Sequence[SeededTraining]) -> int:

@@ -74,6 +74,7 @@ def test_invalid_seeds(text: str) -> None:
 
 def test_unknown_size() -> None:
     with pytest.raises(
-        ConfigError, match="--size big: unknown size; choose from tiny, small, paper"
+        ConfigError,
+        match="--size big: unknown size; choose from tiny, small, photos, photos-nuclei, paper",
     ):
         select_size("big")

@@ -1,13 +1,21 @@
 """A reproduction of a few steps from training to report, and its repetition."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from mpdiag.data import generate_synthetic, load_dataset
+from mpdiag.errors import ConfigError, TrainingError
 from mpdiag.reproduce import ReproductionOptions, reproduce, select_size
+from mpdiag.reproduce import run as run_module
+from mpdiag.reproduce.cost_estimate import CostEstimate
+from mpdiag.reproduce.directory import Job
+from mpdiag.reproduce.experiments import TiledDataset
+from mpdiag.reproduce.scheduler import Failure
 from mpdiag.store import Run
 
 QUIET = Console(quiet=True)
@@ -46,3 +54,67 @@ def test_figures_1_and_4_and_their_repetition(
     assert weights.stat().st_mtime_ns == trained
     assert (tmp_path / "out" / "reproduce.json").read_bytes() == calls
     assert len(json.loads(calls)["calls"]) == 1
+
+
+def test_photos_cut_tiles_and_train_a_shared_warm_start_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: list[list[Job]] = []
+
+    def record(chains: Sequence[Sequence[Job]], *_: object) -> list[Failure]:
+        groups.append([job for chain in chains for job in chain])
+        return []
+
+    monkeypatch.setattr(run_module, "run_job_chains", record)
+    monkeypatch.setattr(run_module, "estimate_cost", lambda *_: CostEstimate(0, 0, 0.0, "", 0))
+    generate_synthetic(tmp_path / "datasets" / "facade", train=3, val=1, size=64)
+    size = replace(select_size("photos"), tiles=TiledDataset("facade", 32))
+    out = tmp_path / "out"
+    options = ReproductionOptions(
+        ["table4"], size, [1, 2], out, tmp_path / "datasets", only=["mp-all-layers", "baseline"]
+    )
+    reproduce(options, QUIET)
+    tiles = load_dataset("facade-32", root=out / "data", split="val")
+    assert len(tiles) > 1 and tiles[0].image.shape[1:] == (32, 32)
+
+    (warm,), others = groups
+    assert warm.name == "warm-start-seed-0" and "method=per-pixel" in warm.arguments
+    assert not any(argument.startswith("init=") for argument in warm.arguments)
+    trainings = [job for job in others if job.is_training]
+    assert [job.name for job in trainings] == [
+        "mp-all-layers-seed-1", "baseline-seed-1", "mp-all-layers-seed-2", "baseline-seed-2",
+    ]  # fmt: skip
+    assert all(f"init={warm.output}" in job.arguments for job in trainings)
+    assert all(f"data.root={out / 'data'}" in job.arguments for job in [warm, *trainings])
+    assert {job.name for job in others if not job.is_training} == {
+        f"{name}-seed-{seed}"
+        for name in ("mp-all-layers", "baseline")
+        for seed in ("1-matching", "2-matching", *("1-piloted", "2-piloted") * (name[0] == "m"))
+    }
+
+    manifest = (out / "reproduce.json").read_bytes()
+    assert set(json.loads(manifest)["trainings"]) == {warm.name, *(job.name for job in trainings)}
+    reproduce(replace(options, only=()), QUIET, report_only=True)
+    assert len(groups) == 2 and (out / "reproduce.json").read_bytes() == manifest
+    page = (out / "reports" / "report.md").read_text()
+    assert "mp-all-layers-seed-2 is not trained" in page and "mp-no-noise" not in page
+    with pytest.raises(ConfigError, match=r"--only typo: no training of these targets; choose"):
+        reproduce(replace(options, only=["typo"]), QUIET)
+
+
+def test_a_failed_warm_start_starts_no_other_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def fail(chains: Sequence[Sequence[Job]], *_: object) -> list[Failure]:
+        calls.append(chains[0][0].name)
+        return [Failure(chains[0][0], "no weights")]
+
+    monkeypatch.setattr(run_module, "run_job_chains", fail)
+    monkeypatch.setattr(run_module, "estimate_cost", lambda *_: CostEstimate(0, 0, 0.0, "", 0))
+    size = replace(select_size("photos"), tiles=None, num_images=(2, 1))
+    options = ReproductionOptions(["table4"], size, [1], tmp_path / "out")
+    with pytest.raises(TrainingError, match="1 jobs failed; first warm-start-seed-0: no weights"):
+        reproduce(options, QUIET)
+    assert calls == ["warm-start-seed-0"]
