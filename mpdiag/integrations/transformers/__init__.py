@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "LayerDiagnosticsCallback": "callback",
+    "MaskPiloting": "mask_piloting",
 }
 
-__all__ = ["LayerDiagnosticsCallback"]
+__all__ = ["LayerDiagnosticsCallback", "MaskPiloting"]
 
 if TYPE_CHECKING:
     from mpdiag.integrations.transformers.callback import LayerDiagnosticsCallback
+    from mpdiag.integrations.transformers.mask_piloting import MaskPiloting
 
 
 def __getattr__(name: str) -> Any:
