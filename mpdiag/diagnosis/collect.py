@@ -136,7 +136,7 @@ class Collector:
             masks = shift_masks(masks, changes.shift)
         features = None
         if recording is not None and "query" in recording:
-            features = recording.layers("query")[-1].float()
+            features = torch.stack(recording.layers("query")).float()
         first = 0 if every_layer else len(classes) - 2
         finite = finite_queries(classes, masks)
         for index, image in enumerate(batch):
@@ -147,7 +147,7 @@ class Collector:
                 finite[first:, index],
                 image.sizes,
                 self.ground_truth.get(image.sample.image_id),
-                None if features is None else features[index],
+                None if features is None else features[first:, index],
             )
 
 
@@ -218,7 +218,7 @@ def image_evidence(
         finite: bool (S, N).
         sizes: sizes of the image.
         truth: its GT.
-        features: (N, C).
+        features: (S, N, C).
     """
     finite = finite.to(mask_logits.device)
     classes = torch.where(finite[..., None], class_logits, 0)

@@ -33,7 +33,7 @@ class ImageEvidence:
         overlap: (N, N) IoU of the masks of the last layer with each other.
         moved: (N, N) IoU of masks of the layer before (rows) with those of the last (columns).
         grid: rows and columns of the prediction grid that the image covers.
-        features: (N, C) query of the last layer; None if it was not recorded.
+        features: (S, N, C) queries; None if they were not recorded.
         gt_labels: (G,).
         gt_crowd: bool (G,).
         gt_center: (G, 2), like `center`.
@@ -83,7 +83,7 @@ class ImageEvidence:
             quality=self.quality[:stop],
             iou=self.iou[:stop],
             area=self.area[:stop],
-            features=None,
+            features=None if self.features is None else self.features[:stop],
         )
 
     def with_logits(self, class_logits: Float32) -> Self:

@@ -1,4 +1,4 @@
-"""`mpdiag.diagnose`: find the causes of lost AP of a checkpoint or a run."""
+"""`mpdiag.diagnose`: find the causes of lost AP of a run or a checkpoint."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +12,15 @@ from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.checkpoints.opening import open_model
 from mpdiag.data import SegmentationDataset, load_dataset
-from mpdiag.diagnosis.collect import Collector
+from mpdiag.diagnosis.collect import Collector, ModelFacts
 from mpdiag.diagnosis.finding import THRESHOLD, Diagnosis
+from mpdiag.diagnosis.run_evidence import open_dataset, read_evidence
 from mpdiag.diagnosis.search import Search
 from mpdiag.errors import ConfigError
+from mpdiag.store import Run
+
+MAX_IMAGES = 500
+"""Images that a diagnosis of a checkpoint uses by default."""
 
 
 def diagnose(
@@ -26,17 +31,39 @@ def diagnose(
     progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> Diagnosis:
-    """Find what costs a model AP, how much, and what to change."""
+    """Find what costs a model AP, how much, and what to change.
+
+    A run directory is diagnosed from its kept detections. A checkpoint or module runs on the data
+    set several times, so that more causes can be tested.
+
+    Args:
+        source: a run directory, or a model as for `mpdiag.analyze`.
+        dataset: as for `mpdiag.analyze`; None for the data set of the run.
+        threshold: AP (a fraction) that a cause must cost to be a finding.
+        progress: called with the number of images done after each batch of each forward pass.
+        **options: `root`, `split`, `task`, `limit`, `device`, `config` and `engine` of
+            `mpdiag.analysis.AnalysisOptions`. `limit` is at most 500 images by default for a model,
+            and all images for a run.
+
+    Raises:
+        MpdiagError: run, model, data set or options are invalid.
+        TypeError: an option is unknown.
+    """
     chosen = AnalysisOptions(**options)
+    is_run = isinstance(source, str | Path) and (Path(source) / "run.json").is_file()
+    if isinstance(dataset, str):
+        dataset = load_dataset(dataset, root=chosen.root, split=chosen.split, task=chosen.task)
+    if is_run:
+        run = Run.open(Path(source))  # type: ignore[arg-type]
+        evidence = read_evidence(run, dataset or open_dataset(run), chosen.limit)
+        return Search(evidence, ModelFacts(), threshold).run()
     model = open_model(source, chosen.config, chosen.engine)
     if dataset is None:
-        raise ConfigError("--dataset: is missing; give one")
-    if not isinstance(dataset, SegmentationDataset):
-        dataset = load_dataset(dataset, root=chosen.root, split=chosen.split, task=chosen.task)
+        raise ConfigError("--dataset: is missing, and a checkpoint has none; give one")
     adapter = build_adapter(model, dataset, chosen)
     device = choose_device(chosen.device)
     adapter.to(device)
-    count = min(chosen.limit or len(dataset), len(dataset))
+    count = min(chosen.limit or MAX_IMAGES, len(dataset))
     collector = Collector(adapter, dataset, range(count), device, progress)
     evidence = collector.collect(every_layer=True)
     return Search(evidence, collector.facts, threshold, collector).run()

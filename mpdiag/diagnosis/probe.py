@@ -1,9 +1,10 @@
-"""A class head trained on the recorded queries, to see what a better head would gain.
+"""Class heads fitted to the recorded queries, to see what a better head would gain.
 
-A linear classifier from the query features of the last layer to classes and no-object is fitted on
-some images and applied to the others (cross-validation over images), so that it never sees the GT
-of an image that it is applied to. Linear probes are from Alain and Bengio, Understanding
-intermediate layers using linear classifier probes (2016).
+A linear classifier from query features to classes and no-object is fitted on some images and
+applied to the others (cross-validation over images), so that it never sees the GT of an image that
+it is applied to. Linear probes are from Alain and Bengio, Understanding intermediate layers using
+linear classifier probes (2016). As in training, the head is shared by all layers and no-object has
+the weight 0.1 in the loss.
 """
 
 from collections.abc import Sequence
@@ -19,16 +20,19 @@ from mpdiag.diagnosis.matched import Ints
 
 FOLDS = 4
 MATCH_IOU = 0.5
-WEIGHT_DECAY = 3e-4
-STEPS = 60
+NO_OBJECT_WEIGHT = 0.1
+PENALTIES = (1e-2, 1e-3, 1e-4)
+LAYERS = 4  # last layers that are trained on
+STEPS = 40
+MIN_EXPLAINED = 0.99
 
 
-def assigned_gt(image: ImageEvidence, limit: float = MATCH_IOU) -> Ints:
-    """Return the (N,) GT of each query in the last layer, -1 for none.
+def assigned_gt(image: ImageEvidence, limit: float = MATCH_IOU, layer: int = -1) -> Ints:
+    """Return the (N,) GT of each query in a layer, -1 for none.
 
     Pairs are taken by descending IoU, from `limit` on, each query and GT once.
     """
-    iou = np.where(image.gt_crowd, 0, image.iou[-1])
+    iou = np.where(image.gt_crowd, 0, image.iou[layer])
     result = np.full(len(iou), -1)
     pairs = np.argwhere(iou >= limit)
     order = np.argsort(-iou[pairs[:, 0], pairs[:, 1]], kind="stable")
@@ -41,63 +45,119 @@ def assigned_gt(image: ImageEvidence, limit: float = MATCH_IOU) -> Ints:
 
 
 @dataclass(frozen=True, slots=True)
-class ProbedHead:
-    """Class logits (N, K + 1) of each image from a head that did not see the image."""
+class Head:
+    """A linear head: logits = features @ weight.T + bias.
 
-    logits: Sequence[Float32]
-
-
-def probe_class_head(evidence: Evidence, excluded: Sequence[int] = ()) -> ProbedHead | None:
-    """Fit the class head on the features of the last layer; None without features or GT.
-
-    Args:
-        evidence: the evidence.
-        excluded: queries that are not trained on.
+    Attributes:
+        weight: (K + 1, C).
+        bias: (K + 1,).
     """
-    images = evidence.images
-    if len(images) < 2 * FOLDS or any(image.features is None for image in images):
-        return None
-    features = np.stack([image.features for image in images if image.features is not None])
-    targets = np.stack([_targets(image, evidence.num_classes) for image in images])
-    if (targets < evidence.num_classes).sum() < 2 * evidence.num_classes:
-        return None
-    x = torch.from_numpy(features).double()
-    if not x.isfinite().all():
-        return None
-    x = F.layer_norm(x, x.shape[-1:])
-    y = torch.from_numpy(targets)
-    trained_on = torch.ones(x.shape[1], dtype=torch.bool)
-    trained_on[list(excluded)] = False
-    fold = torch.arange(len(images)) % FOLDS
-    logits = torch.zeros(*x.shape[:2], evidence.num_classes + 1, dtype=torch.double)
-    for number in range(FOLDS):
-        rest = fold != number
-        weight, bias = _fit(
-            x[rest][:, trained_on].flatten(0, 1), y[rest][:, trained_on].flatten(),
-            evidence.num_classes + 1,
-        )  # fmt: skip
-        logits[~rest] = x[~rest] @ weight.T + bias
-    return ProbedHead(list(logits.float().numpy()))
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return features @ self.weight.T + self.bias
 
 
-def _targets(image: ImageEvidence, num_classes: int) -> Ints:
-    gt = assigned_gt(image)
+class Features:
+    """Normalised query features (I, S, N, C) of the last layers, with their targets."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        images = evidence.images
+        layers = min(LAYERS, len(images[0].class_logits))
+        stacked = np.stack([x.features[-layers:] for x in images if x.features is not None])
+        x = torch.from_numpy(stacked).double()
+        self.values = F.layer_norm(x, x.shape[-1:])
+        self.logits = torch.from_numpy(
+            np.stack([image.class_logits[-layers:] for image in images])
+        ).double()
+        classes = evidence.num_classes
+        targets = [
+            [target_labels(image, classes, layer) for layer in range(-layers, 0)]
+            for image in images
+        ]
+        self.targets = torch.from_numpy(np.array(targets))
+
+    @classmethod
+    def read(cls, evidence: Evidence) -> "Features | None":
+        """Return the features; None if they were not recorded, are not finite or too few."""
+        if len(evidence.images) < 2 * FOLDS:
+            return None
+        if any(x.features is None or not np.isfinite(x.features).all() for x in evidence.images):
+            return None
+        features = cls(evidence)
+        objects = int((features.targets[:, -1] < evidence.num_classes).sum())
+        return features if objects >= 2 * evidence.num_classes else None
+
+    def model_head(self, queries: Sequence[int]) -> Head | None:
+        """Return the linear head that gives the model's own logits of these queries.
+
+        It is found by least squares. None if the logits are not linear in the features.
+        """
+        x = self.values[:, -1:, queries].flatten(0, 2)
+        y = self.logits[:, -1:, queries].flatten(0, 2)
+        extended = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+        solution = torch.linalg.lstsq(extended, y, driver="gelsd").solution
+        rest = (extended @ solution - y).var()
+        if rest > (1 - MIN_EXPLAINED) * y.var():
+            return None
+        return Head(solution[:-1].T, solution[-1])
+
+    def apply(self, head: Head) -> list[Float32]:
+        """Return the logits (N, K + 1) of the last layer of each image."""
+        return list(head(self.values[:, -1]).float().numpy())
+
+
+def fit_class_head(features: Features) -> list[Float32]:
+    """Return the logits (N, K + 1) of each image from heads that did not see the image.
+
+    The penalty keeps the head near that of the model. Its weight is the one with the lowest loss on
+    the images that were left out.
+    """
+    classes = features.logits.shape[-1]
+    queries = list(range(features.values.shape[2]))
+    own = features.model_head(queries)
+    start = own or Head(
+        torch.zeros(classes, features.values.shape[-1]).double(), torch.zeros(classes).double()
+    )
+    weights = torch.ones(classes).double()
+    weights[-1] = NO_OBJECT_WEIGHT
+    fold = torch.arange(len(features.values)) % FOLDS
+    best: tuple[float, Tensor] | None = None
+    for penalty in PENALTIES:
+        logits = torch.zeros_like(features.logits[:, -1])
+        for number in range(FOLDS):
+            rest = fold != number
+            x, y = features.values[rest].flatten(0, 2), features.targets[rest].flatten()
+            head = _fit(x, y, start, weights, penalty)
+            logits[~rest] = head(features.values[~rest, -1])
+        loss = F.cross_entropy(logits.flatten(0, 1), features.targets[:, -1].flatten(), weights)
+        if best is None or float(loss) < best[0]:
+            best = float(loss), logits
+    assert best is not None
+    return list(best[1].float().numpy())
+
+
+def target_labels(image: ImageEvidence, num_classes: int, layer: int = -1) -> Ints:
+    """Return the (N,) class of each query's GT in a layer, K for no-object."""
     labels = np.append(image.gt_labels, num_classes)
-    return labels[gt]
+    return labels[assigned_gt(image, layer=layer)]
 
 
-def _fit(x: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Fit multinomial logistic regression by L-BFGS."""
-    weight = torch.zeros(classes, x.shape[1], dtype=x.dtype, requires_grad=True)
-    bias = torch.zeros(classes, dtype=x.dtype, requires_grad=True)
+def _fit(x: Tensor, y: Tensor, start: Head, weights: Tensor, penalty: float) -> Head:
+    """Fit multinomial logistic regression by L-BFGS, with a penalty on the distance to `start`."""
+    weight = start.weight.clone().requires_grad_()
+    bias = start.bias.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(x @ weight.T + bias, y) + WEIGHT_DECAY * weight.square().sum()
+        loss = F.cross_entropy(x @ weight.T + bias, y, weights)
+        loss = loss + penalty * (weight - start.weight).square().sum()
         loss.backward()
         return loss
 
     with torch.enable_grad():
         optimizer.step(closure)
-    return weight.detach(), bias.detach()
+    return Head(weight.detach(), bias.detach())

@@ -15,7 +15,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[Candidate]], ...] = (
     annotations.check_duplicate_gt,
     heads.check_classes,
     heads.check_no_object_bias,
-    heads.check_probe,
+    heads.check_heads,
     annotations.check_duplicates,
     annotations.check_wrong_labels,
     annotations.check_missing_labels,

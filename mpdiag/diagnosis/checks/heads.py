@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -9,11 +10,20 @@ from scipy.optimize import linear_sum_assignment
 from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.evidence import Evidence, Float32
 from mpdiag.diagnosis.matched import Floats, Ints
-from mpdiag.diagnosis.probe import assigned_gt, probe_class_head
+from mpdiag.diagnosis.probe import (
+    NO_OBJECT_WEIGHT,
+    Features,
+    assigned_gt,
+    fit_class_head,
+    target_labels,
+)
 
-BIASES = (-8.0, -6.0, -4.0, -3.0, -2.0, -1.0, 1.0, 2.0, 4.0)
+SHIFTS = tuple(float(x) for x in np.arange(-12, 12.5, 0.5))
+MIN_BIAS = 1.0
 DEAD_PROBABILITY = 0.01
 MIN_CONFUSED = 3
+
+Values = TypeVar("Values", Float32, Floats)
 
 
 def check_classes(evidence: Evidence) -> Iterator[Candidate]:
@@ -86,11 +96,29 @@ def _permute_classes(evidence: Evidence, permutation: Ints) -> Evidence:
 
 
 def check_no_object_bias(evidence: Evidence) -> Iterator[Candidate]:
-    """Yield the shift of the no-object logit with the highest AP."""
-    edits = {bias: partial(_shift_no_object, amount=bias) for bias in BIASES}
-    scores = {bias: float(edit(evidence).matched().ap()[0]) for bias, edit in edits.items()}
-    best = max(scores, key=lambda bias: scores[bias])
-    yield Candidate("no-object-bias", edit=edits[best], evidence={"best_shift": best})
+    """Yield the shift of the no-object logit with the highest likelihood of the GT.
+
+    No-object has the weight of training. The shift with the highest AP would be another one if
+    scores are random: a low bias of no-object then removes their influence.
+    """
+    logits = np.stack([image.class_logits[-1] for image in evidence.images]).astype(np.float64)
+    classes = evidence.num_classes
+    targets = np.stack([target_labels(image, classes) for image in evidence.images])
+    weight = np.where(targets == classes, NO_OBJECT_WEIGHT, 1.0)
+
+    def loss(shift: float) -> float:
+        moved = logits.copy()
+        moved[..., -1] += shift
+        own = np.take_along_axis(moved, targets[..., None], -1)[..., 0]
+        return float((weight * (log_sum_exp(moved) - own)).mean())
+
+    best = min(SHIFTS, key=loss)
+    if abs(best) >= MIN_BIAS:
+        yield Candidate(
+            "no-object-bias",
+            edit=partial(_shift_no_object, amount=best),
+            evidence={"shift": best},
+        )
 
 
 def _shift_no_object(evidence: Evidence, amount: float) -> Evidence:
@@ -102,24 +130,25 @@ def _shift_no_object(evidence: Evidence, amount: float) -> Evidence:
     return evidence.changed(images)
 
 
-def check_probe(evidence: Evidence) -> Iterator[Candidate]:
-    """Yield what a newly trained class head gains: for dead queries, for scores, and in all."""
-    dead = dead_queries(evidence)
-    if len(dead):
-        head = probe_class_head(evidence, excluded=dead.tolist())
-        if head is not None:
-            yield Candidate(
-                "dead-queries",
-                edit=partial(_replace_logits, logits=head.logits, queries=dead.tolist()),
-                queries=tuple(map(int, dead)),
-                evidence={"dead": len(dead), "of": evidence.num_queries},
-            )
-    head = probe_class_head(evidence)
-    if head is None:
+def check_heads(evidence: Evidence) -> Iterator[Candidate]:
+    """Yield what another class head gains: for dead queries, for scores, and in all."""
+    features = Features.read(evidence)
+    if features is None:
         return
-    yield Candidate("ranking", edit=partial(_replace_objectness, logits=head.logits))
-    every = list(range(evidence.num_queries))
-    yield Candidate("class-head", edit=partial(_replace_logits, logits=head.logits, queries=every))
+    every = range(evidence.num_queries)
+    dead = dead_queries(evidence)
+    live = [query for query in every if query not in dead]
+    head = features.model_head(live) if len(dead) and live else None
+    if head is not None:
+        yield Candidate(
+            "dead-queries",
+            edit=partial(_replace_logits, logits=features.apply(head), queries=dead.tolist()),
+            queries=tuple(map(int, dead)),
+            evidence={"dead": len(dead), "of": evidence.num_queries},
+        )
+    logits = fit_class_head(features)
+    yield Candidate("ranking", edit=partial(_replace_objectness, logits=logits))
+    yield Candidate("class-head", edit=partial(_replace_logits, logits=logits, queries=list(every)))
 
 
 def dead_queries(evidence: Evidence) -> Ints:
@@ -150,8 +179,8 @@ def _replace_objectness(evidence: Evidence, logits: Sequence[Float32]) -> Eviden
     return evidence.changed(images)
 
 
-def log_sum_exp(values: Float32) -> Float32:
+def log_sum_exp(values: Values) -> Values:
     """Return log(sum(exp)) over the last axis."""
     highest = values.max(-1)
-    total: Float32 = highest + np.log(np.exp(values - highest[:, None]).sum(-1))
+    total: Values = highest + np.log(np.exp(values - highest[..., None]).sum(-1))
     return total

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.changes import Changes, Normalisation, can_change_input, can_change_scale
 from mpdiag.diagnosis.collect import Collector
-from mpdiag.diagnosis.evidence import Evidence
+from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.probe import assigned_gt
 from mpdiag.models import Mask2Former
 
@@ -21,7 +22,7 @@ NORMALISATIONS = {
     "CLIP": Normalisation((122.7709, 116.746, 104.0937), (68.5005, 66.6322, 70.3232)),
 }
 SCALES = (0.5, 0.71, 1.41, 2.0)
-SCREENED = 32  # images on which a change is tried first
+SCREENED = 16  # images on which a change is tried first
 MIN_OBJECTS = 20
 MIN_SHIFT = 0.2  # cells
 SHIFT_STEP = 0.25
@@ -35,18 +36,25 @@ class Trials:
     collector: Collector
     base: Evidence
 
-    def gain(self, changes: Changes) -> float:
-        """Return the AP that changes gain on the first images."""
-        indices = self.collector.indices[:SCREENED]
-        own = self.base.changed(self.base.images[: len(indices)])
-        changed = self.collector.collect(changes, indices=indices)
-        return float(changed.matched().ap()[0] - own.matched().ap()[0])
+    @property
+    def first(self) -> Evidence:
+        """The evidence of the first images, without changes."""
+        return self.base.changed(self.base.images[:SCREENED])
+
+    def collect(self, changes: Changes) -> Evidence:
+        """Collect the evidence of the first images under changes."""
+        return self.collector.collect(changes, indices=self.collector.indices[:SCREENED])
 
     def best(self, changes: dict[str, Changes]) -> tuple[str, Changes] | None:
-        """Return name and changes of the highest gain, None if none gains."""
-        gains = {name: self.gain(one) for name, one in changes.items()}
-        name = max(gains, key=lambda one: gains[one], default=None)
-        return None if name is None or gains[name] <= 0 else (name, changes[name])
+        """Return name and changes of the highest AP, None if none gains."""
+        own = _ap(self.first)
+        gains = {name: _ap(self.collect(one)) - own for name, one in changes.items()}
+        name = max(gains, key=lambda one: gains[one])
+        return None if gains[name] <= 0 else (name, changes[name])
+
+
+def _ap(evidence: Evidence) -> float:
+    return float(evidence.matched().ap()[0])
 
 
 def check_normalisation(trials: Trials) -> Iterator[Candidate]:
@@ -57,7 +65,8 @@ def check_normalisation(trials: Trials) -> Iterator[Candidate]:
     own = Normalisation(
         tuple(map(float, module.config.pixel_mean)), tuple(map(float, module.config.pixel_std))
     )
-    known = {"of the checkpoint": own, **NORMALISATIONS}
+    others = {name: one for name, one in NORMALISATIONS.items() if one != own}
+    known = {"of the checkpoint": own, **others}
     best = trials.best({name: Changes(normalisation=one) for name, one in known.items()})
     if best is not None:
         name, changes = best
@@ -69,22 +78,26 @@ def check_channels(trials: Trials) -> Iterator[Candidate]:
     if not can_change_input(trials.collector.adapter):
         return
     swapped = Changes(swap_channels=True)
-    if trials.gain(swapped) > 0:
+    own, other = trials.first, trials.collect(swapped)
+    if _ap(other) > _ap(own):
         yield Candidate("channel-order", changes=swapped, evidence={"images": "all"})
-    other: list[Evidence] = []
-
-    def choose(evidence: Evidence) -> Evidence:
-        if not other:
-            other.append(trials.collector.collect(swapped))
-        pairs = zip(evidence.images, other[0].images, strict=True)
-        return evidence.changed([max(pair, key=_confidence) for pair in pairs])
-
-    yield Candidate("channel-order", edit=choose, evidence={"images": "some"})
+    if _ap(_more_confident(own, other)) > _ap(own):
+        every = trials.collector.collect(swapped)
+        yield Candidate(
+            "channel-order",
+            edit=partial(_more_confident, other=every),
+            evidence={"images": "some"},
+        )
 
 
-def _confidence(image: object) -> float:
-    probability = image.probabilities[:, :-1].max(-1)  # type: ignore[attr-defined]
-    return float((probability * image.quality[-1]).sum())  # type: ignore[attr-defined]
+def _more_confident(evidence: Evidence, other: Evidence) -> Evidence:
+    """Choose each image from the evidence in which its predictions are more confident."""
+    pairs = zip(evidence.images, other.images, strict=True)
+    return evidence.changed([max(pair, key=_confidence) for pair in pairs])
+
+
+def _confidence(image: ImageEvidence) -> float:
+    return float((image.probabilities[:, :-1].max(-1) * image.quality[-1]).sum())
 
 
 def check_scale(trials: Trials) -> Iterator[Candidate]:

@@ -19,6 +19,8 @@ MIN_SWITCHED_GAIN = 0.1
 def check_late_layers(evidence: Evidence) -> Iterator[Candidate]:
     """Yield the earlier layer with the highest AP."""
     scores = [float(evidence.matched(layer).ap()[0]) for layer in range(evidence.num_layers)]
+    if not scores:
+        return
     best = int(np.nanargmax(scores))
     yield Candidate(
         "late-layers",
@@ -52,7 +54,7 @@ def check_empty_masks(evidence: Evidence) -> Iterator[Candidate]:
     empty = np.array([image.area == 0 for image in evidence.images])
     vanished = empty[:, -1] & ~empty.all(1)
     queries = np.flatnonzero(vanished.mean(0) >= 0.5)
-    if not vanished.any():
+    if not vanished.any() or evidence.num_layers == 0:
         return
     share = empty.mean((0, 2))
     rise = np.diff(share[:, None], axis=0)[:, 0]

@@ -1,0 +1,200 @@
+"""Read the evidence of a diagnosis from the kept detections of a run directory."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pycocotools import mask as coco_mask
+
+from mpdiag.data import GroundTruth, SegmentationDataset, load_dataset
+from mpdiag.diagnosis.evidence import Evidence, Float32, ImageEvidence
+from mpdiag.errors import RunError
+from mpdiag.store import Run, rle
+
+NEVER = 1e-12  # probability of a class that no kept detection has
+IMAGES_PER_QUERY = 64
+
+_DETECTIONS = """
+SELECT d.image_id, d.layer, d.query, d.label, d.score, d.counts, q.label AS top, q.score AS highest
+FROM detections d JOIN queries q USING (image_id, layer, query)
+WHERE image_id IN (SELECT unnest(?)) ORDER BY ALL
+"""
+_QUERIES = """
+SELECT image_id, layer, query, area, center_x, center_y FROM queries
+WHERE layer IN (SELECT unnest(?)) AND image_id IN (SELECT unnest(?)) ORDER BY ALL
+"""
+
+
+def open_dataset(run: Run) -> SegmentationDataset:
+    """Open the data set of a run.
+
+    Raises:
+        RunError: run.json does not name an annotation file.
+    """
+    header = run.header.get("dataset")
+    header = header if isinstance(header, dict) else {}
+    file, root = header.get("annotation_file"), header.get("image_root")
+    if not isinstance(file, str) or not file.endswith(".json") or not isinstance(root, str):
+        raise RunError(f"{run.path / 'run.json'}: names no annotation file; give --dataset")
+    return load_dataset(file, root=root, task=run.header.get("task"))
+
+
+def read_evidence(run: Run, data: SegmentationDataset, limit: int | None = None) -> Evidence:
+    """Read the evidence of a run over instances.
+
+    The kept detections hold the masks and class probabilities of queries that are among the best
+    100 of an image. Others count as queries that predict nothing.
+
+    Args:
+        run: the run.
+        data: its data set.
+        limit: number of images.
+
+    Raises:
+        RunError: the run has no detections, is of another task, or is not of the data set.
+    """
+    if run.header.get("task") != "instance" or run.header.get("part") != "matching":
+        raise RunError(
+            f"{run.path}: is of task {run.header.get('task')}, part {run.header.get('part')}; a "
+            "diagnosis of a run needs instances of the matching part, so diagnose the checkpoint"
+        )
+    layers = run.query("SELECT DISTINCT layer FROM detections ORDER BY layer")["layer"].tolist()
+    if not layers:
+        raise RunError(f"{run.path}: has no detections; analyse without --no-evaluate")
+    rows = run.query("SELECT * FROM images ORDER BY image_id LIMIT ?", [limit or 2**31])
+    index = {image_id: place for place, image_id in enumerate(data.image_ids)}
+    missing = [image_id for image_id in rows["image_id"].tolist() if image_id not in index]
+    if missing:
+        raise RunError(f"{run.path}: image {missing[0]} is not in {data.name}; give its data set")
+    settings = run.header.get("settings")
+    rule = settings.get("inference", "mask2former") if isinstance(settings, dict) else "mask2former"
+    reader = _Reader(run, len(data.classes), int(run.summary["num_queries"]), layers, str(rule))
+    images = [
+        reader.image(row, data.ground_truth(index[row.image_id]), detections, queries)
+        for row, detections, queries in reader.rows(rows)
+    ]
+    return Evidence(images, len(data.classes), rule)  # type: ignore[arg-type]
+
+
+class _Reader:
+    """Convert the rows of images to evidence."""
+
+    def __init__(
+        self, run: Run, num_classes: int, num_queries: int, layers: list[int], rule: str
+    ) -> None:
+        self.run = run
+        self.shape = (len(layers), num_queries)
+        self.num_classes = num_classes
+        self.layers = layers
+        self.rule = rule
+
+    def rows(self, images: pd.DataFrame) -> Iterator[tuple[Any, pd.DataFrame, pd.DataFrame]]:
+        """Yield the row, the detections and the queries of each image."""
+        for start in range(0, len(images), IMAGES_PER_QUERY):
+            block = images.iloc[start : start + IMAGES_PER_QUERY]
+            ids = block["image_id"].tolist()
+            detections = self.run.query(_DETECTIONS, [ids])
+            queries = self.run.query(_QUERIES, [self.layers, ids])
+            by_image = dict(list(detections.groupby("image_id")))
+            queries_of = dict(list(queries.groupby("image_id")))
+            for row in block.itertuples():
+                yield row, by_image.get(row.image_id, detections[:0]), queries_of[row.image_id]
+
+    def image(
+        self, row: Any, truth: GroundTruth, detections: pd.DataFrame, queries: pd.DataFrame
+    ) -> ImageEvidence:
+        """Return the evidence of one image."""
+        size = truth.masks.shape[-2], truth.masks.shape[-1]
+        gt = [_encoded(rle.encode(mask), size) for mask in truth.masks.numpy()]
+        crowd = truth.crowd.numpy()
+        probability, quality = self._probabilities(detections)
+        masks = self._masks(detections, size)
+        iou = np.zeros((*self.shape, len(gt)), np.float32)
+        for layer, found in enumerate(masks):
+            iou[layer, list(found)] = _iou(list(found.values()), gt, crowd)
+        centers = [np.argwhere(mask).mean(0) / size for mask in truth.masks.numpy()]
+        last = masks[-1]
+        before = masks[-2] if len(masks) > 1 else last
+        area, center = self._geometry(queries)
+        return ImageEvidence(
+            image_id=int(row.image_id),
+            class_logits=self._logits(probability),
+            quality=quality,
+            iou=iou,
+            area=area,
+            center=center,
+            overlap=self._overlap(last, last),
+            moved=self._overlap(before, last),
+            grid=(row.input_height // 4, row.input_width // 4),
+            features=None,
+            gt_labels=truth.labels.numpy(),
+            gt_crowd=crowd,
+            gt_center=np.array(centers, np.float32).reshape(-1, 2),
+            gt_area=truth.areas.numpy(),
+            gt_overlap=_iou(gt, gt, np.zeros(len(gt), np.bool_)),
+            ignored=np.zeros(self.shape[1], np.bool_),
+        )
+
+    def _probabilities(self, detections: pd.DataFrame) -> tuple[Float32, Float32]:
+        """Return class probabilities (S, N, K) and mask qualities (S, N)."""
+        probability = np.full((*self.shape, self.num_classes), NEVER, np.float32)
+        quality = np.ones(self.shape, np.float32)
+        place = np.searchsorted(self.layers, detections["layer"])
+        query, label = detections["query"].to_numpy(), detections["label"].to_numpy()
+        if self.rule == "mask2former":
+            top = (detections["label"] == detections["top"]).to_numpy()
+            own = (detections["score"] / detections["highest"]).to_numpy()
+            quality[place[top], query[top]] = own[top]
+        scores = detections["score"].to_numpy()
+        probability[place, query, label] = scores / np.maximum(quality[place, query], 1e-6)
+        return np.clip(probability, NEVER, 1), quality
+
+    def _logits(self, probability: Float32) -> Float32:
+        """Return class logits with these probabilities, no-object last."""
+        if self.rule == "sigmoid":
+            odds = np.log(probability / np.maximum(1 - probability, NEVER))
+            return np.concatenate([odds, np.zeros_like(odds[..., :1])], axis=-1)
+        rest = np.maximum(1 - probability.sum(-1, keepdims=True), NEVER)
+        return np.log(np.concatenate([probability, rest], axis=-1)).astype(np.float32)
+
+    def _masks(
+        self, detections: pd.DataFrame, size: tuple[int, int]
+    ) -> list[dict[int, dict[str, Any]]]:
+        """Return the RLE of each query's mask, by layer."""
+        masks: list[dict[int, dict[str, Any]]] = [{} for _ in self.layers]
+        place = np.searchsorted(self.layers, detections["layer"])
+        rows = zip(place, detections["query"], detections["counts"], strict=True)
+        for layer, query, counts in rows:
+            if query not in masks[layer]:
+                rle.decode(bytes(counts), *size)  # raises for damaged run lengths
+                masks[layer][int(query)] = _encoded(bytes(counts), size)
+        return masks
+
+    def _overlap(self, rows: dict[int, Any], columns: dict[int, Any]) -> Float32:
+        overlap = np.zeros((self.shape[1], self.shape[1]), np.float32)
+        none = np.zeros(len(columns), np.bool_)
+        found = _iou(list(rows.values()), list(columns.values()), none)
+        overlap[np.ix_(list(rows), list(columns))] = found
+        return overlap
+
+    def _geometry(self, queries: pd.DataFrame) -> tuple[Float32, Float32]:
+        """Return areas (S, N) relative to the largest, and centers (N, 2) of the last layer."""
+        area = queries["area"].to_numpy(np.float32).reshape(self.shape)
+        last = queries.iloc[-self.shape[1] :]
+        center = last[["center_y", "center_x"]].to_numpy(np.float32)
+        return area / max(float(np.nanmax(area, initial=1)), 1), center
+
+
+def _encoded(counts: bytes, size: tuple[int, int]) -> dict[str, Any]:
+    return {"size": list(size), "counts": counts}
+
+
+def _iou(
+    rows: list[dict[str, Any]], columns: list[dict[str, Any]], crowd: npt.NDArray[np.bool_]
+) -> Float32:
+    """Return the IoUs of masks as RLE; for a crowd the share of the row's mask inside it."""
+    if not rows or not columns:
+        return np.zeros((len(rows), len(columns)), np.float32)
+    return np.asarray(coco_mask.iou(rows, columns, crowd.tolist()), np.float32)
