@@ -155,9 +155,8 @@ def _image_list(value: Any) -> list[Tensor] | None:
     if not isinstance(value, (list, tuple)) or not value:
         return None
     images = [one.get("image") if isinstance(one, Mapping) else one for one in value]
-    if all(isinstance(one, Tensor) and one.ndim == 3 for one in images):
-        return images
-    return None
+    tensors = [one for one in images if isinstance(one, Tensor) and one.ndim == 3]
+    return tensors if len(tensors) == len(images) else None
 
 
 def _covered(inside: Tensor) -> list[Size]:

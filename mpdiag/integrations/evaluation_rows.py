@@ -84,8 +84,9 @@ class EvaluationRows:
         writer = RunWriter.create(path, {**header, **given, "name": path.resolve().name})
         for number, part in enumerate(parts):
             if part._tables:
-                tables = map(pa.concat_tables, zip(*part._tables, strict=True))
-                writer.write(f"part-{number:05d}", *tables, DETECTIONS.empty_table())
+                images, targets, queries = map(pa.concat_tables, zip(*part._tables, strict=True))
+                none = DETECTIONS.empty_table()
+                writer.write(f"part-{number:05d}", images, targets, queries, none)
             for image_id, jpeg in part._thumbnails.items():
                 writer.save_thumbnail(image_id, jpeg)
         masks = [row for part in parts for row in part._masks]

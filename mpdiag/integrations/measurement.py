@@ -75,9 +75,7 @@ class Measurement:
             self._losses.remove()
 
     @torch.no_grad()
-    def add(
-        self, class_logits: Tensor, mask_logits: Tensor, batch: Batch
-    ) -> list[MonitoredImage]:
+    def add(self, class_logits: Tensor, mask_logits: Tensor, batch: Batch) -> list[MonitoredImage]:
         """Add a pass, (L + 1, B, N, ...) each, and return its images."""
         layers, count, queries = class_logits.shape[:3]
         if self.statistics is None:

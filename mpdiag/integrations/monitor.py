@@ -81,7 +81,7 @@ class LayerMonitor:
             MatchingCosts(loss.class_weight, loss.mask_weight, loss.dice_weight),
             None if points == "all" else seeded_points(points, _POINT_SEED),
         )
-        self._signature = inspect.signature(module.forward)
+        self._signature = inspect.signature(type(module).forward)
         self._check_finite = check_finite
         self._checked: dict[str, int] = {}
         self._finite_check: FiniteCheck | None = None
@@ -155,6 +155,8 @@ class LayerMonitor:
         if measurement is None:
             return
         self._device = mask_logits.device
+        if not training and measurement.statistics is None:
+            self._evaluation_rows = EvaluationRows()  # those of the last evaluation until now
         for image in measurement.add(class_logits, mask_logits, batch):
             if not training:
                 self._evaluation_rows.add(image, batch, class_logits)
@@ -164,7 +166,6 @@ class LayerMonitor:
         if self._evaluation:
             self._evaluation.close()
         self._evaluation = Measurement(self._matcher, self._criterion, self._num_layers)
-        self._evaluation_rows = EvaluationRows()
         self._evaluation_limit = images
 
     def finish_evaluation(self) -> dict[str, float]:
@@ -243,11 +244,10 @@ class LayerMonitor:
             return False
         if training:
             return self._step is not None
-        evaluation = self._evaluation
-        statistics = evaluation and evaluation.statistics
-        return evaluation is not None and (
-            statistics is None or statistics.images < self._evaluation_limit
-        )
+        if self._evaluation is None:
+            return False
+        statistics = self._evaluation.statistics
+        return statistics is None or statistics.images < self._evaluation_limit
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._stop_recording()
@@ -255,7 +255,7 @@ class LayerMonitor:
         if not self._is_due(module.training):
             return
         require_uncompiled(module)
-        self._inputs = self._signature.bind_partial(*args, **kwargs).arguments
+        self._inputs = self._signature.bind_partial(module, *args, **kwargs).arguments
         self._checked = {}
         self._recorder.attach()
         # After the hooks of the layers, which may be on the same module.

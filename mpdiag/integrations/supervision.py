@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mpdiag.errors import RecordingError
@@ -67,20 +66,11 @@ def _select(recording: Recording, name: str, layer: int, index: int) -> Tensor:
 
 
 def _detections(supervision: Any, found: Instances, kept: Tensor) -> Any:
-    masks = found.masks[kept]
+    masks = found.masks[kept].cpu().numpy()
     return supervision.Detections(
-        xyxy=_boxes(masks).cpu().numpy(),
-        mask=masks.cpu().numpy(),
+        xyxy=supervision.mask_to_xyxy(masks),
+        mask=masks,
         confidence=found.scores[kept].cpu().numpy(),
         class_id=found.labels[kept].cpu().numpy(),
         data={"query": found.queries[kept].cpu().numpy()},
     )
-
-
-def _boxes(masks: Tensor) -> Tensor:
-    """Return float32 (D, 4): x and y of the first pixel and of the edge after the last pixel."""
-    boxes = torch.zeros(len(masks), 4)
-    for box, mask in zip(boxes, masks, strict=True):
-        rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
-        box[:] = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-    return boxes

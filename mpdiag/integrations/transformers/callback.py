@@ -1,5 +1,121 @@
-"""A TrainerCallback that logs what each decoder layer predicts during training."""
+"""A callback of transformers' Trainer that logs what each decoder layer predicts."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mpdiag.errors import ConfigError, RecordingError, RunError
+from mpdiag.integrations.monitor import LayerMonitor
+
+_LOG = logging.getLogger(__name__)
 
 
-class LayerDiagnosticsCallback:
-    """Placeholder until the monitor is there."""
+class LayerDiagnosticsCallback(TrainerCallback):
+    """Logs the values of `mpdiag.LayerMonitor` through `Trainer.log`:
+
+        trainer.add_callback(LayerDiagnosticsCallback(trainer))
+
+    Training values come from every `every`-th step, evaluation values (with the prefix `eval_`)
+    from the first images of each evaluation. The GT are the labels that the model receives.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        *,
+        every: int = 50,
+        eval_images: int = 100,
+        run: str | Path | None = None,
+        check_finite: bool = True,
+    ) -> None:
+        """Attach to the model of a trainer.
+
+        Args:
+            trainer: the trainer whose `log` is called. Callbacks do not receive it.
+            every: number of optimizer steps from one measurement to the next.
+            eval_images: number of images that each process measures in an evaluation.
+            run: run directory to write at the end of training, from the last evaluation.
+            check_finite: whether predictions with NaN or infinity raise NonFiniteError.
+
+        Raises:
+            RecordingError: no family matches the model, or it is compiled.
+        """
+        self._trainer, self._eval_images = trainer, eval_images
+        self._run = None if run is None else Path(run)
+        self._settings: dict[str, Any] = {"every": every, "check_finite": check_finite}
+        self.monitor: LayerMonitor | None = None
+        self._model: Any = None
+        if trainer.model is not None:
+            self._attach(trainer.model)
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        if args.torch_compile:
+            raise RecordingError(
+                "torch_compile: compiled code may not call forward hooks; set torch_compile=False, "
+                "or leave out LayerDiagnosticsCallback"
+            )
+        if args.n_gpu > 1:
+            raise ConfigError(
+                f"{args.n_gpu} GPUs in one process: DataParallel copies the model for each pass; "
+                "start the script with torchrun"
+            )
+        self._attach(kwargs["model"]).iteration = state.global_step
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        values = self.monitor.step() if self.monitor else {}
+        if values:
+            self._trainer.log(values)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Any,
+        **kwargs: Any,
+    ) -> None:
+        if self.monitor is None:
+            return
+        values = self.monitor.finish_evaluation()
+        if values:
+            self._trainer.log({f"eval_{name}": value for name, value in values.items()})
+        self.monitor.start_evaluation(self._eval_images)
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        if self.monitor is None or self._run is None:
+            return
+        names = getattr(self._model.config, "id2label", None)
+        try:
+            self.monitor.write_run(self._run, names and [names[key] for key in sorted(names)])
+        except RunError as error:  # the training itself is finished and must be saved
+            _LOG.error("no run directory was written: %s", error)
+
+    def _attach(self, model: Any) -> LayerMonitor:
+        """Return the monitor of a model; `model_init` may have made another one."""
+        if self.monitor is None or model is not self._model:
+            if self.monitor is not None:
+                self.monitor.close()
+            self._model = model
+            self.monitor = LayerMonitor(model, **self._settings)
+            self.monitor.start_evaluation(self._eval_images)
+        return self.monitor
