@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 _PUBLIC = {
     "LayerDiagnosticsCallback": "callback",
     "MaskPiloting": "mask_piloting",
+    "SegmentationMetrics": "metrics",
 }
 
-__all__ = ["LayerDiagnosticsCallback", "MaskPiloting"]
+__all__ = ["LayerDiagnosticsCallback", "MaskPiloting", "SegmentationMetrics"]
 
 if TYPE_CHECKING:
     from mpdiag.integrations.transformers.callback import LayerDiagnosticsCallback
     from mpdiag.integrations.transformers.mask_piloting import MaskPiloting
+    from mpdiag.integrations.transformers.metrics import SegmentationMetrics
 
 
 def __getattr__(name: str) -> Any:

@@ -85,7 +85,6 @@ class LayerDiagnosticsCallback(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        metrics: Any,
         **kwargs: Any,
     ) -> None:
         if self.monitor is None:

@@ -43,7 +43,8 @@ class SegmentationMetrics:
             task: instance (AP), panoptic (PQ) or semantic (mIoU).
             things: whether each class is a thing class, for a panoptic task; all if None.
         """
-        labels = model.config.id2label  # type: ignore[union-attr]
+        config: Any = model.config
+        labels = config.id2label
         self._task, self._rule = task, family_of(model).instance_rule
         are_things = [True] * len(labels) if things is None else list(things)
         self._classes = [

@@ -1,0 +1,92 @@
+"""A hook of detectron2's trainer that logs what each decoder layer predicts."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+
+from mpdiag.errors import RunError
+from mpdiag.integrations.monitor import LayerMonitor
+
+_LOG = logging.getLogger(__name__)
+
+
+class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
+    """Puts the values of `mpdiag.LayerMonitor` in the trainer's EventStorage:
+
+        trainer.register_hooks([LayerDiagnosticsHook()])
+
+    Training values come from every `every`-th step. The GT are the `instances` of the batches. The
+    test loaders of detectron2 give no GT, so pass batches of held-out images to measure them, too;
+    their values have the prefix `held_out/`.
+    """
+
+    def __init__(
+        self,
+        *,
+        every: int = 50,
+        held_out: Iterable[Sequence[Mapping[str, Any]]] = (),
+        eval_period: int = 0,
+        batches: int = 50,
+        run: str | Path | None = None,
+        check_finite: bool = True,
+    ) -> None:
+        """Set the options.
+
+        Args:
+            every: number of steps from one measurement to the next.
+            held_out: batches with `instances`, as a training loader without augmentation gives
+                them. The first ones are kept in memory.
+            eval_period: number of steps between measurements of `held_out`; 0 only at the end.
+            batches: number of batches to take from `held_out`.
+            run: run directory to write at the end of training, from the held-out images.
+            check_finite: whether predictions with NaN or infinity raise NonFiniteError.
+        """
+        self._every, self._check_finite = every, check_finite
+        self._held_out = list(islice(held_out, batches))
+        self._eval_period = eval_period
+        self._run = None if run is None else Path(run)
+        self.monitor: LayerMonitor | None = None
+
+    def before_train(self) -> None:
+        self.monitor = LayerMonitor(
+            self.trainer.model, every=self._every, check_finite=self._check_finite
+        )
+        self.monitor.iteration = self.trainer.start_iter
+
+    def after_step(self) -> None:
+        assert self.monitor is not None
+        self._put(self.monitor.step(), "")
+        done = self.trainer.iter + 1
+        is_last = done == self.trainer.max_iter
+        if self._held_out and (is_last or (self._eval_period and done % self._eval_period == 0)):
+            self._put(self._evaluate(self.monitor), "held_out/")
+
+    def after_train(self) -> None:
+        if self.monitor is None:
+            return
+        if self._run is not None and self._held_out:
+            try:
+                self.monitor.write_run(self._run)
+            except RunError as error:  # the training itself is finished and must be saved
+                _LOG.error("no run directory was written: %s", error)
+        self.monitor.close()
+
+    @torch.no_grad()
+    def _evaluate(self, monitor: LayerMonitor) -> dict[str, float]:
+        model = self.trainer.model
+        training = model.training
+        model.eval()
+        monitor.start_evaluation(sum(map(len, self._held_out)))
+        for batch in self._held_out:
+            model(batch)
+        model.train(training)
+        return monitor.finish_evaluation()
+
+    def _put(self, values: Mapping[str, float], prefix: str) -> None:
+        for name, value in values.items():
+            self.trainer.storage.put_scalar(f"{prefix}{name}", value, smoothing_hint=False)

@@ -1,0 +1,113 @@
+"""A callback of Lightning that logs what each decoder layer predicts."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# `lightning` installs this package as well, and calls callbacks of both.
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from mpdiag.errors import RunError
+from mpdiag.integrations.batch import find_targets
+from mpdiag.integrations.monitor import LayerMonitor
+
+_LOG = logging.getLogger(__name__)
+
+
+class LayerDiagnosticsCallback(Callback):
+    """Logs the values of `mpdiag.LayerMonitor` to the trainer's loggers and metrics:
+
+        trainer = Trainer(..., callbacks=[LayerDiagnosticsCallback()])
+
+    Training values come from every `every`-th step, validation values (with the prefix `val/`) from
+    the first images of each validation. The GT are those of the batch, or of the model's inputs.
+    """
+
+    def __init__(
+        self,
+        *,
+        every: int = 50,
+        val_images: int = 100,
+        targets: Callable[[Any], Any] = find_targets,
+        run: str | Path | None = None,
+        check_finite: bool = True,
+    ) -> None:
+        """Set the options.
+
+        Args:
+            every: number of optimizer steps from one measurement to the next.
+            val_images: number of images that each process measures in a validation.
+            targets: function that returns the GT of a batch, in a form that `LayerMonitor.step`
+                takes. By default it looks for such forms in the batch.
+            run: run directory to write at the end of training, from the last validation.
+            check_finite: whether predictions with NaN or infinity raise NonFiniteError.
+        """
+        self._every, self._val_images, self._targets = every, val_images, targets
+        self._run = None if run is None else Path(run)
+        self._check_finite = check_finite
+        self._module: LightningModule | None = None
+        self.monitor: LayerMonitor | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.monitor is None or self._module is not pl_module:
+            self._module = pl_module
+            self.monitor = LayerMonitor(
+                pl_module, every=self._every, check_finite=self._check_finite
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor:
+            self.monitor.iteration = trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if self.monitor is None:
+            return
+        self.monitor.measure(self._targets(batch))
+        if trainer.global_step == self.monitor.iteration:
+            return  # more batches of this step follow
+        values = self.monitor.step()
+        if values:
+            pl_module.log_dict(values, logger=False)
+            # log_dict reaches the loggers only at multiples of log_every_n_steps.
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=trainer.global_step)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor:
+            self.monitor.start_evaluation(self._val_images)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self.monitor:
+            self.monitor.measure(self._targets(batch))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor is None:
+            return
+        values = self.monitor.finish_evaluation()
+        if not trainer.sanity_checking:
+            named = {f"val/{name}": value for name, value in values.items()}
+            pl_module.log_dict(named, sync_dist=trainer.world_size > 1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor is None or self._run is None:
+            return
+        try:
+            self.monitor.write_run(self._run)
+        except RunError as error:  # the training itself is finished and must be saved
+            _LOG.error("no run directory was written: %s", error)
