@@ -16,13 +16,13 @@ import rich.box
 import torch
 from rich.table import Table
 
-from benchmarks.scenes import SyntheticScenes
+from benchmarks.scenes import SyntheticScenes, random_samples
 from mpdiag.allocator import keep_freed_memory
 from mpdiag.analysis import analyze
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.checkpoints.detectron2_config import TrainingInfo
 from mpdiag.config import BackboneConfig, LossConfig, ModelConfig, TrainConfig
-from mpdiag.data import ClassInfo, Sample
+from mpdiag.data import ClassInfo
 from mpdiag.errors import DependencyError
 from mpdiag.models import ImageSizes, Mask2Former, instance_inference
 from trainers.distributed import DistributedContext
@@ -31,7 +31,6 @@ from trainers.trainer import Trainer
 
 Job = Callable[[], Callable[[], object]]
 
-OBJECTS = 7  # mean number of objects per image of COCO
 TINY = ModelConfig(
     num_classes=7,
     backbone=BackboneConfig(name="resnet18", channels=(8, 8, 16, 16), stem_channels=8),
@@ -71,6 +70,15 @@ def measure_peak(name: str, job: Job) -> PeakMemory:
 def _measure(name: str, job: Job, threads: int) -> PeakMemory:
     keep_freed_memory()  # as all commands do
     torch.set_num_threads(threads)
+    return measure_in_process(name, job)
+
+
+def measure_in_process(name: str, job: Job) -> PeakMemory:
+    """Run a job in this process; on a CPU, memory that was freed before hides a part of the peak.
+
+    Raises:
+        DependencyError: there is neither a GPU nor /proc.
+    """
     run = job()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -100,27 +108,20 @@ def training_step(config: TrainConfig, size: tuple[int, int]) -> Callable[[], ob
         config: a recipe; its data set is not read, and the weights are random.
         size: height and width of the images in pixels.
     """
+    trainer = random_trainer(config)
+    batch, classes = trainer.config.data.batch_size, trainer.config.model.num_classes
+    samples = random_samples(batch, size, classes)
+    return lambda: trainer.step(samples, range(len(samples)))
+
+
+def random_trainer(config: TrainConfig) -> Trainer:
+    """Return the trainer of a recipe with random weights and classes without names."""
     backbone = config.model.backbone.model_copy(update={"pretrained": False})
     model = config.model.model_copy(update={"backbone": backbone})
     classes = [ClassInfo(index + 1, f"class {index + 1}") for index in range(model.num_classes)]
     random_config = config.model_copy(update={"model": model, "init": None})
     resolved = resolve(random_config, len(classes), config.data.batch_size)
-    trainer = Trainer(resolved, classes, DistributedContext.initialize())
-    generator = torch.Generator().manual_seed(0)
-    height, width = size
-
-    def sample(number: int) -> Sample:
-        image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
-        masks = torch.zeros(OBJECTS, *size, dtype=torch.bool)
-        for mask in masks:
-            y, x = torch.rand(2, generator=generator).tolist()
-            top, left = int(y * height * 0.75), int(x * width * 0.75)
-            mask[top : top + height // 4, left : left + width // 4] = True
-        labels = torch.randint(0, model.num_classes, (OBJECTS,), generator=generator)
-        return Sample(number, f"{number}.png", image, masks, labels, size)
-
-    samples = [sample(number) for number in range(config.data.batch_size)]
-    return lambda: trainer.step(samples, range(len(samples)))
+    return Trainer(resolved, classes, DistributedContext.initialize())
 
 
 def inference(model: ModelConfig, size: tuple[int, int]) -> Callable[[], object]:

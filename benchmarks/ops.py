@@ -130,6 +130,9 @@ def bench_ops(
     torch_device = torch.device(device)
     repeats = repeats or REPEATS[torch_device.type]
     reasons = {b.name: unavailable_reason(b, torch_device.type, dtype) for b in BACKENDS}
+    probe = encoder_problem(32, 32, batch, dtype, torch_device)
+    for name in [name for name, reason in reasons.items() if reason is None]:
+        reasons[name] = _error(_with_backend(name, probe.forward_and_backward))
     names = [name for name, reason in reasons.items() if reason is None]
     timings = []
     for height, width in sizes:
@@ -201,6 +204,15 @@ def _with_backend(name: str, run: Callable[[], object]) -> Callable[[], object]:
             return run()
 
     return call
+
+
+def _error(run: Callable[[], object]) -> str | None:
+    """Return the error of a backend, so that the others are timed all the same."""
+    try:
+        run()
+    except Exception as error:
+        return f"fails: {type(error).__name__}: {error}"[:300]
+    return None
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -7,9 +7,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpdiag.data import ClassInfo, GroundTruth, SegmentationDataset
+from mpdiag.data import ClassInfo, GroundTruth, Sample, SegmentationDataset
 from mpdiag.data.annotations import ImageRecord
 from mpdiag.data.scenes import draw_scene
+
+OBJECTS = 7  # mean number of objects per image of COCO
+
+
+def random_samples(count: int, size: tuple[int, int], classes: int) -> list[Sample]:
+    """Return training samples of noise with `OBJECTS` rectangles each; always the same."""
+    generator = torch.Generator().manual_seed(0)
+    height, width = size
+
+    def sample(number: int) -> Sample:
+        image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
+        masks = torch.zeros(OBJECTS, *size, dtype=torch.bool)
+        for mask in masks:
+            y, x = torch.rand(2, generator=generator).tolist()
+            top, left = int(y * height * 0.75), int(x * width * 0.75)
+            mask[top : top + height // 4, left : left + width // 4] = True
+        labels = torch.randint(0, classes, (OBJECTS,), generator=generator)
+        return Sample(number, f"{number}.png", image, masks, labels, size)
+
+    return [sample(number) for number in range(count)]
 
 
 class SyntheticScenes(SegmentationDataset):

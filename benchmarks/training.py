@@ -6,7 +6,7 @@ load of the machine. Numbers are medians over steps.
 
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -113,32 +113,50 @@ def bench_training(
         resolved = resolve(changed, len(dataset.classes), batches.num_images)
         return Trainer(resolved, dataset.classes, distributed)
 
-    implementations: list[tuple[str, TakeStep]] = [
-        ("baseline", TrainerStep(trainer("baseline"))),
-        ("multi-layer MP", TrainerStep(trainer("piloted"))),
-    ]
-    if peer:
-        implementations.append(("transformers", TransformersStep(trainer("baseline"))))
-    if official is not None:
-        implementations.append(_official(official, trainer("baseline")))
-    timings = [StepTiming(name, data.batch_size) for name, _ in implementations]
-    loader = batches.start(0)
-    for number in range(WARM_UP + steps):
-        started = time.perf_counter()
-        samples = next(loader)
-        waited = time.perf_counter() - started
-        for timing, (_, take_step) in zip(timings, implementations, strict=True):
-            clock = PhaseClock(distributed.device)
-            take_step(samples, clock)
-            if number >= WARM_UP:
-                timing.steps.append({"data": waited, **clock.phases})
-                timing.peak = clock.peak(timing.peak)
-    for timing, (_, take_step) in zip(timings, implementations, strict=True):
+    implementations = build_implementations(trainer, peer=peer, official=official)
+    timings = time_steps(implementations, batches.start(0), steps)
+    for timing, take_step in zip(timings, implementations.values(), strict=True):
         if isinstance(take_step, TrainerStep):
             timing.layer_metrics = _layer_metrics_fraction(
                 dataset, take_step.trainer, timing.step_seconds()
             )
     return timings
+
+
+def build_implementations(
+    trainer: Callable[[str], Trainer], *, peer: bool, official: Path | None
+) -> dict[str, "TakeStep"]:
+    """Return a step of each implementation by name; `trainer` builds that of a method."""
+    implementations: dict[str, TakeStep] = {
+        "baseline": TrainerStep(trainer("baseline")),
+        "multi-layer MP": TrainerStep(trainer("piloted")),
+    }
+    if peer:
+        implementations["transformers"] = TransformersStep(trainer("baseline"))
+    if official is not None:
+        name, take_step = _official(official, trainer("baseline"))
+        implementations[name] = take_step
+    return implementations
+
+
+def time_steps(
+    implementations: Mapping[str, "TakeStep"], batches: Iterator[list[Sample]], steps: int
+) -> list[StepTiming]:
+    """Time `steps` batches, which all implementations take in turn, after untimed ones."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    timings: dict[str, StepTiming] = {}
+    for number in range(WARM_UP + steps):
+        started = time.perf_counter()
+        samples = next(batches)
+        waited = time.perf_counter() - started
+        for name, take_step in implementations.items():
+            clock = PhaseClock(device)
+            take_step(samples, clock)
+            if number >= WARM_UP:
+                timing = timings.setdefault(name, StepTiming(name, len(samples)))
+                timing.steps.append({"data": waited, **clock.phases})
+                timing.peak = clock.peak(timing.peak)
+    return list(timings.values())
 
 
 def _layer_metrics_fraction(

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 from pretend_cuda import pretend_cuda
 from pycocotools import mask as coco_mask
+from rich.console import Console, RenderableType
 
 from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.data.class_lists import ade20k_classes, cityscapes_classes
@@ -53,6 +55,18 @@ def gpu(request: pytest.FixtureRequest) -> Iterator[torch.device]:
         else:
             stack.enter_context(tf32("none"))
         yield torch.device("cuda", 0)
+
+
+@pytest.fixture
+def render() -> Callable[[RenderableType], str]:
+    """Return a function that renders a table as text."""
+
+    def render(table: RenderableType, width: int = 160) -> str:
+        console = Console(width=width, file=StringIO())
+        console.print(table)
+        return console.file.getvalue()
+
+    return render
 
 
 @pytest.fixture(scope="session")
@@ -106,19 +120,25 @@ def small_config() -> ModelConfig:
 
 
 def _detections(table: dict[str, Rows], layers: int) -> Rows:
-    """Return the masks of the last layer as detections of class 0."""
-    return [
-        {
-            "image_id": row["image_id"],
-            "layer": layers,
-            "query": row["index"],
-            "label": 0,
-            "score": 1 / (1 + row["index"]),
-            **{key: row[key] for key in ("height", "width", "counts")},
-        }
-        for row in table["masks"]
-        if row["kind"] == "query" and row["layer"] == layers
-    ]
+    """Return the masks of the last layer, at the size of the image, as detections of class 0."""
+    found = []
+    for row in table["masks"]:
+        if row["kind"] == "query" and row["layer"] == layers:
+            cells = rle.decode(row["counts"], row["height"], row["width"])
+            mask = cells.repeat(STRIDE, 0).repeat(STRIDE, 1)
+            found.append(
+                {
+                    "image_id": row["image_id"],
+                    "layer": layers,
+                    "query": row["index"],
+                    "label": 0,
+                    "score": 1 / (1 + row["index"]),
+                    "height": mask.shape[0],
+                    "width": mask.shape[1],
+                    "counts": rle.encode(mask),
+                }
+            )
+    return found
 
 
 def arrow_table(table: str, rows: Rows) -> pa.Table:

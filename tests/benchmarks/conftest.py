@@ -1,11 +1,9 @@
 """Fixtures of the benchmark tests. The tests check what is measured, never how fast it is."""
 
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console, RenderableType
 
 from mpdiag.config import TrainConfig
 from mpdiag.data import generate_synthetic
@@ -30,15 +28,3 @@ def small_recipe(tmp_path: Path) -> Callable[..., TrainConfig]:
         "layer_metrics_every=null",
     )
     return lambda *changes: load_recipe("synthetic-tiny", [*small, *changes])
-
-
-@pytest.fixture
-def render() -> Callable[[RenderableType], str]:
-    """Return a function that renders a table as text."""
-
-    def render(table: RenderableType, width: int = 160) -> str:
-        console = Console(width=width, file=StringIO())
-        console.print(table)
-        return console.file.getvalue()
-
-    return render

@@ -1,26 +1,48 @@
-"""Benchmarks on the pretended CUDA device, so that they run when a GPU is there."""
+"""`mpdiag bench gpu` on the pretended CUDA device, so that no time of a GPU is lost to an error."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from pretend_cuda import pretend_cuda
 from torch import nn
 
-from benchmarks.analysis import bench_analysis
-from mpdiag.config import ModelConfig
+from benchmarks import gpu
+from benchmarks.fresh_process import ProcessFailedError, call, run_in_fresh_process
+from benchmarks.gpu import bench_gpu, gpu_table
+from benchmarks.gpu_steps import STEPS
+from mpdiag.errors import ConfigError, DependencyError
 from mpdiag.models import Mask2Former
 from mpdiag.ops import use_backend
+from mpdiag.ops.backends import get_backend
+
+# One precision stands for all.
+TOY_STEPS = {
+    name: step
+    for name, step in STEPS.items()
+    if not name.startswith("training") or name == "training, bf16 and tf32"
+}
 
 
 @pytest.fixture
-def gpu() -> Iterator[None]:
+def device() -> Iterator[None]:
     """Run the test on the pretended device, with the only attention that does not need a GPU."""
     with use_backend("plain"), pretend_cuda([]):
         yield
 
 
-def test_inference_and_analysis_run_on_the_same_device(gpu, small_config: ModelConfig) -> None:
+def test_all_steps_run_at_toy_size_on_the_gpu(
+    device, render: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.timing.COPY_SIZE", 2**16)
+    monkeypatch.setattr("benchmarks.training.WARM_UP", 1)
+    monkeypatch.setattr("benchmarks.ops.BACKENDS", [get_backend("plain")])
+    monkeypatch.setattr("benchmarks.gpu_steps.PRECISIONS", {"bf16 and tf32": ("bf16", "all")})
+    monkeypatch.setattr(gpu, "STEPS", TOY_STEPS)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)  # of CUDA only
     devices: list[str] = []
 
     def note(module: nn.Module, inputs: object, output: object) -> None:
@@ -28,9 +50,100 @@ def test_inference_and_analysis_run_on_the_same_device(gpu, small_config: ModelC
             devices.append(str(output.matching.mask_logits.device))
 
     handle = nn.modules.module.register_module_forward_hook(note)
+    file, lines = tmp_path / "gpu.json", []
     try:
-        results = bench_analysis(2, (64, 96), small_config)
+        content = bench_gpu(
+            file,
+            minutes=100,
+            size="toy",
+            report=lines.append,
+            execute=lambda run, seconds: call(run),
+        )
     finally:
         handle.remove()
-    assert results.device == torch.cuda.get_device_name()
-    assert len(devices) > 4 and set(devices) == {"cuda:0"}
+    errors = {name: entry.get("error") for name, entry in content["steps"].items()}
+    assert errors == dict.fromkeys(TOY_STEPS), "\n".join(filter(None, errors.values()))
+    assert len(lines) == len(TOY_STEPS)
+    assert len(devices) > 20 and set(devices) == {"cuda:0"}  # also inference beside the analysis
+    assert content["steps"]["analysis"]["result"]["device"] == torch.cuda.get_device_name()
+    assert content["steps"]["tests"]["result"]["passed"]
+    assert json.loads(file.read_text()) == json.loads(json.dumps(content))
+    text = render(gpu_table(content))
+    assert all(name in text for name in TOY_STEPS) and "inference, bf16 and tf32" in text
+
+
+def failing(scale: object, official: object) -> dict[str, object]:
+    raise ZeroDivisionError("on purpose")
+
+
+def test_budget_resume_and_failures(
+    device, render: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps run in order while time is left, failed ones last; finished ones are not repeated."""
+    ran: list[str] = []
+
+    def step(name: str, seconds: float) -> SimpleNamespace:
+        def run(scale: object, official: object) -> dict[str, object]:
+            ran.append(name)
+            return {"figures": {"inference, float32": 0.02}}
+
+        return SimpleNamespace(run=run, seconds=seconds)
+
+    steps = {"first": step("first", 1000), "broken": SimpleNamespace(run=failing, seconds=1)}
+    steps |= {"long": step("long", 1000), "short": step("short", 1)}
+    monkeypatch.setattr(gpu, "STEPS", steps)
+    file, lines = tmp_path / "gpu.json", []
+
+    def run(minutes: float = 1, size: str = "full") -> dict[str, dict[str, object]]:
+        content = bench_gpu(
+            file,
+            minutes=minutes,
+            size=size,
+            report=lines.append,
+            execute=lambda run, seconds: call(run),
+        )
+        return content["steps"]
+
+    found = run()
+    assert ran == ["first", "short"] and "left for the next call" in "".join(lines)
+    assert "ZeroDivisionError: on purpose" in found["broken"]["error"]
+    text = render(gpu_table(json.loads(file.read_text())))
+    assert "broken: ZeroDivisionError: on purpose" in text
+    steps["broken"] = step("broken", 1)
+    assert list(run(minutes=100)) == ["first", "broken", "short", "long"]
+    assert ran == ["first", "short", "long", "broken"]
+    run(minutes=100)
+    assert len(ran) == 4
+
+    with pytest.raises(ConfigError, match="another size"):
+        run(size="toy")
+    file.write_text("[1, 2")
+    with pytest.raises(ConfigError, match="not readable as JSON"):
+        run()
+
+
+def test_no_gpu(tmp_path: Path) -> None:
+    with pytest.raises(DependencyError, match="no CUDA GPU"):
+        bench_gpu(tmp_path / "gpu.json", minutes=1)
+
+
+def test_process_of_its_own() -> None:
+    assert run_in_fresh_process(dict, 60) == {}
+    with pytest.raises(ProcessFailedError, match="status 3"):
+        run_in_fresh_process(Exit(3), 60)
+    with pytest.raises(ProcessFailedError, match="within 0 seconds"):
+        run_in_fresh_process(dict, 0)
+
+
+class Exit:
+    """Ends the process that unpickles it."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    def __call__(self) -> None: ...
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        import os
+
+        return os._exit, (self.status,)
