@@ -94,6 +94,11 @@ class ModelConfig(Strict):
         description="feature map of each decoder layer: strides 32, 16, 8 in turn, or stride 8 in "
         "all layers (MP-Former, Table 6)",
     )
+    masked_attention: bool = Field(
+        True,
+        description="queries of the matching part attend within the masks of the layer before; "
+        "false: everywhere (Mask2Former's ablation), while MP queries keep GT masks",
+    )
     query_position: bool = Field(True, description="learnable query positions (Mask2Former)")
     label_embedding: bool = Field(False, description="class embeddings for the MP part")
     pixel_mean: tuple[float, float, float] = (123.675, 116.280, 103.530)
@@ -139,13 +144,18 @@ class PilotConfig(Strict):
         "of appendix D that fail: the mean feature within a mask as query, or a 16 x 16 mask "
         "through an MLP as position query",
     )
-    noise: Literal["point", "shift", "scale", "none"] = "point"
+    noise: Literal["point", "shift", "scale", "cell", "neighbour", "none"] = Field(
+        "point",
+        description="noise on the masks; cell and neighbour act on each layer's own grid and are "
+        "not in the paper",
+    )
     noise_ratio: float = Field(
         0.2,
         ge=0,
         le=1,
         description="lambda_p of point noise; largest shift of shift noise, relative to half the "
-        "box; largest change of size of scale noise",
+        "box; largest change of size of scale noise; share of the boundary cells that cell noise "
+        "flips; largest share of the nearest other object that neighbour noise adds",
     )
     label_noise: float = Field(0.2, ge=0, le=1, description="lambda_l")
     assignment: Literal["hard", "match"] = Field(

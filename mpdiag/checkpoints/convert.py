@@ -43,10 +43,14 @@ def convert(
     target = Path(destination)
     _check_destination(target, to)
     loaded = load_checkpoint(source, config)
-    if to == "transformers" and loaded.model.config.feature_maps == "all-large":
+    settings = loaded.model.config
+    if to == "transformers" and not (
+        settings.masked_attention and settings.feature_maps == "coarse-to-fine"
+    ):
+        how = "to stride 8 in all layers" if settings.masked_attention else "without masks"
         raise CheckpointError(
-            f"{loaded.path}: attends to stride 8 in all layers, which transformers' Mask2Former "
-            "does not support; convert it to detectron2"
+            f"{loaded.path}: attends {how}, which transformers' Mask2Former does not support; "
+            "convert it to detectron2"
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,12 @@ def prepare_tiles(
             raise DataError(f"{name} {value}: must be 1 to {highest}; correct it")
     sources = {split: load_dataset(dataset, root=root, split=split) for split in splits}
     total = sum(map(len, sources.values()))
-    settings = {"version": _VERSION, "side": side, "scale": scale, "min_pixels": MIN_PIXELS}
+    settings: dict[str, int | str] = {
+        "version": _VERSION,
+        "side": side,
+        "scale": scale,
+        "min_pixels": MIN_PIXELS,
+    }
     settings |= {split: _fingerprint(source) for split, source in sources.items()}
 
     def write(draft: Path) -> None:

@@ -113,13 +113,15 @@ class Decoder(nn.Module):
     """Masked-attention decoder: each layer attends within the masks that the previous one predicts.
 
     Layers use the feature maps of strides 32, 16 and 8 in turn, or with `feature_maps="all-large"`
-    that of stride 8 only.
+    that of stride 8 only. With `masked_attention=False`, queries attend everywhere, except MP
+    queries with GT masks.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim = config.hidden_dim
         self.all_large = config.feature_maps == "all-large"
+        self.masked_attention = config.masked_attention
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(dim)
         self.query_feat = nn.Embedding(config.num_queries, dim)
@@ -209,7 +211,11 @@ class Decoder(nn.Module):
         True where the previous prediction's logit is >= 0, or in the GT masks of MP queries. A row
         without any True is set to True everywhere, also in the MP part.
         """
-        visible = torch.einsum("bnc,bcs->bns", embed, features.flatten(2)) >= 0
+        if self.masked_attention:
+            visible = torch.einsum("bnc,bcs->bns", embed, features.flatten(2)) >= 0
+        else:
+            cells = features.shape[-2] * features.shape[-1]
+            visible = torch.ones(*embed.shape[:2], cells, dtype=torch.bool, device=embed.device)
         gt_masks = pilot.visible(index, (features.shape[-2], features.shape[-1])) if pilot else None
         if gt_masks is not None:
             visible = torch.cat([gt_masks, visible[:, piloted:]], dim=1)

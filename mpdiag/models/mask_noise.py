@@ -1,4 +1,7 @@
-"""Noise on the GT masks of the MP part (MP-Former, section 4.3): point, shift and scale noise.
+"""Noise on the GT masks of the MP part.
+
+Point, shift and scale noise are those of MP-Former (section 4.3). Cell and neighbour noise are not
+in the paper: they change the cells of each layer's own grid, where attention uses them.
 
 Noise is drawn anew for each decoder layer, from one generator per image. It does not depend on the
 other images of the batch or on padding.
@@ -37,6 +40,7 @@ class QueryMasks:
     counts: list[int] = field(init=False)
     _stride4: list[Tensor] = field(init=False, repr=False)
     _cache: dict[Size, Tensor] = field(default_factory=dict, repr=False)
+    _nearest: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.counts = query_counts(self.gt)
@@ -57,16 +61,34 @@ class QueryMasks:
     def at(self, size: Size) -> Tensor:
         """Return (B, P, h, w) bool masks, all off for padding."""
         if size not in self._cache:
-            rows = self.gt.new_zeros(*self.gt.shape, *size, dtype=torch.bool)
-            for image, count in enumerate(self.counts):
-                if not count:
-                    continue
-                masks = self._stride4[image]
-                if masks.shape[1:] != size:
-                    masks = downsample_masks(masks, size)
-                rows[image, :count] = masks[self.gt[image, :count].clamp(min=0)]
-            self._cache[size] = rows & (self.gt >= 0)[..., None, None]
+            self._cache[size] = self._select(self.gt, size)
         return self._cache[size]
+
+    def nearest_other(self, size: Size) -> Tensor:
+        """Return (B, P, h, w) bool masks of the nearest other GT of each query's image.
+
+        Nearest is the one whose centroid has the smallest distance; all off if there is none.
+        """
+        if self._nearest is None:
+            self._nearest = torch.full_like(self.gt, -1)
+            for image, (count, masks) in enumerate(zip(self.counts, self._stride4, strict=True)):
+                if count and len(masks) > 1:
+                    nearest = _nearest_mask(masks)
+                    self._nearest[image, :count] = nearest[self.gt[image, :count].clamp(min=0)]
+            self._nearest = self._nearest.where(self.gt >= 0, -1)
+        return self._select(self._nearest, size)
+
+    def _select(self, gt: Tensor, size: Size) -> Tensor:
+        """Return (B, P, h, w) bool masks of the given GT (B, P), all off for -1."""
+        rows = gt.new_zeros(*gt.shape, *size, dtype=torch.bool)
+        for image, count in enumerate(self.counts):
+            if not count:
+                continue
+            masks = self._stride4[image]
+            if masks.shape[1:] != size:
+                masks = downsample_masks(masks, size)
+            rows[image, :count] = masks[gt[image, :count].clamp(min=0)]
+        return rows & (gt >= 0)[..., None, None]
 
 
 MaskNoise = Callable[[QueryMasks, Size, Generators], Tensor]
@@ -79,9 +101,13 @@ def build_noise(config: PilotConfig) -> MaskNoise:
         return no_noise
     if config.noise == "point":
         return PointNoise(config.noise_ratio, each_cell=config.variant == "official")
-    if config.noise == "shift":
-        return ShiftNoise(config.noise_ratio)
-    return ScaleNoise(config.noise_ratio)
+    kinds: dict[str, type[ShiftNoise | ScaleNoise | CellNoise | NeighbourNoise]] = {
+        "shift": ShiftNoise,
+        "scale": ScaleNoise,
+        "cell": CellNoise,
+        "neighbour": NeighbourNoise,
+    }
+    return kinds[config.noise](config.noise_ratio)
 
 
 def no_noise(masks: QueryMasks, size: Size, generators: Generators) -> Tensor:
@@ -166,6 +192,72 @@ class ScaleNoise:
             return ((cells + 0.5 - middle) / factor + middle).floor()
 
         return _resample(masks, size, source_cells)
+
+
+@dataclass(frozen=True, slots=True)
+class CellNoise:
+    """Flip each boundary cell of a layer's attention mask with probability `ratio`.
+
+    Boundary cells have a cell of the other value above, below, left or right of them, inside the
+    mask or outside. A mask that would lose all its cells stays unchanged.
+    """
+
+    ratio: float
+
+    def __call__(self, masks: QueryMasks, size: Size, generators: Generators) -> Tensor:
+        visible = masks.at(size)
+        draw = uniform_per_image(masks.counts, visible.shape, generators)
+        noised = visible ^ (boundary_cells(visible) & (draw < self.ratio))
+        return torch.where(noised.flatten(2).any(2)[..., None, None], noised, visible)
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourNoise:
+    """Add a part of the nearest other object to each mask, on the grid of the layer.
+
+    The part is up to `ratio` of the other object's cells outside of the mask, uniform for each
+    mask, but at least one cell. It consists of the cells that are nearest to the mask's centroid.
+    """
+
+    ratio: float
+
+    def __call__(self, masks: QueryMasks, size: Size, generators: Generators) -> Tensor:
+        visible = masks.at(size).flatten(2)
+        other = masks.nearest_other(size).flatten(2) & ~visible
+        draw = uniform_per_image(masks.counts, (*masks.gt.shape, 1), generators)
+        number = (draw * self.ratio * other.sum(-1, keepdim=True)).ceil()
+        cells = torch.cartesian_prod(
+            *(torch.arange(length, device=visible.device, dtype=torch.float32) for length in size)
+        )
+        weight = visible.float()
+        centroid = weight @ cells / weight.sum(-1, keepdim=True).clamp(min=1)
+        distance = (cells - centroid[:, :, None]).square().sum(-1)
+        order = distance.masked_fill(~other, torch.inf).argsort(dim=-1, stable=True)
+        rank = order.argsort(dim=-1)
+        return (visible | (other & (rank < number))).unflatten(2, size)
+
+
+def boundary_cells(masks: Tensor) -> Tensor:
+    """Return the cells of (..., h, w) bool masks with a cell of the other value next to them."""
+    rows = masks[..., 1:, :] ^ masks[..., :-1, :]
+    columns = masks[..., 1:] ^ masks[..., :-1]
+    vertical = F.pad(rows, (0, 0, 0, 1)) | F.pad(rows, (0, 0, 1, 0))
+    return vertical | F.pad(columns, (0, 1)) | F.pad(columns, (1, 0))
+
+
+def _nearest_mask(masks: Tensor) -> Tensor:
+    """Return for each of (G, h, w) masks, G > 1, the index of the one with the nearest centroid."""
+    weight = masks.float()
+    area = weight.flatten(1).sum(1).clamp(min=1)
+    centroid = torch.stack(
+        [
+            (weight.sum(2 - axis) * torch.arange(masks.shape[1 + axis], device=masks.device)).sum(1)
+            for axis in (0, 1)
+        ],
+        dim=1,
+    )
+    distance = torch.cdist(centroid / area[:, None], centroid / area[:, None])
+    return distance.fill_diagonal_(torch.inf).argmin(1)
 
 
 def query_counts(gt: Tensor) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mpdiag.config import TrainConfig
 from mpdiag.errors import ConfigError
-from reports.reproduction import TABLES, table_rows
+from reports.reproduction import OTHER_TARGETS, TABLES, table_rows
 from trainers.methods import methods_of
 from trainers.methods.piloted import Piloted
 from trainers.recipe import load_recipe
@@ -136,6 +136,7 @@ def _piloted(layers: int | str, noise: str, label_noise: float = 0.2) -> tuple[s
 
 
 _ALL_LAYERS = _piloted("all", "point")
+_UNMASKED = ("model.masked_attention=false",)
 
 TRAININGS = {
     spec.name: spec
@@ -157,6 +158,11 @@ TRAININGS = {
         # Table 3: 36 of 50 epochs, and 80k of 160k steps.
         TrainingSpec("mp-72-percent", _ALL_LAYERS, step_fraction=0.72),
         TrainingSpec("mp-half", _ALL_LAYERS, step_fraction=0.5),
+        # Not in the paper.
+        TrainingSpec("unmasked", ("method=baseline", *_UNMASKED)),
+        TrainingSpec("mp-unmasked", (*_ALL_LAYERS, *_UNMASKED)),
+        TrainingSpec("mp-cell-noise", _piloted(3, "cell")),
+        TrainingSpec("mp-neighbour-noise", _piloted(3, "neighbour")),
         TrainingSpec("coco-mask2former-50-epochs", recipe="table3-mask2former-r50-coco-instance"),
         TrainingSpec("coco-mp-former-36-epochs", recipe="table3-mp-former-r50-coco-instance"),
         TrainingSpec("ade20k-mask2former-160k", recipe="table2-mask2former-r50-instance"),
@@ -220,7 +226,7 @@ def required_trainings(
 
 
 def expand_targets(targets: Sequence[str]) -> list[str]:
-    """Return the tables and figures in the paper's order, with `all` replaced.
+    """Return the tables and figures in the paper's order, with `all` replaced by the paper's.
 
     Raises:
         ConfigError: a target is unknown, or there is none.
@@ -229,7 +235,8 @@ def expand_targets(targets: Sequence[str]) -> list[str]:
     if unknown or not targets:
         given = f"unknown target {unknown[0]!r}" if unknown else "no target"
         raise ConfigError(f"reproduce: {given}; choose from {', '.join(TABLES)} or all")
-    return [name for name in TABLES if name in targets or "all" in targets]
+    of_paper = set() if "all" not in targets else TABLES.keys() - OTHER_TARGETS
+    return [name for name in TABLES if name in targets or name in of_paper]
 
 
 def configure_training(
@@ -244,9 +251,13 @@ def configure_training(
     Args:
         root: folder of its data sets, if not the recipe's.
         init: initial weights, if not the recipe's.
+
+    Raises:
+        ConfigError: the training is not defined at this size.
     """
     recipe = size.recipe or spec.recipe
-    assert recipe is not None, f"{spec.name} has no recipe at size {size.name}"
+    if recipe is None:
+        raise ConfigError(f"{spec.name}: has no recipe at --size {size.name}; choose another size")
     overrides = [*size.overrides, *(spec.overrides if size.recipe else ()), f"seed={seed}"]
     if root is not None:
         overrides.append(f"data.root={root}")

@@ -13,7 +13,9 @@ from mpdiag.models.complexity import count_multiply_adds, count_parameters, fram
 from mpdiag.models.mask2former import padded_size
 from mpdiag.models.mask_noise import (
     PREDICTION_STRIDE,
+    CellNoise,
     MaskNoise,
+    NeighbourNoise,
     PointNoise,
     QueryMasks,
     ScaleNoise,
@@ -59,7 +61,7 @@ def noise_overlap(
     """Return the IoU of noised GT masks with the GT masks (MP-Former, appendix A, Figure 4).
 
     Noise is drawn as in training, at the strides of the decoder layers and of the predictions. Box
-    noise applies shift noise to filled bounding boxes.
+    noise applies shift noise to filled bounding boxes. The paper has no cell and neighbour noise.
 
     Args:
         data: data set; its first `MAX_IMAGES` images are used.
@@ -101,6 +103,8 @@ def _noised(
             ("shift", ShiftNoise(ratio), queries),
             ("scale", ScaleNoise(ratio), queries),
             ("box shift", ShiftNoise(ratio), boxes),
+            ("cell", CellNoise(ratio), queries),
+            ("neighbour", NeighbourNoise(ratio), queries),
         )
         for name, noise, clean in kinds:
             for stride in STRIDES:
@@ -157,7 +161,8 @@ def _keep_example(
 ) -> None:
     """Add the largest mask of each of the first images, as rows of 0 and 1."""
     noise, ratio, stride = key
-    if ratio != RATIOS[-1] or stride != PREDICTION_STRIDE or len(examples) >= 4 * _NUM_EXAMPLES:
+    known = sum(example["noise"] == noise for example in examples)
+    if ratio != RATIOS[-1] or stride != PREDICTION_STRIDE or known >= _NUM_EXAMPLES:
         return
     largest = int(clean.flatten(1).sum(1).argmax())
     examples.append(

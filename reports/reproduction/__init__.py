@@ -2,10 +2,11 @@
 
 from reports.reproduction.report import ReproductionContext, build_reproduction_report, table_rows
 from reports.reproduction.results import TrainedRun
-from reports.reproduction.table_rows import TABLES
+from reports.reproduction.table_rows import OTHER_TARGETS, TABLES
 from reports.reproduction.training_log import logged_steps, seconds_per_step
 
 __all__ = [
+    "OTHER_TARGETS",
     "TABLES",
     "ReproductionContext",
     "TrainedRun",

@@ -22,6 +22,8 @@ _TITLES = {
     "shift": "Shift noise on masks",
     "scale": "Scale noise on masks",
     "box shift": "Shift noise on boxes",
+    "cell": "Cell noise (not in the paper)",
+    "neighbour": "Neighbour noise (not in the paper)",
 }
 
 

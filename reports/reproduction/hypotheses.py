@@ -104,6 +104,21 @@ HYPOTHESES = (
                UTIL, _BASELINE, TrainedPart("fixed-matching")),
     Hypothesis("table7", "The auxiliary loss raises mIoU-L, its aim (mean over layers)",
                MIOU, _BASELINE, TrainedPart("auxiliary-loss")),
+    _ap("attention", "Without masked attention, AP is lower", "baseline", "unmasked", -1),
+    _ap("attention", "Mask piloting raises AP without masked attention", "unmasked", "mp-unmasked"),
+    Hypothesis("attention", "Mask piloting raises Util without masked attention (mean over layers)",
+               UTIL, TrainedPart("unmasked"), TrainedPart("mp-unmasked")),
+    Hypothesis("attention",
+               "Mask piloting raises mIoU-L without masked attention (mean over layers)",
+               MIOU, TrainedPart("unmasked"), TrainedPart("mp-unmasked")),
+    _ap("noise", "Point noise gives higher AP than no noise", "mp-label-noise", "mp-point-noise"),
+    _ap("noise", "Cell noise gives higher AP than no noise", "mp-label-noise", "mp-cell-noise"),
+    _ap("noise", "Cell noise gives higher AP than point noise",
+        "mp-point-noise", "mp-cell-noise"),
+    _ap("noise", "Neighbour noise gives higher AP than no noise",
+        "mp-label-noise", "mp-neighbour-noise"),
+    _ap("noise", "Neighbour noise gives higher AP than point noise",
+        "mp-point-noise", "mp-neighbour-noise"),
 )  # fmt: skip
 
 
@@ -123,12 +138,16 @@ def evaluate_hypotheses(
             verdict, mean = difference.verdict(hypothesis.sign), difference.mean
             value = format_difference(mean, difference.half_width)
             value += f" ({format_seed_count(difference.count)})"
-        text = f"{target.replace('table', 'Table ')}: {hypothesis.text}"
+        text = f"{_target_name(target)}: {hypothesis.text}"
         yield (
             Highlight(verdict, text, value, _published_difference(hypothesis)),
             ReportedValue(target, f"hypothesis: {verdict}", hypothesis.text, b.part, metric.key,
                           metric.layer, "mean", mean),
         )  # fmt: skip
+
+
+def _target_name(target: str) -> str:
+    return target.replace("table", "Table ") if target.startswith("table") else target.capitalize()
 
 
 def _published_difference(hypothesis: Hypothesis) -> str:

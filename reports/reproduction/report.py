@@ -31,11 +31,15 @@ _TITLES = {
     "table5": "Table 5: layers and noise",
     "table6": "Table 6: feature maps and assignment",
     "table7": "Table 7: naive solutions",
+    "attention": "Without masked attention (not in the paper)",
+    "noise": "Noise on each layer's own grid (not in the paper)",
 }
 _ABLATIONS = {
     "table4": ("Components, each added to those before", "baseline"),
     "table5": ("Layers of MP training, and noise on its masks", "mp-label-noise"),
     "table6": ("Feature maps, and assignment in the MP part", "mp-label-noise"),
+    "attention": ("The matching part attends everywhere, MP queries within GT masks", "baseline"),
+    "noise": ("MP in three layers, label noise, and noise on its masks", "mp-label-noise"),
 }
 
 

@@ -91,10 +91,25 @@ TABLES: dict[str, tuple[TableRow, ...]] = {
         TableRow("Fixed matching scheme", "fixed-matching", _table7("Fixed matching scheme")),
         TableRow("Auxiliary loss", "auxiliary-loss", _table7("Auxiliary loss")),
     ),
+    "attention": (
+        TableRow("Mask2Former", "baseline"),
+        TableRow("Mask2Former without masked attention", "unmasked"),
+        TableRow("MP-Former", "mp-all-layers"),
+        TableRow("MP-Former without masked attention", "mp-unmasked"),
+    ),
+    "noise": (
+        TableRow("No noise", "mp-label-noise"),
+        TableRow("Point noise", "mp-point-noise"),
+        TableRow("Cell noise", "mp-cell-noise"),
+        TableRow("Neighbour noise", "mp-neighbour-noise"),
+    ),
     "figure1": (TableRow("Mask2Former", "baseline"),),
     "figure4": (),
 }
 """Target of `mpdiag reproduce` -> rows; Figure 4 needs no training."""
+
+OTHER_TARGETS = ("attention", "noise")
+"""Targets that are not in the paper."""
 
 TABLE3_AS_PUBLISHED: tuple[TableRow, ...] = (
     TableRow(

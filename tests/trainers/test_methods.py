@@ -216,6 +216,28 @@ def test_layers_attend_to_the_configured_feature_maps(
     assert seen == [side * side for side in sides]
 
 
+def test_without_masked_attention_only_mp_queries_attend_within_masks(
+    small_recipe, samples
+) -> None:
+    """As many layers as `pilot.layers` use GT masks; everything else attends everywhere."""
+    method = method_of(
+        small_recipe, "method=piloted", "pilot.layers=2", "model.masked_attention=false",
+        "pilot.noise=none",
+    )  # fmt: skip
+    matching, piloted = [], []
+    points = method.model.decoder.hook_points
+    points.attention_mask.register_forward_hook(lambda _, __, mask: matching.append(mask))
+    points.piloted_attention_mask.register_forward_hook(lambda _, __, mask: piloted.append(mask))
+    pilot = step_of(method, batch_of(samples)).pilot
+    method.model([sample.image for sample in samples], pilot)
+    assert all(mask.all() for mask in matching) and len(matching) == 3
+    for layer, side in enumerate((2, 4)):
+        expected = pilot.masks.at((side, side)).flatten(2)
+        expected = expected | ~expected.any(-1, keepdim=True)
+        assert torch.equal(piloted[layer], expected)
+    assert not piloted[1].all() and piloted[2].all()
+
+
 @pytest.mark.parametrize("layers", [1, 2, "all"])
 def test_number_of_layers_with_gt_masks(small_recipe, samples, layers) -> None:
     method = method_of(small_recipe, "method=piloted", f"pilot.layers={layers}", "pilot.noise=none")

@@ -378,3 +378,9 @@ def test_a_decoder_that_transformers_does_not_support_is_rejected(
     assert not (tmp_path / "hf").exists()
     convert(tmp_path / "large.pth", tmp_path / "copy.pth", "detectron2")
     assert load_model(tmp_path / "copy.pth").config.feature_maps == "all-large"
+    unmasked = model_with(small_config, masked_attention=False)
+    recipe = TrainConfig(model=unmasked.config).model_dump(mode="json")
+    save_checkpoint(tmp_path / "unmasked.pth", unmasked, mpdiag={"recipe": recipe})
+    with pytest.raises(CheckpointError, match="attends without masks, which transformers"):
+        convert(tmp_path / "unmasked.pth", tmp_path / "hf", "transformers")
+    assert not load_model(tmp_path / "unmasked.pth").config.masked_attention

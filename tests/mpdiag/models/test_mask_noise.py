@@ -6,6 +6,8 @@ from torch import Tensor
 
 from mpdiag.config import PilotConfig
 from mpdiag.models.mask_noise import (
+    CellNoise,
+    NeighbourNoise,
     PointNoise,
     QueryMasks,
     ScaleNoise,
@@ -119,7 +121,7 @@ def test_scale_keeps_the_centre() -> None:
     assert sizes[1].mean().item() == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.parametrize("noise", ["point", "shift", "scale"])
+@pytest.mark.parametrize("noise", ["point", "shift", "scale", "cell", "neighbour"])
 def test_noised_masks_overlap_their_gt_in_every_layer(blob: Tensor, noise: str) -> None:
     """The official code inverts shifted and scaled masks after the first layer."""
     add_noise = build_noise(PilotConfig.model_validate({"noise": noise}))
@@ -135,7 +137,8 @@ def test_noise_of_an_image_does_not_depend_on_the_batch(blob: Tensor) -> None:
     mask = blob.repeat_interleave(STRIDE, 0).repeat_interleave(STRIDE, 1)
     both = QueryMasks([mask[None], mask[None]], torch.tensor([[0, 0, -1], [0, 0, 0]]))
     second = QueryMasks([mask[None]], torch.tensor([[0, 0, 0]]))
-    for noise in (PointNoise(0.5), PointNoise(0.5, each_cell=True), ShiftNoise(1), ScaleNoise(1)):
+    kinds = (ShiftNoise(1), ScaleNoise(1), CellNoise(0.5), NeighbourNoise(0.5))
+    for noise in (PointNoise(0.5), PointNoise(0.5, each_cell=True), *kinds):
         found = noise(both, (16, 20), generators(2))
         assert not found[0, 2].any()
         assert torch.equal(found[1], noise(second, (16, 20), generators(1, seed=1))[0])
@@ -152,3 +155,79 @@ def test_build_noise() -> None:
     assert build_noise(PilotConfig(noise_ratio=0)) is no_noise
     assert build_noise(PilotConfig(noise="none")) is no_noise
     assert build_noise(PilotConfig(variant="official")) == PointNoise(0.2, each_cell=True)
+
+
+def brute_force_boundary(mask: Tensor) -> set[tuple[int, int]]:
+    height, width = mask.shape
+    return {
+        (y, x)
+        for y in range(height)
+        for x in range(width)
+        for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1))
+        if 0 <= v < height and 0 <= u < width and mask[y, x] != mask[v, u]
+    }
+
+
+@pytest.mark.parametrize("size", [(32, 40), (16, 20), (8, 10), (4, 5)])
+def test_cell_noise_flips_a_share_of_the_boundary_at_the_layers_resolution(
+    blob: Tensor, size: tuple[int, int]
+) -> None:
+    masks = query_masks(blob, 400)
+    plain = masks.at(size)[0, 0]
+    noised = CellNoise(0.2)(masks, size, generators())[0]
+    boundary = brute_force_boundary(plain)
+    flips = (noised ^ plain).float()
+    assert {(int(y), int(x)) for y, x in flips.sum(0).nonzero()} == boundary
+    assert (flips.sum() / (400 * len(boundary))).item() == pytest.approx(0.2, abs=0.02)
+    assert noised.flatten(1).any(1).all()
+
+
+def test_cell_noise_leaves_no_mask_empty() -> None:
+    cells = torch.zeros(8, 8, dtype=torch.bool)
+    cells[3, 3] = True
+    noised = CellNoise(1.0)(query_masks(cells, 50), (8, 8), generators())[0]
+    assert noised[:, [2, 4, 3, 3], [3, 3, 2, 4]].all() and not noised[:, 3, 3].any()
+    whole = torch.ones(2, 2, dtype=torch.bool)  # has no boundary inside of the image
+    assert CellNoise(1.0)(query_masks(whole, 5), (2, 2), generators()).all()
+    half = torch.tensor([[True, False]])  # its flip is empty on the left and full on the right
+    assert CellNoise(1.0)(query_masks(half, 1), (1, 2), generators())[0, 0].tolist() == [
+        [False, True]
+    ]
+
+
+def three_objects() -> QueryMasks:
+    """Objects on the stride-4 grid at the left, in the middle and at the right; one query each."""
+    cells = torch.zeros(3, 8, 24, dtype=torch.bool)
+    cells[0, 2:4, 1:3] = True
+    cells[1, 2:6, 6:10] = True
+    cells[2, 1:7, 18:23] = True
+    pixels = cells.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)
+    return QueryMasks([pixels], torch.arange(3)[None].repeat(1, 60))
+
+
+@pytest.mark.parametrize("size", [(8, 24), (4, 12), (2, 6)])
+def test_neighbour_noise_adds_the_nearest_cells_of_the_nearest_object(
+    size: tuple[int, int],
+) -> None:
+    masks = three_objects()
+    plain = masks.at(size)[0]
+    noised = NeighbourNoise(0.5)(masks, size, generators())[0]
+    added = noised & ~plain
+    assert torch.equal(noised | plain, noised)
+    for query, mask in enumerate(added):
+        own, other = plain[query], plain[{0: 1, 1: 0, 2: 1}[query % 3]]
+        candidates = (other & ~own).nonzero().tolist()
+        y, x = own.nonzero().double().mean(0).tolist()
+        candidates.sort(key=lambda cell: (cell[0] - y) ** 2 + (cell[1] - x) ** 2)
+        count = int(mask.sum())
+        assert 1 <= count <= -(-len(candidates) // 2)
+        distances = [(v - y) ** 2 + (u - x) ** 2 for v, u in mask.nonzero().tolist()]
+        nearest = [(v - y) ** 2 + (u - x) ** 2 for v, u in candidates[:count]]
+        assert sorted(distances) == pytest.approx(sorted(nearest), abs=1e-4)
+    if size == (8, 24):
+        assert {int(x.sum()) for x in added[::3]} == set(range(1, 9))  # of 16 cells
+
+
+def test_neighbour_noise_changes_nothing_without_another_object(blob: Tensor) -> None:
+    masks = query_masks(blob, 3)
+    assert torch.equal(NeighbourNoise(1.0)(masks, (16, 20), generators()), masks.at((16, 20)))

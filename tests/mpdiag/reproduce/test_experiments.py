@@ -60,9 +60,32 @@ def test_unknown_target(words: list[str], named: str) -> None:
         required_trainings(words, SIZES["tiny"])
 
 
-def test_all_needs_the_trainings_of_every_target() -> None:
+def test_all_needs_the_trainings_of_every_target_of_the_paper() -> None:
+    own = {"unmasked", "mp-unmasked", "mp-cell-noise", "mp-neighbour-noise"}
     every = {row.training for rows in TABLES.values() for row in rows}
-    assert {one.name for one in required_trainings(["all"], SIZES["tiny"])} == every
+    assert {one.name for one in required_trainings(["all"], SIZES["tiny"])} == every - own
+    others = required_trainings(["attention", "noise"], SIZES["tiny"])
+    assert {one.name for one in others} > own
+
+
+def test_trainings_that_are_not_in_the_paper(tmp_path: Path) -> None:
+    options = ReproductionOptions(["attention", "noise"], select_size("tiny"), [0], tmp_path)
+    found = {one.spec.name: one.config for one in options.trainings()}
+    for name, config in found.items():
+        assert config.model.masked_attention == ("unmasked" not in name)
+        assert config.method == ("baseline" if name in ("baseline", "unmasked") else "piloted")
+    noises = {name: found[f"mp-{name}-noise"].pilot for name in ("cell", "neighbour", "point")}
+    assert all(pilot.noise == name and pilot.layers == 3 for name, pilot in noises.items())
+    with pytest.raises(ConfigError, match="unmasked: has no recipe at --size paper"):
+        ReproductionOptions(["attention"], select_size("paper"), [0], tmp_path).trainings()
+
+
+def test_selected_trainings_run_in_the_given_order(tmp_path: Path) -> None:
+    only = ["mp-all-layers", "baseline"]
+    options = ReproductionOptions(["table4"], select_size("tiny"), [0, 1], tmp_path, only=only)
+    assert [one.name for one in options.trainings()] == [
+        f"{name}-seed-{seed}" for seed in (0, 1) for name in only
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "0,0", "a", "0;1", "-1"])
