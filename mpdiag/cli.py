@@ -17,6 +17,7 @@ from mpdiag.commands.analyze import analyze
 from mpdiag.commands.bench import bench_app
 from mpdiag.commands.checkpoint import convert, info
 from mpdiag.commands.data import data_app
+from mpdiag.commands.export import export
 from mpdiag.commands.diagnose import diagnose
 from mpdiag.commands.options import err, out, suggest
 from mpdiag.commands.reproduce import reproduce
@@ -78,7 +79,7 @@ def demo(
 
 # Values of detectron2 settings can be negative, which looks like an option.
 app.command(context_settings={"ignore_unknown_options": True})(train)
-for command in (analyze, diagnose, report, compare, reproduce, dashboard, info, convert):
+for command in (analyze, diagnose, report, compare, export, reproduce, dashboard, info, convert):
     app.command()(command)
 
 

@@ -17,7 +17,7 @@ EXTRAS = {
 """Import name of an optional package -> extra of mpdiag that installs it."""
 
 _OTHER_WAYS = {
-    "detectron2": "install it from its repository, see docs/detectron2.md",
+    "detectron2": "to install it, see docs/detectron2.md",
     "wandb": "pip install wandb",
 }
 

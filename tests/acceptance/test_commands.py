@@ -3,11 +3,13 @@
 import json
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from mpdiag.cli import main
 from mpdiag.data import generate_synthetic
@@ -41,8 +43,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     """A training output directory after one step."""
-    from rich.console import Console
-
     from trainers.loop import train
     from trainers.recipe import load_recipe
 
@@ -52,12 +52,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     return output
 
 
-def test_demo_quick(tmp_path: Path, mpdiag: Command) -> None:
+def test_demo(tmp_path: Path) -> None:
+    from mpdiag.demo import run_demo
+
     output = tmp_path / "demo"
-    status, out, _ = mpdiag("demo", "--quick", "--output", output)
-    assert status == 0
-    assert f"mpdiag dashboard {output}" in out
-    assert "Mask2Former" in out and "multi-layer-mp" in out
+
+    def demo() -> str:
+        console = Console(file=StringIO(), width=120)
+        run_demo(output, console, train_images=64, val_images=8, iterations=6)
+        return console.file.getvalue()
+
+    printed = demo()
+    assert "2. train baseline: 6 steps" in printed
+    assert "7/7 write the report" in printed
+    assert "Mask2Former" in printed and "multi-layer-mp" in printed
+    assert printed.splitlines()[-1].startswith(f"Next: mpdiag dashboard {output}/runs/baseline ")
     for name in ("report.md", "report.html", "report.tex", "report.csv", "curves.png"):
         assert (output / "report" / name).is_file()
     parts = {
@@ -66,9 +75,26 @@ def test_demo_quick(tmp_path: Path, mpdiag: Command) -> None:
     }
     assert list(parts.values()) == ["matching", "matching", "piloted"]
     before = (output / "train" / "baseline" / "model_final.pth").stat().st_mtime_ns
-    status, out, _ = mpdiag("demo", "--quick", "--output", output)
-    assert status == 0 and "baseline is already trained" in out
+    assert "baseline is already trained" in demo()
     assert (output / "train" / "baseline" / "model_final.pth").stat().st_mtime_ns == before
+
+
+def test_quick_demo_needs_no_training(
+    tmp_path: Path, mpdiag: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpdiag.demo.QUICK_IMAGES", 8)
+    monkeypatch.setitem(sys.modules, "trainers.loop", None)  # importing it would fail
+    output = tmp_path / "demo"
+    status, out, _ = mpdiag("demo", "--quick", "--output", output)
+    assert status == 0
+    assert out.splitlines()[-1].startswith(f"Next: mpdiag dashboard {output}")
+    baseline, piloted = (
+        Run.open(output / "runs" / name).summary for name in ("baseline", "multi-layer-mp")
+    )
+    # These are trained models: masks of late layers agree, and mask piloting raises Util.
+    assert min(run["layers"][-1]["miou_l"] for run in (baseline, piloted)) > 0.7
+    utils = [sum(layer["util"] for layer in run["layers"]) / 9 for run in (baseline, piloted)]
+    assert utils[1] > utils[0] + 0.02
 
 
 def test_train_analyze_report(tmp_path: Path, mpdiag: Command, root: Path) -> None:
@@ -328,7 +354,7 @@ def test_detectron2_engine_needs_detectron2(
     monkeypatch.setitem(sys.modules, "detectron2", None)
     words = ("train", "--config-file", "x.yaml", "SOLVER.MAX_ITER", 9, "--engine", "detectron2")
     status, _, err = mpdiag(*words)
-    assert status == 2 and "to install it, see docs/detectron2.md" in " ".join(err.split())
+    assert status == 2 and "see docs/detectron2.md" in " ".join(err.split())
     status, _, err = mpdiag("train", "synthetic-tiny", "--num-gpus", 2)
     assert status == 2 and "use torchrun to start several processes" in " ".join(err.split())
 
