@@ -1,14 +1,26 @@
 """Base class of the families of transformers models."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from mpdiag.recording.family import Family, is_instance_by_name, known_families
+from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall
 
 if TYPE_CHECKING:
     from mpdiag.config import LossConfig
+
+
+# Canonical name -> dimension of the queries.
+_QUERY_DIMENSION = {
+    "query": 1,
+    "class_logits": 1,
+    "mask_logits": 1,
+    "attention_mask": 1,
+    "cross_attention": 2,
+}
 
 
 class TransformersFamily(Family):
@@ -49,6 +61,28 @@ class TransformersFamily(Family):
         default = default or LossConfig()
         given = {ours: settings[key] for key, ours in self.loss_keys.items() if key in settings}
         return parse(LossConfig, default.model_dump() | given, source)
+
+
+def matching_part(specs: HookSpecs, num_queries: int) -> HookSpecs:
+    """Return hooks that read only the last `num_queries` queries.
+
+    mpdiag.integrations.transformers.MaskPiloting adds MP queries before them.
+    """
+
+    def last_queries(spec: HookSpec, dimension: int) -> HookSpec:
+        def cut(tensor: Tensor) -> Tensor:
+            return tensor.narrow(dimension, tensor.shape[dimension] - num_queries, num_queries)
+
+        def read(call: ModuleCall) -> Any:
+            value = spec.read(call)
+            return [cut(x) for x in value] if isinstance(value, list) else cut(value)
+
+        return replace(spec, read=read)
+
+    return {
+        name: last_queries(spec, _QUERY_DIMENSION[name]) if name in _QUERY_DIMENSION else spec
+        for name, spec in specs.items()
+    }
 
 
 def transformers_families() -> dict[str, TransformersFamily]:

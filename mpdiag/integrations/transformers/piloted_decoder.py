@@ -29,9 +29,10 @@ class PilotedDecoder(ABC):
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.decoder = model.model.transformer_module.decoder
+        transformer = model.model.transformer_module
+        self.decoder = transformer.decoder
         self.num_layers = len(self.decoder.layers)
-        self._num_queries: int = model.config.num_queries
+        self._num_queries: int = transformer.queries_embedder.num_embeddings
         self._num_heads: int = model.config.num_attention_heads
         self._pilot: PilotInputs | None = None
         self._content: Tensor | None = None

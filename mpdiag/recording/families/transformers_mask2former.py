@@ -7,8 +7,9 @@ from torch import Tensor
 from mpdiag.recording.assignments import matcher_hooks
 from mpdiag.recording.attention_weights import masked_weights, visible_cells
 from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall, first_output
+from mpdiag.recording.intervention_points import InterventionPoints, hook_attention_masks
 from mpdiag.recording.sampling_locations import transformers_sampling_hooks
-from mpdiag.recording.transformers_family import TransformersFamily
+from mpdiag.recording.transformers_family import TransformersFamily, matching_part
 
 MASK2FORMER_LOSS_KEYS = {
     "class_weight": "class_weight",
@@ -30,12 +31,13 @@ class TransformersMask2FormerFamily(TransformersFamily):
     loss_keys = MASK2FORMER_LOSS_KEYS
 
     def hooks(self, model: Any) -> HookSpecs:
-        decoder = model.model.transformer_module.decoder
+        transformer = model.model.transformer_module
+        decoder = transformer.decoder
         layers = list(decoder.layers)
         cross = [layer.cross_attn for layer in layers]
         encoder = model.model.pixel_level_module.decoder.encoder.layers
         count = len(layers) + 1
-        return {
+        specs = {
             # The norm and both predictors are called once per layer, with (N, B, C).
             "query": HookSpec([decoder.layernorm], count, _query),
             "class_logits": HookSpec([model.class_predictor], count, first_output),
@@ -45,6 +47,17 @@ class TransformersMask2FormerFamily(TransformersFamily):
             **matcher_hooks(model.criterion.matcher, count, last_first=True),
             **transformers_sampling_hooks([layer.self_attn for layer in encoder]),
         }
+        return matching_part(specs, transformer.queries_embedder.num_embeddings)
+
+    def intervention_points(self, model: Any) -> InterventionPoints:
+        transformer = model.model.transformer_module
+        layers = list(transformer.decoder.layers)
+        return InterventionPoints(
+            num_queries=transformer.queries_embedder.num_embeddings,
+            num_layers=len(layers),
+            hook_masks=hook_attention_masks([layer.cross_attn for layer in layers]),
+            self_attention=[layer.self_attn for layer in layers],
+        )
 
 
 def _query(call: ModuleCall) -> Tensor:

@@ -9,8 +9,9 @@ from mpdiag.recording.assignments import matcher_hooks
 from mpdiag.recording.attention_weights import masked_weights, visible_cells
 from mpdiag.recording.families.transformers_mask2former import MASK2FORMER_LOSS_KEYS
 from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall, first_output
+from mpdiag.recording.intervention_points import InterventionPoints, hook_attention_masks
 from mpdiag.recording.sampling_locations import transformers_sampling_hooks
-from mpdiag.recording.transformers_family import TransformersFamily
+from mpdiag.recording.transformers_family import TransformersFamily, matching_part
 
 
 class TransformersOneFormerFamily(TransformersFamily):
@@ -28,7 +29,8 @@ class TransformersOneFormerFamily(TransformersFamily):
     text_processor = "OneFormerProcessor"
 
     def hooks(self, model: Any) -> HookSpecs:
-        decoder = model.model.transformer_module.decoder
+        transformer = model.model.transformer_module
+        decoder = transformer.decoder
         pixels = model.model.pixel_level_module
         layers = list(decoder.layers)
         cross = [layer.cross_attn.multihead_attn for layer in layers]
@@ -40,7 +42,7 @@ class TransformersOneFormerFamily(TransformersFamily):
             return [state.transpose(0, 1) for state in (*before, first_output(call))]
 
         count = len(layers) + 1
-        return {
+        specs = {
             "mask_features": HookSpec([pixels], 1, lambda call: call.output.decoder_last_feature),
             "query": HookSpec(layers, count, query),
             "class_logits": HookSpec([decoder.class_embed], count, first_output),
@@ -52,6 +54,17 @@ class TransformersOneFormerFamily(TransformersFamily):
             **matcher_hooks(model.criterion.matcher, count, last_first=True),
             **transformers_sampling_hooks([layer.self_attn for layer in encoder]),
         }
+        return matching_part(specs, transformer.queries_embedder.num_embeddings)
+
+    def intervention_points(self, model: Any) -> InterventionPoints:
+        transformer = model.model.transformer_module
+        layers = list(transformer.decoder.layers)
+        return InterventionPoints(
+            num_queries=model.config.num_queries,
+            num_layers=len(layers),
+            hook_masks=hook_attention_masks([layer.cross_attn.multihead_attn for layer in layers]),
+            self_attention=[layer.self_attn.self_attn for layer in layers],
+        )
 
 
 def _masks(call: ModuleCall) -> Tensor:

@@ -1,5 +1,6 @@
 """MaskPiloting against mpdiag's own trainer: the same weights, MP queries and noise."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from mpdiag.checkpoints.transformers_keys import to_transformers
 from mpdiag.config import BackboneConfig, LossConfig, ModelConfig, PilotConfig
 from mpdiag.integrations.transformers import MaskPiloting
 from mpdiag.matching import Target
-from mpdiag.models import Mask2Former
+from mpdiag.models import Mask2Former, build_pilot_inputs
+from mpdiag.models.decoder import Decoder
 from mpdiag.ops import cell_centers
 from trainers.methods import Batch, FullTrainConfig, Randomness, build_method
 from trainers.methods.method import TrainingStep
@@ -165,3 +167,105 @@ def test_logits_losses_and_gradients_equal_those_of_the_trainer(
     assert parameters.keys() == {*gradients, "mask_piloting.weight"}
     for name, gradient in gradients.items():
         close(parameters[name].grad, gradient, name)
+
+
+def build_oneformer() -> Any:
+    swin = transformers.SwinConfig(
+        image_size=64,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 2, 2],
+        window_size=2,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = transformers.OneFormerConfig(
+        backbone_config=swin,
+        num_queries=6,
+        conv_dim=32,
+        mask_dim=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=32,
+        encoder_layers=1,
+        decoder_layers=4,
+        num_attention_heads=4,
+        dim_feedforward=32,
+        query_dec_layers=1,
+        task_seq_len=7,
+        train_num_points=64,
+        num_labels=3,
+    )
+    return transformers.OneFormerForUniversalSegmentation(config)
+
+
+ONEFORMER_KEYS = (
+    (".cross_attn.multihead_attn.", ".cross_attn."),
+    (".cross_attn.norm.", ".cross_norm."),
+    (".self_attn.self_attn.", ".self_attn."),
+    (".self_attn.norm.", ".self_norm."),
+    (".ffn.norm.", ".feedforward_norm."),
+    (".ffn.", "."),
+    ("decoder_norm.", "norm."),
+    ("queries_embedder.", "query_embed."),
+)
+
+
+def decoder_of(oneformer: Any, queries: Tensor) -> Decoder:
+    """Return mpdiag's decoder with the weights of a OneFormer, and the queries of one image."""
+    config = MODEL.model_copy(update={"num_queries": len(queries), "label_embedding": False})
+    state = {"query_feat.weight": queries}
+    for name, value in oneformer.model.transformer_module.state_dict().items():
+        name = re.sub(r"(mask_embed\.layers\.\d)\.0", r"\1", name.removeprefix("decoder."))
+        for theirs, ours in ONEFORMER_KEYS:
+            name = name.replace(theirs, ours)
+        state[name] = value
+    for name in [name for name in state if ".q_proj." in name]:
+        parts = [state.pop(name.replace("q_proj", f"{part}_proj")) for part in "qkv"]
+        state[name.replace("q_proj.", "in_proj_")] = torch.cat(parts)
+    decoder = Decoder(config)
+    assert not decoder.load_state_dict(state, strict=False).missing_keys
+    return decoder
+
+
+@pytest.mark.parametrize("layers", ["all", 1])
+def test_logits_of_oneformer_equal_those_of_the_decoder(layers: Any) -> None:
+    torch.manual_seed(0)
+    oneformer = build_oneformer().train()
+    piloting = MaskPiloting(oneformer, queries=7, layers=layers)
+    (target,) = targets_of(3)
+    inputs: dict[str, Tensor] = {}
+    oneformer.model.transformer_module.register_forward_pre_hook(
+        lambda module, args, kwargs: inputs.update(kwargs), with_kwargs=True
+    )
+    piloting.draw_generators = lambda *_: [torch.Generator().manual_seed(0)]
+    output = oneformer(
+        pixel_values=torch.randn(1, 3, *SIZE),
+        task_inputs=torch.tensor([[1, 2, 3, 0, 0, 0, 0]]),
+        mask_labels=[target["masks"].float()],
+        class_labels=[target["labels"]],
+        output_auxiliary_logits=True,
+        output_attentions=True,
+    )
+    found = piloting._pass.predictions
+    piloting.loss().backward()
+
+    decoder = decoder_of(oneformer, output.transformer_decoder_contrastive_queries[0].detach())
+    pilot = build_pilot_inputs(
+        [target],
+        piloting.settings,
+        layers=3 if layers == "all" else layers,
+        num_classes=3,
+        generators=[torch.Generator().manual_seed(0)],
+    )
+    decoder.label_embed = piloting.class_embeddings
+    with torch.no_grad():
+        expected = decoder(list(inputs["multi_scale_features"]), inputs["mask_features"], pilot)
+    predicted = [*output.auxiliary_predictions, output]
+    for key, logits in (
+        ("class", expected.matching.class_logits),
+        ("masks", expected.matching.mask_logits),
+    ):
+        close(torch.stack([x[f"{key}_queries_logits"] for x in predicted]), logits, key)
+    close(found[0], expected.piloted.class_logits, "piloted class logits")
+    close(found[1], expected.piloted.mask_logits, "piloted mask logits")
+    assert output.attentions[0][0].shape == (1, 4, 6, 6)
+    assert piloting.class_embeddings.weight.grad.norm() > 0
