@@ -240,8 +240,6 @@ class LayerMonitor:
             self._step = Measurement(self._matcher, self._criterion, self._num_layers)
 
     def _is_due(self, training: bool) -> bool:
-        if torch._C._current_graph_task_id() != -1:  # recomputed by gradient checkpointing
-            return False
         if training:
             return self._step is not None
         if self._evaluation is None:
@@ -250,6 +248,8 @@ class LayerMonitor:
         return statistics is None or statistics.images < self._evaluation_limit
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch._C._current_graph_task_id() != -1:
+            return  # in a backward pass: gradient checkpointing runs the model again
         self._stop_recording()
         self._pending = None
         if not self._is_due(module.training):

@@ -1,0 +1,283 @@
+"""LayerMonitor on a model whose predictions are its parameters, and on mpdiag's own model."""
+
+import gc
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import mpdiag
+from mpdiag.config import ModelConfig
+from mpdiag.errors import ConfigError, DataError, NonFiniteError, RecordingError, RunError
+from mpdiag.models import Mask2Former
+from mpdiag.recording import HookPoint
+from mpdiag.store.run import Run
+
+Targets = list[dict[str, Tensor]]
+
+
+class Segmenter(nn.Module):
+    """Predicts the same masks for all images: 2 layers of 3 queries on a grid of 2 x 4 cells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.class_logits, self.mask_logits = HookPoint(), HookPoint()
+        masks = torch.tensor(
+            [
+                [[1, 1, 0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0, 0, 0]],
+                [[1, 1, 0, 0, 1, 1, 0, 0], [1, 1, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0]],
+            ]
+        )
+        self.masks = nn.Parameter((masks.view(2, 3, 2, 4) * 2.0 - 1) * 4)
+        # Class 0 with a high score; the second query is the most confident, the third has none.
+        self.classes = nn.Parameter(torch.tensor([[4.0, 0, 0], [6.0, 0, 0], [0, 0, 8.0]]))
+        self.runs = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.runs += 1
+        total = images.mean() * 0
+        for layer in self.masks:
+            classes = self.class_logits(self.classes.expand(len(images), -1, -1))
+            masks = self.mask_logits(layer.expand(len(images), -1, -1, -1))
+            total = total + classes.square().mean() + masks.square().mean()
+        return total
+
+
+def left_and_right() -> dict[str, Tensor]:
+    """GT 0 is the left half of a 8 x 16 image, GT 1 its right half; both of class 0."""
+    masks = torch.zeros(2, 8, 16, dtype=torch.bool)
+    masks[0, :, :8], masks[1, :, 8:] = True, True
+    return {"labels": torch.zeros(2, dtype=torch.int64), "masks": masks}
+
+
+def no_object() -> dict[str, Tensor]:
+    return {
+        "labels": torch.zeros(0, dtype=torch.int64),
+        "masks": torch.zeros(0, 8, 16, dtype=torch.bool),
+    }
+
+
+def run_steps(
+    monitor: mpdiag.LayerMonitor, model: nn.Module, targets: Targets, steps: int
+) -> list[dict[str, float]]:
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    values = []
+    for _ in range(steps):
+        model(torch.ones(len(targets), 3, 8, 16)).backward()
+        optimizer.step()
+        values.append(monitor.step(targets))
+    return values
+
+
+def test_values_of_a_step_are_those_computed_by_hand() -> None:
+    model = Segmenter()
+    monitor = mpdiag.LayerMonitor(model, every=2)
+    first, values = run_steps(monitor, model, [left_and_right(), no_object()], 2)
+    assert first == {}
+    # Pairs of layers 0 and 1: query 0 keeps its mask, query 1 moves to the other half, and query 2
+    # is empty twice, so it has no IoU.
+    assert values["miou_l/1"] == pytest.approx((1 + 0) / 2)
+    assert values["empty_masks/0"] == values["empty_masks/1"] == pytest.approx(1 / 3)
+    # In layer 0, query 0 matches the left GT and query 1 the right one. In layer 1 both cover the
+    # left GT. The more confident query 1 matches it; the empty query 2 is nearer to the right GT
+    # than query 0, whose cells are all wrong.
+    assert values["util/0"] == 0 and values["util/1"] == 1
+    # All three queries change their match in one of two images.
+    assert values["instability/1"] == pytest.approx(3 / 2)
+    # Of the two most confident queries, one repeats the left GT in layer 1.
+    assert values["duplicates/0"] == 0 and values["duplicates/1"] == pytest.approx(1 / 2)
+    assert values["dead_queries"] == 1
+    assert "miou_l/0" not in values and "instability/0" not in values
+    # |logit| = 4 in all cells. In layer 1, half of the cells of query 2 are wrong.
+    right, wrong = (torch.nn.functional.softplus(torch.tensor(x)) for x in (-4.0, 4.0))
+    assert values["loss_mask/0"] == pytest.approx(float(right), rel=1e-5)
+    assert values["loss_mask/1"] == pytest.approx(float(3 * right + wrong) / 4, rel=1e-5)
+
+
+def test_dead_queries_are_those_of_all_measured_steps_so_far() -> None:
+    model = Segmenter()
+    monitor = mpdiag.LayerMonitor(model, every=1)
+    left = {name: value[:1] for name, value in left_and_right().items()}
+    dead = []
+    for classes in ([4.0, 6.0], [4.0, 6.0], [6.0, 4.0]):  # the more confident one matches
+        with torch.no_grad():
+            model.classes[:2, 0] = torch.tensor(classes)
+        dead.append(run_steps(monitor, model, [left], 1)[0]["dead_queries"])
+    assert dead == [2, 2, 1]
+
+
+def test_steps_between_measurements_have_no_hooks_on_the_layers() -> None:
+    model = Segmenter()
+    monitor = mpdiag.LayerMonitor(model, every=3)
+    hooks: list[int] = []
+    counter = model.mask_logits.register_forward_hook(
+        lambda *_: hooks.append(len(model.mask_logits._forward_hooks) - 1)
+    )
+    run_steps(monitor, model, [left_and_right()], 4)
+    assert hooks == [0, 0, 0, 0, 1, 1, 0, 0]  # two layers in each step
+    monitor.close()
+    counter.remove()
+    assert not any(x._forward_hooks or x._forward_pre_hooks for x in model.modules())
+
+
+def test_accumulated_batches_count_as_one_step() -> None:
+    model = Segmenter()
+    whole = run_steps(
+        mpdiag.LayerMonitor(model, every=1), model, [left_and_right(), no_object()], 1
+    )
+    monitor = mpdiag.LayerMonitor(model, every=1)
+    for one in (left_and_right(), no_object()):
+        model(torch.ones(1, 3, 8, 16)).backward()
+        monitor.measure([one])
+    parts = monitor.step()
+    metrics = {name for name in parts if not name.startswith("loss_")}
+    assert {name: parts[name] for name in metrics} == {name: whole[0][name] for name in metrics}
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_recomputed_pass_counts_once(reentrant: bool) -> None:
+    model = Segmenter()
+    expected = run_steps(mpdiag.LayerMonitor(model, every=1), model, [left_and_right()], 1)[0]
+    monitor = mpdiag.LayerMonitor(model, every=1)
+    model.runs = 0
+    images = torch.ones(1, 3, 8, 16, requires_grad=True)
+    checkpoint(model, images, use_reentrant=reentrant).backward()
+    assert model.runs == 2
+    assert monitor.step([left_and_right()]) == expected
+
+
+def test_training_with_and_without_a_monitor_is_bit_equal(small_config: ModelConfig) -> None:
+    def train(monitored: bool) -> tuple[Tensor, list[Tensor]]:
+        torch.manual_seed(0)
+        model = Mask2Former(small_config).train()
+        monitor = mpdiag.LayerMonitor(model, every=1) if monitored else None
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        for _ in range(2):
+            found = model([torch.randint(0, 255, (3, 40, 48), dtype=torch.uint8)]).matching
+            loss = found.mask_logits.square().mean() + found.class_logits.square().mean()
+            loss.backward()
+            optimizer.step()
+            if monitor:
+                values = monitor.step([left_and_right()])
+                assert values["miou_l/4"] >= 0 and "util/0" in values
+        return torch.rand(1), [parameter.detach() for parameter in model.parameters()]
+
+    random, parameters = train(monitored=False)
+    random_monitored, monitored = train(monitored=True)
+    assert random == random_monitored
+    assert all(map(torch.equal, parameters, monitored))
+
+
+def test_values_under_autocast_are_those_of_the_logits_in_full_precision() -> None:
+    model = Segmenter()
+    expected = run_steps(mpdiag.LayerMonitor(model, every=1), model, [left_and_right()], 1)[0]
+    model = model.bfloat16()  # 4, 6 and 8 are exact
+    monitor = mpdiag.LayerMonitor(model, every=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.ones(1, 3, 8, 16)).backward()
+    assert monitor.step([left_and_right()]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_measured_steps_keep_no_tensors() -> None:
+    model = Segmenter()
+    monitor = mpdiag.LayerMonitor(model, every=1)
+    seen: list[Any] = []
+    for _ in range(3):
+        run_steps(monitor, model, [left_and_right()], 1)
+        gc.collect()
+        seen.append(sum(issubclass(type(x), Tensor) for x in gc.get_objects()))
+    assert seen[1] == seen[2]
+    output = model(torch.ones(1, 3, 8, 16))
+    reference = weakref.ref(output.grad_fn)
+    monitor.step([left_and_right()])
+    del output
+    assert reference() is None
+
+
+def test_evaluation_equals_the_summary_of_its_run_directory(
+    small_config: ModelConfig, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    model = Mask2Former(small_config).eval()
+    monitor = mpdiag.LayerMonitor(model)
+    generator = torch.Generator().manual_seed(0)
+    monitor.start_evaluation(images=5)
+    for count in (0, 2, 1, 7, 3, 2):  # one image has more GT than queries; the last is not measured
+        image = torch.randint(0, 255, (3, 40, 56), dtype=torch.uint8, generator=generator)
+        masks = torch.rand(count, 40, 56, generator=generator) > 0.6
+        labels = torch.randint(0, 3, (count,), generator=generator)
+        with torch.inference_mode():
+            model([image])
+        monitor.measure([{"labels": labels, "masks": masks}])
+    values = monitor.finish_evaluation()
+    summary = monitor.write_run(tmp_path / "run", ["disc", "square", "star"])
+    run = Run.open(tmp_path / "run")
+    assert run.header["classes"][2]["name"] == "star" and summary["num_images"] == 5
+    for layer in [{"layer": 0, **summary["m0"]}, *summary["layers"]]:
+        for name in ("miou_l", "util", "instability", "empty_masks", "duplicates"):
+            own = values.get(f"{name}/{layer['layer']}")
+            assert own == pytest.approx(layer[name], abs=1e-12), (name, layer["layer"])
+    assert len(list((tmp_path / "run" / "thumbnails").glob("*.jpg"))) == 5
+
+
+def test_without_gt_only_the_metrics_of_masks_are_returned() -> None:
+    model = Segmenter()
+    monitor = mpdiag.LayerMonitor(model, every=1)
+    model(torch.ones(1, 3, 8, 16))
+    assert set(monitor.step()) == {"miou_l/1", "empty_masks/0", "empty_masks/1"}
+
+
+def test_non_finite_predictions_name_layer_queries_and_image() -> None:
+    model = Segmenter()
+    monitor = mpdiag.LayerMonitor(model, every=1)
+    with torch.no_grad():
+        model.masks[1, :2, 0, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match=r"mask prediction \(2 of 3 queries\) of layer 1, ima"):
+        model(torch.ones(1, 3, 8, 16))
+    monitor.close()
+    monitor = mpdiag.LayerMonitor(model, every=1, check_finite=False)
+    # The only finite query of layer 1 is empty.
+    assert run_steps(monitor, model, [left_and_right()], 1)[0]["empty_masks/1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda: mpdiag.LayerMonitor(Segmenter(), every=0), ConfigError, "every = 0"),
+        (lambda: mpdiag.LayerMonitor(nn.Linear(1, 1)), RecordingError, "no known family"),
+        (
+            lambda: mpdiag.LayerMonitor(Segmenter(), every=1).step(),
+            RecordingError,
+            "step 1: no forward pass",
+        ),
+        (lambda: mpdiag.LayerMonitor(Segmenter()).write_run("x"), RunError, "x: no held-out image"),
+    ],
+)
+def test_errors_say_what_is_wrong(
+    change: Callable[[], Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        change()
+
+
+def test_a_compiled_model_is_an_error_also_if_it_is_compiled_later() -> None:
+    model = Segmenter()
+    mpdiag.LayerMonitor(model, every=1)
+    vars(model)["_compiled_call_impl"] = model._call_impl  # as by model.compile()
+    with pytest.raises(RecordingError, match=r"compiled by torch\.compile"):
+        mpdiag.LayerMonitor(model)
+    with pytest.raises(RecordingError, match=r"compiled by torch\.compile"):
+        model._call_impl(torch.ones(1, 3, 8, 16))
+
+
+def test_targets_of_another_batch_are_an_error() -> None:
+    model = Segmenter()
+    monitor = mpdiag.LayerMonitor(model, every=1)
+    model(torch.ones(1, 3, 8, 16))
+    with pytest.raises(DataError, match="GT is that of 2 images, but the model predicted 1"):
+        monitor.step([left_and_right(), no_object()])
