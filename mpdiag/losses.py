@@ -1,6 +1,6 @@
 """Class, mask and dice losses of all layers of one part (matching part or MP part)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,14 @@ from torch import Tensor
 
 from mpdiag.config import LossConfig
 from mpdiag.matching import Target
-from mpdiag.ops import cell_centers, mask_losses, sample_logits, sample_masks, to_device
+from mpdiag.ops import (
+    cell_centers,
+    mask_losses,
+    rows_per_block,
+    sample_logits,
+    sample_masks,
+    to_device,
+)
 
 
 @dataclass(slots=True)
@@ -37,6 +44,10 @@ class PointSampler(Protocol):
         """Return (R, P, 2) points for (R, h, w) logits and their (R,) image index on the CPU."""
 
 
+ImageRows = tuple[Tensor, torch.Generator]
+"""Rows of one image on the CPU, and its random generator."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImportanceSampler:
     """Importance sampling of PointRend, as Mask2Former uses it in training.
@@ -58,20 +69,46 @@ class ImportanceSampler:
     def __call__(self, logits: Tensor, image: Tensor) -> Tensor:
         kept = int(self.importance_sample_ratio * self.num_points)
         count = int(self.oversample_ratio * self.num_points)
-        candidates = self._random_points(image, count, logits.device)
-        uncertainty = -sample_logits(logits[:, None], candidates)[:, 0].abs()
-        best = uncertainty.topk(kept, dim=1).indices
-        chosen = candidates.gather(1, best[..., None].expand(-1, -1, 2))
-        rest = self._random_points(image, self.num_points - kept, logits.device)
-        return torch.cat([chosen, rest], dim=1)
+        points = logits.new_empty(len(image), self.num_points, 2)
+        rows_per_image: list[int] = image.bincount(minlength=len(self.generators)).tolist()
+        by_image = image.argsort(stable=True).split(rows_per_image)
+        for block in self._blocks(by_image, count):
+            rows = to_device(torch.cat([part for part, _ in block]), logits.device)
+            candidates = self._random_points(block, count, logits.device)
+            uncertainty = -sample_logits(logits[rows][:, None], candidates)[:, 0].abs()
+            best = uncertainty.topk(kept, dim=1).indices
+            chosen = candidates.gather(1, best[..., None].expand(-1, -1, 2))
+            points[:, :kept].index_copy_(0, rows, chosen)
+        everything = list(zip(by_image, self.generators, strict=True))
+        rest = self._random_points(everything, self.num_points - kept, logits.device)
+        points[:, kept:].index_copy_(0, to_device(torch.cat(by_image), logits.device), rest)
+        return points
 
-    def _random_points(self, image: Tensor, count: int, device: torch.device) -> Tensor:
-        points = torch.empty(len(image), count, 2, device=device)
-        rows = image.bincount(minlength=len(self.generators)).tolist()
-        for part, generator in zip(points.split(rows), self.generators, strict=True):
+    def _blocks(self, by_image: Sequence[Tensor], count: int) -> Iterator[list[ImageRows]]:
+        """Yield rows of images in blocks of limited memory.
+
+        The rows of an image are divided in the same way in any batch, because on a GPU the random
+        numbers depend on it.
+        """
+        limit = rows_per_block(count * 2 * 4)
+        block: list[ImageRows] = []
+        for rows, generator in zip(by_image, self.generators, strict=True):
+            for part in rows.split(limit):
+                if block and sum(len(x) for x, _ in block) + len(part) > limit:
+                    yield block
+                    block = []
+                block.append((part, generator))
+        yield block
+
+    def _random_points(
+        self, block: Sequence[ImageRows], count: int, device: torch.device
+    ) -> Tensor:
+        """Return (rows, count, 2) points, those of each image from its generator."""
+        sizes = [len(rows) for rows, _ in block]
+        points = torch.empty(sum(sizes), count, 2, device=device)
+        for part, (_, generator) in zip(points.split(sizes), block, strict=True):
             part.uniform_(generator=generator)
-        in_order_of_rows = image.argsort(stable=True).argsort()
-        return points.index_select(0, to_device(in_order_of_rows, device))
+        return points
 
 
 def build_point_sampler(

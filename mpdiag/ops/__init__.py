@@ -4,7 +4,13 @@ from mpdiag.ops.backends import use_backend
 from mpdiag.ops.deformable_attention import ms_deform_attn
 from mpdiag.ops.mask_losses import mask_losses
 from mpdiag.ops.mask_sums import mask_overlaps, point_sums
-from mpdiag.ops.points import cell_centers, sample_logits, sample_masks, seeded_points
+from mpdiag.ops.points import (
+    cell_centers,
+    rows_per_block,
+    sample_logits,
+    sample_masks,
+    seeded_points,
+)
 from mpdiag.ops.tf32 import Tf32, set_tf32, tf32
 from mpdiag.ops.transfer import to_cpu, to_device
 
@@ -15,6 +21,7 @@ __all__ = [
     "mask_overlaps",
     "ms_deform_attn",
     "point_sums",
+    "rows_per_block",
     "sample_logits",
     "sample_masks",
     "seeded_points",

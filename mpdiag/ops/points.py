@@ -10,6 +10,9 @@ from torch import Tensor
 
 _BANDS = 32
 
+MAX_TEMPORARY = 2**26
+"""Bytes of the largest array that sampling allocates besides its result."""
+
 
 def seeded_points(count: int, seed: int) -> Tensor:
     """Return (count, 2) uniform points that depend only on `seed`.
@@ -42,6 +45,11 @@ def sample_logits(logits: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(logits, grid.to(logits.dtype), align_corners=False).squeeze(2)
 
 
+def rows_per_block(row_bytes: int) -> int:
+    """Return the number of rows whose temporary arrays of `row_bytes` stay within MAX_TEMPORARY."""
+    return max(MAX_TEMPORARY // row_bytes, 1)
+
+
 def sample_masks(masks: Tensor, index: Tensor, points: Tensor) -> Tensor:
     """Sample binary masks at points without a float copy of the masks.
 
@@ -53,6 +61,15 @@ def sample_masks(masks: Tensor, index: Tensor, points: Tensor) -> Tensor:
     Returns:
         (R, P) float32, interpolated as by `sample_logits`.
     """
+    size = rows_per_block(max(points.shape[-2], 1) * index.element_size())
+    if len(index) <= size:
+        return _sample_masks(masks, index, points)
+    blocks = index.split(size)
+    own = points.split(size) if points.dim() == 3 else [points] * len(blocks)
+    return torch.cat([_sample_masks(masks, *block) for block in zip(blocks, own, strict=True)])
+
+
+def _sample_masks(masks: Tensor, index: Tensor, points: Tensor) -> Tensor:
     height, width = masks.shape[-2:]
     flat = masks.reshape(-1)
     x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5

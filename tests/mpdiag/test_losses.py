@@ -3,9 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpdiag.losses import ImportanceSampler, consistency_losses, set_losses
 from mpdiag.matching import Target
+from mpdiag.ops import sample_masks
 
 
 @pytest.fixture
@@ -133,3 +135,56 @@ def test_losses_of_parts_of_a_batch_add_up(
     for name in ("class_", "mask", "dice"):
         total = getattr(parts[0], name) + getattr(parts[1], name)
         torch.testing.assert_close(total, getattr(whole, name))
+
+
+class LargestResult(TorchDispatchMode):
+    """Records the size in bytes of the largest result of an operator."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and not func.is_view:
+            self.largest = max(self.largest, found.numel() * found.element_size())
+        return found
+
+
+def test_points_do_not_depend_on_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates take at most the budget; the points are those of one draw of all rows."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(40, 5, 7, generator=generator)
+    image = torch.randint(0, 3, (40,), generator=generator).where(torch.arange(40) > 0, 3)
+    masks = torch.rand(6, 9, 8, generator=generator) > 0.5
+    row = torch.randint(0, 6, (40,), generator=generator)
+
+    def sample(budget: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+        monkeypatch.setattr("mpdiag.ops.points.MAX_TEMPORARY", budget)
+        generators = [torch.Generator().manual_seed(seed) for seed in range(5)]  # one without rows
+        with LargestResult() as memory:
+            points = ImportanceSampler(generators, num_points=1000)(logits, image)
+            return points, sample_masks(masks, row, points), memory.largest
+
+    points, truth, largest = sample(2**30)
+    assert largest == 40 * 3000 * 2 * 4
+    result = points.numel() * 4
+    # One row of candidates takes 24 kB, and one row of the largest index 8 kB.
+    for budget, limit in ((1, 24_000), (100_000, 100_000), (500_000, 500_000)):
+        found = sample(budget)
+        assert torch.equal(found[0], points) and torch.equal(found[1], truth)
+        assert found[2] <= max(limit, result)
+
+
+def test_points_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpdiag.ops.points.MAX_TEMPORARY", 3000)
+    logits = torch.randn(9, 5, 7, generator=torch.Generator().manual_seed(0))
+
+    def sample(rows: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        image = torch.tensor([seeds.index(seed) for seed in owners[rows].tolist()])
+        return ImportanceSampler(generators, num_points=30)(logits[rows], image)
+
+    owners = torch.tensor([1, 0, 1, 1, 0, 1, 0, 1, 1])
+    together = sample(torch.arange(9), [0, 1])
+    for seed in (0, 1):
+        rows = (owners == seed).nonzero()[:, 0]
+        assert torch.equal(sample(rows, [seed]), together[rows])
