@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from mpdiag.choices import Task
 from mpdiag.commands.options import Root, err, out, suggest
+from mpdiag.errors import DataError
 
 data_app = typer.Typer(help="Generate, check and prepare data sets.", no_args_is_help=True)
 
@@ -81,25 +82,54 @@ def check_data(
 def prepare(
     dataset: Annotated[
         str,
-        typer.Argument(help="With --tiles: data set name, data set folder, or FILE.json."),
+        typer.Argument(
+            help="With --from: facade or nuclei. With --tiles: data set name, data set folder, or "
+            "FILE.json."
+        ),
     ],
-    output: Annotated[Path, typer.Argument(help="Folder to write.")],
+    output: Annotated[
+        Path | None,
+        typer.Argument(help="Folder to write.", show_default="DATASET in --root, with --from"),
+    ] = None,
+    clone: Annotated[
+        Path | None,
+        typer.Option("--from", help="Clone of the public repository to prepare the data from."),
+    ] = None,
     tiles: Annotated[
-        int, typer.Option(help="Cut images into tiles of this height and width.", min=1)
-    ],
+        int | None, typer.Option(help="Cut images into tiles of this height and width.", min=1)
+    ] = None,
     scale: Annotated[int, typer.Option(help="Enlarge each tile by this factor.", min=1)] = 1,
     root: Root = None,
     split: Annotated[
         str | None, typer.Option(help="Split to cut.", show_default="both; val of FILE.json")
     ] = None,
 ) -> None:
-    """Cut a data set into tiles."""
+    """Prepare a public data set from a clone of its repository, or cut a data set into tiles."""
+    from mpdiag.data.public_data import prepare_public
+    from mpdiag.data.registry import default_root
     from mpdiag.data.tiles import prepare_tiles
     from mpdiag.progress import progress_bar
 
-    splits = [split] if split else ["val"] if dataset.endswith(".json") else ["train", "val"]
-    with progress_bar(err, "cutting") as progress:
-        path = prepare_tiles(
-            dataset, output, side=tiles, scale=scale, root=root, splits=splits, progress=progress
-        )
+    if (clone is None) == (tiles is None):
+        raise DataError(f"{dataset}: give --from CLONE or --tiles SIDE, one of them")
+    if clone is not None:
+        with progress_bar(err, "preparing") as progress:
+            folder = output or (root or default_root()) / dataset
+            path = prepare_public(dataset, clone, folder, progress=progress)
+    else:
+        assert tiles is not None
+        if output is None:
+            raise DataError(f"{dataset}: give the folder to write as second argument")
+        splits = [split] if split else ["val"] if dataset.endswith(".json") else ["train", "val"]
+        with progress_bar(err, "cutting") as progress:
+            path = prepare_tiles(
+                dataset,
+                output,
+                side=tiles,
+                scale=scale,
+                root=root,
+                splits=splits,
+                progress=progress,
+            )
     out.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)
+    suggest(f"mpdiag data check {shlex.quote(str(path))}")

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from mpdiag.data.dataset import SegmentationDataset
@@ -103,13 +102,10 @@ def _add_tiles(
         if scale > 1:
             size = (tile.width * scale, tile.height * scale)
             tile = tile.resize(size, Image.Resampling.BICUBIC)
-        writer.add(
-            f"{stem}_{rows.start}_{columns.start}.png",
-            tile,
-            _enlarge(part[kept], scale),
-            labels[kept].tolist(),
-            crowd[kept].tolist(),
-        )
+        writer.add_image(f"{stem}_{rows.start}_{columns.start}.png", tile)
+        for position in np.flatnonzero(kept):
+            mask = part[position].repeat(scale, axis=0).repeat(scale, axis=1)
+            writer.add_mask(mask, int(labels[position]), crowd=bool(crowd[position]))
 
 
 def tile_grid(height: int, width: int, side: int) -> Iterator[tuple[slice, slice]]:
@@ -120,10 +116,6 @@ def tile_grid(height: int, width: int, side: int) -> Iterator[tuple[slice, slice
                 slice(top, min(top + side, height)),
                 slice(left, min(left + side, width)),
             )
-
-
-def _enlarge(masks: npt.NDArray[np.bool_], scale: int) -> npt.NDArray[np.bool_]:
-    return masks.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
 def _fingerprint(source: SegmentationDataset) -> str:
