@@ -78,7 +78,9 @@ class LayerDiagnosticsCallback(TrainerCallback):
     ) -> None:
         values = self.monitor.step() if self.monitor else {}
         if values:
+            should_log = control.should_log
             self._trainer.log(values)
+            control.should_log = should_log  # log resets it, and the Trainer's own log is due
 
     def on_evaluate(
         self,
