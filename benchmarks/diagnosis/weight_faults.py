@@ -10,10 +10,11 @@ from mpdiag.models.decoder import Decoder
 
 
 def swap_classes(loaded: LoadedCheckpoint, pairs: float, generator: np.random.Generator) -> None:
-    """Swap the rows of the class head of disjoint pairs of classes."""
-    drawn = generator.permutation(loaded.model.config.num_classes)
-    rows = np.arange(loaded.model.config.num_classes + 1)
-    for first, second in drawn[: 2 * int(pairs)].reshape(-1, 2):
+    """Swap the rows of the class head of disjoint pairs of classes, as far as there are pairs."""
+    classes = loaded.model.config.num_classes
+    drawn = generator.permutation(classes)[: 2 * min(int(pairs), classes // 2)]
+    rows = np.arange(classes + 1)
+    for first, second in drawn.reshape(-1, 2):
         rows[[first, second]] = rows[[second, first]]
     _permute_rows(loaded.model.decoder.class_embed.weight, rows)
     _permute_rows(loaded.model.decoder.class_embed.bias, rows)

@@ -1,11 +1,8 @@
 """Choose the adapter of a model."""
 
 from mpdiag.analysis.adapter import ModelAdapter
-from mpdiag.analysis.mask2former_adapter import (
-    IntervenedAdapter,
-    Mask2FormerAdapter,
-    MPPartAdapter,
-)
+from mpdiag.analysis.intervened_adapter import IntervenedAdapter
+from mpdiag.analysis.mask2former_adapter import Mask2FormerAdapter, MPPartAdapter
 from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.analysis.recorded_adapters import OfficialMask2FormerAdapter, TransformersAdapter
 from mpdiag.checkpoints import LoadedCheckpoint
@@ -25,18 +22,24 @@ def build_adapter(
         ConfigError: the model does not support an intervention.
         RecordingError: the recorder does not know the family.
     """
+    if options.part == "piloted":
+        return _mp_part(model, data)
+    adapter = _matching_part(model, data)
+    return IntervenedAdapter(adapter, options) if options.intervene else adapter
+
+
+def _matching_part(model: OpenedModel, data: SegmentationDataset) -> ModelAdapter:
     if isinstance(model, LoadedCheckpoint):
-        if options.part == "piloted":
-            return MPPartAdapter(model, data)
-        if options.intervene:
-            return IntervenedAdapter(model, data, options)
         return Mask2FormerAdapter(model, data)
-    if options.part == "piloted" or options.intervene:
-        name = "--part piloted" if options.part == "piloted" else "--intervene"
-        raise ConfigError(
-            f"{name}: works with models that mpdiag runs, and another library runs {model.name}; "
-            "leave it out"
-        )
     if model.processor is None:
         return OfficialMask2FormerAdapter(model, data)
     return TransformersAdapter(model, data)
+
+
+def _mp_part(model: OpenedModel, data: SegmentationDataset) -> ModelAdapter:
+    if isinstance(model, LoadedCheckpoint):
+        return MPPartAdapter(model, data)
+    raise ConfigError(
+        f"--part piloted: works with models that mpdiag runs, and another library runs "
+        f"{model.name}; leave it out"
+    )

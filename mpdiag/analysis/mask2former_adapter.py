@@ -1,4 +1,4 @@
-"""Adapters of mpdiag's Mask2Former: matching part, matching part with interventions, MP part."""
+"""Adapters of mpdiag's Mask2Former: matching part and MP part."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -15,10 +15,7 @@ from mpdiag.analysis.adapter import (
     PreprocessedImage,
 )
 from mpdiag.analysis.class_mapping import ClassMapping, map_classes
-from mpdiag.analysis.interventions import Intervention, intervene
-from mpdiag.analysis.matcher import Matcher
-from mpdiag.analysis.options import AnalysisOptions
-from mpdiag.analysis.settings import AnalysisSettings, ModelSettings
+from mpdiag.analysis.settings import ModelSettings
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.config import LossConfig, PilotConfig
 from mpdiag.data import ResizeShortestEdge, Sample, SegmentationDataset, drop_empty
@@ -76,38 +73,6 @@ class Mask2FormerAdapter(ModelAdapter):
             output.matching.mask_logits,
             () if recording is None else LayerAttention.from_recording(recording),
         )
-
-
-class IntervenedAdapter(Mask2FormerAdapter):
-    """The matching part with replaced attention masks."""
-
-    def __init__(
-        self, loaded: LoadedCheckpoint, data: SegmentationDataset, options: AnalysisOptions
-    ) -> None:
-        """Parse the interventions.
-
-        Raises:
-            ConfigError: an intervention is invalid.
-        """
-        super().__init__(loaded, data)
-        config = self.module.config
-        self.interventions = [
-            Intervention.parse(text, config.decoder_layers, config.num_queries)
-            for text in options.intervene
-        ]
-        self.match = Matcher(AnalysisSettings.derive(self.info.settings, options))
-
-    def predict(
-        self, batch: Sequence[PreprocessedImage], targets: Sequence[Target], *, attention: bool
-    ) -> LayerPredictions:
-        last = torch.full((len(batch), self.module.config.num_queries), -1)
-        if any(one.source == "gt" for one in self.interventions):
-            baseline = super().predict(batch, targets, attention=False)
-            last = self.match(
-                baseline.class_logits[-1:], baseline.mask_logits[-1:], targets
-            ).assignment[0]
-        with intervene(self.module, self.interventions, batch[0].padded, targets, last):
-            return super().predict(batch, targets, attention=attention)
 
 
 class MPPartAdapter(Mask2FormerAdapter):

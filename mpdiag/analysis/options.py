@@ -128,7 +128,8 @@ class AnalysisOptions:
         metadata=option(
             "Replace the attention masks of these layers by the GT mask (gt), by the mask "
             "of the previous layer (previous) or by no mask (none), for example "
-            "attention=gt:1-3. Repeatable.",
+            "attention=gt:1-3. Or switch off self-attention (self-attention=none:LAYERS) or "
+            "queries (queries=none:QUERIES). Repeatable.",
             stored=True,
             metavar="attention=SOURCE:LAYERS[:QUERIES]",
         ),

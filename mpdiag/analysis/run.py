@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from mpdiag import __version__
 from mpdiag.analysis.adapter import ModelAdapter
-from mpdiag.analysis.ground_truth import GroundTruthCache
 from mpdiag.analysis.measure import Measurer
 from mpdiag.analysis.options import AnalysisOptions, SavePolicy
 from mpdiag.analysis.run_evaluation import evaluate_run
@@ -63,7 +62,6 @@ class AnalysisRun:
         self.progress = progress
         self.save_policy = SavePolicy.parse(options.save_masks)
         self.evaluate = self.settings.options.evaluate
-        self.ground_truth = GroundTruthCache(data)
         evaluator = build_evaluator(data, self.settings.model.inference) if self.evaluate else None
         self.measurer = Measurer(adapter, self.settings, evaluator)
 
@@ -79,11 +77,10 @@ class AnalysisRun:
             start = time.perf_counter()
             try:
                 self._measure(writer)
+                self.shard.barrier()
+                return self.shard.run_on_main_process(lambda: self._finish(writer, start))
             except DataError as error:
                 raise DataError(f"{error}; then continue with --resume") from error
-            for encoded in self.shard.gather(self.ground_truth.encoded):
-                self.ground_truth.encoded.update(encoded)
-            return self.shard.run_on_main_process(lambda: self._finish(writer, start))
 
     def _begin(self, locks: ExitStack) -> RunWriter:
         locks.enter_context(lock_directory(self.output))
@@ -96,14 +93,15 @@ class AnalysisRun:
         limit = self.settings.options.limit or len(self.data)
         blocks = self.shard.blocks(min(limit, len(self.data)), IMAGES_PER_PART)
         saver = MaskSaver(writer, self.save_policy, self.shard.rank)
-        read = self.ground_truth.read_sample if self.evaluate else self.data.__getitem__
         done, total = 0, sum(map(len, blocks))
         for block in blocks:
             start, done = done, done + len(block)
             if self.data.image_ids[block[0]] in writer.done:
                 continue
             parts = []
-            for number, image in enumerate(self.measurer.measure(map(read, block)), start=1):
+            for number, image in enumerate(
+                self.measurer.measure(map(self.data.__getitem__, block)), start=1
+            ):
                 saver.add(image)
                 tables = (
                     images_table(image),
@@ -123,9 +121,7 @@ class AnalysisRun:
         scores: dict[str, Any] = {}
         if self.evaluate:
             every_layer = self.settings.options.evaluate_layers
-            scores = evaluate_run(
-                writer.path, self.data, self.ground_truth, every_layer=every_layer
-            )
+            scores = evaluate_run(writer.path, self.data, every_layer=every_layer)
         seconds = round(time.perf_counter() - start, 3)
         timings = {"seconds": seconds, "processes": self.shard.world_size}
         _warn_of_non_finite(writer.path)

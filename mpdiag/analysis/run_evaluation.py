@@ -1,32 +1,42 @@
 """Evaluate the layers of a run from the detections in its run directory."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import torch
 
-from mpdiag.analysis.ground_truth import GroundTruthCache
 from mpdiag.data import SegmentationDataset
-from mpdiag.evaluation import Detections, Scores, build_evaluator
+from mpdiag.evaluation import Detections, Evaluator, Scores, build_evaluator
 from mpdiag.store.database import connect
 from mpdiag.store.transitions import TRANSITIONS, transitions_sql
 
 MAX_DETECTIONS = 100  # per image, as in instance inference
-IMAGES_PER_QUERY = 256
+IMAGES_PER_QUERY = 32  # whose detections are in memory
 
-Row = list[Any]  # query, label, score, counts
+Row = tuple[Any, ...]  # query, label, score, counts
+
+
+class Variant(NamedTuple):
+    """Predictions to evaluate: a layer; with `reverted`, after reverting these transitions."""
+
+    layer: int
+    reverted: str | None = None
+
 
 _DETECTIONS = f"""
-SELECT image_id, query, label, score, counts
-FROM detections
-LEFT JOIN (SELECT * FROM reverted WHERE kind = $kind) USING (image_id, query)
-WHERE layer = coalesce(reverted_to, $layer) AND image_id IN (SELECT unnest($images))
-WINDOW best AS (PARTITION BY image_id ORDER BY score DESC, query, label)
-QUALIFY $kind IS NULL OR row_number() OVER best <= {MAX_DETECTIONS}
-ORDER BY image_id, score DESC, query, label
+SELECT image_id, layer, NULL AS kind, query, label, score, counts FROM detections
+WHERE layer >= $first AND image_id BETWEEN $low AND $high
+UNION ALL
+SELECT image_id, $last, kind, query, label, score, counts
+FROM detections CROSS JOIN (SELECT unnest($kinds) AS kind)
+LEFT JOIN reverted USING (image_id, query, kind)
+WHERE layer = coalesce(reverted_to, $last) AND image_id BETWEEN $low AND $high
+WINDOW best AS (PARTITION BY image_id, kind ORDER BY score DESC, query, label)
+QUALIFY row_number() OVER best <= {MAX_DETECTIONS}
+ORDER BY image_id, layer, kind, score DESC, query, label
 """
 
 # The layer of each query after reverting all its transitions of a kind: the last layer that follows
@@ -41,50 +51,12 @@ WHERE layer > 0 GROUP BY ALL HAVING reverted_to < max(layer)
 """
 
 
-class RunEvaluation:
-    """Scores of the layers of a run."""
-
-    def __init__(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        data: SegmentationDataset,
-        ground_truth: GroundTruthCache,
-    ) -> None:
-        self.connection = connection
-        self.data = data
-        self.ground_truth = ground_truth
-
-    def scores(self, layer: int, reverted: str | None = None) -> Scores:
-        """Score a layer; with `reverted`, after reverting the transitions of this kind."""
-        evaluator = build_evaluator(self.data)
-        for image_id, detections in self._detections(layer, reverted):
-            evaluator.update(image_id, detections, self.ground_truth.get(image_id))
-        return evaluator.scores()
-
-    def _detections(self, layer: int, reverted: str | None) -> Iterator[tuple[int, Detections]]:
-        """Yield the id and detections of each image, also of images without detections."""
-        images = self.connection.execute(
-            "SELECT image_id, height, width FROM images ORDER BY image_id"
-        ).fetchall()
-        for start in range(0, len(images), IMAGES_PER_QUERY):
-            block = images[start : start + IMAGES_PER_QUERY]
-            values = {"layer": layer, "kind": reverted, "images": [row[0] for row in block]}
-            by_image: defaultdict[int, list[Row]] = defaultdict(list)
-            for image_id, *row in self.connection.execute(_DETECTIONS, values).fetchall():
-                by_image[image_id].append(row)
-            for image_id, height, width in block:
-                yield image_id, _from_rows(by_image[image_id], (height, width))
-
-
-def evaluate_run(
-    path: Path, data: SegmentationDataset, ground_truth: GroundTruthCache, *, every_layer: bool
-) -> dict[str, Any]:
+def evaluate_run(path: Path, data: SegmentationDataset, *, every_layer: bool) -> dict[str, Any]:
     """Compute the entries of summary.json on quality.
 
     Args:
         path: the run directory.
-        data: its data set.
-        ground_truth: the GT of the data set.
+        data: its data set, whose GT is read image by image.
         every_layer: whether to evaluate every layer, not only the last.
 
     Returns:
@@ -93,27 +65,61 @@ def evaluate_run(
         `ap_gains`: for each kind of transition, the AP gained if every query reverted the
         transitions of that kind, that is if it gave the detections of the last layer that follows a
         transition of another kind (M^0 if there is none).
+
+    Raises:
+        DataError: an annotation is unreadable.
     """
+    metric = build_evaluator(data).primary_metric
     with connect(path) as connection:
         row = connection.execute("SELECT coalesce(max(layer), 0) FROM queries").fetchone()
         assert row is not None
-        num_layers = int(row[0])
-        connection.execute(_REVERTED, {"kinds": list(TRANSITIONS) if every_layer else []})
-        run = RunEvaluation(connection, data, ground_truth)
-        last = run.scores(num_layers)
-        metric = build_evaluator(data).primary_metric
-        summary: dict[str, Any] = {metric: last}
-        if every_layer:
-            scores = [*(run.scores(layer) for layer in range(num_layers)), last]
-            summary["layer_scores"] = [
-                {"layer": layer, **values} for layer, values in enumerate(scores)
-            ]
-        if every_layer and metric == "ap":
-            summary["ap_gains"] = {
-                kind: _difference(run.scores(num_layers, kind)["ap"], last["ap"])
-                for kind in TRANSITIONS
-            }
+        last = Variant(int(row[0]))
+        layers = [Variant(layer) for layer in range(last.layer + 1)] if every_layer else [last]
+        kinds = TRANSITIONS if every_layer and metric == "ap" else ()
+        scores = _scores(connection, data, layers, [Variant(last.layer, kind) for kind in kinds])
+    summary: dict[str, Any] = {metric: scores[last]}
+    if every_layer:
+        summary["layer_scores"] = [{"layer": x.layer, **scores[x]} for x in layers]
+    if kinds:
+        summary["ap_gains"] = {
+            kind: _difference(scores[Variant(last.layer, kind)]["ap"], scores[last]["ap"])
+            for kind in kinds
+        }
     return summary
+
+
+def _scores(
+    connection: duckdb.DuckDBPyConnection,
+    data: SegmentationDataset,
+    layers: list[Variant],
+    reverted: list[Variant],
+) -> Mapping[Variant, Scores]:
+    """Score all variants in one pass over the images; `layers` end with the last layer."""
+    kinds = [variant.reverted for variant in reverted]
+    connection.execute(_REVERTED, {"kinds": kinds})
+    evaluators: dict[Variant, Evaluator] = {x: build_evaluator(data) for x in (*layers, *reverted)}
+    index = {image_id: number for number, image_id in enumerate(data.image_ids)}
+    images = connection.execute(
+        "SELECT image_id, height, width FROM images ORDER BY image_id"
+    ).fetchall()
+    for start in range(0, len(images), IMAGES_PER_QUERY):
+        block = images[start : start + IMAGES_PER_QUERY]
+        values = {
+            "first": layers[0].layer,
+            "last": layers[-1].layer,
+            "kinds": kinds,
+            "low": block[0][0],
+            "high": block[-1][0],
+        }
+        rows: defaultdict[tuple[int, Variant], list[Row]] = defaultdict(list)
+        for image_id, layer, kind, *row in connection.execute(_DETECTIONS, values).fetchall():
+            rows[image_id, Variant(layer, kind)].append(tuple(row))
+        for image_id, height, width in block:
+            ground_truth = data.ground_truth(index[image_id])
+            for variant, evaluator in evaluators.items():
+                found = _from_rows(rows[image_id, variant], (height, width))
+                evaluator.update(image_id, found, ground_truth)
+    return {variant: evaluator.scores() for variant, evaluator in evaluators.items()}
 
 
 def _difference(value: float | None, baseline: float | None) -> float | None:

@@ -35,16 +35,10 @@ class Shard:
         starts = range(self.rank * size, total, self.world_size * size)
         return [range(start, min(start + size, total)) for start in starts]
 
-    def gather(self, value: T) -> list[T]:
-        """Wait for all processes and return their values on the main process, else an empty list.
-
-        `value` must be picklable.
-        """
-        if self.world_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.world_size if self.is_main_process else []
-        dist.gather_object(value, values or None)
-        return values
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.world_size > 1:
+            dist.barrier()
 
     def run_on_main_process(self, action: Callable[[], T]) -> T:
         """Call `action` on the main process only, and return its picklable result on all.

@@ -6,12 +6,14 @@ from mpdiag.recording.family import (
     Family,
     InstanceRule,
     family_of,
+    find_family,
     is_instance_by_name,
     known_families,
     register,
 )
 from mpdiag.recording.hook_point import HookPoint
 from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall, first_output
+from mpdiag.recording.intervention_points import InterventionPoints, hook_attention_masks
 from mpdiag.recording.recorder import Recorder, record
 from mpdiag.recording.recording import Recording
 from mpdiag.recording.transformers_family import TransformersFamily, transformers_families
@@ -23,12 +25,15 @@ __all__ = [
     "HookSpec",
     "HookSpecs",
     "InstanceRule",
+    "InterventionPoints",
     "ModuleCall",
     "Recorder",
     "Recording",
     "TransformersFamily",
     "family_of",
+    "find_family",
     "first_output",
+    "hook_attention_masks",
     "is_instance_by_name",
     "known_families",
     "record",

@@ -12,6 +12,7 @@ from torch import nn
 
 from mpdiag.errors import RecordingError
 from mpdiag.recording.hook_spec import HookSpecs
+from mpdiag.recording.intervention_points import InterventionPoints
 
 if TYPE_CHECKING:
     from mpdiag.config import LossConfig
@@ -61,6 +62,13 @@ class Family(ABC):
         By default the last layer is first, as in DETR and Mask2Former.
         """
         return [num_layers - 1, *range(num_layers - 1)]
+
+    def intervention_points(self, model: Any) -> InterventionPoints | None:
+        """Return the parts of the decoder of `model` that interventions change.
+
+        By default None: the family has no masked attention, or interventions do not support it.
+        """
+        return None
 
     def loss_config(self, model: Any, source: str) -> "LossConfig":
         """Return the matching costs and points of `model`; by default those of Mask2Former.

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from mpdiag.recording.attention_weights import packed_weights
 from mpdiag.recording.families.hook_points import HookPointFamily, is_mpdiag_mask2former
 from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall
+from mpdiag.recording.intervention_points import InterventionPoints
 from mpdiag.recording.sampling_locations import sampling_hooks, sampling_locations
 
 
@@ -39,6 +40,19 @@ class Mask2FormerFamily(HookPointFamily):
             "cross_attention": HookSpec(cross, len(cross), weights),
             **sampling_hooks(encoder, _sampling_locations),
         }
+
+    def intervention_points(self, model: Any) -> InterventionPoints:
+        decoder = model.decoder
+        return InterventionPoints(
+            num_queries=model.config.num_queries,
+            num_layers=len(decoder.layers),
+            hook_masks=lambda replace: [
+                decoder.hook_points.attention_mask.register_forward_hook(
+                    lambda module, args, visible: replace(visible)
+                )
+            ],
+            self_attention=[layer.self_attn for layer in decoder.layers],
+        )
 
 
 def _sampling_locations(call: ModuleCall) -> Tensor:

@@ -15,6 +15,7 @@ from mpdiag.recording.assignments import dense_assignment
 from mpdiag.recording.attention_weights import masked_weights
 from mpdiag.recording.family import Family, is_instance_by_name
 from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall, first_output
+from mpdiag.recording.intervention_points import InterventionPoints, hook_attention_masks
 from mpdiag.recording.sampling_locations import sampling_hooks, sampling_locations
 
 if TYPE_CHECKING:
@@ -52,9 +53,21 @@ class OfficialMask2FormerFamily(Family):
             num_points=matcher.num_points,
         )
 
+    def intervention_points(self, model: Any) -> InterventionPoints:
+        decoder = _head(model).predictor
+        cross = [layer.multihead_attn for layer in decoder.transformer_cross_attention_layers]
+        return InterventionPoints(
+            num_queries=decoder.num_queries,
+            num_layers=len(cross),
+            hook_masks=hook_attention_masks(cross),
+            self_attention=[
+                layer.self_attn for layer in decoder.transformer_self_attention_layers
+            ],
+        )
+
     def hooks(self, model: nn.Module) -> HookSpecs:
-        whole = is_instance_by_name(model, "mask2former", "MaskFormer")
-        head = model.get_submodule("sem_seg_head") if whole else model
+        head = _head(model)
+        whole = head is not model
         decoder = head.get_submodule("predictor")
         num_queries = len(decoder.get_parameter("query_feat.weight"))
         num_heads: Any = decoder.num_heads
@@ -98,6 +111,11 @@ class OfficialMask2FormerFamily(Family):
             piloted = replace(spec, num_layers=None, read=_mp_part(spec.read, num_queries))
             specs[f"piloted_{name}"] = piloted
         return specs | (_assignment_hooks(model.get_submodule("criterion")) if whole else {})
+
+
+def _head(model: Any) -> Any:
+    """Return the MaskFormerHead of a MaskFormer, or the head that `model` is."""
+    return model.sem_seg_head if is_instance_by_name(model, "mask2former", "MaskFormer") else model
 
 
 def _sampling_locations(call: ModuleCall) -> Tensor:

@@ -1,14 +1,17 @@
-"""Attention masks with interventions; everything else stays the same."""
+"""Attention masks, self-attention and queries with interventions; all else stays the same."""
+
+import copy
 
 import pytest
 import torch
 
-from mpdiag.analysis.interventions import Intervention, intervene
+from mpdiag.analysis.adapter import LayerPredictions
+from mpdiag.analysis.interventions import Intervention, intervene, silence_queries
 from mpdiag.config import ModelConfig
 from mpdiag.errors import ConfigError
 from mpdiag.matching import Target
 from mpdiag.models import Mask2Former
-from mpdiag.recording import record
+from mpdiag.recording import family_of, record
 
 SIZE = (64, 96)
 L, N = 4, 10
@@ -45,9 +48,11 @@ def attended(
     last = torch.full((2, N), -1)
     last[0, 3], last[0, 7] = 0, 1
     changes = [Intervention.parse(text, L, N) for text in texts]
+    points = family_of(model).intervention_points(model)
+    assert points is not None and (points.num_layers, points.num_queries) == (L, N)
     with (
         torch.inference_mode(),
-        intervene(model, changes, SIZE, targets(), last),
+        intervene(model, points, changes, SIZE, targets(), last),
         record(model) as recording,
     ):
         model(images)
@@ -99,14 +104,46 @@ def test_later_interventions_override_and_hooks_are_removed(
     assert all(map(torch.equal, recording.attention_mask, baseline))
 
 
+def test_without_self_attention_a_query_depends_on_no_other(
+    model: Mask2Former, images: list[torch.Tensor]
+) -> None:
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.decoder.query_feat.weight[5:] += 1
+    with_others = [attended(one, images)[1] for one in (model, other)]
+    alone = [attended(one, images, "self-attention=none:all")[1] for one in (model, other)]
+    assert not torch.allclose(with_others[0][-1, :, :5], with_others[1][-1, :, :5])
+    torch.testing.assert_close(alone[0][:, :, :5], alone[1][:, :, :5])
+    _, late = attended(model, images, "self-attention=none:3-4")
+    assert torch.equal(late[:3], with_others[0][:3])
+    assert not torch.equal(late[3], with_others[0][3])
+
+
+def test_silent_queries_predict_no_object() -> None:
+    class_logits = torch.randn(L + 1, 2, N, 6, generator=torch.Generator().manual_seed(0))
+    before = LayerPredictions(class_logits, torch.zeros(L + 1, 2, N, 3, 3))
+    changes = [Intervention.parse("queries=none:0,7-8", L, N)]
+    after = silence_queries(before, changes).class_logits
+    assert after[:, :, [0, 7, 8]].softmax(-1)[..., -1].min() > 1 - 1e-6
+    kept = [1, 2, 3, 4, 5, 6, 9]
+    assert torch.equal(after[:, :, kept], class_logits[:, :, kept])
+    assert silence_queries(before, []) is before
+
+
 def test_parse() -> None:
     assert Intervention.parse("attention=gt:1-3", L, N) == Intervention(
         "gt", frozenset({1, 2, 3}), None
     )
     found = Intervention.parse("attention=none:all:0-1,9", L, N)
     assert found.layers == {1, 2, 3, 4} and found.queries == {0, 1, 9}
+    found = Intervention.parse("self-attention=none:2", L, N)
+    assert found == Intervention("none", frozenset({2}), None, "self-attention")
     for text, message in (
         ("attention=gt", "for example attention=gt:1-3"),
+        ("self-attention=gt:1", "self-attention=none:LAYERS"),
+        ("self-attention=none:1:2", "self-attention=none:LAYERS"),
+        ("queries=none:10", "give queries in 0-9"),
+        ("queries=none", "queries=none:QUERIES"),
         ("masks=gt:1", "for example attention=gt:1-3"),
         ("attention=own:1", "for example attention=gt:1-3"),
         ("attention=gt:0", "0 is out of range; give layers in 1-4"),

@@ -185,7 +185,7 @@ def test_errors_are_one_line_and_write_nothing(
         assert not (tmp_path / "run").exists()
 
     refuses(ConfigError, "--part piloted: works with models that mpdiag runs", part="piloted")
-    refuses(ConfigError, "--intervene: works with models that", intervene=["attention=gt:1"])
+    refuses(ConfigError, "give layers in 1-", intervene=["attention=gt:99"])
     refuses(ConfigError, "has its own config.json", config=tmp_path / "x.yaml")
     refuses(ConfigError, "is no transformers directory", given=tmp_path)
     refuses(
