@@ -1,6 +1,6 @@
 # Every command sets up .venv first. Another interpreter: make PYTHON=python3.12 test
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test check docs wheel format clean
 
 # The first Python >= 3.11 that starts.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -31,6 +31,13 @@ check: $(INSTALLED) ## lint, formatting, types, import directions, vocabulary
 	$(BIN)/lint-imports
 	$(BIN)/python tests/check_language.py
 
+docs: $(INSTALLED) ## build the documentation site in site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
+	@echo "Ready: site/index.html"
+
+wheel: $(INSTALLED) ## build wheel and sdist, and use the wheel from an empty directory
+	.ci/wheel
+
 install: $(INSTALLED) ## set up .venv with the tested versions
 	@echo "Ready: $(BIN)/mpdiag"
 
@@ -39,7 +46,7 @@ format: $(INSTALLED) ## let ruff sort and format
 	$(BIN)/ruff format .
 
 clean: ## remove .venv and the caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info build dist site
 
 $(MADE):
 	@test -n "$(PYTHON_VERSION)" || { \

@@ -7,7 +7,7 @@ reports open a run directory without importing torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "LayerMonitor": "mpdiag.integrations.monitor",
