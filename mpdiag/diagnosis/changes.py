@@ -32,7 +32,7 @@ class Changes:
     Attributes:
         swap_channels: exchange red and blue.
         normalisation: what the backbone gets, whatever the model does.
-        scale: size of the input relative to the model's.
+        scale: size of the input relative to the model's; None for the size of the image file.
         attention_from_masks: layers whose attention masks are computed anew from the predicted
             masks of the layer before.
         previous_attention: layers that use the attention masks of the layer before.
@@ -41,7 +41,7 @@ class Changes:
 
     swap_channels: bool = False
     normalisation: Normalisation | None = None
-    scale: float = 1.0
+    scale: float | None = 1.0
     attention_from_masks: frozenset[int] = frozenset()
     previous_attention: frozenset[int] = frozenset()
     shift: tuple[float, float] = (0.0, 0.0)
@@ -71,10 +71,12 @@ def can_change_scale(adapter: ModelAdapter) -> bool:
 
 
 @contextmanager
-def _scaled(adapter: Any, scale: float) -> Iterator[None]:
+def _scaled(adapter: Any, scale: float | None) -> Iterator[None]:
     own: Callable[[Sample], Sample] | None = adapter.resize
 
     def scaled(sample: Sample) -> Sample:
+        if scale is None:
+            return sample
         height, width = sample.image.shape[-2:]
         if own is not None:
             height, width = own.output_size(height, width)  # type: ignore[attr-defined]

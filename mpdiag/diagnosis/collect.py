@@ -231,25 +231,26 @@ def image_evidence(
     on_grid = (masks[-2:, :, :rows, :columns] > 0).flatten(2).float()
     flat = gt.flatten(1).float()
     gt_center = (flat @ planes.T) / flat.sum(1, keepdim=True).clamp(min=1)
-    numpy = [
-        x.cpu().numpy()
-        for x in (
-            classes, quality, iou, torch.where(finite, area, torch.nan), center[-1],
-            pairwise_iou(on_grid[-1], on_grid[-1]), pairwise_iou(on_grid[0], on_grid[-1]),
-            gt_center, pairwise_iou(flat, flat),
-        )
-    ]  # fmt: skip
+    measured_last = {
+        "center": center[-1],
+        "overlap": pairwise_iou(on_grid[-1], on_grid[-1]),
+        "moved": pairwise_iou(on_grid[0], on_grid[-1]),
+        "gt_center": gt_center,
+        "gt_overlap": pairwise_iou(flat, flat),
+    }
     return ImageEvidence(
-        image_id,
-        *numpy[:7],
+        image_id=image_id,
+        class_logits=classes.cpu().numpy(),
+        quality=quality.cpu().numpy(),
+        iou=iou.cpu().numpy(),
+        area=torch.where(finite, area, torch.nan).cpu().numpy(),
         grid=(rows, columns),
         features=None if features is None else features.cpu().numpy(),
         gt_labels=truth.labels.numpy(),
         gt_crowd=truth.crowd.numpy(),
-        gt_center=numpy[7],
         gt_area=truth.areas.numpy().astype(np.float64),
-        gt_overlap=numpy[8],
         ignored=np.zeros(class_logits.shape[1], dtype=np.bool_),
+        **{name: value.cpu().numpy() for name, value in measured_last.items()},
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from mpdiag.models.inference import select_pairs
 from mpdiag.recording import InstanceRule
 
 Float32 = npt.NDArray[np.float32]
+Values = TypeVar("Values", Float32, Floats)
 
 MAX_DETECTIONS = 100  # per image, as in instance inference
 
@@ -137,7 +138,7 @@ class Evidence:
 
     @property
     def num_queries(self) -> int:
-        return self.images[0].class_logits.shape[1]
+        return int(self.images[0].class_logits.shape[1])
 
     def matched(self, layer: int = -1) -> MatchedDetections:
         """Return the matched detections of a layer."""
@@ -149,8 +150,8 @@ class Evidence:
         return replace(self, images=images)
 
 
-def softmax(logits: Float32) -> Float32:
+def softmax(logits: Values) -> Values:
     """Return the softmax over the last axis."""
     shifted = np.exp(logits - logits.max(-1, keepdims=True))
-    total: Float32 = shifted / shifted.sum(-1, keepdims=True)
+    total: Values = shifted / shifted.sum(-1, keepdims=True)
     return total

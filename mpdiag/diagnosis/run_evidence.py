@@ -97,10 +97,9 @@ class _Reader:
             ids = block["image_id"].tolist()
             detections = self.run.query(_DETECTIONS, [ids])
             queries = self.run.query(_QUERIES, [self.layers, ids])
-            by_image = dict(list(detections.groupby("image_id")))
-            queries_of = dict(list(queries.groupby("image_id")))
             for row in block.itertuples():
-                yield row, by_image.get(row.image_id, detections[:0]), queries_of[row.image_id]
+                own = detections["image_id"] == row.image_id, queries["image_id"] == row.image_id
+                yield row, detections[own[0]], queries[own[1]]
 
     def image(
         self, row: Any, truth: GroundTruth, detections: pd.DataFrame, queries: pd.DataFrame
@@ -149,7 +148,8 @@ class _Reader:
             quality[place[top], query[top]] = own[top]
         scores = detections["score"].to_numpy()
         probability[place, query, label] = scores / np.maximum(quality[place, query], 1e-6)
-        return np.clip(probability, NEVER, 1), quality
+        limited: Float32 = np.clip(probability, NEVER, 1)
+        return limited, quality
 
     def _logits(self, probability: Float32) -> Float32:
         """Return class logits with these probabilities, no-object last."""
@@ -157,7 +157,8 @@ class _Reader:
             odds = np.log(probability / np.maximum(1 - probability, NEVER))
             return np.concatenate([odds, np.zeros_like(odds[..., :1])], axis=-1)
         rest = np.maximum(1 - probability.sum(-1, keepdims=True), NEVER)
-        return np.log(np.concatenate([probability, rest], axis=-1)).astype(np.float32)
+        logits: Float32 = np.log(np.concatenate([probability, rest], axis=-1))
+        return logits
 
     def _masks(
         self, detections: pd.DataFrame, size: tuple[int, int]
@@ -184,7 +185,9 @@ class _Reader:
         area = queries["area"].to_numpy(np.float32).reshape(self.shape)
         last = queries.iloc[-self.shape[1] :]
         center = last[["center_y", "center_x"]].to_numpy(np.float32)
-        return area / max(float(np.nanmax(area, initial=1)), 1), center
+        largest = np.float32(max(float(np.nanmax(area, initial=1)), 1))
+        shares: Float32 = (area / largest).astype(np.float32)
+        return shares, center.astype(np.float32)
 
 
 def _encoded(counts: bytes, size: tuple[int, int]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from mpdiag.diagnosis.causes import SPECIFICITY
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.checks import evidence_candidates
 from mpdiag.diagnosis.checks.inputs import CHECKS, Trials, merge
+from mpdiag.diagnosis.checks.mask_head import check_mask_head
 from mpdiag.diagnosis.collect import NO_CHANGES, Collector, ModelFacts
 from mpdiag.diagnosis.evidence import Evidence
 from mpdiag.diagnosis.finding import Diagnosis, Finding
@@ -111,7 +112,7 @@ class Search:
             candidates += self._model_candidates
         elif self.collector is not None:
             trials = Trials(self.collector, state.evidence)
-            candidates += [one for check in CHECKS for one in check(trials)]
+            candidates += [one for check in (*CHECKS, check_mask_head) for one in check(trials)]
         return [one for one in candidates if one.cause not in found]
 
     def _try(self, candidate: Candidate, state: State, before: float) -> Tried:

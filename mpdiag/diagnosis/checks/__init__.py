@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from mpdiag.diagnosis.candidate import Candidate
-from mpdiag.diagnosis.checks import annotations, heads, layers
+from mpdiag.diagnosis.checks import annotations, heads, layers, query_supply
 from mpdiag.diagnosis.collect import ModelFacts
 from mpdiag.diagnosis.evidence import Evidence
 
@@ -16,7 +16,8 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[Candidate]], ...] = (
     heads.check_classes,
     heads.check_no_object_bias,
     heads.check_heads,
-    annotations.check_duplicates,
+    query_supply.check_duplicates,
+    query_supply.check_too_few_queries,
     annotations.check_wrong_labels,
     annotations.check_missing_labels,
 )

@@ -1,4 +1,4 @@
-"""Wrong classes, missing objects and duplicates in the annotations; duplicate detections."""
+"""Wrong classes, missing objects and duplicates in the annotations."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 
 from mpdiag.diagnosis.candidate import Candidate
-from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
-from mpdiag.diagnosis.matched import Bools, Ints
+from mpdiag.diagnosis.evidence import Evidence, ImageEvidence, softmax
+from mpdiag.diagnosis.matched import Bools, Floats, Ints
 from mpdiag.diagnosis.probe import assigned_gt
 
 CONFIDENT = 0.9
@@ -16,13 +16,16 @@ SAME_GT_IOU = 0.75
 BACKGROUND_IOU = 0.1
 DUPLICATE_IOU = 0.75
 EXCESS = 2.0
+TEMPERATURES = tuple(float(x) for x in np.geomspace(0.5, 4, 13))
+SHARES = tuple(float(x) for x in np.arange(0, 0.61, 0.02))
+MIN_LOG_LIKELIHOOD = 6.0
 IMAGES_SHOWN = 20
 
 
 def check_duplicate_gt(evidence: Evidence) -> Iterator[Candidate]:
     """Yield the removal of GT that repeat another one of the image."""
     kept = [_first_of_duplicates(image) for image in evidence.images]
-    removed = [int((~one).sum()) for one in kept]
+    removed = [int(np.logical_not(one).sum()) for one in kept]
     if sum(removed):
         yield Candidate(
             "overlapping-labels",
@@ -32,9 +35,9 @@ def check_duplicate_gt(evidence: Evidence) -> Iterator[Candidate]:
 
 
 def _first_of_duplicates(image: ImageEvidence) -> Bools:
-    same = image.gt_overlap >= SAME_GT_IOU
-    same &= ~image.gt_crowd[:, None] & ~image.gt_crowd
-    kept: Bools = ~np.tril(same, -1).any(1)
+    single = ~image.gt_crowd
+    same = (image.gt_overlap >= SAME_GT_IOU) & single[:, None] & single
+    kept: Bools = np.logical_not(np.tril(same, -1).any(1))
     return kept
 
 
@@ -55,35 +58,77 @@ def _keep_gt(evidence: Evidence, kept: Sequence[Bools]) -> Evidence:
 
 
 def check_wrong_labels(evidence: Evidence) -> Iterator[Candidate]:
-    """Yield new classes for GT that confident queries contradict.
+    """Yield new classes for GT that are probably mislabelled.
 
-    A calibrated model contradicts right labels in a share 1 - p of the cases. Only an excess
-    over that counts (Northcutt et al., Confident learning, JAIR 2021, count confident
-    disagreements as well).
+    The label of a GT is taken to be wrong with probability e, and then any other class. The class
+    probabilities of its query are sharpened or flattened by a temperature. Both are fitted by
+    maximum likelihood, so that a model that is merely too sure does not count as label noise.
+    Northcutt et al., Confident learning (JAIR 2021), estimate label noise from probabilities too.
     """
-    labels = []
-    changed, expected = [], 0.0
-    for image in evidence.images:
+    pairs = [assigned_gt(image) for image in evidence.images]
+    logits = [
+        image.class_logits[-1, gt >= 0, :-1]
+        for image, gt in zip(evidence.images, pairs, strict=True)
+    ]
+    labels = [
+        image.gt_labels[gt[gt >= 0]] for image, gt in zip(evidence.images, pairs, strict=True)
+    ]
+    share, temperature, evidence_for = fit_label_noise(
+        np.concatenate(logits).astype(np.float64), np.concatenate(labels)
+    )
+    if evidence_for < MIN_LOG_LIKELIHOOD or evidence.num_classes < 2:
+        return
+    relabelled, changed = [], []
+    for image, gt, own, given in zip(evidence.images, pairs, logits, labels, strict=True):
         new = image.gt_labels.copy()
-        gt = assigned_gt(image)
-        probability = image.probabilities[:, :-1]
-        best, value = probability.argmax(-1), probability.max(-1)
-        sure = np.flatnonzero((gt >= 0) & (value >= CONFIDENT))
-        expected += float((1 - value[sure]).sum())
-        wrong = sure[best[sure] != image.gt_labels[gt[sure]]]
-        new[gt[wrong]] = best[wrong]
-        labels.append(new)
-        changed.append(len(wrong))
-    if sum(changed) > EXCESS * expected and sum(changed):
+        probability = softmax(own.astype(np.float64) / temperature)
+        wrong = _wrong(probability, given, share)
+        found = gt[gt >= 0][wrong]
+        best = probability[wrong].argmax(-1)
+        new[found] = best
+        relabelled.append(new)
+        changed.append(int(wrong.sum()))
+    if sum(changed):
         yield Candidate(
             "label-noise",
-            edit=partial(_relabel_gt, labels=labels),
+            edit=partial(_relabel_gt, labels=relabelled),
             evidence={
                 "objects": sum(changed),
-                "expected": expected,
+                "estimated_share": share,
                 "images": _most(evidence, changed),
             },
         )
+
+
+def fit_label_noise(logits: Floats, labels: Ints) -> tuple[float, float, float]:
+    """Return the share of wrong labels, the temperature, and the gain in log likelihood.
+
+    Args:
+        logits: (O, K) of the queries of O objects.
+        labels: (O,) annotated classes.
+    """
+    best = (0.0, 1.0, -np.inf)
+    without = -np.inf
+    for temperature in TEMPERATURES:
+        own = softmax(logits / temperature)[np.arange(len(labels)), labels]
+        for share in SHARES:
+            likelihood = (1 - share) * own + share * (1 - own) / max(logits.shape[1] - 1, 1)
+            total = float(np.log(likelihood + 1e-12).sum())
+            if share == 0:
+                without = max(without, total)
+            if total > best[2]:
+                best = (share, temperature, total)
+    return best[0], best[1], best[2] - without
+
+
+def _wrong(probability: Floats, labels: Ints, share: float) -> Bools:
+    """Return which labels are more probably wrong than right."""
+    own = probability[np.arange(len(labels)), labels]
+    other = probability.copy()
+    other[np.arange(len(labels)), labels] = 0
+    count = max(probability.shape[1] - 1, 1)
+    wrong: Bools = share / count * other.sum(-1) > (1 - share) * own
+    return wrong
 
 
 def _relabel_gt(evidence: Evidence, labels: Sequence[Ints]) -> Evidence:
@@ -103,7 +148,7 @@ def check_missing_labels(evidence: Evidence) -> Iterator[Candidate]:
         expected += float((1 - probability[sure]).sum())
         first = unannotated & ~suppressed(image, DUPLICATE_IOU)
         ignored.append(image.ignored | first)
-        counts.append(int(first.sum()))
+        counts.append(int(np.count_nonzero(first)))
     if sum(counts) > EXCESS * expected and sum(counts):
         yield Candidate(
             "missing-labels",
@@ -121,22 +166,6 @@ def _ignore(evidence: Evidence, ignored: Sequence[Bools]) -> Evidence:
     return evidence.changed([replace(image, ignored=one) for image, one in pairs])
 
 
-def check_duplicates(evidence: Evidence) -> Iterator[Candidate]:
-    """Yield the suppression of detections whose mask repeats that of a more confident query."""
-    repeated = np.array([suppressed(image, DUPLICATE_IOU) for image in evidence.images])
-    if repeated.any():
-        queries = np.flatnonzero(repeated.mean(0) >= 0.5)
-        yield Candidate(
-            "duplicate-queries",
-            edit=partial(_suppress, repeated=repeated),
-            queries=tuple(map(int, queries)),
-            evidence={
-                "repeated_masks": float(repeated.mean()),
-                "images": _most(evidence, repeated.sum(1).tolist()),
-            },
-        )
-
-
 def suppressed(image: ImageEvidence, limit: float) -> Bools:
     """Return which masks (N,) overlap that of a query with a higher score by an IoU >= limit."""
     score = image.probabilities[:, :-1].max(-1) * image.quality[-1]
@@ -147,7 +176,8 @@ def suppressed(image: ImageEvidence, limit: float) -> Bools:
     return result
 
 
-def _suppress(evidence: Evidence, repeated: Sequence[Bools]) -> Evidence:
+def suppress(evidence: Evidence, repeated: Sequence[Bools]) -> Evidence:
+    """Return the evidence without the objects of repeated masks (N,) of each image."""
     images = []
     for image, one in zip(evidence.images, repeated, strict=True):
         logits = image.class_logits[-1].copy()

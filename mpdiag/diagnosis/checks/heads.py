@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from mpdiag.diagnosis.candidate import Candidate
-from mpdiag.diagnosis.evidence import Evidence, Float32
+from mpdiag.diagnosis.evidence import Evidence, Float32, Values
 from mpdiag.diagnosis.matched import Floats, Ints
 from mpdiag.diagnosis.probe import (
     NO_OBJECT_WEIGHT,
@@ -22,8 +21,6 @@ SHIFTS = tuple(float(x) for x in np.arange(-12, 12.5, 0.5))
 MIN_BIAS = 1.0
 DEAD_PROBABILITY = 0.01
 MIN_CONFUSED = 3
-
-Values = TypeVar("Values", Float32, Floats)
 
 
 def check_classes(evidence: Evidence) -> Iterator[Candidate]:

@@ -10,6 +10,7 @@ from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.changes import Changes, Normalisation, can_change_input, can_change_scale
 from mpdiag.diagnosis.collect import Collector
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
+from mpdiag.diagnosis.matched import Floats
 from mpdiag.diagnosis.probe import assigned_gt
 from mpdiag.models import Mask2Former
 
@@ -26,6 +27,7 @@ SCREENED = 16  # images on which a change is tried first
 MIN_OBJECTS = 20
 MIN_SHIFT = 0.2  # cells
 SHIFT_STEP = 0.25
+SHIFT_ROUNDS = 3
 MIN_DISAGREEMENT = 0.02  # of attention masks and predicted masks
 
 
@@ -104,33 +106,48 @@ def check_scale(trials: Trials) -> Iterator[Candidate]:
     """Yield the size of the input with the highest AP."""
     if not can_change_scale(trials.collector.adapter):
         return
-    best = trials.best({str(scale): Changes(scale=scale) for scale in SCALES})
+    changes = {f"{scale} x": Changes(scale=scale) for scale in SCALES}
+    if getattr(trials.collector.adapter, "resize", None) is not None:
+        changes["of the image files"] = Changes(scale=None)
+    best = trials.best(changes)
     if best is not None:
-        name, changes = best
-        yield Candidate("input-scale", changes=changes, evidence={"scale": float(name)})
+        yield Candidate("input-scale", changes=best[1], evidence={"better": best[0]})
 
 
 def check_shift(trials: Trials) -> Iterator[Candidate]:
     """Yield the shift that brings the centres of masks to those of their GT."""
-    offsets = []
-    for image in trials.base.images:
+    total = np.zeros(2)
+    evidence = trials.base
+    for _ in range(SHIFT_ROUNDS):  # with a large shift, only some masks overlap their GT
+        offset = median_offset(evidence)
+        if np.abs(offset).max() < MIN_SHIFT:
+            break
+        total += offset
+        evidence = trials.collect(Changes(shift=_opposite(total)))
+    if np.abs(total).max() >= MIN_SHIFT:
+        yield Candidate(
+            "mask-offset",
+            changes=Changes(shift=_opposite(total)),
+            evidence={"cells_down": float(total[0]), "cells_right": float(total[1])},
+        )
+
+
+def median_offset(evidence: Evidence) -> Floats:
+    """Return the median rows and columns from the centre of a GT to that of its mask, in cells."""
+    offsets = [np.zeros((0, 2))]
+    for image in evidence.images:
         gt = assigned_gt(image, limit=0.2)
         found = np.flatnonzero(gt >= 0)
-        grid = np.array(image.grid)
-        offsets.append((image.center[found] - image.gt_center[gt[found]]) * grid)
+        offset = image.center[found] - image.gt_center[gt[found]]
+        offsets.append(offset * np.array(image.grid))
     every = np.concatenate(offsets)
     every = every[~np.isnan(every).any(1)]
-    if len(every) < MIN_OBJECTS:
-        return
-    median = np.median(every, axis=0)
-    if np.abs(median).max() < MIN_SHIFT:
-        return
-    rounded = np.round(median / SHIFT_STEP) * SHIFT_STEP
-    yield Candidate(
-        "mask-offset",
-        changes=Changes(shift=(-float(rounded[0]), -float(rounded[1]))),
-        evidence={"cells_down": float(median[0]), "cells_right": float(median[1])},
-    )
+    return np.median(every, axis=0) if len(every) >= MIN_OBJECTS else np.zeros(2)
+
+
+def _opposite(shift: Floats) -> tuple[float, float]:
+    rows, columns = -np.round(shift / SHIFT_STEP) * SHIFT_STEP
+    return float(rows), float(columns)
 
 
 def check_attention(trials: Trials) -> Iterator[Candidate]:
@@ -149,7 +166,9 @@ def check_attention(trials: Trials) -> Iterator[Candidate]:
         )
 
 
-CHECKS: tuple[Callable[[Trials], Iterator[Candidate]], ...] = (
+Check = Callable[[Trials], Iterator[Candidate]]
+
+CHECKS: tuple[Check, ...] = (
     check_shift,
     check_attention,
     check_channels,

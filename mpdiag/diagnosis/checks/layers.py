@@ -8,6 +8,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from mpdiag.diagnosis.candidate import Candidate
+from mpdiag.diagnosis.checks.annotations import DUPLICATE_IOU, suppress, suppressed
 from mpdiag.diagnosis.collect import ModelFacts
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.matched import Bools, Ints
@@ -30,8 +31,12 @@ def check_late_layers(evidence: Evidence) -> Iterator[Candidate]:
     )
 
 
-def _stop_at(evidence: Evidence, layer: int) -> Evidence:
-    return evidence.changed([image.with_layer(layer) for image in evidence.images])
+def _stop_at(evidence: Evidence, layer: int, without_duplicates: bool = False) -> Evidence:
+    """Return the predictions of an earlier layer, on request without repeated masks."""
+    stopped = evidence.changed([image.with_layer(layer) for image in evidence.images])
+    if not without_duplicates:
+        return stopped
+    return suppress(stopped, [suppressed(image, DUPLICATE_IOU) for image in stopped.images])
 
 
 def check_non_finite(evidence: Evidence) -> Iterator[Candidate]:
@@ -142,10 +147,16 @@ def check_self_attention(evidence: Evidence, facts: ModelFacts) -> Iterator[Cand
     without = np.flatnonzero(facts.self_attention < NO_SELF_ATTENTION)
     if not len(without) or without[0] >= evidence.num_layers:
         return
-    scores = [float(evidence.matched(x).ap()[0]) for x in range(int(without[0]) + 1)]
+    edits = {
+        (layer, alone): partial(_stop_at, layer=layer, without_duplicates=alone)
+        for layer in range(int(without[0]) + 1)
+        for alone in (False, True)
+    }
+    scores = {key: float(edit(evidence).matched().ap()[0]) for key, edit in edits.items()}
+    best = max(scores, key=lambda key: scores[key])
     yield Candidate(
         "self-attention",
-        edit=partial(_stop_at, layer=int(np.nanargmax(scores))),
+        edit=edits[best],
         layers=tuple(int(layer) + 1 for layer in without),
         evidence={"largest_output": [float(x) for x in facts.self_attention]},
     )

@@ -1,0 +1,188 @@
+"""What a newly trained last layer of the mask head would gain.
+
+As for the class head, it is trained on one half of the images and applied to the other, and starts
+from the weights of the model.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpdiag.data import padded_targets
+from mpdiag.diagnosis.candidate import Candidate
+from mpdiag.diagnosis.checks.inputs import Trials
+from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
+from mpdiag.diagnosis.probe import LAYERS, Head, assigned_gt
+from mpdiag.metrics.rows import gt_on_grid
+from mpdiag.models import Mask2Former
+
+FOLDS = 2
+POINTS = 576  # of an image
+MAX_PAIRS = 4000  # of query and GT
+MIN_IOU = 0.2
+MIN_PAIRS = 40
+STEPS = 30
+PENALTY = 1e-4
+MIN_IMPROVEMENT = 0.02  # of the loss on the images that were left out
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Queries that match a GT of one image.
+
+    Attributes:
+        states: (M, C) inputs of the last layer of the mask head.
+        features: (C', P) mask features at points.
+        targets: (M, P) GT at these points, 0 or 1.
+    """
+
+    states: Tensor
+    features: Tensor
+    targets: Tensor
+
+
+def check_mask_head(trials: Trials) -> Iterator[Candidate]:
+    """Yield the predictions with a new last layer of the mask head, if its loss is lower."""
+    model = trials.collector.adapter.module
+    if not isinstance(model, Mask2Former):
+        return
+    last = model.decoder.mask_embed.layers[-1]
+    own = Head(last.weight.detach().clone(), last.bias.detach().clone())  # type: ignore[union-attr, operator]
+    pairs = _collect_pairs(trials, model)
+    if sum(len(one.states) for one in pairs) < MIN_PAIRS:
+        return
+    images: dict[int, ImageEvidence] = {}
+    before = after = 0.0
+    heads = []
+    for fold in range(FOLDS):
+        heads.append(_fit([one for place, one in enumerate(pairs) if place % FOLDS != fold], own))
+        left_out = [one for place, one in enumerate(pairs) if place % FOLDS == fold]
+        before += float(_loss(own, left_out))
+        after += float(_loss(heads[fold], left_out))
+    if after > (1 - MIN_IMPROVEMENT) * before:
+        return
+    for fold, head in enumerate(heads):
+        places = range(fold, len(pairs), FOLDS)
+        with _replaced(last, head):
+            indices = [trials.collector.indices[place] for place in places]
+            found = trials.collector.collect(every_layer=True, indices=indices)
+        images |= dict(zip(places, found.images, strict=True))
+    ordered = [images[place] for place in range(len(pairs))]
+    yield Candidate(
+        "mask-head",
+        edit=partial(_use, images=ordered),
+        evidence={"loss_of_the_model": before / FOLDS, "loss_of_a_new_head": after / FOLDS},
+    )
+
+
+def _use(evidence: Evidence, images: Sequence[ImageEvidence]) -> Evidence:
+    return evidence.changed(images)
+
+
+@torch.inference_mode()
+def _collect_pairs(trials: Trials, model: Mask2Former) -> list[Pairs]:
+    """Return the queries of the last layers with their GT, for each image."""
+    collector, pairs = trials.collector, []
+    states: list[Tensor] = []
+    features: list[Tensor] = []
+
+    def keep_state(module: Any, args: tuple[Tensor, ...]) -> None:
+        states.append(args[0])
+
+    def keep_features(module: Any, args: tuple[Any, ...]) -> None:
+        states.clear()
+        features[:] = [args[1]]
+
+    handles = [
+        model.decoder.mask_embed.layers[-1].register_forward_pre_hook(keep_state),
+        model.decoder.register_forward_pre_hook(keep_features),
+    ]
+    images = iter(trials.base.images)
+    generator = torch.Generator().manual_seed(0)
+    samples = map(collector.ground_truth.read_sample, collector.indices)
+    try:
+        for batch in collector.adapter.batches(samples, collector.device):
+            samples_of = [image.sample for image in batch]
+            targets = padded_targets(samples_of, batch[0].padded, collector.device)
+            collector.adapter.predict(batch, targets, attention=False)
+            recent = torch.stack(states[-LAYERS:])
+            for index, target in enumerate(targets):
+                own = recent[:, index], features[0][index]
+                masks = gt_on_grid(target["masks"], *own[1].shape[-2:])
+                pairs.append(_pairs_of(next(images), *own, masks, generator))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return pairs
+
+
+def _pairs_of(
+    image: ImageEvidence, states: Tensor, features: Tensor, masks: Tensor,
+    generator: torch.Generator,
+) -> Pairs:  # fmt: skip
+    cells = features[0].numel()
+    points = torch.randperm(cells, generator=generator)[:POINTS].to(features.device)
+    # GT of the sample lack crowds and empty segments; without them, both have the same order.
+    kept = torch.from_numpy(~image.gt_crowd & (image.gt_area > 0)).nonzero()[:, 0].tolist()
+    row_of = {gt: row for row, gt in enumerate(kept)} if len(kept) == len(masks) else {}
+    chosen, rows = [], []
+    for layer in range(-min(len(states), len(image.iou)), 0):
+        for query, gt in enumerate(assigned_gt(image, MIN_IOU, layer).tolist()):
+            if gt in row_of:
+                chosen.append(states[layer, query])
+                rows.append(row_of[gt])
+    stacked = torch.stack(chosen) if chosen else states.new_zeros(0, states.shape[-1])
+    targets = masks.flatten(1)[rows][:, points] if rows else masks.new_zeros(0, len(points))
+    return Pairs(stacked, features.flatten(1)[:, points], targets.float())
+
+
+def _loss(head: Head, pairs: Sequence[Pairs]) -> Tensor:
+    """Return the mean of cross-entropy plus dice loss over all pairs."""
+    total, count = torch.zeros(()), 0
+    for one in pairs:
+        if len(one.states):
+            logits = head(one.states) @ one.features
+            probability = logits.sigmoid()
+            shared = (probability * one.targets).sum(-1)
+            dice = 1 - (2 * shared + 1) / (probability.sum(-1) + one.targets.sum(-1) + 1)
+            entropy = F.binary_cross_entropy_with_logits(logits, one.targets, reduction="none")
+            total = total + (entropy.mean(-1) + dice).sum().cpu()
+            count += len(one.states)
+    return total / max(count, 1)
+
+
+def _fit(pairs: Sequence[Pairs], start: Head) -> Head:
+    count = 0
+    used = []
+    for one in pairs:
+        if count < MAX_PAIRS:
+            used.append(Pairs(one.states.clone(), one.features.clone(), one.targets.clone()))
+            count += len(one.states)
+    weight, bias = start.weight.clone().requires_grad_(), start.bias.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = _loss(Head(weight, bias), used)
+        loss = loss + PENALTY * (weight - start.weight).square().sum().cpu()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return Head(weight.detach(), bias.detach())
+
+
+@contextmanager
+def _replaced(linear: nn.Module, head: Head) -> Iterator[None]:
+    handle = linear.register_forward_hook(lambda module, args, output: head(args[0]))
+    try:
+        yield
+    finally:
+        handle.remove()
