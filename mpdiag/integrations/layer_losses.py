@@ -25,9 +25,12 @@ class LayerLosses:
     criterion that is called once per layer, as that of EoMT, returns keys without a number.
     """
 
-    def __init__(self, criterion: nn.Module, num_layers: int) -> None:
-        """Attach to the criterion of a model with `num_layers` predictions (L + 1)."""
-        self._num_layers = num_layers
+    def __init__(self, criterion: nn.Module, num_layers: int, training: bool) -> None:
+        """Attach to the criterion of a model with `num_layers` predictions (L + 1).
+
+        `training`: read its calls in training mode, otherwise those in evaluation mode.
+        """
+        self._num_layers, self._training = num_layers, training
         self._calls = 0
         self._sums: dict[tuple[str, int], Tensor] = {}
         self._numbered = False
@@ -51,7 +54,7 @@ class LayerLosses:
         return {f"{name}/{layer}": value for (name, layer), value in zip(sums, values, strict=True)}
 
     def _read(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if not isinstance(output, Mapping):
+        if module.training != self._training or not isinstance(output, Mapping):
             return
         for key, loss in self._by_layer(output):
             # A copy, because models multiply the losses by their weights in place.

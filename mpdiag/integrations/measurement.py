@@ -61,11 +61,20 @@ class Matcher:
 class Measurement:
     """Layer metrics and losses of the passes of one step, or of one evaluation."""
 
-    def __init__(self, matcher: Matcher, criterion: nn.Module | None, num_layers: int | None):
+    def __init__(
+        self,
+        matcher: Matcher,
+        criterion: nn.Module | None,
+        num_layers: int | None,
+        *,
+        training: bool,
+    ) -> None:
         """Start; losses are those of `criterion`, or computed if it is None."""
         self._matcher = matcher
         self._passes = 0
-        self._losses = LayerLosses(criterion, num_layers) if criterion and num_layers else None
+        self._losses: LayerLosses | None = None
+        if criterion is not None and num_layers is not None:
+            self._losses = LayerLosses(criterion, num_layers, training)
         self._computed: dict[str, Tensor] = {}
         self.statistics: LayerStatistics | None = None
 

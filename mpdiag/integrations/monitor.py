@@ -86,7 +86,7 @@ class LayerMonitor:
         self._checked: dict[str, int] = {}
         self._finite_check: FiniteCheck | None = None
         if check_finite:
-            order = family.matching_order(self._num_layers or 1)
+            order = family.matching_order(self._recorder.num_layers or 1)
             self._finite_check = FiniteCheck(module, order)
         self._before_handle = module.register_forward_pre_hook(self._before, with_kwargs=True)
         self._after_handle: Any = None
@@ -162,10 +162,13 @@ class LayerMonitor:
                 self._evaluation_rows.add(image, batch, class_logits)
 
     def start_evaluation(self, images: int = 100) -> None:
-        """Measure the next forward passes in evaluation mode, up to this number of images."""
+        """Measure the next forward passes in evaluation mode, until there are so many images.
+
+        Batches are measured as a whole, so the number may be exceeded.
+        """
         if self._evaluation:
             self._evaluation.close()
-        self._evaluation = Measurement(self._matcher, self._criterion, self._num_layers)
+        self._evaluation = self._measurement(training=False)
         self._evaluation_limit = images
 
     def finish_evaluation(self) -> dict[str, float]:
@@ -231,13 +234,13 @@ class LayerMonitor:
         if self._finite_check:
             self._finite_check.remove()
 
-    @property
-    def _num_layers(self) -> int | None:
-        return self._recorder.num_layers
+    def _measurement(self, training: bool) -> Measurement:
+        layers = self._recorder.num_layers
+        return Measurement(self._matcher, self._criterion, layers, training=training)
 
     def _start_step(self) -> None:
         if (self.iteration + 1) % self.every == 0:
-            self._step = Measurement(self._matcher, self._criterion, self._num_layers)
+            self._step = self._measurement(training=True)
 
     def _is_due(self, training: bool) -> bool:
         if training:
@@ -253,6 +256,8 @@ class LayerMonitor:
         self._stop_recording()
         self._pending = None
         if not self._is_due(module.training):
+            if not module.training and self._evaluation is not None:
+                self._evaluation.close()  # the losses are those of the measured images, too
             return
         require_uncompiled(module)
         self._inputs = self._signature.bind_partial(module, *args, **kwargs).arguments

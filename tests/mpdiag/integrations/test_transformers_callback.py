@@ -1,0 +1,203 @@
+"""The callback and the metrics for transformers' Trainer, on a small Mask2Former."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mpdiag.errors import ConfigError, NonFiniteError, RecordingError
+from mpdiag.store.run import Run
+
+t = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+from mpdiag.integrations.transformers import (  # noqa: E402
+    LayerDiagnosticsCallback,
+    SegmentationMetrics,
+)
+
+LAYERS = 2
+
+
+def small_model() -> Any:
+    torch.manual_seed(0)
+    config = t.Mask2FormerConfig(
+        backbone_config=t.SwinConfig(
+            image_size=64,
+            embed_dim=8,
+            depths=[1, 1, 1, 1],
+            num_heads=[1, 1, 2, 2],
+            window_size=2,
+            out_features=["stage1", "stage2", "stage3", "stage4"],
+        ),
+        feature_size=32,
+        mask_feature_size=16,
+        hidden_dim=32,
+        encoder_feedforward_dim=32,
+        encoder_layers=1,
+        decoder_layers=LAYERS + 1,
+        num_attention_heads=4,
+        dim_feedforward=32,
+        num_queries=5,
+        num_labels=3,
+        train_num_points=64,
+    )
+    return t.Mask2FormerForUniversalSegmentation(config)
+
+
+def example(seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    count = 1 + seed % 2
+    return {
+        "pixel_values": torch.randn(3, 64, 64, generator=generator),
+        "mask_labels": (torch.rand(count, 64, 64, generator=generator) > 0.5).float(),
+        "class_labels": torch.randint(0, 3, (count,), generator=generator),
+    }
+
+
+def collate(examples: list[dict[str, Tensor]]) -> dict[str, Any]:
+    batch: dict[str, Any] = {name: [one[name] for one in examples] for name in examples[0]}
+    return batch | {"pixel_values": torch.stack(batch["pixel_values"])}
+
+
+def trainer(model: Any, folder: Path, **settings: Any) -> Any:
+    arguments = t.TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=1,
+        per_device_eval_batch_size=2,
+        max_steps=2,
+        logging_steps=1,
+        save_strategy="no",
+        remove_unused_columns=False,
+        batch_eval_metrics=True,
+        eval_do_concat_batches=False,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        **settings,
+    )
+    data = [example(seed) for seed in range(4)]
+    return t.Trainer(
+        model,
+        arguments,
+        train_dataset=data,
+        eval_dataset=data,
+        data_collator=collate,
+        compute_metrics=SegmentationMetrics(model),
+    )
+
+
+def logged(trained: Any, step: int, name: str) -> list[float]:
+    """Return the values of NAME/LAYER that were logged at a step, in the order of the layers."""
+    found = [entry for entry in trained.state.log_history if entry["step"] == step]
+    values = {key: value for entry in found for key, value in entry.items()}
+    layers = (f"{name}/{layer}" for layer in range(LAYERS + 1))
+    return [values[key] for key in layers if key in values]
+
+
+def test_trainer_logs_layers_of_training_and_evaluation(tmp_path: Path) -> None:
+    model = small_model()
+    used = trainer(
+        model,
+        tmp_path / "output",
+        gradient_accumulation_steps=2,
+        bf16=True,
+        eval_strategy="steps",
+        eval_steps=2,
+        average_tokens_across_devices=False,
+    )
+    used.add_callback(LayerDiagnosticsCallback(used, every=2, eval_images=2, run=tmp_path / "run"))
+    passes: list[float] = []
+    model.register_forward_hook(
+        lambda module, inputs, output: (
+            passes.append(float(output.loss.detach())) if module.training else None
+        )
+    )
+    used.train()
+    assert logged(used, 1, "miou_l") == []
+    assert len(logged(used, 2, "miou_l")) == LAYERS
+    assert len(logged(used, 2, "util")) == LAYERS + 1
+    assert logged(used, 2, "util")[-1] == 1
+    assert len(logged(used, 2, "eval_miou_l")) == LAYERS
+    # The layers' losses, weighted, are the loss of the model, averaged over its two passes.
+    weights = {"loss_cross_entropy": 2, "loss_mask": 5, "loss_dice": 5}
+    total = sum(weight * sum(logged(used, 2, name)) for name, weight in weights.items())
+    assert total == pytest.approx((passes[2] + passes[3]) / 2, rel=1e-2)
+    # The run directory holds the first batch of the evaluation.
+    assert logged(used, 2, "eval_loss_mask")[-1] == pytest.approx(0.69, abs=0.02)  # ln 2
+    run = Run.open(tmp_path / "run")
+    assert run.summary["num_images"] == 2
+    layer = run.summary["layers"][-1]
+    assert logged(used, 2, "eval_miou_l")[-1] == pytest.approx(layer["miou_l"], abs=1e-12)
+    assert any("eval_ap" in entry for entry in used.state.log_history)
+
+
+def test_matcher_of_any_step_names_the_prediction_that_is_not_finite() -> None:
+    model = small_model().train()
+    LayerDiagnosticsCallback(SimpleNamespace(model=model), every=50)  # type: ignore[arg-type]
+    inputs = collate([example(0), example(1)])
+    model(**inputs)
+    handle = model.class_predictor.register_forward_hook(spoil_second_layer())
+    with pytest.raises(
+        NonFiniteError,
+        match=r"class prediction \(2 of 5 queries\) of layer 1, image 1 of the batch",
+    ):
+        model(**inputs)
+    handle.remove()
+
+
+def spoil_second_layer() -> Any:
+    calls: list[int] = []
+
+    def spoil(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) != 2:
+            return output
+        spoiled = output.clone()
+        spoiled[1, 2:4, 0] = torch.inf
+        return spoiled
+
+    return spoil
+
+
+def test_compiled_and_replicated_models_are_refused() -> None:
+    model = small_model()
+    callback = LayerDiagnosticsCallback(SimpleNamespace(model=model))  # type: ignore[arg-type]
+    arguments: Any = SimpleNamespace(torch_compile=True, n_gpu=1)
+    state: Any = SimpleNamespace(global_step=0)
+    with pytest.raises(RecordingError, match="torch_compile: "):
+        callback.on_train_begin(arguments, state, state, model=model)
+    arguments = SimpleNamespace(torch_compile=False, n_gpu=2)
+    with pytest.raises(ConfigError, match=r"2 GPUs in one process.*torchrun"):
+        callback.on_train_begin(arguments, state, state, model=model)
+
+
+def test_scores_of_two_batches_are_those_computed_by_hand() -> None:
+    metrics = SegmentationMetrics(small_model())
+    truth = torch.zeros(1, 32, 32)
+    truth[:, 8:24, 8:24] = 1
+    classes = torch.tensor([[[8.0, 0, 0, 0], [0, 0, 0, 8.0]]])
+    found = torch.stack([truth * 20 - 10, -torch.ones(1, 32, 32)], 1)[:, :, ::4, ::4]
+    missed = torch.full_like(found, -1)
+
+    def batch(masks: Tensor) -> Any:
+        return SimpleNamespace(
+            predictions=(classes, masks, None),
+            label_ids=([truth], [torch.zeros(1, dtype=torch.int64)]),
+        )
+
+    assert metrics(batch(found), compute_result=False) == {}
+    scores = metrics(batch(missed), compute_result=True)
+    # One of two GT is found: precision is 1 at recalls 0, 0.01 .. 0.5, and 0 above.
+    assert scores["ap50"] == pytest.approx(51 / 101, abs=1e-6)
+    assert metrics(batch(found))["ap50"] == pytest.approx(1)  # starts anew
+
+
+def test_scores_need_batches(tmp_path: Path) -> None:
+    metrics = SegmentationMetrics(small_model(), "panoptic")
+    joined = SimpleNamespace(predictions=([torch.zeros(1)],), label_ids=None)
+    with pytest.raises(ConfigError, match="set batch_eval_metrics=True"):
+        metrics(joined)
