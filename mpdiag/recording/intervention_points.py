@@ -35,23 +35,25 @@ class InterventionPoints:
 
 
 def hook_attention_masks(
-    modules: Sequence[nn.MultiheadAttention],
+    modules: Sequence[nn.Module], num_heads: int, name: str = "attn_mask"
 ) -> Callable[[ReplaceMask], list[RemovableHandle]]:
-    """Return `InterventionPoints.hook_masks` for masked cross-attention of torch.
+    """Return `InterventionPoints.hook_masks` for modules that get their masks as an argument.
 
     Args:
-        modules: cross-attention of decoder layers 1..L. Their `attn_mask` is bool
-            (B * heads, N, cells), True where a query may not attend, and equal for all heads.
+        modules: cross-attention of decoder layers 1..L.
+        num_heads: number of heads.
+        name: keyword argument of the mask, bool (B * heads, N, cells), True where a query may not
+            attend, and equal for all heads.
     """
 
     def register(replace: ReplaceMask) -> list[RemovableHandle]:
         def change(
-            module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any]
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            hidden: Tensor = kwargs["attn_mask"]
-            visible = replace(~hidden.bool()[:: module.num_heads])
-            changed = torch.repeat_interleave(~visible, module.num_heads, 0)
-            return args, kwargs | {"attn_mask": changed.to(hidden.dtype)}
+            hidden: Tensor = kwargs[name]
+            visible = replace(~hidden.bool()[::num_heads])
+            changed = torch.repeat_interleave(~visible, num_heads, 0)
+            return args, kwargs | {name: changed.to(hidden.dtype)}
 
         return [module.register_forward_pre_hook(change, with_kwargs=True) for module in modules]
 

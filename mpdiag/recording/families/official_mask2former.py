@@ -55,14 +55,12 @@ class OfficialMask2FormerFamily(Family):
 
     def intervention_points(self, model: Any) -> InterventionPoints:
         decoder = _head(model).predictor
-        cross = [layer.multihead_attn for layer in decoder.transformer_cross_attention_layers]
+        cross = list(decoder.transformer_cross_attention_layers)
         return InterventionPoints(
             num_queries=decoder.num_queries,
             num_layers=len(cross),
-            hook_masks=hook_attention_masks(cross),
-            self_attention=[
-                layer.self_attn for layer in decoder.transformer_self_attention_layers
-            ],
+            hook_masks=hook_attention_masks(cross, decoder.num_heads, "memory_mask"),
+            self_attention=[layer.self_attn for layer in decoder.transformer_self_attention_layers],
         )
 
     def hooks(self, model: nn.Module) -> HookSpecs:

@@ -52,10 +52,11 @@ class TransformersMask2FormerFamily(TransformersFamily):
     def intervention_points(self, model: Any) -> InterventionPoints:
         transformer = model.model.transformer_module
         layers = list(transformer.decoder.layers)
+        cross = [layer.cross_attn for layer in layers]
         return InterventionPoints(
             num_queries=transformer.queries_embedder.num_embeddings,
             num_layers=len(layers),
-            hook_masks=hook_attention_masks([layer.cross_attn for layer in layers]),
+            hook_masks=hook_attention_masks(cross, cross[0].num_heads),
             self_attention=[layer.self_attn for layer in layers],
         )
 
