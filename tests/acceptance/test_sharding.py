@@ -1,22 +1,24 @@
 """A run by one process, by two processes, and by two that are killed and resumed."""
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
 from mpdiag.analysis import analyze
+from mpdiag.analysis import run as analysis
 from mpdiag.data import generate_synthetic
 from mpdiag.errors import RunError
 from mpdiag.store import Run
 
-IMAGES = 32 * 3 + 7  # four parts
+from ..processes import run_command, start_ranks, torchrun
+
+PARTS = 6
+IMAGES_PER_PART = 8
+IMAGES = IMAGES_PER_PART * (PARTS - 1) + 3
 
 
 @pytest.fixture(scope="module")
@@ -40,27 +42,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Use one thread, as under torchrun: another number can change the order of summation."""
+    monkeypatch.setattr(analysis, "IMAGES_PER_PART", IMAGES_PER_PART)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
-def two_processes(*words: object) -> subprocess.Popen[str]:
-    start = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "mpdiag")
-    return subprocess.Popen(
-        [sys.executable, "-m", *start, "analyze", *map(str, words)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def analyze_command(*words: object) -> None:
+    """Run `mpdiag analyze WORDS` with small parts, as the target of a process."""
+    analysis.IMAGES_PER_PART = IMAGES_PER_PART
+    run_command("analyze", *words)
 
 
-def rows(run: Path, table: str) -> object:
-    return Run.open(run).query(f"SELECT * FROM {table} ORDER BY ALL")
+def rows(run: Run, table: str) -> pd.DataFrame:
+    return run.query(f"SELECT * FROM {table} ORDER BY ALL")
 
 
 def test_sharded_and_resumed_runs_are_identical(tmp_path: Path, trained: Path, root: Path) -> None:
@@ -69,21 +67,21 @@ def test_sharded_and_resumed_runs_are_identical(tmp_path: Path, trained: Path, r
     analyze(
         trained, "synthetic", tmp_path / "one", root=root, save_masks="worst:6", save_attention=True
     )
-    process = two_processes(*words, "--output", tmp_path / "two")
-    out, err = process.communicate()
-    assert process.returncode == 0, err[-2000:]
-    assert out.count(str(tmp_path / "two")) == 1
+    out = torchrun(tmp_path / "streams", 2, analyze_command, *words, "--output", tmp_path / "two")
+    assert out.count(f"{tmp_path / 'two'}\n") == 1
 
     killed = tmp_path / "killed"
-    process = two_processes(*words, "--output", killed)
-    while process.poll() is None and not any((killed / "images").glob("*.parquet")):
-        time.sleep(0.02)
-    for one in (*children(process.pid), process.pid):
-        os.kill(one, signal.SIGKILL)
-    process.communicate()
+    processes = start_ranks(
+        tmp_path / "killed-streams", 2, analyze_command, *words, "--output", killed
+    )
+    while processes[0].wait(0.02) is None and not any((killed / "images").glob("*.parquet")):
+        pass
+    for process in processes:
+        process.signal(signal.SIGKILL)
+        process.wait()
     with pytest.raises(RunError, match="unfinished"):
         Run.open(killed)
-    assert 0 < len(list((killed / "images").glob("*.parquet"))) < 4
+    assert 0 < len(list((killed / "images").glob("*.parquet"))) < PARTS
     analyze(
         trained,
         "synthetic",
@@ -98,11 +96,13 @@ def test_sharded_and_resumed_runs_are_identical(tmp_path: Path, trained: Path, r
         (tmp_path / name / "summary.json").read_bytes() for name in ("one", "two", "killed")
     }
     assert len(summaries) == 1
+    one = Run.open(tmp_path / "one")
     for name in ("two", "killed"):
+        other = Run.open(tmp_path / name)
         for folder in ("masks", "attention"):
             assert [path.name for path in (tmp_path / name / folder).iterdir()] == ["worst.parquet"]
         for table in ("queries", "targets", "images", "masks", "attention", "detections"):
-            assert rows(tmp_path / name, table).equals(rows(tmp_path / "one", table)), table
+            assert rows(other, table).equals(rows(one, table)), table
         thumbnails = [
             {path.name for path in (tmp_path / run / "thumbnails").iterdir()}
             for run in ("one", name)
@@ -110,13 +110,10 @@ def test_sharded_and_resumed_runs_are_identical(tmp_path: Path, trained: Path, r
         assert thumbnails[0] == thumbnails[1]
 
 
-def children(parent: int) -> list[int]:
-    listed = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [int(child) for child in listed]
-
-
 def test_error_is_printed_once(tmp_path: Path, trained: Path, root: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    process = two_processes(trained, "--dataset", "synthetic", "--root", root, "--output", tmp_path)
-    _, err = process.communicate()
-    assert process.returncode != 0 and err.count("contains other files (notes.txt)") == 1
+    words = (trained, "--dataset", "synthetic", "--root", root, "--output", tmp_path)
+    processes = start_ranks(tmp_path.with_name("streams"), 2, analyze_command, *words)
+    assert all(process.wait() != 0 for process in processes)
+    err = "".join(process.err for process in processes)
+    assert err.count("contains other files (notes.txt)") == 1

@@ -1,9 +1,5 @@
-"""Take some steps of a recipe, alone or under torchrun; the main process writes the result.
+"""Steps of a recipe, by one process or by several."""
 
-python take_steps.py RECIPE.json STEPS OUT.pt
-"""
-
-import sys
 from pathlib import Path
 
 import torch
@@ -36,12 +32,16 @@ def take_steps(config: TrainConfig, steps: int) -> dict[str, object]:
         if step == 0:
             own = dict(trainer.method.named_parameters())
             gradients = {n: x.grad.clone() for n, x in own.items() if x.grad is not None}
+    return {"losses": losses, "gradients": gradients}
+
+
+def save_steps(recipes: dict[str, str], path: Path) -> None:
+    """Take two steps of each recipe; the main process writes the results to `path`."""
+    distributed = DistributedContext.initialize()
+    results = {
+        name: take_steps(FullTrainConfig.model_validate_json(recipe), 2)
+        for name, recipe in recipes.items()
+    }
+    if distributed.is_main_process:
+        torch.save(results, path)
     distributed.shutdown()
-    return {"losses": losses, "gradients": gradients, "rank": distributed.rank}
-
-
-if __name__ == "__main__":
-    recipe, steps, out = sys.argv[1:]
-    taken = take_steps(FullTrainConfig.model_validate_json(Path(recipe).read_text()), int(steps))
-    if taken["rank"] == 0:
-        torch.save(taken, out)

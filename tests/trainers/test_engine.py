@@ -1,9 +1,6 @@
 """Precision, compilation, evaluation during training, all tasks, and torchrun."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,8 @@ from mpdiag.ops import tf32
 from trainers.distributed import DistributedContext
 from trainers.loop import train
 from trainers.trainer import Trainer
+
+from ..processes import run_command, torchrun
 
 QUIET = Console(quiet=True)
 
@@ -172,16 +171,10 @@ def test_torchrun_equals_one_process(small_recipe, tmp_path: Path) -> None:
         "model.backbone.norm=frozen",
         "optimizer.learning_rate=1.0e-6",
     )
-    recipe, two = tmp_path / "recipe.yaml", str(tmp_path / "two")
+    recipe, two = tmp_path / "recipe.yaml", tmp_path / "two"
     recipe.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [sys.executable, "-m", *torchrun, "-m", "mpdiag", "train", str(recipe), "--output", two],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    out = torchrun(tmp_path / "streams", 2, run_command, "train", recipe, "--output", two)
+    assert out.count(f"{two}/model_final.pth\n") == 1
     train(config, tmp_path / "one", console=QUIET)
     files = [{path.name for path in (tmp_path / run).iterdir()} for run in ("one", "two")]
     plain = [{name for name in names if "tfevents" not in name} for names in files]

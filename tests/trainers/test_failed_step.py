@@ -1,7 +1,6 @@
 """Steps that fail are reported, dumped and repeated; unusual images do not fail."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from mpdiag.errors import (
 )
 from mpdiag.models import Mask2Former
 from trainers.distributed import DistributedContext
-from trainers.failed_step import replay
+from trainers.failed_step import main, replay
 from trainers.loop import train
 from trainers.methods import build_method
 from trainers.trainer import Trainer, non_finite_error
@@ -95,15 +94,22 @@ def test_non_finite_losses_are_reported_by_their_first_layer(small_recipe) -> No
     assert (error.term, error.layer) == ("loss_ce", 9)
 
 
-def test_a_dump_is_replayed_from_the_command_line(small_recipe, tmp_path: Path) -> None:
+def test_a_dump_is_replayed_from_the_command_line(
+    small_recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     config = poisoned(small_recipe, tmp_path, "decoder.class_embed.bias")
     with pytest.raises(TrainingError):
         train(config, tmp_path / "run", console=QUIET)
-    command = [sys.executable, "-m", "trainers.failed_step"]
     dump = tmp_path / "run" / "failed-step-0-rank-0.pth"
-    done = subprocess.run([*command, str(dump)], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("class cost of matching of layer 0, image 0 of the batch")
+    monkeypatch.setattr(sys, "argv", ["failed_step", str(dump)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("class cost of matching of layer 0, image 0 of the batch")
     with pytest.raises(CheckpointError, match="not a dump of a failed step"):
         replay(tmp_path / "poisoned.pth")
 

@@ -1,9 +1,5 @@
 """A batch gives the same step in one part, in two parts, and over two processes."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +7,9 @@ import torch
 
 from mpdiag.config import TrainConfig
 
-SCRIPT = Path(__file__).with_name("take_steps.py")
+from ..processes import torchrun
+from .take_steps import save_steps, take_steps
+
 # Batch norm would have other statistics. Everything random is on.
 SETTINGS = (
     "model.num_classes=7",
@@ -21,24 +19,6 @@ SETTINGS = (
     "pilot.num_queries=9",
     "model.backbone={name: resnet18, channels: [8, 8, 16, 16], stem_channels: 8, norm: frozen}",
 )
-
-
-def run(config: TrainConfig, folder: Path, processes: int) -> dict[str, Any]:
-    recipe, out = folder / f"recipe-{processes}.json", folder / f"out-{processes}.pt"
-    recipe.write_text(config.model_dump_json())
-    launch = [sys.executable]
-    if processes > 1:
-        launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, str(SCRIPT), str(recipe), "2", str(out)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return torch.load(out, weights_only=True)
 
 
 def assert_same_step(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -52,12 +32,38 @@ def assert_same_step(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert difference <= 1e-4 * gradient.norm() + 1e-7, name
 
 
-@pytest.mark.parametrize("method", ["piloted+auxiliary-loss", "all"])
+@pytest.fixture(scope="module")
+def settings(build_recipe, combined_methods: str) -> dict[str, TrainConfig]:
+    methods = ("piloted+auxiliary-loss", combined_methods, "baseline")
+    return {method: build_recipe(*SETTINGS, f"method={method}") for method in methods}
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(
+    settings: dict[str, TrainConfig], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """Results of each method by two gloo processes."""
+    folder = tmp_path_factory.mktemp("ranks")
+    recipes = {method: config.model_dump_json() for method, config in settings.items()}
+    torchrun(folder / "streams", 2, save_steps, recipes, folder / "out.pt")
+    return torch.load(folder / "out.pt", weights_only=True)
+
+
 def test_two_processes_and_two_parts_equal_one(
-    small_recipe, combined_methods: str, tmp_path: Path, method: str
+    settings: dict[str, TrainConfig], of_two_processes: dict[str, Any], combined_methods: str
 ) -> None:
-    config = small_recipe(*SETTINGS, f"method={combined_methods if method == 'all' else method}")
-    alone = run(config, tmp_path, 1)
-    assert_same_step(run(config, tmp_path, 2), alone)
-    parts = config.model_copy(update={"gradient_accumulation_steps": 2})
-    assert_same_step(run(parts, tmp_path, 1), alone)
+    for method in ("piloted+auxiliary-loss", combined_methods):
+        alone = take_steps(settings[method], 2)
+        assert_same_step(of_two_processes[method], alone)
+        parts = settings[method].model_copy(update={"gradient_accumulation_steps": 2})
+        assert_same_step(take_steps(parts, 2), alone)
+
+
+def test_baseline_with_a_label_embedding_trains_in_two_processes(
+    settings: dict[str, TrainConfig], of_two_processes: dict[str, Any]
+) -> None:
+    """The baseline does not use the embedding; DDP fails in step 2 if it waits for its gradient."""
+    assert settings["baseline"].model.label_embedding
+    alone = take_steps(settings["baseline"], 2)
+    assert_same_step(of_two_processes["baseline"], alone)
+    assert not any("label_embed" in name for name in alone["gradients"])

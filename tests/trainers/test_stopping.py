@@ -2,9 +2,8 @@
 
 import json
 import os
+import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from rich.console import Console
 from mpdiag.config import TrainConfig
 from mpdiag.errors import RunError
 from trainers.loop import train
+
+from ..processes import Forked, run_command
 
 QUIET = Console(quiet=True)
 # Everything random: order, augmentation, noise of masks and labels, points; and an evaluation.
@@ -32,6 +33,7 @@ SETTINGS = (
     "data.augment.scale_jitter=[0.5, 2.0]",
     "data.augment.color=true",
 )
+KILLS = int(os.environ.get("MPDIAG_KILLS", "2"))
 TIMES = ("time", "data_time", "eta_seconds")
 
 
@@ -41,27 +43,21 @@ def lines_of(output: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
 
 
-def start(config: TrainConfig, folder: Path) -> "subprocess.Popen[str]":
+def start(config: TrainConfig, folder: Path, *options: str) -> Forked:
+    folder.mkdir(exist_ok=True)
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    command = [sys.executable, "-m", "mpdiag", "train", str(recipe), "--output"]
-    return subprocess.Popen(
-        [*command, str(folder / "stopped")],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return Forked(folder, run_command, "train", recipe, "--output", folder / "stopped", *options)
 
 
-def stop_after(process: "subprocess.Popen[str]", steps: int, output: Path, number: int) -> str:
-    """Signal all processes of a run after `steps` logged steps, and return its stderr."""
+def stop_after(process: Forked, steps: int, output: Path, number: int) -> int | None:
+    """Signal all processes of a run after `steps` logged steps, and return the exit code."""
     file = output / "metrics.json"
-    while process.poll() is None:
+    while process.wait(0.005) is None:
         if file.is_file() and file.read_text().count("total_loss") >= steps:
-            os.killpg(process.pid, number)
+            process.signal(number)
             break
-        time.sleep(0.005)
-    return process.communicate()[1]
+    return process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +78,26 @@ def assert_equal_runs(found: Path, expected: Path) -> None:
     assert all(torch.equal(states[0][i]["exp_avg"], states[1][i]["exp_avg"]) for i in states[0])
 
 
-def test_killed_run_resumes_bit_for_bit(whole: Path, small_recipe, tmp_path: Path) -> None:
-    config, output = small_recipe(*SETTINGS), tmp_path / "stopped"
-    process = start(config, tmp_path)
-    stop_after(process, 4, output, signal.SIGKILL)
-    if (output / "model_final.pth").exists():
-        pytest.skip("the run ended before it could be killed")
-    with pytest.raises(RunError, match="--resume"):
-        train(config, output, console=QUIET)
-    train(config, output, resume=True, console=QUIET)
-    assert_equal_runs(output, whole)
+def test_killed_runs_resume_bit_for_bit(whole: Path, small_recipe, tmp_path: Path) -> None:
+    """Kill the processes of a run at random moments until one finishes; then start the next."""
+    config, generator, kills, runs = small_recipe(*SETTINGS), random.Random(0), 0, 0
+    Forked(tmp_path / "server", print).wait()  # the first process also waits for the imports
+    started = time.perf_counter()
+    assert start(config, tmp_path).wait() == 0
+    duration = time.perf_counter() - started
+    assert_equal_runs(tmp_path / "stopped", whole)
+    while kills < KILLS:
+        runs += 1
+        folder = tmp_path / str(runs)
+        while (process := start(config, folder, "--resume")).wait(
+            generator.uniform(0, 1.2 * duration)
+        ) is None:
+            process.signal(signal.SIGKILL)
+            kills += process.wait() == -signal.SIGKILL
+            assert kills < 10 * KILLS + 100, "no process finishes"
+        assert process.wait() == 0, process.err
+        assert_equal_runs(folder / "stopped", whole)
+    print(f"{kills} kills, {runs} runs")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -100,11 +106,11 @@ def test_signal_saves_the_current_step(
 ) -> None:
     config, output = small_recipe(*SETTINGS, "data.num_workers=1"), tmp_path / "stopped"
     process = start(config, tmp_path)
-    stderr = stop_after(process, 5, output, number)
-    if process.returncode == 0:
+    code = stop_after(process, 5, output, number)
+    if code == 0:
         pytest.skip("the run ended before it could be stopped")
-    assert process.returncode == 128 + number
-    assert "continue with --resume" in stderr and "Traceback" not in stderr
+    assert code == 128 + number
+    assert "continue with --resume" in process.err and "Traceback" not in process.err
     kept = torch.load(output / "last.pth", weights_only=True)["iteration"]
     logged = sum("total_loss" in line for line in lines_of(output))
     assert kept == logged >= 5
@@ -125,6 +131,8 @@ def test_run_stopped_in_an_evaluation_repeats_it(
         patch.setattr("trainers.loop.TrainingLoop._stop", fail)
         with pytest.raises(KeyboardInterrupt):
             train(config, output, console=QUIET)
+    with pytest.raises(RunError, match="--resume"):
+        train(config, output, console=QUIET)
     train(config, output, resume=True, console=QUIET)
     assert_equal_runs(output, whole)
 
