@@ -28,7 +28,7 @@ MAX_PAIRS = 4000  # of query and GT
 MIN_IOU = 0.2
 MIN_PAIRS = 40
 STEPS = 30
-PENALTY = 1e-4
+PENALTIES = (0.1, 0.01)
 MIN_IMPROVEMENT = 0.02  # of the loss on the images that were left out
 
 
@@ -57,16 +57,13 @@ def check_mask_head(trials: Trials) -> Iterator[Candidate]:
     pairs = _collect_pairs(trials, model)
     if sum(len(one.states) for one in pairs) < MIN_PAIRS:
         return
-    images: dict[int, ImageEvidence] = {}
-    before = after = 0.0
-    heads = []
-    for fold in range(FOLDS):
-        heads.append(_fit([one for place, one in enumerate(pairs) if place % FOLDS != fold], own))
-        left_out = [one for place, one in enumerate(pairs) if place % FOLDS == fold]
-        before += float(_loss(own, left_out))
-        after += float(_loss(heads[fold], left_out))
+    before = _left_out_loss([own] * FOLDS, pairs)
+    fitted = [_fit_folds(pairs, own, penalty) for penalty in PENALTIES]
+    losses = [_left_out_loss(heads, pairs) for heads in fitted]
+    heads, after = min(zip(fitted, losses, strict=True), key=lambda one: one[1])
     if after > (1 - MIN_IMPROVEMENT) * before:
         return
+    images: dict[int, ImageEvidence] = {}
     for fold, head in enumerate(heads):
         places = range(fold, len(pairs), FOLDS)
         with _replaced(last, head):
@@ -77,7 +74,7 @@ def check_mask_head(trials: Trials) -> Iterator[Candidate]:
     yield Candidate(
         "mask-head",
         edit=partial(_use, images=ordered),
-        evidence={"loss_of_the_model": before / FOLDS, "loss_of_a_new_head": after / FOLDS},
+        evidence={"loss_of_the_model": before, "loss_of_a_new_head": after},
     )
 
 
@@ -157,7 +154,20 @@ def _loss(head: Head, pairs: Sequence[Pairs]) -> Tensor:
     return total / max(count, 1)
 
 
-def _fit(pairs: Sequence[Pairs], start: Head) -> Head:
+def _fit_folds(pairs: Sequence[Pairs], start: Head, penalty: float) -> list[Head]:
+    """Return a head for each fold, which did not see its images."""
+    return [
+        _fit([one for place, one in enumerate(pairs) if place % FOLDS != fold], start, penalty)
+        for fold in range(FOLDS)
+    ]
+
+
+def _left_out_loss(heads: Sequence[Head], pairs: Sequence[Pairs]) -> float:
+    losses = [float(_loss(head, pairs[fold::FOLDS])) for fold, head in enumerate(heads)]
+    return sum(losses) / FOLDS
+
+
+def _fit(pairs: Sequence[Pairs], start: Head, penalty: float) -> Head:
     count = 0
     used = []
     for one in pairs:
@@ -170,7 +180,7 @@ def _fit(pairs: Sequence[Pairs], start: Head) -> Head:
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = _loss(Head(weight, bias), used)
-        loss = loss + PENALTY * (weight - start.weight).square().sum().cpu()
+        loss = loss + penalty * (weight - start.weight).square().sum().cpu()
         loss.backward()
         return loss
 

@@ -103,11 +103,21 @@ def add_queries(evidence: Evidence, live: Ints, factor: float) -> Evidence:
         if gt not in one
     ]
     more = len(found) * (growth(evidence, live, factor, generator) - 1)
-    number = min(round(more), len(missed))
+    recall = (1 + _recall_of_few_gt(evidence, assigned)) / 2  # there is no better estimate
+    most = recall * (len(found) + len(missed)) - len(found)
+    number = max(min(round(more), round(most)), 0)
     if not number:
         return evidence
     chosen = [missed[x] for x in generator.choice(len(missed), number, replace=False)]
     return _find(evidence, chosen, found, assigned, generator)
+
+
+def _recall_of_few_gt(evidence: Evidence, assigned: Sequence[Ints]) -> float:
+    """Return the share of GT that are found in the third of the images with the fewest GT."""
+    gt = np.array([np.count_nonzero(~image.gt_crowd) for image in evidence.images])
+    found = np.array([np.count_nonzero(one >= 0) for one in assigned])
+    few = (gt > 0) & (gt <= np.quantile(gt[gt > 0], 1 / 3))
+    return float(found[few].sum() / gt[few].sum())
 
 
 def growth(evidence: Evidence, live: Ints, factor: float, generator: np.random.Generator) -> float:
