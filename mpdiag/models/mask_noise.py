@@ -234,7 +234,8 @@ class NeighbourNoise:
         distance = (cells - centroid[:, :, None]).square().sum(-1)
         order = distance.masked_fill(~other, torch.inf).argsort(dim=-1, stable=True)
         rank = order.argsort(dim=-1)
-        return (visible | (other & (rank < number))).unflatten(2, size)
+        noised: Tensor = (visible | (other & (rank < number))).unflatten(2, size)
+        return noised
 
 
 def boundary_cells(masks: Tensor) -> Tensor:
