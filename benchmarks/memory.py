@@ -141,10 +141,7 @@ def inference(model: ModelConfig, size: tuple[int, int]) -> Callable[[], object]
 
 
 def analysis(images: int, size: tuple[int, int], model: ModelConfig = TINY) -> Callable[[], object]:
-    """Return the analysis of synthetic scenes by a model with random weights.
-
-    It does not compute AP, which needs the detections of all images in memory.
-    """
+    """Return the analysis of synthetic scenes, with AP, by a model with random weights."""
     scenes = SyntheticScenes(images, size, model.num_classes, keep=False)
     info = TrainingInfo(LossConfig(), short_side=min(size), long_side=max(size))
     network = Mask2Former(model).eval()
@@ -152,7 +149,7 @@ def analysis(images: int, size: tuple[int, int], model: ModelConfig = TINY) -> C
 
     def run() -> object:
         with TemporaryDirectory() as folder:
-            return json.dumps(analyze(loaded, scenes, Path(folder) / "run", evaluate=False))
+            return json.dumps(analyze(loaded, scenes, Path(folder) / "run"))
 
     return run
 

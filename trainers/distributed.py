@@ -95,6 +95,22 @@ class DistributedContext:
         dist.all_gather_object(values, value)
         return values
 
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes by rank on the main process, else an empty list."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.world_size if self.is_main_process else None
+        dist.gather_object(value, values)
+        return values or []
+
+    def broadcast(self, value: T | None) -> T:
+        """Return the main process's value on all processes."""
+        values: list[Any] = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(values)
+        found: T = values[0]
+        return found
+
     def any(self, flag: bool) -> bool:
         """Return whether the flag of any process is set."""
         if self.world_size == 1:

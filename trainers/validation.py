@@ -1,12 +1,14 @@
 """Evaluation during training, with the images split over the processes."""
 
 from collections.abc import Callable
+from functools import reduce
+from operator import add
 
 import torch
 
 from mpdiag.config import DataConfig
 from mpdiag.data import ResizeShortestEdge, Sample, SegmentationDataset
-from mpdiag.evaluation import build_evaluator
+from mpdiag.evaluation import Scores, build_evaluator
 from mpdiag.models import ImageSizes
 from mpdiag.models.mask2former import MAX_BATCH_PIXELS, batches_by_size, padded_sample_size
 from trainers.trainer import Trainer
@@ -47,10 +49,11 @@ def validate(
             done += 1
         progress(done, len(indices))
     model.train()
-    whole, *others = distributed.all_gather(evaluator)
-    for other in others:
-        whole = whole + other
-    return whole.scores(), whole.primary_metric
+    scores: Scores | None = None
+    gathered = distributed.gather(evaluator)
+    if gathered:
+        scores = reduce(add, gathered).scores()
+    return distributed.broadcast(scores), evaluator.primary_metric
 
 
 def resize_for_inference(sample: Sample, settings: DataConfig) -> Sample:

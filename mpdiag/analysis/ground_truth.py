@@ -1,4 +1,4 @@
-"""Read the ground truth of each image once, for measurement and evaluation."""
+"""Read the ground truth of each image once, and keep it for several passes over a few images."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class GroundTruthCache:
     """The ground truth of a data set. Each image is read once and kept encoded.
 
     Attributes:
-        encoded: ground truth by image id. Merge those of other processes with `encoded.update`.
+        encoded: ground truth by image id.
     """
 
     def __init__(self, data: SegmentationDataset) -> None:

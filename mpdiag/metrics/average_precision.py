@@ -1,4 +1,4 @@
-"""COCO's AP of instances, computed by pycocotools from masks in memory."""
+"""COCO's AP of instances, computed by pycocotools image by image."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from pycocotools.cocoeval import COCOeval, Params
 from torch import Tensor
 
 Annotation = dict[str, Any]
+
+_PARAMS = Params(iouType="segm")  # the defaults, as all evaluations use them
 
 
 class ScoredMasks(Protocol):
@@ -72,13 +74,21 @@ class CocoAP:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageResults:
-    """GT and detections of one image as COCO annotations."""
+class ImageMatches:
+    """Which detections of an image match its GT: all that COCO's averages need.
 
-    height: int
-    width: int
-    ground_truth: list[Annotation]
-    detections: list[Annotation]
+    Attributes:
+        labels: int64 (D,), class index; the detections of a class are in the order of their scores.
+        scores: float64 (D,).
+        matched, ignored: (bytes, D), bits of each area range and IoU threshold.
+        counted: int64 (M, 2), class index and area range of each GT that counts, M over all ranges.
+    """
+
+    labels: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float64]
+    matched: npt.NDArray[np.uint8]
+    ignored: npt.NDArray[np.uint8]
+    counted: npt.NDArray[np.int64]
 
 
 class AveragePrecision:
@@ -90,11 +100,13 @@ class AveragePrecision:
 
     At most 100 detections per image and class count, those with the highest scores. A GT crowd is
     neither a true positive nor missed, and detections inside it are not false positives.
+
+    An image is matched when it is added. What is kept takes 26 bytes for each detection.
     """
 
     def __init__(self, classes: Iterable[int]) -> None:
         self.classes = sorted(set(classes))
-        self._images: dict[int, ImageResults] = {}
+        self._images: dict[int, ImageMatches] = {}
 
     def update(
         self,
@@ -145,18 +157,15 @@ class AveragePrecision:
             )
         given = {"iscrowd": crowd, "area": areas}
         extra = {key: values for key, values in given.items() if values is not None}
-        self._images[image_id] = ImageResults(
-            height,
-            width,
-            self._annotations(image_id, labels, _encode(masks), detections.size, extra),
-            self._annotations(
-                image_id,
-                detections.labels,
-                detections.counts,
-                detections.size,
-                {"score": detections.scores},
-            ),
+        truth = self._annotations(image_id, labels, _encode(masks), detections.size, extra)
+        found = self._annotations(
+            image_id,
+            detections.labels,
+            detections.counts,
+            detections.size,
+            {"score": detections.scores},
         )
+        self._images[image_id] = _match(image_id, detections.size, truth, found)
 
     def __add__(self, other: "AveragePrecision") -> "AveragePrecision":
         """Return the metric of both shards; ValueError if classes differ or both have an image."""
@@ -171,7 +180,7 @@ class AveragePrecision:
 
     def compute(self) -> CocoAP:
         """Return the averages over all images."""
-        return coco_ap(self._images, self.classes)
+        return _averages([self._images[key] for key in sorted(self._images)], self.classes)
 
     def _annotations(
         self,
@@ -200,47 +209,105 @@ class AveragePrecision:
         return annotations
 
 
-def coco_ap(images: Mapping[int, ImageResults], classes: Sequence[int]) -> CocoAP:
-    """Return COCO's averages of the images, which are given by id."""
-    ground_truth = [annotation for image in images.values() for annotation in image.ground_truth]
-    detections = [annotation for image in images.values() for annotation in image.detections]
+def _match(
+    image_id: int,
+    size: tuple[int, int],
+    ground_truth: Sequence[Annotation],
+    detections: Sequence[Annotation],
+) -> ImageMatches:
+    """Match the detections of an image as COCOeval does."""
+    labels = sorted({annotation["category_id"] for annotation in (*ground_truth, *detections)})
     dataset = {
-        "images": [
-            {"id": image_id, "height": image.height, "width": image.width}
-            for image_id, image in images.items()
-        ],
-        "categories": [{"id": label} for label in classes],
+        "images": [{"id": image_id, "height": size[0], "width": size[1]}],
+        "categories": [{"id": label} for label in labels],
     }
-    return _averages(
-        _coco(dataset, ground_truth), _coco(dataset, detections), sorted(images), classes
+    with redirect_stdout(StringIO()):
+        evaluation = COCOeval(_coco(dataset, ground_truth), _coco(dataset, detections), "segm")
+        if labels:
+            evaluation.evaluate()
+    parts: list[ImageMatches] = []
+    ranges = len(evaluation.params.areaRng)
+    for at, label in enumerate(labels):
+        found = evaluation.evalImgs[at * ranges : (at + 1) * ranges]  # the same order in all
+        scores = np.array(found[0]["dtScores"], dtype=np.float64)
+        counts = [int(np.count_nonzero(one["gtIgnore"] == 0)) for one in found]
+        parts.append(
+            ImageMatches(
+                np.full(len(scores), label),
+                scores,
+                np.packbits(np.concatenate([one["dtMatches"] > 0 for one in found]), axis=0),
+                np.packbits(np.concatenate([one["dtIgnore"] > 0 for one in found]), axis=0),
+                np.stack([np.full(ranges, label), np.arange(ranges)], axis=1).repeat(
+                    counts, axis=0
+                ),
+            )
+        )
+    return _concatenate(parts)
+
+
+def _concatenate(parts: Sequence[ImageMatches]) -> ImageMatches:
+    size = -(-len(_PARAMS.areaRng) * len(_PARAMS.iouThrs) // 8)
+    nothing = np.zeros((size, 0), np.uint8)
+    return ImageMatches(
+        np.concatenate([np.zeros(0, np.int64), *(part.labels for part in parts)]),
+        np.concatenate([np.zeros(0), *(part.scores for part in parts)]),
+        np.concatenate([nothing, *(part.matched for part in parts)], axis=1),
+        np.concatenate([nothing, *(part.ignored for part in parts)], axis=1),
+        np.concatenate([np.zeros((0, 2), np.int64), *(part.counted for part in parts)]),
     )
 
 
-def _averages(
-    ground_truth: COCO, detections: COCO, image_ids: Sequence[int], classes: Sequence[int]
-) -> CocoAP:
-    """Return the averages of COCOeval, with the images in the order of their ids.
+def _averages(images: Sequence[ImageMatches], classes: Sequence[int]) -> CocoAP:
+    """Return the averages of COCOeval over images in the order of their ids.
 
-    COCOeval adds 2^-52 to the denominator of each precision. Rounding to 12 digits removes it, so
-    that detections equal to the GT have an AP of exactly 1.
+    COCOeval gets the detections of all images as those of one. It adds 2^-52 to the denominator of
+    each precision. Rounding to 12 digits removes it, so that detections equal to the GT have an AP
+    of exactly 1.
     """
+    everything = _concatenate(images)
+    evaluation = COCOeval(iouType="segm")
+    params = evaluation.params
+    params.imgIds, params.catIds = [0], list(classes)
+    params.maxDets = [max(len(everything.labels), 1)]  # each image has its best ones only
+    evaluation._paramsEval = params
+    evaluation.evalImgs = [
+        one for label in classes for one in _image_results(everything, label, params)
+    ]
     with redirect_stdout(StringIO()):
-        evaluation = COCOeval(ground_truth, detections, "segm")
-        evaluation.params.imgIds = list(image_ids)
-        evaluation.evaluate()
         evaluation.accumulate()
     # (thresholds, recalls, classes, area ranges, detections at most), -1 for no GT
     precision = np.round(evaluation.eval["precision"][..., -1], 12)
-    everything = precision[..., 0]
+    whole = precision[..., 0]
     return CocoAP(
-        ap=_mean(everything),
-        ap50=_mean(everything[0]),
-        ap75=_mean(everything[5]),
+        ap=_mean(whole),
+        ap50=_mean(whole[0]),
+        ap75=_mean(whole[5]),
         ap_small=_mean(precision[..., 1]),
         ap_medium=_mean(precision[..., 2]),
         ap_large=_mean(precision[..., 3]),
-        per_class={label: _mean(everything[..., at]) for at, label in enumerate(classes)},
+        per_class={label: _mean(whole[..., at]) for at, label in enumerate(classes)},
     )
+
+
+def _image_results(matches: ImageMatches, label: int, params: Params) -> list[dict[str, Any]]:
+    """Return the matches of a class as COCOeval's results of one image, for each area range."""
+    rows = np.flatnonzero(matches.labels == label)
+    shape = (len(params.areaRng), len(params.iouThrs), len(rows))
+    matched, ignored = (
+        np.unpackbits(bits[:, rows], axis=0, count=shape[0] * shape[1]).reshape(shape)
+        for bits in (matches.matched, matches.ignored)
+    )
+    of_class = matches.counted[matches.counted[:, 0] == label, 1]
+    counts = np.bincount(of_class, minlength=shape[0])
+    return [
+        {
+            "dtScores": matches.scores[rows],
+            "dtMatches": matched[area],
+            "dtIgnore": ignored[area],
+            "gtIgnore": np.zeros(counts[area]),
+        }
+        for area in range(shape[0])
+    ]
 
 
 def _mean(precision: npt.NDArray[np.float64]) -> float:

@@ -172,7 +172,7 @@ class CountingDataset(SegmentationDataset):
 
 
 @pytest.mark.parametrize("evaluate", [False, True])
-def test_ground_truth_is_read_once_per_image(
+def test_ground_truth_is_read_once_to_measure_and_once_to_evaluate_all_layers(
     tmp_path: Path,
     loaded: LoadedCheckpoint,
     dataset: SegmentationDataset,
@@ -183,15 +183,15 @@ def test_ground_truth_is_read_once_per_image(
     data = CountingDataset(dataset)
     options = {"limit": 5, "evaluate": evaluate, "evaluate_layers": evaluate}
     whole = analyze(loaded, data, tmp_path / "run", **options)
-    assert data.reads == {index: 1 for index in range(5)}
+    assert data.reads == {index: 1 + evaluate for index in range(5)}
 
     def interrupt(done: int, total: int) -> None:
         if done == 5:
             raise KeyboardInterrupt
 
-    # A resumed run reads the images that it measured before once, too.
+    # A resumed run reads the images that it measured before only to evaluate them.
     with pytest.raises(KeyboardInterrupt):
         analyze(loaded, data, tmp_path / "resumed", **options, progress=interrupt)
     data.reads.clear()
     assert analyze(loaded, data, tmp_path / "resumed", **options, resume=True) == whole
-    assert data.reads == {index: 1 for index in range(0 if evaluate else 4, 5)}
+    assert data.reads == ({0: 1, 1: 1, 2: 1, 3: 1, 4: 2} if evaluate else {4: 1})

@@ -21,5 +21,5 @@ def test_every_image_is_in_one_block_of_one_process(total: int, size: int, world
 def test_a_single_process_is_the_main_process() -> None:
     shard = Shard()
     assert shard.is_main_process
-    assert shard.gather(7) == [7]
+    shard.barrier()
     assert shard.run_on_main_process(lambda: 7) == 7
