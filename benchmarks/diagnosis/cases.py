@@ -14,7 +14,7 @@ from mpdiag.errors import ConfigError
 Half = Literal["development", "reporting"]
 HALVES: tuple[Half, ...] = get_args(Half)
 
-TRAININGS: dict[Half, tuple[int, ...]] = {"development": (0,), "reporting": (1, 2)}
+TRAININGS: dict[Half, tuple[int, ...]] = {"development": (0,), "reporting": (1,)}
 """Seeds of the trainings of the healthy models."""
 
 SEEDS: dict[Half, tuple[int, ...]] = {"development": (0, 1, 2), "reporting": (3, 4, 5)}
@@ -78,7 +78,7 @@ def list_cases(half: Half, names: Sequence[str] = (), *, quick: bool = False) ->
         )
     seeds = SEEDS[half][:1] if quick else SEEDS[half]
     runs = range(1 if quick else HEALTHY_RUNS)
-    healthy = [Case(half, None, 0, 1000 * seeds[0] + run) for run in runs]
+    healthy = [Case(half, None, 0, 1000 * (1 + seeds[0]) + run) for run in runs]
     planted = [
         Case(half, name, level, seed)
         for name in FAULTS
