@@ -127,7 +127,10 @@ class Recorder:
     @property
     def num_layers(self) -> int | None:
         """L + 1, the number of predictions of a pass; None if a pass may have any number."""
-        return self._specs["mask_logits"].num_layers
+        spec = self._specs["mask_logits"]
+        if spec.num_layers is None or spec.to_layers is None:
+            return spec.num_layers
+        return len(spec.to_layers([torch.empty(0)] * spec.num_layers))
 
     def attach(self) -> None:
         """Register the hooks of all layers. They read nothing outside of a pass."""
@@ -214,7 +217,7 @@ class Recorder:
             ) from error
 
     def _keep(self, name: str, layers: Sequence[Tensor]) -> None:
-        if name == "mask_logits":
+        if name == "mask_logits" and layers:
             self._mask_size = (layers[0].shape[-2], layers[0].shape[-1])
         kept = [self._reduce(name, layer.detach()) for layer in layers]
         self._layers.setdefault(name, []).extend(kept)
