@@ -1,4 +1,4 @@
-"""`mpdiag bench ops|analyze|loader|memory|train|diagnose`, in a source checkout."""
+"""`mpdiag bench ops|analyze|loader|memory|monitor|train|diagnose`, in a source checkout."""
 
 import logging
 import sys
@@ -187,6 +187,44 @@ def bench_gpu(
     content = run(json_file, minutes=minutes, size=size, official=official, report=out.print)
     _show(gpu_table(content))
     out.print(str(json_file), markup=False, soft_wrap=True)
+
+
+@bench_app.command("monitor")
+def bench_monitor(
+    size: Annotated[str, typer.Option(help="Image size HEIGHTxWIDTH.")] = "256x256",
+    batch: Annotated[int, typer.Option(help="Images per step.", min=1)] = 2,
+    every: Annotated[int, typer.Option(help="Steps between measurements.", min=1)] = 50,
+    repeats: Annotated[int, typer.Option(help="Timed steps of each kind.", min=1)] = 5,
+    steps: Annotated[int, typer.Option(help="Measured steps of the memory test.", min=2)] = 2000,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda.", show_default="cuda if available")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Measure time and memory that LayerMonitor adds to a training.
+
+    The model is R50 with 100 queries and random weights; the memory test uses a small model.
+    """
+    import torch
+
+    from benchmarks.monitor import bench_monitor as run
+    from benchmarks.monitor import monitor_table
+    from mpdiag.config import ModelConfig
+    from mpdiag.models.complexity import parse_size
+    from mpdiag.store.files import replace_json
+
+    cost = run(
+        ModelConfig(),
+        parse_size(size),
+        batch=batch,
+        every=every,
+        repeats=repeats,
+        memory_steps=steps,
+        device=torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+    )
+    _show(monitor_table(cost))
+    if json_file is not None:
+        replace_json(json_file, {**asdict(cost), "overhead": cost.overhead})
 
 
 @bench_app.command("train")

@@ -45,13 +45,9 @@ class LayerStatistics:
         self._sums += count
 
     def reduce(self, device: torch.device) -> None:
-        """Add the sums of all processes, if there are several; `device` is that of the model."""
-        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-            return
-        joined = torch.cat([self._sums.flatten(), self.matches])
-        on_device = joined.to(device, torch.float32 if device.type == "mps" else torch.float64)
-        dist.all_reduce(on_device)
-        sums, self.matches = on_device.cpu().split([self._sums.numel(), len(self.matches)])
+        """Add the sums of all processes; `device` is that of the model."""
+        joined = sum_over_processes(torch.cat([self._sums.flatten(), self.matches]), device)
+        sums, self.matches = joined.split([self._sums.numel(), len(self.matches)])
         self._sums = sums.view_as(self._sums)
 
     def values(self) -> dict[str, float]:
@@ -62,6 +58,21 @@ class LayerStatistics:
             for layer, (total, number) in enumerate(zip(totals, numbers, strict=True))
             if number
         }
+
+
+def world_size() -> int:
+    """Return the number of processes of the training."""
+    initialized = dist.is_available() and dist.is_initialized()
+    return dist.get_world_size() if initialized else 1
+
+
+def sum_over_processes(values: Tensor, device: torch.device) -> Tensor:
+    """Return the sum of a CPU tensor over all processes, on the CPU."""
+    if world_size() == 1:
+        return values
+    values = values.to(device)
+    dist.all_reduce(values)
+    return values.cpu()
 
 
 def _adjacent_iou(rows: ImageRows) -> Tensor:

@@ -7,7 +7,11 @@ from torch import Tensor, nn
 
 from mpdiag.integrations.batch import Batch
 from mpdiag.integrations.layer_losses import LayerLosses
-from mpdiag.integrations.layer_statistics import LayerStatistics
+from mpdiag.integrations.layer_statistics import (
+    LayerStatistics,
+    sum_over_processes,
+    world_size,
+)
 from mpdiag.losses import set_losses
 from mpdiag.matching import Matches, MatchingCosts, Target, finite_queries, match_with_costs
 from mpdiag.metrics import ImageRows, image_rows
@@ -117,15 +121,20 @@ class Measurement:
         if self.statistics is None:
             return {}
         self.statistics.reduce(device)
+        return self.statistics.values() | self._mean_losses(device)
+
+    def _mean_losses(self, device: torch.device) -> dict[str, float]:
+        """Return the losses, averaged over the processes."""
         if self._losses is not None:
-            return self.statistics.values() | self._losses.values(self._passes)
-        means = {name: (total / self._passes).tolist() for name, total in self._computed.items()}
-        losses = {
-            f"{name}/{layer}": value
-            for name, mean in means.items()
-            for layer, value in enumerate(mean)
-        }
-        return self.statistics.values() | losses
+            losses = self._losses.values(self._passes)
+        else:
+            losses = {
+                f"{name}/{layer}": value
+                for name, total in self._computed.items()
+                for layer, value in enumerate((total / self._passes).tolist())
+            }
+        total = sum_over_processes(torch.tensor(list(losses.values()), dtype=torch.float64), device)
+        return dict(zip(losses, (total / world_size()).tolist(), strict=True))
 
     def _add_losses(
         self,

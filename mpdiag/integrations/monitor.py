@@ -37,7 +37,7 @@ class LayerMonitor:
     docs/metrics.md: `miou_l` (layers 1..L), `util`, `instability` (layers 1..L), `empty_masks`,
     `duplicates`, the unweighted losses of each layer, and `dead_queries`, the number of queries
     that have matched no GT in the last layer at any measured step so far. Under torch.distributed
-    the metrics are those of all processes, and the losses those of this process.
+    the metrics are those of all processes, and the losses their mean over processes.
 
     Attributes:
         every: number of steps from one measurement to the next.
