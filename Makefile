@@ -1,6 +1,6 @@
 # Every command sets up .venv first. Another interpreter: make PYTHON=python3.12 test
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs wheel format clean
+.PHONY: help install demo test check docs notebooks wheel format clean
 
 # The first Python >= 3.11 that starts.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -30,6 +30,9 @@ check: $(INSTALLED) ## lint, formatting, types, import directions, vocabulary
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tests/check_language.py
+
+notebooks: $(INSTALLED) ## execute the notebooks of the documentation
+	PYTHONWARNINGS=ignore OMP_NUM_THREADS=1 $(BIN)/python docs/notebooks/execute.py --check
 
 docs: $(INSTALLED) ## build the documentation site in site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/mkdocs build --strict --quiet --site-dir site

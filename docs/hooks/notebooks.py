@@ -7,7 +7,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from nbconvert import MarkdownExporter
 
-NOTE = "*The notebook is `docs/notebooks/{}`; the outputs are those of its run in the tests.*"
+NOTE = "*The notebook is `docs/notebooks/{}`; its cells are executed in every change of mpdiag.*"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
