@@ -126,6 +126,7 @@ class MaskPiloting:
         require_no_compilation(model)
         if getattr(model, _SUBMODULE, None) is not None:
             raise TrainingError(f"{_name(model)}: has mask piloting already; detach it first")
+        require_all_layers(model)
         decoder = piloted_decoder(model)
         if decoder is None:
             raise TrainingError(
@@ -245,7 +246,7 @@ class MaskPiloting:
         masks, labels = given.get("mask_labels"), given.get("class_labels")
         if not model.training or masks is None or labels is None:
             return
-        require_no_compilation(model)
+        _require_eager(torch.compiler.is_compiling())
         device = given["pixel_values"].device
         targets = build_targets(masks, labels, self.model.config.num_labels, device)
         generators = self.draw_generators(len(targets), device)
@@ -362,6 +363,23 @@ def require_no_compilation(model: nn.Module) -> None:
     compiled = compiled_module(model)
     if compiled is not None:
         raise TrainingError(f"{_COMPILED.format(compiled)}; do not compile the model")
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _require_eager(compiling: bool) -> None:
+    """Raise TrainingError if the caller, whose code torch.compile traces, says so."""
+    if compiling:
+        raise TrainingError(f"{_COMPILED.format('torch.compile')}; do not compile the model")
+
+
+def require_all_layers(model: nn.Module) -> None:
+    """Raise TrainingError if the decoder skips layers in training (Mask2Former with dropout)."""
+    for path, module in model.named_modules():
+        if getattr(module, "layerdrop", 0.0) > 0:
+            raise TrainingError(
+                f"{path}.layerdrop = {module.layerdrop}: skips decoder layers in training, whose "
+                "attention masks have different sizes; set it to 0"
+            )
 
 
 def build_targets(
