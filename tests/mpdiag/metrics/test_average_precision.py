@@ -14,6 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from mpdiag.metrics import AveragePrecision, CocoAP
+from mpdiag.metrics.resampled_ap import resampled_ap
 
 HEIGHT, WIDTH = 130, 150
 
@@ -209,3 +210,51 @@ def test_invalid_images_are_errors() -> None:
     one = image(1)
     with pytest.raises(ValueError, match="image 6 has detections of size"):
         metric.update(6, one.found, one.masks[:, 1:], one.labels)
+
+
+def test_crowded_images(tmp_path: Path, capfd) -> None:
+    """Many detections of each GT, more than the 100 that count, with equal scores and IoU."""
+    rng = np.random.default_rng(0)
+    images = {}
+    for image_id in range(2):
+        truth = boxes(rng, 8).repeat(2, 0)  # each GT twice
+        rows = truth[rng.integers(0, 16, 130)] + rng.integers(-2, 3, (130, 4))
+        masks = filled(truth)
+        images[image_id] = Image(
+            Found(
+                torch.from_numpy(rng.integers(1, 9, 130) / 9),
+                torch.from_numpy(rng.integers(0, 10, 130) // 9),  # nine in ten of one class
+                filled(rows),
+            ),
+            masks,
+            torch.from_numpy(rng.integers(0, 10, 16) // 9),
+            torch.from_numpy(rng.random(16) < 0.2),
+            masks.sum((1, 2)).double(),
+        )
+    expected = pycocotools_stats(tmp_path, images, range(2))
+    assert six(metric_of(images, range(2)).compute()) == pytest.approx(expected, abs=1e-11)
+
+
+def test_resampled_ap_is_that_of_images_that_are_added_again() -> None:
+    images = [image(seed) for seed in range(6)]
+    rng = np.random.default_rng(0)
+    for one in images:  # copies of an image have other places among equal scores
+        count = len(one.found.scores)
+        one.found.scores = torch.from_numpy(rng.permutation(count) + rng.random(count)) / count
+    classes = sorted({int(label) for one in images for label in one.labels} | {99})
+    metric = AveragePrecision(classes)
+    for number, one in enumerate(images):
+        one.add_to(metric, number)
+    draws = rng.integers(0, 3, (12, len(images)))
+    draws[0] = 1
+    draws[1] = 0  # no image, no AP
+    draws[2] = [3, 0, 0, 0, 0, 0]
+    values = resampled_ap(metric.images, classes, draws)
+    for row, value in zip(draws[draws.any(1)], values[draws.any(1)], strict=True):
+        repeated = AveragePrecision(classes)
+        for number, times in enumerate(row):
+            for copy in range(times):
+                images[number].add_to(repeated, 10 * number + copy)
+        assert value == pytest.approx(repeated.compute().ap, abs=1e-10)
+    assert values[0] == pytest.approx(metric.compute().ap, abs=1e-10)
+    assert np.isnan(values[1]) and len(set(values.round(6))) > 8
