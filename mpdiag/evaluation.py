@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from mpdiag.metrics import (
     class_map,
     segment_map,
 )
+from mpdiag.metrics.resampled_ap import resampled_ap
 from mpdiag.models import (
     ImageSizes,
     PanopticSegments,
@@ -175,6 +177,10 @@ class InstanceEvaluator(Evaluator):
             ground_truth.crowd,
             ground_truth.areas,
         )
+
+    def resample(self, draws: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return the AP of samples of the images; see `mpdiag.metrics.resampled_ap`."""
+        return resampled_ap(self._metric.images, self._metric.classes, draws)
 
     def _compute(self) -> dict[str, float]:
         averages = self._metric.compute()

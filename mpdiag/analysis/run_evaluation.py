@@ -1,15 +1,17 @@
 """Evaluate the layers of a run from the detections in its run directory."""
 
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from mpdiag.data import SegmentationDataset
-from mpdiag.evaluation import Detections, Evaluator, Scores, build_evaluator
+from mpdiag.errors import RunError
+from mpdiag.evaluation import Detections, Evaluator, InstanceEvaluator, build_evaluator
 from mpdiag.store.database import connect
 from mpdiag.store.transitions import TRANSITIONS, transitions_sql
 
@@ -71,12 +73,12 @@ def evaluate_run(path: Path, data: SegmentationDataset, *, every_layer: bool) ->
     """
     metric = build_evaluator(data).primary_metric
     with connect(path) as connection:
-        row = connection.execute("SELECT coalesce(max(layer), 0) FROM queries").fetchone()
-        assert row is not None
-        last = Variant(int(row[0]))
+        last = _last_layer(connection)
         layers = [Variant(layer) for layer in range(last.layer + 1)] if every_layer else [last]
         kinds = TRANSITIONS if every_layer and metric == "ap" else ()
-        scores = _scores(connection, data, layers, [Variant(last.layer, kind) for kind in kinds])
+        reverted = [Variant(last.layer, kind) for kind in kinds]
+        evaluators = _evaluate(connection, data, layers, reverted)
+        scores = {variant: evaluator.scores() for variant, evaluator in evaluators.items()}
     summary: dict[str, Any] = {metric: scores[last]}
     if every_layer:
         summary["layer_scores"] = [{"layer": x.layer, **scores[x]} for x in layers]
@@ -88,13 +90,39 @@ def evaluate_run(path: Path, data: SegmentationDataset, *, every_layer: bool) ->
     return summary
 
 
-def _scores(
+def resample_ap(
+    path: Path, data: SegmentationDataset, draws: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the AP of the last layer for R samples of the run's images, (R,).
+
+    Args:
+        path: a run of instances.
+        data: its data set.
+        draws: (R, I), how often each image is drawn, in ascending order of the ids.
+    """
+    with connect(path) as connection:
+        last = _last_layer(connection)
+        evaluator = _evaluate(connection, data, [last], [])[last]
+    if not isinstance(evaluator, InstanceEvaluator):
+        raise RunError(
+            f"{path}: has no AP, because its task is {data.task}; give a run of instances"
+        )
+    return evaluator.resample(draws)
+
+
+def _last_layer(connection: duckdb.DuckDBPyConnection) -> Variant:
+    row = connection.execute("SELECT coalesce(max(layer), 0) FROM queries").fetchone()
+    assert row is not None
+    return Variant(int(row[0]))
+
+
+def _evaluate(
     connection: duckdb.DuckDBPyConnection,
     data: SegmentationDataset,
     layers: list[Variant],
     reverted: list[Variant],
-) -> Mapping[Variant, Scores]:
-    """Score all variants in one pass over the images; `layers` end with the last layer."""
+) -> dict[Variant, Evaluator]:
+    """Evaluate all variants in one pass over the images; `layers` end with the last layer."""
     kinds = [variant.reverted for variant in reverted]
     connection.execute(_REVERTED, {"kinds": kinds})
     evaluators: dict[Variant, Evaluator] = {x: build_evaluator(data) for x in (*layers, *reverted)}
@@ -119,7 +147,7 @@ def _scores(
             for variant, evaluator in evaluators.items():
                 found = _from_rows(rows[image_id, variant], (height, width))
                 evaluator.update(image_id, found, ground_truth)
-    return {variant: evaluator.scores() for variant, evaluator in evaluators.items()}
+    return evaluators
 
 
 def _difference(value: float | None, baseline: float | None) -> float | None:

@@ -1,6 +1,6 @@
 """Confidence intervals by resampling images."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -34,20 +34,24 @@ def interval(
     Returns:
         Lower and upper ends, (K,) each; NaN if a value is NaN in all resamples.
     """
-    generator = np.random.default_rng(seed)
-    values = []
-    for start in range(0, resamples, _BATCH):
-        count = min(_BATCH, resamples - start)
-        drawn = generator.integers(0, max(images, 1), (count, images))
-        drawn += np.arange(count)[:, None] * images
-        draws = np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images)
-        values.append(statistic(draws.astype(np.float64)))
+    values = [statistic(draws) for draws in draw_images(images, seed=seed, resamples=resamples)]
     every = np.concatenate(values)
     ends = np.full((2, every.shape[1]), np.nan)
     known = ~np.isnan(every).all(0)
     outside = 50 * (1 - LEVEL)
     ends[:, known] = np.nanpercentile(every[:, known], [outside, 100 - outside], axis=0)
     return ends[0], ends[1]
+
+
+def draw_images(images: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Iterator[Floats]:
+    """Yield how often each image is drawn, (R, I), for a few samples at a time."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, resamples, _BATCH):
+        count = min(_BATCH, resamples - start)
+        drawn = generator.integers(0, max(images, 1), (count, images))
+        drawn += np.arange(count)[:, None] * images
+        draws = np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images)
+        yield draws.astype(np.float64)
 
 
 def ratio(draws: Floats, numerator: Floats, denominator: Floats) -> Floats:

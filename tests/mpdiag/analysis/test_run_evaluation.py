@@ -5,10 +5,12 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mpdiag.analysis import analyze
+from mpdiag.analysis.run_evaluation import resample_ap
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.data import GroundTruth, SegmentationDataset, load_dataset
 from mpdiag.metrics import (
@@ -52,6 +54,12 @@ def test_ap_of_the_last_layer(
     without = analyze(loaded, dataset, tmp_path / "plain", limit=5, evaluate=False)
     assert "ap" not in without
     assert without["layers"] == summary["layers"]
+    once, twice = np.ones((1, 5)), np.full((1, 5), 2.0)
+    draws = np.concatenate([once, np.eye(5)[:1], twice])
+    values = resample_ap(tmp_path / "run", dataset, draws)
+    assert values[0] == pytest.approx(summary["ap"]["ap"], abs=1e-9)
+    first = analyze(loaded, dataset, tmp_path / "first", limit=1)["ap"]["ap"]
+    assert values[1] == pytest.approx(math.nan if first is None else first, nan_ok=True)
 
 
 def test_ap_of_every_layer_and_ap_gains(
