@@ -18,13 +18,17 @@ from mpdiag.errors import DependencyError
 from mpdiag.ops.backends import BACKENDS, VARIABLE, resolve_backend, unavailable_reason
 from mpdiag.ops.compiled_library import cache_directory, find_compiler, untrusted_reason
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pycocotools", "duckdb", "streamlit")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "duckdb", "pycocotools")
 OPTIONAL = {
+    "tensorboard": "mpdiag train (extra: train)",
+    "streamlit": "mpdiag dashboard (extra: dashboard)",
+    "transformers": "models and checkpoints of transformers (extra: transformers)",
+    "lightning": "callback for Lightning (extra: lightning)",
+    "supervision": "Detections from a recording (extra: export)",
     "triton": "CUDA kernels and torch.compile",
     "deformops": "fastest deformable attention on CUDA (Python 3.12 and 3.13)",
     "torch-ms-deform-attn": "alternative deformable attention backend",
     "kernels": "deformable attention backend of transformers",
-    "transformers": "models and checkpoints of transformers",
     "detectron2": "detectron2 trainer, data sets and models (docs/detectron2.md)",
     "wandb": "Weights & Biases logging",
 }
