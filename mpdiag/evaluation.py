@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mpdiag.data import ClassInfo, GroundTruth, SegmentationDataset
@@ -67,14 +68,12 @@ class Detections:
         count, height, width = masks.shape
         scores = labels.new_ones(count, dtype=torch.float32) if scores is None else scores
         queries = labels.new_full((count,), -1) if queries is None else queries
-        scores, labels, queries = to_cpu(scores, labels, queries)
-        return cls(
-            scores,
-            labels,
-            queries,
-            (height, width),
-            [rle.encode(mask) for mask in masks.cpu().numpy()],
-        )
+        if masks.is_cpu:
+            counts = [rle.encode(mask) for mask in masks.numpy()]
+        else:
+            scores, labels, queries, changes = to_cpu(scores, labels, queries, _changes(masks))
+            counts = _encode_changes(changes, count, height * width)
+        return cls(scores, labels, queries, (height, width), counts)
 
     @classmethod
     def none(cls, size: tuple[int, int]) -> Self:
@@ -86,6 +85,28 @@ class Detections:
     def masks(self) -> Tensor:
         """Bool (D, H, W)."""
         return decode_masks(self.counts, self.size)
+
+
+def _changes(masks: Tensor) -> Tensor:
+    """Return (2, C) index of the mask and cell of each start of a run, column by column.
+
+    The first run is of background and may be empty, so it has no start.
+    """
+    cells = masks.transpose(1, 2).flatten(1)
+    before = F.pad(cells[:, :-1], (1, 0))
+    return (cells != before).nonzero().T
+
+
+def _encode_changes(changes: Tensor, count: int, cells: int) -> list[bytes]:
+    """Encode `count` masks from the starts of their runs. A full mask need not leave the GPU."""
+    mask, start = changes.numpy()
+    owner = np.concatenate([mask, np.arange(count)])
+    ends = np.concatenate([start, np.full(count, cells)])[np.argsort(owner, kind="stable")]
+    per_mask = np.bincount(owner, minlength=count)
+    runs = np.diff(ends, prepend=0)
+    first = per_mask.cumsum() - per_mask
+    runs[first] = ends[first]
+    return rle.compress(runs, per_mask)
 
 
 def decode_masks(counts: Sequence[bytes], size: tuple[int, int]) -> Tensor:

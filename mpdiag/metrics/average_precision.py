@@ -272,13 +272,12 @@ def _match_class(
                     matched[area, at, row], ignored[area, at, row] = True, uncounted[gt]
         outside = np.array([_is_outside(found, limits) for found in best], np.bool_)
         ignored[area] |= ~matched[area] & outside
+    flat = (shape[0] * shape[1], len(best))
     return ImageMatches(
         np.full(len(best), label),
         np.array([found["score"] for found in best], dtype=np.float64),
-        *(
-            np.packbits(bits.reshape(shape[0] * shape[1], len(best)), axis=0)
-            for bits in (matched, ignored)
-        ),
+        np.packbits(matched.reshape(flat), axis=0),
+        np.packbits(ignored.reshape(flat), axis=0),
         np.array([(label, area) for area in counted], np.int64).reshape(-1, 2),
     )
 

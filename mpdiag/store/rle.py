@@ -15,6 +15,35 @@ def encode(mask: npt.NDArray[np.bool_]) -> bytes:
     return counts
 
 
+def compress(runs: npt.NDArray[np.int64], per_mask: npt.NDArray[np.int64]) -> list[bytes]:
+    """Return the compressed RLE of masks from their run lengths.
+
+    Args:
+        runs: run lengths of all masks, one mask after the other, background first.
+        per_mask: number of runs of each mask.
+    """
+    position = np.arange(len(runs)) - np.repeat(per_mask.cumsum() - per_mask, per_mask)
+    left = runs.copy()
+    later = np.flatnonzero(position > 2)  # these are stored as differences
+    left[later] -= runs[later - 2]
+    groups, used = [], []
+    unfinished = np.ones(len(runs), np.bool_)
+    while unfinished.any():
+        group = left & 31
+        left >>= 5
+        continues = left != np.where(group & 16, -1, 0)
+        groups.append((group | continues << 5) + 48)
+        used.append(unfinished)
+        unfinished = unfinished & continues
+    if not groups:
+        return [b""] * len(per_mask)
+    emitted = np.stack(used, axis=1)
+    text = np.stack(groups, axis=1)[emitted].astype(np.uint8).tobytes()
+    lengths = np.concatenate([[0], emitted.sum(1).cumsum()])
+    ends = lengths[per_mask.cumsum()].tolist()
+    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
 def decode(counts: bytes, height: int, width: int) -> npt.NDArray[np.bool_]:
     """Return the mask of shape (height, width).
 

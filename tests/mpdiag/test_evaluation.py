@@ -269,3 +269,23 @@ def test_miou_equals_brute_force(roots: dict[str, Path]) -> None:
     assert scores == {
         "miou": pytest.approx(np.mean(ious)), "miou_in_gt": pytest.approx(np.mean(in_gt)),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (61, 47), (900, 700)])
+def test_masks_are_encoded_on_a_gpu_as_by_pycocotools(
+    gpu: torch.device, size: tuple[int, int]
+) -> None:
+    """Noise, long and short runs, differences of both signs, an empty mask and a full one."""
+    noise = torch.rand(2, *size, generator=torch.Generator().manual_seed(0)) > 0.5
+    masks = torch.zeros(6, *size, dtype=torch.bool)
+    masks[:2] = noise
+    masks[2, size[0] // 3 : size[0] // 2 + 1, size[1] // 4 :] = True
+    masks[3, :, : size[1] // 2 + 1] = True
+    masks[4] = True
+    labels = torch.arange(6)
+    for chosen in (masks, masks[5:], masks[:0]):
+        expected = Detections.encode(chosen, labels[: len(chosen)])
+        found = Detections.encode(chosen.to(gpu), labels[: len(chosen)].to(gpu))
+        assert found.counts == expected.counts and found.size == size
+        assert torch.equal(found.labels, expected.labels)
+        assert torch.equal(found.scores, expected.scores)
