@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.engine import HookBase
 
 from mpdiag.errors import RunError
+from mpdiag.extras import missing
 from mpdiag.integrations.monitor import LayerMonitor
+
+try:
+    from detectron2.engine import HookBase
+except ModuleNotFoundError:
+    raise missing("detectron2", "mpdiag.integrations.detectron2") from None
 
 _LOG = logging.getLogger(__name__)
 

@@ -5,12 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# `lightning` installs this package as well, and calls callbacks of both.
-from pytorch_lightning import Callback, LightningModule, Trainer
-
 from mpdiag.errors import RunError
+from mpdiag.extras import missing
 from mpdiag.integrations.batch import find_targets
 from mpdiag.integrations.monitor import LayerMonitor
+
+try:  # `lightning` installs this package as well, and calls callbacks of both
+    from pytorch_lightning import Callback, LightningModule, Trainer
+except ModuleNotFoundError:
+    raise missing("lightning", "mpdiag.integrations.lightning") from None
 
 _LOG = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,20 @@ def test_commands_report_a_failed_import_of_an_extra_in_one_line(
 def test_missing_modules_of_no_extra_stay_errors() -> None:
     assert missing_of(ModuleNotFoundError(name="mpdiag.nothing")) is None
     assert "pip install wandb" in str(missing_of(ModuleNotFoundError(name="wandb.sdk")))
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "fix"),
+    [
+        ("lightning", "pytorch_lightning", r"lightning: .*pip install 'mpdiag\[lightning\]'"),
+        ("detectron2", "detectron2", "detectron2: .*see docs/detectron2.md"),
+    ],
+)
+def test_integrations_name_the_missing_package(
+    module: str, package: str, fix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, f"{package}.engine", None)
+    monkeypatch.delitem(sys.modules, f"mpdiag.integrations.{module}", raising=False)
+    with pytest.raises(DependencyError, match=fix):
+        import_module(f"mpdiag.integrations.{module}")

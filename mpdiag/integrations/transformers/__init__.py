@@ -6,6 +6,8 @@ Names are imported on first use, so that each needs only its own dependencies.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mpdiag.extras import require
+
 _PUBLIC = {
     "LayerDiagnosticsCallback": "callback",
     "MaskPiloting": "mask_piloting",
@@ -22,5 +24,6 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
+        require("transformers", f"mpdiag.integrations.transformers.{name}")
         return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
