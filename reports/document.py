@@ -120,7 +120,7 @@ def write_document(
         RunError: `output` is a file.
     """
     check_output(output, formats)
-    renderers = {"md": _markdown, "html": _html, "tex": _latex, "csv": _csv}
+    renderers = {"md": _markdown, "html": render_html, "tex": _latex, "csv": _csv}
     files = {f"{document.name}.{name}": renderers[name](document) for name in formats}
     if "md" in formats:
         pictures = [picture for section in document.sections for picture in section.pictures]
@@ -161,7 +161,8 @@ def _markdown(document: Document) -> bytes:
     return _render(markdown_environment().get_template("document.md"), document)
 
 
-def _html(document: Document) -> bytes:
+def render_html(document: Document) -> bytes:
+    """Return the document as one HTML page that needs no other file."""
     return _render(html_environment().get_template("document.html"), document)
 
 

@@ -1,8 +1,7 @@
 """`mpdiag diagnose`: what costs a model AP, and what to change."""
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -10,55 +9,120 @@ from rich.table import Table
 
 from mpdiag.commands.options import Root, err, out
 
+if TYPE_CHECKING:
+    from mpdiag.store.diagnosis import Diagnosis
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write the diagnosis to this file.")]
+Html = Annotated[Path | None, typer.Option("--html", help="Write a page to this file.")]
+
 
 def diagnose(
     source: Annotated[
-        str, typer.Argument(metavar="RUN|CHECKPOINT", help="Run directory, or checkpoint.")
+        str,
+        typer.Argument(
+            metavar="RUN|CHECKPOINT", help="Run directory; or checkpoint, which tests more causes."
+        ),
     ],
     dataset: Annotated[
         str | None,
-        typer.Option(help="Data set as for `mpdiag analyze`.", show_default="that of the run"),
+        typer.Option(help="Data set as for mpdiag analyze.", show_default="that of the run"),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Run directory of the checkpoint, whose dashboard shows the diagnosis."),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Another run or checkpoint to compare with.")
     ] = None,
     root: Root = None,
-    split: Annotated[str | None, typer.Option(help="Split of the data set.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Number of images to use.", min=1)] = None,
-    threshold: Annotated[
-        float, typer.Option(help="AP, in points, that a finding must cost.", min=0)
-    ] = 1.0,
-    device: Annotated[str | None, typer.Option(help="Device that runs the model.")] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the diagnosis to this file.")
+    split: Annotated[
+        str | None, typer.Option(help="Split of the data set.", show_default="val")
     ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Number of images to use.", min=1, show_default="all of a run, else 500"),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="AP, in points, that a cause must cost.", min=0)
+    ] = 1.0,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Device that runs the model.", show_default="cuda, else cpu"),
+    ] = None,
+    json_file: Json = None,
+    html: Html = None,
 ) -> None:
-    """Rank the causes that cost a model AP, with the AP at stake, evidence and remedy."""
-    from mpdiag.diagnosis import diagnose as run
+    """Rank what costs a model AP: the AP at stake, the evidence and the remedy of each cause."""
+    from mpdiag.diagnosis import diagnose as find_causes
     from mpdiag.progress import progress_bar
-    from mpdiag.store.files import replace_file
+    from mpdiag.store import Run
+    from mpdiag.store.diagnosis import FILE_NAME
+    from reports.diagnosis import build_diagnosis, write_diagnosis
 
-    done = 0
-    with progress_bar(err, f"diagnosing {Path(source).name}") as update:
+    if run is not None:
+        Run.open(run)  # before the work
+    options = {"root": root, "split": split, "limit": limit, "device": device}
+    found: list[Diagnosis] = []
+    for one in [source] if against is None else [source, against]:
+        with progress_bar(err, f"diagnosing {Path(one).name}") as progress:
+            found.append(
+                find_causes(one, dataset, threshold=threshold / 100, progress=progress, **options)
+            )
+    diagnosis = found[0]
+    if (Path(source) / "run.json").is_file():
+        run = Path(source)
+    for path in (json_file, None if run is None else run / FILE_NAME):
+        if path is not None:
+            diagnosis.write(path)
+    if html is not None:
+        write_diagnosis(build_diagnosis(diagnosis, Path(source).name, _class_names(run)), html)
+    _print(diagnosis)
+    if against is not None:
+        _print_difference(diagnosis, found[1], Path(source).name, Path(against).name)
+    if run is not None:
+        err.print(f"Next: mpdiag dashboard {escape(str(run))}", soft_wrap=True)
 
-        def progress(images: int) -> None:
-            nonlocal done
-            done += images
-            update(done, done)
 
-        diagnosis = run(
-            source, dataset, threshold=threshold / 100, progress=progress, root=root, split=split,
-            limit=limit, device=device,
-        )  # fmt: skip
-    if json_file is not None:
-        text = json.dumps(diagnosis.as_json(), indent=2, allow_nan=False)
-        replace_file(json_file, text.encode())
-    out.print(f"AP {100 * diagnosis.score:.1f} on {diagnosis.num_images:,} images")
+def _class_names(run: Path | None) -> list[str]:
+    from mpdiag.store import Run
+
+    classes = [] if run is None else Run.open(run).header.get("classes")
+    if not isinstance(classes, list):
+        return []
+    return [str(one.get("name")) for one in classes if isinstance(one, dict)]
+
+
+def _print(diagnosis: "Diagnosis") -> None:
+    from reports.diagnosis import points, summary
+
+    out.print(
+        f"AP {100 * diagnosis.score:.1f} on {diagnosis.num_images:,} images. {summary(diagnosis)}"
+    )
     if not diagnosis.findings:
-        out.print(f"Nothing found that costs more than {threshold:g} AP.")
         return
-    table = Table("cause", "AP at stake", "95% interval", "remedy")
+    table = Table("Cause", "AP at stake", "95% interval", "What to do")
     for finding in diagnosis.findings:
-        low, high = (100 * end for end in finding.interval)
+        low, high = map(points, finding.interval)
         table.add_row(
-            finding.cause, f"{100 * finding.at_stake:+.1f}", f"{low:+.1f} to {high:+.1f}",
-            escape(finding.remedy),
-        )  # fmt: skip
+            finding.cause, points(finding.at_stake), f"{low} to {high}", escape(finding.remedy)
+        )
+    out.print(table)
+
+
+def _print_difference(first: "Diagnosis", second: "Diagnosis", name: str, other: str) -> None:
+    """Print the AP at stake of each cause in both, largest difference first."""
+    from reports.diagnosis import points
+
+    difference = points(first.score - second.score)
+    out.print(f"AP of {escape(name)} minus AP of {escape(other)}: {difference}")
+    costs = [{one.cause: one.at_stake for one in found.findings} for found in (first, second)]
+    causes = sorted(
+        {*costs[0], *costs[1]}, key=lambda x: -abs(costs[0].get(x, 0) - costs[1].get(x, 0))
+    )
+    if not causes:
+        return
+    table = Table("Cause", escape(name), escape(other), "Difference")
+    for cause in causes:
+        own, others = (cost.get(cause, 0.0) for cost in costs)
+        table.add_row(cause, points(own), points(others), points(own - others))
     out.print(table)

@@ -5,8 +5,8 @@ Reading a diagnosis does not import torch.
 
 from typing import TYPE_CHECKING, Any
 
-from mpdiag.diagnosis.causes import CAUSES, Cause
-from mpdiag.diagnosis.finding import Diagnosis, Finding
+from mpdiag.store.causes import CAUSES, Cause
+from mpdiag.store.diagnosis import Diagnosis, Finding
 
 if TYPE_CHECKING:
     from mpdiag.diagnosis.pipeline import diagnose

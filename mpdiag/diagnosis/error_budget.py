@@ -1,7 +1,7 @@
 """TIDE's six errors of detections, and the AP50 that each costs.
 
-Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors (ECCV 2020), section 2.
-An error is fixed as the paper does; the gain is the AP50 after the fix minus the AP50 before.
+Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors (ECCV 2020), section
+2. An error is fixed as the paper does; the gain is the AP50 after the fix minus the AP50 before.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class ImageErrors:
         true, count = matched[0], len(image.labels)
         same = image.labels[:, None] == image.gt_labels
         iou = np.where(image.crowd, 0, image.iou)
-        used = _used_gt(image, true, iou * same)
+        used = used_gt(image, true, iou * same)
         kind, target = np.full(count, -1), np.full(count, -1)
         for row in np.flatnonzero(~true & ~ignored[0]):
             kind[row], target[row] = _classify(iou[row], same[row], used)
@@ -50,7 +50,7 @@ class ImageErrors:
         return cls(kind, true, becomes, ~used & ~usable & ~image.crowd)
 
 
-def _used_gt(image: ImageDetections, true: Bools, iou: Floats) -> Bools:
+def used_gt(image: ImageDetections, true: Bools, iou: Floats) -> Bools:
     """Return which GT a true positive matches, by the rule of `ImageDetections.match`."""
     used = np.zeros(len(image.gt_labels), dtype=np.bool_)
     for row in np.argsort(-image.scores, kind="stable"):
@@ -123,7 +123,9 @@ def _ap50(
             counted &= ~found.missed
         gt += np.bincount(image.gt_labels[counted], minlength=num_classes)[:num_classes]
     every = [np.concatenate(x) for x in (labels, scores, true)]
-    values = [_class_ap(*every, label, gt[label]) for label in range(num_classes)]
+    values = [
+        _class_ap(every[0], every[1], every[2], label, gt[label]) for label in range(num_classes)
+    ]
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else float("nan")
 

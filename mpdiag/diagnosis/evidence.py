@@ -63,7 +63,11 @@ class ImageEvidence:
     @property
     def probabilities(self) -> Float32:
         """(N, K + 1) class probabilities of the last layer."""
-        return softmax(self.class_logits[-1])
+        return self.layer_probabilities(-1)
+
+    def layer_probabilities(self, layer: int) -> Float32:
+        """Return the (N, K + 1) class probabilities of a layer."""
+        return softmax(self.class_logits[layer])
 
     @property
     def best_gt(self) -> tuple[Ints, Float32]:
@@ -114,6 +118,7 @@ class ImageEvidence:
             gt_labels=self.gt_labels,
             crowd=self.gt_crowd,
             ignored=self.ignored[queries],
+            queries=queries,
         )
 
 

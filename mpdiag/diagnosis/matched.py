@@ -29,6 +29,7 @@ class ImageDetections:
         gt_labels: (G,).
         crowd: bool (G,). Detections that match a crowd are ignored.
         ignored: bool (D,), detections that are no false positives if they match no GT.
+        queries: (D,) query of each detection.
     """
 
     labels: Ints
@@ -37,6 +38,7 @@ class ImageDetections:
     gt_labels: Ints
     crowd: Bools
     ignored: Bools
+    queries: Ints
 
     def match(self) -> tuple[Bools, Bools]:
         """Return which detections match at each IoU threshold, and which are ignored.

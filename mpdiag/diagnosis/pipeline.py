@@ -13,14 +13,17 @@ from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.checkpoints.opening import open_model
 from mpdiag.data import SegmentationDataset, load_dataset
 from mpdiag.diagnosis.collect import Collector, ModelFacts
-from mpdiag.diagnosis.finding import THRESHOLD, Diagnosis
 from mpdiag.diagnosis.run_evidence import open_dataset, read_evidence
 from mpdiag.diagnosis.search import Search
 from mpdiag.errors import ConfigError
 from mpdiag.store import Run
+from mpdiag.store.diagnosis import THRESHOLD, Diagnosis
 
 MAX_IMAGES = 500
 """Images that a diagnosis of a checkpoint uses by default."""
+
+EXPECTED_PASSES = 5
+"""Forward passes over the images that a healthy model takes, roughly."""
 
 
 def diagnose(
@@ -28,7 +31,7 @@ def diagnose(
     dataset: str | SegmentationDataset | None = None,
     *,
     threshold: float = THRESHOLD,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Diagnosis:
     """Find what costs a model AP, how much, and what to change.
@@ -40,7 +43,8 @@ def diagnose(
         source: a run directory, or a model as for `mpdiag.analyze`.
         dataset: as for `mpdiag.analyze`; None for the data set of the run.
         threshold: AP (a fraction) that a cause must cost to be a finding.
-        progress: called with the number of images done after each batch of each forward pass.
+        progress: called with (images done, images expected) over all forward passes of a model. How
+            many passes there are depends on what they show, so the second number may grow.
         **options: `root`, `split`, `task`, `limit`, `device`, `config` and `engine` of
             `mpdiag.analysis.AnalysisOptions`. `limit` is at most 500 images by default for a model,
             and all images for a run.
@@ -64,6 +68,14 @@ def diagnose(
     device = choose_device(chosen.device)
     adapter.to(device)
     count = min(chosen.limit or MAX_IMAGES, len(dataset))
-    collector = Collector(adapter, dataset, range(count), device, progress)
+    done = 0
+
+    def count_images(images: int) -> None:
+        nonlocal done
+        done += images
+        if progress:
+            progress(done, max(done, EXPECTED_PASSES * count))
+
+    collector = Collector(adapter, dataset, range(count), device, count_images)
     evidence = collector.collect(every_layer=True)
     return Search(evidence, collector.facts, threshold, collector).run()

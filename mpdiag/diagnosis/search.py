@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpdiag.diagnosis.candidate import Candidate
-from mpdiag.diagnosis.causes import SPECIFICITY
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.checks import evidence_candidates
 from mpdiag.diagnosis.checks.inputs import CHECKS, Trials, merge
 from mpdiag.diagnosis.checks.mask_head import check_mask_head
 from mpdiag.diagnosis.collect import NO_CHANGES, Collector, ModelFacts
 from mpdiag.diagnosis.evidence import Evidence
-from mpdiag.diagnosis.finding import Diagnosis, Finding
+from mpdiag.diagnosis.layer_scores import layer_scores
 from mpdiag.diagnosis.matched import Floats, MatchedDetections
+from mpdiag.store.causes import SPECIFICITY
+from mpdiag.store.diagnosis import Diagnosis, Finding
 
 SIMILAR = 0.8  # of the highest gain: a more specific cause with such a gain wins
 ROUNDS = 6
@@ -79,7 +80,10 @@ class Search:
             tried, finding = chosen
             findings.append(finding)
             state, matched = tried.state, tried.matched
-        return Diagnosis(first, findings, self.threshold, len(self.start.evidence.images))
+        evidence = self.start.evidence
+        return Diagnosis(
+            first, findings, self.threshold, len(evidence.images), layer_scores(evidence)
+        )
 
     def _choose(
         self, state: State, matched: MatchedDetections, found: set[str]

@@ -138,7 +138,9 @@ def _relabel_gt(evidence: Evidence, labels: Sequence[Ints]) -> Evidence:
 
 def check_missing_labels(evidence: Evidence) -> Iterator[Candidate]:
     """Yield the removal of confident detections that overlap no GT from the false positives."""
-    ignored, counts, expected = [], [], 0.0
+    ignored: list[Bools] = []
+    counts: list[int] = []
+    expected = 0.0
     for image in evidence.images:
         probability = image.probabilities[:, :-1].max(-1)
         score = probability * image.quality[-1]
@@ -149,7 +151,7 @@ def check_missing_labels(evidence: Evidence) -> Iterator[Candidate]:
         first = unannotated & ~suppressed(image, DUPLICATE_IOU)
         ignored.append(image.ignored | first)
         counts.append(int(np.count_nonzero(first)))
-    if sum(counts) > EXCESS * expected and sum(counts):
+    if sum(counts) > max(EXCESS * expected, 0.5):
         yield Candidate(
             "missing-labels",
             edit=partial(_ignore, ignored=ignored),

@@ -1,0 +1,165 @@
+"""Per layer: AP, TIDE's errors, objects and false positives that later layers make worse, and
+calibration.
+
+Fading and exacerbation follow Chen et al., Enhanced Training of Query-Based Object Detection via
+Selective Query Recollection (CVPR 2023), section 3, at IoU 0.5. The calibration errors are D-ECE of
+Küppers et al., Multivariate Confidence Calibration for Object Detection (CVPR workshops 2020), with
+confidence only, and LaECE of Oksuz et al., Towards Building Self-Aware Object Detectors (CVPR 2023,
+equation 4).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mpdiag.diagnosis.error_budget import FOREGROUND, ImageErrors, error_budget, used_gt
+from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
+from mpdiag.diagnosis.matched import Bools, Floats, ImageDetections, Ints
+
+DECE_BINS = 20
+LAECE_BINS = 25
+THRESHOLDS = np.arange(0.05, 1, 0.05)
+
+
+def layer_scores(evidence: Evidence) -> list[dict[str, Any]]:
+    """Return one dictionary per layer: `layer`, `ap`, `ap50`, TIDE's errors, `fading`,
+    `exacerbation`, `d_ece`, `la_ece`.
+
+    Values are None where there is nothing to average.
+    """
+    last = evidence.num_layers
+    found = [_found_gt(evidence, layer) for layer in range(last + 1)]
+    rows = []
+    for layer in range(last + 1):
+        calibration = Calibration.of(evidence, layer)
+        values = {
+            "ap": float(evidence.matched(layer).ap()[0]),
+            **error_budget(evidence, layer),
+            "fading": share(found[layer] & ~found[last], found[layer]),
+            "exacerbation": _exacerbation(evidence, layer),
+            "d_ece": calibration.d_ece,
+            "la_ece": calibration.la_ece,
+        }
+        known = {name: None if np.isnan(value) else value for name, value in values.items()}
+        rows.append({"layer": layer, **known})
+    return rows
+
+
+def best_layer_recall(evidence: Evidence) -> tuple[float, float]:
+    """Return the shares of GT that the last layer finds, and that any layer finds."""
+    found = [_found_gt(evidence, layer) for layer in range(evidence.num_layers + 1)]
+    every = np.ones_like(found[-1])
+    return share(found[-1], every), share(np.any(found, axis=0), every)
+
+
+def share(part: Bools, whole: Bools) -> float:
+    """Return the ratio of the counts; NaN for nothing."""
+    total = np.count_nonzero(whole)
+    return np.count_nonzero(part) / total if total else float("nan")
+
+
+def _found_gt(evidence: Evidence, layer: int) -> Bools:
+    """Return which GT of all images have a true positive in a layer."""
+    found = [np.zeros(0, np.bool_)]
+    for image in evidence.images:
+        detections = image.detections(evidence.rule, layer)
+        matched, _ = detections.match()
+        same = detections.labels[:, None] == detections.gt_labels
+        used = used_gt(detections, matched[0], np.where(image.gt_crowd, 0, detections.iou) * same)
+        found.append(used[~image.gt_crowd])
+    return np.concatenate(found)
+
+
+def _exacerbation(evidence: Evidence, layer: int) -> float:
+    """Return the share of the last layer's false positives with a lower score in `layer`."""
+    lower = total = 0
+    for image in evidence.images:
+        queries, labels, scores = _false_positives(image, evidence)
+        before = _scores(image, layer)[queries, labels]
+        lower += int(np.count_nonzero(before < scores))
+        total += len(scores)
+    return lower / total if total else float("nan")
+
+
+def _false_positives(image: ImageEvidence, evidence: Evidence) -> tuple[Ints, Ints, Floats]:
+    detections = image.detections(evidence.rule)
+    wrong = ImageErrors.of(detections).kind >= 0
+    labels, queries = detections.labels[wrong], detections.queries[wrong]
+    return queries, labels, _scores(image, -1)[queries, labels]
+
+
+def _scores(image: ImageEvidence, layer: int) -> Floats:
+    """Return class probability times mask quality (N, K)."""
+    probability = image.layer_probabilities(layer)[:, :-1]
+    scores: Floats = (probability * image.quality[layer][:, None]).astype(np.float64)
+    return scores
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How well scores predict that a detection is right.
+
+    Attributes:
+        d_ece: mean difference of score and precision.
+        la_ece: mean difference of score and precision times IoU, averaged over classes.
+        threshold: score with the highest F1.
+    """
+
+    d_ece: float
+    la_ece: float
+    threshold: float
+
+    @classmethod
+    def of(cls, evidence: Evidence, layer: int = -1) -> "Calibration":
+        """Measure the detections of a layer."""
+        scores, labels, iou, objects = [], [], [], 0
+        for image in evidence.images:
+            detections = image.detections(evidence.rule, layer)
+            matched, ignored = detections.match()
+            counted = ~ignored[0]
+            scores.append(detections.scores[counted])
+            labels.append(detections.labels[counted])
+            iou.append(np.where(matched[0], _own_iou(detections), 0)[counted])
+            objects += int(np.count_nonzero(~image.gt_crowd))
+        return cls.from_arrays(
+            np.concatenate(scores).astype(np.float64), np.concatenate(labels),
+            np.concatenate(iou).astype(np.float64), objects,
+        )  # fmt: skip
+
+    @classmethod
+    def from_arrays(cls, scores: Floats, labels: Ints, iou: Floats, objects: int) -> "Calibration":
+        """Measure D detections; `iou` (D,) is 0 for false positives."""
+        true = iou >= FOREGROUND
+        every = [_laece(scores[own], iou[own]) for own in (labels == x for x in np.unique(labels))]
+        f1 = []
+        for limit in THRESHOLDS:
+            kept = scores >= limit
+            found, given = int(np.count_nonzero(true & kept)), int(np.count_nonzero(kept))
+            f1.append(2 * found / max(given + objects, 1))
+        return cls(
+            _binned(scores, true.astype(np.float64), DECE_BINS),
+            float(np.mean(every)) if every else float("nan"),
+            float(THRESHOLDS[int(np.argmax(f1))]),
+        )
+
+
+def _own_iou(detections: ImageDetections) -> Floats:
+    same = detections.labels[:, None] == detections.gt_labels
+    own: Floats = np.where(same, detections.iou, 0).max(1, initial=0)
+    return own
+
+
+def _laece(scores: Floats, iou: Floats) -> float:
+    """Return the error of one class: precision times the mean IoU of true positives is mean IoU."""
+    return _binned(scores, iou, LAECE_BINS)
+
+
+def _binned(scores: Floats, values: Floats, bins: int) -> float:
+    """Return the mean over detections of |mean score - mean value| of their bin of scores."""
+    if not len(scores):
+        return float("nan")
+    place = np.minimum((scores * bins).astype(int), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    gaps = np.abs(np.bincount(place, scores - values, bins))
+    return float(gaps.sum() / count.sum())

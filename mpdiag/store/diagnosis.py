@@ -1,0 +1,146 @@
+"""The result of a diagnosis, and diagnosis.json, which holds it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from mpdiag.errors import RunError
+from mpdiag.store.causes import CAUSES
+from mpdiag.store.files import replace_json
+from mpdiag.untrusted import read_json
+
+FILE_NAME = "diagnosis.json"
+SCHEMA_VERSION = 1
+MAX_FINDINGS = 100
+MAX_VALUES = 100_000
+THRESHOLD = 0.01
+"""AP that a cause must cost to be a finding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A cause of lost AP.
+
+    Attributes:
+        cause: name of `CAUSES`.
+        at_stake: AP that the remedy gains, after the remedies of all findings before this one.
+        interval: 95% interval of `at_stake` over resampled images.
+        layers, classes, queries: where it happens; class indices. Empty for all.
+        evidence: numbers by name. `images` lists ids of images to look at.
+        confidence: share of resamples in which the remedy gains.
+    """
+
+    cause: str
+    at_stake: float
+    interval: tuple[float, float]
+    layers: tuple[int, ...] = ()
+    classes: tuple[int, ...] = ()
+    queries: tuple[int, ...] = ()
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    confidence: float = 1.0
+
+    @property
+    def remedy(self) -> str:
+        """What to do, with the address of the description."""
+        cause = CAUSES[self.cause]
+        return f"{cause.remedy} {cause.link}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the finding as in diagnosis.json."""
+        return {
+            "cause": self.cause,
+            "at_stake": self.at_stake,
+            "interval": list(self.interval),
+            "layers": list(self.layers),
+            "classes": list(self.classes),
+            "queries": list(self.queries),
+            "evidence": dict(self.evidence),
+            "remedy": self.remedy,
+            "confidence": self.confidence,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Ranked findings about a model or a run.
+
+    Attributes:
+        score: AP of the last layer.
+        findings: most important first.
+        threshold: AP that a cause must cost to be listed.
+        num_images: images that were used.
+        layers: measurements of each layer, see `mpdiag.diagnosis.layer_scores`.
+    """
+
+    score: float
+    findings: Sequence[Finding]
+    threshold: float
+    num_images: int
+    layers: Sequence[Mapping[str, Any]] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the content of diagnosis.json; all values are fractions."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "score": {"name": "ap", "value": self.score},
+            "threshold": self.threshold,
+            "num_images": self.num_images,
+            "findings": [finding.as_json() for finding in self.findings],
+            "layers": [dict(layer) for layer in self.layers],
+        }
+
+    def write(self, path: Path) -> None:
+        """Write diagnosis.json atomically.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        replace_json(path, self.as_json())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read diagnosis.json.
+
+        Raises:
+            RunError: the file is unreadable, invalid, or of a newer schema version.
+        """
+        try:
+            content = read_json(path)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: is not readable as JSON ({error}); diagnose again") from error
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise RunError(f"{path}: has schema_version {version}; update mpdiag")
+        try:
+            findings = [_finding(one) for one in content["findings"][:MAX_FINDINGS]]
+            layers = [dict(one) for one in content.get("layers", [])[:MAX_FINDINGS]]
+            return cls(
+                score=float(content["score"]["value"]),
+                findings=findings,
+                threshold=float(content["threshold"]),
+                num_images=int(content["num_images"]),
+                layers=layers,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise RunError(f"{path}: is no diagnosis ({error}); diagnose again") from error
+
+
+def _finding(content: Mapping[str, Any]) -> Finding:
+    if content["cause"] not in CAUSES:
+        raise ValueError("unknown cause")
+    low, high = content["interval"]
+    return Finding(
+        cause=content["cause"],
+        at_stake=float(content["at_stake"]),
+        interval=(float(low), float(high)),
+        layers=_integers(content["layers"]),
+        classes=_integers(content["classes"]),
+        queries=_integers(content["queries"]),
+        evidence=dict(content["evidence"]),
+        confidence=float(content["confidence"]),
+    )
+
+
+def _integers(values: Sequence[Any]) -> tuple[int, ...]:
+    return tuple(int(value) for value in values[:MAX_VALUES])

@@ -1,0 +1,127 @@
+"""The report of a diagnosis: ranked findings, and what each layer costs."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mpdiag.store.causes import CAUSES
+from mpdiag.store.diagnosis import Diagnosis, Finding
+from mpdiag.store.files import replace_file
+from reports.document import Document, Row, Section, Table, render_html
+from reports.formatting import NO_VALUE
+
+_LAYER_COLUMNS = {
+    "ap": "AP",
+    "ap50": "AP50",
+    "classification": "Class",
+    "localisation": "Localisation",
+    "both": "Both",
+    "duplicate": "Duplicate",
+    "background": "Background",
+    "missed": "Missed",
+    "fading": "Fading",
+    "exacerbation": "Exacerbation",
+    "d_ece": "D-ECE",
+    "la_ece": "LaECE",
+}
+_LAYERS_NOTE = (
+    "Percent. The columns from Class to Missed are the AP50 that each of TIDE's errors costs. "
+    "Fading is the share of objects found in the layer that the last layer misses; exacerbation "
+    "is the share of the last layer's false positives that had a lower score in the layer."
+)
+MAX_LISTED = 12
+
+
+def build_diagnosis(diagnosis: Diagnosis, name: str, classes: Sequence[str] = ()) -> Document:
+    """Return the page of a diagnosis.
+
+    Args:
+        diagnosis: the diagnosis.
+        name: name of the model or run.
+        classes: names of the classes, for findings about some of them.
+    """
+    text = (
+        f"AP {100 * diagnosis.score:.1f} on {diagnosis.num_images:,} images. The AP at stake is "
+        "what the remedy gains, after the remedies of the findings above it; the interval is the "
+        "95% interval over resampled images."
+    )
+    findings = [
+        Section(
+            f"{place}. {CAUSES[finding.cause].title}: {points(finding.at_stake)} AP",
+            (finding.remedy,),
+            facts=tuple(finding_facts(finding, classes)),
+        )
+        for place, finding in enumerate(diagnosis.findings, start=1)
+    ]
+    sections = [Section("Summary", (text, summary(diagnosis))), *findings]
+    if diagnosis.layers:
+        sections.append(Section("Layers", tables=(_layer_table(diagnosis.layers),)))
+    return Document("diagnosis", f"{name}: diagnosis", tuple(sections))
+
+
+def summary(diagnosis: Diagnosis) -> str:
+    """Return the result in one sentence."""
+    count = len(diagnosis.findings)
+    limit = f"{100 * diagnosis.threshold:g} AP"
+    if not count:
+        return f"Nothing found that costs more than {limit}."
+    return f"{count} {'cause costs' if count == 1 else 'causes cost'} more than {limit}."
+
+
+def finding_facts(finding: Finding, classes: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """Yield label and text of what is known about a finding."""
+    low, high = finding.interval
+    yield "AP at stake", f"{points(finding.at_stake)} ({points(low)} to {points(high)})"
+    yield "Confidence", f"{100 * finding.confidence:.0f}% of the resamples gain"
+    names = [classes[x] if x < len(classes) else str(x) for x in finding.classes]
+    for label, values in (
+        ("Layers", finding.layers),
+        ("Classes", names),
+        ("Queries", finding.queries),
+    ):
+        if values:
+            yield label, listed(values)
+    for key, value in finding.evidence.items():
+        yield key.replace("_", " ").capitalize(), _format(value)
+
+
+def listed(values: Sequence[Any]) -> str:
+    """Return the values with commas; of many, the first."""
+    text = ", ".join(map(str, values[:MAX_LISTED]))
+    return text if len(values) <= MAX_LISTED else f"{text} and {len(values) - MAX_LISTED} more"
+
+
+def points(fraction: float) -> str:
+    """Format an AP as points with a sign."""
+    return f"{100 * fraction:+z.1f}"
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list):
+        return listed([_format(one) for one in value])
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _layer_table(layers: Sequence[Mapping[str, Any]]) -> Table:
+    rows = []
+    for layer in layers:
+        cells = [_percent(layer.get(key)) for key in _LAYER_COLUMNS]
+        rows.append(Row((str(layer.get("layer")), *cells)))
+    columns = ("Layer", *_LAYER_COLUMNS.values())
+    return Table("", columns, tuple(rows), _LAYERS_NOTE)
+
+
+def _percent(value: Any) -> str:
+    return f"{100 * value:z.1f}" if isinstance(value, int | float) else NO_VALUE
+
+
+def write_diagnosis(document: Document, path: Path) -> None:
+    """Write the page as one HTML file.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    replace_file(path, render_html(document))
