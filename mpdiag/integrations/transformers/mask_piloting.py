@@ -75,6 +75,7 @@ class MaskPiloting:
         class_embeddings: (K, C) embeddings of the classes, a submodule of the model.
         losses: weighted losses of the MP part in the last pass, by the names of mpdiag's trainer
             (`loss_mask_dn_0` of M^0, ..., `loss_mask_dn` of M^L). They have no gradient.
+        loaded: whether `load` has read class embeddings.
         settings: the arguments.
         loss_config: weights and points of the losses, from the configuration of the model.
     """
@@ -137,6 +138,7 @@ class MaskPiloting:
         self.model: Any = model
         self.loss_config: LossConfig = family_of(model).loss_config(model, _name(model))
         self.losses: dict[str, Tensor] = {}
+        self.loaded = False
         self._decoder: PilotedDecoder = decoder
         self._signature = inspect.signature(type(model).forward)
         self._pass: _Pass | None = None
@@ -222,6 +224,7 @@ class MaskPiloting:
             )
         with torch.no_grad():
             expected.copy_(weight)
+        self.loaded = True
 
     def draw_generators(self, images: int, device: torch.device) -> Generators:
         """Return a random generator per image, seeded by torch's global generator and the rank."""
@@ -338,18 +341,36 @@ class MaskPiloting:
 class MaskPilotingCallback(TrainerCallback):
     """Add the losses of the MP part to the loss of the model while a Trainer trains it.
 
-    A resumed training reads the class embeddings from the checkpoint in `args.output_dir`.
+    A resumed training reads the class embeddings from the checkpoint in `args.output_dir`. If you
+    resume from another place, call `MaskPiloting.load` before.
+
+    `on_train_begin` raises TrainingError if the Trainer compiles the model, copies it to several
+    GPUs in one process, or trains another model, and CheckpointError if a resumed training has no
+    class embeddings.
     """
 
     def __init__(self, piloting: MaskPiloting) -> None:
         self.piloting = piloting
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        piloting = self.piloting
         if args.torch_compile:
             raise TrainingError(_COMPILED.format("torch_compile=True"))
+        if args.n_gpu > 1:
+            raise TrainingError(
+                f"{args.n_gpu} GPUs in one process: MaskPiloting does not work in copies of a "
+                "model; start the script with torchrun"
+            )
+        if all(module is not piloting.model for module in kwargs["model"].modules()):
+            raise TrainingError(
+                "MaskPiloting: the Trainer trains another model; give both the same object, and "
+                "no model_init"
+            )
         if state.global_step:
-            self.piloting.load(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-        self.piloting._added_by_callback = True
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            if checkpoint.exists() or not piloting.loaded:
+                piloting.load(checkpoint)
+        piloting._added_by_callback = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.piloting._added_by_callback = False

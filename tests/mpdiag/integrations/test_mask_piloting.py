@@ -202,11 +202,9 @@ def test_checkpointed_gradients_equal_those_without_checkpointing(model: Any) ->
         return gradients(model)
 
     expected = step()
-    model._set_gradient_checkpointing(True, torch.utils.checkpoint.checkpoint)
+    model._set_gradient_checkpointing(True, _checkpoint)
     layers = model.model.transformer_module.decoder.layers
     assert all(layer.gradient_checkpointing for layer in layers)
-    for layer in layers:
-        layer._gradient_checkpointing_func = _checkpoint
     for name, gradient in step().items():
         assert torch.equal(gradient, expected[name]), name
 
@@ -304,14 +302,28 @@ def test_a_compiling_trainer_and_a_second_loss_are_errors(model: Any, tmp_path: 
     piloting = MaskPiloting(model)
     trainer = trainer_of(model, tmp_path, piloting, max_steps=1, save_strategy="no")
     trainer.train()
-    callback = piloting.callback()
-    callback.on_train_begin(trainer.args, transformers.TrainerState(), trainer.control)
+    state, control, callback = transformers.TrainerState(), trainer.control, piloting.callback()
+    callback.on_train_begin(trainer.args, state, control, model=model)
     model(**batch_of(1))
     with pytest.raises(TrainingError, match="has added it to the model's loss already"):
         piloting.loss()
+    with pytest.raises(TrainingError, match="the Trainer trains another model"):
+        callback.on_train_begin(trainer.args, state, control, model=copy.deepcopy(model))
     trainer.args.torch_compile = True
     with pytest.raises(TrainingError, match="torch_compile=True: MaskPiloting"):
-        callback.on_train_begin(trainer.args, transformers.TrainerState(), trainer.control)
+        callback.on_train_begin(trainer.args, state, control, model=model)
+
+
+def test_a_copy_of_the_model_has_its_own_piloting(model: Any) -> None:
+    piloting = MaskPiloting(model)
+    copied = copy.deepcopy(model)
+    copied(**batch_of(2))
+    with pytest.raises(TrainingError, match="no forward pass"):
+        piloting.loss()
+    (pre_hook,) = copied._forward_pre_hooks.values()
+    pre_hook.__self__.loss().backward()
+    assert copied.mask_piloting.weight.grad.norm() > 0
+    assert model.mask_piloting.weight.grad is None
 
 
 def test_layers_that_training_drops_are_an_error(model: Any) -> None:

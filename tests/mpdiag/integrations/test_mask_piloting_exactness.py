@@ -17,6 +17,7 @@ from mpdiag.matching import Target
 from mpdiag.models import Mask2Former, build_pilot_inputs
 from mpdiag.models.decoder import Decoder
 from mpdiag.ops import cell_centers
+from mpdiag.recording import record
 from trainers.methods import Batch, FullTrainConfig, Randomness, build_method
 from trainers.methods.method import TrainingStep
 
@@ -237,14 +238,15 @@ def test_logits_of_oneformer_equal_those_of_the_decoder(layers: Any) -> None:
         lambda module, args, kwargs: inputs.update(kwargs), with_kwargs=True
     )
     piloting.draw_generators = lambda *_: [torch.Generator().manual_seed(0)]
-    output = oneformer(
-        pixel_values=torch.randn(1, 3, *SIZE),
-        task_inputs=torch.tensor([[1, 2, 3, 0, 0, 0, 0]]),
-        mask_labels=[target["masks"].float()],
-        class_labels=[target["labels"]],
-        output_auxiliary_logits=True,
-        output_attentions=True,
-    )
+    with record(oneformer) as recording:
+        output = oneformer(
+            pixel_values=torch.randn(1, 3, *SIZE),
+            task_inputs=torch.tensor([[1, 2, 3, 0, 0, 0, 0]]),
+            mask_labels=[target["masks"].float()],
+            class_labels=[target["labels"]],
+            output_auxiliary_logits=True,
+            output_attentions=True,
+        )
     found = piloting._pass.predictions
     piloting.loss().backward()
 
@@ -267,5 +269,8 @@ def test_logits_of_oneformer_equal_those_of_the_decoder(layers: Any) -> None:
         close(torch.stack([x[f"{key}_queries_logits"] for x in predicted]), logits, key)
     close(found[0], expected.piloted.class_logits, "piloted class logits")
     close(found[1], expected.piloted.mask_logits, "piloted mask logits")
+    close(recording.class_logits, expected.matching.class_logits, "recorded class logits")
+    close(recording.mask_logits, expected.matching.mask_logits, "recorded mask logits")
+    close(recording.query, expected.matching.queries, "recorded queries")
     assert output.attentions[0][0].shape == (1, 4, 6, 6)
     assert piloting.class_embeddings.weight.grad.norm() > 0
