@@ -11,7 +11,7 @@ from mpdiag.commands.options import err, out
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run directory of the matching part.")],
-    to: Annotated[Literal["coco", "fiftyone"], typer.Option(help="Format to write.")],
+    to: Annotated[Literal["coco", "fiftyone"], typer.Option(help="Format to write.")] = "coco",
     output: Annotated[
         Path | None, typer.Option(help="Folder to write.", show_default="RUN-FORMAT")
     ] = None,

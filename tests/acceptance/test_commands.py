@@ -97,6 +97,16 @@ def test_quick_demo_needs_no_training(
     assert utils[1] > utils[0] + 0.02
 
 
+def test_export(tmp_path: Path, mpdiag: Command, make_run: Callable[..., Path]) -> None:
+    run = make_run(tmp_path / "run", images=2)
+    status, out, err = mpdiag("export", run)
+    assert status == 0
+    assert out == f"{tmp_path / 'run-coco' / 'layer-09.json'}\n"
+    assert "analyse with --evaluate-layers to export all" in err
+    status, _, err = mpdiag("export", run)
+    assert status == 2 and "run-coco: is not empty; choose another --output" in err
+
+
 def test_train_analyze_report(tmp_path: Path, mpdiag: Command, root: Path) -> None:
     changes = ["method=piloted", f"data.root={root}", "schedule.iterations=2", "data.batch_size=2"]
     status, out, _ = mpdiag("train", "synthetic-tiny", *changes, "--output", tmp_path / "train")
