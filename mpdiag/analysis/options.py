@@ -140,6 +140,10 @@ class AnalysisOptions:
             "Device that runs the model: cpu, cuda or cuda:N.", show_default="cuda, else cpu"
         ),
     )
+    workers: int = field(
+        default=0,
+        metadata=option("Processes that read images and GT ahead of the model; 0: this process."),
+    )
     resume: bool = field(default=False, metadata=option("Continue an unfinished run."))
 
     def __post_init__(self) -> None:
@@ -152,6 +156,8 @@ class AnalysisOptions:
                 )
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"--limit {self.limit}: is less than 1; give a number of images")
+        if self.workers < 0:
+            raise ConfigError(f"--workers {self.workers}: is negative; give a number of processes")
         points = self.match_points
         if points not in (None, "all") and not (
             isinstance(points, int) and 0 < points <= MAX_MATCH_POINTS

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mpdiag.analysis.saved_masks import MaskSaver, merge_shards
 from mpdiag.analysis.settings import AnalysisSettings
 from mpdiag.analysis.shard import Shard
 from mpdiag.analysis.tables import detections_table, images_table, queries_table, targets_table
-from mpdiag.data import SegmentationDataset
+from mpdiag.data import SegmentationDataset, read_ahead
 from mpdiag.errors import DataError
 from mpdiag.evaluation import build_evaluator
 from mpdiag.store import RunWriter
@@ -93,15 +94,15 @@ class AnalysisRun:
         limit = self.settings.options.limit or len(self.data)
         blocks = self.shard.blocks(min(limit, len(self.data)), IMAGES_PER_PART)
         saver = MaskSaver(writer, self.save_policy, self.shard.rank)
-        done, total = 0, sum(map(len, blocks))
-        for block in blocks:
+        total = sum(map(len, blocks))
+        pending = [block for block in blocks if self.data.image_ids[block[0]] not in writer.done]
+        done = total - sum(map(len, pending))
+        samples = read_ahead(self.data.__getitem__, chain(*pending), self.settings.options.workers)
+        for block in pending:
             start, done = done, done + len(block)
-            if self.data.image_ids[block[0]] in writer.done:
-                continue
             parts = []
-            for number, image in enumerate(
-                self.measurer.measure(map(self.data.__getitem__, block)), start=1
-            ):
+            measured = self.measurer.measure(islice(samples, len(block)))
+            for number, image in enumerate(measured, start=1):
                 saver.add(image)
                 tables = (
                     images_table(image),
@@ -120,8 +121,13 @@ class AnalysisRun:
         merge_shards(writer, self.save_policy)
         scores: dict[str, Any] = {}
         if self.evaluate:
-            every_layer = self.settings.options.evaluate_layers
-            scores = evaluate_run(writer.path, self.data, every_layer=every_layer)
+            options = self.settings.options
+            scores = evaluate_run(
+                writer.path,
+                self.data,
+                every_layer=options.evaluate_layers,
+                workers=options.workers,
+            )
         seconds = round(time.perf_counter() - start, 3)
         timings = {"seconds": seconds, "processes": self.shard.world_size}
         _warn_of_non_finite(writer.path)

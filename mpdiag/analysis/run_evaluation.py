@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mpdiag.data import SegmentationDataset
+from mpdiag.data import SegmentationDataset, read_ahead
 from mpdiag.errors import RunError
 from mpdiag.evaluation import Detections, Evaluator, InstanceEvaluator, build_evaluator
 from mpdiag.store.database import connect
@@ -53,13 +53,16 @@ WHERE layer > 0 GROUP BY ALL HAVING reverted_to < max(layer)
 """
 
 
-def evaluate_run(path: Path, data: SegmentationDataset, *, every_layer: bool) -> dict[str, Any]:
+def evaluate_run(
+    path: Path, data: SegmentationDataset, *, every_layer: bool, workers: int = 0
+) -> dict[str, Any]:
     """Compute the entries of summary.json on quality.
 
     Args:
         path: the run directory.
         data: its data set, whose GT is read image by image.
         every_layer: whether to evaluate every layer, not only the last.
+        workers: number of processes that read GT; 0 reads in this process.
 
     Returns:
         `ap`, `pq` or `miou` of the last layer, depending on the task. With `every_layer` also
@@ -77,7 +80,7 @@ def evaluate_run(path: Path, data: SegmentationDataset, *, every_layer: bool) ->
         layers = [Variant(layer) for layer in range(last.layer + 1)] if every_layer else [last]
         kinds = TRANSITIONS if every_layer and metric == "ap" else ()
         reverted = [Variant(last.layer, kind) for kind in kinds]
-        evaluators = _evaluate(connection, data, layers, reverted)
+        evaluators = _evaluate(connection, data, layers, reverted, workers)
         scores = {variant: evaluator.scores() for variant, evaluator in evaluators.items()}
     summary: dict[str, Any] = {metric: scores[last]}
     if every_layer:
@@ -121,6 +124,7 @@ def _evaluate(
     data: SegmentationDataset,
     layers: list[Variant],
     reverted: list[Variant],
+    workers: int = 0,
 ) -> dict[Variant, Evaluator]:
     """Evaluate all variants in one pass over the images; `layers` end with the last layer."""
     kinds = [variant.reverted for variant in reverted]
@@ -130,6 +134,7 @@ def _evaluate(
     images = connection.execute(
         "SELECT image_id, height, width FROM images ORDER BY image_id"
     ).fetchall()
+    truths = read_ahead(data.ground_truth, [index[image_id] for image_id, *_ in images], workers)
     for start in range(0, len(images), IMAGES_PER_QUERY):
         block = images[start : start + IMAGES_PER_QUERY]
         values = {
@@ -142,8 +147,7 @@ def _evaluate(
         rows: defaultdict[tuple[int, Variant], list[Row]] = defaultdict(list)
         for image_id, layer, kind, *row in connection.execute(_DETECTIONS, values).fetchall():
             rows[image_id, Variant(layer, kind)].append(tuple(row))
-        for image_id, height, width in block:
-            ground_truth = data.ground_truth(index[image_id])
+        for (image_id, height, width), ground_truth in zip(block, truths, strict=False):
             for variant, evaluator in evaluators.items():
                 found = _from_rows(rows[image_id, variant], (height, width))
                 evaluator.update(image_id, found, ground_truth)

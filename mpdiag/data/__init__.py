@@ -4,7 +4,7 @@ from mpdiag.data.augmentation import ColorJitter, ScaleJitter, build_augmentatio
 from mpdiag.data.coco import coco_dataset
 from mpdiag.data.dataset import SegmentationDataset
 from mpdiag.data.detectron2_names import DETECTRON2_NAMES
-from mpdiag.data.loader import TrainingBatches
+from mpdiag.data.loader import TrainingBatches, read_ahead
 from mpdiag.data.registry import KNOWN_DATASETS, load_dataset
 from mpdiag.data.sample import ClassInfo, GroundTruth, Sample
 from mpdiag.data.synthetic import generate_synthetic
@@ -43,4 +43,5 @@ __all__ = [
     "generate_synthetic",
     "load_dataset",
     "padded_targets",
+    "read_ahead",
 ]

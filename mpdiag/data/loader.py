@@ -1,15 +1,16 @@
-"""Infinite training batches that depend only on the seed and the step.
+"""Reading ahead in worker processes, and infinite training batches.
 
-A resumed run gets the same batches as an uninterrupted one. The numbers of workers and processes
-do not change a batch: each process loads its share of the same global batch.
+Batches depend only on the seed and the step. A resumed run gets the same batches as an
+uninterrupted one. The numbers of workers and processes do not change a batch: each process loads
+its share of the same global batch.
 """
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +25,10 @@ from mpdiag.errors import ConfigError, DataError
 # First entry of a seed sequence: order and augmentation use independent random streams.
 _ORDER, _AUGMENTATION = 0, 1
 
+T = TypeVar("T")
+
 if TYPE_CHECKING:
-    _TorchDataset = Dataset[list[Sample] | DataError]
+    _TorchDataset = Dataset[Any]
 else:
     _TorchDataset = Dataset
 
@@ -71,30 +74,64 @@ class TrainingBatches:
             )
         self.batch_positions = range(rank, batch_size, world_size)
         self.num_images = len(images)
-        self._dataset = _BatchDataset(
+        self._read = _BatchReader(
             dataset, np.array(images), batch_size, self.batch_positions, seed, transform
         )
-        self._workers = min(workers, os.cpu_count() or 1)
+        self._workers = workers
 
     def start(self, step: int) -> Iterator[list[Sample]]:
         """Yield this process's samples of `step` and of all following steps."""
-        loader = DataLoader(
-            self._dataset,
-            batch_size=None,
-            sampler=count(step),
-            num_workers=self._workers,
-            collate_fn=_identity,
-            worker_init_fn=_ignore_stop_signals,
-            generator=torch.Generator(),  # by default it draws from the global generator
-        )
-        for batch in loader:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        return read_ahead(self._read, count(step), self._workers)
 
 
-class _BatchDataset(_TorchDataset):
-    """Item `step` is the list of this process's samples of that step."""
+def read_ahead(read: Callable[[int], T], indices: Iterable[int], workers: int) -> Iterator[T]:
+    """Return an iterator of `read(index)` in order, called by worker processes ahead of use.
+
+    Args:
+        read: reads what belongs to an index.
+        indices: the indices.
+        workers: number of worker processes, at most the number of cores; 0 reads in this process.
+
+    Raises:
+        DataError: `read` raised it (raised by the iterator).
+    """
+    if workers == 0:
+        return map(read, indices)
+    return _from_workers(read, indices, workers)
+
+
+def _from_workers(read: Callable[[int], T], indices: Iterable[int], workers: int) -> Iterator[T]:
+    loader: DataLoader[T] = DataLoader(
+        _Reads(read),
+        batch_size=None,
+        sampler=indices,
+        num_workers=min(workers, os.cpu_count() or 1),
+        collate_fn=_identity,
+        worker_init_fn=_ignore_stop_signals,
+        generator=torch.Generator(),  # by default it draws from the global generator
+    )
+    for item in loader:
+        if isinstance(item, DataError):
+            raise item
+        yield item
+
+
+class _Reads(_TorchDataset):
+    """Item `index` is what a function returns, or the DataError that it raises."""
+
+    def __init__(self, read: Callable[[int], Any]) -> None:
+        self.read = read
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.read(index)
+        except DataError as error:
+            # An exception in a worker would reach the user with the traceback of the worker.
+            return error
+
+
+class _BatchReader:
+    """Reads the list of this process's samples of a step."""
 
     def __init__(
         self,
@@ -112,12 +149,8 @@ class _BatchDataset(_TorchDataset):
         self.seed = seed
         self.transform = transform
 
-    def __getitem__(self, step: int) -> list[Sample] | DataError:
-        try:
-            return [self._sample(step, position) for position in self.positions]
-        except DataError as error:
-            # An exception in a worker would reach the user with the traceback of the worker.
-            return error
+    def __call__(self, step: int) -> list[Sample]:
+        return [self._sample(step, position) for position in self.positions]
 
     def _sample(self, step: int, position: int) -> Sample:
         epoch, index = divmod(step * self.batch_size + position, len(self.images))
@@ -144,5 +177,5 @@ def _ignore_stop_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _identity(batch: list[Sample] | DataError) -> list[Sample] | DataError:
-    return batch
+def _identity(item: T) -> T:
+    return item

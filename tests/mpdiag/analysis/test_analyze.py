@@ -158,6 +158,32 @@ def test_resumed_run_equals_uninterrupted_run(
         assert len(one) and one.equals(other)
 
 
+def test_workers_change_no_byte(
+    tmp_path: Path, loaded: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a worker could not read an image, and the run was resumed."""
+    monkeypatch.setattr("mpdiag.analysis.run.IMAGES_PER_PART", 2)
+    generate_synthetic(tmp_path / "data" / "synthetic", train=1, val=5, size=64)
+    dataset = load_dataset("synthetic", root=tmp_path / "data")
+    whole = analyze(loaded, dataset, tmp_path / "whole")
+    image = dataset.image_root / dataset.file_name(4)
+    content = image.read_bytes()
+    image.write_bytes(content[:100])
+    with pytest.raises(DataError, match=rf"{image.name}.*; then continue with --resume"):
+        analyze(loaded, dataset, tmp_path / "run", workers=2)
+    image.write_bytes(content)
+    assert analyze(loaded, dataset, tmp_path / "run", workers=2, resume=True) == whole
+    files = sorted(path.relative_to(tmp_path / "whole") for path in tmp_path.glob("whole/**/*.*"))
+    assert len(files) > 20
+    for file in files:
+        if file.name != "run.json":  # has the time
+            assert (tmp_path / "run" / file).read_bytes() == (
+                tmp_path / "whole" / file
+            ).read_bytes()
+    with pytest.raises(ConfigError, match="--workers -1"):
+        analyze(loaded, dataset, tmp_path / "other", workers=-1)
+
+
 def test_run_resumes_after_a_corrupt_image_is_replaced(
     tmp_path: Path, loaded: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
