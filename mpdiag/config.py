@@ -216,6 +216,7 @@ class DataConfig(Strict):
     val_dataset: str | None = Field(
         None, description="data set of held-out images; None: `val_split` of `dataset`"
     )
+    val_root: Path | None = Field(None, description="root of the held-out images; None: `root`")
     batch_size: int = Field(16, ge=1, description="images per step, over all processes")
     num_workers: int = Field(0, ge=0)
     short_side: _Side | None = Field(

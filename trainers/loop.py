@@ -196,14 +196,14 @@ def _held_out(config: TrainConfig, dataset: SegmentationDataset) -> Segmentation
     if config.evaluate_every is None and config.layer_metrics_every is None:
         return None
     data = config.data
-    name = data.val_dataset or data.dataset
+    name, root = data.val_dataset or data.dataset, data.val_root or data.root
     # A name of detectron2's is a single split, as is a file.
-    if data.val_dataset is None and name not in KNOWN_DATASETS and not find_folder(name, data.root):
+    if data.val_dataset is None and name not in KNOWN_DATASETS and not find_folder(name, root):
         raise ConfigError(
             f"data.dataset = {name}: has no held-out images; set data.val_dataset=FILE or NAME, or "
             "evaluate_every=null layer_metrics_every=null"
         )
-    held_out = load_dataset(name, root=data.root, split=data.val_split, task=data.task)
+    held_out = load_dataset(name, root=root, split=data.val_split, task=data.task)
     for index, (train, val) in enumerate(zip_longest(dataset.classes, held_out.classes)):
         if train != val:
             raise DataError(

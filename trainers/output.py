@@ -18,7 +18,9 @@ from trainers.methods import FullTrainConfig
 LAST, BEST, FINAL, SETTINGS = "last.pth", "model_best.pth", "model_final.pth", "config.yaml"
 
 # Settings that a resumed run may change. None of them changes a result.
-MUTABLE = ("data.root", "data.num_workers", "log_every", "checkpoint_every", "wandb")
+MUTABLE = (
+    "data.root", "data.val_root", "data.num_workers", "log_every", "checkpoint_every", "wandb",
+)  # fmt: skip
 
 
 @contextmanager

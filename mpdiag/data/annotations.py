@@ -1,5 +1,6 @@
 """Interface of the annotations of a data set, independent of their file format."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -52,5 +53,5 @@ class Annotations(Protocol):
         ...
 
 
-OpenedSplit = tuple[Annotations, Path]
-"""Annotations and image folder of a split of a named data set."""
+OpenedSplit = tuple[Annotations, Path | Sequence[Path]]
+"""Annotations of a split, and its image folder or candidates that together have the images."""

@@ -1,6 +1,7 @@
 """COCO, and data sets whose annotations are a COCO-format JSON file."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mpdiag.choices import Task
@@ -9,7 +10,7 @@ from mpdiag.data.coco_file import CocoFile, read_coco_file
 from mpdiag.data.coco_instances import CocoInstances
 from mpdiag.data.coco_panoptic import CocoPanoptic
 from mpdiag.data.dataset import SegmentationDataset
-from mpdiag.data.files import require_path
+from mpdiag.data.files import require_instance_task, require_path, split_folder
 from mpdiag.data.problems import ProblemHandler, raise_problem
 from mpdiag.data.semantic_from_panoptic import SemanticFromPanoptic
 
@@ -19,6 +20,8 @@ FILE_PREFIX: dict[Task, str] = {
     "semantic": "panoptic",  # class masks are merged from panoptic segments
 }
 """Prefix of the annotation file of each task."""
+
+ROBOFLOW_FILE = "_annotations.coco.json"
 
 
 def coco_dataset(
@@ -35,7 +38,7 @@ def coco_dataset(
     Args:
         annotation_file: the JSON file. Panoptic PNGs are in a folder with the file's stem, next to
             the file or one level up.
-        image_root: image folder, or candidates of which the one with most images is used.
+        image_root: image folder, or candidates that together have the images.
         task: task to read, None for the kind of the annotations.
         name: name of the data set, by default the file's stem.
         split: split, for run directories.
@@ -74,13 +77,31 @@ def open_coco(folder: Path, split: str, task: Task, on_problem: ProblemHandler) 
 def open_coco_folder(
     folder: Path, split: str, task: Task, on_problem: ProblemHandler
 ) -> OpenedSplit:
-    """Open a folder with annotations/KIND_SPLIT.json and images in SPLIT/."""
+    """Open a folder with annotations/KIND_SPLIT.json and images in a folder of the split."""
     path = require_path(
         folder / "annotations" / f"{FILE_PREFIX[task]}_{split}.json",
         f"annotations of split {split}",
         "choose another split or task",
     )
-    return coco_annotations(path, task, on_problem), folder / split
+    names = (split, f"images/{split}", f"{split}2017", "images")
+    images = [folder / name for name in names if (folder / name).is_dir()]
+    return coco_annotations(path, task, on_problem), images or folder
+
+
+def open_roboflow(folder: Path, split: str, task: Task, on_problem: ProblemHandler) -> OpenedSplit:
+    """Open a folder with SPLIT/_annotations.coco.json and the images next to it.
+
+    Categories that only group others, as exports of Roboflow have, are no classes.
+    """
+    require_instance_task(folder, task)
+    images = split_folder(folder, split)
+    file = read_coco_file(
+        require_path(images / ROBOFLOW_FILE, f"annotations of split {split}", "export it again"),
+        on_problem,
+    )
+    classes = [info for info in file.classes if info.category_id not in file.groups]
+    label_of = {info.category_id: label for label, info in enumerate(classes)}
+    return CocoInstances(replace(file, classes=classes, label_of=label_of), on_problem), images
 
 
 def _annotations(file: CocoFile, task: Task, on_problem: ProblemHandler) -> Annotations:

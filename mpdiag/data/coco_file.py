@@ -33,6 +33,7 @@ class CocoFile:
         index_of: position in `images` by the image id of the file, -1 for an invalid entry.
         classes: classes in the order of their category ids.
         label_of: position in `classes` by category id.
+        groups: ids of categories without a supercategory that are the supercategory of others.
         annotations: entries of the file, not yet validated.
         validator: validates the entries of `annotations`.
     """
@@ -44,6 +45,7 @@ class CocoFile:
     index_of: dict[Hashable, int]
     classes: list[ClassInfo]
     label_of: dict[int, int]
+    groups: frozenset[int]
     annotations: list[Any]
     validator: "EntryValidator"
 
@@ -65,8 +67,10 @@ def read_coco_file(path: Path, on_problem: ProblemHandler = raise_problem) -> Co
     if not images or not classes:
         raise DataError(f"{path}: has no valid image or category; give a complete COCO file")
     label_of = {info.category_id: label for label, info in enumerate(classes)}
+    groups = _find_groups(content["categories"], classes)
+    annotations = content["annotations"]
     return CocoFile(
-        path, kind, images, sizes, index_of, classes, label_of, content["annotations"], validator
+        path, kind, images, sizes, index_of, classes, label_of, groups, annotations, validator
     )
 
 
@@ -231,3 +235,17 @@ def _read_classes(validator: EntryValidator, entries: list[Any]) -> list[ClassIn
             name = str(entry["name"]).strip()
             classes.append(ClassInfo(entry["id"], name, bool(entry.get("isthing", 1))))
     return sorted(classes, key=lambda info: info.category_id)
+
+
+def _find_groups(entries: list[Any], classes: list[ClassInfo]) -> frozenset[int]:
+    parents = {
+        entry["id"]: str(entry.get("supercategory", "none")).strip()
+        for entry in entries
+        if isinstance(entry, dict) and type(entry.get("id")) is int
+    }
+    used = {parents[info.category_id] for info in classes}
+    return frozenset(
+        info.category_id
+        for info in classes
+        if parents[info.category_id] == "none" and info.name in used
+    )

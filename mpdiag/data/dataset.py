@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mpdiag.choices import Task
 from mpdiag.data.annotations import Annotations
-from mpdiag.data.files import choose_root
+from mpdiag.data.files import find_files
 from mpdiag.data.image_files import read_rgb, read_size
 from mpdiag.data.problems import DataProblem, ProblemHandler, raise_problem
 from mpdiag.data.sample import GroundTruth, Sample
@@ -27,7 +27,7 @@ class SegmentationDataset:
 
     Args:
         annotations: annotations of the split.
-        image_root: image folder, or candidates of which the one with most images is used.
+        image_root: image folder, or candidates that together have the images.
         task: "instance", "panoptic" or "semantic".
         name: name in run directories and messages.
         split: name of the split.
@@ -56,7 +56,7 @@ class SegmentationDataset:
         self.image_ids = [image.image_id for image in annotations.images]
         roots = [image_root] if isinstance(image_root, Path) else image_root
         names = [image.file_name for image in annotations.images]
-        self.image_root = choose_root(annotations.path, names, roots, on_problem)
+        self.image_root, self._file_names = find_files(annotations.path, names, roots, on_problem)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -71,7 +71,7 @@ class SegmentationDataset:
 
     def file_name(self, index: int) -> str:
         """Return the image file, relative to `image_root`."""
-        return self.annotations.images[index].file_name
+        return self._file_names[index]
 
     def image(self, index: int) -> Tensor:
         """Return the image, uint8 (3, H, W), RGB."""
@@ -123,7 +123,7 @@ class SegmentationDataset:
             "image of another size",
             f"{self.image_root / self.file_name(index)}: is {size[0]} x {size[1]} (height x "
             f"width), but {self.annotations.path} lists it as {listed[0]} x {listed[1]}; "
-            "use files of the same release",
+            "use files of the same release, and the image folder of this split",
         )
 
     def describe(self) -> dict[str, Any]:

@@ -4,8 +4,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mpdiag.choices import Task
 from mpdiag.data.problems import MISSING_FILE, DataProblem, ProblemHandler
 from mpdiag.errors import DataError
+
+_SPLIT_FOLDERS = {
+    "train": ("train", "training", "stage1_train"),
+    "val": ("val", "valid", "validation"),
+}
 
 
 def require_path(path: Path, what: str, fix: str) -> Path:
@@ -21,6 +27,44 @@ def training_or_validation(dataset: str, split: str) -> str:
     if split not in folders:
         raise DataError(f"{dataset} has no split {split}; choose {' or '.join(folders)}")
     return folders[split]
+
+
+def split_folder(folder: Path, split: str) -> Path:
+    """Return the subfolder of a split: SPLIT, or for "train" and "val" a common other name.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    for name in _SPLIT_FOLDERS.get(split, (split,)):
+        if (folder / name).is_dir():
+            return folder / name
+    found = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or "none"
+    raise DataError(f"{folder}: has no folder of split {split} (folders: {found}); choose a split")
+
+
+def require_instance_task(folder: Path, task: Task) -> None:
+    """Raise DataError for a task that a data set of instances does not have."""
+    if task != "instance":
+        raise DataError(f"{folder}: has instances only; choose task instance, not {task}")
+
+
+def find_files(
+    listed_in: Path, names: list[str], roots: Sequence[Path], on_problem: ProblemHandler
+) -> tuple[Path, list[str]]:
+    """Return a folder, and the names of all files relative to it; report missing files.
+
+    The folder is one of the candidates or, if each of them has a part of the files, the folder
+    that contains them. See `choose_root`.
+    """
+    if len(roots) > 1:
+        absent = {root: set(missing_files(root, names)) for root in roots}
+        if all(absent.values()) and not set.intersection(*absent.values()):
+            ranked = sorted(roots, key=lambda root: len(absent[root]))
+            parent = Path(os.path.commonpath([root.absolute() for root in roots]))
+            found = (next(root for root in ranked if name not in absent[root]) for name in names)
+            paths = [root.absolute() / name for root, name in zip(found, names, strict=True)]
+            return parent, [path.relative_to(parent).as_posix() for path in paths]
+    return choose_root(listed_in, names, roots, on_problem), names
 
 
 def choose_root(

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from mpdiag.data.problems import MISSING_FILE, DataProblem
 from mpdiag.untrusted import open_regular
@@ -24,6 +24,15 @@ def read_size(path: Path) -> tuple[int, int]:
         DataProblem: the file is missing or is not an image.
     """
     return _read(path, lambda file: (file.height, file.width))
+
+
+def read_displayed_size(path: Path) -> tuple[int, int]:
+    """Return the (height, width) of an image from its header, after rotation by EXIF.
+
+    Raises:
+        DataProblem: the file is missing or is not an image.
+    """
+    return _read(path, _displayed_size)
 
 
 def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
@@ -54,6 +63,11 @@ def read_integer_map(path: Path) -> npt.NDArray[np.int32]:
             "unreadable image", f"{path}: contains fractions; give a map of class or instance ids"
         )
     return values.astype(np.int32)
+
+
+def _displayed_size(file: Image.Image) -> tuple[int, int]:
+    rotated = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # by 90 degrees
+    return (file.width, file.height) if rotated else (file.height, file.width)
 
 
 def _read(path: Path, decode: Callable[[Image.Image], Result]) -> Result:

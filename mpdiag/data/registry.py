@@ -13,17 +13,22 @@ from mpdiag.data.annotations import OpenedSplit
 from mpdiag.data.cityscapes import open_cityscapes
 from mpdiag.data.coco import (
     FILE_PREFIX,
+    ROBOFLOW_FILE,
     coco_annotations,
     coco_dataset,
     open_coco,
     open_coco_folder,
+    open_roboflow,
 )
 from mpdiag.data.dataset import SegmentationDataset
 from mpdiag.data.detectron2_catalog import open_catalog_dataset
 from mpdiag.data.detectron2_names import DETECTRON2_NAMES, similar_names
+from mpdiag.data.image_folder import METADATA, open_image_folder
 from mpdiag.data.mapillary import open_mapillary
+from mpdiag.data.mask_files import open_mask_files
 from mpdiag.data.problems import ProblemHandler, raise_problem
 from mpdiag.data.synthetic import SYNTHETIC_SPLITS, generate_synthetic
+from mpdiag.data.yolo import open_yolo
 from mpdiag.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -133,8 +138,9 @@ def _detect_layout(folder: Path) -> tuple[str, _Layout]:
     for name, layout in _LAYOUTS.items():
         if layout.matches(folder):
             return name, layout
-    if _COCO_FOLDER.matches(folder):
-        return folder.absolute().name, _COCO_FOLDER
+    for layout in _FOLDER_LAYOUTS:
+        if layout.matches(folder):
+            return folder.absolute().name, layout
     raise _unknown(str(folder), "not the folder of a known data set")
 
 
@@ -192,7 +198,13 @@ _LAYOUTS = {
     ),
 }
 
-# What `mpdiag data prepare` writes: annotations/instances_SPLIT.json, and images in SPLIT/.
-_COCO_FOLDER = _Layout("", ("annotations/*_train.json", "annotations/*_val.json"), open_coco_folder)
+# Layouts of data sets without a name of their own; the first that matches is used.
+_FOLDER_LAYOUTS = (
+    _Layout("", ("annotations/*_train.json", "annotations/*_val.json"), open_coco_folder),
+    _Layout("", (f"*/{ROBOFLOW_FILE}",), open_roboflow),
+    _Layout("", ("data.yaml",), open_yolo),
+    _Layout("", (f"*/{METADATA}",), open_image_folder),
+    _Layout("", ("*/masks/*/*", "*/*/masks/*"), open_mask_files),
+)
 
 KNOWN_DATASETS = tuple(_LAYOUTS)

@@ -231,6 +231,29 @@ def test_a_file_needs_held_out_images(small_recipe, unusual_images: Path, tmp_pa
     assert '"ap"' in (tmp_path / "run" / "metrics.json").read_text()
 
 
+def test_held_out_images_have_their_own_root(
+    small_recipe, unusual_images: Path, tmp_path: Path
+) -> None:
+    """The images of both splits have the same names, and those of validation are larger."""
+    root = tmp_path / "val"
+    root.mkdir()
+    content = json.loads(unusual_images.read_text())
+    for entry in content["images"]:
+        entry["height"] = entry["width"] = SIDE * 2
+        Image.new("RGB", (SIDE * 2, SIDE * 2)).save(root / entry["file_name"])
+    for entry in content["annotations"]:
+        entry["segmentation"] = [[0, 0, 9, 0, 9, 9]]
+    (tmp_path / "held_out.json").write_text(json.dumps(content))
+    settings = (
+        f"data.dataset={unusual_images}", f"data.root={tmp_path}", "evaluate_every=1",
+        f"data.val_dataset={tmp_path / 'held_out.json'}", "schedule.iterations=1",
+    )  # fmt: skip
+    with pytest.raises(DataError, match="the image folder of this split"):
+        train(small_recipe(*settings), tmp_path / "other", console=QUIET)
+    train(small_recipe(*settings, f"data.val_root={root}"), tmp_path / "run", console=QUIET)
+    assert '"ap"' in (tmp_path / "run" / "metrics.json").read_text()
+
+
 def test_a_name_of_detectron2_needs_held_out_images(
     small_recipe, ade20k_root: Path, tmp_path: Path
 ) -> None:
