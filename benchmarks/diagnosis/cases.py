@@ -1,6 +1,6 @@
 """The cases of the benchmark, in a development half and a reporting half.
 
-The halves share no severity, no trained model and no image. Faults, checks and thresholds are
+The halves share no severity and no image. Faults, checks and thresholds are
 developed on the first one only.
 """
 
@@ -13,9 +13,6 @@ from mpdiag.errors import ConfigError
 
 Half = Literal["development", "reporting"]
 HALVES: tuple[Half, ...] = get_args(Half)
-
-TRAININGS: dict[Half, tuple[int, ...]] = {"development": (0,), "reporting": (1,)}
-"""Seeds of the trainings of the healthy models."""
 
 SEEDS: dict[Half, tuple[int, ...]] = {"development": (0, 1, 2), "reporting": (3, 4, 5)}
 """Seeds of the images and of the draws of faults."""
@@ -39,12 +36,6 @@ class Case:
     fault: str | None
     level: int
     seed: int
-
-    @property
-    def training(self) -> int:
-        """Seed of the training of the healthy model."""
-        trainings = TRAININGS[self.half]
-        return trainings[self.seed % len(trainings)]
 
     @property
     def name(self) -> str:

@@ -37,9 +37,9 @@ Diagnose = Callable[[LoadedCheckpoint, SegmentationDataset, Path], Diagnosis]
 
 
 class HealthySource(Protocol):
-    """Source of healthy models and of images by seed."""
+    """Source of a healthy model, and of images by seed."""
 
-    def model(self, seed: int) -> LoadedCheckpoint: ...
+    def model(self) -> LoadedCheckpoint: ...
 
     def images(self, seed: int) -> Images: ...
 
@@ -117,7 +117,7 @@ class Experiment:
         """Set up an experiment.
 
         Args:
-            source: healthy models and images.
+            source: healthy model and images.
             directory: directory of the results and of scratch files.
             diagnose: diagnoses a model on a data set; gets a directory for its files.
         """
@@ -156,7 +156,7 @@ class Experiment:
 
     def plant(self, case: Case, directory: Path) -> tuple[LoadedCheckpoint, SegmentationDataset]:
         """Return copies of the healthy model and of its data set, with the fault of the case."""
-        loaded, images = copy.deepcopy(self._model(case.training)), self._images(case.seed)
+        loaded, images = copy.deepcopy(self._model()), self._images(case.seed)
         content = images.content
         fault = FAULTS[case.fault] if case.fault else None
         generator = np.random.default_rng(_seed_of(case))

@@ -1,4 +1,4 @@
-"""Healthy models and images, which cases plant faults in."""
+"""A healthy model and images, in which cases plant faults."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,6 @@ from trainers.loop import train
 from trainers.recipe import load_recipe
 
 TRAIN_IMAGES = 3000
-BASE_TRAINING = 0  # seed of the training that the others continue
 IMAGES = 60  # per case
 IMAGE_SEED = 1_000_000  # added to the seeds of cases, so that no scene is one of the training
 RECIPE = (
@@ -23,9 +22,8 @@ RECIPE = (
     "model.decoder_layers=6",
     "evaluate_every=null",
     "layer_metrics_every=null",
+    "schedule.iterations=1200",
 )
-FROM_START = ("schedule.iterations=1200",)
-CONTINUED = ("schedule.iterations=300", "reset_classes=true")  # at the full learning rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +40,23 @@ class Images:
 
 
 class ColoredShapes:
-    """Models that are trained on colored shapes, and images for their diagnosis.
-
-    The model of seed 0 is trained from the start. Those of other seeds continue it with other
-    batches and with a new class head, which takes less time.
-    """
+    """A model that is trained on colored shapes, and images for its diagnosis."""
 
     def __init__(self, directory: Path, console: Console) -> None:
-        """Keep trainings and images in `directory`; those that exist are used."""
+        """Keep the training and the images in `directory`; those that exist are used."""
         self._directory = directory
         self._console = console
 
-    def model(self, seed: int) -> LoadedCheckpoint:
-        """Return the model of a seed, and train it if it does not exist."""
-        return load_checkpoint(self._training(seed))
-
-    def _training(self, seed: int) -> Path:
-        output = self._directory / "train" / f"seed-{seed}"
-        final = output / "model_final.pth"
-        if final.is_file():
-            return final
-        schedule: tuple[str, ...] = FROM_START
-        if seed != BASE_TRAINING:
-            schedule = (*CONTINUED, f"init={self._training(BASE_TRAINING)}")
-        self._console.print(f"Training the healthy model of seed {seed}")
-        root = self._directory / "data"
-        generate_colored_shapes(root / "synthetic", train=TRAIN_IMAGES, val=200, seed=0)
-        changes = [*RECIPE, *schedule, f"seed={seed}", f"data.root={root}"]
-        return train(
-            load_recipe("synthetic-tiny", changes), output, resume=True, console=self._console
-        )
+    def model(self) -> LoadedCheckpoint:
+        """Return the model, and train it if it does not exist."""
+        output = self._directory / "train"
+        if not (output / "model_final.pth").is_file():
+            self._console.print("Training the healthy model")
+            root = self._directory / "data"
+            generate_colored_shapes(root / "synthetic", train=TRAIN_IMAGES, val=200, seed=0)
+            recipe = load_recipe("synthetic-tiny", [*RECIPE, f"data.root={root}"])
+            train(recipe, output, resume=True, console=self._console)
+        return load_checkpoint(output / "model_final.pth")
 
     def images(self, seed: int) -> Images:
         """Return the images of a seed."""
@@ -92,8 +77,8 @@ class GivenModel:
         self._annotations = annotations
         self._folder = folder
 
-    def model(self, seed: int) -> LoadedCheckpoint:
-        """Return the model, which is the same for all seeds."""
+    def model(self) -> LoadedCheckpoint:
+        """Return the model."""
         return load_checkpoint(self._checkpoint)
 
     def images(self, seed: int) -> Images:

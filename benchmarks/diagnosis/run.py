@@ -27,7 +27,7 @@ def run_benchmark(
     """Run cases, print their tables, and return the results.
 
     Args:
-        source: healthy models and images.
+        source: healthy model and images.
         cases: the cases; those in the results file are not run again.
         directory: directory of results and scratch files.
         console: console for progress and tables.

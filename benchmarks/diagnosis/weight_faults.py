@@ -72,10 +72,9 @@ def remove_self_attention(
     loaded: LoadedCheckpoint, layers: float, generator: np.random.Generator
 ) -> None:
     """Set the output of self-attention to zero in the last decoder layers."""
-    with torch.no_grad():
-        for layer in loaded.model.decoder.layers[-int(layers) :]:
-            layer.self_attn.out_proj.weight.zero_()
-            layer.self_attn.out_proj.bias.zero_()
+    for layer in loaded.model.decoder.layers[-int(layers) :]:
+        for parameter in layer.get_submodule("self_attn.out_proj").parameters():
+            torch.nn.init.zeros_(parameter)
 
 
 def noise_late_layers(
@@ -96,7 +95,8 @@ def noise_mask_head(
     loaded: LoadedCheckpoint, amount: float, generator: np.random.Generator
 ) -> None:
     """Add noise to the last layer of the mask head; `amount` as for `noise_late_layers`."""
-    _add_noise(loaded.model.decoder.mask_embed.layers[-1].weight, amount, generator)
+    last = loaded.model.decoder.mask_embed.layers[-1]
+    _add_noise(last.get_parameter("weight"), amount, generator)
 
 
 def _query_weights(decoder: Decoder) -> list[Tensor]:

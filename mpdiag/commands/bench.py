@@ -261,7 +261,7 @@ def bench_train(
 @bench_app.command("diagnose")
 def bench_diagnose(
     output: Annotated[
-        Path, typer.Option(help="Directory of trainings, images and results; resumable.")
+        Path, typer.Option(help="Directory of training, images and results; resumable.")
     ] = Path("runs/bench-diagnose"),
     half: Annotated[
         Literal["development", "reporting"],
@@ -276,7 +276,7 @@ def bench_diagnose(
     ] = False,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Healthy model.", show_default="small models that it trains"),
+        typer.Option(help="Healthy model.", show_default="a small model that it trains"),
     ] = None,
     annotations: Annotated[
         Path | None, typer.Option(help="COCO-format FILE.json for --checkpoint.")
@@ -287,7 +287,7 @@ def bench_diagnose(
         typer.Option(help="Write the tables into this file, between its marker comments."),
     ] = None,
 ) -> None:
-    """Plant faults in healthy models, and check that `mpdiag diagnose` finds their causes."""
+    """Plant faults in a healthy model, and check that `mpdiag diagnose` finds their causes."""
     from benchmarks.diagnosis.cases import list_cases
     from benchmarks.diagnosis.healthy import ColoredShapes, GivenModel
     from benchmarks.diagnosis.run import run_benchmark
