@@ -72,7 +72,6 @@ class MaskPiloting:
     mpdiag, and writes them to `mask_piloting.safetensors` beside them; `load` reads them.
 
     Attributes:
-        class_embeddings: (K, C) embeddings of the classes, a submodule of the model.
         losses: weighted losses of the MP part in the last pass, by the names of mpdiag's trainer
             (`loss_mask_dn_0` of M^0, ..., `loss_mask_dn` of M^L). They have no gradient.
         loaded: whether `load` has read class embeddings.
@@ -99,8 +98,8 @@ class MaskPiloting:
             model: Mask2FormerForUniversalSegmentation or OneFormerForUniversalSegmentation.
             queries: n_q, number of MP queries per image. They form groups with one query per GT.
             layers: number of decoder layers, from the first, that attend within GT masks.
-            noise: noise on GT masks: `point`, `shift`, `scale` or `none`.
-            noise_ratio: strength of the noise, see `mpdiag.config.PilotConfig`.
+            noise: noise on GT masks, one of those of `mpdiag.config.PilotConfig`.
+            noise_ratio: strength of the noise, see there.
             label_noise: probability that a query gets the embedding of another class.
             num_groups: number of groups, whatever the number of GT; replaces `queries`.
             assignment: each query reconstructs its own GT (`hard`), or the GT that it matches.
@@ -147,6 +146,7 @@ class MaskPiloting:
 
     @property
     def class_embeddings(self) -> nn.Embedding:
+        """(K, C) embeddings of the classes, the submodule `mask_piloting` of the model."""
         embeddings: nn.Embedding = getattr(self.model, _SUBMODULE)
         return embeddings
 

@@ -62,7 +62,8 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 def trainer_of(model: Any, output: Path, piloting: MaskPiloting, **settings: Any) -> Any:
     arguments = transformers.TrainingArguments(
         str(output),
-        per_device_train_batch_size=2,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=2,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         report_to=[],

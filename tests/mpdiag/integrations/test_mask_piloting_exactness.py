@@ -119,6 +119,8 @@ PILOTS = {
     "default": PilotConfig(num_queries=8),
     "shift": PilotConfig(num_queries=8, noise="shift", noise_ratio=0.4, layers=1),
     "scale": PilotConfig(num_queries=8, noise="scale", layers=2, variant="official"),
+    "cell": PilotConfig(num_queries=8, noise="cell"),
+    "neighbour": PilotConfig(num_queries=8, noise="neighbour"),
     "matched": PilotConfig(num_queries=8, assignment="match", label_noise=0.5),
     "groups": PilotConfig(num_groups=2, variant="official", noise="none"),
     "fewer queries than GT": PilotConfig(num_queries=2),
