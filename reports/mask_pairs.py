@@ -13,6 +13,7 @@ from reports.mask_images import (
     concatenate,
     image_or_placeholder,
     overlay_mask,
+    placeholder,
 )
 from reports.names import class_name
 
@@ -79,23 +80,43 @@ def lowest_iou_pairs(run: Run, count: int, image_id: int | None = None) -> list[
     ]
 
 
-def draw_pairs(run: Run, pairs: list[MaskPair], stem: str) -> tuple[Picture, ...]:
-    """Draw each pair as one JPEG: the mask of the earlier layer, then that of the later one."""
-    return tuple(_draw(run, pair, f"{stem}-{number}.jpg") for number, pair in enumerate(pairs, 1))
+def draw_pairs(
+    run: Run, pairs: list[MaskPair], stem: str, *, show_images: bool = True
+) -> tuple[Picture, ...]:
+    """Draw each pair as one JPEG: the mask of the earlier layer, then that of the later one.
+
+    Without `show_images`, the masks are on a plain ground, for reports on images that must not be
+    published.
+    """
+    return tuple(
+        _draw(run, pair, f"{stem}-{number}.jpg", show_images)
+        for number, pair in enumerate(pairs, 1)
+    )
 
 
 def draw_pair(
-    run: Run, image_id: int, query: int, layer: int, max_side: int = MAX_SIDE
+    run: Run,
+    image_id: int,
+    query: int,
+    layer: int,
+    max_side: int = MAX_SIDE,
+    *,
+    show_images: bool = True,
 ) -> RgbImage:
     """Draw the masks of a query in layers `layer` - 1 and `layer` in red, side by side."""
     masks = run.masks(image_id, query)
-    image = image_or_placeholder(run, image_id, masks.shape[1:], max_side)
+    height, width = masks.shape[1:]
+    image = placeholder(height, width, max_side)
+    if show_images:
+        image = image_or_placeholder(run, image_id, (height, width), max_side)
     return concatenate([overlay_mask(image, mask) for mask in masks[layer - 1 : layer + 1]])
 
 
-def _draw(run: Run, pair: MaskPair, file: str) -> Picture:
+def _draw(run: Run, pair: MaskPair, file: str, show_images: bool) -> Picture:
     stream = io.BytesIO()
-    image = draw_pair(run, pair.image_id, pair.query, pair.layer, REPORT_SIDE)
+    image = draw_pair(
+        run, pair.image_id, pair.query, pair.layer, REPORT_SIDE, show_images=show_images
+    )
     Image.fromarray(image).save(stream, format="JPEG", quality=88)
     caption = (
         f"Query {pair.query} of the {pair.label} in layers {pair.layer - 1} and {pair.layer}: "

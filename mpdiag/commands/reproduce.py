@@ -50,6 +50,12 @@ def reproduce(
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Run no job; report on the existing trainings.")
     ] = False,
+    images: Annotated[
+        bool,
+        typer.Option(
+            "--images/--no-images", help="Draw masks over the images, or on a plain ground."
+        ),
+    ] = True,
     plan: Annotated[
         bool, typer.Option("--plan", help="Print the jobs, their time and disk space, and stop.")
     ] = False,
@@ -67,6 +73,7 @@ def reproduce(
         root=root,
         jobs=jobs,
         only=[name.strip() for name in only.split(",") if name.strip()],
+        show_images=images,
     )
     with exit_on_signal(), nullcontext() if plan else lock_directory(options.output):
         files = run(options, err, plan=plan, report_only=report_only)

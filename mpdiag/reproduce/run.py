@@ -30,6 +30,7 @@ from mpdiag.reproduce.experiments import (
 )
 from mpdiag.reproduce.explanations import EXPLANATIONS_FILE, read_explanations
 from mpdiag.reproduce.reporting import measure_costs, measure_noise, write_reproduction_report
+from mpdiag.reproduce.resampling import resample_runs
 from mpdiag.reproduce.scheduler import Failure, Machine, Running, plan_machine, run_job_chains
 from reports.reproduction import TABLES, ReproductionContext, logged_steps
 
@@ -46,6 +47,7 @@ class ReproductionOptions:
             recipes.
         jobs: number of concurrent trainings; None runs as many as fit.
         only: names of the trainings to run, in this order; empty for all.
+        show_images: draw masks over the images in the report.
     """
 
     targets: Sequence[str]
@@ -55,6 +57,7 @@ class ReproductionOptions:
     root: Path | None = None
     jobs: int | None = None
     only: Sequence[str] = ()
+    show_images: bool = True
 
     @property
     def directory(self) -> ReproductionDirectory:
@@ -234,6 +237,8 @@ def _context(
         costs=measure_costs(trainings, directory) if "table7" in targets else {},
         noise=measure_noise(options.baseline(), directory) if "figure4" in targets else None,
         explanations=explanations,
+        resampled=resample_runs(trainings, directory),
+        show_images=options.show_images,
     )
 
 

@@ -27,7 +27,13 @@ _TITLES = {
 }
 
 
-def figure1(training: str, results: TrainingResults, remarks: tuple[str, ...] = ()) -> Section:
+def figure1(
+    training: str,
+    results: TrainingResults,
+    remarks: tuple[str, ...] = (),
+    *,
+    show_images: bool = True,
+) -> Section:
     """Return the mask pairs with the lowest IoU of the training's first seed."""
     title = "Figure 1: failures of adjacent layers"
     run = results.first_run(training)
@@ -39,7 +45,7 @@ def figure1(training: str, results: TrainingResults, remarks: tuple[str, ...] = 
         f"the {len(pairs)} pairs with the lowest IoU, one per query, among the queries that match "
         "an object in the last layer. Pairs with an empty mask are left out."
     )
-    pictures = draw_pairs(run, pairs, "figure1")
+    pictures = draw_pairs(run, pairs, "figure1", show_images=show_images)
     return Section(title, (text,), remarks=remarks, pictures=pictures)
 
 

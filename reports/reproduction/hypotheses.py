@@ -7,8 +7,9 @@ from mpdiag.config import PaperResult
 from reports import paper
 from reports.document import Highlight
 from reports.formatting import format_difference, format_seed_count
+from reports.reproduction.image_intervals import ImageInterval, ResampledRuns, image_interval
 from reports.reproduction.results import MATCHING, PILOTED, SummaryMetric, TrainingResults
-from reports.reproduction.seed_statistics import paired_difference
+from reports.reproduction.seed_statistics import PairedDifference, paired_difference
 from reports.reproduction.table_rows import TABLES, table3
 from reports.reproduction.tables import ReportedValue
 
@@ -122,8 +123,15 @@ HYPOTHESES = (
 )  # fmt: skip
 
 
+RESAMPLED_METRICS = tuple(dict.fromkeys(hypothesis.metric for hypothesis in HYPOTHESES))
+"""Metrics whose differences get an interval over images."""
+
+
 def evaluate_hypotheses(
-    target: str, results: TrainingResults, trainings: frozenset[str]
+    target: str,
+    results: TrainingResults,
+    trainings: frozenset[str],
+    resampled: ResampledRuns | None = None,
 ) -> Iterator[tuple[Highlight, ReportedValue]]:
     """Test the hypotheses of a table whose trainings are among `trainings`."""
     for hypothesis in HYPOTHESES:
@@ -135,15 +143,28 @@ def evaluate_hypotheses(
         )
         verdict, value, mean = "unknown", "no seed has both runs", None
         if difference is not None:
-            verdict, mean = difference.verdict(hypothesis.sign), difference.mean
-            value = format_difference(mean, difference.half_width)
-            value += f" ({format_seed_count(difference.count)})"
+            images = image_interval(
+                resampled or {}, (a.training, a.part), (b.training, b.part), metric
+            )
+            undecided = images is not None and images.contains_zero
+            verdict = "undecided" if undecided else difference.verdict(hypothesis.sign)
+            value, mean = _format(difference, images), difference.mean
         text = f"{_target_name(target)}: {hypothesis.text}"
         yield (
             Highlight(verdict, text, value, _published_difference(hypothesis)),
             ReportedValue(target, f"hypothesis: {verdict}", hypothesis.text, b.part, metric.key,
                           metric.layer, "mean", mean),
         )  # fmt: skip
+
+
+def _format(difference: PairedDifference, images: ImageInterval | None) -> str:
+    """Return the difference with its intervals over seeds and images."""
+    value = format_difference(difference.mean, difference.half_width)
+    value += f" ({format_seed_count(difference.count)}"
+    if images is not None:
+        low, high = format_difference(images.low), format_difference(images.high)
+        value += f"; over images {low} to {high}"
+    return f"{value})"
 
 
 def _target_name(target: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from reports.document import Document, Highlight, Picture, Section
@@ -10,8 +10,13 @@ from reports.figures import draw_curves
 from reports.formatting import join
 from reports.reproduction.figures import figure1, figure4
 from reports.reproduction.hypotheses import evaluate_hypotheses
+from reports.reproduction.image_intervals import ResampledRuns
 from reports.reproduction.results import SummaryMetric, TrainedRun, TrainingResults
-from reports.reproduction.seed_statistics import DECISION_RULE, seed_statistics
+from reports.reproduction.seed_statistics import (
+    DECISION_RULE,
+    resolvable_effect,
+    seed_statistics,
+)
 from reports.reproduction.table_rows import TABLE3_AS_PUBLISHED, TABLES, TableRow
 from reports.reproduction.tables import (
     ReportedValue,
@@ -56,6 +61,8 @@ class ReproductionContext:
         costs: costs of models by training, from `mpdiag.reproduce.measurements.model_costs`.
         noise: from `mpdiag.reproduce.measurements.noise_overlap`; None if it was not measured.
         explanations: the user's paragraphs on each target.
+        resampled: metrics of each run for the same samples of images.
+        show_images: draw masks over the images; otherwise on a plain ground.
     """
 
     targets: Sequence[str]
@@ -67,6 +74,8 @@ class ReproductionContext:
     costs: Mapping[str, Any]
     noise: Mapping[str, Any] | None
     explanations: Mapping[str, Sequence[str]]
+    resampled: ResampledRuns = field(default_factory=dict)
+    show_images: bool = True
 
 
 def table_rows(target: str, *, as_published: bool) -> tuple[TableRow, ...]:
@@ -85,7 +94,7 @@ def build_reproduction_report(
         section, section_values = _section(target, results, context)
         sections.append(section)
         values += section_values
-        for highlight, value in evaluate_hypotheses(target, results, trainings):
+        for highlight, value in evaluate_hypotheses(target, results, trainings, context.resampled):
             highlights.append(highlight)
             values.append(value)
     environment = Section("Settings and environment", facts=tuple(_facts(results, context)))
@@ -105,7 +114,13 @@ def _summary(
     if highlights:
         counts = Counter(highlight.label for highlight in highlights)
         verdicts = join([f"{counts[label]} {label}" for label in sorted(counts, reverse=True)])
-        text += [f"{len(highlights)} hypotheses from the paper: {verdicts}.", DECISION_RULE]
+        text += [f"{len(highlights)} hypotheses: {verdicts}.", DECISION_RULE]
+    if highlights and len(context.seeds) > 1:
+        effect = resolvable_effect(len(context.seeds))
+        text.append(
+            f"{len(context.seeds)} seeds resolve a difference of {effect:.1f} standard deviations "
+            "of the differences between seeds (power 80%)."
+        )
     if results.missing:
         text.append(f"Missing: {'; '.join(results.missing)}.")
     return Section("Summary", tuple(text), tuple(highlights))
@@ -116,7 +131,9 @@ def _section(
 ) -> tuple[Section, list[ReportedValue]]:
     remarks = tuple(context.explanations.get(target, ()))
     if target == "figure1":
-        return figure1(TABLES[target][0].training, results, remarks), []
+        return figure1(
+            TABLES[target][0].training, results, remarks, show_images=context.show_images
+        ), []
     if target == "figure4":
         return figure4(context.noise, remarks), []
     rows = table_rows(target, as_published=context.size == "paper")

@@ -39,6 +39,11 @@ class SummaryMetric:
     label: str
     layer: int | None = None
 
+    @property
+    def name(self) -> str:
+        """Key, and layer if it has one."""
+        return self.key if self.layer is None else f"{self.key}/{self.layer}"
+
     def value(self, summary: dict[str, Any]) -> float | None:
         """Return the value, a fraction; None if the run has none."""
         scores = summary.get("ap") or {}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from mpdiag.store import Run
@@ -62,6 +63,23 @@ def test_picture_has_both_masks_in_red(tmp_path: Path, make_run: MakeRun) -> Non
         side = image[:, start : start + width]
         redness = side[..., 0] - side[..., 1:].max(-1)
         assert redness[on].mean() > 60 > 20 > redness[~on].mean()
+
+
+def test_picture_without_the_image(
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.open(make_run(tmp_path / "run", images=8, layers=5))
+    noise = np.random.default_rng(0).integers(0, 256, (480, 480, 3), dtype=np.uint8)
+    monkeypatch.setattr("reports.mask_pairs.image_or_placeholder", lambda *_: noise[:240, :240])
+    pair = lowest_iou_pairs(run, 1)[0]
+    spreads = []
+    for show in (True, False):
+        (picture,) = draw_pairs(run, [pair], "pair", show_images=show)
+        image = np.asarray(Image.open(io.BytesIO(picture.data))).astype(float)
+        side = image[:, : (image.shape[1] - GAP) // 2]
+        grey = np.abs(side[..., 0] - side[..., 1]) < 8
+        spreads.append(side[grey].std())
+    assert spreads[0] > 20 and spreads[1] < 4
 
 
 def test_no_pairs_without_stored_masks(tmp_path: Path, make_run: MakeRun) -> None:

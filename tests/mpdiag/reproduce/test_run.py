@@ -43,6 +43,12 @@ def test_figures_1_and_4_and_their_repetition(
     files = reproduce(options, QUIET)
     run = Run.open(tmp_path / "out" / "runs" / "baseline-seed-3-matching")
     assert run.summary["num_images"] == 3
+    resampled = tmp_path / "out" / "measured" / "resampled" / "baseline-seed-3-matching.json"
+    values = json.loads(resampled.read_text())
+    assert {len(column) for column in values.values()} == {1000}
+    assert {"ap", "util", "util/1", "miou_l", "miou_l/1"} == values.keys()
+    of_layers = [layer["miou_l"] for layer in run.summary["layers"]]
+    assert min(values["miou_l"]) <= sum(of_layers) / len(of_layers) <= max(values["miou_l"])
     page = (tmp_path / "out" / "reports" / "report.html").read_text()
     assert "Figure 1" in page and "Figure 4" in page and "Missing" not in page
     assert "mpdiag reproduce figure1 figure4 model.hidden_dim=32" in page

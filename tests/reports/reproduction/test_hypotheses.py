@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from mpdiag.reproduce.experiments import TRAININGS
+from reports.document import Highlight
 from reports.reproduction import TABLES, TrainedRun
 from reports.reproduction.hypotheses import HYPOTHESES, evaluate_hypotheses
 from reports.reproduction.results import TrainingResults
@@ -34,6 +35,34 @@ def test_yes_no_and_undecided(make_trained: MakeTrained) -> None:
     assert (verdict, published) == ("no", "−0.5")  # noqa: RUF001
     alone = verdicts("table7", [one for one in trained if one.seed == 0])
     assert alone["Table 7: The fixed matching scheme lowers AP"][0] == "undecided"
+
+
+def test_an_interval_over_images_with_zero_leaves_a_hypothesis_undecided(
+    make_trained: MakeTrained,
+) -> None:
+    table = {"baseline": (0.20, 0.22), "fixed-matching": (0.10, 0.125), "auxiliary-loss": (0, 0)}
+    trained = make_trained(["table7"], [0, 1], lambda name, seed: table[name][seed], **SMALL)
+    names = frozenset(one.name for one in trained)
+    results = TrainingResults.read(trained)
+    text = "Table 7: The fixed matching scheme lowers AP"
+
+    def evaluate(shift: float) -> Highlight:
+        # Differences of the 101 samples: shift - 0.50, ..., shift + 0.50, the same for both seeds.
+        resampled = {
+            ("baseline", seed, "matching"): {"ap": [0.5] * 101} for seed in (0, 1)
+        } | {
+            ("fixed-matching", seed, "matching"): {"ap": [k / 100 + shift for k in range(101)]}
+            for seed in (0, 1)
+        }  # fmt: skip
+        found = evaluate_hypotheses("table7", results, names, resampled)
+        return next(highlight for highlight, _ in found if highlight.text == text)
+
+    below, both = evaluate(-0.6), evaluate(-0.1)
+    # The 2.5 and 97.5 percentiles of 0..100 are 2.5 and 97.5.
+    assert (below.label, below.value) == (
+        "yes", "−9.8 ± 3.2 (2 seeds; over images −107.5 to −12.5)",  # noqa: RUF001
+    )  # fmt: skip
+    assert both.label == "undecided" and "over images −57.5 to +37.5" in both.value  # noqa: RUF001
 
 
 def test_unknown_without_runs(make_trained: MakeTrained) -> None:

@@ -2,12 +2,14 @@
 
 import statistics
 
+import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
 from reports.reproduction.seed_statistics import (
     PairedDifference,
     paired_difference,
+    resolvable_effect,
     seed_statistics,
 )
 
@@ -54,3 +56,13 @@ def test_only_seeds_of_both_are_paired() -> None:
 )
 def test_decision_rule(mean: float, half_width: float | None, sign: int, verdict: str) -> None:
     assert PairedDifference(mean, half_width, 3).verdict(sign) == verdict
+
+
+def test_resolvable_effect_is_found_in_four_of_five_experiments() -> None:
+    # Tables of t: (2.776 + 0.941) / sqrt(5), (4.303 + 1.061) / sqrt(3).
+    assert resolvable_effect(5) == pytest.approx(1.662, abs=1e-3)
+    assert resolvable_effect(3) == pytest.approx(3.097, abs=1e-3)
+    draws = np.random.default_rng(0).normal(resolvable_effect(5), 1, (2000, 5))
+    decided = [paired_difference(dict.fromkeys(range(5), 0.0), dict(enumerate(x))) for x in draws]
+    share = np.mean([one is not None and one.verdict(1) == "yes" for one in decided])
+    assert share == pytest.approx(0.8, abs=0.05)

@@ -1,0 +1,68 @@
+"""Metrics of runs for resampled images, for the intervals of differences between trainings."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mpdiag.analysis.run_evaluation import resample_ap
+from mpdiag.data import SegmentationDataset, load_dataset
+from mpdiag.reproduce.directory import PARTS, ReproductionDirectory, read_json
+from mpdiag.reproduce.experiments import SeededTraining
+from mpdiag.store import Run
+from mpdiag.store.bootstrap import RESAMPLES, draw_images, ratio
+from mpdiag.store.files import replace_json
+from reports.reproduction import RESAMPLED_METRICS, ResampledRuns
+
+
+def resample_runs(
+    trainings: Sequence[SeededTraining], directory: ReproductionDirectory
+) -> ResampledRuns:
+    """Return the metrics of all finished runs for the same samples of images.
+
+    The values of a run are computed once and kept in DIR/measured/resampled/.
+    """
+    data: SegmentationDataset | None = None
+    found: dict[tuple[str, int, str], Mapping[str, list[float | None]]] = {}
+    for training in trainings:
+        for job in directory.jobs(training):
+            if job.is_training or not job.finished:
+                continue
+            part = next(part for part in PARTS if job.name.endswith(part))
+            path = directory.root / "measured" / "resampled" / f"{job.name}.json"
+            values = read_json(path)
+            if not values:
+                if data is None:
+                    config = training.config.data
+                    data = load_dataset(
+                        config.dataset,
+                        root=config.root,
+                        split=config.val_split,
+                        task=config.task,
+                    )
+                values = _resample(job.output, data if part == PARTS[0] else None)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                replace_json(path, values)
+            found[training.spec.name, training.seed, part] = values
+    return found
+
+
+def _resample(
+    path: Path, data: SegmentationDataset | None, resamples: int = RESAMPLES
+) -> dict[str, list[float | None]]:
+    """Return the value of each metric for each sample; AP only with the data set."""
+    terms = Run.open(path).image_terms()
+    draws = np.concatenate(list(draw_images(len(terms["util"][0]), resamples=resamples)))
+    layers = {name: ratio(draws, *terms[name]) for name in ("util", "miou_l")}
+    values: dict[str, list[float | None]] = {}
+    for metric in RESAMPLED_METRICS:
+        if metric.key == "ap":
+            column = None if data is None else resample_ap(path, data, draws)
+        elif metric.layer is not None:
+            column = layers[metric.key][:, metric.layer]
+        else:
+            chosen = slice(1, -1) if metric.key == "util" else slice(1, None)
+            column = np.nanmean(layers[metric.key][:, chosen], axis=1)
+        if column is not None:
+            values[metric.name] = [None if np.isnan(x) else float(x) for x in column]
+    return values
