@@ -11,6 +11,8 @@ from mpdiag.choices import Task
 from mpdiag.commands.options import Root, err, out, suggest
 from mpdiag.errors import DataError
 
+_PICTURES = 24  # images of `data check --pictures`
+
 data_app = typer.Typer(help="Generate, check and prepare data sets.", no_args_is_help=True)
 
 
@@ -51,6 +53,13 @@ def check_data(
     limit: Annotated[
         int | None, typer.Option(help="Number of images to read.", min=1, show_default="all")
     ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="HTML file to write: training images after augmentation, with masks."),
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="Recipe whose augmentation --pictures shows.")
+    ] = "table4-1-mask2former",
 ) -> None:
     """Read a data set as training does, list all problems, and count objects by class.
 
@@ -75,7 +84,45 @@ def check_data(
         previous = result
     if failed:
         raise typer.Exit(2)
+    if pictures is not None:
+        _write_pictures(pictures, recipe, dataset, root, split if one_split else "train", task)
+        out.print(f"[bold]{escape(str(pictures))}[/]", soft_wrap=True)
     suggest(f"mpdiag analyze CHECKPOINT --dataset {shlex.quote(dataset)}")
+
+
+def _write_pictures(
+    path: Path, recipe: str, dataset: str, root: Path | None, split: str | None, task: Task | None
+) -> None:
+    """Write a page of the first training images of a recipe, as training gets them."""
+    from mpdiag.data import TrainingBatches, build_augmentation, load_dataset
+    from mpdiag.store.files import replace_file
+    from reports.contact_sheet import LabelledImage, contact_sheet
+    from reports.document import render_html
+    from trainers.recipe import load_recipe
+
+    config = load_recipe(recipe)
+    data = load_dataset(dataset, root=root, split=split, task=task)
+    batches = TrainingBatches(
+        data,
+        min(_PICTURES, len(data)),
+        config.seed,
+        transform=build_augmentation(config.data),
+        filter_empty=True,
+    )
+    images = [
+        LabelledImage(
+            sample.file_name,
+            sample.image.permute(1, 2, 0).numpy(),
+            sample.masks.numpy(),
+            [data.classes[label].name for label in sample.labels.tolist()],
+        )
+        for sample in next(batches.start(0))
+    ]
+    text = (
+        f"Images of {data.name} after the augmentation of recipe {recipe}, with training targets."
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, render_html(contact_sheet(f"Training images of {data.name}", text, images)))
 
 
 @data_app.command()
