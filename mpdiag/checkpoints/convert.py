@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from mpdiag.checkpoints.detectron2_config import TrainingInfo
 from mpdiag.checkpoints.loading import LoadedCheckpoint, load_checkpoint
 from mpdiag.checkpoints.saving import save_checkpoint
-from mpdiag.checkpoints.transformers_directory import write_transformers
+from mpdiag.checkpoints.transformers_directory import CLASS_EMBEDDINGS, write_transformers
 from mpdiag.choices import CheckpointFormat
 from mpdiag.config import LossConfig
 from mpdiag.errors import CheckpointError
@@ -97,7 +97,7 @@ def _write_directory(target: Path, loaded: LoadedCheckpoint) -> None:
     if not config.query_position:
         _log.info("%s has no query positions; they are written as zeros", loaded.path)
     if config.label_embedding:
-        _log.info("%s: label_enc, which only training uses, is not written", loaded.path)
+        _log.info("%s: label_enc is written to %s", loaded.path, CLASS_EMBEDDINGS)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     try:

@@ -38,6 +38,9 @@ from mpdiag.untrusted import printable
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+CLASS_EMBEDDINGS = "mask_piloting.safetensors"
+"""File of the class embeddings, which transformers does not read; MaskPiloting does."""
+CLASS_EMBEDDINGS_TENSOR = "class_embeddings"
 
 
 def is_transformers_directory(directory: Path) -> bool:
@@ -122,7 +125,8 @@ def write_transformers(
     """Write config.json, preprocessor_config.json and model.safetensors into `directory`.
 
     If the model has no query positions (MP-Former), they are written as zeros, which gives equal
-    outputs. Class embeddings, which only training uses, are not written.
+    outputs. Class embeddings, which only training uses, are written to `mask_piloting.safetensors`,
+    where `mpdiag.integrations.transformers.MaskPiloting` finds them.
 
     The entry `mpdiag` of config.json holds `norm` (transformers has no frozen norms), `classes` and
     `recipe`; `read_transformers` reads it.
@@ -161,6 +165,9 @@ def write_transformers(
     size = _image_size(training_info, recipe)
     _write_json(directory / PREPROCESSOR, preprocessor_settings(config, size))
     save_file(state, directory / WEIGHTS[0], metadata={"format": "pt"})
+    if model.decoder.label_embed is not None:
+        embeddings = model.decoder.label_embed.weight.detach().cpu()
+        save_file({CLASS_EMBEDDINGS_TENSOR: embeddings}, directory / CLASS_EMBEDDINGS)
 
 
 def _state_dict(model: Mask2Former, no_object_weight: float) -> dict[str, Tensor]:

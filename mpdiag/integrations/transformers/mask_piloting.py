@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from mpdiag import untrusted
+from mpdiag.checkpoints.transformers_directory import CLASS_EMBEDDINGS, CLASS_EMBEDDINGS_TENSOR
 from mpdiag.config import LossConfig, PilotConfig, parse
 from mpdiag.errors import CheckpointError, DataError, TrainingError
 from mpdiag.integrations.transformers.piloted_decoder import PilotedDecoder, piloted_decoder
@@ -28,12 +29,8 @@ from mpdiag.recording.compiled import compiled_module
 from mpdiag.recording.family import family_of
 from mpdiag.store.files import replace_file
 
-CLASS_EMBEDDINGS = "mask_piloting.safetensors"
-"""Name of the file with the class embeddings, in the directory of a model."""
-
 _SUBMODULE = "mask_piloting"
 _PARAMETER = f"{_SUBMODULE}.weight"
-_TENSOR = "class_embeddings"
 _MAX_BYTES = 2**30  # of a file with class embeddings
 _MAX_SEED = 2**62
 
@@ -200,17 +197,19 @@ class MaskPiloting:
             OutputError: the file cannot be written.
         """
         weight = self.class_embeddings.weight.detach().cpu().contiguous()
-        replace_file(Path(directory) / CLASS_EMBEDDINGS, save({_TENSOR: weight}))
+        replace_file(Path(directory) / CLASS_EMBEDDINGS, save({CLASS_EMBEDDINGS_TENSOR: weight}))
 
     def load(self, directory: str | os.PathLike[str]) -> None:
-        """Read the class embeddings that `save` or `model.save_pretrained` wrote to `directory`.
+        """Read the class embeddings in `directory`.
+
+        `save`, `model.save_pretrained` and, for an MP-Former, `mpdiag convert` write them.
 
         Raises:
             CheckpointError: the file is missing, unreadable, or of a model with other classes.
         """
         path = Path(directory) / CLASS_EMBEDDINGS
         try:
-            weight = load(untrusted.read_bytes(path, _MAX_BYTES)).get(_TENSOR)
+            weight = load(untrusted.read_bytes(path, _MAX_BYTES)).get(CLASS_EMBEDDINGS_TENSOR)
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(
                 f"{path}: no readable class embeddings ({error}); give a directory that "
@@ -220,7 +219,8 @@ class MaskPiloting:
         if weight is None or weight.shape != expected.shape:
             found = "missing" if weight is None else f"of shape {tuple(weight.shape)}"
             raise CheckpointError(
-                f"{path}: {_TENSOR} is {found}, but the model has {tuple(expected.shape)}"
+                f"{path}: {CLASS_EMBEDDINGS_TENSOR} is {found}, but the model has "
+                f"{tuple(expected.shape)}"
             )
         with torch.no_grad():
             expected.copy_(weight)

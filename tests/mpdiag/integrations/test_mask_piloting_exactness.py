@@ -104,10 +104,7 @@ class Pair:
         )
         batch = Batch(images, targets, randomness)
         self.step: TrainingStep = self.method.step(batch, self.method.normalizers(targets))
-        with torch.no_grad():
-            embeddings = ours.decoder.label_embed
-            assert embeddings is not None
-            self.piloting.class_embeddings.weight.copy_(embeddings.weight)
+        self.piloting.load(directory)
         self.batch = {
             "pixel_values": ours.preprocess(images),
             "mask_labels": [target["masks"].float() for target in targets],
