@@ -5,7 +5,7 @@ the value is summed by atomic additions, so its rounding differs between runs.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -16,7 +16,16 @@ from torch import Tensor
 from mpdiag.errors import DependencyError
 from mpdiag.ops.custom_operator import AttentionFunction, register_operator
 
-TILE = 1024  # elements of a block: queries times channels
+# Elements of a block (queries times channels) and warps. Triton measures them when a kernel first
+# runs for a number of channels and a dtype, and stores the choice in its cache directory.
+CONFIGS = [
+    triton.Config({"TILE": tile}, num_warps=warps) for tile in (1024, 512, 2048) for warps in (4, 8)
+]
+if triton.knobs.runtime.interpret:  # cannot measure times
+    CONFIGS = CONFIGS[:1]
+autotune = partial(
+    triton.autotune, configs=CONFIGS, key=["channels", "LEVELS", "POINTS"], cache_results=True
+)
 
 
 def load() -> AttentionFunction:
@@ -58,8 +67,10 @@ def _launch(
     batch, cells, heads, channels = value.shape
     queries, _, levels, points = locations.shape[1:5]
     width = triton.next_power_of_2(channels)
-    block = max(TILE // width, 1)
-    grid = (triton.cdiv(queries, block), heads, batch)
+
+    def grid(chosen: dict[str, Any]) -> tuple[int, int, int]:
+        return triton.cdiv(queries, max(chosen["TILE"] // width, 1)), heads, batch
+
     if locations.numel() == 0:
         return
     with torch.cuda.device_of(value):
@@ -74,7 +85,6 @@ def _launch(
             channels,
             LEVELS=levels,
             POINTS=points,
-            BLOCK=block,
             WIDTH=width,
             enable_fp_fusion=True,
         )
@@ -106,6 +116,7 @@ def _point(locations, sample, valid, height, width):  # type: ignore[no-untyped-
     return top.to(tl.int32), left.to(tl.int32), y - top, x - left, seen, nan
 
 
+@autotune()
 @triton.jit  # type: ignore[untyped-decorator]
 def _forward(  # type: ignore[no-untyped-def]
     value,
@@ -119,10 +130,11 @@ def _forward(  # type: ignore[no-untyped-def]
     channels,
     LEVELS: tl.constexpr,
     POINTS: tl.constexpr,
-    BLOCK: tl.constexpr,
     WIDTH: tl.constexpr,
+    TILE: tl.constexpr,
 ):
-    """Compute `_run_forward` for BLOCK queries; WIDTH is the power of two from `channels`."""
+    """Compute `_run_forward` for some queries; WIDTH is the power of two from `channels`."""
+    BLOCK: tl.constexpr = TILE // WIDTH if TILE > WIDTH else 1
     query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
     channel = tl.arange(0, WIDTH)
@@ -157,6 +169,7 @@ def _forward(  # type: ignore[no-untyped-def]
     )
 
 
+@autotune(reset_to_zero=["grad_value"])
 @triton.jit  # type: ignore[untyped-decorator]
 def _backward(  # type: ignore[no-untyped-def]
     value,
@@ -173,10 +186,11 @@ def _backward(  # type: ignore[no-untyped-def]
     channels,
     LEVELS: tl.constexpr,
     POINTS: tl.constexpr,
-    BLOCK: tl.constexpr,
     WIDTH: tl.constexpr,
+    TILE: tl.constexpr,
 ):
-    """Compute `_run_backward` for BLOCK queries; `grad_value` is float32 zeros."""
+    """Compute `_run_backward` for some queries; `grad_value` is float32 zeros."""
+    BLOCK: tl.constexpr = TILE // WIDTH if TILE > WIDTH else 1
     query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
     channel = tl.arange(0, WIDTH)

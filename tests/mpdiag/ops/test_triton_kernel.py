@@ -14,9 +14,10 @@ import torch
 pytest.importorskip("triton")
 
 INTERPRET = """
-import sys, torch
+import sys, torch, triton
 from mpdiag.ops import triton_kernel
-triton_kernel.TILE = 64  # two queries of 32 channels a block, and eight of 8
+for kernel in (triton_kernel._forward, triton_kernel._backward):
+    kernel.configs = [triton.Config({"TILE": 64})]  # two queries of 32 channels a block
 function = triton_kernel.load()
 results = []
 for value, shapes, locations, weights, upstream in torch.load(sys.argv[1]):
@@ -32,11 +33,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from mpdiag.ops import triton_kernel
-sizes = {"LEVELS": 3, "POINTS": 4, "BLOCK": 32, "WIDTH": 32}
+sizes = {"LEVELS": 3, "POINTS": 4, "WIDTH": 32, "TILE": 1024}
 types = {"shapes": "*i32", "value": "*bf16", "output": "*bf16", "grad": "*bf16"}
 types |= dict.fromkeys(("cells", "queries", "heads", "channels"), "i32")
 types |= dict.fromkeys(sizes, "constexpr")
-for kernel in (triton_kernel._forward, triton_kernel._backward):
+for tuner in (triton_kernel._forward, triton_kernel._backward):
+    assert len(tuner.configs) == 6 and sizes["TILE"] == tuner.configs[0].kwargs["TILE"]
+    assert tuner.reset_to_zero == (["grad_value"] if "grad_value" in tuner.arg_names else [])
+    kernel = tuner.fn
     names = kernel.arg_names
     signature = {name: types.get(name, "*fp32") for name in names}
     constants = {(i,): sizes[name] for i, name in enumerate(names) if name in sizes}
