@@ -1,6 +1,7 @@
 """The benchmark of the diagnosis: a perfect diagnosis scores 100%, a wrong one 0%."""
 
 import json
+import sys
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from benchmarks.diagnosis import healthy
 from benchmarks.diagnosis import run as benchmark
 from benchmarks.diagnosis.cases import HALVES, Case, list_cases
 from benchmarks.diagnosis.colored_shapes import (
@@ -18,12 +20,13 @@ from benchmarks.diagnosis.colored_shapes import (
     COLORS,
     color_object,
     generate_colored_shapes,
+    write_coco,
 )
 from benchmarks.diagnosis.experiment import CaseResult, Experiment
 from benchmarks.diagnosis.faults import FAULTS
-from benchmarks.diagnosis.healthy import Images
 from benchmarks.diagnosis.table import goals, markdown_report, replace_report
 from mpdiag.checkpoints import LoadedCheckpoint
+from mpdiag.cli import main
 from mpdiag.config import BackboneConfig, ModelConfig, TrainConfig
 from mpdiag.data import SegmentationDataset
 from mpdiag.errors import ConfigError
@@ -56,9 +59,11 @@ class Source:
     def model(self) -> LoadedCheckpoint:
         return self.loaded
 
-    def images(self, seed: int) -> Images:
+    def images(self, seed: int) -> healthy.Images:
         folder = generate_colored_shapes(self.directory / str(seed), train=1, val=2, seed=seed)
-        return Images(folder / "val", read_json(folder / "annotations" / "instances_val.json"))
+        return healthy.Images(
+            folder / "val", read_json(folder / "annotations" / "instances_val.json")
+        )
 
 
 def result(**changes: Any) -> CaseResult:
@@ -94,9 +99,9 @@ def test_halves_share_no_severity_seed_or_image() -> None:
 
 
 def test_a_perfect_diagnosis_meets_all_goals_and_a_wrong_one_none() -> None:
-    healthy = result(fault=None, cause=None, ap=0.4, rank=None, at_stake=None, findings=[],
-                     num_findings=0)  # fmt: skip
-    assert [goal.met for goal in goals([result(), healthy])] == [True] * 4
+    clean = result(fault=None, cause=None, ap=0.4, rank=None, at_stake=None, findings=[],
+                   num_findings=0)  # fmt: skip
+    assert [goal.met for goal in goals([result(), clean])] == [True] * 4
     wrong = result(rank=None, at_stake=None, findings=[("ranking", 0.1)])
     noisy = result(fault=None, cause=None, ap=0.4, rank=None, at_stake=None, num_findings=2)
     found = goals([wrong, noisy])
@@ -128,8 +133,8 @@ def test_comparison_with_the_fault() -> None:
     assert found.cost == pytest.approx(0.1)
     missing = CaseResult.compare(case, 0.4, 0.3, diagnosis(("ranking", 0.2)), 1.0)
     assert missing.rank is None and missing.at_stake is None
-    healthy = CaseResult.compare(Case("reporting", None, 0, 1), 0.4, 0.4, diagnosis(), 1.0)
-    assert healthy.cause is None and healthy.num_findings == 0
+    clean = CaseResult.compare(Case("reporting", None, 0, 1), 0.4, 0.4, diagnosis(), 1.0)
+    assert clean.cause is None and clean.num_findings == 0
 
 
 def test_report_names_failures_and_replaces_the_old_report() -> None:
@@ -189,3 +194,31 @@ def test_colored_shapes(tmp_path: Path) -> None:
     before = (folder / "val" / "000001.jpg").read_bytes()
     generate_colored_shapes(tmp_path / "data", train=1, val=1, seed=3)  # colors are mixed in once
     assert (folder / "val" / "000001.jpg").read_bytes() == before
+
+
+def test_given_model_draws_images_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(healthy, "IMAGES", 3)
+    content = {
+        "images": [{"id": number, "file_name": f"{number}.jpg"} for number in range(10)],
+        "annotations": [{"id": number, "image_id": number // 2} for number in range(20)],
+        "categories": [],
+    }
+    path = write_coco(tmp_path / "a.json", content)
+    source = healthy.GivenModel(tmp_path / "m.pth", path, tmp_path)
+    first, again, other = (source.images(seed).content for seed in (0, 0, 1))
+    assert first == again and first["images"] != other["images"]
+    ids = [record["id"] for record in first["images"]]
+    assert len(ids) == 3 and ids == sorted(ids)
+    assert [one["image_id"] for one in first["annotations"]] == [x for x in ids for _ in range(2)]
+
+
+def test_a_given_checkpoint_needs_images(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mpdiag", "bench", "diagnose", "--checkpoint", "model.pth"])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    assert "needs --annotations FILE.json and --images FOLDER" in " ".join(
+        capsys.readouterr().err.split()
+    )
