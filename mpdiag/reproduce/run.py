@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from mpdiag.data import generate_synthetic, load_dataset
+from mpdiag.data.registry import default_root, find_folder
 from mpdiag.data.tiles import prepare_tiles
 from mpdiag.errors import ConfigError, DataError, TrainingError
 from mpdiag.progress import progress_bar
@@ -203,6 +204,9 @@ def create_dataset(
 
     Args:
         root: folder of the data set to cut into tiles.
+
+    Raises:
+        DataError: the data set is missing, or the folder cannot be written.
     """
     if size.num_images is not None:
         train, val = size.num_images
@@ -210,6 +214,11 @@ def create_dataset(
             generate_synthetic(folder / "synthetic", train=train, val=val, progress=progress)
     elif size.tiles is not None:
         tiles = size.tiles
+        if find_folder(tiles.dataset, root) is None:
+            raise DataError(
+                f"{(root or default_root()) / tiles.dataset}: not found; run mpdiag data prepare "
+                f"{tiles.dataset} --from CLONE, or give the folder of the data set as --root"
+            )
         with progress_bar(console, "cutting") as progress:
             prepare_tiles(
                 tiles.dataset,

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from mpdiag.data import generate_synthetic, load_dataset
-from mpdiag.errors import ConfigError, TrainingError
+from mpdiag.errors import ConfigError, DataError, TrainingError
 from mpdiag.reproduce import ReproductionOptions, reproduce, select_size
 from mpdiag.reproduce import run as run_module
 from mpdiag.reproduce.cost_estimate import CostEstimate
@@ -73,8 +73,11 @@ def test_photos_cut_tiles_and_train_a_shared_warm_start_first(
 
     monkeypatch.setattr(run_module, "run_job_chains", record)
     monkeypatch.setattr(run_module, "estimate_cost", lambda *_: CostEstimate(0, 0, 0.0, "", 0))
-    generate_synthetic(tmp_path / "datasets" / "facade", train=3, val=1, size=64)
     size = replace(select_size("photos"), tiles=TiledDataset("facade", 32))
+    missing = ReproductionOptions(["table4"], size, [1], tmp_path / "none", tmp_path)
+    with pytest.raises(DataError, match="facade: not found; run mpdiag data prepare facade --from"):
+        reproduce(missing, QUIET)
+    generate_synthetic(tmp_path / "datasets" / "facade", train=3, val=1, size=64)
     out = tmp_path / "out"
     options = ReproductionOptions(
         ["table4"], size, [1, 2], out, tmp_path / "datasets", only=["mp-all-layers", "baseline"]
