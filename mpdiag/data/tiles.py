@@ -68,8 +68,8 @@ def prepare_tiles(
         done = 0
         for split, source in sources.items():
             writer = InstanceWriter(draft, split, source.classes)
-            for index in range(len(source)):
-                _add_tiles(writer, source, index, side, scale)
+            for index, stem in enumerate(_stems(source)):
+                _add_tiles(writer, source, index, stem, side, scale)
                 done += 1
                 if progress is not None:
                     progress(done, total)
@@ -87,12 +87,16 @@ def prepare_tiles(
 
 
 def _add_tiles(
-    writer: InstanceWriter, source: SegmentationDataset, index: int, side: int, scale: int
+    writer: InstanceWriter,
+    source: SegmentationDataset,
+    index: int,
+    stem: str,
+    side: int,
+    scale: int,
 ) -> None:
     truth = source.ground_truth(index)
     pixels = source.image(index).permute(1, 2, 0).numpy()
     masks, labels, crowd = truth.masks.numpy(), truth.labels.numpy(), truth.crowd.numpy()
-    stem = Path(source.file_name(index)).with_suffix("").as_posix().replace("/", "-")
     for rows, columns in tile_grid(pixels.shape[0], pixels.shape[1], side):
         part = masks[:, rows, columns]
         kept = part.sum((1, 2)) >= MIN_PIXELS
@@ -106,6 +110,15 @@ def _add_tiles(
         for position in np.flatnonzero(kept):
             mask = part[position].repeat(scale, axis=0).repeat(scale, axis=1)
             writer.add_mask(mask, int(labels[position]), crowd=bool(crowd[position]))
+
+
+def _stems(source: SegmentationDataset) -> list[str]:
+    """Return the start of the names of each image's tiles, different for all images."""
+    names = [Path(source.file_name(index)) for index in range(len(source))]
+    stems = [name.with_suffix("").as_posix().replace("/", "-") for name in names]
+    if len(set(stems)) == len(stems):
+        return stems
+    return [f"{index:06d}-{stem}" for index, stem in enumerate(stems)]
 
 
 def tile_grid(height: int, width: int, side: int) -> Iterator[tuple[slice, slice]]:

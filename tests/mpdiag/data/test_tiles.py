@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,27 @@ def test_tiles_are_those_of_a_brute_force(coco: Files, tmp_path: Path, scale: in
             part = pixels[stem][:, int(top) : int(top) + height, int(left) : int(left) + width]
             np.testing.assert_array_equal(tiles.image(index).numpy(), part)
         assert tiles.image(index).shape[1:] == (height * scale, width * scale)
+
+
+def test_images_of_one_name_keep_their_own_tiles(coco: Files, tmp_path: Path) -> None:
+    def rename(content: dict[str, Any]) -> None:
+        for image, name in zip(content["images"], ("a/b.png", "a-b.png", "c.png"), strict=True):
+            image["file_name"] = name
+            source = tmp_path / "images" / f"{image['id']}.png"
+            (tmp_path / "images" / "a").mkdir(exist_ok=True)
+            source.rename(tmp_path / "images" / name)
+        for entry in content["annotations"]:
+            if entry["image_id"] == 3:
+                entry["iscrowd"] = 0
+
+    path, folder = coco(rename)
+    source = load_dataset(str(path), root=folder)
+    tiles = load_dataset(
+        str(prepare_tiles(str(path), tmp_path / "tiles", side=64, root=folder, splits=["val"]))
+    )
+    for index in range(2):
+        np.testing.assert_array_equal(tiles.image(index).numpy(), source.image(index).numpy())
+    assert len({tiles.file_name(index) for index in range(len(tiles))}) == len(tiles) == 2
 
 
 def test_areas_and_boxes_are_those_of_the_tile(coco: Files, tmp_path: Path) -> None:
