@@ -2,7 +2,7 @@
 
 PYTHONPATH=Mask2Former python examples/finetune_detectron2.py \
     Mask2Former/configs/coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml \
-    --train train.json images/train --val val.json images/val --output OUTPUT KEY VALUE ...
+    --train train.json images/train --val val.json images/val --output OUTPUT --opts KEY VALUE ...
 
 Needs detectron2 and the official Mask2Former (docs/detectron2.md). OUTPUT gets detectron2's logs
 and checkpoints, and a run directory for `mpdiag report`.
@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import get_cfg
 from detectron2.data import (
     DatasetCatalog,
@@ -31,6 +32,18 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg: Any) -> Any:
         mapper = COCOInstanceNewBaselineDatasetMapper(cfg, True)
         return build_detection_train_loader(cfg, mapper=mapper)
+
+    @classmethod
+    def build_optimizer(cls, cfg: Any, model: torch.nn.Module) -> torch.optim.Optimizer:
+        parameters, solver = list(model.parameters()), cfg.SOLVER
+        optimizer = torch.optim.AdamW(parameters, solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+        clip = solver.CLIP_GRADIENTS.CLIP_VALUE
+
+        def clip_gradients(*_: Any) -> None:
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+
+        optimizer.register_step_pre_hook(clip_gradients)
+        return optimizer
 
     @classmethod
     def build_evaluator(cls, cfg: Any, dataset_name: str) -> None:
@@ -54,7 +67,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("finetuned"))
     parser.add_argument("--every", type=int, default=50, help="steps between two measurements")
     parser.add_argument("--batches", type=int, default=10, help="held-out batches to measure")
-    parser.add_argument("changes", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE")
     args = parser.parse_args()
 
     for name in ("train", "val"):
@@ -71,7 +84,7 @@ def main() -> None:
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("mine_train",), ()
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = max(classes) + 1
     cfg.OUTPUT_DIR = str(args.output)
-    cfg.merge_from_list(args.changes)
+    cfg.merge_from_list(args.opts)
     args.output.mkdir(parents=True, exist_ok=True)
 
     trainer = Trainer(cfg)
