@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -18,12 +17,14 @@ from transformers import TrainerCallback
 from mpdiag import untrusted
 from mpdiag.checkpoints.transformers_directory import CLASS_EMBEDDINGS, CLASS_EMBEDDINGS_TENSOR
 from mpdiag.config import LossConfig, PilotConfig, parse
-from mpdiag.errors import CheckpointError, DataError, TrainingError
+from mpdiag.errors import CheckpointError, TrainingError
+from mpdiag.integrations.batch import find_targets
+from mpdiag.integrations.transformers.pilot_targets import pilot_targets
 from mpdiag.integrations.transformers.piloted_decoder import PilotedDecoder, piloted_decoder
 from mpdiag.losses import build_point_sampler, named_by_layer, set_losses
 from mpdiag.matching import MatchingCosts, Target, match
 from mpdiag.models import PilotInputs, build_pilot_inputs
-from mpdiag.models.mask_noise import PREDICTION_STRIDE, Generators
+from mpdiag.models.mask_noise import Generators
 from mpdiag.models.mask_piloting import class_embeddings, pilot_normalizers
 from mpdiag.recording.compiled import compiled_module
 from mpdiag.recording.family import family_of
@@ -246,12 +247,12 @@ class MaskPiloting:
         self._pass = None
         self._decoder.begin(None, None)
         given = self._signature.bind_partial(model, *args, **kwargs).arguments
-        masks, labels = given.get("mask_labels"), given.get("class_labels")
-        if not model.training or masks is None or labels is None:
+        labels = find_targets(given) if model.training else None
+        if labels is None:
             return
         _require_eager(torch.compiler.is_compiling())
         device = given["pixel_values"].device
-        targets = build_targets(masks, labels, self.model.config.num_labels, device)
+        targets = pilot_targets(labels, self.model.config.num_labels, device)
         generators = self.draw_generators(len(targets), device)
         layers = self._decoder.num_layers
         pilot = build_pilot_inputs(
@@ -401,64 +402,6 @@ def require_all_layers(model: nn.Module) -> None:
                 f"{path}.layerdrop = {module.layerdrop}: skips decoder layers in training, whose "
                 "attention masks have different sizes; set it to 0"
             )
-
-
-def build_targets(
-    mask_labels: Sequence[Tensor],
-    class_labels: Sequence[Tensor],
-    num_classes: int,
-    device: torch.device,
-) -> list[Target]:
-    """Return GT for mpdiag from the labels of transformers' models.
-
-    Masks are padded on the right and the bottom to the largest of the batch, as the model's loss
-    does, and to a multiple of 4. Padding labels (`num_classes`, which is no-object) are left out.
-
-    Args:
-        mask_labels: (G, H, W) of each image.
-        class_labels: (G,) of each image.
-        num_classes: K.
-        device: device of the targets.
-
-    Raises:
-        DataError: an image has more masks than labels or fewer, or a label is not a class.
-    """
-    height, width = (
-        -(-max(masks.shape[axis] for masks in mask_labels) // PREDICTION_STRIDE) * PREDICTION_STRIDE
-        for axis in (-2, -1)
-    )
-    targets = []
-    for image, (masks, labels) in enumerate(zip(mask_labels, class_labels, strict=True)):
-        if len(masks) != len(labels):
-            raise DataError(
-                f"image {image} of the batch: {len(masks)} mask_labels, but {len(labels)} "
-                "class_labels"
-            )
-        labels = labels.to(device).long()
-        padding = (0, width - masks.shape[-1], 0, height - masks.shape[-2])
-        masks = F.pad(masks.to(device) > 0.5, padding)
-        targets.append(Target(labels=labels, masks=masks))
-    return _without_padding(targets, num_classes)
-
-
-def _without_padding(targets: list[Target], num_classes: int) -> list[Target]:
-    """Return the targets whose label is not `num_classes`; DataError for other labels."""
-    labels = torch.cat([target["labels"] for target in targets])
-    if not len(labels):
-        return targets
-    low, high = torch.stack([labels.amin(), labels.amax()]).tolist()
-    if low < 0 or high > num_classes:
-        raise DataError(
-            f"class_labels: {low if low < 0 else high} is not a class of the model; give 0 to "
-            f"{num_classes - 1}, and {num_classes} for padding"
-        )
-    if high < num_classes:
-        return targets
-    known = [target["labels"] < num_classes for target in targets]
-    return [
-        Target(labels=target["labels"][keep], masks=target["masks"][keep])
-        for target, keep in zip(targets, known, strict=True)
-    ]
 
 
 def _is_distributed() -> bool:
