@@ -104,6 +104,20 @@ def test_a_directory_by_mpdiag_and_by_transformers(
     assert "transformers" not in headers[0]["versions"]
 
 
+def test_both_engines_intervene(
+    tmp_path: Path, directory: Path, dataset: SegmentationDataset
+) -> None:
+    changes = ("attention=gt:1-2", "self-attention=none:3", "queries=none:0,4")
+    options = {"intervene": changes, "limit": 2}
+    mpdiag.analyze(directory, dataset, tmp_path / "own", **options)
+    mpdiag.analyze(directory, dataset, tmp_path / "theirs", engine="transformers", **options)
+    check_equal(tmp_path / "theirs", tmp_path / "own")
+    found = rows(tmp_path / "theirs")
+    silent = found["query"].isin([0, 4])
+    assert found.loc[silent, "score"].max() < 1e-6 < found.loc[~silent, "score"].min()
+    assert Run.open(tmp_path / "own").header["settings"]["intervene"] == [*changes]
+
+
 def test_transformers_modules(
     tmp_path: Path, directory: Path, model: Mask2Former, dataset: SegmentationDataset
 ) -> None:
