@@ -53,6 +53,9 @@ class SyntheticScenes(SegmentationDataset):
         self.image_ids = [image.image_id for image in self._scenes.images]
         self.image_root = self._scenes.path
 
+    def file_name(self, index: int) -> str:
+        return self._scenes.images[index].file_name
+
     def image(self, index: int) -> Tensor:
         return self._scenes.scene(index)[0]
 

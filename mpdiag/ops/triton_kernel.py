@@ -116,7 +116,7 @@ def _point(locations, sample, valid, height, width):  # type: ignore[no-untyped-
     return top.to(tl.int32), left.to(tl.int32), y - top, x - left, seen, nan
 
 
-@autotune()
+@autotune()  # type: ignore[untyped-decorator]
 @triton.jit  # type: ignore[untyped-decorator]
 def _forward(  # type: ignore[no-untyped-def]
     value,
@@ -169,7 +169,7 @@ def _forward(  # type: ignore[no-untyped-def]
     )
 
 
-@autotune(reset_to_zero=["grad_value"])
+@autotune(reset_to_zero=["grad_value"])  # type: ignore[untyped-decorator]
 @triton.jit  # type: ignore[untyped-decorator]
 def _backward(  # type: ignore[no-untyped-def]
     value,
