@@ -14,6 +14,7 @@ from mpdiag.integrations.monitor import LayerMonitor
 
 try:
     from detectron2.engine import HookBase
+    from detectron2.engine.hooks import PeriodicWriter
 except ModuleNotFoundError:
     raise missing("detectron2", "mpdiag.integrations.detectron2") from None
 
@@ -58,6 +59,12 @@ class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
         self.monitor: LayerMonitor | None = None
 
     def before_train(self) -> None:
+        # Writers drop values that a later hook puts after the last step.
+        hooks = self.trainer._hooks
+        writers = [index for index, hook in enumerate(hooks) if isinstance(hook, PeriodicWriter)]
+        if self in hooks and writers and writers[0] < hooks.index(self):
+            hooks.remove(self)
+            hooks.insert(writers[0], self)
         self.monitor = LayerMonitor(
             self.trainer.model, every=self._every, check_finite=self._check_finite
         )

@@ -80,6 +80,7 @@ class Measurement:
         if criterion is not None and num_layers is not None:
             self._losses = LayerLosses(criterion, num_layers, training)
         self._computed: dict[str, Tensor] = {}
+        self._computed_passes = 0
         self.statistics: LayerStatistics | None = None
 
     def close(self) -> None:
@@ -131,7 +132,7 @@ class Measurement:
             losses = {
                 f"{name}/{layer}": value
                 for name, total in self._computed.items()
-                for layer, value in enumerate((total / self._passes).tolist())
+                for layer, value in enumerate((total / self._computed_passes).tolist())
             }
         total = sum_over_processes(torch.tensor(list(losses.values()), dtype=torch.float64), device)
         return dict(zip(losses, (total / world_size()).tolist(), strict=True))
@@ -144,6 +145,7 @@ class Measurement:
         assignment: Tensor,
     ) -> None:
         """Add the losses of Mask2Former on the cells of the mask grid."""
+        self._computed_passes += 1
         count = sum(len(target["labels"]) for target in targets)
         found = set_losses(
             class_logits, mask_logits, targets, assignment, None, num_masks=max(count, 1)

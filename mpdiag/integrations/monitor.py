@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,16 @@ from mpdiag.recording import Recorder
 from mpdiag.recording.compiled import require_uncompiled
 
 _POINT_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """A recorded pass that is not measured yet: (L + 1, B, N, ...) each, and the model's inputs."""
+
+    class_logits: Tensor
+    mask_logits: Tensor
+    inputs: Mapping[str, Any]
+    training: bool
 
 
 class LayerMonitor:
@@ -41,7 +52,6 @@ class LayerMonitor:
 
     Attributes:
         every: number of steps from one measurement to the next.
-        iteration: number of finished steps; set it when you resume a training.
         family: name of the model's family.
     """
 
@@ -70,7 +80,7 @@ class LayerMonitor:
         """
         if every < 1:
             raise ConfigError(f"every = {every}: give a number of steps from 1 on")
-        self.every, self.iteration = every, 0
+        self.every = every
         self._recorder = Recorder(model, ["class_logits", "mask_logits"], self._check)
         family, module = self._recorder.family, self._recorder.module
         self.family = family.name
@@ -91,14 +101,27 @@ class LayerMonitor:
         self._before_handle = module.register_forward_pre_hook(self._before, with_kwargs=True)
         self._after_handle: Any = None
         self._inputs: Mapping[str, Any] = {}
-        self._pending: tuple[Tensor, Tensor, Mapping[str, Any]] | None = None
+        self._pending: _Pass | None = None
         self._step: Measurement | None = None
         self._evaluation: Measurement | None = None
         self._evaluation_rows = EvaluationRows()
         self._evaluation_limit = 0
         self._matches: Tensor | None = None
         self._device = torch.device("cpu")
-        self._start_step()
+        self.iteration = 0
+
+    @property
+    def iteration(self) -> int:
+        """Number of finished steps; set it when you resume a training."""
+        return self._iteration
+
+    @iteration.setter
+    def iteration(self, steps: int) -> None:
+        self._iteration = steps
+        if self._step is not None:
+            self._step.close()
+        is_due = (steps + 1) % self.every == 0
+        self._step = self._measurement(training=True) if is_due else None
 
     def step(self, targets: Any = None) -> dict[str, float]:
         """Finish an optimizer step; return its values if it was measured, otherwise nothing.
@@ -115,24 +138,22 @@ class LayerMonitor:
             RecordingError: no forward pass was recorded in a step to be measured.
         """
         self.measure(targets)
+        measurement = self._step
         self.iteration += 1
-        measurement, self._step = self._step, None
-        values: dict[str, float] = {}
-        if measurement is not None:
-            measurement.close()
-            statistics = measurement.statistics
-            if statistics is None:
-                raise RecordingError(
-                    f"step {self.iteration}: no forward pass of the {self.family} was recorded; it "
-                    "did not run in training mode, or it was compiled by torch.compile"
-                )
-            values = measurement.values(self._device)
-            if self._matches is None or len(self._matches) != len(statistics.matches):
-                self._matches = torch.zeros_like(statistics.matches)
-            self._matches = self._matches + statistics.matches
-            if self._matches.any():
-                values["dead_queries"] = float((self._matches == 0).sum())
-        self._start_step()
+        if measurement is None:
+            return {}
+        statistics = measurement.statistics
+        if statistics is None:
+            raise RecordingError(
+                f"step {self.iteration}: no forward pass of the {self.family} was recorded; it did "
+                "not run in training mode, or it was compiled by torch.compile"
+            )
+        values = measurement.values(self._device)
+        if self._matches is None or len(self._matches) != len(statistics.matches):
+            self._matches = torch.zeros_like(statistics.matches)
+        self._matches = self._matches + statistics.matches
+        if self._matches.any():
+            values["dead_queries"] = float((self._matches == 0).sum())
         return values
 
     def measure(self, targets: Any = None) -> None:
@@ -147,10 +168,10 @@ class LayerMonitor:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        class_logits, mask_logits, inputs = pending
+        class_logits, mask_logits = pending.class_logits, pending.mask_logits
         grid = mask_logits.shape[-2], mask_logits.shape[-1]
-        batch = read_batch(inputs, targets, grid, mask_logits.shape[1])
-        training = self._recorder.module.training
+        batch = read_batch(pending.inputs, targets, grid, mask_logits.shape[1])
+        training = pending.training
         measurement = self._step if training else self._evaluation
         if measurement is None:
             return
@@ -238,10 +259,6 @@ class LayerMonitor:
         layers = self._recorder.num_layers
         return Measurement(self._matcher, self._criterion, layers, training=training)
 
-    def _start_step(self) -> None:
-        if (self.iteration + 1) % self.every == 0:
-            self._step = self._measurement(training=True)
-
     def _is_due(self, training: bool) -> bool:
         if training:
             return self._step is not None
@@ -254,7 +271,7 @@ class LayerMonitor:
         if torch._C._current_graph_task_id() != -1:
             return  # in a backward pass: gradient checkpointing runs the model again
         self._stop_recording()
-        self._pending = None
+        self.measure()  # a pass whose GT nobody gave
         if not self._is_due(module.training):
             if not module.training and self._evaluation is not None:
                 self._evaluation.close()  # the losses are those of the measured images, too
@@ -267,12 +284,14 @@ class LayerMonitor:
         self._after_handle = module.register_forward_hook(self._after)
         self._recorder.begin()
 
-    def _after(self, *_: Any) -> None:
+    def _after(self, module: nn.Module, *_: Any) -> None:
         self._recorder.end()
         self._stop_recording()
         recording, inputs = self._recorder.recording, self._inputs
         self._inputs = {}
-        self._pending = recording.class_logits, recording.mask_logits, inputs
+        self._pending = _Pass(
+            recording.class_logits, recording.mask_logits, inputs, module.training
+        )
         recording.replace({})
         if find_targets(inputs) is not None:
             self.measure()

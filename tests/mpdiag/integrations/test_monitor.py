@@ -110,6 +110,14 @@ def test_dead_queries_are_those_of_all_measured_steps_so_far() -> None:
     assert dead == [2, 2, 1]
 
 
+def test_a_resumed_training_is_measured_at_the_same_steps() -> None:
+    model = Segmenter()
+    monitor = mpdiag.LayerMonitor(model, every=10)
+    monitor.iteration = 18
+    values = run_steps(monitor, model, [left_and_right()], 2)
+    assert not values[0] and values[1] and monitor.iteration == 20
+
+
 def test_steps_between_measurements_have_no_hooks_on_the_layers() -> None:
     model = Segmenter()
     monitor = mpdiag.LayerMonitor(model, every=3)

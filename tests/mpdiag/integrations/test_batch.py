@@ -1,0 +1,127 @@
+"""GT and image sizes in the conventions of the libraries, on inputs written by hand."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mpdiag.errors import DataError
+from mpdiag.integrations.batch import find_targets, read_batch
+from mpdiag.integrations.layer_losses import LayerLosses, find_criterion
+
+GRID = (4, 8)  # of an image of 16 x 32 pixels
+
+LABELS = torch.tensor([2, 0])
+MASKS = torch.zeros(2, 12, 20, dtype=torch.bool)
+MASKS[0, 2:6, 4:9] = True
+MASKS[1, 8:12, 10:20] = True
+
+
+class Instances(SimpleNamespace):
+    """What the monitor reads of detectron2's class."""
+
+    def has(self, name: str) -> bool:
+        return hasattr(self, name)
+
+
+def instances(**masks: Any) -> Instances:
+    return Instances(gt_classes=LABELS, image_size=(12, 20), **masks)
+
+
+def corners(left: int, top: int, right: int, bottom: int) -> list[Any]:
+    return [np.array([left, top, right, top, right, bottom, left, bottom], dtype=float)]
+
+
+POLYGONS = SimpleNamespace(polygons=[corners(4, 2, 9, 6), corners(10, 8, 20, 12)])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"pixel_values": None, "mask_labels": [MASKS.float()], "class_labels": [LABELS]},
+        {"labels": [{"class_labels": LABELS, "masks": MASKS, "boxes": torch.zeros(2, 4)}]},
+        (torch.zeros(1, 3, 12, 20), [{"labels": LABELS.int(), "masks": MASKS.to(torch.uint8)}]),
+        {"batched_inputs": [{"image": None, "instances": instances(gt_masks=MASKS)}]},
+        [{"instances": instances(gt_masks=SimpleNamespace(tensor=MASKS))}],
+        [{"instances": instances(gt_masks=POLYGONS)}],
+    ],
+    ids=["transformers", "DETR", "torchvision", "tensor", "BitMasks", "PolygonMasks"],
+)
+def test_all_conventions_give_the_same_gt(given: Any) -> None:
+    (target,) = find_targets(given) or []
+    assert target["labels"].tolist() == [2, 0] and target["labels"].dtype == torch.int64
+    assert target["masks"].dtype == torch.bool and torch.equal(target["masks"], MASKS)
+
+
+def test_images_without_objects() -> None:
+    (target,) = find_targets([{"instances": instances()}]) or []
+    assert target["masks"].shape == (0, 12, 20) and len(target["labels"]) == 0
+    assert find_targets({"pixel_values": torch.zeros(1, 3, 4, 4)}) is None
+    assert find_targets([]) is None and find_targets("masks") is None
+
+
+def inside(height: int, width: int) -> Tensor:
+    mask = torch.zeros(1, 16, 32, dtype=torch.bool)
+    mask[:, :height, :width] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"pixel_values": torch.zeros(1, 3, 16, 32), "pixel_mask": inside(12, 20)},
+        {"samples": SimpleNamespace(tensors=torch.zeros(1, 3, 16, 32), mask=~inside(12, 20))},
+        {"images": [torch.zeros(3, 12, 20)]},
+        {"batched_inputs": [{"image": torch.zeros(3, 12, 20)}]},
+    ],
+    ids=["pixel_mask", "NestedTensor", "list", "detectron2"],
+)
+def test_masks_are_padded_to_the_batch_and_cells_are_those_of_the_image(inputs: Any) -> None:
+    batch = read_batch(inputs, [{"labels": LABELS, "masks": MASKS}], GRID, 1)
+    assert batch.padded == (16, 32) and list(batch.images) == [(12, 20)]
+    assert batch.valid_cells(0, GRID) == (3, 5)
+    (target,) = batch.targets or []
+    assert target["masks"].shape == (2, 16, 32)
+    assert torch.equal(target["masks"][:, :12, :20], MASKS)
+    assert target["masks"].sum() == MASKS.sum()
+
+
+def test_unreadable_targets_are_an_error() -> None:
+    with pytest.raises(DataError, match="targets of type dict: hold no GT"):
+        read_batch({}, {"boxes": torch.zeros(1, 4)}, GRID, 1)
+
+
+class Criterion(torch.nn.Module):
+    """Returns the losses that it is given."""
+
+    def forward(self, losses: dict[str, float]) -> dict[str, Tensor]:
+        return {name: torch.tensor(value) for name, value in losses.items()}
+
+
+def test_losses_are_assigned_to_layers_as_the_criteria_number_them() -> None:
+    model = torch.nn.ModuleDict({"criterion": Criterion()})
+    criterion = find_criterion(model)
+    assert criterion is model["criterion"]
+
+    def read(layers: int, passes: int, *calls: dict[str, float]) -> dict[str, float]:
+        losses = LayerLosses(criterion, layers, training=True)
+        for call in calls:
+            criterion(call)
+        losses.remove()
+        return losses.values(passes)
+
+    # Mask2Former and DETR with M^0: the last layer has no number. Two passes are averaged.
+    first, second = ({"loss_mask": x, "loss_mask_0": x + 1, "loss_mask_1": x + 2} for x in (1, 5))
+    found = read(3, 2, first, second)
+    assert found == {"loss_mask/2": 3, "loss_mask/0": 4, "loss_mask/1": 5}
+    # RF-DETR: numbers start after the first layer; the proposals are layer 0.
+    found = read(3, 1, {"loss_ce": 1, "loss_ce_0": 2, "loss_ce_enc": 3, "class_error": 9})
+    assert found == {"loss_ce/2": 1, "loss_ce/1": 2, "loss_ce/0": 3}
+    # EoMT: one call per layer.
+    found = read(2, 1, {"loss_dice": 1}, {"loss_dice": 2})
+    assert found == {"loss_dice/0": 1, "loss_dice/1": 2}
+    # A model without auxiliary losses.
+    assert read(3, 2, {"loss_dice": 1}, {"loss_dice": 2}) == {"loss_dice/2": 1.5}
