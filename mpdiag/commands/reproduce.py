@@ -79,5 +79,5 @@ def reproduce(
         files = run(options, err, plan=plan, report_only=report_only)
     for file in files:
         out.print(escape(str(file)), soft_wrap=True)
-    command = shlex.join(["mpdiag", "reproduce", *targets, "--size", size])
-    suggest(command if plan else f"mpdiag dashboard {shlex.quote(str(options.output))}/runs/*")
+    runs = f"{shlex.quote(str(options.output))}/runs/*"
+    suggest(options.command() if plan else f"mpdiag dashboard {runs}")

@@ -90,6 +90,7 @@ class ReproductionOptions:
         overrides = self.size.overrides[len(SIZES[self.size.name].overrides) :]
         words = ["mpdiag", "reproduce", *expand_targets(self.targets), *overrides]
         words += ["--size", self.size.name]
+        words += ["--root", str(self.root)] if self.root is not None else []
         words += ["--only", ",".join(self.only)] if self.only else []
         words += ["--seeds", ",".join(map(str, self.seeds)), "--output", str(self.output)]
         return shlex.join(words)

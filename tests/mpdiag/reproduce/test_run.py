@@ -4,19 +4,22 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from mpdiag.data import generate_synthetic, load_dataset
 from mpdiag.errors import ConfigError, DataError, TrainingError
-from mpdiag.reproduce import ReproductionOptions, reproduce, select_size
+from mpdiag.reproduce import ReproductionOptions, reproduce, scheduler, select_size
 from mpdiag.reproduce import run as run_module
 from mpdiag.reproduce.cost_estimate import CostEstimate
-from mpdiag.reproduce.directory import Job
+from mpdiag.reproduce.directory import Job, ReproductionDirectory
 from mpdiag.reproduce.experiments import TiledDataset
-from mpdiag.reproduce.scheduler import Failure
+from mpdiag.reproduce.scheduler import Failure, Machine, Running
 from mpdiag.store import Run
+
+from ...processes import Forked, run_command
 
 QUIET = Console(quiet=True)
 FEW = (
@@ -33,10 +36,21 @@ FEW = (
 )
 
 
+def start(
+    chain: Sequence[Job], slot: int, directory: ReproductionDirectory, machine: Machine
+) -> Running:
+    """Start a job in a process that need not import torch."""
+    job, *following = chain
+    folder = directory.log(job).with_suffix("")
+    process: Any = Forked(folder, run_command, *job.arguments, environment=machine.slots[slot])
+    return Running(job, tuple(following), slot, process)
+
+
 def test_figures_1_and_4_and_their_repetition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    monkeypatch.setattr(scheduler, "_start", start)  # test_scheduler.py tests the original
     size = replace(select_size("tiny", FEW), num_images=(8, 3))
     options = ReproductionOptions(["figure1", "figure4"], size, [3], tmp_path / "out")
     assert reproduce(options, QUIET, plan=True) == [] and not (tmp_path / "out").exists()
@@ -81,6 +95,10 @@ def test_photos_cut_tiles_and_train_a_shared_warm_start_first(
     out = tmp_path / "out"
     options = ReproductionOptions(
         ["table4"], size, [1, 2], out, tmp_path / "datasets", only=["mp-all-layers", "baseline"]
+    )
+    assert options.command() == (
+        "mpdiag reproduce table4 --size photos "
+        f"--root {tmp_path / 'datasets'} --only mp-all-layers,baseline --seeds 1,2 --output {out}"
     )
     reproduce(options, QUIET)
     tiles = load_dataset("facade-32", root=out / "data", split="val")
