@@ -72,10 +72,10 @@ def test_jobs_import_nothing_from_the_current_directory(
         (tmp_path / f"{name}.py").write_text("print('untrusted module')\nraise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
     directory = ReproductionDirectory(tmp_path / "out")
-    unknown = Job("one", ("train", "no-such-recipe"), directory.training("one"))
+    unknown = Job("one", ("no-such-command",), directory.training("one"))
     run_job_chains([[unknown]], directory, Machine(({},), processes, "here"), ignore)
     log = directory.log(unknown).read_text()
-    assert "no-such-recipe: no such recipe" in log and "untrusted" not in log
+    assert "No such command 'no-such-command'" in log and "untrusted" not in log
 
 
 def test_as_many_jobs_run_as_there_are_slots(directory: ReproductionDirectory) -> None:
