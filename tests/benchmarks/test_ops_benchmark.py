@@ -51,3 +51,19 @@ def test_all_backends_at_all_sizes(render) -> None:
 def test_unavailable_device() -> None:
     with pytest.raises(DependencyError, match="--device tpu"):
         bench_ops([(32, 32)], device="tpu")
+
+
+def test_failing_backend_does_not_stop_the_others(monkeypatch, render) -> None:
+    def with_backend(name, run):
+        def call() -> object:
+            if name == "cpp":
+                raise RuntimeError("illegal [access]")
+            return run()
+
+        return call
+
+    monkeypatch.setattr("benchmarks.ops._with_backend", with_backend)
+    results = bench_ops([(32, 32)], device="cpu", repeats=1)
+    assert results.unavailable["cpp"] == "fails: RuntimeError: illegal [access]"
+    assert "plain" in {timing.backend for timing in results.timings}
+    assert "illegal [access]" in render(ops_table(results), width=100)

@@ -1,6 +1,7 @@
 """`mpdiag bench gpu` on the pretended CUDA device, so that no time of a GPU is lost to an error."""
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,8 @@ from torch import nn
 from benchmarks import gpu
 from benchmarks.fresh_process import ProcessFailedError, call, run_in_fresh_process
 from benchmarks.gpu import bench_gpu, gpu_table
-from benchmarks.gpu_steps import STEPS
+from benchmarks.gpu_steps import STEPS, read_junit
+from benchmarks.host_waits import count_waits
 from mpdiag.errors import ConfigError, DependencyError
 from mpdiag.models import Mask2Former
 from mpdiag.ops import use_backend
@@ -147,3 +149,37 @@ class Exit:
         import os
 
         return os._exit, (self.status,)
+
+
+def test_waits_are_counted_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def run() -> None:
+        for _ in range(3):
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the calls before the counted one
+        found = count_waits(run)
+    ((line, times),) = found["lines"].items()
+    assert line.startswith("tests/pretend_cuda/test_benchmarks_on_gpu.py:") and times == 3
+    assert modes == ["warn", "default"] and found["calls"] == {}
+
+
+def test_report_of_pytest(tmp_path: Path) -> None:
+    cases = {
+        "good": "",
+        "bad": '<failure message="1 != 2">x</failure>',
+        "broken": '<error message="no fixture"/>',
+        "later": '<skipped message="no package"/>',
+    }
+    inner = "".join(f'<testcase classname="t" name="{k}">{v}</testcase>' for k, v in cases.items())
+    file = tmp_path / "report.xml"
+    file.write_text(f"<testsuites><testsuite>{inner}</testsuite></testsuites>")
+    assert read_junit(file) == {
+        "passed": ["t::good"],
+        "failed": {"t::bad": "1 != 2", "t::broken": "no fixture"},
+        "skipped": {"t::later": "no package"},
+    }
