@@ -21,8 +21,8 @@ from mpdiag.diagnosis.matched import Ints
 FOLDS = 4
 MATCH_IOU = 0.5
 NO_OBJECT_WEIGHT = 0.1
-PENALTIES = (1e-2, 1e-3, 1e-4)
-LAYERS = 4  # last layers that are trained on
+PENALTIES = (1.0, 0.1, 0.01)
+LAYERS = 10  # last layers that are trained on
 STEPS = 40
 MIN_EXPLAINED = 0.99
 

@@ -1,0 +1,68 @@
+"""Evidence of a model that finds most objects, in which tests plant faults."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
+
+LAYERS, QUERIES, CLASSES, OBJECTS = 3, 10, 3, 2
+
+
+@pytest.fixture(scope="session")
+def make_evidence() -> Callable[..., Evidence]:
+    """Return `_make_evidence`."""
+    return _make_evidence
+
+
+def _make_evidence(num_images: int = 24, seed: int = 0) -> Evidence:
+    """Make evidence in which query n finds GT n with a random IoU, and the others find nothing.
+
+    Class logits are linear in the features, as those of a model.
+    """
+    generator = np.random.default_rng(seed)
+    head = generator.normal(size=(16, CLASSES + 1))
+    images = [_image(image_id, generator, head) for image_id in range(1, num_images + 1)]
+    return Evidence(images, CLASSES)
+
+
+def _image(image_id: int, generator: np.random.Generator, head: object) -> ImageEvidence:
+    labels = generator.integers(0, CLASSES, OBJECTS)
+    queries = generator.permutation(QUERIES)[:OBJECTS]
+    wanted = np.full((QUERIES, CLASSES + 1), -2.0)
+    wanted[:, -1] = 4
+    wanted[queries, labels] = 5
+    wanted[queries, -1] = 0
+    features = wanted @ np.linalg.pinv(head)  # type: ignore[call-overload]
+    features = features + generator.normal(size=features.shape) * 0.02
+    normal = features - features.mean(-1, keepdims=True)
+    normal = normal / normal.std(-1, keepdims=True)
+    logits = normal @ head * np.linalg.norm(wanted[0]) / 4
+    iou = np.zeros((LAYERS + 1, QUERIES, OBJECTS))
+    quality = np.full((LAYERS + 1, QUERIES), 0.8)
+    final = generator.uniform(0.6, 0.98, OBJECTS)
+    for layer in range(LAYERS + 1):
+        iou[layer, queries, range(OBJECTS)] = final * (0.94 + 0.02 * layer)
+    quality[:, queries] = 0.9
+    area = np.full((LAYERS + 1, QUERIES), 0.05)
+    place = generator.uniform(0.2, 0.8, (QUERIES, 2))
+    gt_center = place[queries]
+    return ImageEvidence(
+        image_id=image_id,
+        class_logits=np.repeat(logits[None], LAYERS + 1, 0).astype(np.float32),
+        quality=quality.astype(np.float32),
+        iou=iou.astype(np.float32),
+        area=area.astype(np.float32),
+        center=place.astype(np.float32),
+        overlap=np.eye(QUERIES, dtype=np.float32),
+        moved=np.eye(QUERIES, dtype=np.float32) * 0.9,
+        grid=(24, 24),
+        features=np.repeat(normal[None], LAYERS + 1, 0).astype(np.float32),
+        gt_labels=labels,
+        gt_crowd=np.zeros(OBJECTS, np.bool_),
+        gt_center=gt_center.astype(np.float32),
+        gt_area=np.full(OBJECTS, 400.0),
+        gt_overlap=np.eye(OBJECTS, dtype=np.float32),
+        ignored=np.zeros(QUERIES, np.bool_),
+    )

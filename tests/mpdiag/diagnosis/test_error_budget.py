@@ -1,0 +1,102 @@
+"""TIDE's errors in cases computed by hand, and scores of layers against direct computations."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mpdiag.diagnosis.error_budget import ERRORS, ImageErrors, error_budget
+from mpdiag.diagnosis.evidence import Evidence
+from mpdiag.diagnosis.layer_scores import Calibration, best_layer_recall, layer_scores
+from mpdiag.diagnosis.matched import ImageDetections
+
+
+def test_each_error_is_classified() -> None:
+    # GT 0 and 1 are of class 0, GT 2 is of class 1, GT 3 of class 1 is missed.
+    iou = np.array([
+        [0.9, 0, 0, 0],     # true positive of GT 0
+        [0.8, 0, 0, 0],     # duplicate
+        [0, 0.3, 0, 0],     # localisation of GT 1, which it finds once fixed
+        [0, 0.2, 0, 0],     # localisation too, with a lower score
+        [0, 0, 0.7, 0],     # classification: class 0 on GT 2
+        [0, 0, 0.3, 0],     # both: class 0, low overlap with GT 2
+        [0.05, 0, 0, 0.1],  # background
+    ])  # fmt: skip
+    image = ImageDetections(
+        labels=np.zeros(7, np.int64), scores=np.linspace(0.9, 0.3, 7), iou=iou,
+        gt_labels=np.array([0, 0, 1, 1]), crowd=np.zeros(4, np.bool_),
+        ignored=np.zeros(7, np.bool_), queries=np.arange(7),
+    )  # fmt: skip
+    errors = ImageErrors.of(image)
+    names = ["" if kind < 0 else ERRORS[kind] for kind in errors.kind]
+    assert names == [
+        "", "duplicate", "localisation", "localisation", "classification", "both", "background",
+    ]  # fmt: skip
+    assert errors.becomes.tolist() == [-1, -1, 1, -1, 2, -1, -1]
+    assert errors.missed.tolist() == [False, False, False, True]
+
+
+def test_a_fixed_error_gains_the_ap_that_it_costs(
+    make_evidence: Callable[..., Evidence],
+) -> None:
+    # With the rule of DETR, a query has one class. Wrong classes: fixing them restores AP50.
+    healthy = replace(make_evidence(), rule="detr")
+    assert error_budget(healthy)["classification"] == 0
+    images = [
+        replace(image, class_logits=np.roll(image.class_logits[..., :3], 1, -1))
+        for image in healthy.images
+    ]
+    images = [
+        replace(new, class_logits=np.concatenate([new.class_logits, old.class_logits[..., 3:]], -1))
+        for new, old in zip(images, healthy.images, strict=True)
+    ]
+    before, after = error_budget(healthy), error_budget(healthy.changed(images))
+    assert after["ap50"] + after["classification"] == pytest.approx(before["ap50"])
+    assert after["classification"] > 0.5
+
+
+def test_calibration_errors_equal_sums_over_bins() -> None:
+    generator = np.random.default_rng(0)
+    scores, labels = generator.random(200), generator.integers(0, 2, 200)
+    iou = np.where(generator.random(200) < scores, generator.uniform(0.5, 1, 200), 0)
+    found = Calibration.from_arrays(scores, labels, iou, 150)
+    d_ece = 0.0
+    for low in np.arange(20) / 20:
+        own = (scores >= low) & (scores < low + 0.05)
+        if own.any():
+            gap = abs(scores[own].mean() - (iou[own] > 0).mean())
+            d_ece += own.sum() / 200 * gap
+    assert found.d_ece == pytest.approx(d_ece, abs=1e-9)
+    la_ece = []
+    for label in range(2):
+        error = 0.0
+        for place in range(25):
+            own = (labels == label) & (np.floor(scores * 25) == place)
+            if own.any():
+                true = iou[own] > 0
+                precision, mean = true.mean(), iou[own][true].mean() if true.any() else 0
+                error += (
+                    own.sum() / (labels == label).sum() * abs(scores[own].mean() - precision * mean)
+                )
+        la_ece.append(error)
+    assert found.la_ece == pytest.approx(np.mean(la_ece), abs=1e-9)
+
+
+def test_fading_counts_objects_that_the_last_layer_loses(
+    make_evidence: Callable[..., Evidence],
+) -> None:
+    healthy = make_evidence(20)
+    images = []
+    for place, image in enumerate(healthy.images):
+        iou = image.iou.copy()
+        if place < 5:
+            iou[-1] = 0
+        images.append(replace(image, iou=iou))
+    faulty = healthy.changed(images)
+    rows = layer_scores(faulty)
+    assert [row["layer"] for row in rows] == [0, 1, 2, 3]
+    assert rows[2]["fading"] == pytest.approx(0.25)
+    assert rows[3]["fading"] == 0
+    assert rows[1]["ap"] == pytest.approx(faulty.matched(1).ap()[0])
+    assert best_layer_recall(faulty) == (0.75, 1)

@@ -1,0 +1,127 @@
+"""Diagnosis of checkpoints and runs, and diagnosis.json."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mpdiag
+from mpdiag.analysis.build_adapter import build_adapter
+from mpdiag.analysis.options import AnalysisOptions
+from mpdiag.checkpoints import LoadedCheckpoint
+from mpdiag.config import ModelConfig
+from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset
+from mpdiag.diagnosis.changes import Changes
+from mpdiag.diagnosis.collect import Collector, shift_masks
+from mpdiag.errors import RunError
+from mpdiag.models import Mask2Former
+from mpdiag.store import Run
+from mpdiag.store.diagnosis import Diagnosis, Finding
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
+    root = tmp_path_factory.mktemp("data")
+    generate_synthetic(root / "synthetic", train=1, val=4, size=64)
+    return load_dataset("synthetic", root=root)
+
+
+@pytest.fixture(scope="module")
+def model(small_config: ModelConfig) -> Mask2Former:
+    torch.manual_seed(0)
+    config = small_config.model_copy(update={"num_classes": 7})
+    return Mask2Former(config).eval()
+
+
+@pytest.fixture(scope="module")
+def run(
+    model: Mask2Former, data: SegmentationDataset, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "run"
+    mpdiag.analyze(_loaded(model), data, path, evaluate_layers=True, save_masks="none")
+    return path
+
+
+def _loaded(model: Mask2Former) -> LoadedCheckpoint:
+    return LoadedCheckpoint(Path("model"), "module", "0" * 64, model)
+
+
+def _collector(model: Mask2Former, data: SegmentationDataset) -> Collector:
+    adapter = build_adapter(_loaded(model), data, AnalysisOptions())
+    adapter.resize = None  # type: ignore[attr-defined]
+    adapter.to(torch.device("cpu"))
+    return Collector(adapter, data, range(len(data)), torch.device("cpu"))
+
+
+def test_changes_that_change_nothing_leave_the_predictions(
+    model: Mask2Former, data: SegmentationDataset
+) -> None:
+    collector = _collector(model, data)
+    own = collector.collect(every_layer=True)
+    layers = frozenset(range(1, own.num_layers + 1))
+    same = collector.collect(Changes(attention_from_masks=layers), every_layer=True)
+    swapped = collector.collect(Changes(swap_channels=True), every_layer=True)
+    np.testing.assert_allclose(same.images[0].class_logits, own.images[0].class_logits, atol=1e-4)
+    assert np.abs(swapped.images[0].class_logits - own.images[0].class_logits).max() > 1e-3
+    assert collector.facts.attention_disagreement is not None
+    assert collector.facts.attention_disagreement.max() < 1e-3
+    # The hooks are gone.
+    again = collector.collect(every_layer=True)
+    np.testing.assert_array_equal(again.images[0].class_logits, own.images[0].class_logits)
+
+
+def test_masks_are_shifted_by_cells() -> None:
+    masks = torch.zeros(1, 1, 6, 6)
+    masks[0, 0, 2, 3] = 4
+    moved = shift_masks(masks, (1, -2))
+    assert moved[0, 0, 3, 1] == pytest.approx(4, abs=1e-4)
+    half = shift_masks(masks, (0, 0.5))[0, 0, 2]
+    assert half[3].item() == pytest.approx(2, abs=1e-4) == half[4].item()
+
+
+def test_the_evidence_of_a_run_gives_its_ap_in_each_layer(
+    run: Path, data: SegmentationDataset
+) -> None:
+    diagnosis = mpdiag.diagnose(run)
+    summary = Run.open(run).summary
+    expected = [layer["ap"] for layer in summary["layer_scores"]]
+    assert diagnosis.score == pytest.approx(summary["ap"]["ap"], abs=1e-9)
+    assert [layer["ap"] for layer in diagnosis.layers] == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_evidence_of_a_model_gives_the_ap_of_its_run(
+    model: Mask2Former, data: SegmentationDataset, run: Path
+) -> None:
+    adapter = build_adapter(_loaded(model), data, AnalysisOptions())
+    adapter.to(torch.device("cpu"))
+    evidence = Collector(adapter, data, range(4), torch.device("cpu")).collect(every_layer=True)
+    expected = [layer["ap"] for layer in Run.open(run).summary["layer_scores"]]
+    found = [evidence.matched(layer).ap()[0] for layer in range(len(expected))]
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_diagnosis_is_read_as_it_was_written(tmp_path: Path) -> None:
+    finding = Finding(
+        "late-layers", 0.05, (0.02, 0.08), layers=(3,), evidence={"best_layer": 2}, confidence=0.99
+    )
+    diagnosis = Diagnosis(0.4, [finding], 0.01, 20, [{"layer": 0, "ap": 0.3}])
+    diagnosis.write(tmp_path / "diagnosis.json")
+    assert Diagnosis.read(tmp_path / "diagnosis.json") == diagnosis
+    content = json.loads((tmp_path / "diagnosis.json").read_text())
+    assert content["score"] == {"name": "ap", "value": 0.4}
+    assert set(content["findings"][0]) == {
+        "cause", "at_stake", "interval", "layers", "classes", "queries", "evidence", "remedy",
+        "confidence",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"schema_version": 9}', '{"findings": [{"cause": "unknown"}]}']
+)
+def test_a_damaged_diagnosis_is_an_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "diagnosis.json"
+    path.write_text(text)
+    with pytest.raises(RunError, match=r"diagnosis\.json"):
+        Diagnosis.read(path)

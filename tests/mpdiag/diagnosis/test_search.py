@@ -1,0 +1,170 @@
+"""Faults that are planted in the evidence are found, and the AP at stake is what they cost."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mpdiag.diagnosis.collect import ModelFacts
+from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
+from mpdiag.diagnosis.search import Search
+from mpdiag.store.diagnosis import Diagnosis
+
+MakeEvidence = Callable[..., Evidence]
+Plant = Callable[[ImageEvidence], ImageEvidence]
+
+
+def _diagnose(evidence: Evidence) -> Diagnosis:
+    return Search(evidence, ModelFacts(), 0.01).run()
+
+
+def _swap_classes(image: ImageEvidence) -> ImageEvidence:
+    return replace(image, class_logits=image.class_logits[..., [1, 0, 2, 3]])
+
+
+def _kill_queries(image: ImageEvidence) -> ImageEvidence:
+    logits = image.class_logits.copy()
+    logits[:, :4] = [0, 0, 0, 20]
+    return replace(image, class_logits=logits)
+
+
+def _worsen_last_layer(image: ImageEvidence) -> ImageEvidence:
+    iou = image.iou.copy()
+    iou[-1] *= 0.7
+    return replace(image, iou=iou)
+
+
+def _empty_masks(image: ImageEvidence) -> ImageEvidence:
+    values = [x.copy() for x in (image.iou, image.area, image.quality)]
+    for value in values:
+        value[-1, :5] = 0
+    return replace(image, iou=values[0], area=values[1], quality=values[2])
+
+
+def _overflow(image: ImageEvidence) -> ImageEvidence:
+    area = image.area.copy()
+    area[-1, :4] = np.nan
+    return replace(image, area=area)
+
+
+def _switch_masks(image: ImageEvidence) -> ImageEvidence:
+    order = np.array([1, 0, 3, 2, *range(4, 10)])
+    values = [x.copy() for x in (image.iou, image.area, image.quality)]
+    for value in values:
+        value[-1] = value[-1, order]
+    return replace(
+        image, iou=values[0], area=values[1], quality=values[2], moved=image.moved[:, order]
+    )
+
+
+def _raise_no_object(image: ImageEvidence) -> ImageEvidence:
+    logits = image.class_logits.copy()
+    logits[..., -1] += 30
+    quality = image.quality.copy()
+    quality[:, ::2] *= 0.1
+    return replace(image, class_logits=logits, quality=quality)
+
+
+@pytest.mark.parametrize(
+    ("cause", "plant"),
+    [
+        ("class-confusion", _swap_classes),
+        ("dead-queries", _kill_queries),
+        ("late-layers", _worsen_last_layer),
+        ("empty-masks", _empty_masks),
+        ("non-finite", _overflow),
+        ("query-switching", _switch_masks),
+    ],
+)
+def test_faults_of_the_model_are_found(
+    make_evidence: MakeEvidence, cause: str, plant: Plant
+) -> None:
+    healthy = make_evidence()
+    faulty = healthy.changed([plant(image) for image in healthy.images])
+    cost = healthy.matched().ap()[0] - faulty.matched().ap()[0]
+    assert cost > 0.02
+    finding = _diagnose(faulty).findings[0]
+    assert finding.cause == cause
+    assert finding.at_stake == pytest.approx(cost, rel=0.35)
+    assert finding.interval[0] < finding.at_stake < finding.interval[1]
+
+
+def test_a_healthy_model_has_no_finding(make_evidence: MakeEvidence) -> None:
+    for seed in range(2):
+        assert _diagnose(make_evidence(seed=seed)).findings == []
+
+
+def test_wrong_labels_are_found(make_evidence: MakeEvidence) -> None:
+    healthy = make_evidence(36)
+    generator = np.random.default_rng(0)
+    images, wrong = [], 0
+    for image in healthy.images:
+        labels = image.gt_labels.copy()
+        chosen = generator.random(len(labels)) < 0.2
+        labels[chosen] = (labels[chosen] + generator.integers(1, 3, chosen.sum())) % 3
+        wrong += int(chosen.sum())
+        images.append(replace(image, gt_labels=labels))
+    finding = _diagnose(healthy.changed(images)).findings[0]
+    assert finding.cause == "label-noise"
+    assert finding.evidence["objects"] == wrong
+
+
+def test_missing_labels_are_found(make_evidence: MakeEvidence) -> None:
+    healthy = make_evidence()
+    images = []
+    for place, image in enumerate(healthy.images):
+        kept = [0] if place % 3 == 0 else [0, 1]
+        logits = image.class_logits.copy()
+        logits[..., :3] *= 3  # certain
+        images.append(
+            replace(
+                image, class_logits=logits, iou=image.iou[..., kept],
+                quality=np.full_like(image.quality, 0.97), gt_labels=image.gt_labels[kept],
+                gt_crowd=image.gt_crowd[kept], gt_center=image.gt_center[kept],
+                gt_area=image.gt_area[kept], gt_overlap=image.gt_overlap[np.ix_(kept, kept)],
+            )
+        )  # fmt: skip
+    finding = _diagnose(healthy.changed(images)).findings[0]
+    assert finding.cause == "missing-labels"
+    assert finding.evidence["objects"] == 8
+    assert set(finding.evidence["images"]) == {
+        image.image_id for place, image in enumerate(healthy.images) if place % 3 == 0
+    }
+
+
+def test_objects_that_are_annotated_twice_are_found(make_evidence: MakeEvidence) -> None:
+    healthy = make_evidence()
+    twice = [0, 0, 1]
+    images = [
+        replace(
+            image, iou=image.iou[..., twice], gt_labels=image.gt_labels[twice],
+            gt_crowd=image.gt_crowd[twice], gt_center=image.gt_center[twice],
+            gt_area=image.gt_area[twice], gt_overlap=image.gt_overlap[np.ix_(twice, twice)],
+        )
+        for image in healthy.images
+    ]  # fmt: skip
+    finding = _diagnose(healthy.changed(images)).findings[0]
+    assert finding.cause == "overlapping-labels"
+    assert finding.evidence["objects"] == 24
+
+
+def test_duplicates_are_suppressed(make_evidence: MakeEvidence) -> None:
+    healthy = make_evidence()
+    copied = [*range(10), *range(10)]
+    images = [
+        replace(
+            image, class_logits=image.class_logits[:, copied], quality=image.quality[:, copied],
+            iou=image.iou[:, copied], area=image.area[:, copied], center=image.center[copied],
+            overlap=image.overlap[np.ix_(copied, copied)],
+            moved=image.moved[np.ix_(copied, copied)], features=None,
+            ignored=image.ignored[copied],
+        )
+        for image in healthy.images
+    ]  # fmt: skip
+    faulty = healthy.changed(images)
+    finding = _diagnose(faulty).findings[0]
+    assert finding.cause == "duplicate-queries"
+    assert finding.queries == tuple(range(10, 20))
+    cost = healthy.matched().ap()[0] - faulty.matched().ap()[0]
+    assert finding.at_stake >= cost - 1e-6
