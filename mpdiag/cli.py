@@ -63,9 +63,7 @@ def demo(
     ] = None,
     quick: Annotated[
         bool,
-        typer.Option(
-            "--quick", help="Use packaged models in place of training: about 20 seconds."
-        ),
+        typer.Option("--quick", help="Use packaged models in place of training: about 20 seconds."),
     ] = False,
 ) -> None:
     """Train two tiny models on synthetic data, analyse them, and write a report."""
