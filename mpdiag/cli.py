@@ -17,8 +17,8 @@ from mpdiag.commands.analyze import analyze
 from mpdiag.commands.bench import bench_app
 from mpdiag.commands.checkpoint import convert, info
 from mpdiag.commands.data import data_app
-from mpdiag.commands.export import export
 from mpdiag.commands.diagnose import diagnose
+from mpdiag.commands.export import export
 from mpdiag.commands.options import err, out, suggest
 from mpdiag.commands.reproduce import reproduce
 from mpdiag.commands.runs import compare, dashboard, report
