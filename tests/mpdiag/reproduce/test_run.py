@@ -19,7 +19,7 @@ from mpdiag.reproduce.experiments import TiledDataset
 from mpdiag.reproduce.scheduler import Failure, Machine, Running
 from mpdiag.store import Run
 
-from ...processes import Forked, run_command
+from ...processes import Forked, context, run_command
 
 QUIET = Console(quiet=True)
 FEW = (
@@ -51,6 +51,7 @@ def test_figures_1_and_4_and_their_repetition(
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     monkeypatch.setattr(scheduler, "_start", start)  # test_scheduler.py tests the original
+    monkeypatch.setattr(scheduler, "get_context", lambda method: context)
     size = replace(select_size("tiny", FEW), num_images=(8, 3))
     options = ReproductionOptions(["figure1", "figure4"], size, [3], tmp_path / "out")
     assert reproduce(options, QUIET, plan=True) == [] and not (tmp_path / "out").exists()
