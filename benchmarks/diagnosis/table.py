@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.diagnosis.cases import HALVES, list_cases
 from benchmarks.diagnosis.experiment import CaseResult
 from benchmarks.diagnosis.faults import FAULTS
 
@@ -71,7 +72,10 @@ def goals(results: Iterable[CaseResult]) -> list[Goal]:
 
 def markdown_report(results: Sequence[CaseResult]) -> str:
     """Return all tables as Markdown."""
+    halves = sorted({result.half for result in results})
+    total = sum(len(list_cases(half)) for half in HALVES if half in halves)
     parts = [
+        f"{len(results)} of the {total} cases of the {' and '.join(halves)} half.",
         _table(
             ["Goal", "Measured", "Met"],
             [[goal.text, goal.measured, "yes" if goal.met else "no"] for goal in goals(results)],
