@@ -75,7 +75,9 @@ def reproduce(
         only=[name.strip() for name in only.split(",") if name.strip()],
         show_images=images,
     )
-    with exit_on_signal(), nullcontext() if plan else lock_directory(options.output):
+    # A report may be written while another process trains.
+    locked = nullcontext() if plan or report_only else lock_directory(options.output)
+    with exit_on_signal(), locked:
         files = run(options, err, plan=plan, report_only=report_only)
     for file in files:
         out.print(escape(str(file)), soft_wrap=True)

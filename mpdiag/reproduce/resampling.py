@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from mpdiag.analysis.run_evaluation import resample_ap
 from mpdiag.data import SegmentationDataset, load_dataset
@@ -55,11 +56,13 @@ def _resample(
     draws = np.concatenate(list(draw_images(len(terms["util"][0]), resamples=resamples)))
     layers = {name: ratio(draws, *terms[name]) for name in ("util", "miou_l")}
     values: dict[str, list[float | None]] = {}
+    column: npt.NDArray[np.float64] | None
     for metric in RESAMPLED_METRICS:
         if metric.key == "ap":
             column = None if data is None else resample_ap(path, data, draws)
         elif metric.layer is not None:
-            column = layers[metric.key][:, metric.layer]
+            of_layers = layers[metric.key]
+            column = of_layers[:, metric.layer] if metric.layer < of_layers.shape[1] else None
         else:
             chosen = slice(1, -1) if metric.key == "util" else slice(1, None)
             column = np.nanmean(layers[metric.key][:, chosen], axis=1)

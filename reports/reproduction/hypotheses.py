@@ -16,6 +16,11 @@ from reports.reproduction.tables import ReportedValue
 AP = SummaryMetric("ap", "AP")
 UTIL1, MIOU1 = SummaryMetric("util", "Util¹", 1), SummaryMetric("miou_l", "mIoU-L¹", 1)
 UTIL, MIOU = SummaryMetric("util", "Util, mean"), SummaryMetric("miou_l", "mIoU-L, mean")
+# Of nine layers, the third of each three attends to the feature map of stride 8.
+_MIOU_AT_STRIDE_8 = tuple(
+    SummaryMetric("miou_l", f"mIoU-L{power}", layer)
+    for layer, power in ((3, "³"), (6, "⁶"), (9, "⁹"))
+)
 
 _TABLE1_ROWS = {"baseline": 0, "mp-first-layer": 1, "mp-all-layers": 2}
 
@@ -65,6 +70,8 @@ HYPOTHESES = (
                UTIL, _MP_FIRST, _MP_ALL),
     Hypothesis("table1", "Multi-layer MP raises mIoU-L of the MP part (mean over layers)",
                MIOU, _MP_FIRST, _MP_ALL),
+    *(Hypothesis("table1", f"Multi-layer MP raises {metric.label} of the MP part, at stride 8",
+                 metric, _MP_FIRST, _MP_ALL) for metric in _MIOU_AT_STRIDE_8),
     Hypothesis("table1", "Multi-layer MP raises Util¹ of the matching part",
                UTIL1, _BASELINE, _ALL_LAYERS),
     Hypothesis("table1", "Multi-layer MP raises Util of the matching part (mean over layers)",
