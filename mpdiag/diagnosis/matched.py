@@ -106,11 +106,17 @@ class _ClassTable:
 
 
 class MatchedDetections:
-    """The matched detections of I images."""
+    """The matched detections of I images.
+
+    Attributes:
+        true_positives: (I,) over all IoU thresholds.
+    """
 
     def __init__(self, images: Sequence[ImageDetections], num_classes: int) -> None:
         self.num_images = len(images)
-        self._tables = _class_tables(images, num_classes)
+        matches = [image.match() for image in images]
+        self.true_positives = np.array([matched.sum() for matched, _ in matches])
+        self._tables = _class_tables(images, matches, num_classes)
 
     def ap(self, weights: Floats | None = None) -> Floats:
         """Return the (R,) APs under (R, I) weights of the images; one value without weights.
@@ -136,8 +142,9 @@ def _mean_over_classes(values: Floats) -> Floats:
     return np.where(known.any(1), total / np.maximum(known.sum(1), 1), np.nan)
 
 
-def _class_tables(images: Sequence[ImageDetections], num_classes: int) -> list[_ClassTable]:
-    matches = [image.match() for image in images]
+def _class_tables(
+    images: Sequence[ImageDetections], matches: Sequence[tuple[Bools, Bools]], num_classes: int
+) -> list[_ClassTable]:
     matched = np.concatenate([one for one, _ in matches], axis=1)
     ignored = np.concatenate([one for _, one in matches], axis=1)
     labels = np.concatenate([image.labels for image in images])

@@ -25,6 +25,7 @@ from mpdiag.store.diagnosis import Diagnosis, Finding
 SIMILAR = 0.8  # of the highest gain: a more specific cause with such a gain wins
 ROUNDS = 6
 RESAMPLES = 200
+IMAGES_SHOWN = 20
 LEVEL = 0.95
 
 
@@ -104,7 +105,7 @@ class Search:
                 (one for one in enough if one.gain >= SIMILAR * highest),
                 key=lambda one: (SPECIFICITY[one.candidate.cause], -one.gain),
             )
-            finding = _finding(best, matched)
+            finding = _finding(best, matched, state.evidence)
             if finding.interval[0] > 0:
                 return best, finding
             enough.remove(best)
@@ -141,7 +142,7 @@ class Search:
         return evidence
 
 
-def _finding(tried: Tried, before: MatchedDetections) -> Finding:
+def _finding(tried: Tried, before: MatchedDetections, evidence: Evidence) -> Finding:
     gains = resampled(lambda weights: tried.matched.ap(weights) - before.ap(weights), before)
     outside = 50 * (1 - LEVEL)
     low, high = np.nanpercentile(gains, [outside, 100 - outside])
@@ -153,9 +154,16 @@ def _finding(tried: Tried, before: MatchedDetections) -> Finding:
         layers=candidate.layers,
         classes=candidate.classes,
         queries=candidate.queries,
-        evidence=candidate.evidence,
+        evidence={"images": _most_improved(tried, before, evidence), **candidate.evidence},
         confidence=float(np.nanmean(gains > 0)),
     )
+
+
+def _most_improved(tried: Tried, before: MatchedDetections, evidence: Evidence) -> list[int]:
+    """Return the ids of the images that gain most true positives."""
+    gains = tried.matched.true_positives - before.true_positives
+    order = np.argsort(-gains, kind="stable")[:IMAGES_SHOWN]
+    return [evidence.images[place].image_id for place in order if gains[place] > 0]
 
 
 def resampled(statistic: Callable[[Floats], Floats], matched: MatchedDetections) -> Floats:

@@ -82,13 +82,13 @@ def check_channels(trials: Trials) -> Iterator[Candidate]:
     swapped = Changes(swap_channels=True)
     own, other = trials.first, trials.collect(swapped)
     if _ap(other) > _ap(own):
-        yield Candidate("channel-order", changes=swapped, evidence={"images": "all"})
+        yield Candidate("channel-order", changes=swapped, evidence={"which_images": "all"})
     if _ap(_more_confident(own, other)) > _ap(own):
         every = trials.collector.collect(swapped)
         yield Candidate(
             "channel-order",
             edit=partial(_more_confident, other=every),
-            evidence={"images": "some"},
+            evidence={"which_images": "some"},
         )
 
 

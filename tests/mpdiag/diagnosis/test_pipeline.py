@@ -11,11 +11,13 @@ import mpdiag
 from mpdiag.analysis.build_adapter import build_adapter
 from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.checkpoints import LoadedCheckpoint
-from mpdiag.config import ModelConfig
+from mpdiag.checkpoints.detectron2_config import TrainingInfo
+from mpdiag.cli import app
+from mpdiag.config import LossConfig, ModelConfig
 from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.collect import Collector, shift_masks
-from mpdiag.errors import RunError
+from mpdiag.errors import ConfigError, RunError
 from mpdiag.models import Mask2Former
 from mpdiag.store import Run
 from mpdiag.store.diagnosis import Diagnosis, Finding
@@ -45,12 +47,12 @@ def run(
 
 
 def _loaded(model: Mask2Former) -> LoadedCheckpoint:
-    return LoadedCheckpoint(Path("model"), "module", "0" * 64, model)
+    info = TrainingInfo(LossConfig(), short_side=64, long_side=64)
+    return LoadedCheckpoint(Path("model"), "module", "0" * 64, model, training_info=info)
 
 
 def _collector(model: Mask2Former, data: SegmentationDataset) -> Collector:
     adapter = build_adapter(_loaded(model), data, AnalysisOptions())
-    adapter.resize = None  # type: ignore[attr-defined]
     adapter.to(torch.device("cpu"))
     return Collector(adapter, data, range(len(data)), torch.device("cpu"))
 
@@ -125,3 +127,54 @@ def test_a_damaged_diagnosis_is_an_error(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(RunError, match=r"diagnosis\.json"):
         Diagnosis.read(path)
+
+
+def test_the_command_writes_json_and_a_page(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app(
+        [
+            "diagnose",
+            str(run),
+            "--json",
+            str(tmp_path / "a.json"),
+            "--html",
+            str(tmp_path / "a.html"),
+        ],
+        standalone_mode=False,
+    )
+    written = Diagnosis.read(tmp_path / "a.json")
+    assert Diagnosis.read(run / "diagnosis.json") == written
+    assert f"AP {100 * written.score:.1f} on 4 images" in capsys.readouterr().out
+    page = (tmp_path / "a.html").read_text()
+    assert "<h1>" in page and "Exacerbation" in page
+
+
+def test_the_command_compares_two_models(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    app(["diagnose", str(run), "--against", str(run)], standalone_mode=False)
+    assert "AP of run minus AP of run: +0.0" in capsys.readouterr().out
+
+
+def test_a_checkpoint_needs_a_data_set(model: Mask2Former) -> None:
+    with pytest.raises(ConfigError, match="--dataset"):
+        mpdiag.diagnose(model)
+
+
+def test_a_run_without_detections_is_an_error(
+    model: Mask2Former, data: SegmentationDataset, tmp_path: Path
+) -> None:
+    mpdiag.analyze(
+        _loaded(model), data, tmp_path / "run", evaluate=False, limit=1, save_masks="none"
+    )
+    with pytest.raises(RunError, match="no detections"):
+        mpdiag.diagnose(tmp_path / "run")
+
+
+def test_segments_of_a_panoptic_data_set_count_as_instances(
+    model: Mask2Former, data: SegmentationDataset
+) -> None:
+    panoptic = load_dataset("synthetic", root=data.image_root.parents[1], task="panoptic")
+    config = model.config.model_copy(update={"num_classes": len(panoptic.classes)})
+    diagnosis = mpdiag.diagnose(_loaded(Mask2Former(config).eval()), panoptic, limit=2)
+    assert diagnosis.num_images == 2
+    assert 0 <= diagnosis.score <= 1
