@@ -12,7 +12,7 @@ import streamlit as st
 
 from apps import components, url_state
 from apps.runs import LoadedRun, open_runs
-from apps.views import compare, images, inspector, live, overview, queries, transitions
+from apps.views import compare, diagnosis, images, inspector, live, overview, queries, transitions
 from mpdiag.errors import MpdiagError
 
 # Smaller margins than Streamlit's, because ten masks are side by side. Chart texts have the color
@@ -29,6 +29,7 @@ PAGE_ICON = "📊"
 View = Callable[[Sequence[LoadedRun]], None]
 # URL path -> title, icon and function of a page, in the order of the menu.
 VIEWS: dict[str, tuple[str, str, View]] = {
+    "diagnosis": ("Diagnosis", ":material/troubleshoot:", diagnosis.render),
     "overview": ("Overview", ":material/show_chart:", overview.render),
     "images": ("Images", ":material/grid_view:", images.render),
     "inspector": ("Inspector", ":material/layers:", inspector.render),

@@ -56,7 +56,7 @@ def build_diagnosis(diagnosis: Diagnosis, name: str, classes: Sequence[str] = ()
     ]
     sections = [Section("Summary", (text, summary(diagnosis))), *findings]
     if diagnosis.layers:
-        sections.append(Section("Layers", tables=(_layer_table(diagnosis.layers),)))
+        sections.append(Section("Layers", tables=(layer_scores_table(diagnosis.layers),)))
     return Document("diagnosis", f"{name}: diagnosis", tuple(sections))
 
 
@@ -105,7 +105,8 @@ def _format(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _layer_table(layers: Sequence[Mapping[str, Any]]) -> Table:
+def layer_scores_table(layers: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of the measurements of each layer."""
     rows = []
     for layer in layers:
         cells = [_percent(layer.get(key)) for key in _LAYER_COLUMNS]

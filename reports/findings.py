@@ -31,7 +31,7 @@ _PAIRS_TEXT = (
 def build_findings(run: Run) -> Document:
     """Return the findings page of a run."""
     by_class = run.layers(by="class", resamples=1)
-    sections = [Section("Findings", highlights=tuple(_highlights(run, by_class)))]
+    sections = [Section("Findings", highlights=tuple(find_highlights(run, by_class)))]
     pictures = draw_pairs(run, lowest_iou_pairs(run, NUM_PAIRS), "pair")
     if pictures:
         sections.append(
@@ -47,7 +47,8 @@ def build_findings(run: Run) -> Document:
     return Document("findings", f"{run.name} ({part}): findings", tuple(sections))
 
 
-def _highlights(run: Run, by_class: pd.DataFrame) -> Iterator[Highlight]:
+def find_highlights(run: Run, by_class: pd.DataFrame | None) -> Iterator[Highlight]:
+    """Yield the main results of a run; `by_class` is `run.layers(by="class")` if there is one."""
     layers = run.summary["layers"]
     # Util of the last layer is 100% by definition.
     for name, considered in (("miou_l", layers), ("util", layers[:-1])):
@@ -63,7 +64,7 @@ def _highlights(run: Run, by_class: pd.DataFrame) -> Iterator[Highlight]:
         yield Highlight("Unmatched queries", text, str(usage["dead"]))
     if run.has_column("queries", "second_coverage"):
         yield from _most_common_transition(run)
-    lowest = _util_by_class(by_class)[:NUM_CLASSES]
+    lowest = [] if by_class is None else _util_by_class(by_class)[:NUM_CLASSES]
     if lowest:
         values = ", ".join(f"{name} {_percent(value)}" for name, value in lowest)
         text = "mean Util of the layers before the last, lowest classes first"

@@ -82,7 +82,7 @@ def test_click_on_a_bar_updates_the_url(page, url):
 
 
 def test_figures_and_tables_can_be_saved(page, url, tmp_path):
-    page.goto(url)
+    page.goto(f"{url}/overview")
     wait_until_ready(page)
     chart = page.locator(".stPlotlyChart").first
     chart.hover()

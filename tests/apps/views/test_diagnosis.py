@@ -1,0 +1,79 @@
+"""The Diagnosis page."""
+
+import json
+
+import pytest
+from plotly.io import from_json
+
+from mpdiag.store import Run
+from mpdiag.store.causes import CAUSES
+from mpdiag.store.diagnosis import Diagnosis, Finding
+from reports.findings import build_findings
+
+
+@pytest.fixture
+def run(make_run, tmp_path):
+    return make_run(tmp_path / "one", seed=1)
+
+
+def finding(cause, at_stake, **options):
+    return Finding(cause, at_stake, (at_stake - 0.01, at_stake + 0.02), **options)
+
+
+def texts(page):
+    return [element.value for element in page.markdown]
+
+
+def links(page):
+    return [element.proto for element in page.get("page_link")]
+
+
+def test_findings_with_their_images(run, open_page):
+    image = int(Run.open(run).query("SELECT image_id FROM images")["image_id"][0])
+    evidence = {"images": [image, 999_999, "x"], "dead_share": 0.25}
+    first = finding("dead-queries", 0.1, queries=(3, 4), layers=(2,), evidence=evidence)
+    findings = [first, finding("class-confusion", 0.04, classes=(0, 1))]
+    Diagnosis(0.365, findings, 0.01, 40, [{"layer": 0, "ap": 0.1}]).write(run / "diagnosis.json")
+    page = open_page(run, page="diagnosis")
+    assert "**AP 36.5** on 40 images. 2 causes cost more than 1 AP." in texts(page)
+    assert f"#### 1. {CAUSES['dead-queries'].title}" in texts(page)
+    assert [metric.value for metric in page.metric] == ["+10.0", "+4.0"]
+    assert any("Queries: 3, 4" in caption.value.replace("\\", "") for caption in page.caption)
+    assert any(
+        "Classes: disc, square" in caption.value.replace("\\", "") for caption in page.caption
+    )
+    (bars,) = from_json(page.get("plotly_chart")[0].proto.spec).data
+    assert list(bars.x) == pytest.approx([10, 4])
+    assert bars.y[0] == f"1. {CAUSES['dead-queries'].title}"
+    assert list(bars.error_x.array) == pytest.approx([2, 2])
+    assert list(bars.error_x.arrayminus) == pytest.approx([1, 1])
+    (inspector,) = [link for link in links(page) if link.page == "inspector"]
+    assert f"image={image}&query=3&layer=2" in inspector.query_string
+    layers = page.dataframe[0].value
+    assert layers["AP"].tolist() == ["10.0"]
+
+
+def test_run_without_findings(run, open_page):
+    Diagnosis(0.5, [], 0.02, 7).write(run / "diagnosis.json")
+    page = open_page(run, page="diagnosis")
+    assert "**AP 50.0** on 7 images. Nothing found that costs more than 2 AP." in texts(page)
+    assert not page.get("plotly_chart") and not page.metric
+
+
+def test_run_without_diagnosis_is_described_in_words(run, open_page):
+    page = open_page(run, page="diagnosis")
+    assert "mpdiag diagnose RUN" in page.info[0].value
+    (section, *_) = build_findings(Run.open(run)).sections
+    shown = "\n".join(texts(page))
+    for highlight in section.highlights:
+        assert f"- {highlight.label}" in shown.replace("\\", "")
+    assert [link.page for link in links(page)] == ["overview"]
+
+
+@pytest.mark.parametrize("change", [{"score": 3}, {"findings": [{"cause": "x"}]}, {"findings": 4}])
+def test_damaged_diagnosis_is_an_error_of_this_page(run, open_page, change):
+    Diagnosis(0.5, [finding("ranking", 0.1)], 0.01, 7).write(run / "diagnosis.json")
+    content = json.loads((run / "diagnosis.json").read_text())
+    (run / "diagnosis.json").write_text(json.dumps(content | change))
+    page = open_page(run, page="diagnosis")
+    assert "diagnosis.json: is no diagnosis" in page.error[0].value.replace("\\", "")
