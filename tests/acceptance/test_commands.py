@@ -392,7 +392,10 @@ def test_transformers_model(tmp_path: Path, root: Path, mpdiag: Command) -> None
     for words, message in (
         (("--engine", "mpdiag"), "model_type = 'eomt'; mpdiag reads mask2former only"),
         (("--part", "piloted"), "--part piloted: works with models that mpdiag runs"),
-        (("--intervene", "attention=gt:1"), "--intervene: works with models that mpdiag runs"),
+        (
+            ("--intervene", "attention=gt:1"),
+            "--intervene: transformers EoMT has no masked attention",
+        ),
     ):
         status, _, error = mpdiag(*analyze, "--output", tmp_path / "no", *words)
         assert status == 2 and message in " ".join(error.split())
