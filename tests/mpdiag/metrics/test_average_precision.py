@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -258,3 +259,13 @@ def test_resampled_ap_is_that_of_images_that_are_added_again() -> None:
         assert value == pytest.approx(repeated.compute().ap, abs=1e-10)
     assert values[0] == pytest.approx(metric.compute().ap, abs=1e-10)
     assert np.isnan(values[1]) and len(set(values.round(6))) > 8
+
+
+def test_no_masks_are_kept() -> None:
+    images = {seed: image(seed) for seed in range(6)}
+    detections = sum(len(one.found.scores) for one in images.values())
+    counted = sum(4 * len(one.labels) for one in images.values())  # at most, in four area ranges
+    kept = metric_of(images).images
+    size = sum(getattr(one, name).nbytes for one in kept for name in type(one).__slots__)
+    assert 26 * detections < size <= 26 * detections + 16 * counted
+    assert len(pickle.dumps(metric_of(images))) < size + 6 * 1500
