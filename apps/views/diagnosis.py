@@ -41,11 +41,12 @@ def render(runs: Sequence[LoadedRun]) -> None:
 
 def _show_highlights(loaded: LoadedRun) -> None:
     st.header("The run in words", anchor=False)
-    for highlight in _highlights(loaded):
-        value = f": **{escape_markdown(highlight.value)}**" if highlight.value else ""
-        st.markdown(
-            f"- {escape_markdown(highlight.label)}, {escape_markdown(highlight.text)}{value}"
-        )
+    st.markdown("\n".join(f"- {_sentence(highlight)}" for highlight in _highlights(loaded)))
+
+
+def _sentence(highlight: Highlight) -> str:
+    value = f": **{escape_markdown(highlight.value)}**" if highlight.value else ""
+    return f"{escape_markdown(highlight.label)}, {escape_markdown(highlight.text)}{value}"
 
 
 def _show_diagnosis(loaded: LoadedRun, diagnosis: Diagnosis) -> None:
