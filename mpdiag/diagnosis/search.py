@@ -25,6 +25,9 @@ from mpdiag.store.diagnosis import Diagnosis, Finding
 SIMILAR = 0.8  # of the highest gain: a more specific cause with such a gain wins
 ROUNDS = 6
 RESAMPLES = 200
+NOT_COMBINED = ("channel-order", "mask-head")
+"""Causes whose edits hold predictions of other forward passes: no further changes to the model."""
+
 IMAGES_SHOWN = 20
 LEVEL = 0.95
 
@@ -80,6 +83,8 @@ class Search:
                 break
             tried, finding = chosen
             findings.append(finding)
+            if finding.cause in NOT_COMBINED and tried.candidate.edit is not None:
+                self._model_candidates = ()
             state, matched = tried.state, tried.matched
         evidence = self.start.evidence
         return Diagnosis(

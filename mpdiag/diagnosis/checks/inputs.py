@@ -1,6 +1,6 @@
 """Changes to the forward pass that may explain lost AP: input, shifted masks, attention masks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.changes import Changes, Normalisation, can_change_input, can_change_scale
+from mpdiag.diagnosis.checks.pixels import received_pixels
 from mpdiag.diagnosis.collect import Collector
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.matched import Floats
@@ -60,15 +61,22 @@ def _ap(evidence: Evidence) -> float:
 
 
 def check_normalisation(trials: Trials) -> Iterator[Candidate]:
-    """Yield the known normalisation with the highest AP."""
-    module = trials.collector.adapter.module
+    """Yield the known normalisation with the highest AP.
+
+    That of the checkpoint is tried only if the channels arrive at the backbone with another scale
+    or offset. It would undo any other change of the pixels, too.
+    """
+    collector = trials.collector
+    module = collector.adapter.module
     if not isinstance(module, Mask2Former):
         return
     own = Normalisation(
         tuple(map(float, module.config.pixel_mean)), tuple(map(float, module.config.pixel_std))
     )
-    others = {name: one for name, one in NORMALISATIONS.items() if one != own}
-    known = {"of the checkpoint": own, **others}
+    known = {name: one for name, one in NORMALISATIONS.items() if one != own}
+    pixels = received_pixels(collector, collector.indices[:SCREENED])
+    if all(one.are_scaled for one in pixels):
+        known["of the checkpoint"] = own
     best = trials.best({name: Changes(normalisation=one) for name, one in known.items()})
     if best is not None:
         name, changes = best
@@ -77,19 +85,34 @@ def check_normalisation(trials: Trials) -> Iterator[Candidate]:
 
 def check_channels(trials: Trials) -> Iterator[Candidate]:
     """Yield the exchange of red and blue, for all images or for those that it suits."""
-    if not can_change_input(trials.collector.adapter):
+    collector = trials.collector
+    if not can_change_input(collector.adapter):
         return
-    swapped = Changes(swap_channels=True)
-    own, other = trials.first, trials.collect(swapped)
+    changes = Changes(swap_channels=True)
+    own, other = trials.first, trials.collect(changes)
     if _ap(other) > _ap(own):
-        yield Candidate("channel-order", changes=swapped, evidence={"which_images": "all"})
-    if _ap(_more_confident(own, other)) > _ap(own):
-        every = trials.collector.collect(swapped)
+        yield Candidate("channel-order", changes=changes, evidence={"which_images": "all"})
+    swapped = [one.are_swapped for one in received_pixels(collector, collector.indices)]
+    if any(swapped) and not all(swapped):
+        every = collector.collect(changes, every_layer=True)
+        yield Candidate(
+            "channel-order",
+            edit=partial(_choose, other=every, chosen=swapped),
+            evidence={"which_images": "those that arrive with red and blue exchanged"},
+        )
+    elif _ap(_more_confident(own, other)) > _ap(own):
+        every = collector.collect(changes, every_layer=True)
         yield Candidate(
             "channel-order",
             edit=partial(_more_confident, other=every),
-            evidence={"which_images": "some"},
+            evidence={"which_images": "those that are more confident with it"},
         )
+
+
+def _choose(evidence: Evidence, other: Evidence, chosen: Sequence[bool]) -> Evidence:
+    """Take the chosen images from `other`."""
+    rows = zip(evidence.images, other.images, chosen, strict=True)
+    return evidence.changed([new if take else own for own, new, take in rows])
 
 
 def _more_confident(evidence: Evidence, other: Evidence) -> Evidence:
@@ -131,10 +154,12 @@ def check_shift(trials: Trials) -> Iterator[Candidate]:
         total += offset
         evidence = trials.collect(Changes(shift=_opposite(total)))
     if np.abs(total).max() >= MIN_SHIFT:
+        around = SHIFT_STEP * np.array([(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)])
+        best = trials.best({str(near): Changes(shift=_opposite(total + near)) for near in around})
+        changes = Changes(shift=_opposite(total)) if best is None else best[1]
+        down, right = (-cells for cells in changes.shift)
         yield Candidate(
-            "mask-offset",
-            changes=Changes(shift=_opposite(total)),
-            evidence={"cells_down": float(total[0]), "cells_right": float(total[1])},
+            "mask-offset", changes=changes, evidence={"cells_down": down, "cells_right": right}
         )
 
 

@@ -16,6 +16,7 @@ from mpdiag.cli import app
 from mpdiag.config import LossConfig, ModelConfig
 from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset
 from mpdiag.diagnosis.changes import Changes
+from mpdiag.diagnosis.checks.pixels import received_pixels
 from mpdiag.diagnosis.collect import Collector, shift_masks
 from mpdiag.errors import ConfigError, RunError
 from mpdiag.models import Mask2Former
@@ -178,3 +179,26 @@ def test_segments_of_a_panoptic_data_set_count_as_instances(
     diagnosis = mpdiag.diagnose(_loaded(Mask2Former(config).eval()), panoptic, limit=2)
     assert diagnosis.num_images == 2
     assert 0 <= diagnosis.score <= 1
+
+
+def test_images_that_arrive_with_exchanged_channels_are_recognised(
+    model: Mask2Former, data: SegmentationDataset
+) -> None:
+    collector = _collector(model, data)
+    calls = 0
+
+    def swap_every_second_image(module: torch.nn.Module, args: tuple[torch.Tensor]) -> torch.Tensor:
+        nonlocal calls
+        pixels = args[0].clone()
+        for row in range(len(pixels)):
+            pixels[row] = 2 * (pixels[row].flip(0) if calls % 2 else pixels[row]) + 1
+            calls += 1
+        return pixels
+
+    handle = model.backbone.register_forward_pre_hook(swap_every_second_image)
+    try:
+        found = received_pixels(collector, collector.indices)
+    finally:
+        handle.remove()
+    assert [one.are_swapped for one in found] == [False, True, False, True]
+    assert [one.are_scaled for one in found] == [True, False, True, False]
