@@ -27,7 +27,7 @@ class LabelledImage:
 
     name: str
     image: RgbImage
-    masks: Sequence[Mask]
+    masks: Mask
     labels: Sequence[str]
 
 

@@ -1,6 +1,7 @@
 """Diagnosis: what costs the model AP, and the main results of the run in words."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -118,7 +119,7 @@ def _show_images(loaded: LoadedRun, finding: Finding) -> None:
         [ids[:MAX_IMAGES]],
     )
     names = dict(zip(found["image_id"], found["file_name"], strict=True))
-    state = {
+    state: dict[str, Any] = {
         "query": finding.queries[0] if finding.queries else None,
         "layer": next((layer for layer in finding.layers if layer > 0), None),
         "run": loaded.slug,

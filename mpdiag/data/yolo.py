@@ -59,8 +59,9 @@ def _classes(path: Path, names: Any) -> list[ClassInfo]:
 def _listed(path: Path, settings: dict[str, Any], split: str) -> list[str]:
     """Return the image folders of a split, relative to the folder of data.yaml."""
     entry = settings.get(split, settings.get("valid") if split == "val" else None)
-    entries = entry if isinstance(entry, list) else [entry]
-    if entry is None or not all(isinstance(item, str) for item in entries):
+    listed = entry if isinstance(entry, list) else [entry]
+    entries = [item for item in listed if isinstance(item, str)]
+    if not entries or len(entries) < len(listed):
         raise DataError(f"{path}: has no images of split {split}; add the key {split}")
     base = settings.get("path")
     prefixes = ["", base] if isinstance(base, str) and not Path(base).is_absolute() else [""]
