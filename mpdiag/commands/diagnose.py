@@ -1,7 +1,8 @@
 """`mpdiag diagnose`: what costs a model AP, and what to change."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -53,8 +54,6 @@ def diagnose(
     html: Html = None,
 ) -> None:
     """Rank what costs a model AP: the AP at stake, the evidence and the remedy of each cause."""
-    from mpdiag.diagnosis import diagnose as find_causes
-    from mpdiag.progress import progress_bar
     from mpdiag.store import Run
     from mpdiag.store.diagnosis import FILE_NAME
     from reports.diagnosis import build_diagnosis, write_diagnosis
@@ -62,25 +61,33 @@ def diagnose(
     if run is not None:
         Run.open(run)  # before the work
     options = {"root": root, "split": split, "limit": limit, "device": device}
-    found: list[Diagnosis] = []
-    for one in [source] if against is None else [source, against]:
-        with progress_bar(err, f"diagnosing {Path(one).name}") as progress:
-            found.append(
-                find_causes(one, dataset, threshold=threshold / 100, progress=progress, **options)
-            )
+    sources = [source] if against is None else [source, against]
+    found = [_find_causes(one, dataset, threshold / 100, options) for one in sources]
     diagnosis = found[0]
     if (Path(source) / "run.json").is_file():
         run = Path(source)
     for path in (json_file, None if run is None else run / FILE_NAME):
         if path is not None:
             diagnosis.write(path)
+    name = Path(source).name
     if html is not None:
-        write_diagnosis(build_diagnosis(diagnosis, Path(source).name, _class_names(run)), html)
+        write_diagnosis(build_diagnosis(diagnosis, name, _class_names(run)), html)
     _print(diagnosis)
     if against is not None:
-        _print_difference(diagnosis, found[1], Path(source).name, Path(against).name)
+        _print_difference(diagnosis, found[1], name, Path(against).name)
     if run is not None:
         err.print(f"Next: mpdiag dashboard {escape(str(run))}", soft_wrap=True)
+
+
+def _find_causes(
+    source: str, dataset: str | None, threshold: float, options: Mapping[str, Any]
+) -> "Diagnosis":
+    """Diagnose with a progress bar."""
+    from mpdiag.diagnosis import diagnose as find_causes
+    from mpdiag.progress import progress_bar
+
+    with progress_bar(err, f"diagnosing {Path(source).name}") as progress:
+        return find_causes(source, dataset, threshold=threshold, progress=progress, **options)
 
 
 def _class_names(run: Path | None) -> list[str]:
