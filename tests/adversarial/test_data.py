@@ -26,9 +26,9 @@ Content = dict[str, Any]
 
 @pytest.fixture(autouse=True)
 def five_seconds() -> Any:
-    started = time.perf_counter()
+    started = time.process_time()
     yield
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def check(path: Path, task: str | None = None) -> CheckResult:

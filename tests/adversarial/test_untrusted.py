@@ -111,13 +111,13 @@ def test_valid_json(tmp_path: Path) -> None:
     ],
 )
 def test_invalid_yaml(text: str, tmp_path: Path) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     (tmp_path / "file.yaml").write_text(text)
     for source in (text, tmp_path / "file.yaml"):
         with pytest.raises(ValueError) as caught:
             read_yaml(source)
         assert caught.value.args
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_valid_yaml() -> None:
