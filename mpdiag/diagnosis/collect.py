@@ -168,11 +168,11 @@ class _record_self_attention:
         self.model, self.facts = model, facts
 
     def __enter__(self) -> None:
-        layers = self.model.decoder.layers
+        layers = [layer.get_submodule("self_attn") for layer in self.model.decoder.layers]
         if self.facts.self_attention is None:
             self.facts.self_attention = np.zeros(len(layers))
         self.handles = [
-            layer.self_attn.register_forward_hook(  # type: ignore[union-attr, operator]
+            layer.register_forward_hook(
                 lambda module, args, output, place=place: self._keep(place, output)
             )
             for place, layer in enumerate(layers)

@@ -53,7 +53,8 @@ def check_mask_head(trials: Trials) -> Iterator[Candidate]:
     if not isinstance(model, Mask2Former):
         return
     last = model.decoder.mask_embed.layers[-1]
-    own = Head(last.weight.detach().clone(), last.bias.detach().clone())  # type: ignore[union-attr, operator]
+    weight, bias = (last.get_parameter(name).detach().clone() for name in ("weight", "bias"))
+    own = Head(weight, bias)
     pairs = _collect_pairs(trials, model)
     if sum(len(one.states) for one in pairs) < MIN_PAIRS:
         return
