@@ -4,10 +4,11 @@ A new interpreter takes seconds to import them. Targets must be functions of an 
 """
 
 import os
+import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -105,6 +106,18 @@ def start_ranks(
     ]
 
 
+@contextmanager
+def _kept_signal_handlers() -> Iterator[None]:
+    """Restore the handlers that the launcher replaces; forks would inherit them."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def torchrun(folder: Path, count: int, function: Callable[..., object], *arguments: object) -> str:
     """Let torchrun's launcher run a function in `count` processes, and return what they print."""
     config = LaunchConfig(
@@ -116,5 +129,6 @@ def torchrun(folder: Path, count: int, function: Callable[..., object], *argumen
         start_method="forkserver",
         logs_specs=DefaultLogsSpecs(str(folder), redirects=Std.OUT),
     )
-    elastic_launch(config, function)(*arguments)
+    with _kept_signal_handlers():
+        elastic_launch(config, function)(*arguments)
     return "".join(file.read_text() for file in sorted(folder.rglob("stdout.log")))

@@ -315,7 +315,7 @@ def test_a_directory_that_cannot_be_created(
 
 OTHER_WRITERS = {
     "mpdiag/checkpoints/transformers_directory.py",  # to a temporary directory
-    "mpdiag/data/synthetic.py",  # to a temporary directory
+    "mpdiag/data/generated_folder.py",  # to a temporary directory
     "mpdiag/reproduce/scheduler.py",  # the output of the jobs
     "mpdiag/store/files.py",
     "trainers/initialization.py",  # the packaged weights, in development

@@ -456,6 +456,8 @@ def set_up() -> None:
         return
     READY.append(Hooks())
     _setup_privateuseone_for_python_backend(ANCHOR, hook=READY[0])
+    # PyTorch asks for it wherever autocast may run, also after the pretended device is gone.
+    getattr(torch, ANCHOR).get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
     rest, lists = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
     rest.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     for kind, names in AUTOCAST.items():

@@ -1,11 +1,14 @@
 """TF32 in matrix products and convolutions."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 from mpdiag.ops import set_tf32, tf32
+
+from ...processes import Forked
 
 USES = {"none": (False, False), "convolutions": (True, False), "all": (True, True)}
 
@@ -21,8 +24,13 @@ def restored() -> Iterator[None]:
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def test_the_default_of_pytorch_is_convolutions() -> None:
+def require_the_default() -> None:
     assert flags() == USES["convolutions"]
+
+
+def test_the_default_of_pytorch_is_convolutions(tmp_path: Path) -> None:
+    """In a process of its own, because some libraries change it when they are imported."""
+    assert Forked(tmp_path, require_the_default).wait() == 0
 
 
 @pytest.mark.parametrize("use", USES)
