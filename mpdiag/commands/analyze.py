@@ -55,7 +55,7 @@ def analyze(
     if shard.is_main_process:
         out.print(f"[bold]{escape(str(run.output))}[/]", soft_wrap=True)
         path = shlex.quote(str(run.output))
-        suggest(f"mpdiag report {path}", f"mpdiag dashboard {path}")
+        suggest(f"mpdiag diagnose {path}", f"mpdiag report {path}", f"mpdiag dashboard {path}")
 
 
 def _parameters() -> Iterator[inspect.Parameter]:

@@ -238,5 +238,6 @@ def test_default_output(
     run = "runs/trained-synthetic-piloted"
     assert result.stdout.strip() == run, result.output
     last = re.sub(r"\s+", " ", result.stderr.strip().splitlines()[-1])
-    assert last == f"Next: mpdiag report {run}, or mpdiag dashboard {run}"
+    words = [f"mpdiag {command} {run}" for command in ("diagnose", "report", "dashboard")]
+    assert last == f"Next: {', or '.join(words)}"
     assert Run.open(Path(run)).header["device"] == "cpu"
