@@ -55,7 +55,10 @@ def analyze(
     if shard.is_main_process:
         out.print(f"[bold]{escape(str(run.output))}[/]", soft_wrap=True)
         path = shlex.quote(str(run.output))
-        suggest(f"mpdiag diagnose {path}", f"mpdiag report {path}", f"mpdiag dashboard {path}")
+        commands = ["report", "dashboard"]
+        if run.evaluate and run.data.task == "instance" and chosen.part == "matching":
+            commands.insert(0, "diagnose")
+        suggest(*(f"mpdiag {command} {path}" for command in commands))
 
 
 def _parameters() -> Iterator[inspect.Parameter]:

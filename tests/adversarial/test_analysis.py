@@ -238,6 +238,5 @@ def test_default_output(
     run = "runs/trained-synthetic-piloted"
     assert result.stdout.strip() == run, result.output
     last = re.sub(r"\s+", " ", result.stderr.strip().splitlines()[-1])
-    words = [f"mpdiag {command} {run}" for command in ("diagnose", "report", "dashboard")]
-    assert last == f"Next: {', or '.join(words)}"
+    assert last == f"Next: mpdiag report {run}, or mpdiag dashboard {run}"
     assert Run.open(Path(run)).header["device"] == "cpu"
