@@ -54,7 +54,7 @@ def collate(samples: list[dict[str, Tensor]]) -> dict[str, Any]:
     return {**batch, "pixel_values": torch.stack(batch["pixel_values"])}
 
 
-class Segmenter(LightningModule):
+class Mask2FormerModule(LightningModule):
     def __init__(self, model: Any, learning_rate: float) -> None:
         super().__init__()
         self.model, self.learning_rate = model, learning_rate
@@ -102,7 +102,7 @@ def main() -> None:
         log_every_n_steps=args.every,
         default_root_dir=args.output,
     )
-    trainer.fit(Segmenter(model, args.learning_rate), loaders["train"], loaders["val"])
+    trainer.fit(Mask2FormerModule(model, args.learning_rate), loaders["train"], loaders["val"])
     model.save_pretrained(args.output)
 
 

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from mpdiag.data import generate_synthetic
+from mpdiag.recording import family
+from mpdiag.recording.family import known_families
 
 from ..mpdiag.integrations.piloted_steps import build_mask2former
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def test_own_model(capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_model(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(family, "_FAMILIES", known_families())  # the example adds one
     runpy.run_path(str(EXAMPLES / "own_model.py"), run_name="__main__")
     printed = capsys.readouterr().out
     assert "Recording of my segmenter" in printed

@@ -47,7 +47,7 @@ def test_command_line_passes_every_option(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     def prepare(*arguments: object, **given: object) -> SimpleNamespace:
         received.update(given)
-        return SimpleNamespace(write=lambda: None, output=tmp_path)
+        return SimpleNamespace(write=lambda: None, output=tmp_path, evaluate=False)
 
     monkeypatch.setattr(pipeline, "prepare_run", prepare)
     values = {
