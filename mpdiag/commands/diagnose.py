@@ -100,6 +100,7 @@ def _class_names(run: Path | None) -> list[str]:
 
 
 def _print(diagnosis: "Diagnosis") -> None:
+    from mpdiag.store.causes import CAUSES, DOCS
     from reports.diagnosis import points, summary
 
     out.print(
@@ -111,9 +112,13 @@ def _print(diagnosis: "Diagnosis") -> None:
     for finding in diagnosis.findings:
         low, high = map(points, finding.interval)
         table.add_row(
-            finding.cause, points(finding.at_stake), f"{low} to {high}", escape(finding.remedy)
+            finding.cause,
+            points(finding.at_stake),
+            f"{low} to {high}",
+            escape(CAUSES[finding.cause].remedy),
         )
     out.print(table)
+    out.print(f"Causes and how they are measured: {DOCS}", soft_wrap=True)
 
 
 def _print_difference(first: "Diagnosis", second: "Diagnosis", name: str, other: str) -> None:
