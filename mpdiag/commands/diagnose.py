@@ -1,5 +1,6 @@
 """`mpdiag diagnose`: what costs a model AP, and what to change."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mpdiag.commands.options import Root, err, out
+from mpdiag.commands.options import Root, err, out, suggest
 
 if TYPE_CHECKING:
     from mpdiag.store.diagnosis import Diagnosis
@@ -57,6 +58,7 @@ def diagnose(
     from mpdiag.store import Run
     from mpdiag.store.diagnosis import FILE_NAME
     from reports.diagnosis import build_diagnosis, write_diagnosis
+    from reports.names import class_names
 
     if run is not None:
         Run.open(run)  # before the work
@@ -71,12 +73,13 @@ def diagnose(
             diagnosis.write(path)
     name = Path(source).name
     if html is not None:
-        write_diagnosis(build_diagnosis(diagnosis, name, _class_names(run)), html)
+        classes = [] if run is None else class_names(Run.open(run))
+        write_diagnosis(build_diagnosis(diagnosis, name, classes), html)
     _print(diagnosis)
     if against is not None:
         _print_difference(diagnosis, found[1], name, Path(against).name)
     if run is not None:
-        err.print(f"Next: mpdiag dashboard {escape(str(run))}", soft_wrap=True)
+        suggest(f"mpdiag dashboard {shlex.quote(str(run))}")
 
 
 def _find_causes(
@@ -88,15 +91,6 @@ def _find_causes(
 
     with progress_bar(err, f"diagnosing {Path(source).name}") as progress:
         return find_causes(source, dataset, threshold=threshold, progress=progress, **options)
-
-
-def _class_names(run: Path | None) -> list[str]:
-    from mpdiag.store import Run
-
-    classes = [] if run is None else Run.open(run).header.get("classes")
-    if not isinstance(classes, list):
-        return []
-    return [str(one.get("name")) for one in classes if isinstance(one, dict)]
 
 
 def _print(diagnosis: "Diagnosis") -> None:
