@@ -16,8 +16,8 @@ def reproduce(
         list[str],
         typer.Argument(
             metavar="TARGET... [KEY=VALUE]...",
-            help="table1, table3 to table7, figure1, figure4 or all; attention, noise (not in the "
-            "paper); and settings to override.",
+            help="table1, table3 to table7, figure1, figure4 or all; attention, noise, query-input "
+            "(not in the paper's tables); and settings to override.",
         ),
     ],
     size: Annotated[

@@ -158,11 +158,13 @@ TRAININGS = {
         # Table 3: 36 of 50 epochs, and 80k of 160k steps.
         TrainingSpec("mp-72-percent", _ALL_LAYERS, step_fraction=0.72),
         TrainingSpec("mp-half", _ALL_LAYERS, step_fraction=0.5),
-        # Not in the paper.
+        # Not in the tables of the paper.
         TrainingSpec("unmasked", ("method=baseline", *_UNMASKED)),
         TrainingSpec("mp-unmasked", (*_ALL_LAYERS, *_UNMASKED)),
         TrainingSpec("mp-cell-noise", _piloted(3, "cell")),
         TrainingSpec("mp-neighbour-noise", _piloted(3, "neighbour")),
+        TrainingSpec("mp-feature-mean", (*_ALL_LAYERS, "pilot.query_input=feature-mean")),
+        TrainingSpec("mp-mask-code", (*_ALL_LAYERS, "pilot.query_input=mask-code")),
         TrainingSpec("coco-mask2former-50-epochs", recipe="table3-mask2former-r50-coco-instance"),
         TrainingSpec("coco-mp-former-36-epochs", recipe="table3-mp-former-r50-coco-instance"),
         TrainingSpec("ade20k-mask2former-160k", recipe="table2-mask2former-r50-instance"),

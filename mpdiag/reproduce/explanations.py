@@ -8,7 +8,7 @@ from mpdiag.untrusted import read_text
 
 EXPLANATIONS_FILE = "explanations.md"
 
-_TARGET = re.compile(r"##\s*(\w+)\s*$")
+_TARGET = re.compile(r"##\s*([\w-]+)\s*$")
 _MEASURED_VALUE = re.compile(r"\d+[.,]\d|\d+\s*%|[+−-]\d")  # noqa: RUF001
 
 

@@ -127,6 +127,12 @@ HYPOTHESES = (
         "mp-label-noise", "mp-neighbour-noise"),
     _ap("noise", "Neighbour noise gives higher AP than point noise",
         "mp-point-noise", "mp-neighbour-noise"),
+    _ap("query-input", "Mean features as MP queries raise AP", "baseline", "mp-feature-mean"),
+    _ap("query-input", "Mask codes as MP queries raise AP", "baseline", "mp-mask-code"),
+    _ap("query-input", "Attention masks give higher AP than mean features",
+        "mp-feature-mean", "mp-all-layers"),
+    _ap("query-input", "Attention masks give higher AP than mask codes",
+        "mp-mask-code", "mp-all-layers"),
 )  # fmt: skip
 
 

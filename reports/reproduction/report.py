@@ -38,6 +38,7 @@ _TITLES = {
     "table7": "Table 7: naive solutions",
     "attention": "Without masked attention (not in the paper)",
     "noise": "Noise on each layer's own grid (not in the paper)",
+    "query-input": "Other ways to give GT masks to the decoder (appendix D)",
 }
 _ABLATIONS = {
     "table4": ("Components, each added to those before", "baseline"),
@@ -45,6 +46,7 @@ _ABLATIONS = {
     "table6": ("Feature maps, and assignment in the MP part", "mp-label-noise"),
     "attention": ("The matching part attends everywhere, MP queries within GT masks", "baseline"),
     "noise": ("MP in three layers, label noise, and noise on its masks", "mp-label-noise"),
+    "query-input": ("How MP queries receive GT masks", "baseline"),
 }
 
 

@@ -61,21 +61,33 @@ def test_unknown_target(words: list[str], named: str) -> None:
 
 
 def test_all_needs_the_trainings_of_every_target_of_the_paper() -> None:
-    own = {"unmasked", "mp-unmasked", "mp-cell-noise", "mp-neighbour-noise"}
+    own = {
+        "unmasked", "mp-unmasked", "mp-cell-noise", "mp-neighbour-noise",
+        "mp-feature-mean", "mp-mask-code",
+    }  # fmt: skip
     every = {row.training for rows in TABLES.values() for row in rows}
     assert {one.name for one in required_trainings(["all"], SIZES["tiny"])} == every - own
-    others = required_trainings(["attention", "noise"], SIZES["tiny"])
+    others = required_trainings(["attention", "noise", "query-input"], SIZES["tiny"])
     assert {one.name for one in others} > own
 
 
 def test_trainings_that_are_not_in_the_paper(tmp_path: Path) -> None:
-    options = ReproductionOptions(["attention", "noise"], select_size("tiny"), [0], tmp_path)
+    options = ReproductionOptions(
+        ["attention", "noise", "query-input"], select_size("tiny"), [0], tmp_path
+    )
     found = {one.spec.name: one.config for one in options.trainings()}
     for name, config in found.items():
         assert config.model.masked_attention == ("unmasked" not in name)
         assert config.method == ("baseline" if name in ("baseline", "unmasked") else "piloted")
     noises = {name: found[f"mp-{name}-noise"].pilot for name in ("cell", "neighbour", "point")}
     assert all(pilot.noise == name and pilot.layers == 3 for name, pilot in noises.items())
+    inputs = [found[f"mp-{name}"].pilot for name in ("all-layers", "feature-mean", "mask-code")]
+    assert [pilot.query_input for pilot in inputs] == [
+        "attention-mask",
+        "feature-mean",
+        "mask-code",
+    ]
+    assert all(pilot.layers == "all" and pilot.noise == "point" for pilot in inputs)
     with pytest.raises(ConfigError, match="unmasked: has no recipe at --size paper"):
         ReproductionOptions(["attention"], select_size("paper"), [0], tmp_path).trainings()
 
