@@ -4,23 +4,20 @@ All implementations take the same batches in turn in one process, which exposes 
 load of the machine. Numbers are medians over steps.
 """
 
-import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import rich.box
 import torch
-import torch.nn.functional as F
 from rich.table import Table
 from torch import nn
 
 from benchmarks.official_step import OfficialStep
-from mpdiag.checkpoints.transformers_directory import write_transformers
+from benchmarks.transformers_step import TransformersStep
 from mpdiag.config import TrainConfig
 from mpdiag.data import (
     Sample,
@@ -29,7 +26,7 @@ from mpdiag.data import (
     build_augmentation,
     load_dataset,
 )
-from mpdiag.errors import ConfigError, DependencyError
+from mpdiag.errors import ConfigError
 from trainers.distributed import DistributedContext
 from trainers.layer_metrics import LayerMetricsMonitor
 from trainers.loop import resolve
@@ -132,7 +129,7 @@ def build_implementations(
         "multi-layer MP": TrainerStep(trainer("piloted")),
     }
     if peer:
-        implementations["transformers"] = TransformersStep(trainer("baseline"))
+        implementations["transformers"] = _without_phases(TransformersStep(trainer("baseline")))
     if official is not None:
         name, take_step = _official(official, trainer("baseline"))
         implementations[name] = take_step
@@ -234,68 +231,20 @@ class TrainerStep:
         clock.lap("optimizer")
 
 
-class TransformersStep:
-    """A step of transformers' Mask2Former of the same dimensions, with its own loss."""
+def _without_phases(take_step: Callable[[list[Sample]], None]) -> TakeStep:
+    """Return a step that is timed as a whole."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        try:
-            transformers: Any = importlib.import_module("transformers")
-        except ImportError:
-            raise DependencyError(
-                "bench train compares with transformers, which is not installed; "
-                "pip install 'mpdiag[transformers]', or use --no-peer"
-            ) from None
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-        self.trainer, config, loss = trainer, trainer.config, trainer.config.loss
-        device = trainer.distributed.device
-        # For num_points="all", transformers samples as many points as there are cells.
-        self._points = None if loss.num_points == "all" else loss.num_points
-        with TemporaryDirectory() as folder:
-            write_transformers(Path(folder), trainer.model)
-            model_class = transformers.Mask2FormerForUniversalSegmentation
-            self.model: Any = model_class.from_pretrained(folder).to(device).train()
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            config.optimizer.learning_rate,
-            weight_decay=config.optimizer.weight_decay,
-            fused=True,
-        )
-
-    def __call__(self, samples: list[Sample], clock: PhaseClock) -> None:
-        trainer, config = self.trainer, self.trainer.config
-        device, images = trainer.distributed.device, [sample.image for sample in samples]
-        pixels = trainer.model.preprocess([image.to(device) for image in images])
-        height, width = pixels.shape[-2:]
-        criterion = self.model.criterion
-        criterion.num_points = self._points or (height // 4) * (width // 4)
-        criterion.matcher.num_points = criterion.num_points
-        masks = [
-            F.pad(s.masks, (0, width - s.masks.shape[-1], 0, height - s.masks.shape[-2]))
-            for s in samples
-        ]
-        with trainer.autocast():
-            output = self.model(
-                pixel_values=pixels,
-                mask_labels=[mask.to(device, torch.float32) for mask in masks],
-                class_labels=[sample.labels.to(device) for sample in samples],
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        output.loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_norm)
-        self.optimizer.step()
+    def timed(samples: list[Sample], clock: PhaseClock) -> None:
+        take_step(samples)
         clock.lap("step")
+
+    return timed
 
 
 def _official(folder: Path, trainer: Trainer) -> tuple[str, TakeStep]:
     """Return name and step of the official model of the trainer's recipe."""
     step = OfficialStep(folder, trainer.config, trainer.distributed.device)
-
-    def take_step(samples: list[Sample], clock: PhaseClock) -> None:
-        step(samples, trainer.autocast())
-        clock.lap("step")
-
-    return step.name, take_step
+    return step.name, _without_phases(lambda samples: step(samples, trainer.autocast()))
 
 
 def training_table(timings: list[StepTiming]) -> Table:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mpdiag.checkpoints.architecture import ENCODER_POINTS
 from mpdiag.checkpoints.detectron2_config import image_sides
-from mpdiag.config import LossConfig, ModelConfig, abbreviate, parse
+from mpdiag.config import BackboneConfig, LossConfig, ModelConfig, abbreviate, parse
 from mpdiag.errors import CheckpointError
 from mpdiag.models.swin import SwinShape, is_swin, swin_shape
 from mpdiag.recording.families.transformers_mask2former import (
@@ -44,6 +44,13 @@ def architecture_settings(config: ModelConfig, weights: Mapping[str, Tensor]) ->
     return {
         "model_type": "mask2former",
         "backbone_config": _backbone(config, weights),
+        **decoder_settings(config),
+    }
+
+
+def decoder_settings(config: ModelConfig) -> Settings:
+    """Return the settings of pixel decoder and decoder, including their fixed parts."""
+    return {
         "hidden_dim": config.hidden_dim,
         "feature_size": config.hidden_dim,
         "mask_feature_size": config.mask_dim,
@@ -61,10 +68,16 @@ def architecture_settings(config: ModelConfig, weights: Mapping[str, Tensor]) ->
     }
 
 
+def has_transformers_backbone(config: BackboneConfig) -> bool:
+    """Return whether transformers has a module of its own for the backbone: ResNets and Swins."""
+    resnet = re.fullmatch(r"resnet(18|34|50|101|152)(\..*)?", config.name)
+    return is_swin(config) or resnet is not None
+
+
 def _backbone(config: ModelConfig, weights: Mapping[str, Tensor]) -> Settings:
     if is_swin(config.backbone):
         return _swin(swin_shape(config.backbone), config.backbone.drop_path_rate)
-    if re.fullmatch(r"resnet(18|34|50|101|152)(\..*)?", config.backbone.name):
+    if has_transformers_backbone(config.backbone):
         return _resnet(weights)
     raise CheckpointError(
         f"model.backbone.name = {config.backbone.name}: can't be written for transformers; only "

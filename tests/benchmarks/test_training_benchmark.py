@@ -13,6 +13,7 @@ from benchmarks.training import (
     bench_training,
     training_table,
 )
+from benchmarks.transformers_step import TransformersStep
 from mpdiag.data import load_dataset
 from mpdiag.errors import ConfigError, DependencyError
 from trainers.distributed import DistributedContext
@@ -55,6 +56,34 @@ def test_timed_step_equals_trainer_step(small_recipe, method: str) -> None:
     TrainerStep(trainers[1])(samples, PhaseClock(torch.device("cpu")))
     states = [trainer.model.state_dict() for trainer in trainers]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize("norm", ["batch", "frozen"])
+def test_transformers_takes_timm_backbones_and_all_weights(small_recipe, norm: str) -> None:
+    backbone = f"{{name: test_efficientnet, channels: null, stem_channels: 64, norm: {norm}}}"
+    config = small_recipe(f"model.backbone={backbone}")
+    data = load_dataset("synthetic", root=config.data.root, split="train")
+    config = config.model_copy(
+        update={"model": config.model.model_copy(update={"num_classes": len(data.classes)})}
+    )
+    trainer = Trainer(config, data.classes, DistributedContext.initialize())
+    step = TransformersStep(trainer)
+    samples = [data[i] for i in range(2)]
+    images = [sample.image for sample in samples]
+    ours, theirs = trainer.model.eval(), step.model.eval()
+    with torch.no_grad():
+        found = ours(images).matching
+        expected = theirs(ours.preprocess(images))
+    for mine, reference in (
+        (found.mask_logits[-1], expected.masks_queries_logits),
+        (found.class_logits[-1], expected.class_queries_logits),
+    ):
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-5)
+    before = [x.clone() for x in theirs.parameters()]
+    theirs.train()
+    step(samples)
+    changed = [not torch.equal(a, b) for a, b in zip(before, theirs.parameters(), strict=True)]
+    assert sum(changed) > 0.9 * len(changed)
 
 
 def test_invalid_options(small_recipe, monkeypatch: pytest.MonkeyPatch) -> None:
