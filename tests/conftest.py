@@ -167,6 +167,9 @@ def _make_run(
     """
     writer = RunWriter.create(path, {**run_header(path.name), **header})
     tables = [_image_rows(k, queries, layers, seed) for k in range(1, images + 1)]
+    if header.get("part") == "piloted":
+        for table in tables:
+            _feed_objects(table)
     for shard in range(shards):
         chosen = tables[shard::shards]
         if not chosen:
@@ -280,6 +283,17 @@ def _image_rows(image_id: int, queries: int, layers: int, seed: int) -> dict[str
             rows["queries"].append(row)
             rows["masks"].append(_mask_row(image_id, "query", layer, n, masks[layer, n]))
     return rows
+
+
+def _feed_objects(table: dict[str, Rows]) -> None:
+    """Add the IoU with the GT from which an MP query was made; query n is made from GT n mod G."""
+    shape = (GRID[0], GRID[1])
+    gt = [rle.decode(row["counts"], *shape) for row in table["masks"] if row["kind"] == "gt"]
+    masks = [row for row in table["masks"] if row["kind"] == "query"]
+    for row, mask in zip(table["queries"], masks, strict=True):
+        if gt:
+            fed = gt[row["query"] % len(gt)]
+            row["fed_gt_iou"] = _iou(rle.decode(mask["counts"], *shape), fed)
 
 
 def _query_masks(generator: np.random.Generator, queries: int, layers: int) -> Bools:

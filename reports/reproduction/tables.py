@@ -15,6 +15,7 @@ from reports.formatting import (
     format_percents,
     part_name,
 )
+from reports.reproduction.mask_changes import mask_changes
 from reports.reproduction.results import MATCHING, PILOTED, SummaryMetric, TrainingResults
 from reports.reproduction.seed_statistics import (
     BySeed,
@@ -130,6 +131,8 @@ def table1(rows: Sequence[TableRow], results: TrainingResults) -> SectionTables:
     title = "mIoU-L and Util by layer"
     section.tables.append(Table(title, columns, tuple(lines), note, label_columns=2))
     section.tables.append(_matched_iou(section, rows, results, layers))
+    changes = mask_changes(rows, results, layers)
+    section.tables += [] if changes is None else [changes]
     return section
 
 
