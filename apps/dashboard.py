@@ -40,17 +40,17 @@ VIEWS: dict[str, tuple[str, str, View]] = {
 }
 
 
-def main(paths: Sequence[str], checkpoint: str | None = None) -> None:
+def main(paths: Sequence[str], checkpoint: str | None = None, device: str | None = None) -> None:
     """Render the page of the URL for the run directories `paths`.
 
-    `checkpoint` is the default of the Live page.
+    `checkpoint` is the default of the Live page, which runs it on `device`.
     """
     st.set_page_config(page_title="mpdiag", page_icon=PAGE_ICON, layout="wide")
     st.html(f"<style>{STYLE}</style>")
     runs, errors = open_runs(paths)
     pages = {path: _page(path, *view, runs) for path, view in VIEWS.items()}
     url_state.register_pages(pages)
-    live.set_checkpoint(checkpoint)
+    live.set_model(checkpoint, device)
     current = st.navigation(list(pages.values()), position="top")
     for error in errors:
         components.show_error(error)
@@ -85,6 +85,7 @@ def _page(path: str, title: str, icon: str, view: View, runs: Sequence[LoadedRun
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--checkpoint")
+    parser.add_argument("--device")
     parser.add_argument("runs", nargs="*")
     arguments = parser.parse_args()
-    main(arguments.runs, arguments.checkpoint)
+    main(arguments.runs, arguments.checkpoint, arguments.device)

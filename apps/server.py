@@ -32,6 +32,7 @@ def launch(
     port: int | None = None,
     headless: bool = False,
     checkpoint: Path | None = None,
+    device: str | None = None,
 ) -> int:
     """Serve the dashboard on localhost until it is interrupted, and return the exit code.
 
@@ -40,6 +41,7 @@ def launch(
         port: default: the first free port from FIRST_PORT.
         headless: do not open a browser.
         checkpoint: default checkpoint of the Live page.
+        device: device of the Live page, by default the current GPU, else the CPU.
 
     Raises:
         RunError: a path is not a run directory.
@@ -52,7 +54,8 @@ def launch(
     port = port or _free_port()
     print(f"Dashboard: http://localhost:{port} (stop it with Ctrl+C)", flush=True)
     try:
-        return subprocess.run(command(runs, port, headless, checkpoint), check=False).returncode
+        arguments = command(runs, port, headless, checkpoint, device)
+        return subprocess.run(arguments, check=False).returncode
     except KeyboardInterrupt:
         return 0
 
@@ -62,6 +65,7 @@ def command(
     port: int | None = None,
     headless: bool = False,
     checkpoint: Path | None = None,
+    device: str | None = None,
 ) -> list[str]:
     """Return the command line that `launch` runs."""
     options = {**OPTIONS, "server.headless": str(headless).lower()}
@@ -71,7 +75,10 @@ def command(
     flags += [f"--server.allowedHosts={host}" for host in ALLOWED_HOSTS]
     # -P: do not import modules from the current directory, which may hold untrusted files.
     streamlit = [sys.executable, "-P", "-m", "streamlit", "run", str(SCRIPT)]
-    arguments = [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
+    live = {"--checkpoint": checkpoint, "--device": device}
+    arguments = [
+        text for flag, value in live.items() if value is not None for text in (flag, str(value))
+    ]
     return [*streamlit, *flags, "--", *arguments, *(str(Path(run).resolve()) for run in runs)]
 
 

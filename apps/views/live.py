@@ -33,11 +33,13 @@ LOCAL_ADDRESSES = ("localhost", "127.0.0.1", "::1")
 MAX_INPUT_SIDE = 2000
 """Larger images are reduced to this length of the longer side, in pixels."""
 _CHECKPOINT = "default checkpoint"
+_DEVICE = "device"
 
 
-def set_checkpoint(checkpoint: str | None) -> None:
-    """Set the checkpoint that the dashboard was started with."""
+def set_model(checkpoint: str | None, device: str | None) -> None:
+    """Set the checkpoint and the device that the dashboard was started with."""
     st.session_state[_CHECKPOINT] = checkpoint
+    st.session_state[_DEVICE] = device
 
 
 def render(runs: Sequence[LoadedRun]) -> None:
@@ -53,7 +55,10 @@ def render(runs: Sequence[LoadedRun]) -> None:
         return
     image = _read(upload.getvalue(), str(upload.name))
     with st.spinner("Running the model ..."):
-        class_names, predictions = _run(path, _modification_time(path), image)
+        class_names, device, predictions = _run(
+            path, _modification_time(path), st.session_state.get(_DEVICE), image
+        )
+    left.caption(f"Runs on {device}.")
     small = np.asarray(ImageOps.contain(Image.fromarray(image), (MAX_SIDE, MAX_SIDE)))
     _show_predictions(class_names, predictions, small)
 
@@ -105,15 +110,15 @@ def _modification_time(path: str) -> float:
 
 
 @st.cache_resource(show_spinner=False, max_entries=1)
-def _load_model(path: str, modified: float) -> Any:
-    """Load a checkpoint; `modified` is part of the cache key."""
+def _load_model(path: str, modified: float, device: str | None) -> Any:
+    """Load a checkpoint on a device; `modified` is part of the cache key."""
     from apps import live_model
 
     if not os.path.exists(path):  # Path.exists raises an error for a path that is too long
         raise CheckpointError(
             f"{printable(path, 200)}: does not exist; enter a checkpoint file or directory"
         )
-    return live_model.load_model(path)
+    return live_model.load_model(path, device)
 
 
 @st.cache_data(
@@ -121,12 +126,15 @@ def _load_model(path: str, modified: float) -> Any:
     max_entries=2,
     hash_funcs={np.ndarray: lambda array: (array.shape, hashlib.sha256(array.tobytes()).digest())},
 )
-def _run(path: str, modified: float, image: RgbImage) -> tuple[list[str], "LivePredictions"]:
-    """Return the class names and the predictions of a checkpoint for an image."""
+def _run(
+    path: str, modified: float, device: str | None, image: RgbImage
+) -> tuple[list[str], str, "LivePredictions"]:
+    """Return the class names, the device and the predictions of a checkpoint for an image."""
     from apps import live_model
 
-    model = _load_model(path, modified)
-    return live_model.class_names(model), live_model.predict(model, image)
+    model = _load_model(path, modified, device)
+    predictions = live_model.predict(model, image)
+    return live_model.class_names(model), live_model.device_name(model), predictions
 
 
 def _show_predictions(

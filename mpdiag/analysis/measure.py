@@ -74,14 +74,34 @@ def choose_device(name: str | None) -> torch.device:
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = find_device(name)
+    try:
+        torch.empty(0, device=device)
+    except RuntimeError as error:
+        raise _unavailable(name) from error
+    return device
+
+
+def find_device(name: str) -> torch.device:
+    """Return the named device. CUDA is not initialised: that takes memory of the GPU.
+
+    Raises:
+        ConfigError: it is unknown, or there is no such GPU.
+    """
     try:
         device = torch.device(name)
-        if device.type in MAX_BATCH_PIXELS:
-            torch.empty(0, device=device)
-            return device
-    except (RuntimeError, AssertionError):  # the latter from PyTorch without CUDA
-        pass
-    raise ConfigError(
+    except RuntimeError as error:
+        raise _unavailable(name) from error
+    is_gpu = device.type == "cuda"
+    if device.type not in MAX_BATCH_PIXELS or (
+        is_gpu and (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise _unavailable(name)
+    return device
+
+
+def _unavailable(name: str) -> ConfigError:
+    return ConfigError(
         f"--device {printable(name, 40)}: is not available; choose cpu, or a GPU that `mpdiag "
         "doctor` lists"
     )

@@ -87,10 +87,23 @@ def dashboard(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Checkpoint to run on images that you upload.")
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Device that runs the checkpoint: cpu, cuda or cuda:N.",
+            show_default="cuda, else cpu",
+        ),
+    ] = None,
 ) -> None:
     """Open the dashboard of one or more runs in the browser."""
     from apps import launch
 
     for package in ("streamlit", "plotly"):
         require(package, "the dashboard")
-    raise typer.Exit(launch(runs, port=port, headless=headless, checkpoint=checkpoint))
+    if device is not None:
+        from mpdiag.analysis.measure import find_device
+
+        find_device(device)
+    raise typer.Exit(
+        launch(runs, port=port, headless=headless, checkpoint=checkpoint, device=device)
+    )

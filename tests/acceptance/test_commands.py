@@ -342,6 +342,8 @@ def test_bad_input_to_report_and_dashboard(tmp_path: Path, mpdiag: Command) -> N
     ):
         status, _, err = mpdiag(*words)
         assert status == 2 and str(tmp_path / "none") in err.replace("\n", "")
+    status, _, err = mpdiag("dashboard", tmp_path / "none", "--device", "tpu")
+    assert status == 2 and "--device tpu: is not available; choose cpu" in " ".join(err.split())
     status, _, err = mpdiag("report", tmp_path / "none", "--threshold", "kept=0.8")
     assert status == 2 and "kept" in err and "kept_iou, object_iou, several" in err
     assert not (tmp_path / "report").exists()

@@ -28,6 +28,8 @@ def test_command_is_local_and_sends_no_statistics(tmp_path, monkeypatch):
     ):
         assert option in command
     assert command[command.index("--") + 1 :] == [str(tmp_path / "a"), str(tmp_path / "b")]
+    live = server.command([], checkpoint=Path("m.pth"), device="cuda:1")
+    assert live[live.index("--") + 1 :] == ["--checkpoint", "m.pth", "--device", "cuda:1"]
 
 
 def test_launch_returns_the_exit_code_of_the_server(monkeypatch):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from apps import live_model
 from mpdiag.checkpoints.saving import save_checkpoint
+from mpdiag.errors import RunError
 from mpdiag.models import Mask2Former
 
 
@@ -80,6 +81,42 @@ def test_predictions_match_the_model(checkpoint, local):
     assert predictions.queries.tolist() == order.tolist()
     assert np.array_equal(predictions.masks[-1], (masks[order] > 0).numpy())
     assert predictions.miou_l.shape == (4,)
+
+
+def test_predictions_on_the_gpu_are_those_on_the_cpu(checkpoint, local, gpu):
+    pixels, _ = photo()
+    on_cpu = live_model.load_model(str(checkpoint), "cpu")
+    on_gpu = live_model.load_model(str(checkpoint))
+    assert next(on_gpu.model.parameters()).device == gpu
+    assert live_model.device_name(on_gpu).startswith("cuda:0, ")
+    expected, found = (live_model.predict(loaded, pixels) for loaded in (on_cpu, on_gpu))
+    assert found.scores == pytest.approx(expected.scores, abs=1e-4)
+    assert found.miou_l == pytest.approx(expected.miou_l, abs=1e-2, nan_ok=True)
+
+
+def test_device_of_the_command_line_runs_the_model(
+    make_run, open_page, tmp_path, checkpoint, local
+):
+    run = make_run(tmp_path / "one")
+    page = open_page("--device", "cpu", "--checkpoint", checkpoint, run, page="live")
+    upload(page, photo()[1])
+    assert "Runs on the CPU." in [caption.value for caption in page.caption]
+    page = open_page("--device", "cuda:99", "--checkpoint", checkpoint, run, page="live")
+    upload(page, photo()[1])
+    (error,) = page.error
+    assert error.value.replace("\\", "").startswith("--device cuda:99: is not available; choose")
+    assert not page.get("image")
+
+
+def test_too_little_memory_is_an_error(checkpoint, local, monkeypatch):
+    loaded = live_model.load_model(str(checkpoint))
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loaded.model, "forward", full)
+    with pytest.raises(RunError, match=r"too little memory.*--device cpu"):
+        live_model.predict(loaded, photo()[0])
 
 
 def test_checkpoint_of_the_command_line_is_the_default(
