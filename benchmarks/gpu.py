@@ -69,9 +69,7 @@ def bench_gpu(
     content = _open(file, size, official)
     results = content["steps"]
     deadline = time.monotonic() + 60 * minutes
-    pending = [name for name in STEPS if name not in results]
-    pending += [name for name in STEPS if "error" in results.get(name, {})]
-    for number, name in enumerate(pending):
+    for number, name in enumerate(unfinished_steps(content)):
         remaining = deadline - time.monotonic()
         estimate = STEPS[name].seconds if size == "full" else 0
         if number and remaining < estimate:
@@ -90,6 +88,13 @@ def bench_gpu(
         outcome = "failed" if "error" in entry else "done"
         report(f"{name}: {outcome} in {entry['seconds']:.0f} seconds")
     return content
+
+
+def unfinished_steps(content: Mapping[str, Any]) -> list[str]:
+    """Return the names of the steps that did not run yet, then of those that failed."""
+    done = content["steps"]
+    missing = [name for name in STEPS if name not in done]
+    return missing + [name for name in STEPS if "error" in done.get(name, {})]
 
 
 def _open(file: Path, size: str, official: Path | None) -> dict[str, Any]:

@@ -18,11 +18,13 @@ from mpdiag.errors import CheckpointError
 
 _log = logging.getLogger(__name__)
 
+_FILE_SUFFIXES = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".safetensors")
+
 
 def convert(
     source: str | Path,
     destination: str | Path,
-    to: CheckpointFormat,
+    to: CheckpointFormat | None = None,
     config: str | Path | None = None,
 ) -> Path:
     """Write the model of `source` to `destination` atomically.
@@ -30,7 +32,8 @@ def convert(
     Args:
         source: any checkpoint that `load_checkpoint` reads.
         destination: a new `.pth` file (detectron2) or a new or empty directory (transformers).
-        to: the format to write.
+        to: the format to write; by default detectron2 for the name of a file such as `model.pth`,
+            else transformers.
         config: as for `load_checkpoint`.
 
     Returns:
@@ -41,6 +44,7 @@ def convert(
             exists or can't be written.
     """
     target = Path(destination)
+    to = to or ("detectron2" if target.suffix in _FILE_SUFFIXES else "transformers")
     _check_destination(target, to)
     loaded = load_checkpoint(source, config)
     settings = loaded.model.config

@@ -1,6 +1,7 @@
 """`mpdiag bench ops|analyze|loader|memory|monitor|train|diagnose`, in a source checkout."""
 
 import logging
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from mpdiag.commands.options import Root, err, out
+from mpdiag.commands.options import Root, err, out, suggest
 from mpdiag.errors import DependencyError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -75,6 +76,7 @@ def bench_ops(
     out.print(ops_table(results))
     if json_file is not None:
         replace_json(json_file, asdict(results))
+    suggest("mpdiag bench analyze")
 
 
 @bench_app.command("analyze")
@@ -96,6 +98,7 @@ def bench_analyze(
     _show(analysis_table(results))
     if json_file is not None:
         replace_json(json_file, asdict(results))
+    suggest("mpdiag analyze CHECKPOINT")
 
 
 @bench_app.command("loader")
@@ -115,6 +118,7 @@ def bench_loader(
     _show(loader_table(timings))
     if json_file is not None:
         replace_json(json_file, {"timings": [asdict(timing) for timing in timings]})
+    suggest("mpdiag bench train RECIPE")
 
 
 @bench_app.command("memory")
@@ -156,6 +160,7 @@ def bench_memory(
     _show(memory_table(peaks))
     if json_file is not None:
         replace_json(json_file, {"peaks": [asdict(peak) for peak in peaks]})
+    suggest("mpdiag bench train RECIPE")
 
 
 @bench_app.command("gpu")
@@ -181,12 +186,17 @@ def bench_gpu(
     Call it again to continue.
     """
     from benchmarks.gpu import bench_gpu as run
-    from benchmarks.gpu import gpu_table
+    from benchmarks.gpu import gpu_table, unfinished_steps
 
     logging.getLogger("mpdiag.ops").setLevel(logging.WARNING)
     content = run(json_file, minutes=minutes, size=size, official=official, report=out.print)
     _show(gpu_table(content))
     out.print(str(json_file), markup=False, soft_wrap=True)
+    if unfinished_steps(content):
+        same = ["mpdiag", "bench", "gpu", "--size", size, "--json", str(json_file)]
+        suggest(shlex.join([*same, *(["--official", str(official)] if official else [])]))
+    else:
+        suggest("mpdiag train --list")
 
 
 @bench_app.command("monitor")
@@ -225,6 +235,7 @@ def bench_monitor(
     _show(monitor_table(cost))
     if json_file is not None:
         replace_json(json_file, {**asdict(cost), "overhead": cost.overhead})
+    suggest("mpdiag bench train RECIPE")
 
 
 @bench_app.command("train")
@@ -256,6 +267,7 @@ def bench_train(
     if json_file is not None:
         replace_json(json_file, {"timings": [timing.as_json() for timing in timings]})
     _show(training_table(timings))
+    suggest(f"mpdiag train {shlex.join([recipe, *(changes or [])])}")
 
 
 @bench_app.command("diagnose")
@@ -301,3 +313,7 @@ def bench_diagnose(
         source = GivenModel(checkpoint, annotations, images)
     cases = list_cases(half, fault or (), quick=quick)
     run_benchmark(source, cases, output / half, err, markdown)
+    if half == "development":
+        suggest("mpdiag bench diagnose --half reporting")
+    else:
+        suggest("mpdiag diagnose CHECKPOINT")

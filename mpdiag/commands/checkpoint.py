@@ -45,7 +45,13 @@ def convert(
     destination: Annotated[
         Path, typer.Argument(help="New .pth file (detectron2) or new directory (transformers).")
     ],
-    to: Annotated[CheckpointFormat, typer.Option(help="Format to write.")],
+    to: Annotated[
+        CheckpointFormat | None,
+        typer.Option(
+            help="Format to write.",
+            show_default="detectron2 if DESTINATION is named like a file, else transformers",
+        ),
+    ] = None,
     config: Config = None,
 ) -> None:
     """Convert a checkpoint to a detectron2 file or a transformers directory."""

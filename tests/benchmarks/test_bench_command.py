@@ -30,4 +30,6 @@ def test_results_are_written_as_json(
     with pytest.raises(SystemExit) as exit_:
         main()
     assert not exit_.value.code and '"timings"' in path.read_text()
-    assert "plain" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "plain" in printed.out
+    assert printed.err.splitlines()[-1] == "Next: mpdiag bench analyze"

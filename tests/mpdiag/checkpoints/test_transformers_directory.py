@@ -339,6 +339,15 @@ def test_a_destination_is_never_overwritten(tmp_path: Path, model: Mask2Former) 
     assert (tmp_path / "empty" / "config.json").is_file()
 
 
+def test_the_destination_names_the_format(tmp_path: Path, model: Mask2Former) -> None:
+    save_checkpoint(tmp_path / "a.pth", model)
+    assert convert(tmp_path / "a.pth", tmp_path / "hf").joinpath("config.json").is_file()
+    assert convert(tmp_path / "hf", tmp_path / "b.pth").is_file()
+    for name in ("b.safetensors", "b.pt"):
+        with pytest.raises(CheckpointError, match=r"a name that ends in \.pth"):
+            convert(tmp_path / "a.pth", tmp_path / name)
+
+
 def test_a_failed_conversion_writes_nothing(tmp_path: Path, small_config: ModelConfig) -> None:
     backbone = BackboneConfig(name="resnet26", channels=(8, 8, 16, 16))
     for change, message in (
