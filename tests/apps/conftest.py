@@ -9,6 +9,7 @@ import pytest
 import streamlit as st
 from browser import chromium, find_chromium, serve
 from playwright.sync_api import Browser
+from streamlit.components.v2.component_manager import BidiComponentManager
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
 from synthetic_run import RunSize, write_run
@@ -18,12 +19,26 @@ from apps.server import SCRIPT
 SMALL = RunSize(images=40, queries=12, layers=9, saved=10, height=24, width=32)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_custom_components() -> Iterator[None]:
+    """The dashboard has none. For each AppTest, Streamlit would read all packages' metadata."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BidiComponentManager, "discover_and_register_components", lambda *_, **__: 0)
+        yield
+
+
 @pytest.fixture(autouse=True)
-def close_runs() -> Iterator[None]:
-    """Close the runs that the pages cache, so that no connection outlives the tests."""
+def clear_caches() -> Iterator[None]:
+    """Forget the results and runs that the pages cache."""
     yield
     st.cache_resource.clear()
     st.cache_data.clear()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def close_runs() -> Iterator[None]:
+    """Close the runs, so that no connection outlives the tests."""
+    yield
     gc.collect()
 
 
