@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import rich.box
 import rich.table
 from rich.text import Text
 
@@ -137,7 +136,7 @@ def terminal_table(runs: Sequence[Path]) -> rich.table.Table:
     view = rich.table.Table(
         title="Table 1: percent, pairs of empty masks left out",
         caption=f"* queries of the MP part, matched again. {UNAVAILABLE} not available.",
-        box=rich.box.SIMPLE_HEAD,
+        box=None,  # a box takes the space that the names need in a terminal of 80 columns
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
@@ -147,7 +146,7 @@ def terminal_table(runs: Sequence[Path]) -> rich.table.Table:
         view.add_column(str(layer), justify="right", no_wrap=True)
     for row in table.rows:
         star = "*" if row.piloted else ""
+        view.add_row()
         view.add_row(Text(row.display_name), "mIoU-L", *table.cells(row, "miou_l"))
         view.add_row(Text(row.part_name), f"Util{star}", *table.cells(row, "util"))
-        view.add_section()
     return view
