@@ -25,6 +25,7 @@ _LAYER_COLUMNS = {
     "d_ece": "D-ECE",
     "la_ece": "LaECE",
 }
+TIDE_ERRORS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 _LAYERS_NOTE = (
     "Percent. The columns from Class to Missed are the AP50 that each of TIDE's errors costs. "
     "Fading is the share of objects found in the layer that the last layer misses; exacerbation "
@@ -67,6 +68,15 @@ def summary(diagnosis: Diagnosis) -> str:
     if not count:
         return f"Nothing found that costs more than {limit}."
     return f"{count} {'cause costs' if count == 1 else 'causes cost'} more than {limit}."
+
+
+def error_costs(diagnosis: Diagnosis) -> list[str]:
+    """Return TIDE's errors of the last layer as `name points`, the dearest first."""
+    if not diagnosis.layers:
+        return []
+    last = diagnosis.layers[-1]
+    costs = {name: last[name] for name in TIDE_ERRORS if isinstance(last.get(name), int | float)}
+    return [f"{name} {100 * costs[name]:.1f}" for name in sorted(costs, key=lambda x: -costs[x])]
 
 
 def finding_facts(finding: Finding, classes: Sequence[str] = ()) -> Iterator[tuple[str, str]]:

@@ -10,8 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from mpdiag.commands.options import Root, err, out, suggest
+from mpdiag.printable import printable
 
 if TYPE_CHECKING:
+    from mpdiag.store import Run
     from mpdiag.store.diagnosis import Diagnosis
 
 Json = Annotated[Path | None, typer.Option("--json", help="Write the diagnosis to this file.")]
@@ -76,6 +78,8 @@ def diagnose(
         classes = [] if run is None else class_names(Run.open(run))
         write_diagnosis(build_diagnosis(diagnosis, name, classes), html)
     _print(diagnosis)
+    if run == Path(source):
+        _print_checkpoint(Run.open(run), dataset, root)
     if against is not None:
         _print_difference(diagnosis, found[1], name, Path(against).name)
     if run is not None:
@@ -95,11 +99,14 @@ def _find_causes(
 
 def _print(diagnosis: "Diagnosis") -> None:
     from mpdiag.store.causes import CAUSES, DOCS
-    from reports.diagnosis import points, summary
+    from reports.diagnosis import error_costs, points, summary
 
     out.print(
         f"AP {100 * diagnosis.score:.1f} on {diagnosis.num_images:,} images. {summary(diagnosis)}"
     )
+    costs = error_costs(diagnosis)
+    if costs:
+        out.print(f"AP50 that each kind of error costs, at most: {', '.join(costs)}.")
     if not diagnosis.findings:
         return
     table = Table("Cause", "AP at stake", "95% interval", "What to do")
@@ -113,6 +120,21 @@ def _print(diagnosis: "Diagnosis") -> None:
         )
     out.print(table)
     out.print(f"Causes and how they are measured: {DOCS}", soft_wrap=True)
+
+
+def _print_checkpoint(run: "Run", dataset: str | None, root: Path | None) -> None:
+    """Print how to test the causes that need the model."""
+    checkpoint = run.header["checkpoint"].get("path")
+    name = dataset or (run.header.get("dataset") or {}).get("name")
+    if not checkpoint or not name:
+        return
+    words = ["mpdiag", "diagnose", str(checkpoint), "--dataset", str(name)]
+    words += [] if root is None else ["--root", str(root)]
+    out.print(
+        "The input, attention, heads and queries are tested on the checkpoint: "
+        + escape(printable(shlex.join([*words, "--run", str(run.path)]))),
+        soft_wrap=True,
+    )
 
 
 def _print_difference(first: "Diagnosis", second: "Diagnosis", name: str, other: str) -> None:

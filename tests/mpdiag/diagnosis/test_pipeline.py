@@ -22,6 +22,7 @@ from mpdiag.errors import ConfigError, RunError
 from mpdiag.models import Mask2Former
 from mpdiag.store import Run
 from mpdiag.store.diagnosis import Diagnosis, Finding
+from reports.diagnosis import TIDE_ERRORS
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,12 @@ def test_the_command_writes_json_and_a_page(
     )
     written = Diagnosis.read(tmp_path / "a.json")
     assert Diagnosis.read(run / "diagnosis.json") == written
-    assert f"AP {100 * written.score:.1f} on 4 images" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"AP {100 * written.score:.1f} on 4 images" in printed
+    dearest = max(TIDE_ERRORS, key=lambda name: written.layers[-1][name])
+    cost = 100 * written.layers[-1][dearest]
+    assert f"that each kind of error costs, at most: {dearest} {cost:.1f}" in printed
+    assert f"mpdiag diagnose model --dataset synthetic --run {run}" in printed
     page = (tmp_path / "a.html").read_text()
     assert "<h1>" in page and "Exacerbation" in page
 
