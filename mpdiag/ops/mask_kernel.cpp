@@ -190,23 +190,86 @@ Sums activate(const float* values, std::int64_t count, float* sigmoids) {
   return {softplus, sigmoid};
 }
 
+// Sums of the products of two arrays with the same weights, in LANES parts.
+struct Products {
+  float ones[LANES] = {}, others[LANES] = {};
+
+  void add(const float* one, const float* other, const float* weights) {
+    for (int lane = 0; lane < LANES; ++lane) {
+      ones[lane] = std::fma(one[lane], weights[lane], ones[lane]);
+      others[lane] = std::fma(other[lane], weights[lane], others[lane]);
+    }
+  }
+
+  void add_part(const float* one, const float* other, const float* weights, std::int64_t count) {
+    for (std::int64_t lane = 0; lane < count; ++lane) {
+      ones[lane] = std::fma(one[lane], weights[lane], ones[lane]);
+      others[lane] = std::fma(other[lane], weights[lane], others[lane]);
+    }
+  }
+
+  void total(float* of_one, float* of_other) {
+    for (int width = LANES / 2; width; width /= 2) {
+      for (int lane = 0; lane < width; ++lane) {
+        ones[lane] += ones[lane + width];
+        others[lane] += others[lane + width];
+      }
+    }
+    *of_one = ones[0];
+    *of_other = others[0];
+  }
+};
+
 // Computes the dot products of two arrays with the same weights.
 void dots(const float* one, const float* other, const float* weights, std::int64_t count,
           float* of_one, float* of_other) {
-  float ones[LANES] = {}, others[LANES] = {};
+  Products products;
   std::int64_t at = 0;
   for (; at + LANES <= count; at += LANES) {
-    for (int lane = 0; lane < LANES; ++lane) {
-      ones[lane] = std::fma(one[at + lane], weights[at + lane], ones[lane]);
-      others[lane] = std::fma(other[at + lane], weights[at + lane], others[lane]);
+    products.add(one + at, other + at, weights + at);
+  }
+  products.add_part(one + at, other + at, weights + at, count - at);
+  products.total(of_one, of_other);
+}
+
+// The chunks of LANES values of a block, as bits.
+using Chunks = std::uint32_t;
+static_assert(BLOCK / LANES == 32);
+constexpr int DENSE = 20;  // with more chunks, all of them take less time
+
+// Returns the chunks with a weight that is not zero.
+Chunks used_chunks(const float* weights, std::int64_t count) {
+  Chunks chunks = 0;
+  for (std::int64_t at = 0; at < count; ++at) {
+    chunks |= static_cast<Chunks>(weights[at] != 0) << (at / LANES);
+  }
+  return chunks;
+}
+
+// Computes the same as `dots` from the chunks with weights: most objects cover a small part of an
+// image.
+void sparse_dots(const float* one, const float* other, const float* weights, std::int64_t count,
+                 Chunks chunks, float* of_one, float* of_other) {
+  Products products;
+  for (; chunks; chunks &= chunks - 1) {
+    const std::int64_t at = LANES * __builtin_ctz(chunks);
+    if (at + LANES <= count) {
+      products.add(one + at, other + at, weights + at);
+    } else {
+      products.add_part(one + at, other + at, weights + at, count - at);
     }
   }
-  for (int lane = 0; at < count; ++at, ++lane) {
-    ones[lane] += one[at] * weights[at];
-    others[lane] += other[at] * weights[at];
+  products.total(of_one, of_other);
+}
+
+// Returns whether all values are finite: 0 * NaN and 0 * infinity are NaN.
+bool all_finite(const float* values, std::int64_t count) {
+  float zero = 0;
+#pragma omp simd reduction(+ : zero)
+  for (std::int64_t at = 0; at < count; ++at) {
+    zero += values[at] * 0;
   }
-  *of_one = std::accumulate(ones, ones + LANES, 0.0f);
-  *of_other = std::accumulate(others, others + LANES, 0.0f);
+  return zero == 0;
 }
 
 }  // namespace
@@ -270,6 +333,12 @@ void point_sums(const Maps* maps, const float* points, std::int64_t count, const
   const std::int64_t height = maps->height, width = maps->width, line = width + 2;
   const Points places = place(points, points ? count : 0, height, width);
   const std::int64_t total = maps->layers * maps->images * maps->queries;
+  const std::int64_t blocks = (count + BLOCK - 1) / BLOCK;
+  std::vector<Chunks> used(maps->images * gts * blocks);
+  for (std::int64_t at = 0; at < maps->images * gts * blocks; ++at) {
+    const std::int64_t start = at % blocks * BLOCK;
+    used[at] = used_chunks(truth + at / blocks * count + start, std::min(BLOCK, count - start));
+  }
 #pragma omp parallel num_threads(maps->threads)
   {
     std::vector<float> bordered(points ? (height + 2) * line : 0);
@@ -289,6 +358,7 @@ void point_sums(const Maps* maps, const float* points, std::int64_t count, const
         }
       }
       const float* truths = truth + image * gts * count;
+      const Chunks* chunks = used.data() + image * gts * blocks;
       std::fill(of_truth.begin(), of_truth.end(), 0.0);
       Sums sums{0, 0};
       // Blocks keep the sampled values in the L1 cache.
@@ -301,9 +371,16 @@ void point_sums(const Maps* maps, const float* points, std::int64_t count, const
         const Sums some = activate(values, size, sigmoids);
         sums.softplus += some.softplus;
         sums.sigmoid += some.sigmoid;
+        const bool finite = all_finite(values, size);
         for (std::int64_t one = 0; one < gts; ++one) {
-          float of_logit, of_sigmoid;
-          dots(values, sigmoids, truths + one * count + start, size, &of_logit, &of_sigmoid);
+          const Chunks needed = chunks[one * blocks + start / BLOCK];
+          const float* weights = truths + one * count + start;
+          float of_logit = 0, of_sigmoid = 0;
+          if (!finite || __builtin_popcount(needed) > DENSE) {
+            dots(values, sigmoids, weights, size, &of_logit, &of_sigmoid);
+          } else if (needed) {
+            sparse_dots(values, sigmoids, weights, size, needed, &of_logit, &of_sigmoid);
+          }
           of_truth[2 * one] += of_logit;
           of_truth[2 * one + 1] += of_sigmoid;
         }

@@ -89,6 +89,30 @@ def test_sums_over_points(implementation: str, count: int | None) -> None:
         assert ((sums - expected).abs() < tolerance).all()
 
 
+@pytest.mark.parametrize("size", [(30, 40), (3, 11)])
+def test_small_objects(implementation: str, size: tuple[int, int]) -> None:
+    """Cells without GT are left out of the sums, which changes nothing."""
+    logits, truth = draw(2, 1, 3, *size), torch.zeros(1, 4, *size)
+    truth[0, 0, 1, 5:9] = 1  # inside one chunk
+    truth[0, 1, :, 10] = 0.5  # in all rows
+    truth[0, 2, -1, -1] = 0.25  # the last cell
+    found = point_sums(logits, truth.flatten(2), None)
+    x, t = logits.double().flatten(3), truth.double().flatten(2)
+    for sums, values in ((found.logit_truth, x), (found.sigmoid_truth, x.sigmoid())):
+        expected = torch.einsum("lbnp,bgp->lbng", values, t)
+        torch.testing.assert_close(sums.double(), expected, rtol=1e-6, atol=1e-5)
+        assert (sums[..., 3] == 0).all()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_values_that_are_not_finite_reach_all_products(implementation: str, value: float) -> None:
+    logits, truth = draw(1, 1, 2, 30, 40), torch.zeros(1, 1, 30, 40)
+    truth[..., 20, :5] = 1
+    logits[0, 0, 1, 0, 0] = value  # far from the object
+    found = point_sums(logits, truth.flatten(2), None).logit_truth
+    assert found.isfinite().flatten().tolist() == [True, False]
+
+
 def test_sums_do_not_depend_on_the_batch() -> None:
     logits, truth, points = (
         draw(2, 2, 4, 9, 11),
