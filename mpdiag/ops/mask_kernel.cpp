@@ -395,6 +395,38 @@ void point_sums(const Maps* maps, const float* points, std::int64_t count, const
   }
 }
 
+// For each row: the mask `index[row]` at `count` points, bilinear with zeros outside of the mask.
+// The points of the next row are `stride` points further; 0 if all rows have the same points.
+void sample_masks(std::int64_t height, std::int64_t width, std::int64_t rows, std::int64_t count,
+                  std::int64_t stride, std::int64_t threads, const std::uint8_t* masks,
+                  const std::int64_t* index, const float* points, float* sampled) {
+  const float columns = static_cast<float>(width), lines = static_cast<float>(height);
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const std::uint8_t* mask = masks + index[row] * height * width;
+    const auto cell = [=](std::int64_t x, std::int64_t y) {
+      const bool inside = x >= 0 && x < width && y >= 0 && y < height;
+      return inside ? static_cast<float>(mask[y * width + x]) : 0.0f;
+    };
+    for (std::int64_t at = 0; at < count; ++at) {
+      const float* point = points + 2 * (row * stride + at);
+      const float x = point[0] * columns - 0.5f, y = point[1] * lines - 0.5f;
+      float& value = sampled[row * count + at];
+      value = 0;
+      if (!(x > -1 && y > -1 && x < columns && y < lines)) {
+        continue;
+      }
+      const float left = std::floor(x), top = std::floor(y);
+      const auto column = static_cast<std::int64_t>(left), line = static_cast<std::int64_t>(top);
+      const float right_of = x - left, below_of = y - top;
+      value = (1 - right_of) * (1 - below_of) * cell(column, line) +
+              right_of * (1 - below_of) * cell(column + 1, line) +
+              (1 - right_of) * below_of * cell(column, line + 1) +
+              right_of * below_of * cell(column + 1, line + 1);
+    }
+  }
+}
+
 // For each row of `count` logits x and GT values t: the mean of softplus(x) - x t, the dice loss,
 // and numerator and denominator of its fraction for the backward pass.
 void mask_losses(std::int64_t rows, std::int64_t count, std::int64_t threads, const float* logits,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpdiag.ops.mask_sums import compiled_kernels_for
+from mpdiag.ops.mask_kernel import mask_kernel_for
 
 
 def mask_losses(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,7 +28,7 @@ def mask_losses(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """
     if logits.shape != truth.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and truth {tuple(truth.shape)} differ")
-    if logits.dtype == torch.float32 and compiled_kernels_for(logits) is not None:
+    if logits.dtype == torch.float32 and mask_kernel_for(logits) is not None:
         cross_entropy, dice = _CompiledLosses.apply(logits, truth)
         return cross_entropy, dice
     cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
@@ -60,5 +60,5 @@ def _call(name: str, logits: Tensor, *tensors: Tensor) -> None:
     """Call a function of the C++ file on (R, P) logits and further tensors."""
     sizes = (*logits.shape, torch.get_num_threads())
     pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (logits, *tensors)]
-    function = getattr(compiled_kernels_for(logits), name)
+    function = getattr(mask_kernel_for(logits), name)
     function(*map(ctypes.c_int64, sizes), *pointers)

@@ -5,22 +5,14 @@ other devices and where C++ cannot be compiled. Cell counts are exact in both.
 """
 
 import ctypes
-import logging
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpdiag.errors import DependencyError
-from mpdiag.ops.compiled_library import load_library
+from mpdiag.ops.mask_kernel import mask_kernel_for
 from mpdiag.ops.points import sample_logits
-
-log = logging.getLogger(__name__)
-
-SOURCE = Path(__file__).with_name("mask_kernel.cpp")
 
 
 class Overlaps(NamedTuple):
@@ -66,16 +58,6 @@ class LogitMaps(ctypes.Structure):
     )
 
 
-@cache
-def kernels() -> ctypes.CDLL | None:
-    """Return the compiled functions; log a warning and return None if they cannot be compiled."""
-    try:
-        return load_library(SOURCE)
-    except DependencyError as error:
-        log.warning("masks are compared by PyTorch, which is slower: %s", error)
-        return None
-
-
 @torch.no_grad()
 def mask_overlaps(mask_logits: Tensor, gt_masks: Tensor, valid: Tensor) -> Overlaps:
     """Count the cells of one image's masks, binarised at logit > 0.
@@ -85,7 +67,7 @@ def mask_overlaps(mask_logits: Tensor, gt_masks: Tensor, valid: Tensor) -> Overl
         gt_masks: (G, rows, columns) bool over the valid upper left part; other cells are ignored.
         valid: (L + 1, N) bool; the other masks count as empty.
     """
-    library = compiled_kernels_for(mask_logits)
+    library = mask_kernel_for(mask_logits)
     (layers, queries, height, width), (gts, rows, columns) = mask_logits.shape, gt_masks.shape
     if rows > height or columns > width or valid.shape != (layers, queries):
         raise ValueError("the shapes of mask_logits, gt_masks and valid do not match")
@@ -117,7 +99,7 @@ def point_sums(mask_logits: Tensor, truth: Tensor, points: Tensor | None) -> Poi
         truth: (B, G, P) float32, each GT at the points.
         points: (P, 2) sampled as by `sample_logits`; all cells if None.
     """
-    library = compiled_kernels_for(mask_logits)
+    library = mask_kernel_for(mask_logits)
     layers, batch, queries, height, width = mask_logits.shape
     gts, count = truth.shape[1:]
     if len(truth) != batch or count != (height * width if points is None else len(points)):
@@ -146,11 +128,6 @@ def _plain_sums(mask_logits: Tensor, truth: Tensor, points: Tensor | None) -> Po
         torch.einsum("lbnp,bgp->lbng", logits, truth),
         torch.einsum("lbnp,bgp->lbng", sigmoid, truth),
     )
-
-
-def compiled_kernels_for(logits: Tensor) -> ctypes.CDLL | None:
-    """Return the compiled functions if they support the logits: on the CPU and not float64."""
-    return kernels() if logits.device.type == "cpu" and logits.dtype != torch.float64 else None
 
 
 def _call(function: Any, mask_logits: Tensor, *arguments: Tensor | int | None) -> None:

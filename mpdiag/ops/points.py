@@ -4,9 +4,13 @@ A point is (x, y) in [0, 1] over the padded image, so predictions and targets of
 resolutions are sampled at the same place (PointRend; `point_sample` in detectron2).
 """
 
+import ctypes
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mpdiag.ops.mask_kernel import mask_kernel_for
 
 _BANDS = 32
 
@@ -51,7 +55,7 @@ def rows_per_block(row_bytes: int) -> int:
 
 
 def sample_masks(masks: Tensor, index: Tensor, points: Tensor) -> Tensor:
-    """Sample binary masks at points without a float copy of the masks.
+    """Sample binary masks at points without a float copy of the masks, on the CPU in C++.
 
     Args:
         masks: (T, H, W) bool or uint8.
@@ -61,12 +65,27 @@ def sample_masks(masks: Tensor, index: Tensor, points: Tensor) -> Tensor:
     Returns:
         (R, P) float32, interpolated as by `sample_logits`.
     """
+    library = mask_kernel_for(points)
+    if library is not None and masks.element_size() == 1:
+        return _compiled_samples(library, masks, index, points)
     size = rows_per_block(max(points.shape[-2], 1) * index.element_size())
     if len(index) <= size:
         return _sample_masks(masks, index, points)
     blocks = index.split(size)
     own = points.split(size) if points.dim() == 3 else [points] * len(blocks)
     return torch.cat([_sample_masks(masks, *block) for block in zip(blocks, own, strict=True)])
+
+
+def _compiled_samples(library: ctypes.CDLL, masks: Tensor, index: Tensor, points: Tensor) -> Tensor:
+    if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(masks):
+        raise IndexError(f"index of a mask out of range for {len(masks)} masks")
+    masks, index, points = masks.contiguous(), index.contiguous(), points.float().contiguous()
+    count, shared = points.shape[-2], points.dim() == 2
+    sampled = torch.empty(len(index), count)
+    sizes = (*masks.shape[-2:], len(index), count, 0 if shared else count, torch.get_num_threads())
+    pointers = [x.data_ptr() for x in (masks, index, points, sampled)]
+    library.sample_masks(*map(ctypes.c_int64, sizes), *map(ctypes.c_void_p, pointers))
+    return sampled
 
 
 def _sample_masks(masks: Tensor, index: Tensor, points: Tensor) -> Tensor:

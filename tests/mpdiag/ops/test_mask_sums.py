@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpdiag.errors import DependencyError
-from mpdiag.ops import mask_overlaps, mask_sums, point_sums, sample_logits
+from mpdiag.ops import mask_kernel, mask_overlaps, point_sums, sample_logits
 
 
 @pytest.fixture(params=["compiled", "plain"])
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "plain":
-        monkeypatch.setattr(mask_sums, "kernels", lambda: None)
+        monkeypatch.setattr(mask_kernel, "mask_kernel", lambda: None)
     else:
-        assert mask_sums.kernels() is not None
+        assert mask_kernel.mask_kernel() is not None
     return request.param
 
 
@@ -137,12 +137,12 @@ def test_warning_without_a_compiler(monkeypatch, caplog: pytest.LogCaptureFixtur
     def fail(source: object) -> None:
         raise DependencyError("there is no C++ compiler")
 
-    monkeypatch.setattr(mask_sums, "load_library", fail)
-    mask_sums.kernels.cache_clear()
+    monkeypatch.setattr(mask_kernel, "load_library", fail)
+    mask_kernel.mask_kernel.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert mask_sums.kernels() is None
-        assert mask_sums.kernels() is None
-    mask_sums.kernels.cache_clear()
+        assert mask_kernel.mask_kernel() is None
+        assert mask_kernel.mask_kernel() is None
+    mask_kernel.mask_kernel.cache_clear()
     assert [record.message for record in caplog.records] == [
         "masks are compared by PyTorch, which is slower: there is no C++ compiler"
     ]

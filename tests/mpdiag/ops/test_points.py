@@ -1,11 +1,20 @@
 """Point sampling against torch's grid_sample."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from mpdiag.ops import cell_centers, sample_logits, sample_masks, seeded_points
+from mpdiag.ops import cell_centers, mask_kernel, sample_logits, sample_masks, seeded_points
 
 
+@pytest.fixture(params=["compiled", "plain"])
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "plain":
+        monkeypatch.setattr(mask_kernel, "mask_kernel", lambda: None)
+    return request.param
+
+
+@pytest.mark.usefixtures("implementation")
 def test_sample_masks_equals_grid_sample() -> None:
     generator = torch.Generator().manual_seed(1)
     masks = torch.rand(4, 7, 5, generator=generator) > 0.5
@@ -21,6 +30,15 @@ def test_sample_masks_equals_grid_sample() -> None:
     )
 
 
+@pytest.mark.usefixtures("implementation")
+def test_index_of_a_mask_out_of_range() -> None:
+    masks, points = torch.ones(2, 3, 3, dtype=torch.bool), cell_centers(3, 3)
+    for index in (2, -3):
+        with pytest.raises(IndexError, match="out of"):
+            sample_masks(masks, torch.tensor([index]), points)
+
+
+@pytest.mark.usefixtures("implementation")
 def test_cell_centers_sample_each_cell() -> None:
     maps = torch.rand(2, 3, 4, 6, generator=torch.Generator().manual_seed(2))
     sampled = sample_logits(maps, cell_centers(4, 6))
