@@ -19,7 +19,8 @@ help: ## list the commands
 demo: $(INSTALLED) ## train two tiny models on synthetic data, compare them layer by layer
 	$(BIN)/mpdiag demo
 
-# One process per core, one torch thread each: threads of two processes slow each other down.
+# One torch thread per process: threads of two processes slow each other down. tests/conftest.py sets
+# the number of processes.
 test: $(INSTALLED) ## run the tests
 	@tests/apps/install-chromium
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile

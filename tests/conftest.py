@@ -1,7 +1,8 @@
 """Fixtures shared by the tests of several packages."""
 
 import io
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from io import StringIO
 from pathlib import Path
@@ -35,6 +36,21 @@ Rows = list[dict[str, Any]]
 CLASSES = ("disc", "square", "star")
 GRID = (24, 32)
 STRIDE = 4
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    """Start one worker more than there are cores: some tests wait for processes and browsers."""
+    cores = yield
+    return cores + 1
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_fsync() -> Iterator[None]:
+    """Let no write wait for the disk: tests kill processes, but do not cut the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
