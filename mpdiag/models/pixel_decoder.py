@@ -48,16 +48,21 @@ class DeformableSelfAttention(nn.Module):
         shapes: list[tuple[int, int]],
         sizes: Tensor,
     ) -> Tensor:
-        """Attend from (B, S, C) queries at (S, 2) reference points; returns (B, S, C).
+        """Attend from (B, S, C) queries to (B, S, C) values; returns (B, S, C).
 
-        `sizes` are the (LEVELS, 2) widths and heights of `shapes` as a tensor.
+        `reference` is the (S, H * LEVELS * P * 2) point of each query, repeated for the offsets,
+        and `sizes` the (H * LEVELS * P * 2,) widths and heights of the offsets' levels.
         """
         values = self.value_proj(value).unflatten(-1, (self.num_heads, -1))
         per_head = (self.num_heads, LEVELS, self.num_points)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*per_head, 2))
-        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
-        locations = reference[:, None, None, None] + offsets / sizes[:, None]
-        sampled = ms_deform_attn(values, shapes, locations, weights.unflatten(-1, per_head[1:]))
+        locations = reference + self.sampling_offsets(query) / sizes
+        weights = _softmax(self.attention_weights(query).unflatten(-1, (self.num_heads, -1)))
+        sampled = ms_deform_attn(
+            values,
+            shapes,
+            locations.unflatten(-1, (*per_head, 2)),
+            weights.unflatten(-1, per_head[1:]),
+        )
         output: Tensor = self.output_proj(sampled)
         return output
 
@@ -109,6 +114,7 @@ class PixelDecoder(nn.Module):
     def __init__(self, config: ModelConfig, channels: list[int]) -> None:
         super().__init__()
         dim = config.hidden_dim
+        self.num_heads, self.num_points = config.num_heads, config.encoder_points
         projections = [nn.Conv2d(inputs, dim, 1) for inputs in channels[:0:-1]]
         for projection in projections:
             _xavier(projection)
@@ -153,10 +159,13 @@ class PixelDecoder(nn.Module):
                 for shape, embed in zip(shapes, self.level_embed, strict=True)
             ]
         )
+        # Both are repeated for all offsets of a query: operators on long rows are faster.
+        heads, points = self.num_heads, self.num_points
         reference = torch.cat([cell_centers(*shape, device) for shape in shapes])
+        reference = reference.repeat(1, heads * LEVELS * points)
         # Filled on the device: a copy of the numbers would wait for the GPU.
         lengths = [maps[0].new_full((), side) for shape in shapes for side in reversed(shape)]
-        sizes = torch.stack(lengths).view(LEVELS, 2)
+        sizes = torch.stack(lengths).view(LEVELS, 1, 2).repeat(heads, 1, points, 1).flatten()
         x = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
         for layer in self.layers:
             x = layer(x, position, reference, shapes, sizes)
@@ -165,6 +174,16 @@ class PixelDecoder(nn.Module):
             level.transpose(1, 2).unflatten(-1, shape)
             for level, shape in zip(flat, shapes, strict=True)
         ]
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Return the softmax over the last dimension.
+
+    On the CPU, PyTorch's is slow for rows of a few values, and fast over the first dimension.
+    """
+    if logits.device.type != "cpu":
+        return logits.softmax(-1)
+    return logits.movedim(-1, 0).contiguous().softmax(0).movedim(0, -1)
 
 
 def _xavier(layer: nn.Conv2d | nn.Linear) -> None:
