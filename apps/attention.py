@@ -23,9 +23,9 @@ def show_attention(
     Without saved attention, show the mask of the layer before. `name` is that of the saved image.
     """
     st.header("Attention of one layer", anchor=False)
-    text, *columns = st.columns(4, gap="medium")
+    select, text = st.columns([1, 4], gap="medium", vertical_alignment="bottom")
     url_state.selectbox(
-        "Layer", "layer", range(1, run.num_layers + 1), default=layer, container=text
+        "Layer", "layer", range(1, run.num_layers + 1), default=layer, container=select
     )
     try:
         saved = not run.query(_SAVED, [image_id, query]).empty
@@ -41,14 +41,13 @@ def show_attention(
         tiles = _saved_attention(layer, attention, image)
     settings = run.header.get("settings")
     if isinstance(settings, dict) and settings.get("intervene"):
-        text.warning("This run replaced the masks of some layers: see its settings.")
+        st.warning("This run replaced the masks of some layers: see its settings.")
     prediction = overlay_mask(image, masks[layer])
     tiles.append((prediction, f"Prediction of layer {layer}: {layer_symbol(layer)}"))
-    for column, (tile, caption) in zip(columns, tiles, strict=False):
-        column.image(tile, width="stretch", output_format="JPEG")
+    for column, (tile, caption) in zip(st.columns(3, gap="medium"), tiles, strict=False):
+        column.image(tile, width="stretch", output_format="JPEG", alt=caption)
         column.caption(caption)
-    with text:
-        components.download_image(lambda: concatenate([tile for tile, _ in tiles]), name)
+    components.download_image(lambda: concatenate([tile for tile, _ in tiles]), name)
 
 
 def _describe_unsaved(layer: int) -> str:

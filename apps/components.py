@@ -1,7 +1,7 @@
 """Building blocks of the pages: figures and tables with downloads, messages, header and footer."""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -42,7 +42,7 @@ def figure(chart: go.Figure, name: str, **options: Any) -> Any:
             "scale": 2,
         },
     }
-    return st.plotly_chart(chart, config=config, **options)
+    return st.plotly_chart(chart, config=config, alt=f"Figure: {name}", **options)
 
 
 def clickable_figure(
@@ -102,6 +102,15 @@ def download_button(
         type="tertiary",
         icon=":material/download:",
     )
+
+
+def legend(entries: Sequence[tuple[str, str]]) -> None:
+    """Show what marks and texts mean: pairs of a sample in HTML and its meaning."""
+    items = "".join(
+        f"<div><dt>{sample}</dt><dd>{formatting.escape_html(meaning)}</dd></div>"
+        for sample, meaning in entries
+    )
+    st.html(f'<dl class="legend">{items}</dl>')
 
 
 def show_error(error: Exception) -> None:

@@ -12,17 +12,9 @@ import streamlit as st
 
 from apps import components, url_state
 from apps.runs import LoadedRun, open_runs
+from apps.style import STYLE
 from apps.views import compare, diagnosis, images, inspector, live, overview, queries, transitions
 from mpdiag.errors import MpdiagError
-
-# Smaller margins than Streamlit's, because ten masks are side by side. Chart texts have the color
-# of the theme's text instead of a pale grey.
-STYLE = """
-.stMainBlockContainer { padding: 4.5rem 2.5rem 2rem; }
-.stMain h1 { font-size: 1.8rem; padding: 0.25rem 0 0; }
-.stMain h2 { font-size: 1.3rem; }
-.stPlotlyChart :is(.infolayer, [class$="tick"]) text { fill: currentColor !important; }
-"""
 
 # Not a Material icon: browsers would fetch it from a font host.
 PAGE_ICON = "📊"

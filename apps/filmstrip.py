@@ -12,12 +12,23 @@ from reports.mask_images import Mask, RgbImage, concatenate, overlay_mask
 from reports.names import class_name, layer_symbol
 
 MAX_COLUMNS = 13
+MASK_ENTRY = ('<span class="mask"></span>', "mask of the query")
+IOU_ENTRY = ("IoU 90%", "with the mask of the layer before; bold: lowest")
+CLASS_ENTRY = ("car 0.95", "predicted class and score")
+LEGEND = (
+    MASK_ENTRY,
+    IOU_ENTRY,
+    ("match GT 2", "GT matched in this layer"),
+    ("⇄", "another match than in the layer before"),
+    ("GT 2: 80%", "GT with the highest IoU, matched or not"),
+    CLASS_ENTRY,
+)
 
 
 def show_filmstrip(
     run: Run, layers: Sequence[QueryLayer], masks: Mask | None, image: RgbImage
 ) -> None:
-    """Show the masks (L + 1, height, width) over the image, and the numbers of each layer.
+    """Show the masks (L + 1, height, width) over the image, the numbers of each layer, a legend.
 
     Without masks, show the numbers only.
     """
@@ -28,22 +39,25 @@ def show_filmstrip(
         masks,
         [_describe(run, *pair, lowest) for pair in zip(layers, previous, strict=True)],
     )
-    st.caption(
-        "Below each mask: IoU with the mask of the layer before (bold: lowest), matched GT "
-        "(⇄: differs from the layer before), GT with the highest IoU, and predicted class with "
-        "its score."
-    )
+    components.legend(LEGEND if masks is not None else LEGEND[1:])
 
 
-def show_masks(image: RgbImage, masks: Mask | None, captions: Sequence[str]) -> None:
-    """Show the masks (L + 1, height, width) over the image, each with its caption below."""
-    for start in range(0, len(captions), MAX_COLUMNS):
-        columns = st.columns(min(len(captions), MAX_COLUMNS), gap="xsmall")
-        for layer, column in enumerate(columns[: len(captions) - start], start):
-            if masks is not None:
-                overlay = overlay_mask(image, masks[layer])
-                column.image(overlay, width="stretch", output_format="JPEG")
-            column.caption(captions[layer])
+def show_masks(
+    image: RgbImage, masks: Mask | None, captions: Sequence[str], name: str = "masks"
+) -> None:
+    """Show the masks (L + 1, height, width) over the image, each with its caption below.
+
+    `name` must be unique on the page.
+    """
+    with st.container(key=f"filmstrip {name}"):
+        for start in range(0, len(captions), MAX_COLUMNS):
+            columns = st.columns(min(len(captions), MAX_COLUMNS), gap="xsmall")
+            for layer, column in enumerate(columns[: len(captions) - start], start):
+                if masks is not None:
+                    overlay = overlay_mask(image, masks[layer])
+                    alt = f"Mask in {layer_symbol(layer)}"
+                    column.image(overlay, width="stretch", output_format="JPEG", alt=alt)
+                column.caption(captions[layer])
 
 
 def download_filmstrip(masks: Mask, image: RgbImage, name: str) -> None:
@@ -51,6 +65,12 @@ def download_filmstrip(masks: Mask, image: RgbImage, name: str) -> None:
     components.download_image(
         lambda: concatenate([overlay_mask(image, mask) for mask in masks]), name
     )
+
+
+def describe_iou(iou: float, lowest: float | None) -> str:
+    """Return the IoU of a mask with that of the layer before, bold if it is the lowest."""
+    text = f"IoU {format_percent(iou)}"
+    return f"**{text}**" if iou == lowest else text
 
 
 def _describe(
@@ -62,8 +82,7 @@ def _describe(
     elif layer.iou_prev is None:
         iou = "both empty" if layer.area == 0 else "not finite"
     else:
-        iou = f"IoU {format_percent(layer.iou_prev)}"
-        iou = f"**{iou}**" if layer.iou_prev == lowest else iou
+        iou = describe_iou(layer.iou_prev, lowest)
     match = "no match" if layer.matched_gt < 0 else f"match GT {layer.matched_gt}"
     if previous is not None and previous.matched_gt != layer.matched_gt:
         match = f"⇄ {match}"

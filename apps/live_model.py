@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mpdiag.analysis.measure import choose_device
 from mpdiag.checkpoints import LoadedCheckpoint, load_checkpoint
 from mpdiag.data import ResizeShortestEdge
 from mpdiag.errors import RunError
 from mpdiag.metrics.layer_iou import adjacent_overlap, valid_cells
 from mpdiag.ops import tf32
+from mpdiag.ops.devices import choose_device
 from mpdiag.recording import record
 from reports.mask_images import RgbImage
 

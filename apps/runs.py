@@ -18,6 +18,7 @@ R = TypeVar("R")
 
 CACHE_ENTRIES = 64
 """Number of results that each cached function keeps."""
+LOADING = "Reading the run ..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,12 @@ class LoadedRun:
 
 
 def cached(function: Callable[P, R]) -> Callable[P, R]:
-    """Cache the last results of a function of `LoadedRun`s and plain values."""
+    """Cache the last results of a function of `LoadedRun`s and plain values.
+
+    While the function runs, the page shows LOADING.
+    """
     decorate = st.cache_data(
-        show_spinner=False,
+        show_spinner=LOADING,
         max_entries=CACHE_ENTRIES,
         hash_funcs={LoadedRun: lambda loaded: (str(loaded.run.path), loaded.modified)},
     )
@@ -63,7 +67,7 @@ def open_runs(paths: Sequence[str]) -> tuple[list[LoadedRun], list[RunError]]:
     ], errors
 
 
-@st.cache_resource(show_spinner=False, max_entries=64)
+@st.cache_resource(show_spinner=LOADING, max_entries=64)
 def _open(path: str, modified: float) -> Run:
     """Open a run; `modified` is part of the cache key, so that a rewritten run is opened again."""
     return Run.open(Path(path))

@@ -22,8 +22,8 @@ OPTIONS = {
     "logger.level": "warning",
     "logger.hideWelcomeMessage": "true",  # also hides a promotion over the controls
     "client.toolbarMode": "viewer",
-    "theme.light.primaryColor": "#3b82c4",
-    "theme.dark.primaryColor": "#3b82c4",
+    "theme.light.primaryColor": "#2b6ca8",
+    "theme.dark.primaryColor": "#79b0e6",
 }
 
 

@@ -119,14 +119,12 @@ def pagination(key: str, page: int, pages: int) -> None:
     """Show buttons to the previous and next of `pages` pages; nothing for a single page."""
     if pages <= 1:
         return
-    previous, middle, following = st.columns([1, 6, 1], vertical_alignment="center")
-    previous.button(
-        "Previous", disabled=page == 1, on_click=lambda: update(**{key: page - 1}), width="stretch"
-    )
-    middle.caption(f"Page {page:,} of {pages:,}", text_alignment="center")
-    following.button(
-        "Next", disabled=page == pages, on_click=lambda: update(**{key: page + 1}), width="stretch"
-    )
+    with st.container(
+        horizontal=True, horizontal_alignment="center", vertical_alignment="center", gap="medium"
+    ):
+        st.button("Previous", disabled=page == 1, on_click=lambda: update(**{key: page - 1}))
+        st.caption(f"Page {page:,} of {pages:,}", width="content")
+        st.button("Next", disabled=page == pages, on_click=lambda: update(**{key: page + 1}))
 
 
 def select_run(runs: Sequence[LoadedRun], *, container: DeltaGenerator | None = None) -> LoadedRun:

@@ -21,7 +21,6 @@ from benchmarks.naive_analysis import IouAndMatches, mpdiag_analysis, naive_anal
 from benchmarks.scenes import SyntheticScenes
 from benchmarks.timing import time_interleaved
 from mpdiag.analysis import analyze
-from mpdiag.analysis.measure import choose_device
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.checkpoints.detectron2_config import TrainingInfo
 from mpdiag.config import LossConfig, ModelConfig
@@ -29,6 +28,7 @@ from mpdiag.data import padded_targets
 from mpdiag.errors import ConfigError
 from mpdiag.models import Mask2Former
 from mpdiag.models.mask2former import padded_size
+from mpdiag.ops.devices import choose_device
 from mpdiag.recording import record
 
 ROUNDS = 5  # of IoU and matching on one image

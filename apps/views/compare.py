@@ -37,8 +37,7 @@ def render(runs: Sequence[LoadedRun]) -> None:
     if a is b:
         components.show_empty("Both runs are the same. Select another run b.")
         return
-    with st.spinner("Comparing the runs ..."):
-        comparison = _compare(a, b)
+    comparison = _compare(a, b)
     if comparison.layers.empty:
         components.show_empty("These runs have no images to compare.")
         return
@@ -282,4 +281,5 @@ def _show_masks(letter: str, loaded: LoadedRun, image: RunImage, gt: int) -> Non
     st.caption(f"{letter}: query {query}, which matches GT {gt} in the last layer.")
     rgb_image = image_or_placeholder(loaded.run, image.image_id, (image.height, image.width))
     masks = loaded.run.masks(image.image_id, query)
-    filmstrip.show_masks(rgb_image, masks, [layer_symbol(layer) for layer in range(len(masks))])
+    symbols = [layer_symbol(layer) for layer in range(len(masks))]
+    filmstrip.show_masks(rgb_image, masks, symbols, letter)

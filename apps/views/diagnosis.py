@@ -1,13 +1,14 @@
 """Diagnosis: what costs the model AP, and the main results of the run in words."""
 
+import shlex
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
 from apps import components, url_state
+from apps.finding_links import show_finding_images
 from apps.formatting import escape_markdown
 from apps.runs import LoadedRun, cached
 from mpdiag.errors import RunError
@@ -19,7 +20,6 @@ from reports.findings import find_highlights
 from reports.names import class_names
 from reports.palette import RUN_COLORS
 
-MAX_IMAGES = 6  # links of a finding
 BAR_HEIGHT = 34
 CLEARANCE = 90  # of the axis, in pixels
 
@@ -32,12 +32,17 @@ def render(runs: Sequence[LoadedRun]) -> None:
     if path.exists():
         _show_diagnosis(loaded, Diagnosis.read(path))
     else:
-        components.show_empty(
-            "This run has no diagnosis. `mpdiag diagnose RUN` makes one from the run; "
-            "`mpdiag diagnose CHECKPOINT --run RUN` also runs the model and tests more causes."
-        )
+        _show_commands(shlex.quote(str(loaded.run.path)))
     _show_highlights(loaded)
     url_state.page_link("overview", "All layers as curves and tables", icon=":material/show_chart:")
+
+
+def _show_commands(run: str) -> None:
+    components.show_empty(
+        "This run has no diagnosis. The first command makes one from the run; the second also runs "
+        "the model and tests more causes. Then reload this page."
+    )
+    st.code(f"mpdiag diagnose {run}\nmpdiag diagnose CHECKPOINT --run {run}", language="bash")
 
 
 def _show_highlights(loaded: LoadedRun) -> None:
@@ -46,8 +51,8 @@ def _show_highlights(loaded: LoadedRun) -> None:
 
 
 def _sentence(highlight: Highlight) -> str:
-    value = f": **{escape_markdown(highlight.value)}**" if highlight.value else ""
-    return f"{escape_markdown(highlight.label)}, {escape_markdown(highlight.text)}{value}"
+    result = f"{highlight.label}: {highlight.value}" if highlight.value else highlight.label
+    return f"**{escape_markdown(result)}**, {escape_markdown(highlight.text)}"
 
 
 def _show_diagnosis(loaded: LoadedRun, diagnosis: Diagnosis) -> None:
@@ -61,6 +66,7 @@ def _show_diagnosis(loaded: LoadedRun, diagnosis: Diagnosis) -> None:
             "AP that the remedy of a cause gains, after the remedies of the causes above it, with "
             "the 95% interval over resampled images."
         )
+        st.header("Findings", anchor=False)
     for place, finding in enumerate(diagnosis.findings, start=1):
         _show_finding(loaded, place, finding)
     table = layer_scores_table(diagnosis.layers)
@@ -97,42 +103,18 @@ def _chart(findings: Sequence[Finding]) -> go.Figure:
 def _show_finding(loaded: LoadedRun, place: int, finding: Finding) -> None:
     cause = CAUSES[finding.cause]
     with st.container(border=True):
-        text, value = st.columns([5, 1])
-        text.markdown(f"#### {place}. {cause.title}")
+        text, value = st.columns([4, 1])
+        text.subheader(f"{place}. {cause.title}", anchor=False)
         text.markdown(f"{cause.remedy} [How it is measured]({cause.link})")
         value.metric("AP at stake", points(finding.at_stake))
+        value.caption(" to ".join(map(points, finding.interval)))
         facts = [
             f"{escape_markdown(label)}: {escape_markdown(fact)}"
             for label, fact in finding_facts(finding, class_names(loaded.run))
-            if label != "Images"
+            if label not in ("Images", "AP at stake")
         ]
         text.caption("  \n".join(facts))
-        _show_images(loaded, finding)
-
-
-def _show_images(loaded: LoadedRun, finding: Finding) -> None:
-    """Link to the images of a finding in the Inspector, with its query and layer."""
-    listed = finding.evidence.get("images")
-    ids = [x for x in listed if type(x) is int] if isinstance(listed, list) else []
-    found = loaded.run.query(
-        "SELECT image_id, file_name FROM images WHERE list_contains(?::BIGINT[], image_id)",
-        [ids[:MAX_IMAGES]],
-    )
-    names = dict(zip(found["image_id"], found["file_name"], strict=True))
-    state: dict[str, Any] = {
-        "query": finding.queries[0] if finding.queries else None,
-        "layer": next((layer for layer in finding.layers if layer > 0), None),
-        "run": loaded.slug,
-    }
-    for (image, name), column in zip(names.items(), st.columns(MAX_IMAGES), strict=False):
-        url_state.page_link(
-            "inspector",
-            escape_markdown(str(name)),
-            container=column,
-            icon=":material/layers:",
-            image=int(image),
-            **state,
-        )
+        show_finding_images(loaded, place, finding)
 
 
 @cached

@@ -37,10 +37,11 @@ def render(runs: Sequence[LoadedRun]) -> None:
     total = int(images["total"][0])
     _show_summary(loaded, filters, page, total)
     cards = images.to_dict("records")
-    for start in range(0, len(cards), COLUMNS):
-        for column, row in zip(st.columns(COLUMNS, gap="small"), cards[start:], strict=False):
-            with column:
-                _show_card(loaded, row, filters)
+    with st.container(key="gallery"):
+        for start in range(0, len(cards), COLUMNS):
+            for column, row in zip(st.columns(COLUMNS, gap="small"), cards[start:], strict=False):
+                with column:
+                    _show_card(loaded, row, filters)
     url_state.pagination("page", page, math.ceil(total / PAGE_SIZE))
 
 
@@ -136,8 +137,8 @@ def _show_summary(loaded: LoadedRun, filters: ImageFilter, page: int, total: int
 
 def _show_card(loaded: LoadedRun, row: dict[Hashable, Any], filters: ImageFilter) -> None:
     image_id = int(row["image_id"])
-    st.image(_thumbnail(loaded, image_id), width="stretch")
     name = str(row["file_name"]).rsplit("/", 1)[-1]
+    st.image(_thumbnail(loaded, image_id), width="stretch", alt=name)
     url_state.page_link(
         "inspector",
         escape_markdown(name if len(name) <= 22 else f"…{name[-21:]}"),

@@ -8,6 +8,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from apps import attention, components, drawing, filmstrip, image_charts, url_state
+from apps.finding_links import show_finding_of_url
 from apps.formatting import escape_markdown, format_percent
 from apps.image_charts import HEATMAP_VALUES
 from apps.image_queries import RunImage, read_image, worst_images
@@ -35,6 +36,7 @@ def render(runs: Sequence[LoadedRun]) -> None:
         return
     run = loaded.run
     query, layer = _select_query(run, image, query_column)
+    show_finding_of_url(loaded, image.image_id)
     rgb_image = _load_image(run, image)
     masks = run.masks(image.image_id, query) if query in image.saved else None
     layers = image.layers(query)
@@ -133,14 +135,15 @@ def _show_ground_truth(
     """Show the image, its GT masks (`highlighted` in red) and the matched query of each GT."""
     st.header("Ground truth", anchor=False)
     left, middle, right = st.columns([2, 2, 3], gap="medium")
-    left.image(rgb_image, width="stretch", output_format="JPEG")
+    left.image(rgb_image, width="stretch", output_format="JPEG", alt=image.file_name)
     left.caption(escape_markdown(image.file_name))
     if image.targets.empty:
         middle.caption("This image has no ground truth (GT).")
         return
     masks = loaded.run.gt_masks(image.image_id)
     with middle:
-        st.image(drawing.overlay_numbered_masks(rgb_image, masks, highlighted), width="stretch")
+        drawn = drawing.overlay_numbered_masks(rgb_image, masks, highlighted)
+        st.image(drawn, width="stretch", alt="GT masks with their numbers")
         if not len(masks):
             st.caption("The GT masks are not saved in this run.")
         elif highlighted < 0:
@@ -166,7 +169,7 @@ def _show_ground_truth(
 
 def _show_all_queries(loaded: LoadedRun, image: RunImage, query: int, layer: int) -> None:
     st.header("All queries", anchor=False)
-    left, right = st.columns([2, 5], vertical_alignment="bottom")
+    left, right = st.columns([2, 3], vertical_alignment="bottom")
     value = url_state.selectbox(
         "Color",
         "color",
@@ -221,11 +224,10 @@ def _show_largest_changes(loaded: LoadedRun, image: RunImage) -> None:
         return
     for column, pair in zip(st.columns(NUM_PAIRS, gap="medium"), pairs, strict=False):
         drawn = draw_pair(loaded.run, pair.image_id, pair.query, pair.layer)
-        column.image(drawn, width="stretch", output_format="JPEG")
-        column.caption(
-            f"Query {pair.query}, {layer_symbol(pair.layer - 1)} and {layer_symbol(pair.layer)}: "
-            f"IoU {format_percent(pair.iou)}"
-        )
+        layers = f"{layer_symbol(pair.layer - 1)} and {layer_symbol(pair.layer)}"
+        alt = f"Masks of query {pair.query} in {layers}"
+        column.image(drawn, width="stretch", output_format="JPEG", alt=alt)
+        column.caption(f"Query {pair.query}, {layers}: IoU {format_percent(pair.iou)}")
         url_state.page_link(
             "inspector",
             f"Show query {pair.query}",

@@ -154,12 +154,17 @@ def _show_predictions(
     )
     index = predictions.queries.tolist().index(query)
     captions = []
+    known = predictions.iou[:, index][~np.isnan(predictions.iou[:, index])]
+    lowest = known.min(initial=np.inf)
     for layer, label in enumerate(predictions.labels[:, index]):
-        iou = f"IoU {format_percent(predictions.iou[layer - 1, index])}" if layer else "first layer"
+        iou = "first layer"
+        if layer:
+            iou = filmstrip.describe_iou(predictions.iou[layer - 1, index], lowest)
         predicted = f"{escape_markdown(_class_name(class_names, int(label)))} "
         predicted += f"{predictions.scores[layer, index]:.2f}"
         captions.append(f"**{layer_symbol(layer)}**  \n{iou}  \n{predicted}")
     filmstrip.show_masks(image, predictions.masks[:, index], captions)
+    components.legend((filmstrip.MASK_ENTRY, filmstrip.IOU_ENTRY, filmstrip.CLASS_ENTRY))
     miou_l = ", ".join(
         f"{layer_symbol(layer)} {format_percent(value)}"
         for layer, value in enumerate(predictions.miou_l, start=1)

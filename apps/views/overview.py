@@ -28,20 +28,20 @@ def render(runs: Sequence[LoadedRun]) -> None:
 
 
 def _show_curves(runs: Sequence[LoadedRun]) -> None:
-    left, middle, right = st.columns([3, 1, 1], vertical_alignment="bottom", gap="large")
+    left, right = st.columns(2, vertical_alignment="bottom", gap="large")
     metrics = curves.select_metrics(left)
-    with_paper = url_state.toggle("Paper's values", "paper", default=True, container=middle)
+    toggles = right.container(horizontal=True, gap="medium")
+    with_paper = url_state.toggle("Paper's values", "paper", default=True, container=toggles)
     with_intervals = url_state.toggle(
         "95% intervals",
         "bands",
         default=True,
-        container=right,
+        container=toggles,
         help="Bootstrap over images, 1,000 resamples.",
     )
-    with st.spinner("Computing the metrics ..."):
-        shown = [
-            curve for loaded in runs for curve in curves.run_curves(loaded, metrics, with_intervals)
-        ]
+    shown = [
+        curve for loaded in runs for curve in curves.run_curves(loaded, metrics, with_intervals)
+    ]
     if with_paper:
         shown += curves.paper_curves(metrics)
     components.figure(curves.figure(shown), "mpdiag curves")

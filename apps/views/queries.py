@@ -23,7 +23,7 @@ def render(runs: Sequence[LoadedRun]) -> None:
     components.page_header(
         "Queries", "What each query matches over the whole data set, and where its masks are."
     )
-    left, middle, right = st.columns([3, 1, 1], gap="large")
+    left, middle, right = st.columns([3, 1, 2])
     loaded = url_state.select_run(runs, container=left)
     num_layers = loaded.run.num_layers
     layer = url_state.selectbox(
@@ -111,12 +111,12 @@ def _show_query(loaded: LoadedRun, layer: int, query: int) -> None:
     best = matched.sort_values("iou", ascending=False, kind="stable").head(NUM_EXAMPLES)
     if not best.empty:
         st.caption("Matches with the highest IoU:")
-        columns = st.columns(NUM_EXAMPLES)
-        for column, row in zip(columns, best.to_dict("records"), strict=False):
+        links = st.container(horizontal=True)
+        for row in best.to_dict("records"):
             url_state.page_link(
                 "inspector",
                 f"IoU {format_percent(row['iou'])}",
-                container=column,
+                container=links,
                 icon=":material/layers:",
                 help=escape_markdown(str(row["file_name"])),
                 run=loaded.slug,

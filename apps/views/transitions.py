@@ -135,7 +135,8 @@ def _show_examples(loaded: LoadedRun, table: pd.DataFrame) -> None:
 def _show_example(loaded: LoadedRun, row: dict[Hashable, Any], layer: int) -> None:
     image_id, query = int(row["image_id"]), int(row["query"])
     if row["saved"]:
-        st.image(draw_pair(loaded.run, image_id, query, layer), width="stretch")
+        alt = f"Masks of query {query} in {layer_symbol(layer - 1)} and {layer_symbol(layer)}"
+        st.image(draw_pair(loaded.run, image_id, query, layer), width="stretch", alt=alt)
     before, after = (
         _best_gt(row[f"gt_{when}"], row[f"gt_iou_{when}"]) for when in ("before", "after")
     )

@@ -10,14 +10,12 @@ from mpdiag.analysis.adapter import LayerAttention, ModelAdapter, PreprocessedIm
 from mpdiag.analysis.matcher import Matcher
 from mpdiag.analysis.settings import AnalysisSettings
 from mpdiag.data import Sample, padded_targets
-from mpdiag.errors import ConfigError
 from mpdiag.evaluation import Detections, Evaluator
 from mpdiag.matching import Matches, finite_queries
 from mpdiag.metrics import ImageRows, image_rows
 from mpdiag.models import ImageSizes
-from mpdiag.models.mask2former import MAX_BATCH_PIXELS
 from mpdiag.ops import tf32, to_device
-from mpdiag.untrusted import printable
+from mpdiag.ops.devices import choose_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,47 +62,6 @@ class MeasuredImage:
     matches: Matches
     detections: Mapping[int, Detections]
     attention: Sequence[ImageAttention] = ()
-
-
-def choose_device(name: str | None) -> torch.device:
-    """Return the named device; by default the current GPU, or the CPU if there is none.
-
-    Raises:
-        ConfigError: it is unknown or not available.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = find_device(name)
-    try:
-        torch.empty(0, device=device)
-    except RuntimeError as error:
-        raise _unavailable(name) from error
-    return device
-
-
-def find_device(name: str) -> torch.device:
-    """Return the named device. CUDA is not initialised: that takes memory of the GPU.
-
-    Raises:
-        ConfigError: it is unknown, or there is no such GPU.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise _unavailable(name) from error
-    is_gpu = device.type == "cuda"
-    if device.type not in MAX_BATCH_PIXELS or (
-        is_gpu and (device.index or 0) >= torch.cuda.device_count()
-    ):
-        raise _unavailable(name)
-    return device
-
-
-def _unavailable(name: str) -> ConfigError:
-    return ConfigError(
-        f"--device {printable(name, 40)}: is not available; choose cpu, or a GPU that `mpdiag "
-        "doctor` lists"
-    )
 
 
 class Measurer:

@@ -101,7 +101,7 @@ def dashboard(
     for package in ("streamlit", "plotly"):
         require(package, "the dashboard")
     if device is not None:
-        from mpdiag.analysis.measure import find_device
+        from mpdiag.ops.devices import find_device
 
         find_device(device)
     raise typer.Exit(

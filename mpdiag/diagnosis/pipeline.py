@@ -7,7 +7,6 @@ from typing import Any
 from torch import nn
 
 from mpdiag.analysis.build_adapter import build_adapter
-from mpdiag.analysis.measure import choose_device
 from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.checkpoints.opening import open_model
@@ -16,6 +15,7 @@ from mpdiag.diagnosis.collect import Collector, ModelFacts
 from mpdiag.diagnosis.run_evidence import open_dataset, read_evidence
 from mpdiag.diagnosis.search import Search
 from mpdiag.errors import ConfigError
+from mpdiag.ops.devices import choose_device
 from mpdiag.store import Run
 from mpdiag.store.diagnosis import THRESHOLD, Diagnosis
 

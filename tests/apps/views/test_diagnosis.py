@@ -36,7 +36,8 @@ def test_findings_with_their_images(run, open_page):
     Diagnosis(0.365, findings, 0.01, 40, [{"layer": 0, "ap": 0.1}]).write(run / "diagnosis.json")
     page = open_page(run, page="diagnosis")
     assert "**AP 36.5** on 40 images. 2 causes cost more than 1 AP." in texts(page)
-    assert f"#### 1. {CAUSES['dead-queries'].title}" in texts(page)
+    assert page.subheader[0].value == f"1. {CAUSES['dead-queries'].title}"
+    assert "+9.0 to +12.0" in [caption.value for caption in page.caption]
     assert [metric.value for metric in page.metric] == ["+10.0", "+4.0"]
     assert any("Queries: 3, 4" in caption.value.replace("\\", "") for caption in page.caption)
     assert any(
@@ -48,9 +49,33 @@ def test_findings_with_their_images(run, open_page):
     assert list(bars.error_x.array) == pytest.approx([2, 2])
     assert list(bars.error_x.arrayminus) == pytest.approx([1, 1])
     (inspector,) = [link for link in links(page) if link.page == "inspector"]
-    assert f"image={image}&query=3&layer=2" in inspector.query_string
+    assert (
+        inspector.query_string == f"image={image}&query=3&layer=2&run=one-matching-part&finding=1"
+    )
     layers = page.dataframe[0].value
     assert layers["AP"].tolist() == ["10.0"]
+
+
+def test_inspector_links_to_the_finding_of_the_url(run, open_page):
+    first = finding("dead-queries", 0.1, queries=(3,), evidence={"images": [4, 2]})
+    Diagnosis(0.365, [first, finding("ranking", 0.04)], 0.01, 40).write(run / "diagnosis.json")
+
+    def shown(place):
+        page = open_page(run, page="inspector", image=2, finding=place)
+        assert not page.error
+        return [text for text in texts(page) if text.startswith("Finding")], links(page)
+
+    (title,), found = shown(1)
+    assert title == f"Finding 1: **{CAUSES['dead-queries'].title}**"
+    (back,) = [link for link in found if link.label == "Back to the diagnosis"]
+    assert (back.page, back.query_string) == ("", "run=one-matching-part")  # the first page
+    images = [link for link in found if "finding=1" in link.query_string]
+    state = "query=3&run=one-matching-part&finding=1"
+    assert [link.query_string for link in images] == [f"image={image}&{state}" for image in (4, 2)]
+    assert [link.icon for link in images] == [":material/layers:", ":material/visibility:"]
+    assert not [link for link in shown(2)[1] if "finding" in link.query_string]
+    for place in ("0", "3", "x"):
+        assert shown(place)[0] == []
 
 
 def test_run_without_findings(run, open_page):
@@ -62,11 +87,17 @@ def test_run_without_findings(run, open_page):
 
 def test_run_without_diagnosis_is_described_in_words(run, open_page):
     page = open_page(run, page="diagnosis")
-    assert "mpdiag diagnose RUN" in page.info[0].value
+    assert "no diagnosis" in page.info[0].value
+    assert page.code[0].value.splitlines() == [
+        f"mpdiag diagnose {run}",
+        f"mpdiag diagnose CHECKPOINT --run {run}",
+    ]
     (section, *_) = build_findings(Run.open(run)).sections
     shown = "\n".join(texts(page))
     for highlight in section.highlights:
-        assert f"- {highlight.label}" in shown.replace("\\", "")
+        assert f"- **{highlight.label}: {highlight.value}**, {highlight.text}" in shown.replace(
+            "\\", ""
+        )
     assert [link.page for link in links(page)] == ["overview"]
 
 
