@@ -77,6 +77,22 @@ _MODEL_FAULTS = (
         weight_faults.noise_mask_head,
     ),
     ModelFault(
+        "noised-early-layers", "early-layers", (1, 1.2, 1.5, 2, 3, 4),
+        "standard deviations", weight_faults.noise_early_layers,
+    ),
+    ModelFault(
+        "ignored-small-objects", "small-objects", (2, 3, 4, 6, 8, 10), "logits",
+        forward_faults.ignore_small_objects,
+    ),
+    ModelFault(
+        "shrunken-masks", "localisation", (2, 2.5, 3, 3.5, 4, 5), "logits",
+        forward_faults.shrink_masks,
+    ),
+    ModelFault(
+        "coarse-numbers", "precision", (5, 4, 3, 2, 1, 0), "bits of the mantissa",
+        forward_faults.drop_bits,
+    ),
+    ModelFault(
         "overflow", "non-finite", (0.05, 0.1, 0.2, 0.3, 0.4, 0.5), QUERIES,
         forward_faults.overflow,
     ),

@@ -3,6 +3,7 @@
 The weights stay those of the healthy model, so that a diagnosis can only find them by measuring.
 """
 
+import dataclasses
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.diagnosis.fault import choose
 from mpdiag.checkpoints import LoadedCheckpoint
-from mpdiag.models import Mask2Former
+from mpdiag.models import Mask2Former, Mask2FormerOutput
 from mpdiag.models.decoder import Decoder
 
 # Mean and standard deviation of pixels in 0..255, for all channels or for each.
@@ -178,6 +179,44 @@ def overflow(loaded: LoadedCheckpoint, share: float, generator: np.random.Genera
     _replace_in_layers(loaded.model, "mask_logits", 0, replace)
 
 
+def shrink_masks(loaded: LoadedCheckpoint, amount: float, generator: np.random.Generator) -> None:
+    """Lower all mask logits by `amount`; attention masks stay."""
+    _replace_in_layers(loaded.model, "mask_logits", 0, lambda layer, masks: masks - amount)
+
+
+def ignore_small_objects(
+    loaded: LoadedCheckpoint, amount: float, generator: np.random.Generator
+) -> None:
+    """Raise the logit of no-object by `amount` for masks below `SMALL_CELLS`, in every layer."""
+
+    def suppress(decoder: Decoder, inputs: Any, output: Mask2FormerOutput) -> Mask2FormerOutput:
+        predictions = output.matching
+        small = (predictions.mask_logits > 0).sum((-2, -1)) < SMALL_CELLS
+        logits = predictions.class_logits.clone()
+        logits[..., -1] += amount * small
+        changed = dataclasses.replace(predictions, class_logits=logits)
+        return dataclasses.replace(output, matching=changed)
+
+    loaded.model.decoder.register_forward_hook(suppress)
+
+
+def drop_bits(loaded: LoadedCheckpoint, kept: float, generator: np.random.Generator) -> None:
+    """Keep `kept` bits of the mantissa of the outputs of all modules with weights."""
+    mask = -1 << (MANTISSA_BITS - int(kept))
+
+    def truncate(module: Any, inputs: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor):
+            return output
+        return (output.contiguous().view(torch.int32) & mask).view(torch.float32)
+
+    for module in loaded.model.modules():
+        has_weights = next(module.parameters(recurse=False), None) is not None
+        if has_weights and not isinstance(module, nn.Embedding):
+            module.register_forward_hook(truncate)
+
+
+MANTISSA_BITS = 23  # of float32
+SMALL_CELLS = 20  # about half of the objects of the benchmark are smaller
 TRAINED_SIDE = 96  # of images of the benchmark, which are not resized
 
 

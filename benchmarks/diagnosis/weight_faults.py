@@ -1,5 +1,7 @@
 """Faults in the weights of a checkpoint."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -85,10 +87,15 @@ def noise_late_layers(
     `amount` is its standard deviation, relative to that of the weight.
     """
     layers = loaded.model.decoder.layers
-    for layer in layers[-max(len(layers) // 3, 1) :]:
-        for weight in layer.parameters():
-            if weight.dim() == 2:
-                _add_noise(weight, amount, generator)
+    _noise_layers(layers[-max(len(layers) // 3, 1) :], amount, generator)
+
+
+def noise_early_layers(
+    loaded: LoadedCheckpoint, amount: float, generator: np.random.Generator
+) -> None:
+    """Add noise to the weights of the first third of the decoder layers, as above."""
+    layers = loaded.model.decoder.layers
+    _noise_layers(layers[: max(len(layers) // 3, 1)], amount, generator)
 
 
 def noise_mask_head(
@@ -97,6 +104,15 @@ def noise_mask_head(
     """Add noise to the last layer of the mask head; `amount` as for `noise_late_layers`."""
     last = loaded.model.decoder.mask_embed.layers[-1]
     _add_noise(last.get_parameter("weight"), amount, generator)
+
+
+def _noise_layers(
+    layers: Iterable[torch.nn.Module], amount: float, generator: np.random.Generator
+) -> None:
+    for layer in layers:
+        for weight in layer.parameters():
+            if weight.dim() == 2:
+                _add_noise(weight, amount, generator)
 
 
 def _query_weights(decoder: Decoder) -> list[Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpdiag.analysis.adapter import ModelAdapter
 from mpdiag.data import Sample
@@ -36,7 +36,10 @@ class Changes:
         attention_from_masks: layers whose attention masks are computed anew from the predicted
             masks of the layer before.
         previous_attention: layers that use the attention masks of the layer before.
+        skipped_layers: decoder layers that return their input.
+        float32_modules: names of modules that compute their output again in float32.
         shift: rows and columns of the prediction grid by which masks are moved.
+        mask_bias: what is added to mask logits.
     """
 
     swap_channels: bool = False
@@ -44,24 +47,57 @@ class Changes:
     scale: float | None = 1.0
     attention_from_masks: frozenset[int] = frozenset()
     previous_attention: frozenset[int] = frozenset()
+    skipped_layers: frozenset[int] = frozenset()
+    float32_modules: frozenset[str] = frozenset()
     shift: tuple[float, float] = (0.0, 0.0)
+    mask_bias: float = 0.0
 
 
 @contextmanager
 def apply_changes(adapter: ModelAdapter, changes: Changes) -> Iterator[None]:
-    """Apply changes to the model of an adapter. `shift` is applied to predictions, not here."""
+    """Apply changes to the model of an adapter.
+
+    `shift` and `mask_bias` are applied to predictions, not here.
+    """
     with ExitStack() as stack:
         if changes.scale != 1:
             stack.enter_context(_scaled(adapter, changes.scale))
         module = adapter.module
+        handles = [
+            module.get_submodule(name).register_forward_hook(_compute_in_float32, with_kwargs=True)
+            for name in changes.float32_modules
+        ]
         if isinstance(module, Mask2Former):
-            for handle in _input_hooks(module, changes) + _attention_hooks(module, changes):
-                stack.callback(handle.remove)
+            handles += _input_hooks(module, changes) + _attention_hooks(module, changes)
+            handles += [
+                module.decoder.layers[layer - 1].register_forward_hook(_return_input)
+                for layer in changes.skipped_layers
+            ]
+        for handle in handles:
+            stack.callback(handle.remove)
         yield
 
 
+def _return_input(module: Any, args: tuple[Any, ...], output: Tensor) -> Any:
+    return args[0]
+
+
+def _compute_in_float32(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+) -> Any:
+    """Compute the output of a module again in float32, without autocast and without its hooks."""
+
+    def cast(value: Any) -> Any:
+        is_float = isinstance(value, Tensor) and value.is_floating_point()
+        return value.float() if is_float else value
+
+    device = next(module.parameters()).device.type
+    with torch.autocast(device, enabled=False):
+        return module.forward(*map(cast, args), **{k: cast(v) for k, v in kwargs.items()})
+
+
 def can_change_input(adapter: ModelAdapter) -> bool:
-    """Return whether channels, normalisation and attention masks can be changed."""
+    """Return whether channels, normalisation, attention masks and layers can be changed."""
     return isinstance(adapter.module, Mask2Former)
 
 

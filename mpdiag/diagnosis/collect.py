@@ -134,6 +134,7 @@ class Collector:
             self.facts.add_attention(recording, masks)
         if changes.shift != (0, 0):
             masks = shift_masks(masks, changes.shift)
+        masks = masks + changes.mask_bias
         features = None
         if recording is not None and "query" in recording:
             features = torch.stack(recording.layers("query")).float()
@@ -249,6 +250,7 @@ def image_evidence(
         gt_labels=truth.labels.numpy(),
         gt_crowd=truth.crowd.numpy(),
         gt_area=truth.areas.numpy().astype(np.float64),
+        pixels=truth.masks.shape[-2] * truth.masks.shape[-1],
         ignored=np.zeros(class_logits.shape[1], dtype=np.bool_),
         **{name: value.cpu().numpy() for name, value in measured_last.items()},
     )

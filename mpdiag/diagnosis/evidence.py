@@ -39,6 +39,7 @@ class ImageEvidence:
         gt_crowd: bool (G,).
         gt_center: (G, 2), like `center`.
         gt_area: (G,) pixels of the image file.
+        pixels: number of pixels of the image file.
         gt_overlap: (G, G) IoU of the GT with each other.
         ignored: bool (N,), queries whose detections are no false positives.
     """
@@ -57,6 +58,7 @@ class ImageEvidence:
     gt_crowd: Bools
     gt_center: Float32
     gt_area: Floats
+    pixels: int
     gt_overlap: Float32
     ignored: Bools
 

@@ -117,21 +117,23 @@ class _Reader:
         last = masks[-1]
         before = masks[-2] if len(masks) > 1 else last
         area, center = self._geometry(queries)
+        grid = row.input_height // 4, row.input_width // 4
         return ImageEvidence(
             image_id=int(row.image_id),
             class_logits=self._logits(probability),
             quality=quality,
             iou=iou,
-            area=area,
+            area=area / max(grid[0] * grid[1], 1),
             center=center,
             overlap=self._overlap(last, last),
             moved=self._overlap(before, last),
-            grid=(row.input_height // 4, row.input_width // 4),
+            grid=grid,
             features=None,
             gt_labels=truth.labels.numpy(),
             gt_crowd=crowd,
             gt_center=np.array(centers, np.float32).reshape(-1, 2),
             gt_area=truth.areas.numpy(),
+            pixels=size[0] * size[1],
             gt_overlap=_iou(gt, gt, np.zeros(len(gt), np.bool_)),
             ignored=np.zeros(self.shape[1], np.bool_),
         )
@@ -181,13 +183,11 @@ class _Reader:
         return overlap
 
     def _geometry(self, queries: pd.DataFrame) -> tuple[Float32, Float32]:
-        """Return areas (S, N) relative to the largest, and centers (N, 2) of the last layer."""
+        """Return areas (S, N) in cells, and centers (N, 2) of the last layer."""
         area = queries["area"].to_numpy(np.float32).reshape(self.shape)
         last = queries.iloc[-self.shape[1] :]
         center = last[["center_y", "center_x"]].to_numpy(np.float32)
-        largest = np.float32(max(float(np.nanmax(area, initial=1)), 1))
-        shares: Float32 = (area / largest).astype(np.float32)
-        return shares, center.astype(np.float32)
+        return area, center.astype(np.float32)
 
 
 def _encoded(counts: bytes, size: tuple[int, int]) -> dict[str, Any]:

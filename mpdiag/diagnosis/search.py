@@ -12,9 +12,10 @@ import numpy as np
 
 from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.changes import Changes
-from mpdiag.diagnosis.checks import evidence_candidates
-from mpdiag.diagnosis.checks.inputs import CHECKS, Trials, merge
+from mpdiag.diagnosis.checks import decoder, evidence_candidates, inputs
+from mpdiag.diagnosis.checks.inputs import Trials, merge
 from mpdiag.diagnosis.checks.mask_head import check_mask_head
+from mpdiag.diagnosis.checks.precision import check_precision
 from mpdiag.diagnosis.collect import NO_CHANGES, Collector, ModelFacts
 from mpdiag.diagnosis.evidence import Evidence
 from mpdiag.diagnosis.layer_scores import layer_scores
@@ -27,6 +28,14 @@ ROUNDS = 6
 RESAMPLES = 200
 NOT_COMBINED = ("channel-order", "mask-head")
 """Causes whose edits hold predictions of other forward passes: no further changes to the model."""
+
+MODEL_CHECKS = (
+    *inputs.CHECKS,
+    decoder.check_early_layers,
+    decoder.check_mask_area,
+    check_precision,
+    check_mask_head,
+)
 
 IMAGES_SHOWN = 20
 LEVEL = 0.95
@@ -122,7 +131,7 @@ class Search:
             candidates += self._model_candidates
         elif self.collector is not None:
             trials = Trials(self.collector, state.evidence)
-            candidates += [one for check in (*CHECKS, check_mask_head) for one in check(trials)]
+            candidates += [one for check in MODEL_CHECKS for one in check(trials)]
         return [one for one in candidates if one.cause not in found]
 
     def _try(self, candidate: Candidate, state: State, before: float) -> Tried:

@@ -38,6 +38,10 @@ _CAUSES = (
         "the weights diverged.",
     ),
     Cause(
+        "precision", "Activations have too few bits",
+        "Run the listed modules in float32; quantise fewer modules or with more bits.",
+    ),
+    Cause(
         "channel-order", "Color channels are in the wrong order",
         "Give the model RGB images if it was trained with RGB, else BGR.",
     ),
@@ -98,12 +102,13 @@ _CAUSES = (
         "Stop at the best layer, or train the late layers again.",
     ),
     Cause(
-        "early-layers", "Early layers start from bad masks",
-        "Train with mask piloting in the first layers.",
+        "early-layers", "Early layers harm what later layers predict",
+        "Check the weights of these layers, or train them again; train with mask piloting.",
     ),
     Cause(
-        "precision", "The numbers of the model are too coarse",
-        "Run the model in float32.",
+        "small-objects", "Scores of small objects are too low",
+        "Train with small objects: check the smallest area that data set and crops keep; use "
+        "larger images.",
     ),
     Cause(
         "ranking", "Scores do not rank masks by quality",
@@ -112,6 +117,11 @@ _CAUSES = (
     Cause(
         "class-head", "The class head wastes what the queries know",
         "Train the class head again with the rest of the model frozen.",
+    ),
+    Cause(
+        "localisation", "Masks are too small or too large",
+        "Check the threshold of mask logits and the bias of the mask head; train further with "
+        "this threshold.",
     ),
     Cause(
         "mask-head", "The mask head wastes what the queries know",
@@ -124,14 +134,6 @@ _CAUSES = (
     Cause(
         "missing-labels", "Objects are not annotated",
         "Annotate the listed detections.",
-    ),
-    Cause(
-        "small-objects", "Small objects are missed",
-        "Use larger images or a smaller stride.",
-    ),
-    Cause(
-        "localisation", "Masks do not fit the objects",
-        "Train longer, with larger images or with a higher weight of the mask losses.",
     ),
 )  # fmt: skip
 

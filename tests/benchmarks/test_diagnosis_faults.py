@@ -89,7 +89,8 @@ def test_every_fault_has_a_known_cause_and_a_reproducible_effect(
             torch.equal(one.class_logits, before.class_logits)
             and torch.equal(one.mask_logits, before.mask_logits)
         )
-        assert same == (name == "small-input"), name  # which changes the size of the images
+        # The first changes the size of the images; the masks of this model are all large.
+        assert same == (name in ("small-input", "ignored-small-objects")), name
     assert torch.equal(predict(healthy, images).mask_logits, before.mask_logits)
 
 
@@ -169,11 +170,37 @@ def test_decoder(healthy: LoadedCheckpoint, images: list[torch.Tensor]) -> None:
     silent = [not layer.self_attn.out_proj.weight.any() for layer in model.decoder.layers]
     assert silent == [False, False, True, True]
 
-    noised = plant(healthy, "noised-late-layers", 0.5).model.state_dict()
-    changed = {
-        name for name, value in healthy.model.state_dict().items() if (noised[name] != value).any()
-    }
-    assert changed and all(name.startswith(f"decoder.layers.{L - 1}.") for name in changed)
+    for name, layer in (("noised-late-layers", L - 1), ("noised-early-layers", 0)):
+        noised = plant(healthy, name, 0.5).model.state_dict()
+        weights = healthy.model.state_dict()
+        changed = {key for key, value in weights.items() if (noised[key] != value).any()}
+        assert changed and all(key.startswith(f"decoder.layers.{layer}.") for key in changed)
+
+
+def test_scores_of_small_masks(
+    healthy: LoadedCheckpoint, images: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = predict(healthy, images)
+    area = (before.mask_logits > 0).sum((-2, -1))
+    limit = int(area.float().median())
+    monkeypatch.setattr("benchmarks.diagnosis.forward_faults.SMALL_CELLS", limit)
+    after = predict(plant(healthy, "ignored-small-objects", 5), images)
+    raised = after.class_logits - before.class_logits
+    assert (area < limit).any()
+    torch.testing.assert_close(raised[..., -1], 5.0 * (area < limit))
+    assert not raised[..., :-1].any() and torch.equal(after.mask_logits, before.mask_logits)
+
+
+def test_numbers_and_threshold_of_masks(
+    healthy: LoadedCheckpoint, images: list[torch.Tensor]
+) -> None:
+    before, shrunken = predict(healthy, images), plant(healthy, "shrunken-masks", 2)
+    assert torch.equal(predict(shrunken, images).mask_logits, before.mask_logits - 2)
+
+    coarse = predict(plant(healthy, "coarse-numbers", 3), images).class_logits
+    numbers = coarse[coarse != 0].frexp().mantissa * 16  # one bit before the others is implicit
+    assert torch.equal(numbers, numbers.round())
+    assert not torch.equal(coarse, before.class_logits)
 
 
 def test_scores_and_classes_of_random_scores(

@@ -15,6 +15,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[Candidate]], ...] = (
     annotations.check_duplicate_gt,
     heads.check_classes,
     heads.check_no_object_bias,
+    heads.check_small_objects,
     heads.check_heads,
     query_supply.check_duplicates,
     query_supply.check_too_few_queries,

@@ -1,4 +1,4 @@
-"""Class confusion, no-object bias, dead queries, ranking and class head."""
+"""Class confusion, no-object bias, scores of small objects, dead queries, ranking, class head."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -17,10 +17,12 @@ from mpdiag.diagnosis.probe import (
     target_labels,
 )
 
-SHIFTS = tuple(float(x) for x in np.arange(-12, 12.5, 0.5))
+SHIFTS = np.arange(-12, 12.5, 0.5)
+SIZES = (0.25, 0.5, 0.75)  # quantiles of the areas of masks that match a GT
 MIN_BIAS = 1.0
 DEAD_PROBABILITY = 0.01
 MIN_CONFUSED = 3
+IMAGES_SHOWN = 20
 
 
 def check_classes(evidence: Evidence) -> Iterator[Candidate]:
@@ -98,18 +100,7 @@ def check_no_object_bias(evidence: Evidence) -> Iterator[Candidate]:
     No-object has the weight of training. The shift with the highest AP would be another one if
     scores are random: a low bias of no-object then removes their influence.
     """
-    logits = np.stack([image.class_logits[-1] for image in evidence.images]).astype(np.float64)
-    classes = evidence.num_classes
-    targets = np.stack([target_labels(image, classes) for image in evidence.images])
-    weight = np.where(targets == classes, NO_OBJECT_WEIGHT, 1.0)
-
-    def loss(shift: float) -> float:
-        moved = logits.copy()
-        moved[..., -1] += shift
-        own = np.take_along_axis(moved, targets[..., None], -1)[..., 0]
-        return float((weight * (log_sum_exp(moved) - own)).mean())
-
-    best = min(SHIFTS, key=loss)
+    best = float(SHIFTS[_shift_losses(evidence).sum((1, 2)).argmin()])
     if abs(best) >= MIN_BIAS:
         yield Candidate(
             "no-object-bias",
@@ -118,11 +109,55 @@ def check_no_object_bias(evidence: Evidence) -> Iterator[Candidate]:
         )
 
 
-def _shift_no_object(evidence: Evidence, amount: float) -> Evidence:
+def check_small_objects(evidence: Evidence) -> Iterator[Candidate]:
+    """Yield the shift of the no-object logit of small masks with the highest likelihood.
+
+    Which masks are small is chosen by the likelihood as well.
+    """
+    area = np.stack([image.area[-1] for image in evidence.images])
+    found = np.stack([assigned_gt(image) >= 0 for image in evidence.images])
+    if not found.any():
+        return
+    losses = _shift_losses(evidence)
+    unchanged = losses[SHIFTS == 0][0]
+    limits = np.quantile(area[found], SIZES)
+    gains = np.array([(unchanged - losses)[:, area < limit].sum(1) for limit in limits])
+    place, shift = np.unravel_index(gains.argmax(), gains.shape)
+    limit, amount = float(limits[place]), float(SHIFTS[shift])
+    if amount <= -MIN_BIAS:
+        objects = [int((image.gt_area < limit * image.pixels).sum()) for image in evidence.images]
+        most = np.argsort(-np.array(objects), kind="stable")[:IMAGES_SHOWN]
+        yield Candidate(
+            "small-objects",
+            edit=partial(_shift_no_object, amount=amount, below=limit),
+            evidence={
+                "smaller_than_share_of_image": limit,
+                "shift": amount,
+                "objects": sum(objects),
+                "images": [evidence.images[x].image_id for x in most if objects[x]],
+            },
+        )
+
+
+def _shift_losses(evidence: Evidence) -> Floats:
+    """Return the cross-entropy (shifts, I, N) of each query under `SHIFTS` of no-object."""
+    logits = np.stack([image.class_logits[-1] for image in evidence.images]).astype(np.float64)
+    classes = evidence.num_classes
+    targets = np.stack([target_labels(image, classes) for image in evidence.images])
+    weight = np.where(targets == classes, NO_OBJECT_WEIGHT, 1.0)
+    own = np.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    shifts = SHIFTS[:, None, None]
+    total = np.logaddexp(log_sum_exp(logits[..., :-1]), logits[..., -1] + shifts)
+    losses: Floats = weight * (total - own - shifts * (targets == classes))
+    return losses
+
+
+def _shift_no_object(evidence: Evidence, amount: float, below: float = np.inf) -> Evidence:
+    """Add `amount` to the no-object logit of masks whose share of the image is `below` a limit."""
     images = []
     for image in evidence.images:
         logits = image.class_logits[-1].copy()
-        logits[:, -1] += amount
+        logits[image.area[-1] < below, -1] += amount
         images.append(image.with_logits(logits))
     return evidence.changed(images)
 

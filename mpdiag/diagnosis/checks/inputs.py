@@ -30,6 +30,9 @@ MIN_SHIFT = 0.2  # cells
 SHIFT_STEP = 0.25
 SHIFT_ROUNDS = 3
 MIN_DISAGREEMENT = 0.02  # of attention masks and predicted masks
+MIN_NORMALISATION_GAIN = 0.03
+"""AP on the first images, if the pixels arrive as the checkpoint states. A change of contrast gains
+a little by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,14 @@ class Trials:
         """Collect the evidence of the first images under changes."""
         return self.collector.collect(changes, indices=self.collector.indices[:SCREENED])
 
-    def best(self, changes: dict[str, Changes]) -> tuple[str, Changes] | None:
-        """Return name and changes of the highest AP, None if none gains."""
+    def best(
+        self, changes: dict[str, Changes], min_gain: float = 0.0
+    ) -> tuple[str, Changes] | None:
+        """Return name and changes of the highest AP, None if none gains more than `min_gain`."""
         own = _ap(self.first)
         gains = {name: _ap(self.collect(one)) - own for name, one in changes.items()}
         name = max(gains, key=lambda one: gains[one])
-        return None if gains[name] <= 0 else (name, changes[name])
+        return None if gains[name] <= min_gain else (name, changes[name])
 
 
 def _ap(evidence: Evidence) -> float:
@@ -63,8 +68,8 @@ def _ap(evidence: Evidence) -> float:
 def check_normalisation(trials: Trials) -> Iterator[Candidate]:
     """Yield the known normalisation with the highest AP.
 
-    That of the checkpoint is tried only if the channels arrive at the backbone with another scale
-    or offset. It would undo any other change of the pixels, too.
+    That of the checkpoint is tried only if the channels arrive at the backbone as those of the
+    image with a scale and an offset. It would undo any other change of the pixels, too.
     """
     collector = trials.collector
     module = collector.adapter.module
@@ -77,10 +82,11 @@ def check_normalisation(trials: Trials) -> Iterator[Candidate]:
     pixels = received_pixels(collector, collector.indices[:SCREENED])
     if all(one.are_scaled for one in pixels):
         known["of the checkpoint"] = own
-    best = trials.best({name: Changes(normalisation=one) for name, one in known.items()})
+    changes = {name: Changes(normalisation=one) for name, one in known.items()}
+    as_stated = all(one.are_as_stated for one in pixels)
+    best = trials.best(changes, MIN_NORMALISATION_GAIN if as_stated else 0)
     if best is not None:
-        name, changes = best
-        yield Candidate("normalisation", changes=changes, evidence={"better": name})
+        yield Candidate("normalisation", changes=best[1], evidence={"better": best[0]})
 
 
 def check_channels(trials: Trials) -> Iterator[Candidate]:

@@ -12,6 +12,7 @@ from mpdiag.data import padded_targets
 from mpdiag.diagnosis.collect import Collector
 from mpdiag.models import Mask2Former
 
+EQUAL = 1e-3  # difference of normalised pixels
 LINEAR = 0.999  # correlation of channels from which on they hold the same pixels
 
 
@@ -26,10 +27,17 @@ class ReceivedPixels:
     Attributes:
         own: lowest correlation of a channel with the same channel of the image.
         swapped: the same with red and blue exchanged.
+        difference: largest difference from the pixels as the checkpoint normalises them.
     """
 
     own: float
     swapped: float
+    difference: float
+
+    @property
+    def are_as_stated(self) -> bool:
+        """Whether the pixels are normalised as the checkpoint states."""
+        return self.difference <= EQUAL
 
     @property
     def are_scaled(self) -> bool:
@@ -74,4 +82,8 @@ def _compare(pixels: Tensor, given: Tensor) -> ReceivedPixels:
     """Compare (3, H, W) pixels with those of the image; an image without contrast is unchanged."""
     stacked = torch.cat([pixels.flatten(1), given.flatten(1)]).double()
     correlation = torch.corrcoef(stacked).nan_to_num(1.0)[:3, 3:]
-    return ReceivedPixels(float(correlation.diag().min()), float(correlation.flip(1).diag().min()))
+    return ReceivedPixels(
+        own=float(correlation.diag().min()),
+        swapped=float(correlation.flip(1).diag().min()),
+        difference=float((pixels - given).abs().max()),
+    )

@@ -63,6 +63,7 @@ def _image(image_id: int, generator: np.random.Generator, head: object) -> Image
         gt_crowd=np.zeros(OBJECTS, np.bool_),
         gt_center=gt_center.astype(np.float32),
         gt_area=np.full(OBJECTS, 400.0),
+        pixels=8000,
         gt_overlap=np.eye(OBJECTS, dtype=np.float32),
         ignored=np.zeros(QUERIES, np.bool_),
     )

@@ -58,6 +58,16 @@ def _switch_masks(image: ImageEvidence) -> ImageEvidence:
     )
 
 
+def _ignore_small_objects(image: ImageEvidence) -> ImageEvidence:
+    area, logits = image.area.copy(), image.class_logits / 3
+    area[:] = 0.2
+    small = image.iou[-1, :, 0] > 0  # the first object of each image
+    area[:, small] = 0.01
+    logits[:, small, -1] += 8
+    logits[:, image.iou[-1].max(1) == 0, -1] -= 3  # these now have higher scores
+    return replace(image, area=area, class_logits=logits, gt_area=np.array([80.0, 1600.0]))
+
+
 def _raise_no_object(image: ImageEvidence) -> ImageEvidence:
     logits = image.class_logits.copy()
     logits[..., -1] += 30
@@ -75,6 +85,7 @@ def _raise_no_object(image: ImageEvidence) -> ImageEvidence:
         ("empty-masks", _empty_masks),
         ("non-finite", _overflow),
         ("query-switching", _switch_masks),
+        ("small-objects", _ignore_small_objects),
     ],
 )
 def test_faults_of_the_model_are_found(
