@@ -1,7 +1,9 @@
 """Fixtures shared by the tests of several packages."""
 
 import io
+import json
 import os
+import shutil
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from io import StringIO
@@ -86,9 +88,21 @@ def render() -> Callable[[RenderableType], str]:
 
 
 @pytest.fixture(scope="session")
-def make_run() -> Callable[..., Path]:
-    """Return `_make_run`, which writes small run directories with random, consistent rows."""
-    return _make_run
+def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return `_make_run`, which writes small run directories with random, consistent rows.
+
+    Of equal runs with equal names only the first is computed; the others are copies of it.
+    """
+    originals: dict[str, Path] = {}
+
+    def make(path: Path, **options: Any) -> Path:
+        key = json.dumps([path.name, options], sort_keys=True)
+        if key not in originals:
+            originals[key] = _make_run(tmp_path_factory.mktemp("run") / path.name, **options)
+        shutil.copytree(originals[key], path)
+        return path
+
+    return make
 
 
 @pytest.fixture
