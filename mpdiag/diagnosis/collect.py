@@ -134,7 +134,8 @@ class Collector:
             self.facts.add_attention(recording, masks)
         if changes.shift != (0, 0):
             masks = shift_masks(masks, changes.shift)
-        masks = masks + changes.mask_bias
+        if changes.mask_bias:
+            masks = masks + changes.mask_bias
         features = None
         if recording is not None and "query" in recording:
             features = torch.stack(recording.layers("query")).float()

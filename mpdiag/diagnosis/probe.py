@@ -16,12 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpdiag.diagnosis.evidence import Evidence, Float32, ImageEvidence
-from mpdiag.diagnosis.matched import Ints
+from mpdiag.diagnosis.matched import Floats, Ints
 
 FOLDS = 4
 MATCH_IOU = 0.5
 NO_OBJECT_WEIGHT = 0.1
 PENALTIES = (1.0, 0.1, 0.01)
+OBJECTNESS_PENALTY = 0.01
+MIN_QUALITY = 1e-3
+MIN_AREA = 1e-3
 LAYERS = 10  # last layers that are trained on
 STEPS = 40
 MIN_EXPLAINED = 0.99
@@ -137,6 +140,43 @@ def fit_class_head(features: Features) -> list[Float32]:
             best = float(loss), logits
     assert best is not None
     return list(best[1].float().numpy())
+
+
+def fit_objectness(evidence: Evidence, features: Features) -> list[Floats]:
+    """Return the log odds (N,) of an object of each image, from heads that did not see the image.
+
+    They are linear in the query features, the class logits, and quality and area of the mask.
+    """
+    layers = features.values.shape[1]
+    stacked = [
+        np.stack([getattr(image, name)[-layers:] for image in evidence.images])
+        for name in ("quality", "area")
+    ]
+    quality, area = (torch.from_numpy(np.nan_to_num(x)).double()[..., None] for x in stacked)
+    classes = features.logits[..., :-1]
+    x = torch.cat(
+        [
+            classes,
+            classes.logsumexp(-1, keepdim=True),
+            classes.amax(-1, keepdim=True),
+            quality.logit(MIN_QUALITY),
+            (area + MIN_AREA).log(),
+            (area + MIN_AREA).log().square(),
+        ],
+        -1,
+    )
+    x = (x - x.mean((0, 1, 2))) / x.std((0, 1, 2)).clamp(min=1e-6)
+    x = torch.cat([x, features.values], -1)
+    y = (features.targets < evidence.num_classes).long()
+    start = Head(torch.zeros(2, x.shape[-1]).double(), torch.zeros(2).double())
+    weights = torch.tensor([NO_OBJECT_WEIGHT, 1.0]).double()
+    fold = torch.arange(len(x)) % FOLDS
+    odds = torch.zeros(len(x), x.shape[2]).double()
+    for number in range(FOLDS):
+        rest = fold != number
+        head = _fit(x[rest].flatten(0, 2), y[rest].flatten(), start, weights, OBJECTNESS_PENALTY)
+        odds[~rest] = head(x[~rest, -1]).diff()[..., 0]
+    return list(odds.numpy())
 
 
 def target_labels(image: ImageEvidence, num_classes: int, layer: int = -1) -> Ints:

@@ -14,6 +14,7 @@ from mpdiag.diagnosis.probe import (
     Features,
     assigned_gt,
     fit_class_head,
+    fit_objectness,
     target_labels,
 )
 
@@ -178,9 +179,11 @@ def check_heads(evidence: Evidence) -> Iterator[Candidate]:
             queries=tuple(map(int, dead)),
             evidence={"dead": len(dead), "of": evidence.num_queries},
         )
-    logits = fit_class_head(features)
-    yield Candidate("ranking", edit=partial(_replace_objectness, logits=logits))
-    yield Candidate("class-head", edit=partial(_replace_logits, logits=logits, queries=list(every)))
+    odds = fit_objectness(evidence, features)
+    own = [image.class_logits[-1] for image in evidence.images]
+    for cause, logits in (("ranking", own), ("class-head", fit_class_head(features))):
+        new = with_objectness(logits, odds)
+        yield Candidate(cause, edit=partial(_replace_logits, logits=new, queries=list(every)))
 
 
 def dead_queries(evidence: Evidence) -> Ints:
@@ -200,15 +203,17 @@ def _replace_logits(
     return evidence.changed(images)
 
 
-def _replace_objectness(evidence: Evidence, logits: Sequence[Float32]) -> Evidence:
-    """Take the probability of an object from `logits`, and keep the ratios of the classes."""
-    images = []
-    for image, new in zip(evidence.images, logits, strict=True):
-        own = image.class_logits[-1].copy()
-        odds = log_sum_exp(new[:, :-1]) - new[:, -1]
-        own[:, -1] = log_sum_exp(own[:, :-1]) - odds
-        images.append(image.with_logits(own))
-    return evidence.changed(images)
+def with_objectness(logits: Sequence[Float32], odds: Sequence[Floats]) -> list[Float32]:
+    """Return logits (N, K + 1) of each image with other log odds (N,) of an object.
+
+    The ratios of the classes stay.
+    """
+    changed = []
+    for own, new in zip(logits, odds, strict=True):
+        classes = own[:, :-1]
+        no_object = log_sum_exp(classes) - new.astype(np.float32)
+        changed.append(np.concatenate([classes, no_object[:, None]], axis=1))
+    return changed
 
 
 def log_sum_exp(values: Values) -> Values:

@@ -58,6 +58,13 @@ def _switch_masks(image: ImageEvidence) -> ImageEvidence:
     )
 
 
+def _randomize_scores(image: ImageEvidence) -> ImageEvidence:
+    generator = np.random.default_rng(image.image_id)
+    logits = image.class_logits.copy()
+    logits[..., -1] = logits[..., :-1].max(-1) + generator.normal(0, 2, logits.shape[1])
+    return replace(image, class_logits=logits)
+
+
 def _ignore_small_objects(image: ImageEvidence) -> ImageEvidence:
     area, logits = image.area.copy(), image.class_logits / 3
     area[:] = 0.2
@@ -86,6 +93,7 @@ def _raise_no_object(image: ImageEvidence) -> ImageEvidence:
         ("non-finite", _overflow),
         ("query-switching", _switch_masks),
         ("small-objects", _ignore_small_objects),
+        ("ranking", _randomize_scores),
     ],
 )
 def test_faults_of_the_model_are_found(
