@@ -177,7 +177,8 @@ def set_losses(
     row = (counts.cumsum(0) - counts)[image] + assignment[layer, image, query]
     image_on_cpu = image
     layer, image, query, row = to_device(torch.stack([layer, image, query, row]), device)
-    logits = mask_logits[layer, image, query].float()
+    # Image first, as the logits lie in memory: then the gradient needs no copy.
+    logits = mask_logits.transpose(0, 1)[image, layer, query].float()
     masks = torch.cat([target["masks"] for target in targets])
     with torch.no_grad():
         points = point_sampler(logits, image_on_cpu) if point_sampler else None
