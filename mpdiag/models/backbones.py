@@ -43,6 +43,12 @@ def build_backbone(config: BackboneConfig) -> tuple[nn.Module, list[int]]:
     return backbone, backbone.feature_info.channels()
 
 
+def has_depthwise_convolutions(backbone: nn.Module) -> bool:
+    """Return whether a backbone has convolutions of each channel by itself, as EfficientNets."""
+    convolutions = (module for module in backbone.modules() if isinstance(module, nn.Conv2d))
+    return any(1 < module.in_channels == module.groups for module in convolutions)
+
+
 def _create(config: BackboneConfig, indices: tuple[int, ...] | None) -> Any:
     """Create a timm model with `features_only`.
 

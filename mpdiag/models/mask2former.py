@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mpdiag.config import ModelConfig
 from mpdiag.data import Sample
-from mpdiag.models.backbones import build_backbone
+from mpdiag.models.backbones import build_backbone, has_depthwise_convolutions
 from mpdiag.models.decoder import Decoder, Mask2FormerOutput
 from mpdiag.models.mask_piloting import PilotInputs
 from mpdiag.models.pixel_decoder import PixelDecoder
@@ -33,6 +33,7 @@ class Mask2Former(nn.Module):
         super().__init__()
         self.config = config
         self.backbone, channels = build_backbone(config.backbone)
+        self._depthwise = has_depthwise_convolutions(self.backbone)
         self.pixel_decoder = PixelDecoder(config, channels)
         self.decoder = Decoder(config)
         self.register_buffer("mean", torch.tensor(config.pixel_mean)[:, None, None], False)
@@ -53,7 +54,10 @@ class Mask2Former(nn.Module):
 
     def features(self, images: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return (B, C, h, w) feature maps of strides 32, 16 and 8, and the mask features."""
-        levels, mask_features = self.pixel_decoder(self.backbone(self.preprocess(images)))
+        pixels = self.preprocess(images)
+        if self._depthwise and pixels.device.type == "cpu":  # a fifth faster in this order
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        levels, mask_features = self.pixel_decoder(self.backbone(pixels))
         return levels, mask_features
 
     def preprocess(self, images: Sequence[Tensor]) -> Tensor:

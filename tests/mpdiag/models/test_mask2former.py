@@ -1,8 +1,10 @@
 """Shapes of the model, attention masks and the position encoding."""
 
+import pytest
 import torch
 from torch import cos, sin
 
+from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.models import Mask2Former
 from mpdiag.models.attention import sine_position
 from mpdiag.models.mask2former import padded_size
@@ -14,6 +16,26 @@ def test_output_shapes(small_model: Mask2Former, images: list[torch.Tensor]) -> 
     assert output.piloted is None
     assert output.matching.class_logits.shape == (5, 2, 6, 4)
     assert output.matching.mask_logits.shape == (5, 2, 6, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "depthwise"), [("test_efficientnet", True), ("test_resnet", False)]
+)
+def test_depthwise_convolutions_run_in_channels_last(
+    small_config: ModelConfig, images: list[torch.Tensor], name: str, depthwise: bool
+) -> None:
+    backbone = BackboneConfig(name=name, norm="frozen")
+    model = Mask2Former(small_config.model_copy(update={"backbone": backbone})).eval()
+    pixels = model.preprocess(images)
+    expected = model.backbone(pixels)
+    inputs: list[torch.Tensor] = []
+    model.backbone.register_forward_pre_hook(lambda module, args: inputs.extend(args))
+    found = []
+    model.backbone.register_forward_hook(lambda module, args, output: found.extend(output))
+    model(images)
+    assert inputs[0].is_contiguous(memory_format=torch.channels_last) == depthwise
+    for ours, reference in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
 
 
 def test_images_of_a_batch_are_independent(
