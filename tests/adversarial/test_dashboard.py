@@ -87,7 +87,7 @@ def test_checkpoint_path_is_an_error(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     os.mkfifo("fifo")
     with pytest.raises(Exception) as caught:
-        live._load_model(path, live._modification_time(path))
+        live._load_model(path, live._modification_time(path), None)
     assert type(caught.value).__module__ == "mpdiag.errors"
     assert len(str(caught.value)) < 400 and str(caught.value).isprintable()
 
