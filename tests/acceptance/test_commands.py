@@ -52,6 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_demo(tmp_path: Path) -> None:
     from mpdiag.demo import run_demo
 
@@ -79,6 +80,7 @@ def test_demo(tmp_path: Path) -> None:
     assert (output / "train" / "baseline" / "model_final.pth").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_quick_demo_needs_no_training(
     tmp_path: Path, mpdiag: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

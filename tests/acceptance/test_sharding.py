@@ -61,6 +61,7 @@ def rows(run: Run, table: str) -> pd.DataFrame:
     return run.query(f"SELECT * FROM {table} ORDER BY ALL")
 
 
+@pytest.mark.slow
 def test_sharded_and_resumed_runs_are_identical(tmp_path: Path, trained: Path, root: Path) -> None:
     masks = ("--save-masks", "worst:6", "--save-attention")
     words = (trained, "--dataset", "synthetic", "--root", root, *masks)
@@ -110,6 +111,7 @@ def test_sharded_and_resumed_runs_are_identical(tmp_path: Path, trained: Path, r
         assert thumbnails[0] == thumbnails[1]
 
 
+@pytest.mark.slow
 def test_error_is_printed_once(tmp_path: Path, trained: Path, root: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
     words = (trained, "--dataset", "synthetic", "--root", root, "--output", tmp_path)

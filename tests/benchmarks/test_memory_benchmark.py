@@ -3,10 +3,12 @@
 from functools import partial
 
 import numpy as np
+import pytest
 
 from benchmarks.memory import analysis, inference, measure_peak, memory_table, training_step
 
 
+@pytest.mark.slow
 def test_peak_excludes_memory_from_before_the_job(render) -> None:
     # The arguments take 100 MiB, plus as many to unpickle them, which are freed; the job allocates
     # 100 MiB more. NumPy's function is used because the process cannot import test modules.

@@ -36,6 +36,7 @@ def device() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_all_steps_run_at_toy_size_on_the_gpu(
     device, render: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,7 @@ def test_tf32_is_set_for_training_and_off_in_an_analysis(small_recipe, tmp_path:
     assert used == [(True, True), (False, False), (True, True)]
 
 
+@pytest.mark.slow
 # torch's compiler raises this warning, which is hidden by default.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_compiled_model_takes_the_same_steps(small_recipe, monkeypatch) -> None:
@@ -162,6 +163,7 @@ def test_out_of_memory_on_resume_does_not_blame_the_checkpoint(
         trainer.restore(path)
 
 
+@pytest.mark.slow
 def test_torchrun_equals_one_process(small_recipe, tmp_path: Path) -> None:
     config = small_recipe(
         "schedule.iterations=4",

@@ -49,6 +49,7 @@ def of_two_processes(
     return torch.load(folder / "out.pt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_two_processes_and_two_parts_equal_one(
     settings: dict[str, TrainConfig], of_two_processes: dict[str, Any], combined_methods: str
 ) -> None:

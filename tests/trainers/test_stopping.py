@@ -78,6 +78,7 @@ def assert_equal_runs(found: Path, expected: Path) -> None:
     assert all(torch.equal(states[0][i]["exp_avg"], states[1][i]["exp_avg"]) for i in states[0])
 
 
+@pytest.mark.slow
 def test_killed_runs_resume_bit_for_bit(whole: Path, small_recipe, tmp_path: Path) -> None:
     """Kill the processes of a run at random moments until one finishes; then start the next."""
     config, generator, kills, runs = small_recipe(*SETTINGS), random.Random(0), 0, 0
@@ -101,6 +102,7 @@ def test_killed_runs_resume_bit_for_bit(whole: Path, small_recipe, tmp_path: Pat
     print(f"{kills} kills, {runs} runs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_saves_the_current_step(
     whole: Path, small_recipe, tmp_path: Path, number: int
@@ -119,6 +121,7 @@ def test_signal_saves_the_current_step(
     assert_equal_runs(output, whole)
 
 
+@pytest.mark.slow
 def test_run_stopped_in_an_evaluation_repeats_it(
     whole: Path, small_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

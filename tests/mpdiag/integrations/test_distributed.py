@@ -11,6 +11,7 @@ from ...processes import start_ranks
 from .distributed_step import IMAGES, run, save
 
 
+@pytest.mark.slow
 def test_two_processes_log_the_metrics_of_all_images(tmp_path: Path) -> None:
     ranks = start_ranks(tmp_path / "streams", 2, save, tmp_path)
     alone = run(0, 1, tmp_path)

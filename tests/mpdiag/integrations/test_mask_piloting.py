@@ -181,6 +181,7 @@ def test_accumulated_gradients_are_the_mean_of_those_of_the_parts(model: Any) ->
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     torchrun(tmp_path / "streams", 2, save_piloted_steps, tmp_path / "out.pt")
     found = torch.load(tmp_path / "out.pt", weights_only=True)

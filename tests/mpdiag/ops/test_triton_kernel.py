@@ -61,6 +61,7 @@ def run(script: str, *arguments: str, **environment: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_equals_the_reference(make_problem, tmp_path: Path) -> None:
     """24 channels (no power of two) in float32, and 8 in bfloat16."""
     problems = {torch.float32: make_problem(24, 3), torch.bfloat16: make_problem(8, 3)}
@@ -93,5 +94,6 @@ def test_equals_the_reference(make_problem, tmp_path: Path) -> None:
             torch.testing.assert_close(found.double(), expected, rtol=rounding, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_compiles_for_a_gpu(tmp_path: Path) -> None:
     run(COMPILE, TRITON_CACHE_DIR=str(tmp_path))

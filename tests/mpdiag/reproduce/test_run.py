@@ -46,6 +46,7 @@ def start(
     return Running(job, tuple(following), slot, process)
 
 
+@pytest.mark.slow
 def test_figures_1_and_4_and_their_repetition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
