@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpdiag.ops import masks_of_logits
 from mpdiag.recording.family import InstanceRule
 
 CHUNK_SIZE = 16
@@ -105,10 +106,8 @@ def instance_inference(
     masks = torch.empty(len(used), *sizes.output, dtype=torch.bool, device=scores.device)
     quality = torch.empty(len(used), device=scores.device)
     for part, logits in resized_chunks(mask_logits, used, sizes):
-        inside = logits > 0
-        masks[part] = inside
-        area = inside.sum((1, 2))
-        quality[part] = (logits.sigmoid() * inside).sum((1, 2)) / (area + 1e-6)
+        masks[part], area, probability = masks_of_logits(logits)
+        quality[part] = probability / (area + 1e-6)
     if rule == "mask2former":
         scores = scores * quality[row]
     scores, order = scores.sort(descending=True, stable=True)

@@ -3,7 +3,7 @@
 from mpdiag.ops.backends import use_backend
 from mpdiag.ops.deformable_attention import ms_deform_attn
 from mpdiag.ops.mask_losses import mask_losses
-from mpdiag.ops.mask_sums import mask_overlaps, point_sums
+from mpdiag.ops.mask_sums import mask_overlaps, masks_of_logits, point_sums
 from mpdiag.ops.points import (
     cell_centers,
     rows_per_block,
@@ -19,6 +19,7 @@ __all__ = [
     "cell_centers",
     "mask_losses",
     "mask_overlaps",
+    "masks_of_logits",
     "ms_deform_attn",
     "point_sums",
     "rows_per_block",

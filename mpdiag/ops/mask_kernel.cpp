@@ -1,4 +1,5 @@
-// Overlaps, sums and losses of masks on the CPU, for `mask_sums.py` and `mask_losses.py`.
+// Masks, their overlaps, sums and losses on the CPU, for `mask_sums.py`, `mask_losses.py` and
+// `points.py`.
 //
 // A map is one query's mask logits in one layer: `height` x `width` float32, row by row. Each map
 // is read once and independently, so results depend neither on the number of threads nor on the rest
@@ -392,6 +393,38 @@ void point_sums(const Maps* maps, const float* points, std::int64_t count, const
         sigmoid_truth[map * gts + one] = static_cast<float>(of_truth[2 * one + 1]);
       }
     }
+  }
+}
+
+// For each of `masks` rows of `count` logits: which are > 0, how many, and the sum of their sigmoids.
+void masks_of_logits(std::int64_t masks, std::int64_t count, std::int64_t threads,
+                     const float* logits, bool* inside, std::int64_t* area, float* probability) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (std::int64_t mask = 0; mask < masks; ++mask) {
+    const float* x = logits + mask * count;
+    bool* in = inside + mask * count;
+    double total = 0;
+    std::int64_t cells = 0;
+    for (std::int64_t start = 0; start < count; start += BLOCK) {
+      const std::int64_t end = std::min(start + BLOCK, count);
+      std::int32_t positive = 0;
+      for (std::int64_t at = start; at < end; ++at) {
+        in[at] = x[at] > 0;
+        positive += in[at];
+      }
+      if (positive) {
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (std::int64_t at = start; at < end; ++at) {
+          const float sigmoid = 1 / (1 + exp_negative(-std::fabs(x[at])));
+          sum += x[at] > 0 ? sigmoid : 0.0f;
+        }
+        total += sum;
+        cells += positive;
+      }
+    }
+    area[mask] = cells;
+    probability[mask] = static_cast<float>(total);
   }
 }
 

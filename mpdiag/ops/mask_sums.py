@@ -1,4 +1,4 @@
-"""Overlaps of masks and sums of mask logits over points, for matching and metrics.
+"""Masks of logits, their overlaps, and sums of logits over points, for matching and metrics.
 
 On the CPU, C++ (`mask_kernel.cpp`) reads each map once without copying all maps. PyTorch is used on
 other devices and where C++ cannot be compiled. Cell counts are exact in both.
@@ -56,6 +56,40 @@ class LogitMaps(ctypes.Structure):
         ),
         ("logits", ctypes.c_void_p),
     )
+
+
+class Masks(NamedTuple):
+    """Masks of logits.
+
+    Attributes:
+        inside: bool (N, h, w), logit > 0.
+        area: int64 (N,) number of cells inside.
+        probability: float32 (N,) sum of the sigmoids inside.
+    """
+
+    inside: Tensor
+    area: Tensor
+    probability: Tensor
+
+
+@torch.no_grad()
+def masks_of_logits(logits: Tensor) -> Masks:
+    """Binarise (N, h, w) logits and sum the probabilities inside of each mask."""
+    library = mask_kernel_for(logits)
+    if library is None:
+        inside = logits > 0
+        return Masks(inside, inside.sum((1, 2)), (logits.float().sigmoid() * inside).sum((1, 2)))
+    count, height, width = logits.shape
+    result = Masks(
+        torch.empty(count, height, width, dtype=torch.bool),
+        torch.empty(count, dtype=torch.int64),
+        torch.empty(count),
+    )
+    values = logits.float().contiguous()
+    sizes = (count, height * width, torch.get_num_threads())
+    pointers = [x.data_ptr() for x in (values, *result)]
+    library.masks_of_logits(*map(ctypes.c_int64, sizes), *map(ctypes.c_void_p, pointers))
+    return result
 
 
 @torch.no_grad()

@@ -8,7 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpdiag.errors import DependencyError
-from mpdiag.ops import mask_kernel, mask_overlaps, point_sums, sample_logits
+from mpdiag.ops import (
+    mask_kernel,
+    mask_overlaps,
+    masks_of_logits,
+    point_sums,
+    sample_logits,
+)
 
 
 @pytest.fixture(params=["compiled", "plain"])
@@ -102,6 +108,20 @@ def test_small_objects(implementation: str, size: tuple[int, int]) -> None:
         expected = torch.einsum("lbnp,bgp->lbng", values, t)
         torch.testing.assert_close(sums.double(), expected, rtol=1e-6, atol=1e-5)
         assert (sums[..., 3] == 0).all()
+
+
+def test_masks_of_logits(implementation: str) -> None:
+    logits = draw(3, 50, 41, scale=20)  # more cells than one block of the C++ function
+    logits[0] = -1  # an empty mask
+    logits[1, :25] = -2
+    logits[2, 0, :3] = torch.tensor([0.0, torch.inf, 1e-30])
+    inside, area, probability = masks_of_logits(logits)
+    assert torch.equal(inside, logits > 0)
+    assert area.tolist() == [int(mask.sum()) for mask in inside]
+    expected = [float(x.double()[x > 0].sigmoid().sum()) for x in logits]
+    assert probability.tolist() == pytest.approx(expected, rel=1e-6)
+    strided = masks_of_logits(logits.transpose(1, 2))
+    assert torch.equal(strided.inside, inside.transpose(1, 2))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
