@@ -38,6 +38,8 @@ class Changes:
         previous_attention: layers that use the attention masks of the layer before.
         skipped_layers: decoder layers that return their input.
         float32_modules: names of modules that compute their output again in float32.
+        rounded: type that the outputs of modules with weights are rounded to; None for none.
+        flip: flip images and GT left to right.
         shift: rows and columns of the prediction grid by which masks are moved.
         mask_bias: what is added to mask logits.
     """
@@ -49,6 +51,8 @@ class Changes:
     previous_attention: frozenset[int] = frozenset()
     skipped_layers: frozenset[int] = frozenset()
     float32_modules: frozenset[str] = frozenset()
+    rounded: torch.dtype | None = None
+    flip: bool = False
     shift: tuple[float, float] = (0.0, 0.0)
     mask_bias: float = 0.0
 
@@ -57,7 +61,7 @@ class Changes:
 def apply_changes(adapter: ModelAdapter, changes: Changes) -> Iterator[None]:
     """Apply changes to the model of an adapter.
 
-    `shift` and `mask_bias` are applied to predictions, not here.
+    `flip`, `shift` and `mask_bias` are applied to images and predictions, not here.
     """
     with ExitStack() as stack:
         if changes.scale != 1:
@@ -67,6 +71,8 @@ def apply_changes(adapter: ModelAdapter, changes: Changes) -> Iterator[None]:
             module.get_submodule(name).register_forward_hook(_compute_in_float32, with_kwargs=True)
             for name in changes.float32_modules
         ]
+        if changes.rounded is not None:
+            handles += _rounding_hooks(module, changes.rounded)
         if isinstance(module, Mask2Former):
             handles += _input_hooks(module, changes) + _attention_hooks(module, changes)
             handles += [
@@ -76,6 +82,27 @@ def apply_changes(adapter: ModelAdapter, changes: Changes) -> Iterator[None]:
         for handle in handles:
             stack.callback(handle.remove)
         yield
+
+
+def weighted_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules with float32 weights of their own by name, without embeddings."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if (weights := list(module.parameters(recurse=False)))
+        and all(weight.dtype == torch.float32 for weight in weights)
+        and not isinstance(module, nn.Embedding)
+    }
+
+
+def _rounding_hooks(model: nn.Module, dtype: torch.dtype) -> Handles:
+    def round_output(module: Any, args: Any, output: Any) -> Any:
+        is_float = isinstance(output, Tensor) and output.is_floating_point()
+        return output.to(dtype).to(output.dtype) if is_float else output
+
+    return [
+        module.register_forward_hook(round_output) for module in weighted_modules(model).values()
+    ]
 
 
 def _return_input(module: Any, args: tuple[Any, ...], output: Tensor) -> Any:

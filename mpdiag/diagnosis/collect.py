@@ -1,20 +1,20 @@
 """Run a model on images and collect the evidence of a diagnosis."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mpdiag.analysis.adapter import ModelAdapter, PreprocessedImage
 from mpdiag.analysis.ground_truth import GroundTruthCache
-from mpdiag.data import GroundTruth, SegmentationDataset, padded_targets
+from mpdiag.data import GroundTruth, Sample, SegmentationDataset, padded_targets
 from mpdiag.diagnosis.changes import Changes, apply_changes
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
+from mpdiag.diagnosis.facts import ModelFacts, record_self_attention
 from mpdiag.errors import RecordingError
 from mpdiag.matching import finite_queries
 from mpdiag.models import ImageSizes, Mask2Former
@@ -22,47 +22,6 @@ from mpdiag.models.inference import resized_chunks
 from mpdiag.recording import Recording, record
 
 NO_CHANGES = Changes()
-
-
-@dataclass(slots=True)
-class ModelFacts:
-    """Measurements of a forward pass that belong to no image.
-
-    Attributes:
-        attention_disagreement: (L,) share of an attention mask that is not the predicted mask of
-            the layer before: 1 - IoU, averaged over queries; None if it was not recorded.
-        self_attention: (L,) largest absolute output of self-attention; None if not recorded.
-    """
-
-    attention_disagreement: npt.NDArray[np.float64] | None = None
-    self_attention: npt.NDArray[np.float64] | None = None
-    _images: int = field(default=0, repr=False)
-
-    def add_attention(self, recording: Recording, mask_logits: Tensor) -> None:
-        """Compare recorded attention masks with (L + 1, B, N, h, w) predicted masks."""
-        values = []
-        for before, used in zip(mask_logits[:-1], recording.layers("attention_mask"), strict=True):
-            size = recording_grid(mask_logits, used.shape[-1])
-            implied = F.interpolate(before, size=size, mode="bilinear", align_corners=False) >= 0
-            implied = implied.flatten(2)
-            implied = implied | ~implied.any(-1, keepdim=True)
-            both, either = (implied & used).sum(-1), (implied | used).sum(-1)
-            values.append(float((1 - both / either.clamp(min=1)).mean()))
-        count = mask_logits.shape[1]
-        own = np.array(values) * count
-        before_sum = 0 if self.attention_disagreement is None else self.attention_disagreement
-        self.attention_disagreement = (before_sum * self._images + own) / (self._images + count)
-        self._images += count
-
-
-def recording_grid(mask_logits: Tensor, cells: int) -> tuple[int, int]:
-    """Return rows and columns of an attention mask of this many cells."""
-    height, width = mask_logits.shape[-2:]
-    for stride in range(1, max(height, width) + 1):
-        grid = -(-height // stride), -(-width // stride)
-        if grid[0] * grid[1] == cells:
-            return grid
-    raise RecordingError(f"attention_mask: a grid of {cells} cells is unknown")
 
 
 class Collector:
@@ -109,6 +68,8 @@ class Collector:
         """
         chosen = self.indices if indices is None else indices
         samples = map(self.ground_truth.read_sample, chosen)
+        if changes.flip:
+            samples = map(flip_sample, samples)
         images: list[ImageEvidence] = []
         with apply_changes(self.adapter, changes):
             for batch in self.adapter.batches(samples, self.device):
@@ -121,17 +82,16 @@ class Collector:
     @torch.inference_mode()
     def _collect_batch(
         self, batch: Sequence[PreprocessedImage], changes: Changes, every_layer: bool
-    ) -> Iterator[ImageEvidence]:
+    ) -> list[ImageEvidence]:
         targets = padded_targets([x.sample for x in batch], batch[0].padded, self.device)
-        names = ["query"] if not every_layer else ["query", "attention_mask"]
+        measured = every_layer and changes == NO_CHANGES
+        names = ["query", "attention_mask"] if measured else ["query"]
         with ExitStack() as stack:
             recording = _try_record(stack, self.adapter, names)
-            if every_layer and isinstance(self.adapter.module, Mask2Former):
-                stack.enter_context(_record_self_attention(self.adapter.module, self.facts))
+            if measured and isinstance(self.adapter.module, Mask2Former):
+                stack.enter_context(record_self_attention(self.adapter.module, self.facts))
             predictions = self.adapter.predict(batch, targets, attention=False)
         classes, masks = predictions.class_logits.float(), predictions.mask_logits.float()
-        if every_layer and recording is not None and "attention_mask" in recording:
-            self.facts.add_attention(recording, masks)
         if changes.shift != (0, 0):
             masks = shift_masks(masks, changes.shift)
         if changes.mask_bias:
@@ -141,16 +101,31 @@ class Collector:
             features = torch.stack(recording.layers("query")).float()
         first = 0 if every_layer else len(classes) - 2
         finite = finite_queries(classes, masks)
-        for index, image in enumerate(batch):
-            yield image_evidence(
+        images = [
+            image_evidence(
                 image.sample.image_id,
                 classes[first:, index],
                 masks[first:, index],
                 finite[first:, index],
                 image.sizes,
-                self.ground_truth.get(image.sample.image_id),
+                self._truth(image.sample.image_id, changes),
                 None if features is None else features[first:, index],
             )
+            for index, image in enumerate(batch)
+        ]
+        if measured and recording is not None and "attention_mask" in recording:
+            visible = recording.layers("attention_mask")
+            self.facts.add_attention(visible, masks, targets, images)
+        return images
+
+    def _truth(self, image_id: int, changes: Changes) -> GroundTruth:
+        truth = self.ground_truth.get(image_id)
+        return replace(truth, masks=truth.masks.flip(-1)) if changes.flip else truth
+
+
+def flip_sample(sample: Sample) -> Sample:
+    """Flip image and GT left to right."""
+    return replace(sample, image=sample.image.flip(-1), masks=sample.masks.flip(-1))
 
 
 def _try_record(stack: ExitStack, adapter: ModelAdapter, names: Sequence[str]) -> Recording | None:
@@ -161,33 +136,6 @@ def _try_record(stack: ExitStack, adapter: ModelAdapter, names: Sequence[str]) -
         except RecordingError:
             continue
     return None
-
-
-class _record_self_attention:
-    """Keep the largest absolute output of each layer's self-attention in `facts`."""
-
-    def __init__(self, model: Mask2Former, facts: ModelFacts) -> None:
-        self.model, self.facts = model, facts
-
-    def __enter__(self) -> None:
-        layers = [layer.get_submodule("self_attn") for layer in self.model.decoder.layers]
-        if self.facts.self_attention is None:
-            self.facts.self_attention = np.zeros(len(layers))
-        self.handles = [
-            layer.register_forward_hook(
-                lambda module, args, output, place=place: self._keep(place, output)
-            )
-            for place, layer in enumerate(layers)
-        ]
-
-    def _keep(self, place: int, output: Tensor) -> None:
-        values = self.facts.self_attention
-        assert values is not None
-        values[place] = max(values[place], float(output.abs().max()))
-
-    def __exit__(self, *error: object) -> None:
-        for handle in self.handles:
-            handle.remove()
 
 
 def shift_masks(masks: Tensor, shift: tuple[float, float]) -> Tensor:

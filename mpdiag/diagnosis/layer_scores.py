@@ -46,11 +46,19 @@ def layer_scores(evidence: Evidence) -> list[dict[str, Any]]:
     return rows
 
 
-def best_layer_recall(evidence: Evidence) -> tuple[float, float]:
-    """Return the shares of GT that the last layer finds, and that any layer finds."""
+def recall_of_layers(evidence: Evidence) -> dict[str, float | None]:
+    """Return the shares of GT that the last layer finds, and that any layer finds.
+
+    They are `recall_last_layer` and `recall_any_layer`, None without GT.
+    """
     found = [_found_gt(evidence, layer) for layer in range(evidence.num_layers + 1)]
     every = np.ones_like(found[-1])
-    return share(found[-1], every), share(np.any(found, axis=0), every)
+    if not len(every):
+        return {"recall_last_layer": None, "recall_any_layer": None}
+    return {
+        "recall_last_layer": share(found[-1], every),
+        "recall_any_layer": share(np.any(found, axis=0), every),
+    }
 
 
 def share(part: Bools, whole: Bools) -> float:

@@ -11,7 +11,9 @@ from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.checkpoints.opening import open_model
 from mpdiag.data import SegmentationDataset, load_dataset
-from mpdiag.diagnosis.collect import Collector, ModelFacts
+from mpdiag.diagnosis.collect import Collector
+from mpdiag.diagnosis.facts import ModelFacts
+from mpdiag.diagnosis.model_measures import add_measures
 from mpdiag.diagnosis.run_evidence import open_dataset, read_evidence
 from mpdiag.diagnosis.search import Search
 from mpdiag.errors import ConfigError
@@ -78,4 +80,5 @@ def diagnose(
 
     collector = Collector(adapter, dataset, range(count), device, count_images)
     evidence = collector.collect(every_layer=True)
-    return Search(evidence, collector.facts, threshold, collector).run()
+    diagnosis = Search(evidence, collector.facts, threshold, collector).run()
+    return add_measures(diagnosis, collector, evidence)

@@ -16,9 +16,10 @@ from mpdiag.diagnosis.checks import decoder, evidence_candidates, inputs
 from mpdiag.diagnosis.checks.inputs import Trials, merge
 from mpdiag.diagnosis.checks.mask_head import check_mask_head
 from mpdiag.diagnosis.checks.precision import check_precision
-from mpdiag.diagnosis.collect import NO_CHANGES, Collector, ModelFacts
+from mpdiag.diagnosis.collect import NO_CHANGES, Collector
 from mpdiag.diagnosis.evidence import Evidence
-from mpdiag.diagnosis.layer_scores import layer_scores
+from mpdiag.diagnosis.facts import ModelFacts
+from mpdiag.diagnosis.layer_scores import layer_scores, recall_of_layers
 from mpdiag.diagnosis.matched import Floats, MatchedDetections
 from mpdiag.store.causes import SPECIFICITY
 from mpdiag.store.diagnosis import Diagnosis, Finding
@@ -97,7 +98,12 @@ class Search:
             state, matched = tried.state, tried.matched
         evidence = self.start.evidence
         return Diagnosis(
-            first, findings, self.threshold, len(evidence.images), layer_scores(evidence)
+            first,
+            findings,
+            self.threshold,
+            len(evidence.images),
+            layer_scores(evidence),
+            recall_of_layers(evidence),
         )
 
     def _choose(

@@ -71,6 +71,7 @@ class Diagnosis:
         threshold: AP that a cause must cost to be listed.
         num_images: images that were used.
         layers: measurements of each layer, see `mpdiag.diagnosis.layer_scores`.
+        evidence: measurements that belong to no finding and no layer, by name.
     """
 
     score: float
@@ -78,6 +79,7 @@ class Diagnosis:
     threshold: float
     num_images: int
     layers: Sequence[Mapping[str, Any]] = ()
+    evidence: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of diagnosis.json; all values are fractions."""
@@ -88,6 +90,7 @@ class Diagnosis:
             "num_images": self.num_images,
             "findings": [finding.as_json() for finding in self.findings],
             "layers": [dict(layer) for layer in self.layers],
+            "evidence": dict(self.evidence),
         }
 
     def write(self, path: Path) -> None:
@@ -121,6 +124,7 @@ class Diagnosis:
                 threshold=float(content["threshold"]),
                 num_images=int(content["num_images"]),
                 layers=layers,
+                evidence=dict(content.get("evidence", {})),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RunError(f"{path}: is no diagnosis ({error}); diagnose again") from error

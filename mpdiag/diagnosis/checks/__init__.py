@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.checks import annotations, heads, layers, query_supply
-from mpdiag.diagnosis.collect import ModelFacts
 from mpdiag.diagnosis.evidence import Evidence
+from mpdiag.diagnosis.facts import ModelFacts
 
 _CHECKS: tuple[Callable[[Evidence], Iterator[Candidate]], ...] = (
     layers.check_non_finite,

@@ -9,8 +9,8 @@ from scipy.optimize import linear_sum_assignment
 
 from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.checks.annotations import DUPLICATE_IOU, suppress, suppressed
-from mpdiag.diagnosis.collect import ModelFacts
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
+from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.matched import Bools, Ints
 
 NO_SELF_ATTENTION = 1e-6

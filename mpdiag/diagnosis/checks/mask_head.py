@@ -18,6 +18,7 @@ from mpdiag.data import padded_targets
 from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.checks.inputs import Trials
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
+from mpdiag.diagnosis.facts import sample_rows
 from mpdiag.diagnosis.probe import LAYERS, Head, assigned_gt
 from mpdiag.metrics.rows import gt_on_grid
 from mpdiag.models import Mask2Former
@@ -126,9 +127,7 @@ def _pairs_of(
 ) -> Pairs:  # fmt: skip
     cells = features[0].numel()
     points = torch.randperm(cells, generator=generator)[:POINTS].to(features.device)
-    # GT of the sample lack crowds and empty segments; without them, both have the same order.
-    kept = torch.from_numpy(~image.gt_crowd & (image.gt_area > 0)).nonzero()[:, 0].tolist()
-    row_of = {gt: row for row, gt in enumerate(kept)} if len(kept) == len(masks) else {}
+    row_of = sample_rows(image, len(masks))
     chosen, rows = [], []
     for layer in range(-min(len(states), len(image.iou)), 0):
         for query, gt in enumerate(assigned_gt(image, MIN_IOU, layer).tolist()):

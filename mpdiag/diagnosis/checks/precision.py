@@ -5,11 +5,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mpdiag.data import padded_targets
 from mpdiag.diagnosis.candidate import Candidate
-from mpdiag.diagnosis.changes import Changes
+from mpdiag.diagnosis.changes import Changes, weighted_modules
 from mpdiag.diagnosis.checks.inputs import Trials
 from mpdiag.diagnosis.collect import Collector
 
@@ -46,8 +46,7 @@ def coarse_modules(collector: Collector) -> list[str]:
 
     handles = [
         module.register_forward_hook(partial(measure, name=name))
-        for name, module in collector.adapter.module.named_modules()
-        if _has_float32_weights(module)
+        for name, module in weighted_modules(collector.adapter.module).items()
     ]
     try:
         samples = map(collector.ground_truth.read_sample, collector.indices[:1])
@@ -58,12 +57,6 @@ def coarse_modules(collector: Collector) -> list[str]:
         for handle in handles:
             handle.remove()
     return [name for name, value in coarse.items() if value]
-
-
-def _has_float32_weights(module: nn.Module) -> bool:
-    weights = list(module.parameters(recurse=False))
-    is_float = bool(weights) and all(weight.dtype == torch.float32 for weight in weights)
-    return is_float and not isinstance(module, nn.Embedding)
 
 
 def has_unused_bits(values: Tensor) -> bool:

@@ -1,11 +1,21 @@
 """Evidence of a model that finds most objects, in which tests plant faults."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from mpdiag.analysis.build_adapter import build_adapter
+from mpdiag.analysis.options import AnalysisOptions
+from mpdiag.checkpoints import LoadedCheckpoint
+from mpdiag.checkpoints.detectron2_config import TrainingInfo
+from mpdiag.config import LossConfig, ModelConfig
+from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset
+from mpdiag.diagnosis.collect import Collector
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
+from mpdiag.models import Mask2Former
 
 LAYERS, QUERIES, CLASSES, OBJECTS = 3, 10, 3, 2
 
@@ -14,6 +24,23 @@ LAYERS, QUERIES, CLASSES, OBJECTS = 3, 10, 3, 2
 def make_evidence() -> Callable[..., Evidence]:
     """Return `_make_evidence`."""
     return _make_evidence
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
+    root = tmp_path_factory.mktemp("data")
+    generate_synthetic(root / "synthetic", train=1, val=2, size=64)
+    return load_dataset("synthetic", root=root)
+
+
+@pytest.fixture
+def collector(small_config: ModelConfig, small_data: SegmentationDataset) -> Collector:
+    torch.manual_seed(0)
+    model = Mask2Former(small_config.model_copy(update={"num_classes": 7})).eval()
+    info = TrainingInfo(LossConfig(), short_side=64, long_side=64)
+    loaded = LoadedCheckpoint(Path("model"), "module", "0" * 64, model, training_info=info)
+    adapter = build_adapter(loaded, small_data, AnalysisOptions())
+    return Collector(adapter, small_data, range(2), torch.device("cpu"))
 
 
 def _make_evidence(num_images: int = 24, seed: int = 0) -> Evidence:

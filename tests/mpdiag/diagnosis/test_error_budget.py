@@ -8,7 +8,7 @@ import pytest
 
 from mpdiag.diagnosis.error_budget import ERRORS, ImageErrors, error_budget
 from mpdiag.diagnosis.evidence import Evidence
-from mpdiag.diagnosis.layer_scores import Calibration, best_layer_recall, layer_scores
+from mpdiag.diagnosis.layer_scores import Calibration, layer_scores, recall_of_layers
 from mpdiag.diagnosis.matched import ImageDetections
 
 
@@ -99,4 +99,35 @@ def test_fading_counts_objects_that_the_last_layer_loses(
     assert rows[2]["fading"] == pytest.approx(0.25)
     assert rows[3]["fading"] == 0
     assert rows[1]["ap"] == pytest.approx(faulty.matched(1).ap()[0])
-    assert best_layer_recall(faulty) == (0.75, 1)
+    assert recall_of_layers(faulty) == {"recall_last_layer": 0.75, "recall_any_layer": 1}
+
+
+def test_exacerbation_counts_false_positives_whose_scores_rise(
+    make_evidence: Callable[..., Evidence],
+) -> None:
+    generator = np.random.default_rng(0)
+    images = []
+    for image in make_evidence(6).images:
+        shape = image.class_logits.shape
+        logits = image.class_logits + generator.normal(0, 3, shape).astype(np.float32)
+        quality = generator.uniform(0.3, 1, image.quality.shape).astype(np.float32)
+        iou = np.where(generator.random(image.iou.shape) < 0.3, 0.7, image.iou)
+        images.append(replace(image, class_logits=logits, quality=quality, iou=iou))
+    evidence = make_evidence(6).changed(images)
+    rises, count = np.zeros(4), 0
+    for image in images:
+        odds = np.exp(image.class_logits.astype(np.float64))
+        scores = (odds / odds.sum(-1, keepdims=True))[..., :3] * image.quality[..., None]
+        pairs = sorted(np.ndindex(10, 3), key=lambda x: -scores[(-1, *x)])
+        free = set(range(len(image.gt_labels)))
+        for query, label in pairs:
+            own = [gt for gt in free if image.gt_labels[gt] == label]
+            own = [gt for gt in own if image.iou[-1, query, gt] >= 0.5]
+            if own:
+                free.remove(max(own, key=lambda gt: (image.iou[-1, query, gt], gt)))
+                continue
+            count += 1
+            rises += scores[:, query, label] < scores[-1, query, label]
+    found = [row["exacerbation"] for row in layer_scores(evidence)]
+    assert count > 50 and 0.2 < found[0] < 0.8
+    assert found == pytest.approx(rises / count, abs=1e-9)

@@ -2,42 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from mpdiag.analysis.build_adapter import build_adapter
-from mpdiag.analysis.options import AnalysisOptions
-from mpdiag.checkpoints import LoadedCheckpoint
-from mpdiag.checkpoints.detectron2_config import TrainingInfo
-from mpdiag.config import LossConfig, ModelConfig
-from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.checks.decoder import median_area_ratio
 from mpdiag.diagnosis.checks.inputs import Trials, check_normalisation
 from mpdiag.diagnosis.checks.precision import coarse_modules, has_unused_bits
 from mpdiag.diagnosis.collect import Collector
 from mpdiag.diagnosis.evidence import Evidence
-from mpdiag.models import Mask2Former
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
-    root = tmp_path_factory.mktemp("data")
-    generate_synthetic(root / "synthetic", train=1, val=2, size=64)
-    return load_dataset("synthetic", root=root)
-
-
-@pytest.fixture
-def collector(small_config: ModelConfig, data: SegmentationDataset) -> Collector:
-    torch.manual_seed(0)
-    model = Mask2Former(small_config.model_copy(update={"num_classes": 7})).eval()
-    info = TrainingInfo(LossConfig(), short_side=64, long_side=64)
-    loaded = LoadedCheckpoint(Path("model"), "module", "0" * 64, model, training_info=info)
-    adapter = build_adapter(loaded, data, AnalysisOptions())
-    return Collector(adapter, data, range(2), torch.device("cpu"))
 
 
 def test_a_skipped_layer_returns_its_input(collector: Collector) -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mpdiag.diagnosis.collect import ModelFacts
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
+from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.search import Search
 from mpdiag.store.diagnosis import Diagnosis
 

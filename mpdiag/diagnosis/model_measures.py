@@ -1,0 +1,125 @@
+"""Measurements of a model that belong to no cause: what they show is no finding by itself.
+
+They run the model on the first images again, with flipped images, rounded activations, and GT as
+attention masks.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from mpdiag.analysis.intervened_adapter import IntervenedAdapter
+from mpdiag.analysis.options import AnalysisOptions
+from mpdiag.config import ModelConfig
+from mpdiag.diagnosis.changes import Changes
+from mpdiag.diagnosis.checks.inputs import SCREENED
+from mpdiag.diagnosis.collect import NO_CHANGES, Collector
+from mpdiag.diagnosis.evidence import Evidence
+from mpdiag.errors import ConfigError
+from mpdiag.models import Mask2Former
+from mpdiag.models.complexity import count_multiply_adds
+from mpdiag.models.mask2former import STRIDE, padded_size
+from mpdiag.store.diagnosis import Diagnosis
+
+ROUNDED = {"bfloat16_gain": torch.bfloat16, "float16_gain": torch.float16}
+GT_ATTENTION = "attention=gt:1-{last}"
+GT_LAYERS = 3
+MASK_STRIDE = 4
+
+
+def add_measures(diagnosis: Diagnosis, collector: Collector, base: Evidence) -> Diagnosis:
+    """Return a diagnosis with the measurements of its model.
+
+    Args:
+        diagnosis: the diagnosis.
+        collector: runs the model.
+        base: evidence of the unchanged model.
+    """
+    first = base.changed(base.images[:SCREENED])
+    own = _ap_of_layers(first)
+    layers: list[dict[str, Any]] = [dict(one) for one in diagnosis.layers]
+    for name, dtype in ROUNDED.items():
+        rounded = collector.collect(
+            Changes(rounded=dtype), every_layer=True, indices=collector.indices[:SCREENED]
+        )
+        gains = _ap_of_layers(rounded) - own
+        _add(layers, name, [_number(gain) for gain in gains])
+    attention = collector.facts.attention
+    if attention is not None:
+        for layer in layers[1:]:
+            layer |= attention.averages(layer["layer"])
+    module = collector.adapter.module
+    if isinstance(module, Mask2Former):
+        _add(layers, "multiply_adds", multiply_adds_of_layers(module, _input_size(collector)))
+    evidence: dict[str, Any] = {**diagnosis.evidence, "images_of_gains": len(first.images)}
+    evidence["flip_gain"] = _number(_last_ap(collector, Changes(flip=True)) - own[-1])
+    last = min(GT_LAYERS, base.num_layers)
+    with suppress(ConfigError), _intervened(collector, (GT_ATTENTION.format(last=last),)):
+        evidence["attention_gt_gain"] = _number(_last_ap(collector) - own[-1])
+    return replace(diagnosis, layers=layers, evidence=evidence)
+
+
+def multiply_adds_of_layers(model: Mask2Former, size: tuple[int, int]) -> list[int]:
+    """Return the multiply-adds of a model that ends with layer 0, 1, ..., L, for one image.
+
+    They are those of `count_multiply_adds`, less those of the layers that are left out.
+    """
+    height, width = padded_size([size])
+    strides = [STRIDE >> model.decoder.level_index(k) for k in range(model.config.decoder_layers)]
+    added = [_of_layer(model.config, height * width, stride) for stride in strides]
+    total = count_multiply_adds(model, *size)["total"]
+    return [total - sum(added[layer:]) for layer in range(len(added) + 1)]
+
+
+def _of_layer(config: ModelConfig, pixels: int, stride: int) -> int:
+    """Return the multiply-adds of a decoder layer, its attention masks and its predictions."""
+    queries, dim, mask_dim = config.num_queries, config.hidden_dim, config.mask_dim
+    cells = pixels // stride**2
+    projections = 6 * queries * dim**2 + 2 * cells * dim**2
+    products = 2 * queries * (cells + queries) * dim
+    feed_forward = 2 * queries * dim * config.feedforward_dim
+    embeddings = queries * dim * (2 * dim + mask_dim + config.num_classes + 1)
+    masks = queries * mask_dim * (cells + pixels // MASK_STRIDE**2)
+    return projections + products + feed_forward + embeddings + masks
+
+
+def _input_size(collector: Collector) -> tuple[int, int]:
+    """Return height and width of the first image as the model gets it."""
+    sample = collector.ground_truth.read_sample(collector.indices[0])
+    height, width = collector.adapter.preprocess(sample).sample.image.shape[-2:]
+    return height, width
+
+
+def _last_ap(collector: Collector, changes: Changes = NO_CHANGES) -> float:
+    evidence = collector.collect(changes, indices=collector.indices[:SCREENED])
+    return float(evidence.matched().ap()[0])
+
+
+def _ap_of_layers(evidence: Evidence) -> np.ndarray[Any, np.dtype[np.float64]]:
+    layers = range(evidence.num_layers + 1)
+    return np.array([evidence.matched(layer).ap()[0] for layer in layers])
+
+
+def _number(value: float) -> float | None:
+    """Return a float for JSON; None for NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def _add(layers: Sequence[dict[str, Any]], name: str, values: Sequence[float | None]) -> None:
+    for layer, value in zip(layers, values, strict=True):
+        layer[name] = value
+
+
+@contextmanager
+def _intervened(collector: Collector, interventions: tuple[str, ...]) -> Iterator[None]:
+    """Run the model of a collector with interventions; see `mpdiag.analysis.interventions`."""
+    adapter = collector.adapter
+    collector.adapter = IntervenedAdapter(adapter, AnalysisOptions(intervene=interventions))
+    try:
+        yield
+    finally:
+        collector.adapter = adapter

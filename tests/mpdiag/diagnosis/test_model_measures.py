@@ -1,0 +1,95 @@
+"""Measurements of a model: attention masks and GT, multiply-adds, flipped and rounded passes."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mpdiag.config import ModelConfig
+from mpdiag.diagnosis.changes import Changes
+from mpdiag.diagnosis.collect import Collector
+from mpdiag.diagnosis.evidence import Evidence
+from mpdiag.diagnosis.facts import ModelFacts
+from mpdiag.diagnosis.model_measures import add_measures, multiply_adds_of_layers
+from mpdiag.diagnosis.search import Search
+from mpdiag.matching import Target
+from mpdiag.models import Mask2Former
+from mpdiag.models.complexity import count_multiply_adds
+
+
+def test_attention_masks_are_compared_with_gt(make_evidence: Callable[..., Evidence]) -> None:
+    # Two decoder layers with grids of 4 x 4 and 2 x 2 cells; three queries, two GT.
+    masks = torch.zeros(2, 16, 16, dtype=torch.bool)
+    masks[0, :8, :8] = True  # 4 cells of 4 x 4, 1 cell of 2 x 2
+    masks[1, 12:, 12:] = True  # 1 cell of 4 x 4, none of 2 x 2
+    target = Target(labels=torch.zeros(2, dtype=torch.long), masks=masks)
+    fine = torch.zeros(1, 3, 4, 4, dtype=torch.bool)
+    fine[0, 0, :2, :] = True  # 8 cells, all 4 of GT 0
+    fine[0, 1, 3, 2:] = True  # 2 cells, that of GT 1
+    fine[0, 2, 0, :] = True  # 4 cells, 2 of GT 0
+    coarse = torch.zeros(1, 3, 2, 2, dtype=torch.bool)
+    coarse[0, :, 0, 0] = True
+    image = make_evidence(1).images[0]
+    iou = np.zeros((3, 3, 2))
+    iou[-1, 0, 0] = iou[-1, 1, 1] = 0.9
+    image = replace(image, iou=iou, gt_area=np.array([64.0, 16.0]))
+    facts = ModelFacts()
+    facts.add_attention(
+        [fine.flatten(2), coarse.flatten(2)], torch.zeros(3, 1, 3, 4, 4), [target], [image]
+    )
+    assert facts.attention is not None
+    assert facts.attention.averages(1) == {
+        "attention_recall": 1.0,
+        "attention_precision": (4 / 8 + 1 / 2) / 2,
+        "queries_per_gt": 1.0,  # query 0 with IoU 4/8, query 1 with 1/2; query 2 has 2/6
+        "gt_without_cell": 0.0,
+    }
+    assert facts.attention.averages(2) == {
+        "attention_recall": 1.0,
+        "attention_precision": 1.0,
+        "queries_per_gt": 3.0,  # of GT 0, which alone has a cell
+        "gt_without_cell": 0.5,
+    }
+
+
+def test_multiply_adds_are_those_of_a_model_with_fewer_layers(small_config: ModelConfig) -> None:
+    counts = multiply_adds_of_layers(Mask2Former(small_config), (60, 96))
+    assert len(counts) == small_config.decoder_layers + 1
+    shorter = Mask2Former(small_config.model_copy(update={"decoder_layers": 1}))
+    assert counts[1] == count_multiply_adds(shorter, 60, 96)["total"]
+
+
+def test_a_diagnosis_has_the_measures_of_its_model(collector: Collector) -> None:
+    evidence = collector.collect(every_layer=True)
+    found = Search(evidence, collector.facts, 2.0).run()
+    diagnosis = add_measures(found, collector, evidence)
+    assert diagnosis.findings == found.findings
+    assert {"recall_last_layer", "recall_any_layer", "flip_gain", "attention_gt_gain"} < set(
+        diagnosis.evidence
+    )
+    added = set(diagnosis.layers[1]) - set(found.layers[1])
+    assert added == {
+        "attention_recall", "attention_precision", "queries_per_gt", "gt_without_cell",
+        "multiply_adds", "bfloat16_gain", "float16_gain",
+    }  # fmt: skip
+
+
+def test_flipped_images_have_flipped_gt(collector: Collector) -> None:
+    own = collector.collect().images
+    flipped = collector.collect(Changes(flip=True)).images
+    for image, other in zip(own, flipped, strict=True):
+        np.testing.assert_allclose(other.gt_center[:, 1], 1 - image.gt_center[:, 1], atol=1e-6)
+        np.testing.assert_allclose(other.gt_center[:, 0], image.gt_center[:, 0], atol=1e-6)
+        assert np.abs(other.class_logits - image.class_logits).max() > 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_outputs_of_modules_are_rounded(collector: Collector, dtype: torch.dtype) -> None:
+    own = collector.collect().images[0].class_logits
+    rounded = collector.collect(Changes(rounded=dtype)).images[0].class_logits
+    values = torch.from_numpy(rounded)
+    assert torch.equal(values, values.to(dtype).float())
+    error = np.abs(rounded - own).max()
+    assert 0 < error < 0.2
