@@ -49,7 +49,7 @@ def _machine() -> list[tuple[str, str]]:
     rows = [
         ("version", __version__),
         ("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        ("cpu", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"),
+        ("cpu", f"{_count_threads()}, {torch.backends.cpu.get_cpu_capability()}"),
     ]
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
@@ -61,6 +61,11 @@ def _machine() -> list[tuple[str, str]]:
     cache = f"[yellow]{escape(untrusted)}[/]" if untrusted else escape(str(cache_directory()))
     rows.append(("kernel cache", cache))
     return rows
+
+
+def _count_threads() -> str:
+    count = torch.get_num_threads()
+    return f"{count} {'thread' if count == 1 else 'threads'}"
 
 
 def _compiler() -> str:

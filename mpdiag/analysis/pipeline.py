@@ -114,7 +114,7 @@ def default_output(
     """Return `runs/CHECKPOINT-DATASET[-PART]`.
 
     CHECKPOINT is the name of a directory or hub id, the name of a file without suffix, or the class
-    of a module. The file of a training also gets the name of its directory.
+    of a module. The file of a training in another directory also gets the name of that directory.
     """
     if isinstance(checkpoint, nn.Module):
         name = type(checkpoint).__name__
@@ -123,7 +123,7 @@ def default_output(
         name = path.resolve().name
         if path.is_file():
             name = path.stem
-            if name in _TRAINING_FILES:
+            if name in _TRAINING_FILES and path.parent != Path():
                 name = f"{path.resolve().parent.name}-{name}"
     parts = (name, dataset, *([] if part == "matching" else [part]))
     return Path("runs") / re.sub(r"[^\w.+-]+", "_", "-".join(parts))

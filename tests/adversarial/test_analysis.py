@@ -219,12 +219,13 @@ def test_default_output(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "trained").mkdir()
-    for name in ("model_final.pth", "a1b2.pkl"):
-        (tmp_path / "trained" / name).write_bytes(b"")
+    for name in ("model_final.pth", "trained/model_final.pth", "trained/a1b2.pkl"):
+        (tmp_path / name).write_bytes(b"")
     names = {
         "trained": "trained", "trained/a1b2.pkl": "a1b2",
-        "trained/model_final.pth": "trained-model_final", "org/model-v1.5": "model-v1.5",
-        "org/a\x1b b": "a_b",
+        "model_final.pth": "model_final", "trained/model_final.pth": "trained-model_final",
+        "trained/../model_final.pth": f"{tmp_path.name}-model_final",
+        "org/model-v1.5": "model-v1.5", "org/a\x1b b": "a_b",
     }  # fmt: skip
     for checkpoint, name in names.items():
         assert default_output(checkpoint, "coco", "matching") == Path("runs") / f"{name}-coco"
