@@ -97,6 +97,32 @@ def draw_util() -> None:
     _save(figure, axes, "concept-util.svg")
 
 
+def draw_transitions() -> None:
+    """Draw one change of a mask for each class of transitions, with the outlines of two objects."""
+    figure, axes = plt.subplots(figsize=(8.2, 3.6))
+    a, b, none = np.zeros((3, 5, 8), dtype=np.bool_)
+    a[1:4, 0:3] = b[1:4, 5:8] = True
+    part, moved = a.copy(), np.roll(a, 1, axis=0)
+    part[:, 2] = False
+    changes = {"kept": (a, a), "refined": (part, a), "drifted": (a, moved), "switched": (a, b),
+               "merged": (a, a | b), "split": (a | b, a), "vanished": (a, none),
+               "appeared": (none, a)}  # fmt: skip
+    for number, (name, (before, after)) in enumerate(changes.items()):
+        x, y = 9.5 * (number % 4), -7.5 * (number // 4)
+        _grid(axes, x, before, after, y)
+        for left in (0, 5):
+            axes.add_patch(Rectangle((x + left, y + 1), 3, 3, fill=False, lw=1.4, ls="--"))
+        axes.text(x + 4, y + 5.5, name, ha="center", weight="bold")
+    for x, color, text in ((2, BLUE, "$M^{i-1}$ only"), (11, GREEN, "both"),
+                           (17, ORANGE, "$M^i$ only")):  # fmt: skip
+        axes.add_patch(Rectangle((x, -9.9), 1, 1, color=color))
+        axes.text(x + 1.5, -9.4, text, va="center")
+    axes.add_patch(Rectangle((25, -9.9), 1, 1, fill=False, lw=1.4, ls="--"))
+    axes.text(26.5, -9.4, "object", va="center")
+    axes.set(xlim=(-0.3, 37), ylim=(-10.4, 6.6), aspect="equal")
+    _save(figure, axes, "concept-transitions.svg")
+
+
 def draw_one_query() -> None:
     """Draw the query of one object in all layers of the baseline and of multi-layer MP."""
     with TemporaryDirectory() as folder:
@@ -171,14 +197,14 @@ def _panel(axes: Axes, image: Any, outline: Any, mask: Bools, before: Bools | No
     axes.set_xlabel(f"IoU {(mask & before).sum() / union:.2f}" if union else "empty")
 
 
-def _grid(axes: Axes, x: float, before: Bools, after: Bools) -> None:
+def _grid(axes: Axes, x: float, before: Bools, after: Bools, y: float = 0) -> None:
     rows, columns = before.shape
     for row in range(rows):
         for column in range(columns):
             old, new = before[row, column], after[row, column]
             color = GREEN if old and new else BLUE if old else ORANGE if new else "white"
             axes.add_patch(
-                Rectangle((x + column, row), 1, 1, facecolor=color, edgecolor=GREY, lw=0.8)
+                Rectangle((x + column, y + row), 1, 1, facecolor=color, edgecolor=GREY, lw=0.8)
             )
 
 
@@ -202,4 +228,5 @@ if __name__ == "__main__":
     draw_layers()
     draw_miou()
     draw_util()
+    draw_transitions()
     draw_one_query()
