@@ -53,6 +53,14 @@ def diagnose(
         str | None,
         typer.Option(help="Device that runs the model.", show_default="cuda, else cpu"),
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep finished batches of a checkpoint in this directory, and continue from them.",
+            show_default=False,
+        ),
+    ] = None,
     json_file: Json = None,
     html: Html = None,
 ) -> None:
@@ -64,7 +72,7 @@ def diagnose(
 
     if run is not None:
         Run.open(run)  # before the work
-    options = {"root": root, "split": split, "limit": limit, "device": device}
+    options = {"root": root, "split": split, "limit": limit, "device": device, "resume": resume}
     sources = [source] if against is None else [source, against]
     found = [_find_causes(one, dataset, threshold / 100, options) for one in sources]
     diagnosis = found[0]

@@ -12,6 +12,7 @@ from torch import Tensor
 from mpdiag.analysis.adapter import ModelAdapter, PreprocessedImage
 from mpdiag.analysis.ground_truth import GroundTruthCache
 from mpdiag.data import GroundTruth, Sample, SegmentationDataset, padded_targets
+from mpdiag.diagnosis.batch_store import Batch, BatchStore
 from mpdiag.diagnosis.changes import Changes, apply_changes
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.facts import ModelFacts, record_self_attention
@@ -34,6 +35,7 @@ class Collector:
         indices: Sequence[int],
         device: torch.device,
         progress: Callable[[int], None] | None = None,
+        store: BatchStore | None = None,
     ) -> None:
         """Prepare the collection.
 
@@ -43,6 +45,7 @@ class Collector:
             indices: images to use.
             device: device of the model.
             progress: called with the number of images done in each forward pass.
+            store: keeps finished batches.
         """
         self.adapter = adapter
         self.data = data
@@ -50,6 +53,7 @@ class Collector:
         self.device = device
         self.ground_truth = GroundTruthCache(data)
         self.progress = progress
+        self.store = store
         self.facts = ModelFacts()
 
     def collect(
@@ -58,6 +62,7 @@ class Collector:
         *,
         every_layer: bool = False,
         indices: Sequence[int] | None = None,
+        keep: bool = True,
     ) -> Evidence:
         """Run the model and collect the evidence of each image.
 
@@ -65,6 +70,7 @@ class Collector:
             changes: changes to the model and its input.
             every_layer: collect all layers, not the last two only.
             indices: images to use instead of all.
+            keep: use and fill `store` and `facts`; False if the model has other changes as well.
         """
         chosen = self.indices if indices is None else indices
         samples = map(self.ground_truth.read_sample, chosen)
@@ -73,23 +79,41 @@ class Collector:
         images: list[ImageEvidence] = []
         with apply_changes(self.adapter, changes):
             for batch in self.adapter.batches(samples, self.device):
-                images += self._collect_batch(batch, changes, every_layer)
+                found, facts = self._find_batch(batch, changes, every_layer, keep)
+                images += found
+                if keep:
+                    self.facts.merge(facts)
                 if self.progress:
                     self.progress(len(batch))
         rule = self.adapter.info.settings.inference
         return Evidence(images, len(self.data.classes), rule)
 
+    def _find_batch(
+        self, batch: Sequence[PreprocessedImage], changes: Changes, every_layer: bool, keep: bool
+    ) -> Batch:
+        """Return a batch from the store, or measure and store it."""
+        if self.store is None or not keep:
+            return self._collect_batch(batch, changes, every_layer)
+        truths = [self.ground_truth.encoded[image.sample.image_id] for image in batch]
+        path = self.store.path(batch, truths, changes, every_layer)
+        found = self.store.read(path, len(batch))
+        if found is None:
+            found = self._collect_batch(batch, changes, every_layer)
+            self.store.write(path, *found)
+        return found
+
     @torch.inference_mode()
     def _collect_batch(
         self, batch: Sequence[PreprocessedImage], changes: Changes, every_layer: bool
-    ) -> list[ImageEvidence]:
+    ) -> Batch:
+        facts = ModelFacts()
         targets = padded_targets([x.sample for x in batch], batch[0].padded, self.device)
         measured = every_layer and changes == NO_CHANGES
         names = ["query", "attention_mask"] if measured else ["query"]
         with ExitStack() as stack:
             recording = _try_record(stack, self.adapter, names)
             if measured and isinstance(self.adapter.module, Mask2Former):
-                stack.enter_context(record_self_attention(self.adapter.module, self.facts))
+                stack.enter_context(record_self_attention(self.adapter.module, facts))
             predictions = self.adapter.predict(batch, targets, attention=False)
         classes, masks = predictions.class_logits.float(), predictions.mask_logits.float()
         if changes.shift != (0, 0):
@@ -115,8 +139,8 @@ class Collector:
         ]
         if measured and recording is not None and "attention_mask" in recording:
             visible = recording.layers("attention_mask")
-            self.facts.add_attention(visible, masks, targets, images)
-        return images
+            facts.measure_attention(visible, masks, targets, images)
+        return images, facts
 
     def _truth(self, image_id: int, changes: Changes) -> GroundTruth:
         truth = self.ground_truth.get(image_id)

@@ -1,7 +1,7 @@
 """Facts about the forward passes of the unchanged model: attention masks and self-attention."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,11 @@ class AttentionTotals:
                 self.recall[layer] += float(shared[query, row] / gt_area[row])
                 self.precision[layer] += float(shared[query, row] / area[query].clamp(min=1))
 
+    def merge(self, other: "AttentionTotals") -> None:
+        """Add the sums of other images."""
+        for one in fields(self):
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
+
     def averages(self, layer: int) -> dict[str, float | None]:
         """Return the averages of decoder layer `layer` >= 1, None where there is nothing."""
         at = layer - 1
@@ -89,21 +94,22 @@ class ModelFacts:
             the layer before: 1 - IoU, averaged over queries; None if it was not recorded.
         self_attention: (L,) largest absolute output of self-attention; None if not recorded.
         attention: attention masks compared with GT; None if they were not recorded.
+        images: number of images whose attention masks were measured.
     """
 
     attention_disagreement: npt.NDArray[np.float64] | None = None
     self_attention: npt.NDArray[np.float64] | None = None
     attention: AttentionTotals | None = None
-    _images: int = field(default=0, repr=False)
+    images: int = 0
 
-    def add_attention(
+    def measure_attention(
         self,
         visible: Sequence[Tensor],
         mask_logits: Tensor,
         targets: Sequence[Target],
         images: Sequence[ImageEvidence],
     ) -> None:
-        """Compare attention masks with predicted masks and with GT.
+        """Compare the attention masks of a batch with predicted masks and with GT.
 
         Args:
             visible: bool (B, N, cells) of decoder layers 1..L.
@@ -111,9 +117,9 @@ class ModelFacts:
             targets: GT of the images, padded.
             images: evidence of the images.
         """
-        self._add_disagreement(visible, mask_logits)
-        if self.attention is None:
-            self.attention = AttentionTotals.zeros(len(visible))
+        self.attention_disagreement = _disagreement(visible, mask_logits)
+        self.images = len(images)
+        self.attention = AttentionTotals.zeros(len(visible))
         for index, (target, image) in enumerate(zip(targets, images, strict=True)):
             row_of = sample_rows(image, len(target["masks"]))
             pairs = enumerate(assigned_gt(image).tolist())
@@ -124,20 +130,35 @@ class ModelFacts:
                 gt = gt_on_grid(target["masks"], *grid).flatten(1)
                 self.attention.add(layer, used[index], gt, rows)
 
-    def _add_disagreement(self, visible: Sequence[Tensor], mask_logits: Tensor) -> None:
-        values = []
-        for before, used in zip(mask_logits[:-1], visible, strict=True):
-            size = recording_grid(mask_logits, used.shape[-1])
-            implied = F.interpolate(before, size=size, mode="bilinear", align_corners=False) >= 0
-            implied = implied.flatten(2)
-            implied = implied | ~implied.any(-1, keepdim=True)
-            both, either = (implied & used).sum(-1), (implied | used).sum(-1)
-            values.append(float((1 - both / either.clamp(min=1)).mean()))
-        count = mask_logits.shape[1]
-        own = np.array(values) * count
-        before_sum = 0 if self.attention_disagreement is None else self.attention_disagreement
-        self.attention_disagreement = (before_sum * self._images + own) / (self._images + count)
-        self._images += count
+    def merge(self, other: "ModelFacts") -> None:
+        """Add the facts of other images."""
+        if other.attention_disagreement is not None:
+            own = 0 if self.attention_disagreement is None else self.attention_disagreement
+            total = own * self.images + other.attention_disagreement * other.images
+            self.attention_disagreement = total / (self.images + other.images)
+            self.images += other.images
+        if other.self_attention is not None:
+            largest = other.self_attention
+            if self.self_attention is not None:
+                largest = np.maximum(self.self_attention, largest)
+            self.self_attention = largest
+        if self.attention is None:
+            self.attention = other.attention
+        elif other.attention is not None:
+            self.attention.merge(other.attention)
+
+
+def _disagreement(visible: Sequence[Tensor], mask_logits: Tensor) -> Floats:
+    """Return the (L,) 1 - IoU of attention masks with the masks predicted before."""
+    values = []
+    for before, used in zip(mask_logits[:-1], visible, strict=True):
+        size = recording_grid(mask_logits, used.shape[-1])
+        implied = F.interpolate(before, size=size, mode="bilinear", align_corners=False) >= 0
+        implied = implied.flatten(2)
+        implied = implied | ~implied.any(-1, keepdim=True)
+        both, either = (implied & used).sum(-1), (implied | used).sum(-1)
+        values.append(float((1 - both / either.clamp(min=1)).mean()))
+    return np.array(values)
 
 
 def sample_rows(image: ImageEvidence, count: int) -> dict[int, int]:

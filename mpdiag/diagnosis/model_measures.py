@@ -59,7 +59,7 @@ def add_measures(diagnosis: Diagnosis, collector: Collector, base: Evidence) -> 
     evidence["flip_gain"] = _number(_last_ap(collector, Changes(flip=True)) - own[-1])
     last = min(GT_LAYERS, base.num_layers)
     with suppress(ConfigError), _intervened(collector, (GT_ATTENTION.format(last=last),)):
-        evidence["attention_gt_gain"] = _number(_last_ap(collector) - own[-1])
+        evidence["attention_gt_gain"] = _number(_last_ap(collector, keep=False) - own[-1])
     return replace(diagnosis, layers=layers, evidence=evidence)
 
 
@@ -94,8 +94,8 @@ def _input_size(collector: Collector) -> tuple[int, int]:
     return height, width
 
 
-def _last_ap(collector: Collector, changes: Changes = NO_CHANGES) -> float:
-    evidence = collector.collect(changes, indices=collector.indices[:SCREENED])
+def _last_ap(collector: Collector, changes: Changes = NO_CHANGES, keep: bool = True) -> float:
+    evidence = collector.collect(changes, indices=collector.indices[:SCREENED], keep=keep)
     return float(evidence.matched().ap()[0])
 
 

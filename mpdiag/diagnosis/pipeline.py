@@ -11,6 +11,7 @@ from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.checkpoints.opening import open_model
 from mpdiag.data import SegmentationDataset, load_dataset
+from mpdiag.diagnosis.batch_store import BatchStore
 from mpdiag.diagnosis.collect import Collector
 from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.model_measures import add_measures
@@ -34,6 +35,7 @@ def diagnose(
     *,
     threshold: float = THRESHOLD,
     progress: Callable[[int, int], None] | None = None,
+    resume: Path | None = None,
     **options: Any,
 ) -> Diagnosis:
     """Find what costs a model AP, how much, and what to change.
@@ -47,6 +49,8 @@ def diagnose(
         threshold: AP (a fraction) that a cause must cost to be a finding.
         progress: called with (images done, images expected) over all forward passes of a model. How
             many passes there are depends on what they show, so the second number may grow.
+        resume: directory that keeps finished batches of a model. A diagnosis that is started again
+            with the same directory continues from them.
         **options: `root`, `split`, `task`, `limit`, `device`, `config` and `engine` of
             `mpdiag.analysis.AnalysisOptions`. `limit` is at most 500 images by default for a model,
             and all images for a run.
@@ -78,7 +82,8 @@ def diagnose(
         if progress:
             progress(done, max(done, EXPECTED_PASSES * count))
 
-    collector = Collector(adapter, dataset, range(count), device, count_images)
+    store = None if resume is None else BatchStore(resume, adapter.info)
+    collector = Collector(adapter, dataset, range(count), device, count_images, store)
     evidence = collector.collect(every_layer=True)
     diagnosis = Search(evidence, collector.facts, threshold, collector).run()
     return add_measures(diagnosis, collector, evidence)

@@ -36,7 +36,7 @@ def test_attention_masks_are_compared_with_gt(make_evidence: Callable[..., Evide
     iou[-1, 0, 0] = iou[-1, 1, 1] = 0.9
     image = replace(image, iou=iou, gt_area=np.array([64.0, 16.0]))
     facts = ModelFacts()
-    facts.add_attention(
+    facts.measure_attention(
         [fine.flatten(2), coarse.flatten(2)], torch.zeros(3, 1, 3, 4, 4), [target], [image]
     )
     assert facts.attention is not None
