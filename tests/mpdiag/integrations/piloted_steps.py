@@ -27,7 +27,7 @@ def build_mask2former() -> Any:
     import transformers
 
     torch.manual_seed(0)
-    config = transformers.Mask2FormerConfig(
+    config = transformers.Mask2FormerConfig(  # type: ignore[call-arg]  # num_labels is a keyword
         backbone_config=transformers.ResNetConfig(**BACKBONE),
         feature_size=32,
         mask_feature_size=32,
