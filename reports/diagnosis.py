@@ -31,6 +31,28 @@ _LAYERS_NOTE = (
     "Fading is the share of objects found in the layer that the last layer misses; exacerbation "
     "is the share of the last layer's false positives that had a lower score in the layer."
 )
+_MODEL_COLUMNS = {
+    "attention_recall": "Attention recall",
+    "attention_precision": "Attention precision",
+    "gt_without_cell": "GT without a cell",
+    "queries_per_gt": "Queries per GT",
+    "bfloat16_gain": "bfloat16",
+    "float16_gain": "float16",
+    "multiply_adds": "G multiply-adds",
+}
+_MODEL_NOTE = (
+    "Percent, except queries and multiply-adds. Recall and precision of attention masks with the "
+    "GT of their query; GT that no cell of the attention grid represents; queries whose attention "
+    "mask has an IoU of at least 0.5 with a GT; AP that rounded activations gain; multiply-adds "
+    "of a model that ends with the layer."
+)
+_COUNTS = {"queries_per_gt": 1.0, "multiply_adds": 1e-9}  # key -> scale; others are fractions
+_MEASUREMENTS = {
+    "recall_last_layer": "GT that the last layer finds",
+    "recall_any_layer": "GT that any layer finds",
+    "flip_gain": "AP gained by images flipped left to right",
+    "attention_gt_gain": "AP gained by GT as attention masks of layers 1 to 3",
+}
 MAX_LISTED = 12
 
 
@@ -57,7 +79,9 @@ def build_diagnosis(diagnosis: Diagnosis, name: str, classes: Sequence[str] = ()
     ]
     sections = [Section("Summary", (text, summary(diagnosis))), *findings]
     if diagnosis.layers:
-        sections.append(Section("Layers", tables=(layer_scores_table(diagnosis.layers),)))
+        tables = layer_scores_table(diagnosis.layers), model_table(diagnosis.layers)
+        shown = tuple(table for table in tables if table.rows)
+        sections.append(Section("Layers", tables=shown, facts=tuple(_measurements(diagnosis))))
     return Document("diagnosis", f"{name}: diagnosis", tuple(sections))
 
 
@@ -115,18 +139,40 @@ def _format(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _measurements(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
+    """Yield label and text of the measurements that belong to no finding."""
+    for key, label in _MEASUREMENTS.items():
+        value = diagnosis.evidence.get(key)
+        if isinstance(value, int | float):
+            gain = key.endswith("_gain")
+            yield label, points(value) if gain else f"{100 * value:.1f}%"
+
+
 def layer_scores_table(layers: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the table of the measurements of each layer."""
+    """Return the table of the scores of each layer."""
+    return _layer_table(layers, _LAYER_COLUMNS, _LAYERS_NOTE)
+
+
+def model_table(layers: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of what running the model measured in each layer; without rows for a run."""
+    measured = any(key in layer for layer in layers for key in _MODEL_COLUMNS)
+    return _layer_table(layers if measured else (), _MODEL_COLUMNS, _MODEL_NOTE)
+
+
+def _layer_table(
+    layers: Sequence[Mapping[str, Any]], columns: Mapping[str, str], note: str
+) -> Table:
     rows = []
     for layer in layers:
-        cells = [_percent(layer.get(key)) for key in _LAYER_COLUMNS]
+        cells = [_cell(key, layer.get(key)) for key in columns]
         rows.append(Row((str(layer.get("layer")), *cells)))
-    columns = ("Layer", *_LAYER_COLUMNS.values())
-    return Table("", columns, tuple(rows), _LAYERS_NOTE)
+    return Table("", ("Layer", *columns.values()), tuple(rows), note)
 
 
-def _percent(value: Any) -> str:
-    return f"{100 * value:z.1f}" if isinstance(value, int | float) else NO_VALUE
+def _cell(key: str, value: Any) -> str:
+    if not isinstance(value, int | float):
+        return NO_VALUE
+    return f"{_COUNTS[key] * value:.3g}" if key in _COUNTS else f"{100 * value:z.1f}"
 
 
 def write_diagnosis(document: Document, path: Path) -> None:

@@ -64,7 +64,7 @@ def recall_of_layers(evidence: Evidence) -> dict[str, float | None]:
 def share(part: Bools, whole: Bools) -> float:
     """Return the ratio of the counts; NaN for nothing."""
     total = np.count_nonzero(whole)
-    return np.count_nonzero(part) / total if total else float("nan")
+    return float(np.count_nonzero(part) / total) if total else float("nan")
 
 
 def _found_gt(evidence: Evidence, layer: int) -> Bools:

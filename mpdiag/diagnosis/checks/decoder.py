@@ -42,7 +42,7 @@ def check_mask_area(trials: Trials) -> Iterator[Candidate]:
         yield Candidate(
             "localisation",
             changes=best[1],
-            evidence={"mask_area_by_gt_area": ratio, "bias": best[1].mask_bias},
+            evidence={"mask_area_by_gt_area": ratio, "bias_of_mask_logits": best[1].mask_bias},
         )
 
 

@@ -12,8 +12,7 @@ from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.collect import Collector
 from mpdiag.diagnosis.evidence import Evidence
 from mpdiag.diagnosis.facts import ModelFacts
-from mpdiag.diagnosis.model_measures import add_measures, multiply_adds_of_layers
-from mpdiag.diagnosis.search import Search
+from mpdiag.diagnosis.model_measures import multiply_adds_of_layers
 from mpdiag.matching import Target
 from mpdiag.models import Mask2Former
 from mpdiag.models.complexity import count_multiply_adds
@@ -59,21 +58,6 @@ def test_multiply_adds_are_those_of_a_model_with_fewer_layers(small_config: Mode
     assert len(counts) == small_config.decoder_layers + 1
     shorter = Mask2Former(small_config.model_copy(update={"decoder_layers": 1}))
     assert counts[1] == count_multiply_adds(shorter, 60, 96)["total"]
-
-
-def test_a_diagnosis_has_the_measures_of_its_model(collector: Collector) -> None:
-    evidence = collector.collect(every_layer=True)
-    found = Search(evidence, collector.facts, 2.0).run()
-    diagnosis = add_measures(found, collector, evidence)
-    assert diagnosis.findings == found.findings
-    assert {"recall_last_layer", "recall_any_layer", "flip_gain", "attention_gt_gain"} < set(
-        diagnosis.evidence
-    )
-    added = set(diagnosis.layers[1]) - set(found.layers[1])
-    assert added == {
-        "attention_recall", "attention_precision", "queries_per_gt", "gt_without_cell",
-        "multiply_adds", "bfloat16_gain", "float16_gain",
-    }  # fmt: skip
 
 
 def test_flipped_images_have_flipped_gt(collector: Collector) -> None:

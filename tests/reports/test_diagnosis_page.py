@@ -1,0 +1,31 @@
+"""The page of a diagnosis shows what was measured, and nothing where nothing was."""
+
+from mpdiag.store.diagnosis import Diagnosis
+from reports.diagnosis import build_diagnosis
+
+
+def _diagnosis(layer, **evidence):
+    return Diagnosis(0.25, [], 0.01, 40, [{"layer": 3, "ap": 0.25, **layer}], evidence)
+
+
+def test_measurements_of_a_model():
+    layer = {"attention_recall": 0.5, "queries_per_gt": 1.234, "multiply_adds": 71_234_000_000}
+    diagnosis = _diagnosis(layer, recall_any_layer=0.75, flip_gain=-0.021, images_of_gains=16)
+    section = build_diagnosis(diagnosis, "model").sections[-1]
+    scores, model = section.tables
+    assert dict(zip(scores.columns, scores.rows[0].cells, strict=True))["AP"] == "25.0"
+    cells = dict(zip(model.columns, model.rows[0].cells, strict=True))
+    assert cells == {
+        "Layer": "3", "Attention recall": "50.0", "Attention precision": "n/a",
+        "GT without a cell": "n/a", "Queries per GT": "1.23", "bfloat16": "n/a", "float16": "n/a",
+        "G multiply-adds": "71.2",
+    }  # fmt: skip
+    assert section.facts == (
+        ("GT that any layer finds", "75.0%"),
+        ("AP gained by images flipped left to right", "-2.1"),
+    )
+
+
+def test_a_run_has_no_table_of_its_model():
+    section = build_diagnosis(_diagnosis({}), "run").sections[-1]
+    assert len(section.tables) == 1 and section.facts == ()
