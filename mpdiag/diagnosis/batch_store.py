@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import mpdiag
+from mpdiag import __version__
 from mpdiag.analysis.adapter import ModelInfo, PreprocessedImage
 from mpdiag.analysis.ground_truth import EncodedGroundTruth
 from mpdiag.diagnosis.changes import Changes
@@ -50,7 +50,7 @@ class BatchStore:
         except OSError as error:
             raise OutputError(f"{directory}: is not a directory ({error}); give another") from error
         self.directory = directory
-        self.model = [mpdiag.__version__, info.sha256, repr(info.settings)]
+        self.model = [__version__, info.sha256, repr(info.settings)]
 
     def path(
         self,

@@ -30,7 +30,7 @@ def test_every_cause_is_described_in_the_order_of_preference() -> None:
     assert re.findall(r"^### (\S+)$", _section("Causes"), re.MULTILINE) == list(CAUSES)
 
 
-def test_links_lead_to_the_repository_of_the_package() -> None:
+def test_links_are_those_of_the_repository() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert f"{project['urls']['Repository']}/blob/main/docs/diagnosis.md" == DOCS
 
