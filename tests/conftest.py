@@ -4,8 +4,10 @@ import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,11 @@ GRID = (24, 32)
 STRIDE = 4
 
 
+# transformers would take datasets/, the data of a checkout, for the package `datasets`.
+if (spec := find_spec("datasets")) is not None and spec.origin is None:
+    sys.modules["datasets"] = None  # type: ignore[assignment]
+
+
 @pytest.hookimpl(wrapper=True, optionalhook=True)
 def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
     """Start one worker more than there are cores: some tests wait for processes and browsers."""
@@ -56,7 +63,12 @@ def _without_fsync() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked `cuda` without a GPU."""
+    """Skip the tests marked `cuda` without a GPU, and begin with files that have slow tests.
+
+    Several processes then end at about the same time.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if marked and not torch.cuda.is_available():
         for item in marked:

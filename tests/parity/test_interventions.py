@@ -16,6 +16,8 @@ from mpdiag.matching import Target
 from mpdiag.models import Mask2Former
 from mpdiag.recording import Recording, family_of, record
 
+from ..transformers_models import oneformer
+
 transformers = pytest.importorskip("transformers")
 
 SIZE, L, N = (64, 96), 4, 6
@@ -93,36 +95,9 @@ def test_transformers_mask2former_equals_mpdiag(tmp_path: Path) -> None:
     assert_same(record_with(theirs, inputs, []), baseline)  # all hooks are removed
 
 
-def oneformer() -> Any:
-    backbone = transformers.SwinConfig(
-        image_size=64,
-        embed_dim=8,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 1, 2, 2],
-        window_size=2,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    config = transformers.OneFormerConfig(
-        backbone_config=backbone,
-        num_queries=N,
-        conv_dim=32,
-        mask_dim=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=32,
-        encoder_layers=1,
-        decoder_layers=L + 1,
-        num_attention_heads=4,
-        dim_feedforward=32,
-        query_dec_layers=1,
-        task_seq_len=7,
-        num_labels=3,
-    )
-    return transformers.OneFormerForUniversalSegmentation(config).eval()
-
-
 def test_oneformer() -> None:
     torch.manual_seed(0)
-    model = oneformer()
+    model = oneformer(num_queries=N, decoder_layers=L + 1).eval()
     inputs = {
         "pixel_values": torch.randn(2, 3, *SIZE),
         "task_inputs": torch.tensor([[1, 2, 3, 0, 0, 0, 0]] * 2),

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from mpdiag.config import LossConfig
 from mpdiag.integrations.transformers import MaskPiloting
 
+from ...transformers_models import mask2former
+
 SIZE = (64, 96)
 BATCHES = ((2, 1), (3, 0), (0, 0))  # number of objects of each image
 BACKBONE = {
@@ -27,21 +29,14 @@ def build_mask2former() -> Any:
     import transformers
 
     torch.manual_seed(0)
-    config = transformers.Mask2FormerConfig(  # type: ignore[call-arg]  # num_labels is a keyword
+    return mask2former(
         backbone_config=transformers.ResNetConfig(**BACKBONE),
-        feature_size=32,
         mask_feature_size=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=32,
-        encoder_layers=1,
         decoder_layers=3,
         num_attention_heads=2,
-        dim_feedforward=32,
         num_queries=6,
         train_num_points=100,
-        num_labels=3,
-    )
-    return transformers.Mask2FormerForUniversalSegmentation(config).train()
+    ).train()
 
 
 def batch_of(*counts: int) -> dict[str, Any]:

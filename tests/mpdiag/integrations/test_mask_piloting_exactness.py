@@ -21,6 +21,8 @@ from mpdiag.recording import record
 from trainers.methods import Batch, FullTrainConfig, Randomness, build_method
 from trainers.methods.method import TrainingStep
 
+from ... import transformers_models
+
 transformers = pytest.importorskip("transformers")
 
 SIZE = (64, 96)
@@ -169,34 +171,6 @@ def test_logits_losses_and_gradients_equal_those_of_the_trainer(
         close(parameters[name].grad, gradient, name)
 
 
-def build_oneformer() -> Any:
-    swin = transformers.SwinConfig(
-        image_size=64,
-        embed_dim=8,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 1, 2, 2],
-        window_size=2,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    config = transformers.OneFormerConfig(
-        backbone_config=swin,
-        num_queries=6,
-        conv_dim=32,
-        mask_dim=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=32,
-        encoder_layers=1,
-        decoder_layers=4,
-        num_attention_heads=4,
-        dim_feedforward=32,
-        query_dec_layers=1,
-        task_seq_len=7,
-        train_num_points=64,
-        num_labels=3,
-    )
-    return transformers.OneFormerForUniversalSegmentation(config)
-
-
 ONEFORMER_KEYS = (
     (".cross_attn.multihead_attn.", ".cross_attn."),
     (".cross_attn.norm.", ".cross_norm."),
@@ -229,7 +203,7 @@ def decoder_of(oneformer: Any, queries: Tensor) -> Decoder:
 @pytest.mark.parametrize("layers", ["all", 1])
 def test_logits_of_oneformer_equal_those_of_the_decoder(layers: Any) -> None:
     torch.manual_seed(0)
-    oneformer = build_oneformer().train()
+    oneformer = transformers_models.oneformer(num_queries=6, train_num_points=64).train()
     piloting = MaskPiloting(oneformer, queries=7, layers=layers)
     (target,) = targets_of(3)
     inputs: dict[str, Tensor] = {}

@@ -11,6 +11,8 @@ from torch import Tensor
 from mpdiag.errors import ConfigError, NonFiniteError, RecordingError
 from mpdiag.store.run import Run
 
+from ...transformers_models import mask2former
+
 t = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
@@ -24,28 +26,7 @@ LAYERS = 2
 
 def small_model() -> Any:
     torch.manual_seed(0)
-    config = t.Mask2FormerConfig(
-        backbone_config=t.SwinConfig(
-            image_size=64,
-            embed_dim=8,
-            depths=[1, 1, 1, 1],
-            num_heads=[1, 1, 2, 2],
-            window_size=2,
-            out_features=["stage1", "stage2", "stage3", "stage4"],
-        ),
-        feature_size=32,
-        mask_feature_size=16,
-        hidden_dim=32,
-        encoder_feedforward_dim=32,
-        encoder_layers=1,
-        decoder_layers=LAYERS + 1,
-        num_attention_heads=4,
-        dim_feedforward=32,
-        num_queries=5,
-        num_labels=3,
-        train_num_points=64,
-    )
-    return t.Mask2FormerForUniversalSegmentation(config)
+    return mask2former(decoder_layers=LAYERS + 1, train_num_points=64)
 
 
 def example(seed: int) -> dict[str, Tensor]:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ... import transformers_models
+
 t = pytest.importorskip("transformers")
 
 L = 3  # decoder layers
@@ -34,17 +36,6 @@ def pixels(*size: int) -> Tensor:
     return torch.randn(*size, generator=torch.Generator().manual_seed(1))
 
 
-def swin() -> Any:
-    return t.SwinConfig(
-        image_size=64,
-        embed_dim=8,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 1, 2, 2],
-        window_size=2,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-
-
 def cut(path: str) -> Callable[[nn.Module, int], None]:
     """Keep the first layers of the module list at `path`."""
 
@@ -56,20 +47,7 @@ def cut(path: str) -> Callable[[nn.Module, int], None]:
 
 
 def mask2former() -> Tiny:
-    config = t.Mask2FormerConfig(
-        backbone_config=swin(),
-        feature_size=32,
-        mask_feature_size=16,
-        hidden_dim=32,
-        encoder_feedforward_dim=32,
-        encoder_layers=1,
-        decoder_layers=L + 1,
-        num_attention_heads=4,
-        dim_feedforward=32,
-        num_queries=5,
-        num_labels=3,
-    )
-    model = t.Mask2FormerForUniversalSegmentation(config)
+    model = transformers_models.mask2former(decoder_layers=L + 1)
     return Tiny(
         model,
         {"pixel_values": pixels(2, 3, 64, 96)},
@@ -79,7 +57,7 @@ def mask2former() -> Tiny:
 
 def maskformer() -> Tiny:
     config = t.MaskFormerConfig(
-        backbone_config=swin(),
+        backbone_config=transformers_models.swin(),
         decoder_config=t.DetrConfig(
             decoder_layers=L,
             d_model=16,
@@ -100,22 +78,7 @@ def maskformer() -> Tiny:
 
 
 def oneformer() -> Tiny:
-    config = t.OneFormerConfig(
-        backbone_config=swin(),
-        num_queries=5,
-        conv_dim=32,
-        mask_dim=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=32,
-        encoder_layers=1,
-        decoder_layers=L + 1,
-        num_attention_heads=4,
-        dim_feedforward=32,
-        query_dec_layers=1,
-        task_seq_len=7,
-        num_labels=3,
-    )
-    model = t.OneFormerForUniversalSegmentation(config)
+    model = transformers_models.oneformer(decoder_layers=L + 1)
     return Tiny(
         model,
         {
