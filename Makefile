@@ -23,7 +23,7 @@ demo: $(INSTALLED) ## train two tiny models on synthetic data, compare them laye
 # the number of processes.
 test: $(INSTALLED) ## run the tests
 	@tests/apps/install-chromium
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED) ## lint, formatting, types, import directions, vocabulary
 	$(BIN)/ruff check .
