@@ -92,6 +92,9 @@ def diagnose(
         _print_difference(diagnosis, found[1], name, Path(against).name)
     if run is not None:
         suggest(f"mpdiag dashboard {shlex.quote(str(run))}")
+    else:
+        data = [] if dataset is None else ["--dataset", dataset]
+        suggest(shlex.join(["mpdiag", "analyze", source, *data]))
 
 
 def _find_causes(
