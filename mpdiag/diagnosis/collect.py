@@ -55,6 +55,7 @@ class Collector:
         self.progress = progress
         self.store = store
         self.facts = ModelFacts()
+        self.gains: dict[str, float] = {}  # AP that changes gain on the first images
 
     def collect(
         self,

@@ -8,14 +8,15 @@ confidence only, and LaECE of Oksuz et al., Towards Building Self-Aware Object D
 equation 4).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from mpdiag.diagnosis.error_budget import FOREGROUND, ImageErrors, error_budget, used_gt
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
-from mpdiag.diagnosis.matched import Bools, Floats, ImageDetections, Ints
+from mpdiag.diagnosis.matched import Bools, Floats, ImageDetections, Ints, MatchedDetections
 
 DECE_BINS = 20
 LAECE_BINS = 25
@@ -24,7 +25,7 @@ THRESHOLDS = np.arange(0.05, 1, 0.05)
 
 def layer_scores(evidence: Evidence) -> list[dict[str, Any]]:
     """Return one dictionary per layer: `layer`, `ap`, `ap50`, TIDE's errors, `fading`,
-    `exacerbation`, `d_ece`, `la_ece`.
+    `exacerbation`, `d_ece`, `la_ece`, `best_threshold` and those of `ranking_scores`.
 
     Values are None where there is nothing to average.
     """
@@ -40,10 +41,31 @@ def layer_scores(evidence: Evidence) -> list[dict[str, Any]]:
             "exacerbation": _exacerbation(evidence, layer),
             "d_ece": calibration.d_ece,
             "la_ece": calibration.la_ece,
+            "best_threshold": calibration.threshold,
+            **ranking_scores(evidence, layer),
         }
         known = {name: None if np.isnan(value) else value for name, value in values.items()}
         rows.append({"layer": layer, **known})
     return rows
+
+
+def ranking_scores(evidence: Evidence, layer: int) -> dict[str, float]:
+    """Return how well scores rank the detections of a layer.
+
+    `score_iou_correlation` is Spearman's correlation of the score with the IoU with the GT of the
+    class, and `ap_ranked_by_iou` the AP if this IoU were the score. Stable-DINO (Liu et al., ICCV
+    2023) trains scores towards it.
+    """
+    images = [image.detections(evidence.rule, layer) for image in evidence.images]
+    iou = [own_iou(image) for image in images]
+    scores = np.concatenate([image.scores for image in images])
+    every = np.concatenate(iou)
+    varied = len(every) > 1 and np.ptp(every) > 0 and np.ptp(scores) > 0
+    ranked = [replace(image, scores=own) for image, own in zip(images, iou, strict=True)]
+    return {
+        "score_iou_correlation": float(spearmanr(scores, every)[0]) if varied else float("nan"),
+        "ap_ranked_by_iou": float(MatchedDetections(ranked, evidence.num_classes).ap()[0]),
+    }
 
 
 def recall_of_layers(evidence: Evidence) -> dict[str, float | None]:
@@ -128,7 +150,7 @@ class Calibration:
             counted = ~ignored[0]
             scores.append(detections.scores[counted])
             labels.append(detections.labels[counted])
-            iou.append(np.where(matched[0], _own_iou(detections), 0)[counted])
+            iou.append(np.where(matched[0], own_iou(detections), 0)[counted])
             objects += int(np.count_nonzero(~image.gt_crowd))
         return cls.from_arrays(
             np.concatenate(scores).astype(np.float64), np.concatenate(labels),
@@ -152,8 +174,9 @@ class Calibration:
         )
 
 
-def _own_iou(detections: ImageDetections) -> Floats:
-    same = detections.labels[:, None] == detections.gt_labels
+def own_iou(detections: ImageDetections) -> Floats:
+    """Return the highest IoU (D,) of each detection with a GT of its class that is no crowd."""
+    same = (detections.labels[:, None] == detections.gt_labels) & ~detections.crowd
     own: Floats = np.where(same, detections.iou, 0).max(1, initial=0)
     return own
 

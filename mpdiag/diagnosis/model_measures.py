@@ -1,9 +1,10 @@
 """Measurements of a model that belong to no cause: what they show is no finding by itself.
 
-They run the model on the first images again, with flipped images, rounded activations, and GT as
-attention masks.
+They run the model on the first images again: with flipped images, rounded activations, GT as
+attention masks, and without self-attention.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -26,9 +27,14 @@ from mpdiag.models.mask2former import STRIDE, padded_size
 from mpdiag.store.diagnosis import Diagnosis
 
 ROUNDED = {"bfloat16_gain": torch.bfloat16, "float16_gain": torch.float16}
-GT_ATTENTION = "attention=gt:1-{last}"
-GT_LAYERS = 3
+INTERVENTIONS = {
+    "attention_gt_gain": ("attention=gt:1-{last}", 3),
+    "no_self_attention_gain": ("self-attention=none:1-{last}", sys.maxsize),
+}
+"""Name -> intervention and its last layer, at most."""
+
 MASK_STRIDE = 4
+ABLATION_IMAGES = 100
 
 
 def add_measures(diagnosis: Diagnosis, collector: Collector, base: Evidence) -> Diagnosis:
@@ -57,10 +63,45 @@ def add_measures(diagnosis: Diagnosis, collector: Collector, base: Evidence) -> 
         _add(layers, "multiply_adds", multiply_adds_of_layers(module, _input_size(collector)))
     evidence: dict[str, Any] = {**diagnosis.evidence, "images_of_gains": len(first.images)}
     evidence["flip_gain"] = _number(_last_ap(collector, Changes(flip=True)) - own[-1])
-    last = min(GT_LAYERS, base.num_layers)
-    with suppress(ConfigError), _intervened(collector, (GT_ATTENTION.format(last=last),)):
-        evidence["attention_gt_gain"] = _number(_last_ap(collector, keep=False) - own[-1])
+    for name, (text, most) in INTERVENTIONS.items():
+        last = min(most, base.num_layers)
+        with suppress(ConfigError), _intervened(collector, (text.format(last=last),)):
+            evidence[name] = _number(_last_ap(collector, keep=False) - own[-1])
+    evidence["gains_of_changes"] = {k: _number(v) for k, v in collector.gains.items()}
+    evidence |= query_measures(base)
     return replace(diagnosis, layers=layers, evidence=evidence)
+
+
+def query_measures(evidence: Evidence) -> dict[str, Any]:
+    """Return what shows whether there are enough queries, and whether each of them counts."""
+    images = evidence.images
+    repeated = []
+    for image in images:
+        queries = image.detections(evidence.rule).queries
+        repeated.append(1 - len(np.unique(queries)) / max(len(queries), 1))
+    overlap = [image.overlap - np.eye(len(image.overlap)) for image in images]
+    gt = np.array([np.count_nonzero(~image.gt_crowd) for image in images])
+    return {
+        "more_gt_than_queries": float(np.mean(gt > evidence.num_queries)),
+        "repeated_in_top": float(np.mean(repeated)),
+        "overlap_of_masks": float(np.mean([x.max(1).clip(0) for x in overlap])),
+        "ap_of_queries": ap_of_queries(evidence),
+    }
+
+
+def ap_of_queries(evidence: Evidence) -> list[float | None]:
+    """Return the AP of the last layer that is lost without each query, on some images."""
+    evidence = evidence.changed(evidence.images[:ABLATION_IMAGES])
+    own = evidence.matched().ap()[0]
+    lost = []
+    for query in range(evidence.num_queries):
+        images = []
+        for image in evidence.images:
+            area = image.area.copy()
+            area[-1, query] = np.nan  # such queries give no detection
+            images.append(replace(image, area=area))
+        lost.append(_number(own - evidence.changed(images).matched().ap()[0]))
+    return lost
 
 
 def multiply_adds_of_layers(model: Mask2Former, size: tuple[int, int]) -> list[int]:
@@ -71,7 +112,9 @@ def multiply_adds_of_layers(model: Mask2Former, size: tuple[int, int]) -> list[i
     height, width = padded_size([size])
     strides = [STRIDE >> model.decoder.level_index(k) for k in range(model.config.decoder_layers)]
     added = [_of_layer(model.config, height * width, stride) for stride in strides]
-    total = count_multiply_adds(model, *size)["total"]
+    with torch.device("meta"):  # without the hooks of the model, which may hold tensors
+        bare = Mask2Former(model.config)
+    total = count_multiply_adds(bare.eval(), *size)["total"]
     return [total - sum(added[layer:]) for layer in range(len(added) + 1)]
 
 

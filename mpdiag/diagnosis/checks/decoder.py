@@ -21,8 +21,8 @@ def check_early_layers(trials: Trials) -> Iterator[Candidate]:
     if not can_change_input(trials.collector.adapter):
         return
     early = range(1, int(EARLY * trials.base.num_layers) + 1)
-    changes = {str(k): Changes(skipped_layers=frozenset(range(1, k + 1))) for k in early}
-    best = trials.best(changes) if changes else None
+    changes = {f"1 to {k}": Changes(skipped_layers=frozenset(range(1, k + 1))) for k in early}
+    best = trials.best("early-layers", changes) if changes else None
     if best is not None:
         layers = tuple(sorted(best[1].skipped_layers))
         yield Candidate("early-layers", changes=best[1], layers=layers)
@@ -37,7 +37,8 @@ def check_mask_area(trials: Trials) -> Iterator[Candidate]:
     if abs(ratio - 1) < MIN_AREA_CHANGE:
         return
     sign = 1 if ratio < 1 else -1
-    best = trials.best({str(bias): Changes(mask_bias=sign * bias) for bias in BIASES})
+    changes = {str(sign * bias): Changes(mask_bias=sign * bias) for bias in BIASES}
+    best = trials.best("localisation", changes)
     if best is not None:
         yield Candidate(
             "localisation",

@@ -52,11 +52,12 @@ class Trials:
         return self.collector.collect(changes, indices=self.collector.indices[:SCREENED])
 
     def best(
-        self, changes: dict[str, Changes], min_gain: float = 0.0
+        self, cause: str, changes: dict[str, Changes], min_gain: float = 0.0
     ) -> tuple[str, Changes] | None:
         """Return name and changes of the highest AP, None if none gains more than `min_gain`."""
         own = _ap(self.first)
         gains = {name: _ap(self.collect(one)) - own for name, one in changes.items()}
+        self.collector.gains |= {f"{cause} {name}": gain for name, gain in gains.items()}
         name = max(gains, key=lambda one: gains[one])
         return None if gains[name] <= min_gain else (name, changes[name])
 
@@ -84,7 +85,7 @@ def check_normalisation(trials: Trials) -> Iterator[Candidate]:
         known["of the checkpoint"] = own
     changes = {name: Changes(normalisation=one) for name, one in known.items()}
     as_stated = all(one.are_as_stated for one in pixels)
-    best = trials.best(changes, MIN_NORMALISATION_GAIN if as_stated else 0)
+    best = trials.best("normalisation", changes, MIN_NORMALISATION_GAIN if as_stated else 0)
     if best is not None:
         yield Candidate("normalisation", changes=best[1], evidence={"better": best[0]})
 
@@ -96,6 +97,7 @@ def check_channels(trials: Trials) -> Iterator[Candidate]:
         return
     changes = Changes(swap_channels=True)
     own, other = trials.first, trials.collect(changes)
+    collector.gains["channel-order all"] = _ap(other) - _ap(own)
     if _ap(other) > _ap(own):
         yield Candidate("channel-order", changes=changes, evidence={"which_images": "all"})
     swapped = [one.are_swapped for one in received_pixels(collector, collector.indices)]
@@ -144,7 +146,7 @@ def check_scale(trials: Trials) -> Iterator[Candidate]:
     changes = {f"{scale} x": Changes(scale=scale) for scale in SCALES if resized or scale < 1}
     if resized:
         changes["of the image files"] = Changes(scale=None)
-    best = trials.best(changes)
+    best = trials.best("input-scale", changes)
     if best is not None:
         yield Candidate("input-scale", changes=best[1], evidence={"better": best[0]})
 
@@ -161,7 +163,8 @@ def check_shift(trials: Trials) -> Iterator[Candidate]:
         evidence = trials.collect(Changes(shift=_opposite(total)))
     if np.abs(total).max() >= MIN_SHIFT:
         around = SHIFT_STEP * np.array([(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)])
-        best = trials.best({str(near): Changes(shift=_opposite(total + near)) for near in around})
+        shifts = [_opposite(total + near) for near in around]
+        best = trials.best("mask-offset", {str(one): Changes(shift=one) for one in shifts})
         changes = Changes(shift=_opposite(total)) if best is None else best[1]
         down, right = (-cells for cells in changes.shift)
         yield Candidate(

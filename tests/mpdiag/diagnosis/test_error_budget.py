@@ -102,6 +102,34 @@ def test_fading_counts_objects_that_the_last_layer_loses(
     assert recall_of_layers(faulty) == {"recall_last_layer": 0.75, "recall_any_layer": 1}
 
 
+def test_scores_are_compared_with_ious(make_evidence: Callable[..., Evidence]) -> None:
+    # With the rule of DETR, each query gives one detection, with the score of its best class.
+    generator = np.random.default_rng(0)
+    images = []
+    for image in make_evidence(8).images:
+        shape = image.class_logits.shape
+        logits = (image.class_logits + generator.normal(0, 3, shape)) / 4  # no equal scores
+        images.append(replace(image, class_logits=logits.astype(np.float32)))
+    evidence = replace(make_evidence(8), rule="detr").changed(images)
+    scores, ious = [], []
+    for image in images:
+        odds = np.exp(image.class_logits[-1].astype(np.float64))
+        probability = (odds / odds.sum(-1, keepdims=True))[:, :3]
+        for query in range(10):
+            label = probability[query].argmax()
+            scores.append(probability[query, label])
+            own = [image.iou[-1, query, gt] for gt in range(2) if image.gt_labels[gt] == label]
+            ious.append(max(own, default=0))
+    ranks = [
+        np.array([sum(x < one for x in values) + sum(x <= one for x in values) for one in values])
+        for values in (scores, ious)
+    ]
+    expected = np.corrcoef(*ranks)[0, 1]
+    row = layer_scores(evidence)[-1]
+    assert row["score_iou_correlation"] == pytest.approx(expected, abs=1e-9)
+    assert row["ap"] < row["ap_ranked_by_iou"] <= 1
+
+
 def test_exacerbation_counts_false_positives_whose_scores_rise(
     make_evidence: Callable[..., Evidence],
 ) -> None:

@@ -107,7 +107,7 @@ def test_a_small_gain_of_another_normalisation_does_not_count(
     monkeypatch.setattr(
         Trials,
         "best",
-        lambda self, changes, min_gain=0.0: next(
+        lambda self, cause, changes, min_gain=0.0: next(
             ((name, changes[name]) for name in gains if gains[name] > min_gain), None
         ),
     )

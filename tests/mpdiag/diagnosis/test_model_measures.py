@@ -10,9 +10,9 @@ import torch
 from mpdiag.config import ModelConfig
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.collect import Collector
-from mpdiag.diagnosis.evidence import Evidence
+from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.facts import ModelFacts
-from mpdiag.diagnosis.model_measures import multiply_adds_of_layers
+from mpdiag.diagnosis.model_measures import ap_of_queries, multiply_adds_of_layers, query_measures
 from mpdiag.matching import Target
 from mpdiag.models import Mask2Former
 from mpdiag.models.complexity import count_multiply_adds
@@ -54,10 +54,46 @@ def test_attention_masks_are_compared_with_gt(make_evidence: Callable[..., Evide
 
 
 def test_multiply_adds_are_those_of_a_model_with_fewer_layers(small_config: ModelConfig) -> None:
-    counts = multiply_adds_of_layers(Mask2Former(small_config), (60, 96))
+    model = Mask2Former(small_config)
+    mean = torch.ones(1)
+    model.backbone.register_forward_pre_hook(lambda module, args: args[0] - mean)
+    counts = multiply_adds_of_layers(model, (60, 96))
     assert len(counts) == small_config.decoder_layers + 1
     shorter = Mask2Former(small_config.model_copy(update={"decoder_layers": 1}))
     assert counts[1] == count_multiply_adds(shorter, 60, 96)["total"]
+
+
+def test_queries_are_left_out_one_by_one(make_evidence: Callable[..., Evidence]) -> None:
+    healthy = make_evidence(12)
+    alone = healthy.changed([_query_first(image) for image in healthy.images])
+    own, lost = alone.matched().ap()[0], ap_of_queries(alone)
+    assert lost[0] == pytest.approx(own)  # query 0 finds every object
+    for query in (0, 4):
+        kept = np.delete(np.arange(10), query)
+        images = [
+            replace(
+                image, iou=image.iou[:, kept], class_logits=image.class_logits[:, kept],
+                quality=image.quality[:, kept], area=image.area[:, kept],
+                ignored=image.ignored[kept],
+            )
+            for image in alone.images
+        ]  # fmt: skip
+        assert lost[query] == pytest.approx(own - alone.changed(images).matched().ap()[0])
+    measures = query_measures(alone)
+    assert measures["more_gt_than_queries"] == 0 == measures["overlap_of_masks"]
+    assert measures["repeated_in_top"] == pytest.approx(2 / 3)  # 10 queries, 3 classes each
+
+
+def _query_first(image: ImageEvidence) -> ImageEvidence:
+    """Let query 0 find one object, the only one."""
+    finder = int(image.iou[-1, :, 0].argmax())
+    order = [finder, *(x for x in range(10) if x != finder)]
+    kept = [0]
+    return replace(
+        image, iou=image.iou[:, order][..., kept], class_logits=image.class_logits[:, order],
+        quality=image.quality[:, order], gt_labels=image.gt_labels[kept],
+        gt_crowd=image.gt_crowd[kept], gt_area=image.gt_area[kept],
+    )  # fmt: skip
 
 
 def test_flipped_images_have_flipped_gt(collector: Collector) -> None:
