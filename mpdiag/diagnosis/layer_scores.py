@@ -53,15 +53,18 @@ def ranking_scores(evidence: Evidence, layer: int) -> dict[str, float]:
     """Return how well scores rank the detections of a layer.
 
     `score_iou_correlation` is Spearman's correlation of the score with the IoU with the GT of the
-    class, and `ap_ranked_by_iou` the AP if this IoU were the score. Stable-DINO (Liu et al., ICCV
-    2023) trains scores towards it.
+    class. `ap_ranked_by_iou` is the AP if the score of a true positive at IoU 0.5 were its IoU, and
+    that of a false positive 0. Stable-DINO (Liu et al., ICCV 2023) trains scores towards the IoU.
     """
     images = [image.detections(evidence.rule, layer) for image in evidence.images]
     iou = [own_iou(image) for image in images]
     scores = np.concatenate([image.scores for image in images])
     every = np.concatenate(iou)
     varied = len(every) > 1 and np.ptp(every) > 0 and np.ptp(scores) > 0
-    ranked = [replace(image, scores=own) for image, own in zip(images, iou, strict=True)]
+    ranked = [
+        replace(image, scores=np.where(image.match()[0][0], own, 0.0))
+        for image, own in zip(images, iou, strict=True)
+    ]
     return {
         "score_iou_correlation": float(spearmanr(scores, every)[0]) if varied else float("nan"),
         "ap_ranked_by_iou": float(MatchedDetections(ranked, evidence.num_classes).ap()[0]),

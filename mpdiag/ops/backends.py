@@ -153,9 +153,11 @@ def _load(backend: Backend) -> str | None:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _selected_name(device: str, dtype: torch.dtype, requested: str | None) -> str:
     """Resolve and log; a constant for torch.compile, which cannot trace environment and loading."""
+    chosen_by_code = requested is not None
     requested = requested or os.environ.get(VARIABLE) or None
     name, reason, is_fallback = resolve_backend(device, dtype, requested)
-    level = logging.WARNING if is_fallback else logging.INFO
+    level = logging.DEBUG if chosen_by_code else logging.INFO
+    level = logging.WARNING if is_fallback else level
     _log_once(level, f"deformable attention on {device}: {name} ({reason})")
     return name
 

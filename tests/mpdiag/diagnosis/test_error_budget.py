@@ -128,6 +128,9 @@ def test_scores_are_compared_with_ious(make_evidence: Callable[..., Evidence]) -
     row = layer_scores(evidence)[-1]
     assert row["score_iou_correlation"] == pytest.approx(expected, abs=1e-9)
     assert row["ap"] < row["ap_ranked_by_iou"] <= 1
+    # All objects are found, with the right class or not at all: only the order of scores is wrong.
+    healthy = layer_scores(make_evidence(8))[-1]
+    assert healthy["ap"] < healthy["ap_ranked_by_iou"] < 1
 
 
 def test_exacerbation_counts_false_positives_whose_scores_rise(
