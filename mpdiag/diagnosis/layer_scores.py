@@ -25,7 +25,7 @@ THRESHOLDS = np.arange(0.05, 1, 0.05)
 
 def layer_scores(evidence: Evidence) -> list[dict[str, Any]]:
     """Return one dictionary per layer: `layer`, `ap`, `ap50`, TIDE's errors, `fading`,
-    `exacerbation`, `d_ece`, `la_ece`, `best_threshold` and those of `ranking_scores`.
+    `exacerbation`, `d_ece`, `la_ece`, `best_threshold`, those of `ranking_scores`, `non_finite`.
 
     Values are None where there is nothing to average.
     """
@@ -43,6 +43,7 @@ def layer_scores(evidence: Evidence) -> list[dict[str, Any]]:
             "la_ece": calibration.la_ece,
             "best_threshold": calibration.threshold,
             **ranking_scores(evidence, layer),
+            "non_finite": float(np.mean([np.isnan(x.area[layer]) for x in evidence.images])),
         }
         known = {name: None if np.isnan(value) else value for name, value in values.items()}
         rows.append({"layer": layer, **known})

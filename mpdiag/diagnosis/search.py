@@ -16,6 +16,7 @@ from mpdiag.diagnosis.checks import decoder, evidence_candidates, inputs
 from mpdiag.diagnosis.checks.inputs import Trials, merge
 from mpdiag.diagnosis.checks.mask_head import check_mask_head
 from mpdiag.diagnosis.checks.precision import check_precision
+from mpdiag.diagnosis.class_measures import class_measures
 from mpdiag.diagnosis.collect import NO_CHANGES, Collector
 from mpdiag.diagnosis.evidence import Evidence
 from mpdiag.diagnosis.facts import ModelFacts
@@ -103,7 +104,7 @@ class Search:
             self.threshold,
             len(evidence.images),
             layer_scores(evidence),
-            recall_of_layers(evidence),
+            recall_of_layers(evidence) | class_measures(evidence),
         )
 
     def _choose(
