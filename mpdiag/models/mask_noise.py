@@ -38,18 +38,22 @@ class QueryMasks:
     masks: Sequence[Tensor]
     gt: Tensor
     counts: list[int] = field(init=False)
-    _stride4: list[Tensor] = field(init=False, repr=False)
+    _stride4: Tensor = field(init=False, repr=False)  # of all images
+    _first: Tensor = field(init=False, repr=False)  # (B, 1) row of each image's first GT
     _cache: dict[Size, Tensor] = field(default_factory=dict, repr=False)
     _nearest: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.counts = query_counts(self.gt)
-        self.gt = to_device(self.gt, self.masks[0].device)
-        self._stride4 = [_stride4(masks) for masks in self.masks]
+        device = self.masks[0].device
+        self.gt = to_device(self.gt, device)
+        self._stride4 = torch.cat([_stride4(masks) for masks in self.masks])
+        sizes = torch.tensor([len(masks) for masks in self.masks])
+        self._first = to_device((sizes.cumsum(0) - sizes)[:, None], device)
 
     def at_prediction_stride(self) -> Tensor:
         """Return (B, P, H/4, W/4) bool masks."""
-        return self.at((self._stride4[0].shape[-2], self._stride4[0].shape[-1]))
+        return self.at((self._stride4.shape[-2], self._stride4.shape[-1]))
 
     def at(self, size: Size) -> Tensor:
         """Return (B, P, h, w) bool masks, all off for padding."""
@@ -64,7 +68,8 @@ class QueryMasks:
         """
         if self._nearest is None:
             self._nearest = torch.full_like(self.gt, -1)
-            for image, (count, masks) in enumerate(zip(self.counts, self._stride4, strict=True)):
+            by_image = self._stride4.split([len(masks) for masks in self.masks])
+            for image, (count, masks) in enumerate(zip(self.counts, by_image, strict=True)):
                 if count and len(masks) > 1:
                     nearest = _nearest_mask(masks)
                     self._nearest[image, :count] = nearest[self.gt[image, :count].clamp(min=0)]
@@ -73,15 +78,13 @@ class QueryMasks:
 
     def _select(self, gt: Tensor, size: Size) -> Tensor:
         """Return (B, P, h, w) bool masks of the given GT (B, P), all off for -1."""
-        rows = gt.new_zeros(*gt.shape, *size, dtype=torch.bool)
-        for image, count in enumerate(self.counts):
-            if not count:
-                continue
-            masks = self._stride4[image]
-            if masks.shape[1:] != size:
-                masks = downsample_masks(masks, size)
-            rows[image, :count] = masks[gt[image, :count].clamp(min=0)]
-        return rows & (gt >= 0)[..., None, None]
+        masks = self._stride4
+        if not len(masks):
+            return gt.new_zeros(*gt.shape, *size, dtype=torch.bool)
+        if masks.shape[1:] != size:
+            masks = downsample_masks(masks, size)
+        row = torch.where(gt >= 0, gt + self._first, 0)
+        return masks[row] & (gt >= 0)[..., None, None]
 
 
 MaskNoise = Callable[[QueryMasks, Size, Generators], Tensor]
