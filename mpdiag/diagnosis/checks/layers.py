@@ -141,16 +141,21 @@ def _reorder_masks(evidence: Evidence, order: Ints) -> Evidence:
 
 
 def check_self_attention(evidence: Evidence, facts: ModelFacts) -> Iterator[Candidate]:
-    """Yield the last layer before self-attention stops having an effect."""
+    """Yield what replaces self-attention best where it has no effect.
+
+    The candidates are the layers before, and suppression of repeated masks, which self-attention
+    prevents (Carion et al., End-to-End Object Detection with Transformers, ECCV 2020, section 4.2).
+    """
     if facts.self_attention is None:
         return
     without = np.flatnonzero(facts.self_attention < NO_SELF_ATTENTION)
     if not len(without) or without[0] >= evidence.num_layers:
         return
+    before = range(int(without[0]) + 1)
+    options = [(layer, alone) for layer in before for alone in (False, True)]
     edits = {
         (layer, alone): partial(_stop_at, layer=layer, without_duplicates=alone)
-        for layer in range(int(without[0]) + 1)
-        for alone in (False, True)
+        for layer, alone in (*options, (evidence.num_layers, True))
     }
     scores = {key: float(edit(evidence).matched().ap()[0]) for key, edit in edits.items()}
     best = max(scores, key=lambda key: scores[key])
