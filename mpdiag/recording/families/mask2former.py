@@ -58,5 +58,6 @@ class Mask2FormerFamily(HookPointFamily):
 def _sampling_locations(call: ModuleCall) -> Tensor:
     reference, shapes = call.args[2], call.args[3]
     shape = (call.module.num_heads, len(shapes), call.module.num_points, 2)
-    reference = reference[None, :, None].expand(-1, -1, len(shapes), -1)
+    # The decoder repeats the point of a query for all of its offsets.
+    reference = reference[None, :, None, :2].expand(-1, -1, len(shapes), -1)
     return sampling_locations(reference, call.required["offsets"].unflatten(-1, shape), shapes)
