@@ -141,7 +141,7 @@ def test_report_names_failures_and_replaces_the_old_report() -> None:
     failed = result(case="overflow-mild-seed-3", fault="overflow", cause="non-finite", rank=None,
                     at_stake=None, findings=[("dead-queries", 0.1)])  # fmt: skip
     report = markdown_report([result(), failed])
-    assert report.startswith("2 of the 199 cases of the reporting half.")
+    assert report.startswith("2 of the 235 cases of the reporting half.")
     assert "| dead-queries | dead-queries | 1 | 1 | 1 | 1 | 10.0 | 10.0 | 1 of 1 |" in report
     assert "| overflow-mild-seed-3 | 40.0 | 30.0 | non-finite | - | dead-queries 10.0 |" in report
     assert "| non-finite | 1 |" in report  # confused with dead-queries
