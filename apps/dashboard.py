@@ -41,9 +41,9 @@ def main(paths: Sequence[str], checkpoint: str | None = None, device: str | None
     st.html(f"<style>{STYLE}</style>")
     runs, errors = open_runs(paths)
     pages = {path: _page(path, *view, runs) for path, view in VIEWS.items()}
-    url_state.register_pages(pages)
     live.set_model(checkpoint, device)
     current = st.navigation(list(pages.values()), position="top")
+    url_state.register_pages(pages, current.url_path or next(iter(VIEWS)))
     for error in errors:
         components.show_error(error)
     if runs:

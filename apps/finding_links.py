@@ -1,13 +1,12 @@
 """Links between a finding of the diagnosis and its images in the Inspector."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
 
 from apps import url_state
 from apps.formatting import escape_markdown
-from apps.runs import LoadedRun
+from apps.runs import LoadedRun, cached
 from mpdiag.store.causes import CAUSES
 from mpdiag.store.diagnosis import FILE_NAME, Diagnosis, Finding
 
@@ -28,7 +27,9 @@ def show_finding_images(
         "finding": place,
     }
     links = st.container(horizontal=True, gap="small")
-    for image, name in _images(loaded, finding).items():
+    listed = finding.evidence.get("images")
+    ids = [x for x in listed if type(x) is int] if isinstance(listed, list) else []
+    for image, name in _file_names(loaded, tuple(ids[:MAX_IMAGES])).items():
         url_state.page_link(
             "inspector",
             escape_markdown(name),
@@ -62,13 +63,12 @@ def show_finding_of_url(loaded: LoadedRun, image: int) -> None:
         show_finding_images(loaded, place, finding, image)
 
 
-def _images(loaded: LoadedRun, finding: Finding) -> Mapping[int, str]:
-    """Return id and file name of the first images of a finding that are in the run."""
-    listed = finding.evidence.get("images")
-    ids = [x for x in listed if type(x) is int] if isinstance(listed, list) else []
+@cached
+def _file_names(loaded: LoadedRun, images: tuple[int, ...]) -> dict[int, str]:
+    """Return the file names of those of the images that are in the run, in the same order."""
     found = loaded.run.query(
         "SELECT image_id, file_name FROM images WHERE list_contains(?::BIGINT[], image_id)",
-        [ids[:MAX_IMAGES]],
+        [list(images)],
     )
     names = dict(zip(found["image_id"].tolist(), found["file_name"].map(str), strict=True))
-    return {image: names[image] for image in ids[:MAX_IMAGES] if image in names}
+    return {image: names[image] for image in images if image in names}

@@ -15,6 +15,7 @@ from apps.runs import LoadedRun
 
 T = TypeVar("T")
 _PAGES = "registered pages"
+_CURRENT = "current page"
 _LAST_RUN = "last run"
 SEPARATOR = "~"
 MAX_DIGITS = 18
@@ -147,9 +148,10 @@ def select_run(runs: Sequence[LoadedRun], *, container: DeltaGenerator | None = 
     return by_slug[value]
 
 
-def register_pages(pages: Mapping[str, Any]) -> None:
+def register_pages(pages: Mapping[str, Any], current: str) -> None:
     """Register the dashboard's pages for `page_link`: URL path -> Streamlit page."""
     st.session_state[_PAGES] = dict(pages)
+    st.session_state[_CURRENT] = current
 
 
 def page_link(
@@ -163,8 +165,19 @@ def page_link(
 ) -> None:
     """Show a link to a page with the given URL state; `label` is Markdown."""
     query = {key: str(value) for key, value in state.items() if value is not None}
-    (container or st).page_link(
-        st.session_state[_PAGES][page], label=label, icon=icon, help=help, query_params=query
+    target = container or st
+    if page != st.session_state[_CURRENT]:
+        registered = st.session_state[_PAGES][page]
+        target.page_link(registered, label=label, icon=icon, help=help, query_params=query)
+        return
+    # A link of Streamlit to the page that is open does nothing.
+    target.button(
+        label,
+        icon=icon,
+        help=help,
+        type="tertiary",
+        key=f"link {label} {query}",
+        on_click=lambda: st.query_params.from_dict(query),
     )
 
 

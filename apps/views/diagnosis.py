@@ -42,12 +42,18 @@ def _show_commands(run: str) -> None:
         "This run has no diagnosis. The first command makes one from the run; the second also runs "
         "the model and tests more causes. Then reload this page."
     )
-    st.code(f"mpdiag diagnose {run}\nmpdiag diagnose CHECKPOINT --run {run}", language="bash")
+    st.code(
+        f"mpdiag diagnose {run}\nmpdiag diagnose CHECKPOINT --run {run}",
+        language="bash",
+        wrap_lines=True,
+    )
 
 
 def _show_highlights(loaded: LoadedRun) -> None:
-    st.header("The run in words", anchor=False)
-    st.markdown("\n".join(f"- {_sentence(highlight)}" for highlight in _highlights(loaded)))
+    highlights = _highlights(loaded)
+    if highlights:
+        st.header("The run in words", anchor=False)
+        st.markdown("\n".join(f"- {_sentence(highlight)}" for highlight in highlights))
 
 
 def _sentence(highlight: Highlight) -> str:

@@ -22,6 +22,8 @@ def render(runs: Sequence[LoadedRun]) -> None:
         "How similar the masks of adjacent layers are, and in which layer queries reach their "
         "final match.",
     )
+    if all(loaded.run.summary["num_images"] == 0 for loaded in runs):
+        components.show_empty(components.NO_IMAGES)
     _show_curves(runs)
     st.header("Run details", anchor=False)
     _show_facts(url_state.select_run(runs, container=st.columns([2, 3])[0]))

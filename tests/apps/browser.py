@@ -13,7 +13,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from apps.server import command
+from apps.server import SCRIPT, command
 
 # Only local pages are opened: without a sandbox, Chromium also runs as root in a container.
 FLAGS = [
@@ -46,9 +46,9 @@ def find_chromium() -> str | None:
 
 
 @contextmanager
-def serve(runs: Sequence[Path]) -> Iterator[str]:
-    """Serve the dashboard on a free port, and yield its URL."""
-    server, url = _start(runs)
+def serve(runs: Sequence[Path], script: Path = SCRIPT) -> Iterator[str]:
+    """Serve the dashboard on a free port, and yield its URL; `script` replaces its script."""
+    server, url = _start(runs, script)
     try:
         yield url
     finally:
@@ -97,12 +97,15 @@ def screenshot(page: Page, output: Path) -> None:
     page.screenshot(path=output)
 
 
-def _start(runs: Sequence[Path], attempts: int = 3) -> tuple[subprocess.Popen[bytes], str]:
+def _start(
+    runs: Sequence[Path], script: Path, attempts: int = 3
+) -> tuple[subprocess.Popen[bytes], str]:
     """Start the server and wait until it answers; retry if another process took the port."""
     deadline = time.monotonic() + TIMEOUT
     for _ in range(attempts):
         port = _free_port()
-        server = subprocess.Popen(command(runs, port, headless=True), stdout=subprocess.DEVNULL)
+        words = [str(script) if x == str(SCRIPT) else x for x in command(runs, port, headless=True)]
+        server = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         while server.poll() is None:
             if _answers(f"http://localhost:{port}/_stcore/health"):
                 return server, f"http://localhost:{port}"

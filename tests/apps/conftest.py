@@ -1,4 +1,4 @@
-"""Fixtures: the dashboard with and without a browser."""
+"""Fixtures: the dashboard without a browser."""
 
 import gc
 import sys
@@ -7,16 +7,11 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
-from browser import chromium, find_chromium, serve
-from playwright.sync_api import Browser
 from streamlit.components.v2.component_manager import BidiComponentManager
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
-from synthetic_run import RunSize, write_run
 
 from apps.server import SCRIPT
-
-SMALL = RunSize(images=40, queries=12, layers=9, saved=10, height=24, width=32)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -63,28 +58,3 @@ def open_page(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
         return app
 
     return open_page
-
-
-@pytest.fixture(scope="session")
-def synthetic_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two small runs over the same images."""
-    folder = tmp_path_factory.mktemp("synthetic")
-    return [write_run(folder / f"run-{seed}", SMALL, seed) for seed in (1, 2)]
-
-
-# Not for the session: Playwright runs an event loop, which would affect other test files.
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A headless Chromium; tests are skipped without one."""
-    path = find_chromium()
-    if path is None:
-        pytest.skip("Chromium not path: install it, or set MPDIAG_CHROMIUM to its path")
-    with chromium(path) as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def url(synthetic_runs: list[Path], browser: Browser) -> Iterator[str]:
-    """The URL of the dashboard with `synthetic_runs`."""
-    with serve(synthetic_runs) as url:
-        yield url

@@ -63,17 +63,21 @@ def test_inspector_links_to_the_finding_of_the_url(run, open_page):
     def shown(place):
         page = open_page(run, page="inspector", image=2, finding=place)
         assert not page.error
-        return [text for text in texts(page) if text.startswith("Finding")], links(page)
+        return [text for text in texts(page) if text.startswith("Finding")], page
 
-    (title,), found = shown(1)
+    (title,), page = shown(1)
     assert title == f"Finding 1: **{CAUSES['dead-queries'].title}**"
-    (back,) = [link for link in found if link.label == "Back to the diagnosis"]
+    (back,) = [link for link in links(page) if link.label == "Back to the diagnosis"]
     assert (back.page, back.query_string) == ("", "run=one-matching-part")  # the first page
-    images = [link for link in found if "finding=1" in link.query_string]
-    state = "query=3&run=one-matching-part&finding=1"
-    assert [link.query_string for link in images] == [f"image={image}&{state}" for image in (4, 2)]
-    assert [link.icon for link in images] == [":material/layers:", ":material/visibility:"]
-    assert not [link for link in shown(2)[1] if "finding" in link.query_string]
+    images = [button for button in page.button if button.label.endswith("jpg")]
+    assert [button.icon for button in images] == [":material/layers:", ":material/visibility:"]
+    images[0].click().run()
+    assert page.query_params == {
+        "image": "4",
+        "query": "3",
+        "run": "one-matching-part",
+        "finding": "1",
+    }
     for place in ("0", "3", "x"):
         assert shown(place)[0] == []
 
