@@ -132,15 +132,17 @@ class Evidence:
         images: in the order of the data set.
         num_classes: K.
         rule: how detections are selected and scored.
+        first_layer: decoder layer of the first of the S; L in a run that kept the last one only.
     """
 
     images: Sequence[ImageEvidence]
     num_classes: int
     rule: InstanceRule = "mask2former"
+    first_layer: int = 0
 
     @property
     def num_layers(self) -> int:
-        """L, the number of decoder layers."""
+        """Number of decoder layers after the first that is known."""
         return len(self.images[0].class_logits) - 1
 
     @property

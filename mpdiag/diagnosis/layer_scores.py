@@ -46,7 +46,7 @@ def layer_scores(evidence: Evidence) -> list[dict[str, Any]]:
             "non_finite": float(np.mean([np.isnan(x.area[layer]) for x in evidence.images])),
         }
         known = {name: None if np.isnan(value) else value for name, value in values.items()}
-        rows.append({"layer": layer, **known})
+        rows.append({"layer": evidence.first_layer + layer, **known})
     return rows
 
 

@@ -75,7 +75,7 @@ def read_evidence(run: Run, data: SegmentationDataset, limit: int | None = None)
         reader.image(row, data.ground_truth(index[row.image_id]), detections, queries)
         for row, detections, queries in reader.rows(rows)
     ]
-    return Evidence(images, len(data.classes), rule)  # type: ignore[arg-type]
+    return Evidence(images, len(data.classes), rule, layers[0])  # type: ignore[arg-type]
 
 
 class _Reader:

@@ -95,6 +95,16 @@ def test_the_evidence_of_a_run_gives_its_ap_in_each_layer(
     assert [layer["ap"] for layer in diagnosis.layers] == pytest.approx(expected, abs=1e-9)
 
 
+def test_a_run_with_detections_of_the_last_layer_only_names_this_layer(
+    model: Mask2Former, data: SegmentationDataset, run: Path, tmp_path: Path
+) -> None:
+    mpdiag.analyze(_loaded(model), data, tmp_path / "run", save_masks="none")
+    [only] = mpdiag.diagnose(tmp_path / "run").layers
+    last = mpdiag.diagnose(run).layers[-1]
+    assert only["layer"] == last["layer"] == Run.open(run).num_layers
+    assert only["ap"] == pytest.approx(last["ap"], abs=1e-12)
+
+
 def test_the_evidence_of_a_model_gives_the_ap_of_its_run(
     model: Mask2Former, data: SegmentationDataset, run: Path
 ) -> None:
