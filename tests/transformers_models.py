@@ -7,7 +7,8 @@ def swin() -> Any:
     """Return the configuration of a Swin with four stages."""
     import transformers
 
-    return transformers.SwinConfig(
+    config: Any = transformers.SwinConfig
+    return config(
         image_size=64,
         embed_dim=8,
         depths=[1, 1, 1, 1],

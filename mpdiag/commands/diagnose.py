@@ -117,7 +117,8 @@ def _print(diagnosis: "Diagnosis") -> None:
     )
     costs = error_costs(diagnosis)
     if costs:
-        out.print(f"AP50 that each kind of error costs, at most: {', '.join(costs)}.")
+        known = "" if diagnosis.findings else "The errors have no known cause. "
+        out.print(f"{known}AP50 that each kind of error costs, at most: {', '.join(costs)}.")
     if not diagnosis.findings:
         return
     table = Table("Cause", "AP at stake", "95% interval", "What to do")
@@ -136,9 +137,11 @@ def _print(diagnosis: "Diagnosis") -> None:
 def _print_checkpoint(run: "Run", dataset: str | None, root: Path | None) -> None:
     """Print how to test the causes that need the model."""
     checkpoint = run.header["checkpoint"].get("path")
-    name = dataset or (run.header.get("dataset") or {}).get("name")
+    files = run.header.get("dataset") or {}
+    name = dataset or files.get("annotation_file")
     if not checkpoint or not name:
         return
+    root = root or (None if dataset else files.get("image_root"))
     words = ["mpdiag", "diagnose", str(checkpoint), "--dataset", str(name)]
     words += [] if root is None else ["--root", str(root)]
     out.print(

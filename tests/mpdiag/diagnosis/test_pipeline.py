@@ -162,7 +162,9 @@ def test_the_command_writes_json_and_a_page(
     dearest = max(TIDE_ERRORS, key=lambda name: written.layers[-1][name])
     cost = 100 * written.layers[-1][dearest]
     assert f"that each kind of error costs, at most: {dearest} {cost:.1f}" in printed
-    assert f"mpdiag diagnose model --dataset synthetic --run {run}" in printed
+    names = Run.open(run).header["dataset"]
+    data = f"--dataset {names['annotation_file']} --root {names['image_root']}"
+    assert f"mpdiag diagnose model {data} --run {run}" in printed
     page = (tmp_path / "a.html").read_text()
     assert "<h1>" in page and "Exacerbation" in page
 
