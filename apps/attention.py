@@ -98,7 +98,7 @@ def _saved_attention(
     highest = float(attention.weights.max())
     caption = (
         "Cross-attention weights, mean over heads: from 0 (dark blue) to "
-        f"{100 * highest:.2g}% per cell (yellow)"
+        f"{100 * highest:.3g}% per cell (yellow)"
     )
     tiles.append((drawing.overlay_heatmap(image, weights / (highest or 1.0)), caption))
     return tiles

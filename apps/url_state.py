@@ -166,14 +166,14 @@ def page_link(
     """Show a link to a page with the given URL state; `label` is Markdown."""
     query = {key: str(value) for key, value in state.items() if value is not None}
     target = container or st
+    registered = st.session_state[_PAGES][page]
     if page != st.session_state[_CURRENT]:
-        registered = st.session_state[_PAGES][page]
         target.page_link(registered, label=label, icon=icon, help=help, query_params=query)
         return
     # A link of Streamlit to the page that is open does nothing.
     target.button(
         label,
-        icon=icon,
+        icon=icon or registered.icon,
         help=help,
         type="tertiary",
         key=f"link {label} {query}",

@@ -132,7 +132,7 @@ def test_saved_attention_is_shown(make_run, open_page, tmp_path, query):
     share = rle.decode(row["counts"], 12, 16).mean()
     where = "everywhere" if share == 1 else f"{100 * share:.1f}% of the cells"
     assert mask == f"Attention mask of layer 3: {where}"
-    assert f"{100 * 255 * row['step']:.2g}% per cell" in weights
+    assert f"{100 * 255 * row['step']:.3g}% per cell" in weights
 
 
 @pytest.mark.parametrize("gone", ["folder", "query"])
