@@ -3,8 +3,18 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from synthetic_run import RunSize, write_run
 
 from mpdiag.store import Run, compare, rle
+
+SMALL = RunSize(images=40, queries=12, layers=9, saved=10, height=24, width=32)
+
+
+@pytest.fixture(scope="module")
+def synthetic_runs(tmp_path_factory):
+    """Two small runs over the same images."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    return [write_run(folder / f"run-{seed}", SMALL, seed) for seed in (1, 2)]
 
 
 @pytest.fixture(scope="module")
