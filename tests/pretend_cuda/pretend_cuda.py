@@ -458,8 +458,11 @@ def set_up() -> None:
         return
     READY.append(Hooks())
     _setup_privateuseone_for_python_backend(ANCHOR, hook=READY[0])
-    # PyTorch asks for it wherever autocast may run, also after the pretended device is gone.
-    getattr(torch, ANCHOR).get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
+    # PyTorch asks for these wherever autocast or a copy of the random state may be needed, also
+    # after the pretended device is gone.
+    module = getattr(torch, ANCHOR)
+    module.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
+    module.get_rng_state, module.set_rng_state = torch.get_rng_state, torch.set_rng_state
     rest, lists = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
     rest.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     for kind, names in AUTOCAST.items():

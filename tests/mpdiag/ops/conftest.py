@@ -1,11 +1,18 @@
 """Problems of deformable attention, and a reference implementation by loops in float64."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> None:
+    """Let modules log again after a test of `mpdiag bench`, which raises the level."""
+    logging.getLogger("mpdiag.ops").setLevel(logging.NOTSET)
 
 
 @dataclass
