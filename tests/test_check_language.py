@@ -16,6 +16,7 @@ CHECK = runpy.run_path(str(Path(__file__).with_name("check_language.py")))
         ("class CensusSUBJECT: floor = 1", ["census", "subject", "floor"]),
         ("torch.floor(x) + x.floor() + math.floor(2.5); std::floor(x); floor_divide(a, b)", []),
         ('torch.div(a, b, rounding_mode="floor"); names = ["wall", "floor"]', []),
+        ('<img src="data:image/png;base64,Ax+Led/0Tap=" alt="a house">', ["house"]),
         ("mushroom, outdoors, recommend, intelligent, misleading, stapled", []),
     ],
 )  # fmt: skip
