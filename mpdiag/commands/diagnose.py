@@ -93,8 +93,9 @@ def diagnose(
     if run is not None:
         suggest(f"mpdiag dashboard {shlex.quote(str(run))}")
     else:
-        data = [] if dataset is None else ["--dataset", dataset]
-        suggest(shlex.join(["mpdiag", "analyze", source, *data]))
+        data = {"--dataset": dataset, "--root": root, "--split": split}
+        words = [word for key, value in data.items() if value for word in (key, str(value))]
+        suggest(shlex.join(["mpdiag", "analyze", source, *words]))
 
 
 def _find_causes(

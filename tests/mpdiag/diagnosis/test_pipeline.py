@@ -1,6 +1,7 @@
 """Diagnosis of checkpoints and runs, and diagnosis.json."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import mpdiag
+from mpdiag import diagnosis
 from mpdiag.analysis.build_adapter import build_adapter
 from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.checkpoints import LoadedCheckpoint
@@ -172,6 +174,16 @@ def test_the_command_writes_json_and_a_page(
 def test_the_command_compares_two_models(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     app(["diagnose", str(run), "--against", str(run)], standalone_mode=False)
     assert "AP of run minus AP of run: +0.0" in capsys.readouterr().out
+
+
+def test_the_command_suggests_the_analysis_of_the_same_data(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "diagnose", lambda *_, **__: Diagnosis(0.4, [], 0.01, 20))
+    words = ["model.pth", "--dataset", "own", "--root", "my data", "--split", "test"]
+    app(["diagnose", *words], standalone_mode=False)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"Next: mpdiag analyze {shlex.join(words)}"
 
 
 def test_a_checkpoint_needs_a_data_set(model: Mask2Former) -> None:
