@@ -95,7 +95,7 @@ def summary(diagnosis: Diagnosis) -> str:
 
 
 def error_costs(diagnosis: Diagnosis) -> list[str]:
-    """Return TIDE's errors of the last layer as `name points`, the dearest first."""
+    """Return TIDE's errors of the last layer as `name points`, the highest first."""
     if not diagnosis.layers:
         return []
     last = diagnosis.layers[-1]

@@ -22,10 +22,10 @@ SKIPPED = re.compile(
     r"CHANGELOG\.md|docs/migrating\.md|LICENSE.*|mpdiag/data/labels/.*|reports/data/.*"
     r"|tests/fixtures/.*|mpdiag/legacy_names\.py|tests/(test_)?check_language\.py"
 )
-# Calls of the floor function, the class "floor" of ADE20K, and pictures in notebooks and pages.
+# Calls of the floor function, the class "floor" of ADE20K, and pictures in notebooks.
 ALLOWED = re.compile(
     r"\.floor\b|::floor\b|\bfloorf?\(|floor_divide|(['\"])floor\1|\"image/png\": \"[^\"]*\""
-    r"|data:image/[a-z+]+;base64,[A-Za-z0-9+/=]+"
+    r"|data:image/[a-z+]+;base64,[A-Za-z0-9+/=]+"  # pictures in pages
 )
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 

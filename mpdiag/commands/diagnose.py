@@ -137,9 +137,9 @@ def _print(diagnosis: "Diagnosis") -> None:
 
 def _print_checkpoint(run: "Run", dataset: str | None, root: Path | None) -> None:
     """Print how to test the causes that need the model."""
-    checkpoint = run.header["checkpoint"].get("path")
-    files = run.header.get("dataset") or {}
-    name = dataset or files.get("annotation_file")
+    entries = (run.header.get(key) for key in ("checkpoint", "dataset"))
+    origin, files = (entry if isinstance(entry, dict) else {} for entry in entries)
+    checkpoint, name = origin.get("path"), dataset or files.get("annotation_file")
     if not checkpoint or not name:
         return
     root = root or (None if dataset else files.get("image_root"))
