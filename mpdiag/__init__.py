@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 _PUBLIC = {
+    "CustomModel": "mpdiag.checkpoints",
     "LayerMonitor": "mpdiag.integrations.monitor",
     "analyze": "mpdiag.analysis",
     "diagnose": "mpdiag.diagnosis",
@@ -18,6 +19,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "CustomModel",
     "LayerMonitor",
     "__version__",
     "analyze",
@@ -36,7 +38,7 @@ __all__ = [
 if TYPE_CHECKING:
     from mpdiag import data, errors, matching, metrics, ops, recording, store
     from mpdiag.analysis import analyze
-    from mpdiag.checkpoints import load_model
+    from mpdiag.checkpoints import CustomModel, load_model
     from mpdiag.diagnosis import diagnose
     from mpdiag.integrations.monitor import LayerMonitor
     from mpdiag.recording import record

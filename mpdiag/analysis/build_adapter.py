@@ -1,11 +1,13 @@
 """Choose the adapter of a model."""
 
 from mpdiag.analysis.adapter import ModelAdapter
+from mpdiag.analysis.custom_adapter import CustomAdapter
 from mpdiag.analysis.intervened_adapter import IntervenedAdapter
 from mpdiag.analysis.mask2former_adapter import Mask2FormerAdapter, MPPartAdapter
 from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.analysis.recorded_adapters import OfficialMask2FormerAdapter, TransformersAdapter
 from mpdiag.checkpoints import LoadedCheckpoint
+from mpdiag.checkpoints.custom_model import CustomModel
 from mpdiag.checkpoints.opening import OpenedModel
 from mpdiag.data import SegmentationDataset
 from mpdiag.errors import ConfigError
@@ -31,6 +33,8 @@ def build_adapter(
 def _matching_part(model: OpenedModel, data: SegmentationDataset) -> ModelAdapter:
     if isinstance(model, LoadedCheckpoint):
         return Mask2FormerAdapter(model, data)
+    if isinstance(model, CustomModel):
+        return CustomAdapter(model, data)
     if model.processor is None:
         return OfficialMask2FormerAdapter(model, data)
     return TransformersAdapter(model, data)

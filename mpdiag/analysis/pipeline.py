@@ -14,8 +14,9 @@ from mpdiag.analysis.build_adapter import build_adapter
 from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.analysis.run import AnalysisRun, Progress
 from mpdiag.analysis.shard import Shard
-from mpdiag.checkpoints import LoadedCheckpoint
-from mpdiag.checkpoints.opening import open_model
+from mpdiag.checkpoints import CustomModel, LoadedCheckpoint
+from mpdiag.checkpoints.external_models import ExternalModel
+from mpdiag.checkpoints.opening import ModelSource, open_model
 from mpdiag.choices import Part
 from mpdiag.data import SegmentationDataset, load_dataset
 from mpdiag.errors import ConfigError
@@ -26,7 +27,7 @@ _TRAINING_FILES = ("last", "model_best", "model_final")  # their names do not id
 
 
 def analyze(
-    checkpoint: str | Path | LoadedCheckpoint | nn.Module,
+    checkpoint: ModelSource,
     dataset: str | SegmentationDataset | None,
     output: str | Path | None = None,
     *,
@@ -43,7 +44,8 @@ def analyze(
     Args:
         checkpoint: a file, training output directory, transformers directory, hub id, loaded
             checkpoint, or module: mpdiag's Mask2Former, a segmentation model of transformers, or an
-            official model of detectron2.
+            official model of detectron2. Any other model as a `CustomModel`, with its
+            preprocessing.
         dataset: a name of mpdiag or detectron2, a folder, the path of a COCO-format JSON, or a data
             set; None for the test data of the checkpoint's detectron2 config.
         output: the run directory; by default `runs/CHECKPOINT-DATASET`, with the suffix `-piloted`
@@ -62,8 +64,7 @@ def analyze(
         MpdiagError: checkpoint, data set, options or output are invalid; nothing is written.
         TypeError: an option is unknown.
     """
-    module = checkpoint.model if isinstance(checkpoint, LoadedCheckpoint) else checkpoint
-    with _preserve_state(module):
+    with _preserve_state(_module_of(checkpoint)):
         return prepare_run(
             checkpoint,
             dataset,
@@ -76,7 +77,7 @@ def analyze(
 
 
 def prepare_run(
-    checkpoint: str | Path | LoadedCheckpoint | nn.Module,
+    checkpoint: ModelSource,
     dataset: str | SegmentationDataset | None,
     output: str | Path | None = None,
     *,
@@ -108,9 +109,7 @@ def prepare_run(
     return AnalysisRun(adapter, dataset, chosen, path, shard or Shard(), progress)
 
 
-def default_output(
-    checkpoint: str | Path | LoadedCheckpoint | nn.Module, dataset: str, part: Part
-) -> Path:
+def default_output(checkpoint: ModelSource, dataset: str, part: Part) -> Path:
     """Return `runs/CHECKPOINT-DATASET[-PART]`.
 
     CHECKPOINT is the name of a directory or hub id, the name of a file without suffix, or the class
@@ -118,6 +117,8 @@ def default_output(
     """
     if isinstance(checkpoint, nn.Module):
         name = type(checkpoint).__name__
+    elif isinstance(checkpoint, CustomModel | ExternalModel):
+        name = Path(checkpoint.name).name
     else:
         path = Path(checkpoint.path if isinstance(checkpoint, LoadedCheckpoint) else checkpoint)
         name = path.resolve().name
@@ -129,11 +130,20 @@ def default_output(
     return Path("runs") / re.sub(r"[^\w.+-]+", "_", "-".join(parts))
 
 
+def _module_of(checkpoint: ModelSource) -> nn.Module | None:
+    """Return the module of a model that the caller holds; None for a path or hub id."""
+    if isinstance(checkpoint, str | Path):
+        return None
+    if isinstance(checkpoint, nn.Module):
+        return checkpoint
+    return checkpoint.model if isinstance(checkpoint, LoadedCheckpoint) else checkpoint.module
+
+
 @contextmanager
-def _preserve_state(module: object) -> Iterator[None]:
-    """Restore the mode and the device of each submodule on exit, if `module` is a module."""
+def _preserve_state(module: nn.Module | None) -> Iterator[None]:
+    """Restore the mode and the device of each submodule on exit."""
     states = []
-    for part in module.modules() if isinstance(module, nn.Module) else ():
+    for part in module.modules() if module is not None else ():
         tensors = chain(part.parameters(recurse=False), part.buffers(recurse=False))
         states.append((part, part.training, next((tensor.device for tensor in tensors), None)))
     try:

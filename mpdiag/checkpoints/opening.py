@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from mpdiag.checkpoints.checksums import parameters_sha256
+from mpdiag.checkpoints.custom_model import CustomModel
 from mpdiag.checkpoints.external_models import ExternalModel
 from mpdiag.checkpoints.hub import local_path
 from mpdiag.checkpoints.loading import LoadedCheckpoint, load_checkpoint
@@ -14,11 +15,13 @@ from mpdiag.choices import Engine
 from mpdiag.errors import CheckpointError, ConfigError, UnsafeCheckpointError
 from mpdiag.models import Mask2Former
 
-OpenedModel = LoadedCheckpoint | ExternalModel
+OpenedModel = LoadedCheckpoint | ExternalModel | CustomModel
+ModelSource = str | Path | OpenedModel | nn.Module
+"""A path or hub id, or a model."""
 
 
 def open_model(
-    source: str | Path | LoadedCheckpoint | nn.Module,
+    source: ModelSource,
     config: str | Path | None = None,
     engine: Engine | None = None,
     processor: Any = None,
@@ -27,7 +30,7 @@ def open_model(
 
     Args:
         source: a checkpoint, a training output directory, a transformers directory or hub id, a
-            loaded checkpoint, or a module: mpdiag's Mask2Former, a segmentation model of
+            model that is open, or a module: mpdiag's Mask2Former, a segmentation model of
             transformers, or an official model of detectron2.
         config: a detectron2 YAML, as for `load_checkpoint`.
         engine: library that runs the model.
@@ -38,7 +41,7 @@ def open_model(
         ConfigError: an argument does not fit the model.
         DependencyError: transformers is not installed.
     """
-    if isinstance(source, LoadedCheckpoint):
+    if isinstance(source, OpenedModel):
         return source
     if isinstance(source, Mask2Former):
         name, sha256 = Path(type(source).__name__), parameters_sha256(source)

@@ -4,12 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from mpdiag.analysis.build_adapter import build_adapter
 from mpdiag.analysis.options import AnalysisOptions
-from mpdiag.checkpoints import LoadedCheckpoint
-from mpdiag.checkpoints.opening import open_model
+from mpdiag.checkpoints.opening import ModelSource, open_model
 from mpdiag.data import SegmentationDataset, load_dataset
 from mpdiag.diagnosis.batch_store import BatchStore
 from mpdiag.diagnosis.collect import Collector
@@ -30,7 +27,7 @@ EXPECTED_PASSES = 5
 
 
 def diagnose(
-    source: str | Path | LoadedCheckpoint | nn.Module,
+    source: ModelSource,
     dataset: str | SegmentationDataset | None = None,
     *,
     threshold: float = THRESHOLD,
@@ -82,7 +79,7 @@ def diagnose(
         if progress:
             progress(done, max(done, EXPECTED_PASSES * count))
 
-    store = None if resume is None else BatchStore(resume, adapter.info)
+    store = None if resume is None else BatchStore(resume, adapter.info, dataset.task)
     collector = Collector(adapter, dataset, range(count), device, count_images, store)
     evidence = collector.collect(every_layer=True)
     diagnosis = Search(evidence, collector.facts, threshold, collector).run()

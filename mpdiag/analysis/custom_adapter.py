@@ -1,0 +1,119 @@
+"""Adapter of a model that is given with its preprocessing."""
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mpdiag.analysis.adapter import ModelInfo, PreprocessedImage
+from mpdiag.analysis.class_mapping import ClassMapping, map_classes
+from mpdiag.analysis.recorded_adapters import RecordedModelAdapter
+from mpdiag.analysis.settings import ModelSettings
+from mpdiag.checkpoints.checksums import parameters_sha256
+from mpdiag.checkpoints.custom_model import CustomModel
+from mpdiag.data import Sample, SegmentationDataset, drop_empty
+from mpdiag.data.transforms import resize
+from mpdiag.errors import CheckpointError, ConfigError
+from mpdiag.recording import find_family, record
+
+_TRIAL_SIZE = (480, 640)  # of the image that shows how many classes a model predicts
+
+
+class CustomAdapter(RecordedModelAdapter):
+    """A model of any family, called with a batch of preprocessed images."""
+
+    def __init__(self, model: CustomModel, data: SegmentationDataset) -> None:
+        """Set up a model for a data set. The model predicts one black image.
+
+        Raises:
+            CheckpointError: the classes are not those of the data set.
+            ConfigError: the preprocessing returns no image.
+            RecordingError: the recorder does not know the family, or the model has another
+                structure.
+        """
+        self.custom = model
+        family, inner = find_family(model.module)
+        info = ModelInfo(
+            path=model.name,
+            sha256=parameters_sha256(model.module),
+            architecture={
+                "family": family.name,
+                "notes": list(family.notes),
+                "module": type(inner).__name__,
+            },
+            settings=ModelSettings.from_loss(
+                family.loss_config(inner, model.name), inference=family.instance_rule
+            ),
+            packages=_distribution(inner),
+        )
+        module = model.module.eval()
+        classes = self._map_classes(data, exclusive=family.instance_rule != "sigmoid")
+        super().__init__(module, classes, info)
+
+    def _map_classes(self, data: SegmentationDataset, *, exclusive: bool) -> ClassMapping:
+        """Map the classes of the model, whose number follows from a prediction."""
+        module, labels = self.custom.module, self.custom.classes
+        pixels, _ = self._pixels(torch.zeros(3, *_TRIAL_SIZE, dtype=torch.uint8))
+        with torch.inference_mode(), record(module, only=["class_logits"]) as recording:
+            module(pixels[None].to(_device(module)))
+        count = recording.class_logits.shape[-1] - 1
+        if labels is None and count != len(data.classes):
+            raise CheckpointError(
+                f"{self.custom.name}: predicts {count} classes, but {data.annotations.path} has "
+                f"{len(data.classes)}; give the names of its classes, "
+                "CustomModel(..., classes=[...])"
+            )
+        if labels is not None and count != len(labels):
+            raise ConfigError(
+                f"{self.custom.name}: classes has {len(labels)} names, but the model predicts "
+                f"{count} classes; give a name for each logit but no-object"
+            )
+        source = str(data.annotations.path)
+        return map_classes(
+            labels, count, data.classes, self.custom.name, source, exclusive=exclusive
+        )
+
+    def _pixels(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Preprocess an image; also return its size without padding."""
+        output: Any = self.custom.preprocess(image)
+        pixels, size = output if isinstance(output, tuple) else (output, None)
+        if not isinstance(pixels, Tensor) or pixels.ndim != 3:
+            what = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
+            raise ConfigError(
+                f"{self.custom.name}: preprocess returns {what}; return a tensor (channels, "
+                "height, width), or this tensor and the (height, width) without padding"
+            )
+        height, width = pixels.shape[-2:]
+        if size is None:
+            return pixels, (height, width)
+        if not (0 < size[0] <= height and 0 < size[1] <= width):
+            raise ConfigError(
+                f"{self.custom.name}: preprocess returns the size {tuple(size)} without padding, "
+                f"but an image of {(height, width)}; return the size of the part with the image"
+            )
+        return pixels, (int(size[0]), int(size[1]))
+
+    def preprocess(self, sample: Sample) -> PreprocessedImage:
+        pixels, size = self._pixels(sample.image)
+        height, width = pixels.shape[-2:]
+        resized = drop_empty(resize(sample, size))
+        return PreprocessedImage(resized, (height, width), {"pixels": pixels[None]})
+
+    def forward(self, batch: Sequence[PreprocessedImage], device: torch.device) -> None:
+        self.module(torch.cat([image.inputs["pixels"] for image in batch]).to(device))
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+def _distribution(module: nn.Module) -> tuple[str, ...]:
+    """Return the installed package that defines the class of a module; empty if there is none."""
+    package = type(module).__module__.partition(".")[0]
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return ()
+    return (package,)
