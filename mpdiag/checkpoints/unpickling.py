@@ -54,7 +54,8 @@ def read_pickle(file: Path) -> Any:
     except NotAllowed as error:
         raise UnsafeCheckpointError(
             f"{file}: refused, because reading it would run code or build objects "
-            f"({printable(error, 200)}); ask its author for a file of tensors only"
+            f"({printable(error, 200)}); ask its author for a file of tensors only, "
+            "or load the model with its own library and give it as mpdiag.CustomModel"
         ) from None
     except Exception as error:  # a damaged pickle can fail in any way
         reason = f"{type(error).__name__}: {printable(error, 200)}"
