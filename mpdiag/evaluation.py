@@ -29,7 +29,7 @@ from mpdiag.models import (
     panoptic_inference,
     semantic_inference,
 )
-from mpdiag.ops import to_cpu
+from mpdiag.ops import encode_masks, to_cpu
 from mpdiag.recording import InstanceRule
 from mpdiag.store import rle
 
@@ -69,7 +69,7 @@ class Detections:
         scores = labels.new_ones(count, dtype=torch.float32) if scores is None else scores
         queries = labels.new_full((count,), -1) if queries is None else queries
         if masks.is_cpu:
-            counts = [rle.encode(mask) for mask in masks.numpy()]
+            counts = encode_masks(masks)
         else:
             scores, labels, queries, changes = to_cpu(scores, labels, queries, _changes(masks))
             counts = _encode_changes(changes, count, height * width)

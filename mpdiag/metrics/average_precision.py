@@ -6,6 +6,7 @@ be neither stored nor sent to another process.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import COCOeval, Params
 from torch import Tensor
+
+from mpdiag.ops import encode_masks
 
 Annotation = dict[str, Any]
 
@@ -136,9 +139,8 @@ class AveragePrecision:
             ValueError: the image was added before, or its detections have another size.
         """
         height, width = detections.masks.shape[1:]
-        encoded = EncodedDetections(
-            detections.scores, detections.labels, (height, width), _encode(detections.masks)
-        )
+        counts = encode_masks(detections.masks.cpu())
+        encoded = EncodedDetections(detections.scores, detections.labels, (height, width), counts)
         self.update_encoded(image_id, encoded, masks, labels, crowd, areas)
 
     def update_encoded(
@@ -161,7 +163,8 @@ class AveragePrecision:
             )
         given = {"iscrowd": crowd, "area": areas}
         extra = {key: values for key, values in given.items() if values is not None}
-        truth = self._annotations(image_id, labels, _encode(masks), detections.size, extra)
+        counts = encode_masks(masks.cpu())
+        truth = self._annotations(image_id, labels, counts, detections.size, extra)
         found = self._annotations(
             image_id,
             detections.labels,
@@ -249,10 +252,10 @@ def _match_class(
         [truth["segmentation"] for truth in ground_truth],
         crowd,
     )
-    pairs = [
-        [(gt, row[gt]) for gt in np.flatnonzero(row >= _PARAMS.iouThrs[0]).tolist()]
-        for row in np.reshape(overlaps, (len(best), len(ground_truth)))
-    ]
+    pairs: defaultdict[int, list[tuple[int, float]]] = defaultdict(list)
+    table = np.reshape(overlaps, (len(best), len(ground_truth)))
+    for row, near in np.argwhere(table >= _PARAMS.iouThrs[0]).tolist():
+        pairs[row].append((near, table[row, near]))
     shape = (len(_PARAMS.areaRng), len(_PARAMS.iouThrs), len(best))
     matched, ignored = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
     counted: list[int] = []
@@ -261,10 +264,12 @@ def _match_class(
             crowd[gt] or _is_outside(truth, limits) for gt, truth in enumerate(ground_truth)
         ]
         counted += [area] * uncounted.count(False)
-        in_order = [sorted(row, key=lambda pair: uncounted[pair[0]]) for row in pairs]
+        in_order = {
+            row: sorted(some, key=lambda pair: uncounted[pair[0]]) for row, some in pairs.items()
+        }
         for at, threshold in enumerate(_PARAMS.iouThrs.tolist()):
             taken: set[int] = set()
-            for row, candidates in enumerate(in_order):
+            for row, candidates in in_order.items():
                 free = [pair for pair in candidates if crowd[pair[0]] or pair[0] not in taken]
                 gt = _largest(free, uncounted, min(threshold, 1 - 1e-10))
                 if gt is not None:
@@ -368,12 +373,3 @@ def _image_results(matches: ImageMatches, label: int, params: Params) -> list[di
 def _mean(precision: npt.NDArray[np.float64]) -> float:
     valid = precision[precision > -1]
     return float(valid.mean()) if valid.size else math.nan
-
-
-def _encode(masks: Tensor) -> list[bytes]:
-    """Return the compressed RLE of each of (M, H, W) bool masks."""
-    if not len(masks):
-        return []
-    # pycocotools reads masks in column-major order.
-    columns = masks.transpose(1, 2).contiguous().cpu().numpy().view(np.uint8)
-    return [rle["counts"] for rle in coco_mask.encode(columns.transpose(2, 1, 0))]

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mpdiag.ops import masks_of_logits
+from mpdiag.ops import masks_of_logits, resize_maps
 from mpdiag.recording.family import InstanceRule
 
 CHUNK_SIZE = 16
@@ -231,7 +230,7 @@ def _crop_and_resize(maps: Tensor, sizes: ImageSizes) -> Tensor:
 def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
     if maps.shape[1:] == size:
         return maps
-    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
+    return resize_maps(maps, size)
 
 
 def _number_segments(

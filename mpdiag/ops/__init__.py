@@ -2,6 +2,7 @@
 
 from mpdiag.ops.backends import use_backend
 from mpdiag.ops.deformable_attention import ms_deform_attn
+from mpdiag.ops.mask_encoding import encode_masks
 from mpdiag.ops.mask_losses import mask_losses
 from mpdiag.ops.mask_sums import mask_overlaps, masks_of_logits, point_sums
 from mpdiag.ops.points import (
@@ -11,17 +12,20 @@ from mpdiag.ops.points import (
     sample_masks,
     seeded_points,
 )
+from mpdiag.ops.resizing import resize_maps
 from mpdiag.ops.tf32 import Tf32, set_tf32, tf32
 from mpdiag.ops.transfer import to_cpu, to_device
 
 __all__ = [
     "Tf32",
     "cell_centers",
+    "encode_masks",
     "mask_losses",
     "mask_overlaps",
     "masks_of_logits",
     "ms_deform_attn",
     "point_sums",
+    "resize_maps",
     "rows_per_block",
     "sample_logits",
     "sample_masks",
