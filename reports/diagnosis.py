@@ -12,6 +12,8 @@ from reports.document import Document, Row, Section, Table, render_html
 from reports.formatting import NO_VALUE
 
 _LAYER_COLUMNS = {
+    "pq": "PQ",
+    "miou": "mIoU",
     "ap": "AP",
     "ap50": "AP50",
     "classification": "Class",
@@ -43,15 +45,15 @@ _MODEL_COLUMNS = {
 _MODEL_NOTE = (
     "Percent, except queries and multiply-adds. Recall and precision of attention masks with the "
     "GT of their query; GT that no cell of the attention grid represents; queries whose attention "
-    "mask has an IoU of at least 0.5 with a GT; AP that rounded activations gain; multiply-adds "
-    "of a model that ends with the layer."
+    "mask has an IoU of at least 0.5 with a GT; the score that rounded activations gain; "
+    "multiply-adds of a model that ends with the layer."
 )
 _COUNTS = {"queries_per_gt": 1.0, "multiply_adds": 1e-9}  # key -> scale; others are fractions
 _MEASUREMENTS = {
     "recall_last_layer": "GT that the last layer finds",
     "recall_any_layer": "GT that any layer finds",
-    "flip_gain": "AP gained by images flipped left to right",
-    "attention_gt_gain": "AP gained by GT as attention masks of layers 1 to 3",
+    "flip_gain": "{score} gained by images flipped left to right",
+    "attention_gt_gain": "{score} gained by GT as attention masks of layers 1 to 3",
 }
 MAX_LISTED = 12
 
@@ -64,16 +66,17 @@ def build_diagnosis(diagnosis: Diagnosis, name: str, classes: Sequence[str] = ()
         name: name of the model or run.
         classes: names of the classes, for findings about some of them.
     """
+    score = diagnosis.score_label
     text = (
-        f"AP {100 * diagnosis.score:.1f} on {diagnosis.num_images:,} images. The AP at stake is "
-        "what the remedy gains, after the remedies of the findings above it; the interval is the "
-        "95% interval over resampled images."
+        f"{score} {100 * diagnosis.score:.1f} on {diagnosis.num_images:,} images. The {score} at "
+        "stake is what the remedy gains, after the remedies of the findings above it; the interval "
+        "is the 95% interval over resampled images."
     )
     findings = [
         Section(
-            f"{place}. {CAUSES[finding.cause].title}: {points(finding.at_stake)} AP",
+            f"{place}. {CAUSES[finding.cause].title}: {points(finding.at_stake)} {score}",
             (finding.remedy,),
-            facts=tuple(finding_facts(finding, classes)),
+            facts=tuple(finding_facts(finding, classes, score)),
         )
         for place, finding in enumerate(diagnosis.findings, start=1)
     ]
@@ -88,25 +91,30 @@ def build_diagnosis(diagnosis: Diagnosis, name: str, classes: Sequence[str] = ()
 def summary(diagnosis: Diagnosis) -> str:
     """Return the result in one sentence."""
     count = len(diagnosis.findings)
-    limit = f"{100 * diagnosis.threshold:g} AP"
+    limit = f"{100 * diagnosis.threshold:g} {diagnosis.score_label}"
     if not count:
         return f"Nothing found that costs more than {limit}."
     return f"{count} {'cause costs' if count == 1 else 'causes cost'} more than {limit}."
 
 
 def error_costs(diagnosis: Diagnosis) -> list[str]:
-    """Return TIDE's errors of the last layer as `name points`, the highest first."""
-    if not diagnosis.layers:
+    """Return TIDE's errors of the last layer as `name points`, the highest first.
+
+    They are of AP, so there are none for another score.
+    """
+    if not diagnosis.layers or diagnosis.score_name != "ap":
         return []
     last = diagnosis.layers[-1]
     costs = {name: last[name] for name in TIDE_ERRORS if isinstance(last.get(name), int | float)}
     return [f"{name} {100 * costs[name]:.1f}" for name in sorted(costs, key=lambda x: -costs[x])]
 
 
-def finding_facts(finding: Finding, classes: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
-    """Yield label and text of what is known about a finding."""
+def finding_facts(
+    finding: Finding, classes: Sequence[str] = (), score: str = "AP"
+) -> Iterator[tuple[str, str]]:
+    """Yield label and text of what is known about a finding; `score` is the label of the score."""
     low, high = finding.interval
-    yield "AP at stake", f"{points(finding.at_stake)} ({points(low)} to {points(high)})"
+    yield f"{score} at stake", f"{points(finding.at_stake)} ({points(low)} to {points(high)})"
     yield "Confidence", f"{100 * finding.confidence:.0f}% of the resamples gain"
     names = [classes[x] if x < len(classes) else str(x) for x in finding.classes]
     for label, values in (
@@ -127,7 +135,7 @@ def listed(values: Sequence[Any]) -> str:
 
 
 def points(fraction: float) -> str:
-    """Format an AP as points with a sign."""
+    """Format a score as points with a sign."""
     return f"{100 * fraction:+z.1f}"
 
 
@@ -145,12 +153,15 @@ def _measurements(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
         value = diagnosis.evidence.get(key)
         if isinstance(value, int | float):
             gain = key.endswith("_gain")
-            yield label, points(value) if gain else f"{100 * value:.1f}%"
+            text = label.format(score=diagnosis.score_label)
+            yield text, points(value) if gain else f"{100 * value:.1f}%"
 
 
 def layer_scores_table(layers: Sequence[Mapping[str, Any]]) -> Table:
     """Return the table of the scores of each layer."""
-    return _layer_table(layers, _LAYER_COLUMNS, _LAYERS_NOTE)
+    tasks = {key for layer in layers for key in ("pq", "miou") if key in layer}
+    columns = {k: v for k, v in _LAYER_COLUMNS.items() if k not in ("pq", "miou") or k in tasks}
+    return _layer_table(layers, columns, _LAYERS_NOTE)
 
 
 def model_table(layers: Sequence[Mapping[str, Any]]) -> Table:

@@ -1,4 +1,4 @@
-"""Diagnosis: what costs the model AP, and the main results of the run in words."""
+"""Diagnosis: what costs the model AP, PQ or mIoU, and the main results of the run in words."""
 
 import shlex
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ CLEARANCE = 90  # of the axis, in pixels
 
 def render(runs: Sequence[LoadedRun]) -> None:
     """Render the page."""
-    components.page_header("Diagnosis", "What costs the model AP, how much, and what to change.")
+    components.page_header("Diagnosis", "What lowers the score, how much, and what to change.")
     loaded = url_state.select_run(runs, container=st.columns([2, 3])[0])
     path = loaded.run.path / FILE_NAME
     if path.exists():
@@ -62,19 +62,20 @@ def _sentence(highlight: Highlight) -> str:
 
 
 def _show_diagnosis(loaded: LoadedRun, diagnosis: Diagnosis) -> None:
+    score = diagnosis.score_label
     st.markdown(
-        f"**AP {100 * diagnosis.score:.1f}** on {diagnosis.num_images:,} images. "
+        f"**{score} {100 * diagnosis.score:.1f}** on {diagnosis.num_images:,} images. "
         f"{summary(diagnosis)}"
     )
     if diagnosis.findings:
-        components.figure(_chart(diagnosis.findings), f"{loaded.slug} AP at stake")
+        components.figure(_chart(diagnosis.findings, score), f"{loaded.slug} {score} at stake")
         st.caption(
-            "AP that the remedy of a cause gains, after the remedies of the causes above it, with "
-            "the 95% interval over resampled images."
+            f"{score} that the remedy of a cause gains, after the remedies of the causes above it, "
+            "with the 95% interval over resampled images."
         )
         st.header("Findings", anchor=False)
     for place, finding in enumerate(diagnosis.findings, start=1):
-        _show_finding(loaded, place, finding)
+        _show_finding(loaded, place, finding, score)
     table = layer_scores_table(diagnosis.layers)
     if table.rows:
         st.header("Layers", anchor=False)
@@ -83,8 +84,8 @@ def _show_diagnosis(loaded: LoadedRun, diagnosis: Diagnosis) -> None:
         st.caption(table.note)
 
 
-def _chart(findings: Sequence[Finding]) -> go.Figure:
-    """Draw the AP at stake of each finding, the first one on top."""
+def _chart(findings: Sequence[Finding], score: str) -> go.Figure:
+    """Draw what is at stake in each finding, the first one on top."""
     values = [100 * finding.at_stake for finding in findings]
     low, high = zip(*(finding.interval for finding in findings), strict=True)
     labels = [f"{place}. {CAUSES[one.cause].title}" for place, one in enumerate(findings, start=1)]
@@ -97,27 +98,27 @@ def _chart(findings: Sequence[Finding]) -> go.Figure:
             "array": [100 * end - value for end, value in zip(high, values, strict=True)],
             "arrayminus": [value - 100 * end for end, value in zip(low, values, strict=True)],
         },
-        hovertemplate="%{y}: %{x:.1f} AP<extra></extra>",
+        hovertemplate=f"%{{y}}: %{{x:.1f}} {score}<extra></extra>",
     )
     chart = go.Figure(bars)
     chart.update_layout(height=BAR_HEIGHT * len(findings) + CLEARANCE)
-    chart.update_xaxes(title="AP at stake", rangemode="tozero")
+    chart.update_xaxes(title=f"{score} at stake", rangemode="tozero")
     chart.update_yaxes(autorange="reversed", automargin=True)
     return chart
 
 
-def _show_finding(loaded: LoadedRun, place: int, finding: Finding) -> None:
+def _show_finding(loaded: LoadedRun, place: int, finding: Finding, score: str) -> None:
     cause = CAUSES[finding.cause]
     with st.container(border=True):
         text, value = st.columns([4, 1])
         text.subheader(f"{place}. {cause.title}", anchor=False)
         text.markdown(f"{cause.remedy} [How it is measured]({cause.link})")
-        value.metric("AP at stake", points(finding.at_stake))
+        value.metric(f"{score} at stake", points(finding.at_stake))
         value.caption(" to ".join(map(points, finding.interval)))
         facts = [
             f"{escape_markdown(label)}: {escape_markdown(fact)}"
-            for label, fact in finding_facts(finding, class_names(loaded.run))
-            if label not in ("Images", "AP at stake")
+            for label, fact in finding_facts(finding, class_names(loaded.run), score)
+            if label not in ("Images", f"{score} at stake")
         ]
         text.caption("  \n".join(facts))
         show_finding_images(loaded, place, finding)

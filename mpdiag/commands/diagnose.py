@@ -47,7 +47,7 @@ def diagnose(
         typer.Option(help="Number of images to use.", min=1, show_default="all of a run, else 500"),
     ] = None,
     threshold: Annotated[
-        float, typer.Option(help="AP, in points, that a cause must cost.", min=0)
+        float, typer.Option(help="AP, PQ or mIoU, in points, that a cause must cost.", min=0)
     ] = 1.0,
     device: Annotated[
         str | None,
@@ -64,7 +64,7 @@ def diagnose(
     json_file: Json = None,
     html: Html = None,
 ) -> None:
-    """Rank what costs a model AP: the AP at stake, the evidence and the remedy of each cause."""
+    """Rank what costs a model AP, PQ or mIoU: what is at stake, the evidence and the remedy."""
     from mpdiag.store import Run
     from mpdiag.store.diagnosis import FILE_NAME
     from reports.diagnosis import build_diagnosis, write_diagnosis
@@ -114,7 +114,8 @@ def _print(diagnosis: "Diagnosis") -> None:
     from reports.diagnosis import error_costs, points, summary
 
     out.print(
-        f"AP {100 * diagnosis.score:.1f} on {diagnosis.num_images:,} images. {summary(diagnosis)}"
+        f"{diagnosis.score_label} {100 * diagnosis.score:.1f} on {diagnosis.num_images:,} images. "
+        f"{summary(diagnosis)}"
     )
     costs = error_costs(diagnosis)
     if costs:
@@ -122,7 +123,7 @@ def _print(diagnosis: "Diagnosis") -> None:
         out.print(f"{known}AP50 that each kind of error costs, at most: {', '.join(costs)}.")
     if not diagnosis.findings:
         return
-    table = Table("Cause", "AP at stake", "95% interval", "What to do")
+    table = Table("Cause", f"{diagnosis.score_label} at stake", "95% interval", "What to do")
     for finding in diagnosis.findings:
         low, high = map(points, finding.interval)
         table.add_row(
@@ -156,8 +157,8 @@ def _print_difference(first: "Diagnosis", second: "Diagnosis", name: str, other:
     """Print the AP at stake of each cause in both, largest difference first."""
     from reports.diagnosis import points
 
-    difference = points(first.score - second.score)
-    out.print(f"AP of {escape(name)} minus AP of {escape(other)}: {difference}")
+    label, difference = first.score_label, points(first.score - second.score)
+    out.print(f"{label} of {escape(name)} minus {label} of {escape(other)}: {difference}")
     costs = [{one.cause: one.at_stake for one in found.findings} for found in (first, second)]
     causes = sorted(
         {*costs[0], *costs[1]}, key=lambda x: -abs(costs[0].get(x, 0) - costs[1].get(x, 0))

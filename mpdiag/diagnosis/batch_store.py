@@ -23,6 +23,7 @@ from mpdiag.analysis.ground_truth import EncodedGroundTruth
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.evidence import ImageEvidence
 from mpdiag.diagnosis.facts import AttentionTotals, ModelFacts
+from mpdiag.diagnosis.kept_masks import KeptMasks
 from mpdiag.errors import OutputError
 from mpdiag.store.files import replace_file
 from mpdiag.untrusted import read_bytes
@@ -39,8 +40,13 @@ class BatchStore:
     Files that are damaged or of another version are measured again.
     """
 
-    def __init__(self, directory: Path, info: ModelInfo) -> None:
+    def __init__(self, directory: Path, info: ModelInfo, task: str = "instance") -> None:
         """Use a directory, which is created.
+
+        Args:
+            directory: the directory.
+            info: the model.
+            task: task of the data set, on which it depends what is measured.
 
         Raises:
             OutputError: the directory cannot be created.
@@ -50,7 +56,7 @@ class BatchStore:
         except OSError as error:
             raise OutputError(f"{directory}: is not a directory ({error}); give another") from error
         self.directory = directory
-        self.model = [__version__, info.sha256, repr(info.settings)]
+        self.model = [__version__, info.sha256, repr(info.settings), task]
 
     def path(
         self,
@@ -86,6 +92,8 @@ class BatchStore:
             arrays |= _arrays(facts.attention, "attention")
         for place, image in enumerate(images):
             arrays |= _arrays(image, str(place))
+            if image.masks is not None:
+                arrays |= _arrays(image.masks, f"{place}.masks")
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]
         replace_file(path, buffer.getvalue())
@@ -97,7 +105,7 @@ class BatchStore:
             facts = _restore(ModelFacts, arrays, "facts")
             if any(name.startswith("attention.") for name in arrays):
                 facts = replace(facts, attention=_restore(AttentionTotals, arrays, "attention"))
-            images = [_restore(ImageEvidence, arrays, str(place)) for place in range(count)]
+            images = [_restore_image(arrays, str(place)) for place in range(count)]
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             return None
         return images, facts
@@ -109,8 +117,15 @@ def _arrays(value: Any, prefix: str) -> Arrays:
     return {
         f"{prefix}.{name}": np.asarray(content)
         for name, content in found.items()
-        if content is not None and not isinstance(content, AttentionTotals)
+        if content is not None and not isinstance(content, AttentionTotals | KeptMasks)
     }
+
+
+def _restore_image(arrays: Arrays, prefix: str) -> ImageEvidence:
+    image: ImageEvidence = _restore(ImageEvidence, arrays, prefix)
+    if f"{prefix}.masks.rows" not in arrays:
+        return image
+    return replace(image, masks=_restore(KeptMasks, arrays, f"{prefix}.masks"))
 
 
 def _restore(kind: Any, arrays: Arrays, prefix: str) -> Any:

@@ -18,7 +18,7 @@ def class_measures(evidence: Evidence) -> dict[str, Any]:
     class and number of objects, as in `confusion_matrix`. `overlapping_gt` is the share of GT that
     overlap another one by an IoU of at least 0.5, None without GT.
     """
-    values = evidence.matched().class_ap()[0]
+    values = evidence.matched().class_values()[0]
     confusion = confusion_matrix(evidence)
     np.fill_diagonal(confusion, 0)
     order = np.argsort(-confusion, axis=None, kind="stable")[:CONFUSIONS_SHOWN]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from mpdiag.diagnosis.batch_store import Batch, BatchStore
 from mpdiag.diagnosis.changes import Changes, apply_changes
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.facts import ModelFacts, record_self_attention
+from mpdiag.diagnosis.kept_masks import KeptMasks
+from mpdiag.diagnosis.scorers import build_scorer
 from mpdiag.errors import RecordingError
 from mpdiag.matching import finite_queries
 from mpdiag.models import ImageSizes, Mask2Former
@@ -54,6 +57,7 @@ class Collector:
         self.ground_truth = GroundTruthCache(data)
         self.progress = progress
         self.store = store
+        self.scorer = build_scorer(data)
         self.facts = ModelFacts()
         self.gains: dict[str, float] = {}  # AP that changes gain on the first images
 
@@ -87,7 +91,7 @@ class Collector:
                 if self.progress:
                     self.progress(len(batch))
         rule = self.adapter.info.settings.inference
-        return Evidence(images, len(self.data.classes), rule)
+        return Evidence(images, len(self.data.classes), rule, scorer=self.scorer)
 
     def _find_batch(
         self, batch: Sequence[PreprocessedImage], changes: Changes, every_layer: bool, keep: bool
@@ -126,6 +130,7 @@ class Collector:
             features = torch.stack(recording.layers("query")).float()
         first = 0 if every_layer else len(classes) - 2
         finite = finite_queries(classes, masks)
+        truths = [self._truth(image.sample.image_id, changes) for image in batch]
         images = [
             image_evidence(
                 image.sample.image_id,
@@ -133,11 +138,16 @@ class Collector:
                 masks[first:, index],
                 finite[first:, index],
                 image.sizes,
-                self._truth(image.sample.image_id, changes),
+                truth,
                 None if features is None else features[first:, index],
             )
-            for index, image in enumerate(batch)
+            for index, (image, truth) in enumerate(zip(batch, truths, strict=True))
         ]
+        if self.scorer.needs_masks:
+            images = [
+                replace(one, masks=KeptMasks.keep(masks[first:, index], image.sizes, truth))
+                for index, (one, image, truth) in enumerate(zip(images, batch, truths, strict=True))
+            ]
         if measured and recording is not None and "attention_mask" in recording:
             visible = recording.layers("attention_mask")
             facts.measure_attention(visible, masks, targets, images)
@@ -206,7 +216,7 @@ def image_evidence(
     on_grid = (masks[-2:, :, :rows, :columns] > 0).flatten(2).float()
     flat = gt.flatten(1).float()
     gt_center = (flat @ planes.T) / flat.sum(1, keepdim=True).clamp(min=1)
-    measured_last = {
+    measured_last: dict[str, Any] = {
         "center": center[-1],
         "overlap": pairwise_iou(on_grid[-1], on_grid[-1]),
         "moved": pairwise_iou(on_grid[0], on_grid[-1]),

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpdiag.diagnosis.evidence import Evidence
-from mpdiag.diagnosis.matched import Bools, Floats, ImageDetections, Ints
+from mpdiag.diagnosis.image_scores import Floats
+from mpdiag.diagnosis.matched import Bools, ImageDetections, Ints
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
 RECALLS = np.arange(101) / 100  # of tidecv; those of pycocotools differ in the last bit

@@ -1,14 +1,17 @@
 """What a diagnosis measures on each image: predictions of all layers and their overlaps with GT."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Self, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from mpdiag.diagnosis.matched import Bools, Floats, ImageDetections, Ints, MatchedDetections
+from mpdiag.diagnosis.image_scores import Floats, ImageScores
+from mpdiag.diagnosis.kept_masks import KeptMasks
+from mpdiag.diagnosis.matched import Bools, ImageDetections, Ints, MatchedDetections
+from mpdiag.diagnosis.scorers import APScorer, Scorer
 from mpdiag.models.inference import select_pairs
 from mpdiag.recording import InstanceRule
 
@@ -22,7 +25,7 @@ MAX_DETECTIONS = 100  # per image, as in instance inference
 class ImageEvidence:
     """Predictions of N queries in S layers for one image with G ground truths.
 
-    The last layer is the one that counts for AP. A remedy returns a changed copy.
+    The last layer is the one that is scored. A remedy returns a changed copy.
 
     Attributes:
         image_id: id of the image.
@@ -42,6 +45,7 @@ class ImageEvidence:
         pixels: number of pixels of the image file.
         gt_overlap: (G, G) IoU of the GT with each other.
         ignored: bool (N,), queries whose detections are no false positives.
+        masks: masks of all layers; None if the score does not need them.
     """
 
     image_id: int
@@ -61,6 +65,7 @@ class ImageEvidence:
     pixels: int
     gt_overlap: Float32
     ignored: Bools
+    masks: KeptMasks | None = None
 
     @property
     def probabilities(self) -> Float32:
@@ -91,6 +96,26 @@ class ImageEvidence:
             iou=self.iou[:stop],
             area=self.area[:stop],
             features=None if self.features is None else self.features[:stop],
+            masks=self.masks and replace(self.masks, rows=self.masks.rows[:stop]),
+        )
+
+    def with_masks_of(self, layers: Ints, queries: Ints) -> Self:
+        """Return the predictions with other masks in the last layer.
+
+        Args:
+            layers: (N,) layer from which each query gets its mask.
+            queries: (N,) query of that mask.
+        """
+
+        def move(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            return np.concatenate([values[:-1], values[layers, queries][None]])
+
+        return replace(
+            self,
+            quality=move(self.quality),
+            iou=move(self.iou),
+            area=move(self.area),
+            masks=self.masks and replace(self.masks, rows=move(self.masks.rows)),
         )
 
     def with_logits(self, class_logits: Float32) -> Self:
@@ -133,12 +158,14 @@ class Evidence:
         num_classes: K.
         rule: how detections are selected and scored.
         first_layer: decoder layer of the first of the S; L in a run that kept the last one only.
+        scorer: score by which remedies are measured.
     """
 
     images: Sequence[ImageEvidence]
     num_classes: int
     rule: InstanceRule = "mask2former"
     first_layer: int = 0
+    scorer: Scorer = field(default_factory=APScorer)
 
     @property
     def num_layers(self) -> int:
@@ -153,6 +180,14 @@ class Evidence:
         """Return the matched detections of a layer."""
         images = [image.detections(self.rule, layer) for image in self.images]
         return MatchedDetections(images, self.num_classes)
+
+    def scored(self, layer: int = -1) -> ImageScores:
+        """Return the scores of the images in a layer."""
+        return self.scorer.score(self, layer)
+
+    def score(self, layer: int = -1) -> float:
+        """Return AP, PQ or mIoU of a layer, by the task; NaN without GT."""
+        return float(self.scored(layer).values()[0])
 
     def changed(self, images: Sequence[ImageEvidence]) -> Self:
         """Return a copy with other images."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpdiag.diagnosis.evidence import ImageEvidence
-from mpdiag.diagnosis.matched import Floats
+from mpdiag.diagnosis.image_scores import Floats
 from mpdiag.diagnosis.probe import MATCH_IOU, assigned_gt
 from mpdiag.errors import RecordingError
 from mpdiag.matching import Target

@@ -16,7 +16,8 @@ from scipy.stats import spearmanr
 
 from mpdiag.diagnosis.error_budget import FOREGROUND, ImageErrors, error_budget, used_gt
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
-from mpdiag.diagnosis.matched import Bools, Floats, ImageDetections, Ints, MatchedDetections
+from mpdiag.diagnosis.image_scores import Floats
+from mpdiag.diagnosis.matched import Bools, ImageDetections, Ints, MatchedDetections
 
 DECE_BINS = 20
 LAECE_BINS = 25
@@ -35,7 +36,8 @@ def layer_scores(evidence: Evidence) -> list[dict[str, Any]]:
     for layer in range(last + 1):
         calibration = Calibration.of(evidence, layer)
         values = {
-            "ap": float(evidence.matched(layer).ap()[0]),
+            "ap": float(evidence.matched(layer).values()[0]),
+            evidence.scorer.name: evidence.score(layer),
             **error_budget(evidence, layer),
             "fading": share(found[layer] & ~found[last], found[layer]),
             "exacerbation": _exacerbation(evidence, layer),
@@ -68,7 +70,7 @@ def ranking_scores(evidence: Evidence, layer: int) -> dict[str, float]:
     ]
     return {
         "score_iou_correlation": float(spearmanr(scores, every)[0]) if varied else float("nan"),
-        "ap_ranked_by_iou": float(MatchedDetections(ranked, evidence.num_classes).ap()[0]),
+        "ap_ranked_by_iou": float(MatchedDetections(ranked, evidence.num_classes).values()[0]),
     }
 
 

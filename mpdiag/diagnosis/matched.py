@@ -1,7 +1,7 @@
 """COCO's AP with a weight for each image, so that images can be resampled without new matches.
 
 Detections are matched to the GT of their image once. AP and its bootstrap need only the matched
-flags. Without weights, `MatchedDetections.ap` equals COCOeval of pycocotools.
+flags. Without weights, `MatchedDetections.values` equals COCOeval of pycocotools.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mpdiag.diagnosis.image_scores import Floats, ImageScores
+
 Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -105,41 +106,22 @@ class _ClassTable:
         return np.where(total > 0, values.mean(1), np.nan)
 
 
-class MatchedDetections:
-    """The matched detections of I images.
-
-    Attributes:
-        true_positives: (I,) over all IoU thresholds.
-    """
+class MatchedDetections(ImageScores):
+    """The matched detections of I images, and their AP. `hits` are over all IoU thresholds."""
 
     def __init__(self, images: Sequence[ImageDetections], num_classes: int) -> None:
         self.num_images = len(images)
         matches = [image.match() for image in images]
-        self.true_positives = np.array([matched.sum() for matched, _ in matches])
+        self.hits = np.array([float(matched.sum()) for matched, _ in matches])
         self._tables = _class_tables(images, matches, num_classes)
 
-    def ap(self, weights: Floats | None = None) -> Floats:
-        """Return the (R,) APs under (R, I) weights of the images; one value without weights.
-
-        AP is averaged over the classes with GT. It is NaN without GT.
-        """
-        return _mean_over_classes(self.class_ap(weights))
-
-    def class_ap(self, weights: Floats | None = None) -> Floats:
-        """Return the (R, K) APs of each class, NaN without GT."""
-        if weights is None:
-            weights = np.ones((1, self.num_images))
+    def _class_values(self, weights: Floats) -> Floats:
+        """Return the (R, K) APs, NaN without GT."""
         parts = [
             np.stack([table.ap(weights[at : at + _BATCH]) for table in self._tables], axis=1)
             for at in range(0, len(weights), _BATCH)
         ]
         return np.concatenate(parts)
-
-
-def _mean_over_classes(values: Floats) -> Floats:
-    known = ~np.isnan(values)
-    total = np.where(known, values, 0).sum(1)
-    return np.where(known.any(1), total / np.maximum(known.sum(1), 1), np.nan)
 
 
 def _class_tables(

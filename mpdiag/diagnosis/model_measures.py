@@ -46,13 +46,13 @@ def add_measures(diagnosis: Diagnosis, collector: Collector, base: Evidence) -> 
         base: evidence of the unchanged model.
     """
     first = base.changed(base.images[:SCREENED])
-    own = _ap_of_layers(first)
+    own = _scores_of_layers(first)
     layers: list[dict[str, Any]] = [dict(one) for one in diagnosis.layers]
     for name, dtype in ROUNDED.items():
         rounded = collector.collect(
             Changes(rounded=dtype), every_layer=True, indices=collector.indices[:SCREENED]
         )
-        gains = _ap_of_layers(rounded) - own
+        gains = _scores_of_layers(rounded) - own
         _add(layers, name, [_number(gain) for gain in gains])
     attention = collector.facts.attention
     if attention is not None:
@@ -62,11 +62,11 @@ def add_measures(diagnosis: Diagnosis, collector: Collector, base: Evidence) -> 
     if isinstance(module, Mask2Former):
         _add(layers, "multiply_adds", multiply_adds_of_layers(module, _input_size(collector)))
     evidence: dict[str, Any] = {**diagnosis.evidence, "images_of_gains": len(first.images)}
-    evidence["flip_gain"] = _number(_last_ap(collector, Changes(flip=True)) - own[-1])
+    evidence["flip_gain"] = _number(_last_score(collector, Changes(flip=True)) - own[-1])
     for name, (text, most) in INTERVENTIONS.items():
         last = min(most, base.num_layers)
         with suppress(ConfigError), _intervened(collector, (text.format(last=last),)):
-            evidence[name] = _number(_last_ap(collector, keep=False) - own[-1])
+            evidence[name] = _number(_last_score(collector, keep=False) - own[-1])
     evidence["gains_of_changes"] = {k: _number(v) for k, v in collector.gains.items()}
     evidence |= query_measures(base)
     return replace(diagnosis, layers=layers, evidence=evidence)
@@ -92,7 +92,7 @@ def query_measures(evidence: Evidence) -> dict[str, Any]:
 def ap_of_queries(evidence: Evidence) -> list[float | None]:
     """Return the AP of the last layer that is lost without each query, on some images."""
     evidence = evidence.changed(evidence.images[:ABLATION_IMAGES])
-    own = evidence.matched().ap()[0]
+    own = evidence.matched().values()[0]
     lost = []
     for query in range(evidence.num_queries):
         images = []
@@ -100,7 +100,7 @@ def ap_of_queries(evidence: Evidence) -> list[float | None]:
             area = image.area.copy()
             area[-1, query] = np.nan  # such queries give no detection
             images.append(replace(image, area=area))
-        lost.append(_number(own - evidence.changed(images).matched().ap()[0]))
+        lost.append(_number(own - evidence.changed(images).matched().values()[0]))
     return lost
 
 
@@ -137,14 +137,14 @@ def _input_size(collector: Collector) -> tuple[int, int]:
     return height, width
 
 
-def _last_ap(collector: Collector, changes: Changes = NO_CHANGES, keep: bool = True) -> float:
+def _last_score(collector: Collector, changes: Changes = NO_CHANGES, keep: bool = True) -> float:
     evidence = collector.collect(changes, indices=collector.indices[:SCREENED], keep=keep)
-    return float(evidence.matched().ap()[0])
+    return evidence.score()
 
 
-def _ap_of_layers(evidence: Evidence) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _scores_of_layers(evidence: Evidence) -> np.ndarray[Any, np.dtype[np.float64]]:
     layers = range(evidence.num_layers + 1)
-    return np.array([evidence.matched(layer).ap()[0] for layer in layers])
+    return np.array([evidence.score(layer) for layer in layers])
 
 
 def _number(value: float) -> float | None:

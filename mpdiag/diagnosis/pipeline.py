@@ -1,4 +1,4 @@
-"""`mpdiag.diagnose`: find the causes of lost AP of a run or a checkpoint."""
+"""`mpdiag.diagnose`: find what lowers the score of a run or a checkpoint."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +22,9 @@ from mpdiag.store.diagnosis import THRESHOLD, Diagnosis
 MAX_IMAGES = 500
 """Images that a diagnosis of a checkpoint uses by default."""
 
+MAX_IMAGES_WITH_MASKS = 200
+"""The same for PQ and mIoU, whose evidence holds up to 8 MB of masks per image."""
+
 EXPECTED_PASSES = 5
 """Forward passes over the images that a healthy model takes, roughly."""
 
@@ -35,7 +38,7 @@ def diagnose(
     resume: Path | None = None,
     **options: Any,
 ) -> Diagnosis:
-    """Find what costs a model AP, how much, and what to change.
+    """Find what costs a model AP, PQ or mIoU, how much, and what to change.
 
     A run directory is diagnosed from its kept detections. A checkpoint or module runs on the data
     set several times, so that more causes can be tested.
@@ -43,14 +46,14 @@ def diagnose(
     Args:
         source: a run directory, or a model as for `mpdiag.analyze`.
         dataset: as for `mpdiag.analyze`; None for the data set of the run.
-        threshold: AP (a fraction) that a cause must cost to be a finding.
+        threshold: score (a fraction) that a cause must cost to be a finding.
         progress: called with (images done, images expected) over all forward passes of a model. How
             many passes there are depends on what they show, so the second number may grow.
         resume: directory that keeps finished batches of a model. A diagnosis that is started again
             with the same directory continues from them.
         **options: `root`, `split`, `task`, `limit`, `device`, `config` and `engine` of
-            `mpdiag.analysis.AnalysisOptions`. `limit` is at most 500 images by default for a model,
-            and all images for a run.
+            `mpdiag.analysis.AnalysisOptions`. `limit` is at most 500 images by default for a model
+            (200 for panoptic and semantic data sets), and all images for a run.
 
     Raises:
         MpdiagError: run, model, data set or options are invalid.
@@ -70,7 +73,8 @@ def diagnose(
     adapter = build_adapter(model, dataset, chosen)
     device = choose_device(chosen.device)
     adapter.to(device)
-    count = min(chosen.limit or MAX_IMAGES, len(dataset))
+    limit = MAX_IMAGES if dataset.task == "instance" else MAX_IMAGES_WITH_MASKS
+    count = min(chosen.limit or limit, len(dataset))
     done = 0
 
     def count_images(images: int) -> None:

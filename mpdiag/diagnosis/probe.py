@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpdiag.diagnosis.evidence import Evidence, Float32, ImageEvidence
-from mpdiag.diagnosis.matched import Floats, Ints
+from mpdiag.diagnosis.image_scores import Floats
+from mpdiag.diagnosis.matched import Ints
 
 FOLDS = 4
 MATCH_IOU = 0.5

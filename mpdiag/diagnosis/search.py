@@ -1,8 +1,8 @@
 """Rank causes by greedy forward selection of remedies.
 
-In each round, the remedy with the highest gain in AP is applied, and the gains of the others are
-measured again on the result. A cause that explains the same errors as one before therefore gains
-nothing. Of remedies with nearly the same gain, the most specific cause wins.
+In each round, the remedy with the highest gain in the score is applied, and the gains of the others
+are measured again on the result. A cause that explains the same errors as one before therefore
+gains nothing. Of remedies with nearly the same gain, the most specific cause wins.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ from mpdiag.diagnosis.class_measures import class_measures
 from mpdiag.diagnosis.collect import NO_CHANGES, Collector
 from mpdiag.diagnosis.evidence import Evidence
 from mpdiag.diagnosis.facts import ModelFacts
+from mpdiag.diagnosis.image_scores import Floats, ImageScores
 from mpdiag.diagnosis.layer_scores import layer_scores, recall_of_layers
-from mpdiag.diagnosis.matched import Floats, MatchedDetections
 from mpdiag.store.causes import SPECIFICITY
 from mpdiag.store.diagnosis import Diagnosis, Finding
 
@@ -66,12 +66,12 @@ class Tried:
 
     candidate: Candidate
     state: State
-    matched: MatchedDetections
+    scored: ImageScores
     gain: float
 
 
 class Search:
-    """Searches the causes of lost AP in the evidence, and with a collector in the model."""
+    """Searches what lowers the score in the evidence, and with a collector in the model."""
 
     def __init__(
         self, evidence: Evidence, facts: ModelFacts, threshold: float,
@@ -85,18 +85,18 @@ class Search:
 
     def run(self) -> Diagnosis:
         """Return the ranked findings."""
-        state, matched = self.start, self.start.evidence.matched()
-        first = float(matched.ap()[0])
+        state, scored = self.start, self.start.evidence.scored()
+        first = float(scored.values()[0])
         findings: list[Finding] = []
         while len(findings) < ROUNDS:
-            chosen = self._choose(state, matched, {finding.cause for finding in findings})
+            chosen = self._choose(state, scored, {finding.cause for finding in findings})
             if chosen is None:
                 break
             tried, finding = chosen
             findings.append(finding)
             if finding.cause in NOT_COMBINED and tried.candidate.edit is not None:
                 self._model_candidates = ()
-            state, matched = tried.state, tried.matched
+            state, scored = tried.state, tried.scored
         evidence = self.start.evidence
         return Diagnosis(
             first,
@@ -105,13 +105,14 @@ class Search:
             len(evidence.images),
             layer_scores(evidence),
             recall_of_layers(evidence) | class_measures(evidence),
+            evidence.scorer.name,
         )
 
     def _choose(
-        self, state: State, matched: MatchedDetections, found: set[str]
+        self, state: State, scored: ImageScores, found: set[str]
     ) -> tuple[Tried, Finding] | None:
         """Return the remedy of this round and its finding; None if none gains enough."""
-        before = float(matched.ap()[0])
+        before = float(scored.values()[0])
         tried = [self._try(one, state, before) for one in self._candidates(state, found)]
         if self._model_candidates is None:
             self._model_candidates = [
@@ -126,7 +127,7 @@ class Search:
                 (one for one in enough if one.gain >= SIMILAR * highest),
                 key=lambda one: (SPECIFICITY[one.candidate.cause], -one.gain),
             )
-            finding = _finding(best, matched, state.evidence)
+            finding = _finding(best, scored, state.evidence)
             if finding.interval[0] > 0:
                 return best, finding
             enough.remove(best)
@@ -139,7 +140,8 @@ class Search:
         elif self.collector is not None:
             trials = Trials(self.collector, state.evidence)
             candidates += [one for check in MODEL_CHECKS for one in check(trials)]
-        return [one for one in candidates if one.cause not in found]
+        left_out = found | state.evidence.scorer.left_out
+        return [one for one in candidates if one.cause not in left_out]
 
     def _try(self, candidate: Candidate, state: State, before: float) -> Tried:
         if candidate.edit is not None:
@@ -150,8 +152,8 @@ class Search:
             changes = merge(state.changes, candidate.changes)
             raw = self.collector.collect(changes, every_layer=True)
             after = State(raw, self._replay(raw, state.causes), changes, state.causes)
-        matched = after.evidence.matched()
-        return Tried(candidate, after, matched, float(matched.ap()[0]) - before)
+        scored = after.evidence.scored()
+        return Tried(candidate, after, scored, float(scored.values()[0]) - before)
 
     def _replay(self, evidence: Evidence, causes: Sequence[str]) -> Evidence:
         """Apply the remedies of causes to new evidence."""
@@ -163,8 +165,8 @@ class Search:
         return evidence
 
 
-def _finding(tried: Tried, before: MatchedDetections, evidence: Evidence) -> Finding:
-    gains = resampled(lambda weights: tried.matched.ap(weights) - before.ap(weights), before)
+def _finding(tried: Tried, before: ImageScores, evidence: Evidence) -> Finding:
+    gains = resampled(lambda weights: tried.scored.values(weights) - before.values(weights), before)
     outside = 50 * (1 - LEVEL)
     low, high = np.nanpercentile(gains, [outside, 100 - outside])
     candidate = tried.candidate
@@ -180,15 +182,15 @@ def _finding(tried: Tried, before: MatchedDetections, evidence: Evidence) -> Fin
     )
 
 
-def _most_improved(tried: Tried, before: MatchedDetections, evidence: Evidence) -> list[int]:
-    """Return the ids of the images that gain most true positives."""
-    gains = tried.matched.true_positives - before.true_positives
+def _most_improved(tried: Tried, before: ImageScores, evidence: Evidence) -> list[int]:
+    """Return the ids of the images whose GT gain most."""
+    gains = tried.scored.hits - before.hits
     order = np.argsort(-gains, kind="stable")[:IMAGES_SHOWN]
     return [evidence.images[place].image_id for place in order if gains[place] > 0]
 
 
-def resampled(statistic: Callable[[Floats], Floats], matched: MatchedDetections) -> Floats:
+def resampled(statistic: Callable[[Floats], Floats], scored: ImageScores) -> Floats:
     """Return a statistic for `RESAMPLES` seeded resamples of the images."""
-    count = matched.num_images
+    count = scored.num_images
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     return statistic(drawn.astype(np.float64))

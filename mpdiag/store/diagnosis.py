@@ -15,16 +15,18 @@ SCHEMA_VERSION = 1
 MAX_FINDINGS = 100
 MAX_VALUES = 100_000
 THRESHOLD = 0.01
-"""AP that a cause must cost to be a finding."""
+"""Score that a cause must cost to be a finding."""
+SCORES = {"ap": "AP", "pq": "PQ", "miou": "mIoU"}
+"""Label of each score: of instances, of panoptic segments, and of class maps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A cause of lost AP.
+    """A cause of a lower score.
 
     Attributes:
         cause: name of `CAUSES`.
-        at_stake: AP that the remedy gains, after the remedies of all findings before this one.
+        at_stake: score that the remedy gains, after the remedies of all findings before this one.
         interval: 95% interval of `at_stake` over resampled images.
         layers, classes, queries: where it happens; class indices. Empty for all.
         evidence: numbers by name. `images` lists ids of images to look at.
@@ -66,12 +68,13 @@ class Diagnosis:
     """Ranked findings about a model or a run.
 
     Attributes:
-        score: AP of the last layer.
+        score: score of the last layer, a fraction.
         findings: most important first.
-        threshold: AP that a cause must cost to be listed.
+        threshold: score that a cause must cost to be listed.
         num_images: images that were used.
         layers: measurements of each layer, see `mpdiag.diagnosis.layer_scores`.
         evidence: measurements that belong to no finding and no layer, by name.
+        score_name: key of `SCORES`: "ap", "pq" or "miou".
     """
 
     score: float
@@ -80,12 +83,18 @@ class Diagnosis:
     num_images: int
     layers: Sequence[Mapping[str, Any]] = ()
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    score_name: str = "ap"
+
+    @property
+    def score_label(self) -> str:
+        """Name of the score in text: AP, PQ or mIoU."""
+        return SCORES[self.score_name]
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of diagnosis.json; all values are fractions."""
         return {
             "schema_version": SCHEMA_VERSION,
-            "score": {"name": "ap", "value": self.score},
+            "score": {"name": self.score_name, "value": self.score},
             "threshold": self.threshold,
             "num_images": self.num_images,
             "findings": [finding.as_json() for finding in self.findings],
@@ -125,6 +134,7 @@ class Diagnosis:
                 num_images=int(content["num_images"]),
                 layers=layers,
                 evidence=dict(content.get("evidence", {})),
+                score_name=_score_name(content["score"]["name"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RunError(f"{path}: is no diagnosis ({error}); diagnose again") from error
@@ -144,6 +154,12 @@ def _finding(content: Mapping[str, Any]) -> Finding:
         evidence=dict(content["evidence"]),
         confidence=float(content["confidence"]),
     )
+
+
+def _score_name(name: Any) -> str:
+    if name not in SCORES:
+        raise ValueError("unknown score")
+    return str(name)
 
 
 def _integers(values: Sequence[Any]) -> tuple[int, ...]:

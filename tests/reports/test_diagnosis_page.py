@@ -1,7 +1,7 @@
 """The page of a diagnosis shows what was measured, and nothing where nothing was."""
 
-from mpdiag.store.diagnosis import Diagnosis
-from reports.diagnosis import build_diagnosis
+from mpdiag.store.diagnosis import Diagnosis, Finding
+from reports.diagnosis import build_diagnosis, error_costs
 
 
 def _diagnosis(layer, **evidence):
@@ -29,3 +29,17 @@ def test_measurements_of_a_model():
 def test_a_run_has_no_table_of_its_model():
     section = build_diagnosis(_diagnosis({}), "run").sections[-1]
     assert len(section.tables) == 1 and section.facts == ()
+
+
+def test_the_page_names_the_score_of_the_task():
+    finding = Finding("late-layers", 0.05, (0.02, 0.08), layers=(3,))
+    layers = [{"layer": 3, "pq": 0.41, "ap": 0.25, "missed": 0.3}]
+    diagnosis = Diagnosis(0.41, [finding], 0.01, 40, layers, {"flip_gain": 0.01}, "pq")
+    summary, found, scores = build_diagnosis(diagnosis, "model").sections
+    assert summary.text[0].startswith("PQ 41.0 on 40 images. The PQ at stake is")
+    assert summary.text[1] == "1 cause costs more than 1 PQ."
+    assert found.title.endswith(": +5.0 PQ") and found.facts[0][0] == "PQ at stake"
+    cells = dict(zip(scores.tables[0].columns, scores.tables[0].rows[0].cells, strict=True))
+    assert cells["PQ"] == "41.0" and "mIoU" not in cells
+    assert scores.facts == (("PQ gained by images flipped left to right", "+1.0"),)
+    assert not error_costs(diagnosis)

@@ -8,7 +8,8 @@ import numpy as np
 
 from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence, softmax
-from mpdiag.diagnosis.matched import Bools, Floats, Ints
+from mpdiag.diagnosis.image_scores import Floats
+from mpdiag.diagnosis.matched import Bools, Ints
 from mpdiag.diagnosis.probe import assigned_gt
 
 CONFIDENT = 0.9

@@ -8,7 +8,8 @@ from scipy.optimize import linear_sum_assignment
 
 from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.evidence import Evidence, Float32, Values
-from mpdiag.diagnosis.matched import Floats, Ints
+from mpdiag.diagnosis.image_scores import Floats
+from mpdiag.diagnosis.matched import Ints
 from mpdiag.diagnosis.probe import (
     NO_OBJECT_WEIGHT,
     Features,

@@ -11,7 +11,7 @@ from mpdiag.diagnosis.changes import Changes, Normalisation, can_change_input, c
 from mpdiag.diagnosis.checks.pixels import received_pixels
 from mpdiag.diagnosis.collect import Collector
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
-from mpdiag.diagnosis.matched import Floats
+from mpdiag.diagnosis.image_scores import Floats
 from mpdiag.diagnosis.probe import assigned_gt
 from mpdiag.models import Mask2Former
 
@@ -54,16 +54,12 @@ class Trials:
     def best(
         self, cause: str, changes: dict[str, Changes], min_gain: float = 0.0
     ) -> tuple[str, Changes] | None:
-        """Return name and changes of the highest AP, None if none gains more than `min_gain`."""
-        own = _ap(self.first)
-        gains = {name: _ap(self.collect(one)) - own for name, one in changes.items()}
+        """Return name and changes of the highest score, None if none gains more than `min_gain`."""
+        own = self.first.score()
+        gains = {name: self.collect(one).score() - own for name, one in changes.items()}
         self.collector.gains |= {f"{cause} {name}": gain for name, gain in gains.items()}
         name = max(gains, key=lambda one: gains[one])
         return None if gains[name] <= min_gain else (name, changes[name])
-
-
-def _ap(evidence: Evidence) -> float:
-    return float(evidence.matched().ap()[0])
 
 
 def check_normalisation(trials: Trials) -> Iterator[Candidate]:
@@ -97,8 +93,8 @@ def check_channels(trials: Trials) -> Iterator[Candidate]:
         return
     changes = Changes(swap_channels=True)
     own, other = trials.first, trials.collect(changes)
-    collector.gains["channel-order all"] = _ap(other) - _ap(own)
-    if _ap(other) > _ap(own):
+    gain = collector.gains["channel-order all"] = other.score() - own.score()
+    if gain > 0:
         yield Candidate("channel-order", changes=changes, evidence={"which_images": "all"})
     swapped = [one.are_swapped for one in received_pixels(collector, collector.indices)]
     if any(swapped) and not all(swapped):
@@ -108,7 +104,7 @@ def check_channels(trials: Trials) -> Iterator[Candidate]:
             edit=partial(_choose, other=every, chosen=swapped),
             evidence={"which_images": "those that arrive with red and blue exchanged"},
         )
-    elif _ap(_more_confident(own, other)) > _ap(own):
+    elif _more_confident(own, other).score() > own.score():
         every = collector.collect(changes, every_layer=True)
         yield Candidate(
             "channel-order",

@@ -18,8 +18,8 @@ MIN_SWITCHED_GAIN = 0.1
 
 
 def check_late_layers(evidence: Evidence) -> Iterator[Candidate]:
-    """Yield the earlier layer with the highest AP."""
-    scores = [float(evidence.matched(layer).ap()[0]) for layer in range(evidence.num_layers)]
+    """Yield the earlier layer with the highest score."""
+    scores = [evidence.score(layer) for layer in range(evidence.num_layers)]
     if not scores:
         return
     best = int(np.nanargmax(scores))
@@ -27,7 +27,7 @@ def check_late_layers(evidence: Evidence) -> Iterator[Candidate]:
         "late-layers",
         edit=partial(_stop_at, layer=best),
         layers=tuple(range(best + 1, evidence.num_layers + 1)),
-        evidence={"best_layer": best, "ap_of_layers": scores},
+        evidence={"best_layer": best, f"{evidence.scorer.name}_of_layers": scores},
     )
 
 
@@ -88,14 +88,12 @@ def _use_last_layer(evidence: Evidence, usable: object, *, classes: bool) -> Evi
     for image in evidence.images:
         ok = usable(image)  # type: ignore[operator]
         last = len(ok) - 1 - ok[::-1].argmax(0)
-        rows = np.flatnonzero(ok.any(0) & ~ok[-1])
-        names = ("quality", "iou", "area", *(("class_logits",) if classes else ()))
-        changed = {}
-        for name in names:
-            values = getattr(image, name).copy()
-            values[-1, rows] = values[last[rows], rows]
-            changed[name] = values
-        images.append(replace(image, **changed))
+        replaced = ok.any(0) & ~ok[-1]
+        layers, queries = np.where(replaced, last, len(ok) - 1), np.arange(len(replaced))
+        changed = image.with_masks_of(layers, queries)
+        images.append(
+            changed.with_logits(image.class_logits[layers, queries]) if classes else changed
+        )
     return evidence.changed(images)
 
 
@@ -123,15 +121,10 @@ def check_switched_masks(evidence: Evidence) -> Iterator[Candidate]:
 def _reorder_masks(evidence: Evidence, order: Ints) -> Evidence:
     images = []
     for image in evidence.images:
-        changed = {}
-        for name in ("quality", "iou", "area"):
-            values = getattr(image, name).copy()
-            values[-1] = values[-1, order]
-            changed[name] = values
+        last = np.full(len(order), evidence.num_layers)
         images.append(
             replace(
-                image,
-                **changed,
+                image.with_masks_of(last, order),
                 center=image.center[order],
                 overlap=image.overlap[np.ix_(order, order)],
                 moved=image.moved[:, order],
@@ -157,7 +150,7 @@ def check_self_attention(evidence: Evidence, facts: ModelFacts) -> Iterator[Cand
         (layer, alone): partial(_stop_at, layer=layer, without_duplicates=alone)
         for layer, alone in (*options, (evidence.num_layers, True))
     }
-    scores = {key: float(edit(evidence).matched().ap()[0]) for key, edit in edits.items()}
+    scores = {key: edit(evidence).score() for key, edit in edits.items()}
     best = max(scores, key=lambda key: scores[key])
     yield Candidate(
         "self-attention",

@@ -61,7 +61,7 @@ def copied_queries(evidence: Evidence) -> Ints:
 
 def _replace_duplicates(evidence: Evidence, repeated: Sequence[Bools], copies: Ints) -> Evidence:
     alone = suppress(evidence, repeated)
-    if not len(copies):
+    if not len(copies) or evidence.scorer.needs_masks:  # additional queries have no masks
         return alone
     live = np.setdiff1d(np.arange(evidence.num_queries), copies)
     return add_queries(alone, live, evidence.num_queries / max(len(live), 1))

@@ -56,6 +56,15 @@ def test_findings_with_their_images(run, open_page):
     assert layers["AP"].tolist() == ["10.0"]
 
 
+def test_a_diagnosis_names_its_score(run, open_page):
+    Diagnosis(0.365, [finding("late-layers", 0.1)], 0.01, 40, score_name="miou").write(
+        run / "diagnosis.json"
+    )
+    page = open_page(run, page="diagnosis")
+    assert "**mIoU 36.5** on 40 images. 1 cause costs more than 1 mIoU." in texts(page)
+    assert page.metric[0].label == "mIoU at stake"
+
+
 def test_inspector_links_to_the_finding_of_the_url(run, open_page):
     first = finding("dead-queries", 0.1, queries=(3,), evidence={"images": [4, 2]})
     Diagnosis(0.365, [first, finding("ranking", 0.04)], 0.01, 40).write(run / "diagnosis.json")

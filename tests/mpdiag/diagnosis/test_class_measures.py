@@ -31,7 +31,7 @@ def test_classes_and_overlaps(make_evidence: Callable[..., Evidence]) -> None:
     numbers = [objects for _, _, objects in found["confusions"]]
     assert numbers == sorted(numbers, reverse=True)
     assert found["overlapping_gt"] == overlapping / 60
-    assert np.mean(found["class_ap"]) == pytest.approx(faulty.matched().ap()[0])
+    assert np.mean(found["class_ap"]) == pytest.approx(faulty.matched().values()[0])
 
 
 def test_a_class_without_gt_has_no_ap(make_evidence: Callable[..., Evidence]) -> None:

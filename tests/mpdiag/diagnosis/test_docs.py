@@ -12,6 +12,7 @@ from mpdiag.diagnosis.layer_scores import layer_scores
 from mpdiag.diagnosis.model_measures import add_measures
 from mpdiag.diagnosis.search import Search
 from mpdiag.store.causes import CAUSES, DOCS
+from mpdiag.store.diagnosis import SCORES
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "diagnosis.md").read_text(encoding="utf-8")
@@ -43,7 +44,7 @@ def test_every_measurement_is_described(
     diagnosis = add_measures(found, collector, evidence)
     assert diagnosis.findings == found.findings
     measured = set(layer_scores(make_evidence(2))[0]) | set(diagnosis.layers[-1])
-    assert measured - {"layer"} == _keys("Scores of layers")
+    assert measured - {"layer"} | set(SCORES) == _keys("Scores of layers")
     assert set(diagnosis.evidence) == _keys("Evidence")
     assert set(diagnosis.as_json()) == _keys("diagnosis.json") - {
         "name", "value", "cause", "at_stake", "interval", "classes", "queries", "remedy",

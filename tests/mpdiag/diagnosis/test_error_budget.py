@@ -98,7 +98,7 @@ def test_fading_counts_objects_that_the_last_layer_loses(
     assert [row["layer"] for row in rows] == [0, 1, 2, 3]
     assert rows[2]["fading"] == pytest.approx(0.25)
     assert rows[3]["fading"] == 0
-    assert rows[1]["ap"] == pytest.approx(faulty.matched(1).ap()[0])
+    assert rows[1]["ap"] == pytest.approx(faulty.matched(1).values()[0])
     assert recall_of_layers(faulty) == {"recall_last_layer": 0.75, "recall_any_layer": 1}
 
 

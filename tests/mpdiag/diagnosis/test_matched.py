@@ -55,8 +55,8 @@ def test_ap_equals_cocoeval_also_with_ties_and_crowds(seed: int) -> None:
         images.append(own)
     matched = MatchedDetections(images, 2)
     expected = reference.compute()
-    assert matched.ap()[0] == pytest.approx(expected.ap, abs=1e-12)
-    assert matched.class_ap()[0] == pytest.approx(
+    assert matched.values()[0] == pytest.approx(expected.ap, abs=1e-12)
+    assert matched.class_values()[0] == pytest.approx(
         [expected.per_class[0], expected.per_class[1]], abs=1e-12, nan_ok=True
     )
 
@@ -97,8 +97,8 @@ def test_weights_of_images_weight_their_detections() -> None:
     weights = np.array([[2.0, 0, 1, 3, 1, 1], [0, 1, 1, 0, 0, 4]])
     expected = [[_weighted_ap(images, row, label) for label in range(2)] for row in weights]
     matched = MatchedDetections(images, 2)
-    np.testing.assert_allclose(matched.class_ap(weights), expected, atol=1e-12)
-    np.testing.assert_allclose(matched.ap(weights), np.mean(expected, 1), atol=1e-12)
+    np.testing.assert_allclose(matched.class_values(weights), expected, atol=1e-12)
+    np.testing.assert_allclose(matched.values(weights), np.mean(expected, 1), atol=1e-12)
 
 
 def test_ignored_detections_are_no_false_positives(
@@ -109,4 +109,4 @@ def test_ignored_detections_are_no_false_positives(
         gt_labels=np.array([0]), crowd=np.array([False]), ignored=np.array([True, False]),
         queries=np.array([0, 1]),
     )  # fmt: skip
-    assert MatchedDetections([image], 1).ap()[0] == 1
+    assert MatchedDetections([image], 1).values()[0] == 1

@@ -66,7 +66,7 @@ def test_multiply_adds_are_those_of_a_model_with_fewer_layers(small_config: Mode
 def test_queries_are_left_out_one_by_one(make_evidence: Callable[..., Evidence]) -> None:
     healthy = make_evidence(12)
     alone = healthy.changed([_query_first(image) for image in healthy.images])
-    own, lost = alone.matched().ap()[0], ap_of_queries(alone)
+    own, lost = alone.matched().values()[0], ap_of_queries(alone)
     assert lost[0] == pytest.approx(own)  # query 0 finds every object
     for query in (0, 4):
         kept = np.delete(np.arange(10), query)
@@ -78,7 +78,7 @@ def test_queries_are_left_out_one_by_one(make_evidence: Callable[..., Evidence])
             )
             for image in alone.images
         ]  # fmt: skip
-        assert lost[query] == pytest.approx(own - alone.changed(images).matched().ap()[0])
+        assert lost[query] == pytest.approx(own - alone.changed(images).matched().values()[0])
     measures = query_measures(alone)
     assert measures["more_gt_than_queries"] == 0 == measures["overlap_of_masks"]
     assert measures["repeated_in_top"] == pytest.approx(2 / 3)  # 10 queries, 3 classes each

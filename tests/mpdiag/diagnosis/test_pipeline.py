@@ -114,7 +114,7 @@ def test_the_evidence_of_a_model_gives_the_ap_of_its_run(
     adapter.to(torch.device("cpu"))
     evidence = Collector(adapter, data, range(4), torch.device("cpu")).collect(every_layer=True)
     expected = [layer["ap"] for layer in Run.open(run).summary["layer_scores"]]
-    found = [evidence.matched(layer).ap()[0] for layer in range(len(expected))]
+    found = [evidence.matched(layer).values()[0] for layer in range(len(expected))]
     assert found == pytest.approx(expected, abs=1e-9)
 
 
@@ -201,14 +201,15 @@ def test_a_run_without_detections_is_an_error(
         mpdiag.diagnose(tmp_path / "run")
 
 
-def test_segments_of_a_panoptic_data_set_count_as_instances(
+def test_a_panoptic_data_set_is_diagnosed_in_pq(
     model: Mask2Former, data: SegmentationDataset
 ) -> None:
     panoptic = load_dataset("synthetic", root=data.image_root.parents[1], task="panoptic")
     config = model.config.model_copy(update={"num_classes": len(panoptic.classes)})
     diagnosis = mpdiag.diagnose(_loaded(Mask2Former(config).eval()), panoptic, limit=2)
     assert diagnosis.num_images == 2
-    assert 0 <= diagnosis.score <= 1
+    assert diagnosis.as_json()["score"] == {"name": "pq", "value": diagnosis.score}
+    assert {"pq", "ap"} <= diagnosis.layers[-1].keys()
 
 
 def test_images_that_arrive_with_exchanged_channels_are_recognised(

@@ -101,7 +101,7 @@ def test_faults_of_the_model_are_found(
 ) -> None:
     healthy = make_evidence()
     faulty = healthy.changed([plant(image) for image in healthy.images])
-    cost = healthy.matched().ap()[0] - faulty.matched().ap()[0]
+    cost = healthy.matched().values()[0] - faulty.matched().values()[0]
     assert cost > 0.02
     finding = _diagnose(faulty).findings[0]
     assert finding.cause == cause
@@ -185,5 +185,5 @@ def test_duplicates_are_suppressed(make_evidence: MakeEvidence) -> None:
     finding = _diagnose(faulty).findings[0]
     assert finding.cause == "duplicate-queries"
     assert finding.queries == tuple(range(10, 20))
-    cost = healthy.matched().ap()[0] - faulty.matched().ap()[0]
+    cost = healthy.matched().values()[0] - faulty.matched().values()[0]
     assert finding.at_stake >= cost - 1e-6

@@ -1,0 +1,184 @@
+"""PQ and mIoU of evidence, of resampled images and of remedies, against the evaluators of tasks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mpdiag.analysis.adapter import LayerPredictions, PreprocessedImage
+from mpdiag.data import SegmentationDataset, load_dataset
+from mpdiag.diagnosis.batch_store import BatchStore
+from mpdiag.diagnosis.collect import Collector
+from mpdiag.diagnosis.evidence import Evidence
+from mpdiag.diagnosis.facts import ModelFacts
+from mpdiag.diagnosis.kept_masks import MAX_CELLS, KeptMasks
+from mpdiag.diagnosis.search import Search, resampled
+from mpdiag.evaluation import build_evaluator
+from mpdiag.models import ImageSizes
+
+LAYERS, QUERIES = 2, 24
+IMAGES = 2
+Predictions = dict[int, tuple[Tensor, Tensor, ImageSizes]]
+
+
+@pytest.fixture(params=["panoptic", "semantic"])
+def data(small_data: SegmentationDataset, request: pytest.FixtureRequest) -> SegmentationDataset:
+    return load_dataset("synthetic", root=small_data.image_root.parents[1], task=request.param)
+
+
+@pytest.fixture
+def predictions() -> Predictions:
+    """Class logits (L + 1, N, K + 1), mask logits and sizes of each image, once collected."""
+    return {}
+
+
+@pytest.fixture
+def own(
+    data: SegmentationDataset,
+    collector: Collector,
+    predictions: Predictions,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Collector:
+    """A collector of predictions that are the GT with errors, fewer of them in each layer."""
+
+    def predict(
+        batch: Sequence[PreprocessedImage], targets: object, *, attention: bool
+    ) -> LayerPredictions:
+        made = [_predict(image, data) for image in batch]
+        for image, one in zip(batch, made, strict=True):
+            predictions[image.sample.image_id] = (*one, image.sizes)
+        classes, masks = (torch.stack(x, dim=1) for x in zip(*made, strict=True))
+        return LayerPredictions(classes, masks)
+
+    monkeypatch.setattr(collector.adapter, "predict", predict)
+    return Collector(collector.adapter, data, range(IMAGES), collector.device)
+
+
+def _predict(image: PreprocessedImage, data: SegmentationDataset) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(image.sample.image_id)
+    truth = data.ground_truth(data.image_ids.index(image.sample.image_id))
+    grid = image.padded[0] // 4, image.padded[1] // 4
+    small = F.interpolate(truth.masks[None].float(), size=grid, mode="area")[0]
+    masks = torch.full((QUERIES, *grid), -3.0)
+    logits = torch.full((QUERIES, len(data.classes) + 1), -2.0)
+    logits[:, -1] = 3
+    for query, (mask, label) in enumerate(zip(small, truth.labels.tolist(), strict=True)):
+        masks[query] = 12 * mask - 6
+        logits[query, label], logits[query, -1] = 6, -2
+    made = []
+    for layer in range(LAYERS + 1):
+        noise = torch.randn(masks.shape, generator=generator) * (8 - 2.5 * layer)
+        made.append((masks + noise).half().float())
+    return logits.expand(LAYERS + 1, -1, -1), torch.stack(made)
+
+
+def _evaluate(
+    data: SegmentationDataset,
+    predictions: Predictions,
+    layer: int = LAYERS,
+    times: Sequence[int] = (1,) * IMAGES,
+    change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda *one: one,
+) -> float | None:
+    """Return the score of the evaluator of the task; image i is added `times[i]` times."""
+    evaluator = build_evaluator(data)
+    for place, count in enumerate(times):
+        classes, masks, sizes = predictions[data.image_ids[place]]
+        detections = evaluator.postprocess(*change(classes[layer], masks[layer]), sizes)
+        for _ in range(count):
+            evaluator.update(place, detections, data.ground_truth(place))
+    return evaluator.scores()[evaluator.primary_metric]
+
+
+def test_the_score_is_that_of_the_task(
+    data: SegmentationDataset, own: Collector, predictions: Predictions
+) -> None:
+    evidence = own.collect(every_layer=True)
+    expected = [_evaluate(data, predictions, layer) for layer in range(LAYERS + 1)]
+    assert [evidence.score(layer) for layer in range(LAYERS + 1)] == pytest.approx(expected)
+    assert len(set(expected)) == LAYERS + 1 and expected[-1] is not None
+    assert 0.2 < expected[-1] < 0.95
+
+
+def test_a_weight_counts_like_repeated_images(
+    data: SegmentationDataset, own: Collector, predictions: Predictions
+) -> None:
+    scored = own.collect(every_layer=True).scored()
+    times = [(1, 1), (2, 0), (0, 2), (3, 1)]
+    found = scored.values(np.array(times, np.float64))
+    assert found == pytest.approx([_evaluate(data, predictions, times=one) for one in times])
+    assert len(np.unique(found)) == len(times)
+    sample = resampled(lambda weights: scored.values(weights), scored)
+    assert {round(x, 9) for x in sample} == {round(x, 9) for x in found[:3]}
+
+
+def test_remedies_move_the_masks(
+    data: SegmentationDataset, own: Collector, predictions: Predictions
+) -> None:
+    evidence = own.collect(every_layer=True)
+    order = np.roll(np.arange(QUERIES), 1)
+    last = np.full(QUERIES, LAYERS)
+    moved = evidence.changed([one.with_masks_of(last, order) for one in evidence.images])
+    switched = _evaluate(data, predictions, change=lambda classes, masks: (classes, masks[order]))
+    assert moved.score() == pytest.approx(switched)
+    earlier = evidence.changed([one.with_layer(1) for one in evidence.images])
+    assert earlier.score() == pytest.approx(_evaluate(data, predictions, layer=1))
+    assert moved.score() != pytest.approx(evidence.score())
+    # A query that is not finite predicts nothing.
+    areas = [one.area.copy() for one in evidence.images]
+    for area in areas:
+        area[-1, :2] = np.nan
+    pairs = zip(evidence.images, areas, strict=True)
+    without = evidence.changed([replace(one, area=area) for one, area in pairs])
+    rest = _evaluate(data, predictions, change=lambda classes, masks: (classes[2:], masks[2:]))
+    assert without.score() == pytest.approx(rest)
+
+
+def test_a_diagnosis_is_in_the_score_of_the_task(data: SegmentationDataset, own: Collector) -> None:
+    evidence = own.collect(every_layer=True)
+    classes = len(data.classes)
+    swapped = np.roll(np.arange(classes), 1)
+    images = [
+        one.with_logits(one.class_logits[-1][:, [*swapped, classes]]) for one in evidence.images
+    ]
+    faulty = evidence.changed(images)
+    diagnosis = Search(faulty, ModelFacts(), 0.01).run()
+    first = diagnosis.findings[0]
+    assert first.cause == "class-confusion"
+    assert first.at_stake == pytest.approx(evidence.score() - faulty.score())
+    written = diagnosis.as_json()["score"]
+    assert written == {"name": evidence.scorer.name, "value": faulty.score()}
+    scores = [layer[evidence.scorer.name] for layer in diagnosis.layers]
+    assert scores[-1] == faulty.score() and scores[0] == evidence.score(0)
+
+
+def test_masks_are_stored(own: Collector, tmp_path: Path) -> None:
+    store = BatchStore(tmp_path / "batches", own.adapter.info, own.data.task)
+    own.store = store
+    evidence: Evidence = own.collect(every_layer=True)
+    (path,) = store.directory.iterdir()
+    found = store.read(path, IMAGES)
+    assert found is not None
+    for image, again in zip(evidence.images, found[0], strict=True):
+        assert image.masks is not None and again.masks is not None
+        for one in fields(KeptMasks):
+            first: Any = getattr(image.masks, one.name)
+            np.testing.assert_array_equal(first, getattr(again.masks, one.name))
+
+
+def test_large_masks_are_reduced(own: Collector) -> None:
+    truth = own.data.ground_truth(0)
+    masks = truth.masks.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    side = masks.shape[-1]
+    large = replace(truth, masks=masks)
+    sizes = ImageSizes((side, side), (side, side), (side, side))
+    kept = KeptMasks.keep(torch.zeros(1, 2, side // 4, side // 4), sizes, large)
+    assert kept.logits.shape == (2, MAX_CELLS, MAX_CELLS)
+    assert kept.gt.shape == kept.image_sizes.output == (4 * MAX_CELLS, 4 * MAX_CELLS)
+    own_share = [(kept.gt == number).mean() for number in range(1, len(masks) + 1)]
+    assert own_share == pytest.approx(masks.double().mean((1, 2)).tolist(), abs=1e-9)
