@@ -25,9 +25,9 @@ from mpdiag.metrics.resampled_ap import resampled_ap
 from mpdiag.models import (
     ImageSizes,
     PanopticSegments,
-    instance_inference,
     panoptic_inference,
     semantic_inference,
+    shared_instances,
 )
 from mpdiag.ops import encode_masks, to_cpu
 from mpdiag.recording import InstanceRule
@@ -63,16 +63,23 @@ class Detections:
         labels: Tensor,
         scores: Tensor | None = None,
         queries: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> Self:
-        """Encode bool masks (D, H, W); without scores and queries, fill in 1 and -1."""
-        count, height, width = masks.shape
+        """Encode bool masks (M, H, W), of which detection d has that of row `rows[d]`.
+
+        Without scores, queries and rows, fill in 1, -1 and d.
+        """
+        count, (height, width) = len(labels), masks.shape[1:]
         scores = labels.new_ones(count, dtype=torch.float32) if scores is None else scores
         queries = labels.new_full((count,), -1) if queries is None else queries
+        rows = torch.arange(count, device=labels.device) if rows is None else rows
         if masks.is_cpu:
-            counts = encode_masks(masks)
+            encoded = encode_masks(masks)
         else:
-            scores, labels, queries, changes = to_cpu(scores, labels, queries, _changes(masks))
-            counts = _encode_changes(changes, count, height * width)
+            changes = _changes(masks)
+            scores, labels, queries, rows, changes = to_cpu(scores, labels, queries, rows, changes)
+            encoded = _encode_changes(changes, len(masks), height * width)
+        counts = [encoded[row] for row in rows.tolist()]
         return cls(scores, labels, queries, (height, width), counts)
 
     @classmethod
@@ -184,10 +191,8 @@ class InstanceEvaluator(Evaluator):
     def postprocess(
         self, class_logits: Tensor, mask_logits: Tensor, sizes: ImageSizes
     ) -> Detections:
-        instances = instance_inference(class_logits, mask_logits, sizes, rule=self._rule)
-        return Detections.encode(
-            instances.masks, instances.labels, instances.scores, instances.queries
-        )
+        found = shared_instances(class_logits, mask_logits, sizes, rule=self._rule)
+        return Detections.encode(found.masks, found.labels, found.scores, found.queries, found.rows)
 
     def update(self, image_id: int, detections: Detections, ground_truth: GroundTruth) -> None:
         self._metric.update_encoded(

@@ -1,17 +1,25 @@
 """Measure every layer of a model on the images of a data set."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 
 import torch
 from torch import Tensor
 
-from mpdiag.analysis.adapter import LayerAttention, ModelAdapter, PreprocessedImage
+from mpdiag.analysis.adapter import (
+    LayerAttention,
+    LayerPredictions,
+    ModelAdapter,
+    PreprocessedImage,
+)
+from mpdiag.analysis.computed_ahead import computed_ahead
 from mpdiag.analysis.matcher import Matcher
 from mpdiag.analysis.settings import AnalysisSettings
 from mpdiag.data import Sample, padded_targets
 from mpdiag.evaluation import Detections, Evaluator
-from mpdiag.matching import Matches, finite_queries
+from mpdiag.matching import Matches, Target, finite_queries
 from mpdiag.metrics import ImageRows, image_rows
 from mpdiag.models import ImageSizes
 from mpdiag.ops import tf32, to_device
@@ -64,6 +72,15 @@ class MeasuredImage:
     attention: Sequence[ImageAttention] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Predicted:
+    """A batch with the predictions of the model."""
+
+    batch: Sequence[PreprocessedImage]
+    targets: Sequence[Target]
+    predictions: LayerPredictions
+
+
 class Measurer:
     """Measure samples with a model under the settings of a run."""
 
@@ -84,6 +101,7 @@ class Measurer:
         self.device = choose_device(settings.options.device)
         self.adapter = adapter
         adapter.to(self.device)
+        self.ahead = settings.options.workers > 0
         self.attention = settings.options.save_attention
         if self.attention:
             adapter.check_attention()
@@ -91,20 +109,30 @@ class Measurer:
         self.every_layer = settings.options.evaluate_layers
         self.match = Matcher(settings)
 
-    def measure(self, samples: Iterable[Sample]) -> Iterator[MeasuredImage]:
-        """Measure samples in order."""
-        for batch in self.adapter.batches(samples, self.device):
-            yield from self._measure_batch(batch)
+    def measure(self, parts: Iterable[Iterable[Sample]]) -> Generator[MeasuredImage, None, None]:
+        """Measure samples in order. Samples of two parts do not share a batch.
+
+        With workers, a thread runs the model on the next batch while one is measured.
+        """
+        batches = (self.adapter.batches(part, self.device) for part in parts)
+        predicted = map(self._predict, chain.from_iterable(batches))
+        source = computed_ahead(predicted, self.device) if self.ahead else nullcontext(predicted)
+        with tf32("none"), source as predictions:  # independent of the generation of the GPU
+            for one in predictions:
+                yield from self._measure_batch(one)
 
     @torch.inference_mode()
-    def _measure_batch(self, batch: Sequence[PreprocessedImage]) -> Iterator[MeasuredImage]:
-        samples = [image.sample for image in batch]
-        targets = padded_targets(samples, batch[0].padded, self.device)
-        with tf32("none"):  # results do not depend on the generation of the GPU
-            predictions = self.adapter.predict(batch, targets, attention=self.attention)
-            class_logits, mask_logits = predictions.class_logits, predictions.mask_logits
-            finite = finite_queries(class_logits, mask_logits)
-            matches = self.match(class_logits, mask_logits, targets, finite)
+    def _predict(self, batch: Sequence[PreprocessedImage]) -> _Predicted:
+        targets = padded_targets([x.sample for x in batch], batch[0].padded, self.device)
+        found = self.adapter.predict(batch, targets, attention=self.attention)
+        return _Predicted(batch, targets, found)
+
+    @torch.inference_mode()
+    def _measure_batch(self, predicted: _Predicted) -> Iterator[MeasuredImage]:
+        batch, targets, predictions = predicted.batch, predicted.targets, predicted.predictions
+        class_logits, mask_logits = predictions.class_logits, predictions.mask_logits
+        finite = finite_queries(class_logits, mask_logits)
+        matches = self.match(class_logits, mask_logits, targets, finite)
         for index, image in enumerate(batch):
             classes, masks, own_finite = (x[:, index] for x in (class_logits, mask_logits, finite))
             own = Matches(*(getattr(matches, field.name)[:, index] for field in fields(matches)))

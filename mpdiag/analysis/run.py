@@ -4,7 +4,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from mpdiag import __version__
 from mpdiag.analysis.adapter import ModelAdapter
-from mpdiag.analysis.measure import Measurer
+from mpdiag.analysis.measure import MeasuredImage, Measurer
 from mpdiag.analysis.options import AnalysisOptions, SavePolicy
 from mpdiag.analysis.run_evaluation import evaluate_run
 from mpdiag.analysis.saved_masks import MaskSaver, merge_shards
@@ -98,24 +98,27 @@ class AnalysisRun:
         pending = [block for block in blocks if self.data.image_ids[block[0]] not in writer.done]
         done = total - sum(map(len, pending))
         samples = read_ahead(self.data.__getitem__, chain(*pending), self.settings.options.workers)
-        for block in pending:
-            start, done = done, done + len(block)
-            parts = []
-            measured = self.measurer.measure(islice(samples, len(block)))
-            for number, image in enumerate(measured, start=1):
-                saver.add(image)
-                tables = (
-                    images_table(image),
-                    targets_table(image, self.data.classes),
-                    queries_table(image),
-                    detections_table(image),
-                )
-                parts.append(tables)
-                if self.progress:
-                    self.progress(start + number, total)
-            name = f"part-{block[0] // IMAGES_PER_PART:05d}"
-            saver.write(name)
-            writer.write(name, *map(pa.concat_tables, zip(*parts, strict=True)))
+        parts = (islice(samples, len(block)) for block in pending)
+        with closing(self.measurer.measure(parts)) as measured:
+            for block in pending:
+                tables = []
+                for image in islice(measured, len(block)):
+                    saver.add(image)
+                    tables.append(self._tables(image))
+                    done += 1
+                    if self.progress:
+                        self.progress(done, total)
+                name = f"part-{block[0] // IMAGES_PER_PART:05d}"
+                saver.write(name)
+                writer.write(name, *map(pa.concat_tables, zip(*tables, strict=True)))
+
+    def _tables(self, image: MeasuredImage) -> tuple[pa.Table, ...]:
+        return (
+            images_table(image),
+            targets_table(image, self.data.classes),
+            queries_table(image),
+            detections_table(image),
+        )
 
     def _finish(self, writer: RunWriter, start: float) -> dict[str, Any]:
         merge_shards(writer, self.save_policy)

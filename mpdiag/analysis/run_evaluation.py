@@ -1,6 +1,8 @@
 """Evaluate the layers of a run from the detections in its run directory."""
 
 from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +64,7 @@ def evaluate_run(
         path: the run directory.
         data: its data set, whose GT is read image by image.
         every_layer: whether to evaluate every layer, not only the last.
-        workers: number of processes that read GT; 0 reads in this process.
+        workers: number of processes that read GT and match detections; 0 does so in this process.
 
     Returns:
         `ap`, `pq` or `miou` of the last layer, depending on the task. With `every_layer` also
@@ -127,14 +129,37 @@ def _evaluate(
     workers: int = 0,
 ) -> dict[Variant, Evaluator]:
     """Evaluate all variants in one pass over the images; `layers` end with the last layer."""
+    variants = [*layers, *reverted]
+    total: dict[Variant, Evaluator] = {variant: build_evaluator(data) for variant in variants}
+    evaluate = partial(_evaluate_block, data, variants)
+    blocks = _detections(connection, data, layers, reverted)
+    for evaluators in read_ahead(evaluate, blocks, workers):
+        for variant in variants:
+            total[variant] += evaluators[variant]
+    return total
+
+
+class _ImageDetections(NamedTuple):
+    """The detections of an image, given by its number in the data set, for each variant."""
+
+    number: int
+    size: tuple[int, int]
+    rows: dict[Variant, list[Row]]
+
+
+def _detections(
+    connection: duckdb.DuckDBPyConnection,
+    data: SegmentationDataset,
+    layers: list[Variant],
+    reverted: list[Variant],
+) -> Iterator[list[_ImageDetections]]:
+    """Yield the detections of all images in blocks."""
     kinds = [variant.reverted for variant in reverted]
     connection.execute(_REVERTED, {"kinds": kinds})
-    evaluators: dict[Variant, Evaluator] = {x: build_evaluator(data) for x in (*layers, *reverted)}
     index = {image_id: number for number, image_id in enumerate(data.image_ids)}
     images = connection.execute(
         "SELECT image_id, height, width FROM images ORDER BY image_id"
     ).fetchall()
-    truths = read_ahead(data.ground_truth, [index[image_id] for image_id, *_ in images], workers)
     for start in range(0, len(images), IMAGES_PER_QUERY):
         block = images[start : start + IMAGES_PER_QUERY]
         values = {
@@ -144,13 +169,26 @@ def _evaluate(
             "low": block[0][0],
             "high": block[-1][0],
         }
-        rows: defaultdict[tuple[int, Variant], list[Row]] = defaultdict(list)
+        rows: defaultdict[int, defaultdict[Variant, list[Row]]]
+        rows = defaultdict(lambda: defaultdict(list))
         for image_id, layer, kind, *row in connection.execute(_DETECTIONS, values).fetchall():
-            rows[image_id, Variant(layer, kind)].append(tuple(row))
-        for (image_id, height, width), ground_truth in zip(block, truths, strict=False):
-            for variant, evaluator in evaluators.items():
-                found = _from_rows(rows[image_id, variant], (height, width))
-                evaluator.update(image_id, found, ground_truth)
+            rows[image_id][Variant(layer, kind)].append(tuple(row))
+        yield [
+            _ImageDetections(index[image_id], (height, width), dict(rows[image_id]))
+            for image_id, height, width in block
+        ]
+
+
+def _evaluate_block(
+    data: SegmentationDataset, variants: list[Variant], block: list[_ImageDetections]
+) -> dict[Variant, Evaluator]:
+    """Return evaluators of the images of a block."""
+    evaluators: dict[Variant, Evaluator] = {variant: build_evaluator(data) for variant in variants}
+    for image in block:
+        ground_truth, image_id = data.ground_truth(image.number), data.image_ids[image.number]
+        for variant, evaluator in evaluators.items():
+            found = _from_rows(image.rows.get(variant, []), image.size)
+            evaluator.update(image_id, found, ground_truth)
     return evaluators
 
 

@@ -25,6 +25,7 @@ from mpdiag.errors import ConfigError, DataError
 # First entry of a seed sequence: order and augmentation use independent random streams.
 _ORDER, _AUGMENTATION = 0, 1
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 if TYPE_CHECKING:
@@ -84,27 +85,27 @@ class TrainingBatches:
         return read_ahead(self._read, count(step), self._workers)
 
 
-def read_ahead(read: Callable[[int], T], indices: Iterable[int], workers: int) -> Iterator[T]:
-    """Return an iterator of `read(index)` in order, called by worker processes ahead of use.
+def read_ahead(read: Callable[[K], T], keys: Iterable[K], workers: int) -> Iterator[T]:
+    """Return an iterator of `read(key)` in order, called by worker processes ahead of use.
 
     Args:
-        read: reads what belongs to an index.
-        indices: the indices.
+        read: reads what belongs to a key, such as the index of an image.
+        keys: the keys, which the workers get by pickle. Two for each worker are taken in advance.
         workers: number of worker processes, at most the number of cores; 0 reads in this process.
 
     Raises:
         DataError: `read` raised it (raised by the iterator).
     """
     if workers == 0:
-        return map(read, indices)
-    return _from_workers(read, indices, workers)
+        return map(read, keys)
+    return _from_workers(read, keys, workers)
 
 
-def _from_workers(read: Callable[[int], T], indices: Iterable[int], workers: int) -> Iterator[T]:
+def _from_workers(read: Callable[[K], T], keys: Iterable[K], workers: int) -> Iterator[T]:
     loader: DataLoader[T] = DataLoader(
         _Reads(read),
         batch_size=None,
-        sampler=indices,
+        sampler=keys,
         num_workers=min(workers, os.cpu_count() or 1),
         collate_fn=_identity,
         worker_init_fn=_ignore_stop_signals,
@@ -117,14 +118,14 @@ def _from_workers(read: Callable[[int], T], indices: Iterable[int], workers: int
 
 
 class _Reads(_TorchDataset):
-    """Item `index` is what a function returns, or the DataError that it raises."""
+    """The item of a key is what a function returns, or the DataError that it raises."""
 
-    def __init__(self, read: Callable[[int], Any]) -> None:
+    def __init__(self, read: Callable[[Any], Any]) -> None:
         self.read = read
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, key: Any) -> Any:
         try:
-            return self.read(index)
+            return self.read(key)
         except DataError as error:
             # An exception in a worker would reach the user with the traceback of the worker.
             return error

@@ -259,24 +259,16 @@ def _match_class(
     shape = (len(_PARAMS.areaRng), len(_PARAMS.iouThrs), len(best))
     matched, ignored = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
     counted: list[int] = []
-    for area, limits in enumerate(_PARAMS.areaRng):
+    areas = np.array([found["area"] for found in best], np.float64)
+    for area, (low, high) in enumerate(_PARAMS.areaRng):
         uncounted = [
-            crowd[gt] or _is_outside(truth, limits) for gt, truth in enumerate(ground_truth)
+            crowd[gt] or truth["area"] < low or truth["area"] > high
+            for gt, truth in enumerate(ground_truth)
         ]
         counted += [area] * uncounted.count(False)
-        in_order = {
-            row: sorted(some, key=lambda pair: uncounted[pair[0]]) for row, some in pairs.items()
-        }
-        for at, threshold in enumerate(_PARAMS.iouThrs.tolist()):
-            taken: set[int] = set()
-            for row, candidates in in_order.items():
-                free = [pair for pair in candidates if crowd[pair[0]] or pair[0] not in taken]
-                gt = _largest(free, uncounted, min(threshold, 1 - 1e-10))
-                if gt is not None:
-                    taken.add(gt)
-                    matched[area, at, row], ignored[area, at, row] = True, uncounted[gt]
-        outside = np.array([_is_outside(found, limits) for found in best], np.bool_)
-        ignored[area] |= ~matched[area] & outside
+        if pairs:
+            _take_gt(pairs, crowd, uncounted, matched[area], ignored[area])
+        ignored[area] |= ~matched[area] & ((areas < low) | (areas > high))
     flat = (shape[0] * shape[1], len(best))
     return ImageMatches(
         np.full(len(best), label),
@@ -285,6 +277,27 @@ def _match_class(
         np.packbits(ignored.reshape(flat), axis=0),
         np.array([(label, area) for area in counted], np.int64).reshape(-1, 2),
     )
+
+
+def _take_gt(
+    pairs: Mapping[int, Sequence[tuple[int, float]]],
+    crowd: Sequence[bool],
+    uncounted: Sequence[bool],
+    matched: npt.NDArray[np.bool_],
+    ignored: npt.NDArray[np.bool_],
+) -> None:
+    """Set `matched` and `ignored`, (thresholds, D), for the GT and IoU near each detection."""
+    in_order = {
+        row: sorted(some, key=lambda pair: uncounted[pair[0]]) for row, some in pairs.items()
+    }
+    for at, threshold in enumerate(_PARAMS.iouThrs.tolist()):
+        taken: set[int] = set()
+        for row, candidates in in_order.items():
+            free = [pair for pair in candidates if crowd[pair[0]] or pair[0] not in taken]
+            gt = _largest(free, uncounted, min(threshold, 1 - 1e-10))
+            if gt is not None:
+                taken.add(gt)
+                matched[at, row], ignored[at, row] = True, uncounted[gt]
 
 
 def _largest(
@@ -298,11 +311,6 @@ def _largest(
         if overlap >= threshold:
             best, threshold = gt, overlap
     return best
-
-
-def _is_outside(annotation: Annotation, limits: Sequence[float]) -> bool:
-    low, high = limits
-    return bool(annotation["area"] < low or annotation["area"] > high)
 
 
 def _concatenate(parts: Sequence[ImageMatches]) -> ImageMatches:

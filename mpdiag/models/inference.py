@@ -70,7 +70,23 @@ class PanopticSegments:
     labels: Tensor
 
 
-@torch.no_grad()
+@dataclass(frozen=True, slots=True)
+class SharedInstances:
+    """`Instances` whose masks are stored once for each query.
+
+    Attributes:
+        scores, labels, queries: as those of `Instances`.
+        masks: bool (U, H, W).
+        rows: int64 (D,) row of `masks` of each detection.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor
+    rows: Tensor
+    queries: Tensor
+
+
 def instance_inference(
     class_logits: Tensor,
     mask_logits: Tensor,
@@ -94,6 +110,23 @@ def instance_inference(
             panoptic model; None keeps all.
         rule: how pairs are selected and scored.
     """
+    found = shared_instances(
+        class_logits, mask_logits, sizes, detections=detections, things=things, rule=rule
+    )
+    return Instances(found.scores, found.labels, found.masks[found.rows], found.queries)
+
+
+@torch.no_grad()
+def shared_instances(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    sizes: ImageSizes,
+    *,
+    detections: int = 100,
+    things: Sequence[bool] | None = None,
+    rule: InstanceRule = "mask2former",
+) -> SharedInstances:
+    """Return the best pairs of query and class; see `instance_inference`."""
     scores, queries, labels = select_pairs(class_logits.float(), detections, rule)
     if rule == "sigmoid":
         grid = (mask_logits.shape[1], mask_logits.shape[2])
@@ -110,7 +143,7 @@ def instance_inference(
     if rule == "mask2former":
         scores = scores * quality[row]
     scores, order = scores.sort(descending=True, stable=True)
-    return Instances(scores, labels[order], masks[row[order]], queries[order])
+    return SharedInstances(scores, labels[order], masks, row[order], queries[order])
 
 
 @torch.no_grad()

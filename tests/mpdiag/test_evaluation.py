@@ -25,6 +25,7 @@ from mpdiag.models import (
     panoptic_inference,
     semantic_inference,
 )
+from mpdiag.store import rle
 
 HEIGHT, WIDTH = 120, 160
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
@@ -286,6 +287,11 @@ def test_masks_are_encoded_on_a_gpu_as_by_pycocotools(
     for chosen in (masks, masks[5:], masks[:0]):
         expected = Detections.encode(chosen, labels[: len(chosen)])
         found = Detections.encode(chosen.to(gpu), labels[: len(chosen)].to(gpu))
-        assert found.counts == expected.counts and found.size == size
+        assert found.counts == [rle.encode(mask) for mask in chosen.numpy()] == expected.counts
+        assert found.size == size
         assert torch.equal(found.labels, expected.labels)
         assert torch.equal(found.scores, expected.scores)
+    rows = torch.tensor([3, 1, 3])
+    for device in ("cpu", gpu):
+        shared = Detections.encode(masks.to(device), labels[:3].to(device), rows=rows.to(device))
+        assert shared.counts == [rle.encode(masks[row].numpy()) for row in (3, 1, 3)]

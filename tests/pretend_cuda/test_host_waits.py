@@ -152,17 +152,17 @@ def test_analysed_image_waits_as_often_as_budgeted(
     data: SegmentationDataset, measurer, device: Ledger, options: dict[str, bool], budget: int
 ) -> None:
     measure = measurer(**options)
-    list(measure.measure([data[0]]))
+    list(measure.measure([[data[0]]]))
     device.counts.clear()
-    list(measure.measure([data[1]]))
+    list(measure.measure([[data[1]]]))
     assert device.counts.total() == budget, str(device)
 
 
 def test_analysed_image_equals_the_cpu(data: SegmentationDataset, measurer) -> None:
     with use_backend("plain"):
-        (expected,) = measurer().measure([data[0]])
+        (expected,) = measurer().measure([[data[0]]])
         with pretend_cuda(ROOTS):
-            (found,) = measurer().measure([data[0]])
+            (found,) = measurer().measure([[data[0]]])
     for name in ("area", "intersection", "matched_gt", "best_gt", "label", "gt_area", "finite"):
         assert torch.equal(value(found, name), value(expected, name)), name
     for name in ("score", "matched_gt_iou", "best_gt_iou", "center", "gt_covered", "util"):

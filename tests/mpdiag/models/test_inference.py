@@ -13,6 +13,7 @@ from mpdiag.models.inference import (
     instance_inference,
     panoptic_inference,
     semantic_inference,
+    shared_instances,
 )
 
 SIZES = ImageSizes((64, 96), (50, 90), (77, 120))
@@ -51,6 +52,13 @@ def test_instances_equal_all_pairs(logits) -> None:
     assert found.labels.tolist() == [row[2] for row in expected]
     assert torch.equal(found.masks, torch.stack([row[3] for row in expected]))
     assert len(found.queries.unique()) < 60  # a query may yield two detections
+
+
+def test_shared_instances_store_the_mask_of_a_query_once(logits) -> None:
+    found = shared_instances(*logits, SIZES, detections=60)
+    assert len(found.masks) == len(found.queries.unique()) < 60
+    resized = at_output(logits[1]) > 0
+    assert torch.equal(found.masks[found.rows], resized[found.queries])
 
 
 def test_things_are_selected_after_the_top_k(logits) -> None:
