@@ -184,7 +184,7 @@ def average_precision(loaded: LoadedCheckpoint, data: SegmentationDataset) -> fl
     evaluator = build_evaluator(data)
     samples = (data[index] for index in range(len(data)))
     with torch.inference_mode():
-        for index, image in enumerate(Measurer(adapter, settings, evaluator).measure(samples)):
+        for index, image in enumerate(Measurer(adapter, settings, evaluator).measure([samples])):
             found = image.detections[max(image.detections)]
             evaluator.update(data.image_ids[index], found, data.ground_truth(index))
     return evaluator.scores()["ap"] or 0.0

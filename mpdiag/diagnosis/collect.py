@@ -1,5 +1,6 @@
 """Run a model on images and collect the evidence of a diagnosis."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -122,7 +123,8 @@ class Collector:
             predictions = self.adapter.predict(batch, targets, attention=False)
         classes, masks = predictions.class_logits.float(), predictions.mask_logits.float()
         if changes.shift != (0, 0):
-            masks = shift_masks(masks, changes.shift)
+            move = undo_shift if changes.resampled else shift_masks
+            masks = move(masks, changes.shift)
         if changes.mask_bias:
             masks = masks + changes.mask_bias
         features = None
@@ -183,6 +185,26 @@ def shift_masks(masks: Tensor, shift: tuple[float, float]) -> Tensor:
     grid = grid.expand(len(flat), -1, -1, -1)
     moved = F.grid_sample(flat, grid, padding_mode="border", align_corners=False)
     return moved.view_as(masks)
+
+
+def undo_shift(masks: Tensor, shift: tuple[float, float]) -> Tensor:
+    """Return what `shift_masks` moved by the opposite of `shift`, but for cells that left the grid.
+
+    A shift by a part of a cell blurs. It is undone by solving the equations of its interpolation,
+    which are stable for at most half a cell. Whole cells are moved back.
+    """
+    whole = tuple(math.copysign(math.ceil(abs(cells) - 0.5), cells) for cells in shift)
+    down, right = (part - cells for part, cells in zip(shift, whole, strict=True))
+    moved = torch.linalg.solve(_interpolation(masks.shape[-2], -down, masks.device), masks)
+    columns = _interpolation(masks.shape[-1], -right, masks.device)
+    moved = torch.linalg.solve(columns, moved.transpose(-1, -2)).transpose(-1, -2)
+    return shift_masks(moved, (whole[0], whole[1]))
+
+
+def _interpolation(cells: int, shift: float, device: torch.device) -> Tensor:
+    """Return the (cells, cells) matrix of a shift of a column of cells."""
+    unit = torch.eye(cells, device=device)[..., None]
+    return shift_masks(unit, (shift, 0))[..., 0].T
 
 
 def image_evidence(

@@ -160,11 +160,19 @@ def check_shift(trials: Trials) -> Iterator[Candidate]:
     if np.abs(total).max() >= MIN_SHIFT:
         around = SHIFT_STEP * np.array([(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)])
         shifts = [_opposite(total + near) for near in around]
-        best = trials.best("mask-offset", {str(one): Changes(shift=one) for one in shifts})
-        changes = Changes(shift=_opposite(total)) if best is None else best[1]
-        down, right = (-cells for cells in changes.shift)
+        changes = {str(one): Changes(shift=one) for one in shifts}
+        changes |= {
+            f"{one}, resampled": Changes(shift=one, resampled=True)
+            for one in shifts
+            if any(cells % 1 for cells in one)
+        }
+        best = trials.best("mask-offset", changes)
+        chosen = Changes(shift=_opposite(total)) if best is None else best[1]
+        down, right = (-cells for cells in chosen.shift)
         yield Candidate(
-            "mask-offset", changes=changes, evidence={"cells_down": down, "cells_right": right}
+            "mask-offset",
+            changes=chosen,
+            evidence={"cells_down": down, "cells_right": right, "resampled": chosen.resampled},
         )
 
 

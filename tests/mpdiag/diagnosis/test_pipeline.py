@@ -1,6 +1,7 @@
 """Diagnosis of checkpoints and runs, and diagnosis.json."""
 
 import json
+import math
 import shlex
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from mpdiag.config import LossConfig, ModelConfig
 from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.checks.pixels import received_pixels
-from mpdiag.diagnosis.collect import Collector, shift_masks
+from mpdiag.diagnosis.collect import Collector, shift_masks, undo_shift
 from mpdiag.errors import ConfigError, RunError
 from mpdiag.models import Mask2Former
 from mpdiag.store import Run
@@ -85,6 +86,25 @@ def test_masks_are_shifted_by_cells() -> None:
     assert moved[0, 0, 3, 1] == pytest.approx(4, abs=1e-4)
     half = shift_masks(masks, (0, 0.5))[0, 0, 2]
     assert half[3].item() == pytest.approx(2, abs=1e-4) == half[4].item()
+
+
+@pytest.mark.parametrize("shift", [(0.5, 0.0), (-0.25, 2.25), (1.5, -2.0)])
+def test_the_blur_of_a_shift_is_undone(shift: tuple[float, float]) -> None:
+    masks = torch.randn(2, 3, 30, 31, generator=torch.Generator().manual_seed(0))
+    again = undo_shift(shift_masks(masks, shift), (-shift[0], -shift[1]))
+    inside = again - masks
+    for axis, cells in zip((-2, -1), shift, strict=True):  # these cells left the grid
+        lost, kept = math.ceil(abs(cells)), masks.shape[axis] - 2 * math.ceil(abs(cells))
+        inside = inside.narrow(axis, lost, kept)
+    assert inside.abs().max() < 1e-4
+    blurred = shift_masks(shift_masks(masks, shift), (-shift[0], -shift[1]))
+    assert (blurred - masks)[..., 4:-4, 4:-4].abs().max() > 0.1
+
+
+def test_undoing_a_shift_by_most_of_a_cell_is_stable() -> None:
+    masks = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    again = undo_shift(shift_masks(masks, (0.75, 0)), (-0.75, 0))
+    assert (again - masks)[..., :48, :].abs().max() < 1e-4  # the error of the border has decayed
 
 
 def test_the_evidence_of_a_run_gives_its_ap_in_each_layer(
