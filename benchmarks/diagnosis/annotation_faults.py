@@ -9,8 +9,10 @@ from benchmarks.diagnosis.fault import CocoContent, choose
 
 
 def mislabel(content: CocoContent, share: float, generator: np.random.Generator) -> None:
-    """Give a share of the objects another class."""
+    """Give a share of the objects another class, if there is one."""
     categories = [category["id"] for category in content["categories"]]
+    if len(categories) < 2:
+        return
     for index in choose(generator, len(content["annotations"]), share):
         annotation = content["annotations"][index]
         others = [one for one in categories if one != annotation["category_id"]]

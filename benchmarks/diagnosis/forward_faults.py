@@ -145,7 +145,8 @@ def shrink_input(loaded: LoadedCheckpoint, scale: float, generator: np.random.Ge
     recipe = loaded.recipe
     if recipe is None:
         raise ValueError("the healthy model has no recipe, which holds its input size")
-    side = recipe.data.short_side or TRAINED_SIDE
+    crop = recipe.data.augment.crop
+    side = recipe.data.short_side or (min(crop) if crop else TRAINED_SIDE)
     data = recipe.data.model_copy(update={"short_side": round(scale * side)})
     loaded.recipe = recipe.model_copy(update={"data": data})
 
@@ -217,7 +218,7 @@ def drop_bits(loaded: LoadedCheckpoint, kept: float, generator: np.random.Genera
 
 MANTISSA_BITS = 23  # of float32
 SMALL_CELLS = 20  # about half of the objects of the benchmark are smaller
-TRAINED_SIDE = 96  # of images of the benchmark, which are not resized
+TRAINED_SIDE = 96  # of images of the benchmark, which are neither resized nor cropped
 
 
 def _replace_queries(tensor: Tensor, replacement: Tensor, queries: list[int]) -> Tensor:

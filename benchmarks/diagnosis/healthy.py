@@ -72,20 +72,23 @@ class ColoredShapes:
 class GivenModel:
     """A given checkpoint, and images of a given COCO instance file, drawn with the seed."""
 
-    def __init__(self, checkpoint: Path, annotations: Path, folder: Path) -> None:
+    def __init__(
+        self, checkpoint: Path, annotations: Path, folder: Path, count: int = IMAGES
+    ) -> None:
         self._checkpoint = checkpoint
         self._annotations = annotations
         self._folder = folder
+        self._count = count
 
     def model(self) -> LoadedCheckpoint:
         """Return the model."""
         return load_checkpoint(self._checkpoint)
 
     def images(self, seed: int) -> Images:
-        """Return IMAGES images that are drawn with the seed."""
+        """Return `count` images that are drawn with the seed."""
         content = read_json(self._annotations)
         records = content["images"]
-        chosen = np.random.default_rng(seed).permutation(len(records))[:IMAGES]
+        chosen = np.random.default_rng(seed).permutation(len(records))[: self._count]
         content["images"] = [records[index] for index in sorted(chosen)]
         kept = {record["id"] for record in content["images"]}
         content["annotations"] = [

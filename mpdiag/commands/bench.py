@@ -294,6 +294,9 @@ def bench_diagnose(
         Path | None, typer.Option(help="COCO-format FILE.json for --checkpoint.")
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Image folder of --annotations.")] = None,
+    limit: Annotated[
+        int, typer.Option(help="Images of --annotations to draw for each case.", min=8)
+    ] = 60,
     markdown: Annotated[
         Path | None,
         typer.Option(help="Write the tables into this file, between its marker comments."),
@@ -310,7 +313,7 @@ def bench_diagnose(
     elif annotations is None or images is None:
         raise ConfigError("--checkpoint: needs --annotations FILE.json and --images FOLDER")
     else:
-        source = GivenModel(checkpoint, annotations, images)
+        source = GivenModel(checkpoint, annotations, images, limit)
     cases = list_cases(half, fault or (), quick=quick)
     run_benchmark(source, cases, output / half, err, markdown)
     if half == "development":

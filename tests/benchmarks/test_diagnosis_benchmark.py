@@ -197,15 +197,14 @@ def test_colored_shapes(tmp_path: Path) -> None:
     assert (folder / "val" / "000001.jpg").read_bytes() == before
 
 
-def test_given_model_draws_images_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(healthy, "IMAGES", 3)
+def test_given_model_draws_images_by_seed(tmp_path: Path) -> None:
     content = {
         "images": [{"id": number, "file_name": f"{number}.jpg"} for number in range(10)],
         "annotations": [{"id": number, "image_id": number // 2} for number in range(20)],
         "categories": [],
     }
     path = write_coco(tmp_path / "a.json", content)
-    source = healthy.GivenModel(tmp_path / "m.pth", path, tmp_path)
+    source = healthy.GivenModel(tmp_path / "m.pth", path, tmp_path, 3)
     first, again, other = (source.images(seed).content for seed in (0, 0, 1))
     assert first == again and first["images"] != other["images"]
     ids = [record["id"] for record in first["images"]]
