@@ -143,8 +143,8 @@ class AnalysisOptions:
     workers: int = field(
         default=0,
         metadata=option(
-            "Processes that read images and GT ahead of the model and evaluate detections. The model "
-            "then runs one batch ahead in a thread. 0: one thread of this process does all."
+            "Processes that read images and GT ahead of the model and evaluate detections. The "
+            "model then runs one batch ahead in a thread. 0: one thread does everything in turn."
         ),
     )
     resume: bool = field(default=False, metadata=option("Continue an unfinished run."))

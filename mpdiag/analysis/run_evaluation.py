@@ -18,7 +18,8 @@ from mpdiag.store.database import connect
 from mpdiag.store.transitions import TRANSITIONS, transitions_sql
 
 MAX_DETECTIONS = 100  # per image, as in instance inference
-IMAGES_PER_QUERY = 32  # whose detections are in memory
+IMAGES_PER_QUERY = 32  # whose detections are read at once
+IMAGES_PER_TASK = 8  # of a worker
 
 Row = tuple[Any, ...]  # query, label, score, counts
 
@@ -173,10 +174,12 @@ def _detections(
         rows = defaultdict(lambda: defaultdict(list))
         for image_id, layer, kind, *row in connection.execute(_DETECTIONS, values).fetchall():
             rows[image_id][Variant(layer, kind)].append(tuple(row))
-        yield [
+        found = [
             _ImageDetections(index[image_id], (height, width), dict(rows[image_id]))
             for image_id, height, width in block
         ]
+        for first in range(0, len(found), IMAGES_PER_TASK):
+            yield found[first : first + IMAGES_PER_TASK]
 
 
 def _evaluate_block(
