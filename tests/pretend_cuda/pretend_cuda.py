@@ -25,11 +25,10 @@ raises (RuntimeError, TypeError, NotImplementedError):
     explicit    torch.cuda.synchronize
     data_ptr    address of a tensor; a CPU kernel that reads it would crash
 
-Autocast uses CUDA's main lists of operators, without the cache of weights. torch.inference_mode
-acts as no_grad. Not simulated: errors of inference tensors, limits of kernels (dtypes, sizes,
-alignment), numerics, memory, streams, NCCL, Triton, torch.compile. Module.to creates new
-parameters, where CUDA keeps them. Only the thread that enters the context is affected. It needs
-torch 2.15.
+Autocast is that of `pretended_autocast.py`. torch.inference_mode acts as no_grad. Not simulated:
+errors of inference tensors, limits of kernels (dtypes, sizes, alignment), numerics, memory,
+streams, NCCL, Triton, torch.compile. Module.to creates new parameters, where CUDA keeps them. Only
+the thread that enters the context is affected. It needs torch 2.15.
 """
 
 import copy
@@ -44,6 +43,7 @@ from unittest.mock import patch
 from weakref import WeakValueDictionary
 
 import torch
+from pretended_autocast import autocast_of_cuda, register_autocast
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -379,7 +379,7 @@ def listed(index: Any) -> Any:
     return index
 
 
-# --- generators, autocast and torch.cuda ----------------------------------------------------------
+# --- generators and torch.cuda --------------------------------------------------------------------
 
 
 class PretendGenerator(TorchGenerator):
@@ -405,39 +405,6 @@ class Generator(metaclass=GeneratorType):
         return generator
 
 
-AUTOCAST = {  # CUDA's lists: requested dtype, float32, widest dtype of the arguments
-    "low": "conv1d conv2d conv3d conv_transpose2d linear matmul mm bmm mv addmm addmv baddbmm "
-    "addbmm prelu scaled_dot_product_attention",
-    "float32": "acos asin cosh exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow "
-    "softplus layer_norm native_layer_norm group_norm nll_loss nll_loss2d cross_entropy_loss "
-    "l1_loss smooth_l1_loss huber_loss mse_loss binary_cross_entropy_with_logits cdist logsumexp "
-    "softmax log_softmax cumsum cumprod prod sum norm",
-    "widest": "grid_sampler index_put addcmul addcdiv atan2 dot tensordot scatter_add",
-}
-
-
-def castable(x: Any) -> bool:
-    return isinstance(x, PretendTensor) and x.is_floating_point() and x.dtype != torch.float64
-
-
-def autocast_kernel(op: Any, kind: str) -> Callable[..., Any]:
-    key = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
-
-    def kernel(*args: Any, **kwargs: Any) -> Any:
-        types = [x.dtype for x in leaves_of((args, kwargs)) if castable(x)]
-        dtype = torch.get_autocast_dtype(ANCHOR) if kind == "low" else torch.float32
-        if kind == "widest" and types:
-            dtype = max(types, key=lambda one: one.itemsize)
-
-        def cast(x: Any) -> Any:
-            return x.to(dtype) if castable(x) else x
-
-        with torch._C._ExcludeDispatchKeyGuard(key):
-            return op(*mapped(cast, args), **mapped(cast, kwargs))
-
-    return kernel
-
-
 class Hooks(torch._C._acc.PrivateUse1Hooks):
     def is_available(self) -> bool:
         return True
@@ -458,20 +425,11 @@ def set_up() -> None:
         return
     READY.append(Hooks())
     _setup_privateuseone_for_python_backend(ANCHOR, hook=READY[0])
-    # PyTorch asks for these wherever autocast or a copy of the random state may be needed, also
-    # after the pretended device is gone.
+    # PyTorch asks for these wherever a copy of the random state may be needed, also after the
+    # pretended device is gone.
     module = getattr(torch, ANCHOR)
-    module.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
     module.get_rng_state, module.set_rng_state = torch.get_rng_state, torch.set_rng_state
-    rest, lists = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
-    rest.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
-    for kind, names in AUTOCAST.items():
-        packets = [getattr(aten, name) for name in names.split()]
-        for op in (getattr(packet, one) for packet in packets for one in packet.overloads()):
-            if not op._schema.is_mutable:
-                name = op.name().removeprefix("aten::")
-                lists.impl(name, autocast_kernel(op, kind), "AutocastPrivateUse1")
-    READY.extend((rest, lists))
+    READY.extend(register_autocast(ANCHOR, PretendTensor))
 
 
 class NoStream:
@@ -510,23 +468,12 @@ def torch_cuda() -> dict[str, Any]:
     return functions | {"synchronize": counted("explicit", lambda *_: None)}
 
 
-def of_anchor(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function of autocast that takes a device type."""
-    return lambda *args: function(*(ANCHOR if x == "cuda" else x for x in args))
-
-
 @contextmanager
 def pretend_cuda(roots: Sequence[str]) -> Iterator[Ledger]:
     """Give PyTorch one pretended CUDA device in this thread; see the module."""
     global LEDGER
     set_up()
     LEDGER = Ledger(roots)
-    init = torch.autocast.__init__
-
-    def autocast_init(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
-        init(self, device_type, *args, **kwargs)
-        self.device = ANCHOR if device_type == "cuda" else device_type
-
     with ExitStack() as stack:
 
         def replace(owner: Any, name: str, value: Any) -> None:
@@ -534,9 +481,7 @@ def pretend_cuda(roots: Sequence[str]) -> Iterator[Ledger]:
 
         for name, value in torch_cuda().items():
             replace(torch.cuda, name, value)
-        for name in ("is_autocast_enabled", "get_autocast_dtype"):
-            replace(torch, name, of_anchor(getattr(torch, name)))
-        replace(torch.autocast, "__init__", autocast_init)
+        stack.enter_context(autocast_of_cuda(ANCHOR))
         replace(torch, "Generator", Generator)
         replace(torch.serialization, "location_tag", location)
         replace(torch._C, "_InferenceMode", lambda on: torch.set_grad_enabled(not on))
