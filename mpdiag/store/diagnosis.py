@@ -90,6 +90,19 @@ class Diagnosis:
         """Name of the score in text: AP, PQ or mIoU."""
         return SCORES[self.score_name]
 
+    def __str__(self) -> str:
+        """Return the score and a line for each finding, in percentage points."""
+        label, threshold = self.score_label, 100 * self.threshold
+        score = f"{label} {100 * self.score:.1f} on {self.num_images:,} images."
+        if not self.findings:
+            return f"{score} Nothing found that costs more than {threshold:g} {label}."
+        lines = []
+        for finding in self.findings:
+            gain, low, high = (100 * x for x in (finding.at_stake, *finding.interval))
+            interval = f"95% interval {low:.1f} to {high:.1f}"
+            lines.append(f"{finding.cause}: {gain:+.1f} {label} ({interval}). {finding.remedy}")
+        return "\n".join([score, *lines])
+
     def as_json(self) -> dict[str, Any]:
         """Return the content of diagnosis.json; all values are fractions."""
         return {
