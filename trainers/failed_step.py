@@ -36,7 +36,7 @@ def dump_failed_step(
         failed_step={
             "message": str(error),
             "positions": list(positions),
-            "samples": [asdict(sample) for sample in samples],
+            "samples": [asdict(sample.to("cpu")) for sample in samples],
         },
     )
     return TrainingError(

@@ -33,6 +33,7 @@ from trainers.output import (
     create_output_dir,
     lock_output,
 )
+from trainers.prefetch import prefetch
 from trainers.signals import StoppedBySignalError, StopSignal
 from trainers.trainer import Trainer
 from trainers.validation import validate
@@ -127,7 +128,7 @@ class TrainingLoop:
     def run(self) -> None:
         """Train from the current step to the last."""
         trainer, every = self.trainer, self.trainer.config.checkpoint_every
-        samples = self.batches.start(trainer.iteration)
+        samples = prefetch(self.batches.start(trainer.iteration), trainer.distributed.device)
         self._evaluate_if_due()  # a stopped run may have missed one
         while not trainer.finished:
             self._step(samples)

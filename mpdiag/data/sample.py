@@ -1,8 +1,11 @@
 """Data classes of a data set: classes, training samples and ground truth."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
+
+from mpdiag.ops import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,13 @@ class Sample:
     masks: Tensor
     labels: Tensor
     original_size: tuple[int, int]
+
+    def to(self, device: torch.device | str) -> "Sample":
+        """Copy the tensors to a device. A copy to a GPU does not wait for the GPU."""
+        image, masks, labels = (
+            to_device(tensor, device) for tensor in (self.image, self.masks, self.labels)
+        )
+        return replace(self, image=image, masks=masks, labels=labels)
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from torch import nn
 
 from mpdiag.data import Sample, SegmentationDataset
 from trainers.distributed import DistributedContext
+from trainers.prefetch import prefetch
 from trainers.recipe import load_recipe
 from trainers.trainer import Trainer
 
@@ -49,7 +50,8 @@ def test_step_equals_the_cpu(gpu: torch.device, samples: list[Sample]) -> None:
     """All cells are compared, because a GPU draws other random points and noise."""
     changes = ("loss.num_points=all", "pilot.noise=none", "pilot.label_noise=0")
     expected = take_step(trainer_on(torch.device("cpu"), *changes), samples)
-    found = take_step(trainer_on(gpu, *changes), samples)
+    (copied,) = prefetch(iter([samples]), gpu)
+    found = take_step(trainer_on(gpu, *changes), copied)
     assert found == pytest.approx(expected, rel=1e-3)
 
 

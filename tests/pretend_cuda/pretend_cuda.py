@@ -462,6 +462,7 @@ def torch_cuda() -> dict[str, Any]:
     functions |= {
         "device": no_device_change,
         "device_of": no_device_change,
+        "stream": no_device_change,
         "Stream": NoStream,
         "Event": NoStream,
     }
@@ -483,6 +484,7 @@ def pretend_cuda(roots: Sequence[str]) -> Iterator[Ledger]:
             replace(torch.cuda, name, value)
         stack.enter_context(autocast_of_cuda(ANCHOR))
         replace(torch, "Generator", Generator)
+        replace(torch.Tensor, "record_stream", lambda self, stream: None)
         replace(torch.serialization, "location_tag", location)
         replace(torch._C, "_InferenceMode", lambda on: torch.set_grad_enabled(not on))
         for module in map(import_module, ("torch.optim.optimizer", "torch.utils._foreach_utils")):

@@ -21,6 +21,7 @@ from mpdiag.evaluation import build_evaluator
 from mpdiag.models import Mask2Former
 from mpdiag.ops import use_backend
 from trainers.distributed import DistributedContext
+from trainers.prefetch import prefetch
 from trainers.recipe import load_recipe
 from trainers.trainer import Trainer
 
@@ -98,7 +99,8 @@ def test_step_equals_the_cpu(data: SegmentationDataset, changes: str) -> None:
     with use_backend("plain"):
         expected = take_step(trainer_of(changes), samples)
         with pretend_cuda(ROOTS):
-            found = take_step(trainer_of(changes), samples)
+            (copied,) = prefetch(iter([samples]), torch.device("cuda", 0))
+            found = take_step(trainer_of(changes), copied)
     assert found == pytest.approx(expected, rel=1e-4)
 
 
