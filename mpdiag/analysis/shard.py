@@ -40,6 +40,14 @@ class Shard:
         if self.world_size > 1:
             dist.barrier()
 
+    def gather(self, value: T) -> list[T]:
+        """Return the picklable values of all processes by rank, on each of them."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
     def run_on_main_process(self, action: Callable[[], T]) -> T:
         """Call `action` on the main process only, and return its picklable result on all.
 

@@ -65,6 +65,7 @@ def diagnose(
     html: Html = None,
 ) -> None:
     """Rank what costs a model AP, PQ or mIoU: what is at stake, the evidence and the remedy."""
+    from mpdiag.analysis.shard import torchrun_shard
     from mpdiag.store import Run
     from mpdiag.store.diagnosis import FILE_NAME
     from reports.diagnosis import build_diagnosis, write_diagnosis
@@ -72,9 +73,19 @@ def diagnose(
 
     if run is not None:
         Run.open(run)  # before the work
-    options = {"root": root, "split": split, "limit": limit, "device": device, "resume": resume}
+    options: dict[str, Any] = {
+        "root": root,
+        "split": split,
+        "limit": limit,
+        "device": device,
+        "resume": resume,
+    }
     sources = [source] if against is None else [source, against]
-    found = [_find_causes(one, dataset, threshold / 100, options) for one in sources]
+    with torchrun_shard() as shard:
+        options["shard"] = shard
+        found = [_find_causes(one, dataset, threshold / 100, options) for one in sources]
+    if not shard.is_main_process:
+        return
     diagnosis = found[0]
     if (Path(source) / "run.json").is_file():
         run = Path(source)
@@ -106,7 +117,8 @@ def _find_causes(
     from mpdiag.progress import progress_bar
 
     with progress_bar(err, f"diagnosing {Path(source).name}") as progress:
-        return find_causes(source, dataset, threshold=threshold, progress=progress, **options)
+        shown = progress if options["shard"].is_main_process else None
+        return find_causes(source, dataset, threshold=threshold, progress=shown, **options)
 
 
 def _print(diagnosis: "Diagnosis") -> None:

@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from itertools import chain, zip_longest
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from mpdiag.analysis.adapter import ModelAdapter, PreprocessedImage
 from mpdiag.analysis.ground_truth import GroundTruthCache
+from mpdiag.analysis.shard import Shard
 from mpdiag.data import GroundTruth, Sample, SegmentationDataset, padded_targets
 from mpdiag.diagnosis.batch_store import Batch, BatchStore
 from mpdiag.diagnosis.changes import Changes, apply_changes
@@ -27,6 +29,11 @@ from mpdiag.models.inference import resized_chunks
 from mpdiag.recording import Recording, record
 
 NO_CHANGES = Changes()
+IMAGES_PER_BLOCK = 8
+"""Images that one process takes at a time. Batches do not cross blocks, so that the predictions do
+not depend on the number of processes."""
+
+T = TypeVar("T")
 
 
 class Collector:
@@ -40,6 +47,7 @@ class Collector:
         device: torch.device,
         progress: Callable[[int], None] | None = None,
         store: BatchStore | None = None,
+        shard: Shard | None = None,
     ) -> None:
         """Prepare the collection.
 
@@ -48,8 +56,10 @@ class Collector:
             data: the data set.
             indices: images to use.
             device: device of the model.
-            progress: called with the number of images done in each forward pass.
+            progress: called with the number of images of this process done in each forward pass.
             store: keeps finished batches.
+            shard: share of this process, if several processes make the diagnosis. All of them make
+                the same calls in the same order.
         """
         self.adapter = adapter
         self.data = data
@@ -58,6 +68,7 @@ class Collector:
         self.ground_truth = GroundTruthCache(data)
         self.progress = progress
         self.store = store
+        self.shard = shard or Shard()
         self.scorer = build_scorer(data)
         self.facts = ModelFacts()
         self.gains: dict[str, float] = {}  # AP that changes gain on the first images
@@ -79,20 +90,40 @@ class Collector:
             keep: use and fill `store` and `facts`; False if the model has other changes as well.
         """
         chosen = self.indices if indices is None else indices
-        samples = map(self.ground_truth.read_sample, chosen)
-        if changes.flip:
-            samples = map(flip_sample, samples)
+
+        def measure(batch: Sequence[PreprocessedImage]) -> Batch:
+            found = self._find_batch(batch, changes, every_layer, keep)
+            if self.progress:
+                self.progress(len(batch))
+            return found
+
         images: list[ImageEvidence] = []
         with apply_changes(self.adapter, changes):
-            for batch in self.adapter.batches(samples, self.device):
-                found, facts = self._find_batch(batch, changes, every_layer, keep)
+            for found, facts in self.measure_batches(chosen, measure, flip=changes.flip):
                 images += found
                 if keep:
                     self.facts.merge(facts)
-                if self.progress:
-                    self.progress(len(batch))
         rule = self.adapter.info.settings.inference
         return Evidence(images, len(self.data.classes), rule, scorer=self.scorer)
+
+    def measure_batches(
+        self,
+        indices: Sequence[int],
+        measure: Callable[[Sequence[PreprocessedImage]], T],
+        *,
+        flip: bool = False,
+    ) -> list[T]:
+        """Return what `measure` returns for each batch of images, in their order.
+
+        Several processes share the batches, and all of them get all results.
+        """
+        own: list[list[T]] = []
+        for block in self.shard.blocks(len(indices), IMAGES_PER_BLOCK):
+            samples = map(self.ground_truth.read_sample, (indices[place] for place in block))
+            prepared = map(flip_sample, samples) if flip else samples
+            own.append([measure(one) for one in self.adapter.batches(prepared, self.device)])
+        rounds = zip_longest(*self.shard.gather(own), fillvalue=[])  # process r has block r first
+        return list(chain.from_iterable(chain.from_iterable(rounds)))
 
     def _find_batch(
         self, batch: Sequence[PreprocessedImage], changes: Changes, every_layer: bool, keep: bool

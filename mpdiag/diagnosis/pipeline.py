@@ -1,11 +1,13 @@
 """`mpdiag.diagnose`: find what lowers the score of a run or a checkpoint."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mpdiag.analysis.build_adapter import build_adapter
 from mpdiag.analysis.options import AnalysisOptions
+from mpdiag.analysis.shard import Shard
 from mpdiag.checkpoints.opening import ModelSource, open_model
 from mpdiag.data import SegmentationDataset, load_dataset
 from mpdiag.diagnosis.batch_store import BatchStore
@@ -36,6 +38,7 @@ def diagnose(
     threshold: float = THRESHOLD,
     progress: Callable[[int, int], None] | None = None,
     resume: Path | None = None,
+    shard: Shard | None = None,
     **options: Any,
 ) -> Diagnosis:
     """Find what costs a model AP, PQ or mIoU, how much, and what to change.
@@ -47,10 +50,13 @@ def diagnose(
         source: a run directory, or a model as for `mpdiag.analyze`.
         dataset: as for `mpdiag.analyze`; None for the data set of the run.
         threshold: score (a fraction) that a cause must cost to be a finding.
-        progress: called with (images done, images expected) over all forward passes of a model. How
-            many passes there are depends on what they show, so the second number may grow.
+        progress: called with (images done, images expected) of this process, over all forward
+            passes of a model. How many passes there are depends on what they show, so the second
+            number may grow.
         resume: directory that keeps finished batches of a model. A diagnosis that is started again
             with the same directory continues from them.
+        shard: share of this process, if several processes run the model (`torchrun_shard`). All of
+            them call this function, and get the same diagnosis.
         **options: `root`, `split`, `task`, `limit`, `device`, `config` and `engine` of
             `mpdiag.analysis.AnalysisOptions`. `limit` is at most 500 images by default for a model
             (200 for panoptic and semantic data sets), and all images for a run.
@@ -75,16 +81,18 @@ def diagnose(
     adapter.to(device)
     limit = MAX_IMAGES if dataset.task == "instance" else MAX_IMAGES_WITH_MASKS
     count = min(chosen.limit or limit, len(dataset))
+    shard = shard or Shard()
+    expected = EXPECTED_PASSES * math.ceil(count / shard.world_size)
     done = 0
 
     def count_images(images: int) -> None:
         nonlocal done
         done += images
         if progress:
-            progress(done, max(done, EXPECTED_PASSES * count))
+            progress(done, max(done, expected))
 
     store = None if resume is None else BatchStore(resume, adapter.info, dataset.task)
-    collector = Collector(adapter, dataset, range(count), device, count_images, store)
+    collector = Collector(adapter, dataset, range(count), device, count_images, store, shard)
     evidence = collector.collect(every_layer=True)
     diagnosis = Search(evidence, collector.facts, threshold, collector).run()
     return add_measures(diagnosis, collector, evidence)

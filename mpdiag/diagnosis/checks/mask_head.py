@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpdiag.analysis.adapter import PreprocessedImage
 from mpdiag.data import padded_targets
 from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.checks.inputs import Trials
@@ -87,7 +89,7 @@ def _use(evidence: Evidence, images: Sequence[ImageEvidence]) -> Evidence:
 @torch.inference_mode()
 def _collect_pairs(trials: Trials, model: Mask2Former) -> list[Pairs]:
     """Return the queries of the last layers with their GT, for each image."""
-    collector, pairs = trials.collector, []
+    collector = trials.collector
     states: list[Tensor] = []
     features: list[Tensor] = []
 
@@ -102,30 +104,30 @@ def _collect_pairs(trials: Trials, model: Mask2Former) -> list[Pairs]:
         model.decoder.mask_embed.layers[-1].register_forward_pre_hook(keep_state),
         model.decoder.register_forward_pre_hook(keep_features),
     ]
-    images = iter(trials.base.images)
-    generator = torch.Generator().manual_seed(0)
-    samples = map(collector.ground_truth.read_sample, collector.indices)
+    images = {image.image_id: image for image in trials.base.images}
+
+    def measure(batch: Sequence[PreprocessedImage]) -> list[Pairs]:
+        samples = [image.sample for image in batch]
+        targets = padded_targets(samples, batch[0].padded, collector.device)
+        collector.adapter.predict(batch, targets, attention=False)
+        recent = torch.stack(states[-LAYERS:])
+        pairs = []
+        for index, (sample, target) in enumerate(zip(samples, targets, strict=True)):
+            own = recent[:, index], features[0][index]
+            masks = gt_on_grid(target["masks"], *own[1].shape[-2:])
+            pairs.append(_pairs_of(images[sample.image_id], *own, masks))
+        return pairs
+
     try:
-        for batch in collector.adapter.batches(samples, collector.device):
-            samples_of = [image.sample for image in batch]
-            targets = padded_targets(samples_of, batch[0].padded, collector.device)
-            collector.adapter.predict(batch, targets, attention=False)
-            recent = torch.stack(states[-LAYERS:])
-            for index, target in enumerate(targets):
-                own = recent[:, index], features[0][index]
-                masks = gt_on_grid(target["masks"], *own[1].shape[-2:])
-                pairs.append(_pairs_of(next(images), *own, masks, generator))
+        return list(chain.from_iterable(collector.measure_batches(collector.indices, measure)))
     finally:
         for handle in handles:
             handle.remove()
-    return pairs
 
 
-def _pairs_of(
-    image: ImageEvidence, states: Tensor, features: Tensor, masks: Tensor,
-    generator: torch.Generator,
-) -> Pairs:  # fmt: skip
+def _pairs_of(image: ImageEvidence, states: Tensor, features: Tensor, masks: Tensor) -> Pairs:
     cells = features[0].numel()
+    generator = torch.Generator().manual_seed(image.image_id)
     points = torch.randperm(cells, generator=generator)[:POINTS].to(features.device)
     row_of = sample_rows(image, len(masks))
     chosen, rows = [], []

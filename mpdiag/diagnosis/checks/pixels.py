@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
+from mpdiag.analysis.adapter import PreprocessedImage
 from mpdiag.data import padded_targets
 from mpdiag.diagnosis.collect import Collector
 from mpdiag.models import Mask2Former
@@ -61,21 +63,22 @@ def received_pixels(collector: Collector, indices: Sequence[int]) -> list[Receiv
         got[:] = [args[0]]
         raise _StopError
 
+    def measure(batch: Sequence[PreprocessedImage]) -> list[ReceivedPixels]:
+        images = [one.sample.image for one in batch]
+        targets = padded_targets([x.sample for x in batch], batch[0].padded, collector.device)
+        with suppress(_StopError):
+            collector.adapter.predict(batch, targets, attention=False)
+        found = []
+        for image, pixels, given in zip(images, got[0], model.preprocess(images), strict=True):
+            rows, columns = image.shape[-2:]
+            found.append(_compare(pixels[:, :rows, :columns], given[:, :rows, :columns]))
+        return found
+
     handle = model.backbone.register_forward_pre_hook(stop)
-    found = []
     try:
-        samples = map(collector.ground_truth.read_sample, indices)
-        for batch in collector.adapter.batches(samples, collector.device):
-            images = [one.sample.image for one in batch]
-            targets = padded_targets([x.sample for x in batch], batch[0].padded, collector.device)
-            with suppress(_StopError):
-                collector.adapter.predict(batch, targets, attention=False)
-            for image, pixels, given in zip(images, got[0], model.preprocess(images), strict=True):
-                rows, columns = image.shape[-2:]
-                found.append(_compare(pixels[:, :rows, :columns], given[:, :rows, :columns]))
+        return list(chain.from_iterable(collector.measure_batches(indices, measure)))
     finally:
         handle.remove()
-    return found
 
 
 def _compare(pixels: Tensor, given: Tensor) -> ReceivedPixels:
