@@ -131,9 +131,14 @@ def _print(diagnosis: "Diagnosis") -> None:
     )
     costs = error_costs(diagnosis)
     if costs:
-        known = "" if diagnosis.findings else "The errors have no known cause. "
-        out.print(f"{known}AP50 that each kind of error costs, at most: {', '.join(costs)}.")
+        out.print(f"AP50 that each kind of error costs, at most: {', '.join(costs)}.")
     if not diagnosis.findings:
+        out.print(
+            "No tested change of input, layers, heads, queries or annotations removes these errors "
+            "without training. --threshold lists causes that cost less. "
+            f"Kinds of errors: {DOCS}#scores-of-layers",
+            soft_wrap=True,
+        )
         return
     table = Table("Cause", f"{diagnosis.score_label} at stake", "95% interval", "What to do")
     for finding in diagnosis.findings:
@@ -153,11 +158,11 @@ def _print_checkpoint(run: "Run", dataset: str | None, root: Path | None) -> Non
     entries = (run.header.get(key) for key in ("checkpoint", "dataset"))
     origin, files = (entry if isinstance(entry, dict) else {} for entry in entries)
     checkpoint, name = origin.get("path"), dataset or files.get("annotation_file")
-    if not checkpoint or not name:
+    folder = root or (None if dataset else files.get("image_root"))
+    if not isinstance(checkpoint, str) or not isinstance(name, str):
         return
-    root = root or (None if dataset else files.get("image_root"))
-    words = ["mpdiag", "diagnose", str(checkpoint), "--dataset", str(name)]
-    words += [] if root is None else ["--root", str(root)]
+    words = ["mpdiag", "diagnose", checkpoint, "--dataset", name]
+    words += ["--root", str(folder)] if isinstance(folder, str | Path) else []
     out.print(
         "The input, attention, heads and queries are tested on the checkpoint: "
         + escape(printable(shlex.join([*words, "--run", str(run.path)]))),

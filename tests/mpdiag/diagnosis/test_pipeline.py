@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,26 @@ def test_the_command_writes_json_and_a_page(
     assert f"mpdiag diagnose model {data} --run {run}" in printed
     page = (tmp_path / "a.html").read_text()
     assert "<h1>" in page and "Exacerbation" in page
+
+
+@pytest.mark.parametrize("checkpoint", [7, None, {"path": 5}, {"path": ["a"]}, {}])
+def test_a_run_without_a_readable_checkpoint_suggests_none(
+    checkpoint: object, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    header = json.loads((copy / "run.json").read_text())
+    annotations, images = (header["dataset"][key] for key in ("annotation_file", "image_root"))
+    for dataset in ("text", {"annotation_file": 3, "image_root": images}):
+        header |= {"checkpoint": checkpoint, "dataset": dataset}
+        (copy / "run.json").write_text(json.dumps(header))
+        with pytest.raises(RunError, match="names no annotation file; give --dataset"):
+            mpdiag.diagnose(copy)
+    words = ["diagnose", str(copy), "--dataset", annotations, "--root", images]
+    app(words, standalone_mode=False)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "on 4 images" in printed and "tested on the checkpoint" not in printed
+    assert "removes these errors without training" in printed
 
 
 def test_the_command_compares_two_models(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
