@@ -60,8 +60,8 @@ def find_highlights(run: Run, by_class: pd.DataFrame | None) -> Iterator[Highlig
             yield Highlight(f"Lowest {LAYER_METRICS[name].label}", where, _percent(worst[name]))
     usage = run.summary.get("query_use")
     if isinstance(usage, dict) and run.header.get("part") == "matching":
-        value = f"{usage['dead']} of {len(usage['matches'])}"
-        yield Highlight("Unmatched queries", "queries that match no object in any image", value)
+        unmatched = f"{usage['dead']} of {len(usage['matches'])}"
+        yield Highlight("Unmatched queries", "queries that match no object in any image", unmatched)
     if run.has_column("queries", "second_coverage"):
         yield from _most_common_transition(run)
     lowest = [] if by_class is None else _util_by_class(by_class)[:NUM_CLASSES]
