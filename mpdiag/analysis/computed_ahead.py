@@ -25,7 +25,7 @@ def computed_ahead(items: Iterator[T], device: torch.device) -> Iterator[Iterato
     choose_gpu = None
     if device.type == "cuda":
         choose_gpu = partial(torch.cuda.set_device, torch.cuda.current_device())
-    with ThreadPoolExecutor(1, "model", choose_gpu) as pool:
+    with ThreadPoolExecutor(1, "ahead", choose_gpu) as pool:
         yield _results(items, pool)
 
 

@@ -1,9 +1,10 @@
 """Measure every layer of a model on the images of a data set."""
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from itertools import chain
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ from mpdiag.metrics import ImageRows, image_rows
 from mpdiag.models import ImageSizes
 from mpdiag.ops import tf32, to_device
 from mpdiag.ops.devices import choose_device
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class Measurer:
         self.device = choose_device(settings.options.device)
         self.adapter = adapter
         adapter.to(self.device)
-        self.ahead = settings.options.workers > 0
+        self.workers = settings.options.workers
         self.attention = settings.options.save_attention
         if self.attention:
             adapter.check_attention()
@@ -112,14 +115,20 @@ class Measurer:
     def measure(self, parts: Iterable[Iterable[Sample]]) -> Generator[MeasuredImage, None, None]:
         """Measure samples in order. Samples of two parts do not share a batch.
 
-        With workers, a thread runs the model on the next batch while one is measured.
+        With workers, the model runs on the next batch, and the one after it is preprocessed, in
+        threads while this one is measured.
         """
-        batches = (self.adapter.batches(part, self.device) for part in parts)
-        predicted = map(self._predict, chain.from_iterable(batches))
-        source = computed_ahead(predicted, self.device) if self.ahead else nullcontext(predicted)
-        with tf32("none"), source as predictions:  # independent of the generation of the GPU
+        prepared = chain.from_iterable(self.adapter.batches(part, self.device) for part in parts)
+        with (
+            tf32("none"),  # results do not depend on the generation of the GPU
+            self._ahead(prepared) as batches,
+            self._ahead(map(self._predict, batches)) as predictions,
+        ):
             for one in predictions:
                 yield from self._measure_batch(one)
+
+    def _ahead(self, items: Iterator[T]) -> AbstractContextManager[Iterator[T]]:
+        return computed_ahead(items, self.device) if self.workers else nullcontext(items)
 
     @torch.inference_mode()
     def _predict(self, batch: Sequence[PreprocessedImage]) -> _Predicted:
