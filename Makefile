@@ -1,6 +1,6 @@
 # Every command sets up .venv first. Another interpreter: make PYTHON=python3.12 test
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs notebooks wheel format clean
+.PHONY: help install demo test check docs notebooks wheel ttsem format clean
 
 # The first Python >= 3.11 that starts.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -12,6 +12,8 @@ VENV := .venv
 MADE := $(VENV)/.made-with-$(PYTHON_VERSION)
 INSTALLED := $(VENV)/.installed-$(LOCK)
 BIN := $(VENV)/bin
+TTSEM := .venv-ttsem
+TTSEM_PYTHON ?= python3.12
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +44,12 @@ docs: $(INSTALLED) ## build the documentation site in site/; a broken link is an
 wheel: $(INSTALLED) ## build wheel and sdist, and use the wheel from an empty directory
 	.ci/wheel
 
+# Without a GPU. The empty cache makes Triton run all configurations.
+ttsem: $(TTSEM)/.installed ## check accesses and races of the Triton kernel (Python 3.12 or 3.13)
+	rm -rf $(TTSEM)/cache
+	OMP_NUM_THREADS=1 TRITON_CACHE_DIR=$(CURDIR)/$(TTSEM)/cache $(TTSEM)/bin/python -m ttsem.sanitize \
+		pytest tests/mpdiag/ops/test_deformable_attention_on_gpu.py -k triton
+
 install: $(INSTALLED) ## set up .venv with the tested versions
 	@echo "Ready: $(BIN)/mpdiag"
 
@@ -50,7 +58,7 @@ format: $(INSTALLED) ## let ruff sort and format
 	$(BIN)/ruff format .
 
 clean: ## remove .venv and the caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info build dist site
+	rm -rf $(VENV) $(TTSEM) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info build dist site
 
 $(MADE):
 	@test -n "$(PYTHON_VERSION)" || { \
@@ -64,3 +72,9 @@ $(INSTALLED): $(MADE)
 	@echo "Installing the tested versions of constraints.txt into $(VENV) (some minutes the first time)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@rm -f $(VENV)/.installed-* && touch $@
+
+# ttsem needs its own versions of PyTorch and Triton.
+$(TTSEM)/.installed:
+	$(TTSEM_PYTHON) -m venv --clear $(TTSEM)
+	$(TTSEM)/bin/pip install --quiet --disable-pip-version-check 'ttsem[triton]==0.1.0' pytest-timeout -e .
+	@touch $@
