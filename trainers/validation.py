@@ -1,13 +1,19 @@
 """Evaluation during training, with the images split over the processes."""
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 
 import torch
 
 from mpdiag.config import DataConfig
-from mpdiag.data import ResizeShortestEdge, Sample, SegmentationDataset
+from mpdiag.data import (
+    GroundTruth,
+    ResizeShortestEdge,
+    Sample,
+    SegmentationDataset,
+    read_ahead,
+)
 from mpdiag.evaluation import Scores, build_evaluator
 from mpdiag.models import ImageSizes
 from mpdiag.models.mask2former import MAX_BATCH_PIXELS, batches_by_size, padded_sample_size
@@ -19,6 +25,8 @@ def validate(
     trainer: Trainer, data: SegmentationDataset, progress: Callable[[int, int], None]
 ) -> tuple[dict[str, float | None], str]:
     """Evaluate the last layer's AP, PQ or mIoU. All processes get the scores.
+
+    `data.num_workers` processes read images and GT ahead of the model.
 
     Args:
         trainer: its model is evaluated, and left in training mode.
@@ -33,18 +41,17 @@ def validate(
     model = trainer.model.eval()
     evaluator = build_evaluator(data)
     indices = range(distributed.rank, len(data), distributed.world_size)
-    samples = (_image_only(data, index, settings.data) for index in indices)
+    images = read_ahead(partial(_read, data, settings.data), indices, settings.data.num_workers)
     done = 0
     max_pixels = MAX_BATCH_PIXELS[distributed.device.type]
-    for size, batch in batches_by_size(samples, padded_sample_size, max_pixels):
+    for size, batch in batches_by_size(images, _padded_size, max_pixels):
         with trainer.autocast():
-            found = model([sample.image for sample in batch]).matching
-        for index, sample in enumerate(batch):
+            found = model([sample.image for sample, _ in batch]).matching
+        for index, (sample, ground_truth) in enumerate(batch):
             image = (sample.image.shape[-2], sample.image.shape[-1])
             sizes = ImageSizes(size, image, sample.original_size)
             classes, masks = found.class_logits[-1, index], found.mask_logits[-1, index]
             detections = evaluator.postprocess(classes, masks, sizes)
-            ground_truth = data.ground_truth(indices[done])
             evaluator.update(sample.image_id, detections, ground_truth)
             done += 1
         progress(done, len(indices))
@@ -63,11 +70,17 @@ def resize_for_inference(sample: Sample, settings: DataConfig) -> Sample:
     return ResizeShortestEdge(settings.short_side, settings.long_side)(sample)
 
 
-def _image_only(data: SegmentationDataset, index: int, settings: DataConfig) -> Sample:
-    """Return an image without GT, which the evaluator gets separately."""
+def _read(
+    data: SegmentationDataset, settings: DataConfig, index: int
+) -> tuple[Sample, GroundTruth]:
+    """Read an image at the size of inference, as a sample without GT, and its GT."""
     image = data.image(index)
     size = (image.shape[-2], image.shape[-1])
     nothing = torch.zeros(0, *size, dtype=torch.bool)
     name, labels = data.file_name(index), torch.zeros(0, dtype=torch.int64)
     sample = Sample(data.image_ids[index], name, image, nothing, labels, size)
-    return resize_for_inference(sample, settings)
+    return resize_for_inference(sample, settings), data.ground_truth(index)
+
+
+def _padded_size(image: tuple[Sample, GroundTruth]) -> tuple[int, int]:
+    return padded_sample_size(image[0])

@@ -15,6 +15,7 @@ from mpdiag.ops import tf32
 from trainers.distributed import DistributedContext
 from trainers.loop import train
 from trainers.trainer import Trainer
+from trainers.validation import validate
 
 from ..processes import run_command, torchrun
 
@@ -206,3 +207,15 @@ def test_layer_metrics_equal_the_analysis(small_recipe, data_root: Path, tmp_pat
     for layer in summary["layers"]:
         assert lines[-1][f"util/{layer['layer']}"] == pytest.approx(layer["util"], abs=1e-9)
         assert lines[-1].get(f"miou_l/{layer['layer']}") == pytest.approx(layer["miou_l"], abs=1e-9)
+
+
+def test_workers_do_not_change_the_validation(small_recipe) -> None:
+    found = []
+    for workers in (0, 2):
+        config = small_recipe("model.num_classes=7", f"data.num_workers={workers}")
+        data = load_dataset("synthetic", root=config.data.root, split="val")
+        trainer = Trainer(config, data.classes, DistributedContext.initialize())
+        done: list[int] = []
+        found.append(validate(trainer, data, lambda number, total, done=done: done.append(number)))
+        assert done[-1] == len(data) and trainer.model.training
+    assert found[0] == found[1] and found[0][1] == "ap"
