@@ -85,7 +85,7 @@ class Collector:
 
         Args:
             changes: changes to the model and its input.
-            every_layer: collect all layers, not the last two only.
+            every_layer: collect all layers, not the last one only.
             indices: images to use instead of all.
             keep: use and fill `store` and `facts`; False if the model has other changes as well.
         """
@@ -161,7 +161,7 @@ class Collector:
         features = None
         if recording is not None and "query" in recording:
             features = torch.stack(recording.layers("query")).float()
-        first = 0 if every_layer else len(classes) - 2
+        first = 0 if every_layer else len(classes) - 1
         finite = finite_queries(classes, masks)
         truths = [self._truth(image.sample.image_id, changes) for image in batch]
         images = [

@@ -90,7 +90,7 @@ def _best_detections(target: Ints, kind: Ints, scores: Floats, used: Bools) -> I
 
 def error_budget(evidence: Evidence, layer: int = -1) -> dict[str, float]:
     """Return the AP50 that each error costs in a layer, and `ap50` itself."""
-    images = [image.detections(evidence.rule, layer) for image in evidence.images]
+    images = evidence.detections(layer)
     errors = [ImageErrors.of(image) for image in images]
     before = _ap50(images, errors, evidence.num_classes, None)
     gains = {

@@ -166,6 +166,9 @@ class Evidence:
     rule: InstanceRule = "mask2former"
     first_layer: int = 0
     scorer: Scorer = field(default_factory=APScorer)
+    _detections: dict[int, list[ImageDetections]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     @property
     def num_layers(self) -> int:
@@ -178,8 +181,14 @@ class Evidence:
 
     def matched(self, layer: int = -1) -> MatchedDetections:
         """Return the matched detections of a layer."""
-        images = [image.detections(self.rule, layer) for image in self.images]
-        return MatchedDetections(images, self.num_classes)
+        return MatchedDetections(self.detections(layer), self.num_classes)
+
+    def detections(self, layer: int = -1) -> Sequence[ImageDetections]:
+        """Return the detections of each image in a layer; they are kept."""
+        if layer not in self._detections:
+            found = [image.detections(self.rule, layer) for image in self.images]
+            self._detections[layer] = found
+        return self._detections[layer]
 
     def scored(self, layer: int = -1) -> ImageScores:
         """Return the scores of the images in a layer."""

@@ -59,7 +59,7 @@ def ranking_scores(evidence: Evidence, layer: int) -> dict[str, float]:
     class. `ap_ranked_by_iou` is the AP if the score of a true positive at IoU 0.5 were its IoU, and
     that of a false positive 0. Stable-DINO (Liu et al., ICCV 2023) trains scores towards the IoU.
     """
-    images = [image.detections(evidence.rule, layer) for image in evidence.images]
+    images = evidence.detections(layer)
     iou = [own_iou(image) for image in images]
     scores = np.concatenate([image.scores for image in images])
     every = np.concatenate(iou)
@@ -98,8 +98,7 @@ def share(part: Bools, whole: Bools) -> float:
 def _found_gt(evidence: Evidence, layer: int) -> Bools:
     """Return which GT of all images have a true positive in a layer."""
     found = [np.zeros(0, np.bool_)]
-    for image in evidence.images:
-        detections = image.detections(evidence.rule, layer)
+    for image, detections in zip(evidence.images, evidence.detections(layer), strict=True):
         matched, _ = detections.match()
         same = detections.labels[:, None] == detections.gt_labels
         used = used_gt(detections, matched[0], np.where(image.gt_crowd, 0, detections.iou) * same)
@@ -110,16 +109,17 @@ def _found_gt(evidence: Evidence, layer: int) -> Bools:
 def _exacerbation(evidence: Evidence, layer: int) -> float:
     """Return the share of the last layer's false positives with a lower score in `layer`."""
     lower = total = 0
-    for image in evidence.images:
-        queries, labels, scores = _false_positives(image, evidence)
+    for image, detections in zip(evidence.images, evidence.detections(), strict=True):
+        queries, labels, scores = _false_positives(image, detections)
         before = _scores(image, layer)[queries, labels]
         lower += int(np.count_nonzero(before < scores))
         total += len(scores)
     return lower / total if total else float("nan")
 
 
-def _false_positives(image: ImageEvidence, evidence: Evidence) -> tuple[Ints, Ints, Floats]:
-    detections = image.detections(evidence.rule)
+def _false_positives(
+    image: ImageEvidence, detections: ImageDetections
+) -> tuple[Ints, Ints, Floats]:
     wrong = ImageErrors.of(detections).kind >= 0
     labels, queries = detections.labels[wrong], detections.queries[wrong]
     return queries, labels, _scores(image, -1)[queries, labels]
@@ -150,8 +150,7 @@ class Calibration:
     def of(cls, evidence: Evidence, layer: int = -1) -> "Calibration":
         """Measure the detections of a layer."""
         scores, labels, iou, objects = [], [], [], 0
-        for image in evidence.images:
-            detections = image.detections(evidence.rule, layer)
+        for image, detections in zip(evidence.images, evidence.detections(layer), strict=True):
             matched, ignored = detections.match()
             counted = ~ignored[0]
             scores.append(detections.scores[counted])

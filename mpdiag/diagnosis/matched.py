@@ -6,6 +6,7 @@ flags. Without weights, `MatchedDetections.values` equals COCOeval of pycocotool
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ RECALLS = np.linspace(0, 1, 101)
 _BATCH = 16  # weightings in memory at a time
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ImageDetections:
     """D detections and G ground truths of one image, and their overlaps.
 
@@ -47,6 +48,10 @@ class ImageDetections:
         Both are (T, D). As in COCOeval, detections choose in the order of their scores, each the
         free GT of its class with the highest IoU, and the last of equal ones.
         """
+        return self._matches
+
+    @cached_property
+    def _matches(self) -> tuple[Bools, Bools]:
         count = len(self.labels)
         matched = np.zeros((len(IOU_THRESHOLDS), count), dtype=np.bool_)
         ignored = np.zeros_like(matched)
