@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from mpdiag.choices import Task
 from mpdiag.commands.options import Root, err, out, suggest
 from mpdiag.printable import printable
 
@@ -42,9 +43,20 @@ def diagnose(
     split: Annotated[
         str | None, typer.Option(help="Split of the data set.", show_default="val")
     ] = None,
+    task: Annotated[
+        Task | None,
+        typer.Option(
+            help="Annotations to use, and so the score: AP, PQ or mIoU.",
+            show_default="as in the data set's name or file, else instance",
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(help="Number of images to use.", min=1, show_default="all of a run, else 500"),
+        typer.Option(
+            help="Number of images to use.",
+            min=1,
+            show_default="all of a run, else 500, or 200 for PQ and mIoU",
+        ),
     ] = None,
     threshold: Annotated[
         float, typer.Option(help="AP, PQ or mIoU, in points, that a cause must cost.", min=0)
@@ -76,6 +88,7 @@ def diagnose(
     options: dict[str, Any] = {
         "root": root,
         "split": split,
+        "task": task,
         "limit": limit,
         "device": device,
         "resume": resume,
@@ -104,7 +117,7 @@ def diagnose(
     if run is not None:
         suggest(f"mpdiag dashboard {shlex.quote(str(run))}")
     else:
-        data = {"--dataset": dataset, "--root": root, "--split": split}
+        data = {"--dataset": dataset, "--root": root, "--split": split, "--task": task}
         words = [word for key, value in data.items() if value for word in (key, str(value))]
         suggest(shlex.join(["mpdiag", "analyze", source, *words]))
 

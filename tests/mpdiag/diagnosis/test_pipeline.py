@@ -220,11 +220,20 @@ def test_the_command_compares_two_models(run: Path, capsys: pytest.CaptureFixtur
 def test_the_command_suggests_the_analysis_of_the_same_data(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diagnosis, "diagnose", lambda *_, **__: Diagnosis(0.4, [], 0.01, 20))
+    given: dict[str, object] = {}
+
+    def diagnose(*_: object, **options: object) -> Diagnosis:
+        given.update(options)
+        return Diagnosis(0.4, [], 0.01, 20, score_name="miou")
+
+    monkeypatch.setattr(diagnosis, "diagnose", diagnose)
     words = ["model.pth", "--dataset", "own", "--root", "my data", "--split", "test"]
+    words += ["--task", "semantic"]
     app(["diagnose", *words], standalone_mode=False)
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f"Next: mpdiag analyze {shlex.join(words)}"
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1] == f"Next: mpdiag analyze {shlex.join(words)}"
+    assert printed.out.startswith("mIoU 40.0 on 20 images. Nothing found")
+    assert given["task"] == "semantic" and given["split"] == "test"
 
 
 def test_a_checkpoint_needs_a_data_set(model: Mask2Former) -> None:
