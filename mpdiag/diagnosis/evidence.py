@@ -169,6 +169,9 @@ class Evidence:
     _detections: dict[int, list[ImageDetections]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
+    _scores: dict[int, ImageScores] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     @property
     def num_layers(self) -> int:
@@ -191,8 +194,10 @@ class Evidence:
         return self._detections[layer]
 
     def scored(self, layer: int = -1) -> ImageScores:
-        """Return the scores of the images in a layer."""
-        return self.scorer.score(self, layer)
+        """Return the scores of the images in a layer; they are kept."""
+        if layer not in self._scores:
+            self._scores[layer] = self.scorer.score(self, layer)
+        return self._scores[layer]
 
     def score(self, layer: int = -1) -> float:
         """Return AP, PQ or mIoU of a layer, by the task; NaN without GT."""
