@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from mpdiag.data.problems import DataProblem
+from mpdiag.ops import decode_masks
 
 Masks = npt.NDArray[np.bool_]
 
@@ -56,10 +57,8 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
 
 def decode(rles: Sequence[dict[str, Any]], height: int, width: int) -> Masks:
     """Return the (G, H, W) masks of G compressed RLEs from `to_rle`."""
-    if not rles:
-        return np.zeros((0, height, width), dtype=np.bool_)
-    columns = coco_mask.decode(list(rles))
-    return np.ascontiguousarray(columns.transpose(2, 0, 1)).view(np.bool_)
+    masks: Masks = decode_masks([rle["counts"] for rle in rles], height, width).numpy()
+    return masks
 
 
 def segment_ids(png: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:

@@ -203,37 +203,54 @@ class AveragePrecision:
         extra: Mapping[str, Tensor],
     ) -> list[Annotation]:
         """Return the masks of `classes` as COCO annotations with their `extra` values."""
-        annotations = []
-        for row, (label, runs) in enumerate(zip(labels.tolist(), counts, strict=True)):
-            if label not in self.classes:
-                continue
-            segmentation = {"size": list(size), "counts": runs}
-            annotations.append(
-                {
-                    "image_id": image_id,
-                    "category_id": label,
-                    "segmentation": segmentation,
-                    "area": float(coco_mask.area(segmentation)),
-                    "iscrowd": 0,
-                    **{key: values[row].item() for key, values in extra.items()},
-                }
+        masks = [{"size": list(size), "counts": runs} for runs in counts]
+        measured = coco_mask.area(masks).tolist()
+        columns = {key: values.tolist() for key, values in extra.items()}
+        return [
+            {
+                "image_id": image_id,
+                "category_id": label,
+                "segmentation": mask,
+                "area": float(area),
+                "iscrowd": 0,
+                **{key: values[row] for key, values in columns.items()},
+            }
+            for row, (label, mask, area) in enumerate(
+                zip(labels.tolist(), masks, measured, strict=True)
             )
-        return annotations
+            if label in self.classes
+        ]
 
 
 def _match(ground_truth: Sequence[Annotation], detections: Sequence[Annotation]) -> ImageMatches:
     """Match the detections of an image class by class."""
-    labels = sorted({annotation["category_id"] for annotation in (*ground_truth, *detections)})
-    return _concatenate(
-        [
-            _match_class(
-                label,
-                [truth for truth in ground_truth if truth["category_id"] == label],
-                [found for found in detections if found["category_id"] == label],
-            )
-            for label in labels
-        ]
+    labels = {truth["category_id"] for truth in ground_truth}
+    parts = [
+        _match_class(
+            label,
+            [truth for truth in ground_truth if truth["category_id"] == label],
+            [found for found in detections if found["category_id"] == label],
+        )
+        for label in sorted(labels)
+    ]
+    others = [found for found in detections if found["category_id"] not in labels]
+    return _concatenate([*parts, _without_gt(others)])
+
+
+def _without_gt(detections: Sequence[Annotation]) -> ImageMatches:
+    """Return the detections of classes without GT: none matches."""
+    labels, scores, areas = (
+        np.array([found[name] for found in detections], kind)
+        for name, kind in (("category_id", np.int64), ("score", np.float64), ("area", np.float64))
     )
+    order = np.lexsort((-scores, labels))  # stable
+    in_class = np.arange(len(order)) - np.searchsorted(labels[order], labels[order])
+    order = order[in_class < _PARAMS.maxDets[-1]]
+    low, high = np.array(_PARAMS.areaRng).T[:, :, None]
+    outside = (areas[order] < low) | (areas[order] > high)
+    bits = np.packbits(outside.repeat(len(_PARAMS.iouThrs), axis=0), axis=0)
+    nothing = np.zeros((0, 2), np.int64)
+    return ImageMatches(labels[order], scores[order], np.zeros_like(bits), bits, nothing)
 
 
 def _match_class(

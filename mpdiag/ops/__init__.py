@@ -2,7 +2,7 @@
 
 from mpdiag.ops.backends import use_backend
 from mpdiag.ops.deformable_attention import ms_deform_attn
-from mpdiag.ops.mask_encoding import encode_masks
+from mpdiag.ops.mask_encoding import decode_masks, encode_masks
 from mpdiag.ops.mask_losses import mask_losses
 from mpdiag.ops.mask_sums import mask_overlaps, masks_of_logits, point_sums
 from mpdiag.ops.points import (
@@ -19,6 +19,7 @@ from mpdiag.ops.transfer import to_cpu, to_device
 __all__ = [
     "Tf32",
     "cell_centers",
+    "decode_masks",
     "encode_masks",
     "mask_losses",
     "mask_overlaps",

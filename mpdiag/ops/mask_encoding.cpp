@@ -1,5 +1,6 @@
-// COCO run-length encoding of masks on the CPU, for `mask_encoding.py`.
+// COCO run-length encoding and decoding of masks on the CPU, for `mask_encoding.py`.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -7,6 +8,8 @@
 #include <vector>
 
 namespace {
+
+constexpr int MAX_SHIFT = 40;  // of five bits; a mask has far fewer than 2^40 cells
 
 // Returns the cells at which a run starts, column by column. Cells before the first one count as
 // background, and the rows of the mask are read one after the other.
@@ -77,9 +80,59 @@ std::string compress(const std::vector<std::int64_t>& starts, std::int64_t cells
   return text;
 }
 
+// Decodes a text to cells, which are zeros before. Returns whether its runs fill the cells exactly;
+// nothing is written outside of them.
+bool decode(const char* text, std::int64_t length, std::int64_t height, std::int64_t width,
+            std::uint8_t* cells) {
+  std::int64_t start = 0, runs[2] = {0, 0};
+  const char* const end = text + length;
+  for (std::int64_t number = 0; text < end; ++number) {
+    std::int64_t run = 0, group = 32;
+    for (int shift = 0; group & 32; shift += 5, ++text) {
+      if (text == end || shift > MAX_SHIFT || *text < 48 || *text > 48 + 63) {
+        return false;
+      }
+      group = *text - 48;
+      run |= (group & 31) << shift;
+      if (!(group & 32) && group & 16) {
+        run -= std::int64_t{32} << shift;
+      }
+    }
+    run += number > 2 ? runs[number % 2] : 0;
+    runs[number % 2] = run;
+    if (run < 0 || run > height * width - start) {
+      return false;
+    }
+    for (std::int64_t left = number % 2 ? run : 0, at = start; left;) {
+      const std::int64_t row = at % height, count = std::min(left, height - row);
+      std::uint8_t* cell = cells + row * width + at / height;
+      for (std::int64_t below = 0; below < count; ++below) {
+        cell[below * width] = 1;
+      }
+      at += count;
+      left -= count;
+    }
+    start += run;
+  }
+  return start == height * width;
+}
+
 }  // namespace
 
 extern "C" {
+
+// Decodes texts that follow each other to `cells`, masks x height x width zeros. Returns the number
+// of the first text that is not valid, or `masks`.
+std::int64_t decode_masks(std::int64_t masks, std::int64_t height, std::int64_t width,
+                          const char* text, const std::int64_t* lengths, std::uint8_t* cells) {
+  for (std::int64_t mask = 0; mask < masks; ++mask) {
+    if (!decode(text, lengths[mask], height, width, cells + mask * height * width)) {
+      return mask;
+    }
+    text += lengths[mask];
+  }
+  return masks;
+}
 
 // Encodes `masks` masks of height x width cells of 0 and 1, one after the other, and returns their
 // texts without a separator. `lengths` gets the length of each text. Free the result by `free_text`.

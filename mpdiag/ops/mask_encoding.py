@@ -1,11 +1,12 @@
 """COCO run-length encoding (RLE) of many masks.
 
-On the CPU, C++ (`mask_encoding.cpp`) reads the rows of a mask in place, while pycocotools needs a
-transposed copy of it. Other threads of Python run meanwhile.
+On the CPU, C++ (`mask_encoding.cpp`) reads and writes the rows of a mask in place, while
+pycocotools needs a transposed copy of it. Other threads of Python run meanwhile.
 """
 
 import ctypes
 import logging
+from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -39,6 +40,38 @@ def encode_masks(masks: Tensor) -> list[bytes]:
     return [text[start:end] for start, end in pairwise(ends)]
 
 
+def decode_masks(counts: Sequence[bytes], height: int, width: int) -> Tensor:
+    """Decode compressed RLE to bool masks (D, height, width).
+
+    Args:
+        counts: run lengths that fill the cells. Without a compiler this is not checked.
+        height, width: size of the masks.
+
+    Raises:
+        ValueError: the runs of a mask do not fill its cells exactly.
+    """
+    library = _library()
+    masks = torch.zeros(len(counts), height, width, dtype=torch.bool)
+    if masks.numel() == 0:
+        return masks
+    if library is None:
+        return _decode_by_pycocotools(counts, height, width)
+    lengths = torch.tensor([len(one) for one in counts], dtype=torch.int64)
+    valid = library.decode_masks(
+        *map(ctypes.c_int64, masks.shape),
+        ctypes.c_char_p(b"".join(counts)),
+        *map(ctypes.c_void_p, (lengths.data_ptr(), masks.data_ptr())),
+    )
+    if valid < len(counts):
+        raise ValueError(f"the run lengths of mask {valid} do not fill {height} x {width} cells")
+    return masks
+
+
+def _decode_by_pycocotools(counts: Sequence[bytes], height: int, width: int) -> Tensor:
+    columns = coco_mask.decode([{"size": [height, width], "counts": one} for one in counts])
+    return torch.from_numpy(np.ascontiguousarray(columns.transpose(2, 0, 1)).view(np.bool_))
+
+
 def _encode_by_pycocotools(mask: Tensor) -> bytes:
     counts: bytes = coco_mask.encode(np.asfortranarray(mask.numpy(), dtype=np.uint8))["counts"]
     return counts
@@ -52,4 +85,5 @@ def _library() -> ctypes.CDLL | None:
         log.warning("masks are encoded by pycocotools, which is slower: %s", error)
         return None
     library.encode_masks.restype = ctypes.c_void_p
+    library.decode_masks.restype = ctypes.c_int64
     return library

@@ -6,7 +6,7 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from mpdiag.ops import encode_masks, mask_encoding
+from mpdiag.ops import decode_masks, encode_masks, mask_encoding
 
 
 def by_pycocotools(masks: Tensor) -> list[bytes]:
@@ -28,6 +28,7 @@ def test_equals_pycocotools(size: tuple[int, int]) -> None:
     noise = torch.rand(5, *size, generator=torch.Generator().manual_seed(sum(size)))
     masks = noise < torch.tensor([0.0, 1.1, 0.5, 0.02, 0.98])[:, None, None]
     assert encode_masks(masks) == by_pycocotools(masks)
+    assert torch.equal(decode_masks(by_pycocotools(masks), *size), masks)
 
 
 def test_runs_of_many_digits() -> None:
@@ -37,6 +38,7 @@ def test_runs_of_many_digits() -> None:
     masks[1, :, 1:650] = True
     masks[1, 77, 300] = False
     assert encode_masks(masks) == by_pycocotools(masks)
+    assert torch.equal(decode_masks(by_pycocotools(masks), 600, 700), masks)
 
 
 def test_masks_that_are_not_contiguous() -> None:
@@ -49,3 +51,26 @@ def test_no_masks_and_no_cells() -> None:
     assert encode_masks(torch.zeros(0, 3, 4, dtype=torch.bool)) == []
     nothing = torch.zeros(2, 0, 4, dtype=torch.bool)
     assert encode_masks(nothing) == by_pycocotools(nothing)
+    assert decode_masks([], 3, 4).shape == (0, 3, 4)
+
+
+@pytest.mark.parametrize("implementation", ["compiled"], indirect=True)
+@pytest.mark.parametrize(
+    "counts",
+    [
+        b"",
+        b"1",  # too few cells
+        b"=",  # too many
+        b"o",  # ends within a number
+        b"00000=",
+        b"O<",  # a negative run
+        b"4 8",  # no digit
+        b"\xff<",
+        b"ooooooooooooo0<",  # a number of more than 64 bits
+        b"1:1000000000000001",
+    ],
+)
+def test_damaged_counts_write_nothing_outside(counts: bytes) -> None:
+    """The mask is the second of three of 3 x 4 cells. pycocotools does not check run lengths."""
+    with pytest.raises(ValueError, match="mask 1 do not fill 3 x 4 cells"):
+        decode_masks([b"<", counts, b"<"], 3, 4)
