@@ -26,7 +26,8 @@ PENALTIES = (1.0, 0.1, 0.01)
 OBJECTNESS_PENALTY = 0.01
 MIN_QUALITY = 1e-3
 MIN_AREA = 1e-3
-LAYERS = 10  # last layers that are trained on
+LAYERS = 10  # last layers that are trained on, at most
+MAX_ROWS = 50_000  # queries that are trained on, from which on there are fewer layers
 STEPS = 40
 MIN_EXPLAINED = 0.99
 
@@ -69,7 +70,8 @@ class Features:
 
     def __init__(self, evidence: Evidence) -> None:
         images = evidence.images
-        layers = min(LAYERS, len(images[0].class_logits))
+        enough = max(MAX_ROWS // (len(images) * evidence.num_queries), 1)
+        layers = min(LAYERS, len(images[0].class_logits), enough)
         stacked = np.stack([x.features[-layers:] for x in images if x.features is not None])
         x = torch.from_numpy(stacked).double()
         self.values = F.layer_norm(x, x.shape[-1:])

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mpdiag.diagnosis import probe
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.search import Search
@@ -187,3 +188,17 @@ def test_duplicates_are_suppressed(make_evidence: MakeEvidence) -> None:
     assert finding.queries == tuple(range(10, 20))
     cost = healthy.matched().values()[0] - faulty.matched().values()[0]
     assert finding.at_stake >= cost - 1e-6
+
+
+def test_heads_are_trained_on_fewer_layers_of_many_queries(
+    make_evidence: MakeEvidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evidence = make_evidence(24)  # 4 layers of 240 queries
+    shapes = []
+    for rows in (1_000, 500, 100):
+        monkeypatch.setattr(probe, "MAX_ROWS", rows)
+        features = probe.Features(evidence)
+        shapes.append(features.values.shape[1])
+        assert features.values.shape[:2] == features.targets.shape[:2]
+        assert all(odds.shape == (10,) for odds in probe.fit_objectness(evidence, features))
+    assert shapes == [4, 2, 1]
