@@ -1,6 +1,8 @@
 """Adapter of a model that is given with its preprocessing."""
 
+import math
 from collections.abc import Sequence
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -18,14 +20,18 @@ from mpdiag.data.transforms import resize
 from mpdiag.errors import CheckpointError, ConfigError
 from mpdiag.recording import find_family, record
 
-_TRIAL_SIZE = (480, 640)  # of the image that shows how many classes a model predicts
+_TRIAL_SIZE = (3, 480, 640)
 
 
 class CustomAdapter(RecordedModelAdapter):
     """A model of any family, called with a batch of preprocessed images."""
 
     def __init__(self, model: CustomModel, data: SegmentationDataset) -> None:
-        """Set up a model for a data set. The model predicts one black image.
+        """Set up a model for a data set.
+
+        The model predicts a trial image, which shows its number of classes. The checksum of the
+        preprocessed trial image identifies the preprocessing, so that no run is resumed with
+        another one.
 
         Raises:
             CheckpointError: the classes are not those of the data set.
@@ -35,6 +41,8 @@ class CustomAdapter(RecordedModelAdapter):
         """
         self.custom = model
         family, inner = find_family(model.module)
+        trial, size = self._pixels(_trial_image())
+        content = trial.detach().cpu().contiguous().flatten().view(torch.uint8)
         info = ModelInfo(
             path=model.name,
             sha256=parameters_sha256(model.module),
@@ -44,21 +52,24 @@ class CustomAdapter(RecordedModelAdapter):
                 "module": type(inner).__name__,
             },
             settings=ModelSettings.from_loss(
-                family.loss_config(inner, model.name), inference=family.instance_rule
+                family.loss_config(inner, model.name),
+                inference=family.instance_rule,
+                image_processor={
+                    "trial_sha256": sha256(content.numpy().tobytes()).hexdigest(),
+                    "trial_size": list(size),
+                },
             ),
             packages=_distribution(inner),
         )
         module = model.module.eval()
-        classes = self._map_classes(data, exclusive=family.instance_rule != "sigmoid")
+        count = _num_classes(module, trial)
+        classes = self._map_classes(count, data, exclusive=family.instance_rule != "sigmoid")
         super().__init__(module, classes, info)
 
-    def _map_classes(self, data: SegmentationDataset, *, exclusive: bool) -> ClassMapping:
-        """Map the classes of the model, whose number follows from a prediction."""
-        module, labels = self.custom.module, self.custom.classes
-        pixels, _ = self._pixels(torch.zeros(3, *_TRIAL_SIZE, dtype=torch.uint8))
-        with torch.inference_mode(), record(module, only=["class_logits"]) as recording:
-            module(pixels[None].to(_device(module)))
-        count = recording.class_logits.shape[-1] - 1
+    def _map_classes(
+        self, count: int, data: SegmentationDataset, *, exclusive: bool
+    ) -> ClassMapping:
+        labels = self.custom.classes
         if labels is None and count != len(data.classes):
             raise CheckpointError(
                 f"{self.custom.name}: predicts {count} classes, but {data.annotations.path} has "
@@ -105,8 +116,17 @@ class CustomAdapter(RecordedModelAdapter):
         self.module(torch.cat([image.inputs["pixels"] for image in batch]).to(device))
 
 
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
+def _trial_image() -> Tensor:
+    """Return an image, uint8 (3, H, W), that differs between channels, rows and columns."""
+    return (torch.arange(math.prod(_TRIAL_SIZE)) % 251).to(torch.uint8).reshape(_TRIAL_SIZE)
+
+
+def _num_classes(module: nn.Module, pixels: Tensor) -> int:
+    """Return the number of classes that a model predicts for a preprocessed image."""
+    device = next(module.parameters()).device
+    with torch.inference_mode(), record(module, only=["class_logits"]) as recording:
+        module(pixels[None].to(device))
+    return int(recording.class_logits.shape[-1]) - 1
 
 
 def _distribution(module: nn.Module) -> tuple[str, ...]:

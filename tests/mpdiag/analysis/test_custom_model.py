@@ -62,6 +62,11 @@ def test_a_wrapped_model_gives_the_run_of_its_checkpoint(
     assert module.training
     assert found["ap"] == expected["ap"]
     same_tables(tmp_path / "a", tmp_path / "b", "queries", "targets", "detections")
+    darker = CustomModel(module, lambda image: image // 2, model.classes)
+    with pytest.raises(MpdiagError, match="contains another run"):
+        mpdiag.analyze(darker, dataset, tmp_path / "b", evaluate=True, resume=True)
+    with pytest.raises(MpdiagError, match="is already finished"):  # so it is the same run
+        mpdiag.analyze(model, dataset, tmp_path / "b", evaluate=True, resume=True)
     header = Run.open(tmp_path / "b").header
     assert header["checkpoint"]["path"] == "Wrapper"
     assert header["architecture"]["module"] == "Mask2Former"
