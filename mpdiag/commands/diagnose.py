@@ -147,9 +147,8 @@ def _print(diagnosis: "Diagnosis") -> None:
         out.print(f"AP50 that each kind of error costs, at most: {', '.join(costs)}.")
     if not diagnosis.findings:
         out.print(
-            "No tested change of input, layers, heads, queries or annotations removes these errors "
-            "without training. --threshold lists causes that cost less. "
-            f"Kinds of errors: {DOCS}#scores-of-layers",
+            "No tested change of input, layers, heads, queries or annotations gains as much. "
+            f"--threshold lists causes that cost less. What was tested: {DOCS}",
             soft_wrap=True,
         )
         return
