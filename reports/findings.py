@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import pandas as pd
 
 from mpdiag.store import LAYER_METRICS, Run
+from mpdiag.store.diagnosis import SCORES
 from mpdiag.store.transitions import TRANSITIONS
 from reports.document import Document, Highlight, Section, Table
 from reports.formatting import NO_VALUE, format_percent, format_percents, part_name
 from reports.layer_tables import (
     PAPER_METRICS,
-    SCORES,
     layer_table,
     layer_tables,
     metric_definitions,

@@ -7,13 +7,13 @@ from typing import Any
 import pandas as pd
 
 from mpdiag.store import LAYER_METRICS, LayerMetric, Run
+from mpdiag.store.diagnosis import SCORES
 from mpdiag.store.transitions import TRANSITIONS
 from reports.document import Row, Table
 from reports.formatting import NO_VALUE, format_value
 
 PAPER_METRICS = ("miou_l", "util")
 """Metrics of the paper, which summaries show in full."""
-SCORES = {"ap": "AP", "pq": "PQ", "miou": "mIoU"}
 
 
 def layer_tables(run: Run) -> tuple[Table, ...]:

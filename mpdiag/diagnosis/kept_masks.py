@@ -18,6 +18,7 @@ from mpdiag.models import ImageSizes
 MAX_CELLS = 64
 """Cells of a side of the mask logits that are kept. Larger ones are reduced."""
 
+MAX_LOGIT = 1e4  # infinite ones have no interpolation
 PIXELS_PER_CELL = 4  # of an image side that is scored, at most, per cell of `MAX_CELLS`
 
 
@@ -56,7 +57,7 @@ class KeptMasks:
             gt = F.interpolate(gt[None, None].double(), size=size, mode="nearest-exact")[0, 0].int()
         scale = max(reduced, 1)
         return cls(
-            logits=flat.half().cpu().numpy(),
+            logits=flat.clamp(-MAX_LOGIT, MAX_LOGIT).half().cpu().numpy(),
             rows=np.arange(layers * queries).reshape(layers, queries),
             gt=gt.numpy(),
             sizes=np.array([_divide(sizes.padded, scale), _divide(sizes.image, scale), gt.shape]),

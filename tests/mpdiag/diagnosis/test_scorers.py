@@ -182,3 +182,14 @@ def test_large_masks_are_reduced(own: Collector) -> None:
     assert kept.gt.shape == kept.image_sizes.output == (4 * MAX_CELLS, 4 * MAX_CELLS)
     own_share = [(kept.gt == number).mean() for number in range(1, len(masks) + 1)]
     assert own_share == pytest.approx(masks.double().mean((1, 2)).tolist(), abs=1e-9)
+
+
+def test_infinite_logits_are_kept_as_large_ones(own: Collector) -> None:
+    truth = own.data.ground_truth(0)
+    side = truth.masks.shape[-1]
+    sizes = ImageSizes((side, side), (side, side), (side, side))
+    logits = torch.full((1, 2, side // 4, side // 4), torch.inf)
+    logits[0, 1, 0, 0] = -torch.inf
+    kept = KeptMasks.keep(logits, sizes, truth)
+    assert np.isfinite(kept.logits).all()
+    np.testing.assert_array_equal(kept.logits > 0, logits[0].numpy() > 0)
