@@ -204,20 +204,17 @@ class AveragePrecision:
     ) -> list[Annotation]:
         """Return the masks of `classes` as COCO annotations with their `extra` values."""
         masks = [{"size": list(size), "counts": runs} for runs in counts]
-        measured = coco_mask.area(masks).tolist()
         columns = {key: values.tolist() for key, values in extra.items()}
         return [
             {
                 "image_id": image_id,
                 "category_id": label,
                 "segmentation": mask,
-                "area": float(area),
+                "area": float(coco_mask.area(mask)),
                 "iscrowd": 0,
                 **{key: values[row] for key, values in columns.items()},
             }
-            for row, (label, mask, area) in enumerate(
-                zip(labels.tolist(), masks, measured, strict=True)
-            )
+            for row, (label, mask) in enumerate(zip(labels.tolist(), masks, strict=True))
             if label in self.classes
         ]
 

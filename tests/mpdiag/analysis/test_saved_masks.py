@@ -57,7 +57,7 @@ def test_only_one_image_has_masks_at_full_size(
     tmp_path: Path, small_config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     created: list[weakref.ref[torch.Tensor]] = []
-    original = evaluation.instance_inference
+    original = evaluation.shared_instances
 
     def tracked(*args, **kwargs):
         assert not any(masks() is not None for masks in created)
@@ -65,7 +65,7 @@ def test_only_one_image_has_masks_at_full_size(
         created.append(weakref.ref(found.masks))
         return found
 
-    monkeypatch.setattr(evaluation, "instance_inference", tracked)
+    monkeypatch.setattr(evaluation, "shared_instances", tracked)
     scenes = SyntheticScenes(4, (64, 96), small_config.num_classes)
     training_info = TrainingInfo(LossConfig(), short_side=64, long_side=96)
     loaded = LoadedCheckpoint(
