@@ -119,7 +119,7 @@ def fit_class_head(features: Features) -> list[Float32]:
     """Return the logits (N, K + 1) of each image from heads that did not see the image.
 
     The penalty keeps the head near that of the model. Its weight is the one with the lowest loss on
-    the images that were left out.
+    the first fold, which was left out.
     """
     classes = features.logits.shape[-1]
     queries = list(range(features.values.shape[2]))
@@ -130,19 +130,22 @@ def fit_class_head(features: Features) -> list[Float32]:
     weights = torch.ones(classes).double()
     weights[-1] = NO_OBJECT_WEIGHT
     fold = torch.arange(len(features.values)) % FOLDS
-    best: tuple[float, Tensor] | None = None
-    for penalty in PENALTIES:
-        logits = torch.zeros_like(features.logits[:, -1])
-        for number in range(FOLDS):
-            rest = fold != number
-            x, y = features.values[rest].flatten(0, 2), features.targets[rest].flatten()
-            head = _fit(x, y, start, weights, penalty)
-            logits[~rest] = head(features.values[~rest, -1])
-        loss = F.cross_entropy(logits.flatten(0, 1), features.targets[:, -1].flatten(), weights)
-        if best is None or float(loss) < best[0]:
-            best = float(loss), logits
-    assert best is not None
-    return list(best[1].float().numpy())
+
+    def left_out(number: int, penalty: float) -> tuple[float, Tensor]:
+        """Return the loss on a fold, and its logits, from a head fitted to the other folds."""
+        rest = fold != number
+        x, y = features.values[rest].flatten(0, 2), features.targets[rest].flatten()
+        logits = _fit(x, y, start, weights, penalty)(features.values[~rest, -1])
+        targets = features.targets[~rest, -1].flatten()
+        return float(F.cross_entropy(logits.flatten(0, 1), targets, weights)), logits
+
+    tried = {penalty: left_out(0, penalty) for penalty in PENALTIES}
+    penalty = min(tried, key=lambda one: tried[one][0])
+    logits = torch.zeros_like(features.logits[:, -1])
+    logits[fold == 0] = tried[penalty][1]
+    for number in range(1, FOLDS):
+        logits[fold == number] = left_out(number, penalty)[1]
+    return list(logits.float().numpy())
 
 
 def fit_objectness(evidence: Evidence, features: Features) -> list[Floats]:

@@ -30,6 +30,8 @@ MIN_SHIFT = 0.2  # cells
 SHIFT_STEP = 0.25
 SHIFT_ROUNDS = 3
 MIN_DISAGREEMENT = 0.02  # of attention masks and predicted masks
+MIN_CHOICE_GAIN = 0.01
+"""AP on the first images of channels chosen by confidence, which gain a little by chance."""
 MIN_NORMALISATION_GAIN = 0.03
 """AP on the first images, if the pixels arrive as the checkpoint states. A change of contrast gains
 a little by chance."""
@@ -104,7 +106,7 @@ def check_channels(trials: Trials) -> Iterator[Candidate]:
             edit=partial(_choose, other=every, chosen=swapped),
             evidence={"which_images": "those that arrive with red and blue exchanged"},
         )
-    elif _more_confident(own, other).score() > own.score():
+    elif _more_confident(own, other).score() - own.score() >= MIN_CHOICE_GAIN:
         every = collector.collect(changes, every_layer=True)
         yield Candidate(
             "channel-order",
