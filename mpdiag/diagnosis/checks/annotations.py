@@ -24,7 +24,7 @@ IMAGES_SHOWN = 20
 
 
 def check_duplicate_gt(evidence: Evidence) -> Iterator[Candidate]:
-    """Yield the removal of GT that repeat another one of the image."""
+    """Yield the removal of GT that repeat another one of the image and class."""
     kept = [_first_of_duplicates(image) for image in evidence.images]
     removed = [int(np.logical_not(one).sum()) for one in kept]
     if sum(removed):
@@ -38,6 +38,7 @@ def check_duplicate_gt(evidence: Evidence) -> Iterator[Candidate]:
 def _first_of_duplicates(image: ImageEvidence) -> Bools:
     single = ~image.gt_crowd
     same = (image.gt_overlap >= SAME_GT_IOU) & single[:, None] & single
+    same &= image.gt_labels[:, None] == image.gt_labels
     kept: Bools = np.logical_not(np.tril(same, -1).any(1))
     return kept
 

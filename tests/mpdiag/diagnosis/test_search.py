@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mpdiag.diagnosis import probe
+from mpdiag.diagnosis.checks.annotations import check_duplicate_gt
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.search import Search
@@ -202,3 +203,18 @@ def test_heads_are_trained_on_fewer_layers_of_many_queries(
         assert features.values.shape[:2] == features.targets.shape[:2]
         assert all(odds.shape == (10,) for odds in probe.fit_objectness(evidence, features))
     assert shapes == [4, 2, 1]
+
+
+def test_overlapping_gt_of_different_classes_are_no_repetitions(
+    make_evidence: MakeEvidence,
+) -> None:
+    evidence = make_evidence(4)
+    images = []
+    for image, labels in zip(evidence.images, ([0, 1], [2, 0], [1, 1], [0, 2]), strict=True):
+        overlap = np.full_like(image.gt_overlap, 0.9)
+        images.append(replace(image, gt_labels=np.array(labels), gt_overlap=overlap))
+    (candidate,) = check_duplicate_gt(evidence.changed(images))
+    assert candidate.evidence["objects"] == 1
+    assert candidate.edit is not None
+    kept = [len(image.gt_labels) for image in candidate.edit(evidence.changed(images)).images]
+    assert kept == [2, 2, 1, 2]
