@@ -11,13 +11,17 @@ import typer
 from rich.markup import escape
 
 from mpdiag.analysis.options import AnalysisOptions
+from mpdiag.commands.model_reference import resolve_model
 from mpdiag.commands.options import err, out, suggest
 
 
 def analyze(
     checkpoint: Annotated[
         str,
-        typer.Argument(help="Checkpoint, training or transformers directory, or hub id."),
+        typer.Argument(
+            help="Checkpoint, training or transformers directory, or hub id; or MODULE:NAME of a "
+            "CustomModel, or of a function that returns one."
+        ),
     ],
     dataset: Annotated[
         str | None,
@@ -44,7 +48,7 @@ def analyze(
         progress_bar(err, f"analysing {Path(checkpoint).name}") as progress,
     ):
         run = prepare_run(
-            checkpoint,
+            resolve_model(checkpoint),
             dataset,
             output,
             progress=progress if shard.is_main_process else None,

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mpdiag.choices import Task
+from mpdiag.commands.model_reference import resolve_model
 from mpdiag.commands.options import Root, err, out, suggest
 from mpdiag.printable import printable
 
@@ -25,7 +26,8 @@ def diagnose(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="RUN|CHECKPOINT", help="Run directory; or checkpoint, which tests more causes."
+            metavar="RUN|CHECKPOINT",
+            help="Run directory; or checkpoint as for mpdiag analyze, which tests more causes.",
         ),
     ],
     dataset: Annotated[
@@ -131,7 +133,8 @@ def _find_causes(
 
     with progress_bar(err, f"diagnosing {Path(source).name}") as progress:
         shown = progress if options["shard"].is_main_process else None
-        return find_causes(source, dataset, threshold=threshold, progress=shown, **options)
+        model = resolve_model(source)
+        return find_causes(model, dataset, threshold=threshold, progress=shown, **options)
 
 
 def _print(diagnosis: "Diagnosis") -> None:
@@ -173,6 +176,8 @@ def _print_checkpoint(run: "Run", dataset: str | None, root: Path | None) -> Non
     folder = root or (None if dataset else files.get("image_root"))
     if not isinstance(checkpoint, str) or not isinstance(name, str):
         return
+    if "/" not in checkpoint and not Path(checkpoint).exists():
+        return  # the name of the class of a module
     words = ["mpdiag", "diagnose", checkpoint, "--dataset", name]
     words += ["--root", str(folder)] if isinstance(folder, str | Path) else []
     out.print(

@@ -404,3 +404,36 @@ def test_transformers_model(tmp_path: Path, root: Path, mpdiag: Command) -> None
         status, _, error = mpdiag(*analyze, "--output", tmp_path / "no", *words)
         assert status == 2 and message in " ".join(error.split())
         assert not (tmp_path / "no").exists()
+
+
+def test_model_of_a_module(
+    tmp_path: Path, trained: Path, root: Path, mpdiag: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "models_of_a_user.py").write_text(
+        "import torch, mpdiag\n"
+        "class Wrapper(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        f"        self.model = mpdiag.load_model({str(trained / 'model_final.pth')!r})\n"
+        "    def forward(self, images):\n"
+        "        return self.model(list(images))\n"
+        "def segmenter():\n"
+        "    return mpdiag.CustomModel(Wrapper(), lambda image: image)\n"
+        "number = 3\n"
+    )
+    data = ("--dataset", "synthetic", "--root", root)
+    status, _, _ = mpdiag(
+        "analyze", "models_of_a_user:segmenter", *data, "--output", tmp_path / "run", "--evaluate"
+    )
+    assert status == 0
+    assert Run.open(tmp_path / "run").header["checkpoint"]["path"] == "Wrapper"
+    status, out, _ = mpdiag("diagnose", tmp_path / "run")
+    assert status == 0 and "mpdiag diagnose Wrapper" not in out
+    for command in ("analyze", "diagnose"):
+        for name, message in (
+            ("no_such_module:segmenter", "no_such_module cannot be imported"),
+            ("models_of_a_user:number", "gives no mpdiag.CustomModel; define number as one in"),
+        ):
+            status, _, error = mpdiag(command, name, *data)
+            assert status == 2 and f"{name}: " in error and message in " ".join(error.split())
