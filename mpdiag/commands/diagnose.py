@@ -174,10 +174,11 @@ def _print_checkpoint(run: "Run", dataset: str | None, root: Path | None) -> Non
     origin, files = (entry if isinstance(entry, dict) else {} for entry in entries)
     checkpoint, name = origin.get("path"), dataset or files.get("annotation_file")
     folder = root or (None if dataset else files.get("image_root"))
-    if not isinstance(checkpoint, str) or not isinstance(name, str):
+    settings = run.header.get("settings")
+    processor = settings.get("image_processor") if isinstance(settings, dict) else None
+    is_custom = isinstance(processor, dict) and "trial_sha256" in processor
+    if is_custom or not isinstance(checkpoint, str) or not isinstance(name, str):
         return
-    if "/" not in checkpoint and not Path(checkpoint).exists():
-        return  # the name of the class of a module
     words = ["mpdiag", "diagnose", checkpoint, "--dataset", name]
     words += ["--root", str(folder)] if isinstance(folder, str | Path) else []
     out.print(
