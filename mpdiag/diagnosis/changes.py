@@ -41,7 +41,7 @@ class Changes:
         rounded: type that the outputs of modules with weights are rounded to; None for none.
         flip: flip images and GT left to right.
         shift: rows and columns of the prediction grid by which masks are moved.
-        resampled: whether the blur of bilinear sampling by `shift` is undone as well.
+        deblurred: whether the blur of bilinear sampling by `shift` is undone as well.
         mask_bias: what is added to mask logits.
     """
 
@@ -55,7 +55,7 @@ class Changes:
     rounded: torch.dtype | None = None
     flip: bool = False
     shift: tuple[float, float] = (0.0, 0.0)
-    resampled: bool = False
+    deblurred: bool = False
     mask_bias: float = 0.0
 
 

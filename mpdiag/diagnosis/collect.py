@@ -154,7 +154,7 @@ class Collector:
             predictions = self.adapter.predict(batch, targets, attention=False)
         classes, masks = predictions.class_logits.float(), predictions.mask_logits.float()
         if changes.shift != (0, 0):
-            move = undo_shift if changes.resampled else shift_masks
+            move = undo_shift if changes.deblurred else shift_masks
             masks = move(masks, changes.shift)
         if changes.mask_bias:
             masks = masks + changes.mask_bias

@@ -164,7 +164,7 @@ def check_shift(trials: Trials) -> Iterator[Candidate]:
         shifts = [_opposite(total + near) for near in around]
         changes = {str(one): Changes(shift=one) for one in shifts}
         changes |= {
-            f"{one}, resampled": Changes(shift=one, resampled=True)
+            f"{one}, deblurred": Changes(shift=one, deblurred=True)
             for one in shifts
             if any(cells % 1 for cells in one)
         }
@@ -174,7 +174,7 @@ def check_shift(trials: Trials) -> Iterator[Candidate]:
         yield Candidate(
             "mask-offset",
             changes=chosen,
-            evidence={"cells_down": down, "cells_right": right, "resampled": chosen.resampled},
+            evidence={"cells_down": down, "cells_right": right, "deblurred": chosen.deblurred},
         )
 
 
