@@ -89,12 +89,14 @@ def build_diagnosis(diagnosis: Diagnosis, name: str, classes: Sequence[str] = ()
 
 
 def summary(diagnosis: Diagnosis) -> str:
-    """Return the result in one sentence."""
-    count = len(diagnosis.findings)
+    """Return the result in a sentence, and in another what was observed but costs less."""
+    less = [one.cause for one in diagnosis.findings if one.at_stake < diagnosis.threshold]
+    count = len(diagnosis.findings) - len(less)
     limit = f"{100 * diagnosis.threshold:g} {diagnosis.score_label}"
+    text = f"{count} {'cause costs' if count == 1 else 'causes cost'} more than {limit}."
     if not count:
-        return f"Nothing found that costs more than {limit}."
-    return f"{count} {'cause costs' if count == 1 else 'causes cost'} more than {limit}."
+        text = f"Nothing found that costs more than {limit}."
+    return f"{text} Observed, but costs less: {', '.join(less)}." if less else text
 
 
 def error_costs(diagnosis: Diagnosis) -> list[str]:

@@ -18,12 +18,15 @@ class Candidate:
         cause: name of the cause.
         edit: applies the remedy to evidence.
         changes: changes under which the model must run; None if `edit` is the remedy.
+        is_observed: whether the cause is seen in the predictions, so that it is a finding even if
+            its remedy gains nothing.
         layers, classes, queries, evidence: see `Finding`.
     """
 
     cause: str
     edit: Edit | None = None
     changes: Changes | None = None
+    is_observed: bool = False
     layers: tuple[int, ...] = ()
     classes: tuple[int, ...] = ()
     queries: tuple[int, ...] = ()

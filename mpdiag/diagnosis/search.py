@@ -2,7 +2,8 @@
 
 In each round, the remedy with the highest gain in the score is applied, and the gains of the others
 are measured again on the result. A cause that explains the same errors as one before therefore
-gains nothing. Of remedies with nearly the same gain, the most specific cause wins.
+gains nothing. Of remedies with nearly the same gain, the most specific cause wins. A cause that is
+observed, as NaN is, comes first whatever its remedy gains.
 """
 
 from collections.abc import Callable, Sequence
@@ -111,7 +112,7 @@ class Search:
     def _choose(
         self, state: State, scored: ImageScores, found: set[str]
     ) -> tuple[Tried, Finding] | None:
-        """Return the remedy of this round and its finding; None if none gains enough."""
+        """Return the remedy of this round and its finding; None if there is none."""
         before = float(scored.values()[0])
         tried = [self._try(one, state, before) for one in self._candidates(state, found)]
         if self._model_candidates is None:
@@ -120,6 +121,9 @@ class Search:
                 for one in tried
                 if one.candidate.changes is not None and one.gain >= self.threshold
             ]
+        observed = [one for one in tried if one.candidate.is_observed]
+        if observed:
+            return observed[0], _finding(observed[0], scored, state.evidence)
         enough = [one for one in tried if one.gain >= self.threshold]
         while enough:
             highest = max(one.gain for one in enough)

@@ -70,7 +70,7 @@ class Diagnosis:
     Attributes:
         score: score of the last layer, a fraction.
         findings: most important first.
-        threshold: score that a cause must cost to be listed.
+        threshold: score that a cause must cost to be listed; predictions with NaN always are.
         num_images: images that were used.
         layers: measurements of each layer, see `mpdiag.diagnosis.layer_scores`.
         evidence: measurements that belong to no finding and no layer, by name.

@@ -48,6 +48,7 @@ def check_non_finite(evidence: Evidence) -> Iterator[Candidate]:
         yield Candidate(
             "non-finite",
             edit=partial(_use_last_layer, usable=_is_finite, classes=True),
+            is_observed=True,
             layers=tuple(map(int, layers)),
             queries=tuple(map(int, queries)),
             evidence={"predictions": int(sum(x.sum() for x in bad))},

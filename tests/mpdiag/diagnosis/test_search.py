@@ -12,6 +12,7 @@ from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.search import Search
 from mpdiag.store.diagnosis import Diagnosis
+from reports.diagnosis import summary
 
 MakeEvidence = Callable[..., Evidence]
 Plant = Callable[[ImageEvidence], ImageEvidence]
@@ -109,6 +110,31 @@ def test_faults_of_the_model_are_found(
     assert finding.cause == cause
     assert finding.at_stake == pytest.approx(cost, rel=0.35)
     assert finding.interval[0] < finding.at_stake < finding.interval[1]
+
+
+def _overflow_everywhere(image: ImageEvidence) -> ImageEvidence:
+    return replace(image, area=np.full_like(image.area, np.nan))
+
+
+def _overflow_in_some_images(image: ImageEvidence) -> ImageEvidence:
+    area = image.area.copy()
+    area[-1, -1] = np.nan
+    return replace(image, area=area) if image.image_id % 8 == 0 else image
+
+
+@pytest.mark.parametrize("overflow", [_overflow_everywhere, _overflow_in_some_images])
+def test_nan_is_the_first_finding_even_if_the_remedy_gains_nothing(
+    make_evidence: MakeEvidence, overflow: Plant
+) -> None:
+    healthy = make_evidence()
+    faulty = healthy.changed([_kill_queries(overflow(image)) for image in healthy.images])
+    diagnosis = _diagnose(faulty)
+    first, *others = diagnosis.findings
+    assert first.cause == "non-finite"
+    assert first.at_stake == pytest.approx(0, abs=diagnosis.threshold)
+    assert "Observed, but costs less: non-finite." in summary(diagnosis)
+    found = [one.cause for one in others]
+    assert found[:1] == ([] if overflow is _overflow_everywhere else ["dead-queries"])
 
 
 def test_a_healthy_model_has_no_finding(make_evidence: MakeEvidence) -> None:
