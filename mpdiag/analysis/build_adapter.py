@@ -21,11 +21,11 @@ def build_adapter(
     Raises:
         CheckpointError: the classes are not those of the data set, or the model does not support
             the part.
-        ConfigError: the model does not support an intervention.
+        ConfigError: the model does not support an intervention, or has fewer pilot layers.
         RecordingError: the recorder does not know the family.
     """
     if options.part == "piloted":
-        return _mp_part(model, data)
+        return _mp_part(model, data, options.pilot_layers)
     adapter = _matching_part(model, data)
     return IntervenedAdapter(adapter, options) if options.intervene else adapter
 
@@ -40,9 +40,11 @@ def _matching_part(model: OpenedModel, data: SegmentationDataset) -> ModelAdapte
     return TransformersAdapter(model, data)
 
 
-def _mp_part(model: OpenedModel, data: SegmentationDataset) -> ModelAdapter:
+def _mp_part(
+    model: OpenedModel, data: SegmentationDataset, pilot_layers: int | None
+) -> ModelAdapter:
     if isinstance(model, LoadedCheckpoint):
-        return MPPartAdapter(model, data)
+        return MPPartAdapter(model, data, pilot_layers)
     raise ConfigError(
         f"--part piloted: works with models that mpdiag runs, and another library runs "
         f"{model.name}; leave it out"

@@ -19,7 +19,7 @@ from mpdiag.analysis.settings import ModelSettings
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.config import LossConfig, PilotConfig
 from mpdiag.data import ResizeShortestEdge, Sample, SegmentationDataset, drop_empty
-from mpdiag.errors import CheckpointError
+from mpdiag.errors import CheckpointError, ConfigError
 from mpdiag.matching import Target
 from mpdiag.models import Mask2Former, Mask2FormerOutput, build_pilot_inputs
 from mpdiag.models.mask2former import padded_size
@@ -81,18 +81,28 @@ class MPPartAdapter(Mask2FormerAdapter):
     single_image_batches = True  # the number of queries depends on the image
     queries_are_gt = True
 
-    def __init__(self, loaded: LoadedCheckpoint, data: SegmentationDataset) -> None:
+    def __init__(
+        self, loaded: LoadedCheckpoint, data: SegmentationDataset, pilot_layers: int | None = None
+    ) -> None:
         """Set up the MP part of a checkpoint.
+
+        Args:
+            pilot_layers: number of decoder layers, from the first, that attend within GT masks;
+                None for that of training if it is known, else all.
 
         Raises:
             CheckpointError: the checkpoint has no MP part with attention masks.
+            ConfigError: the model does not have so many layers.
         """
         if not loaded.model.config.label_embedding:
             raise CheckpointError(
                 f"{loaded.path}: has no class embeddings (label_enc), so it has no MP part; leave "
                 "--part piloted out"
             )
-        super().__init__(loaded, data, _pilot_layers(loaded))
+        trained, layers = _pilot_layers(loaded), loaded.model.config.decoder_layers
+        if pilot_layers is not None and not 1 <= pilot_layers <= layers:
+            raise ConfigError(f"--pilot-layers {pilot_layers}: give a number in 1-{layers}")
+        super().__init__(loaded, data, pilot_layers or trained)
 
     def predict(
         self, batch: Sequence[PreprocessedImage], targets: Sequence[Target], *, attention: bool

@@ -85,6 +85,14 @@ class AnalysisOptions:
             "training, in one group and without noise."
         ),
     )
+    pilot_layers: int | None = field(
+        default=None,
+        metadata=option(
+            "With --part piloted: number of decoder layers, from the first, that attend within "
+            "the GT masks.",
+            show_default="as in training, else all",
+        ),
+    )
     save_masks: str = field(
         default="worst:50",
         metadata=option(
@@ -159,6 +167,8 @@ class AnalysisOptions:
                 )
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"--limit {self.limit}: is less than 1; give a number of images")
+        if self.pilot_layers is not None and self.part != "piloted":
+            raise ConfigError("--pilot-layers: works on the MP part only; add --part piloted")
         if self.workers < 0:
             raise ConfigError(f"--workers {self.workers}: is negative; give a number of processes")
         points = self.match_points

@@ -35,3 +35,20 @@ def test_predictions_equal_the_recording_bit_by_bit(
         attended = adapter.predict(batch, targets, attention=True)
     assert torch.equal(attended.mask_logits, predictions.mask_logits)
     assert len(attended.attention) == loaded.model.config.decoder_layers
+
+
+def test_layers_after_the_pilot_layers_attend_within_their_own_masks(
+    loaded: LoadedCheckpoint, dataset: SegmentationDataset
+) -> None:
+    def predict(**options: Any) -> torch.Tensor:
+        adapter = build_adapter(loaded, dataset, AnalysisOptions(part="piloted", **options))
+        batch = next(adapter.batches([dataset[0]], torch.device("cpu")))
+        targets = padded_targets([image.sample for image in batch], batch[0].padded)
+        with torch.inference_mode():
+            return adapter.predict(batch, targets, attention=False).mask_logits
+
+    layers = loaded.model.config.decoder_layers
+    everywhere, two = predict(), predict(pilot_layers=2)
+    assert torch.equal(predict(pilot_layers=layers), everywhere)
+    assert torch.equal(two[:3], everywhere[:3])
+    assert not any(torch.equal(two[layer], everywhere[layer]) for layer in range(3, layers + 1))

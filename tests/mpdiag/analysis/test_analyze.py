@@ -116,6 +116,9 @@ def test_mp_part_has_one_query_per_gt(
     assert summary["num_queries"] == max(dataset.num_objects(i) for i in range(len(dataset)))
     run = Run.open(tmp_path / "run")
     assert run.header["part"] == "piloted" and run.header["settings"]["pilot_layers"] == 4
+    options = {"part": "piloted", "pilot_layers": 2, "limit": 1}
+    analyze(loaded, dataset, tmp_path / "two", **options)
+    assert Run.open(tmp_path / "two").header["settings"]["pilot_layers"] == 2
     rows = run.query(
         "SELECT i.num_gt, count(*) n FROM queries q JOIN images i USING (image_id) "
         "WHERE layer = 4 GROUP BY q.image_id, i.num_gt"
@@ -274,6 +277,8 @@ def test_invalid_input_writes_nothing(
     refuses(ConfigError, "matching part only", part="piloted", save_attention=True)
     refuses(ConfigError, "matching part only", part="piloted", intervene=["attention=gt:1"])
     refuses(ConfigError, "give layers in 1-4", intervene=["attention=gt:9"])
+    for layers in (-1, 0, 5):
+        refuses(ConfigError, f"{layers}: .* in 1-4", part="piloted", pilot_layers=layers)
     refuses(ConfigError, "--limit 0", limit=0)
     refuses(CheckpointError, "no such file", checkpoint=tmp_path / "none.pth")
     with torch.device("cpu"):

@@ -79,6 +79,7 @@ def test_command_line_passes_every_option(monkeypatch: pytest.MonkeyPatch, tmp_p
         ({"engine": "torch"}, "--engine torch"),
         ({"save_masks": "worst:x"}, "--save-masks worst:x"),
         ({"save_masks": "none", "save_attention": True}, "--save-attention"),
+        ({"pilot_layers": 2}, "--pilot-layers: works on the MP part only"),
         ({"part": "piloted", "save_attention": True}, "--save-attention"),
         ({"part": "piloted", "intervene": ("attention=gt:1",)}, "--intervene"),
         *[({"match_points": parse_match_points(x)}, "--match-points") for x in ("few", "0", "-3")],
