@@ -98,7 +98,7 @@ def bench_training(
     if steps < 1:
         raise ConfigError(f"--steps {steps}: give the number of steps to time, at least 1")
     data = config.data
-    dataset = load_dataset(data.dataset, root=data.root, split=data.train_split, task=data.task)
+    dataset = load_dataset(**data.training._asdict())
     transform = build_augmentation(data)
     batches = TrainingBatches(
         dataset, data.batch_size, config.seed, transform, data.num_workers, filter_empty=True

@@ -8,7 +8,7 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     PositiveFloat,
     ValidationError,
+    field_serializer,
     model_validator,
 )
 
@@ -205,6 +206,15 @@ class AugmentConfig(Strict):
         return self
 
 
+class DataSource(NamedTuple):
+    """One split of a data set, as `mpdiag.data.load_dataset` takes it."""
+
+    dataset: str
+    root: Path | None
+    split: str
+    task: Task
+
+
 class DataConfig(Strict):
     """Training and validation images, and their size at inference."""
 
@@ -225,6 +235,17 @@ class DataConfig(Strict):
     long_side: _Side = 1333
     augment: AugmentConfig = AugmentConfig()
 
+    @property
+    def training(self) -> DataSource:
+        """The training images."""
+        return DataSource(self.dataset, self.root, self.train_split, self.task)
+
+    @property
+    def held_out(self) -> DataSource:
+        """The held-out images."""
+        dataset, root = self.val_dataset or self.dataset, self.val_root or self.root
+        return DataSource(dataset, root, self.val_split, self.task)
+
     @model_validator(mode="after")
     def _check_sides(self) -> Self:
         if self.short_side is not None and self.short_side > self.long_side:
@@ -239,6 +260,10 @@ class OptimizerConfig(Strict):
     weight_decay: float = Field(0.05, ge=0)
     backbone_lr_multiplier: float = Field(0.1, ge=0)
     clip_norm: float = Field(0.01, gt=0, allow_inf_nan=True, description="inf: no clipping")
+
+    @field_serializer("clip_norm", when_used="json")
+    def _write_infinity(self, value: float) -> float | str:
+        return "inf" if value == float("inf") else value  # JSON has no infinity
 
 
 class ScheduleConfig(Strict):

@@ -5,20 +5,20 @@ import time
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 
 from mpdiag.config import TrainConfig
 from mpdiag.data import (
-    KNOWN_DATASETS,
     Sample,
     SegmentationDataset,
     TrainingBatches,
     build_augmentation,
     load_dataset,
+    load_held_out,
 )
-from mpdiag.data.registry import find_folder
-from mpdiag.errors import ConfigError, DataError, NonFiniteError
+from mpdiag.errors import DataError, NonFiniteError
 from trainers.distributed import DistributedContext
 from trainers.failed_step import dump_failed_step
 from trainers.layer_metrics import LayerMetricsMonitor
@@ -77,7 +77,7 @@ def _train(
 ) -> Path:
     methods_of(config)  # report an unknown method before reading data
     data = config.data
-    dataset = load_dataset(data.dataset, root=data.root, split=data.train_split, task=data.task)
+    dataset = load_dataset(**data.training._asdict())
     held_out = _held_out(config, dataset)
     batches = TrainingBatches(
         dataset,
@@ -168,18 +168,20 @@ class TrainingLoop:
             return
         if trainer.iteration % every and not trainer.finished:
             return
-        scores, primary_metric = validate(trainer, self.held_out, self._update_evaluation)
+        found = validate(trainer, self.held_out, self._update_evaluation)
+        if found is None:
+            self._stop()
+        scores, primary_metric = found
         trainer.last_evaluation = trainer.iteration
         if trainer.update_best(scores[primary_metric]):
             self._save(BEST)
         self.logger.log_evaluation(trainer.iteration - 1, scores)
 
-    def _update_evaluation(self, done: int, total: int) -> None:
+    def _update_evaluation(self, done: int, total: int) -> bool:
         self.logger.update_evaluation(done, total)
-        if self.stop.number is not None:
-            self._stop()
+        return self.stop.number is None
 
-    def _stop(self) -> None:
+    def _stop(self) -> NoReturn:
         self._save(LAST)
         total = self.trainer.config.schedule.iterations
         raise StoppedBySignalError(
@@ -196,15 +198,7 @@ def _held_out(config: TrainConfig, dataset: SegmentationDataset) -> Segmentation
     """Return the images for evaluation and layer metrics; None if both are off."""
     if config.evaluate_every is None and config.layer_metrics_every is None:
         return None
-    data = config.data
-    name, root = data.val_dataset or data.dataset, data.val_root or data.root
-    # A name of detectron2's is a single split, as is a file.
-    if data.val_dataset is None and name not in KNOWN_DATASETS and not find_folder(name, root):
-        raise ConfigError(
-            f"data.dataset = {name}: has no held-out images; set data.val_dataset=FILE or NAME, or "
-            "evaluate_every=null layer_metrics_every=null"
-        )
-    held_out = load_dataset(name, root=root, split=data.val_split, task=data.task)
+    held_out = load_held_out(config.data)
     for index, (train, val) in enumerate(zip_longest(dataset.classes, held_out.classes)):
         if train != val:
             raise DataError(

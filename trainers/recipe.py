@@ -62,7 +62,7 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if path.parent != RECIPES and path.is_file() and is_detectron2_config(path):
         return _translated(path, overrides)
     values = read_yaml(path)
-    settings = merge(_settings(source, values, ()), _parse_overrides(overrides))
+    settings = merge(_settings(path, values, ()), _parse_overrides(overrides))
     config = parse(FullTrainConfig, settings, source)
     own = {key: values[key] for key in _OWN_KEYS if key in values}
     return parse(Recipe, own | {"name": source, "config": config}, source)
@@ -93,11 +93,13 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def _settings(name: str, values: dict[str, Any], seen: tuple[str, ...]) -> dict[str, Any]:
+def _settings(path: Path, values: dict[str, Any], seen: tuple[Path, ...]) -> dict[str, Any]:
     """Return the settings of a file, merged over those of its bases in their order."""
+    name = path.stem if path.parent == RECIPES else str(path)
     reject_old_keys(values, name)
-    if name in seen:
-        raise ConfigError(f"{name}: recipes build on each other in a circle: {' > '.join(seen)}")
+    if path.resolve() in seen:
+        circle = " > ".join(map(str, seen))
+        raise ConfigError(f"{name}: recipes build on each other in a circle: {circle}")
     bases = values.get("base") or []
     if isinstance(bases, str):
         bases = [bases]
@@ -105,17 +107,19 @@ def _settings(name: str, values: dict[str, Any], seen: tuple[str, ...]) -> dict[
         raise ConfigError(f"{name}: base = {bases!r:.60}: give a recipe's name, or a list of names")
     settings: dict[str, Any] = {}
     for base in bases:
-        settings = merge(settings, _settings(base, read_yaml(_find(base)), (*seen, name)))
+        found = _find(base, path.parent)
+        settings = merge(settings, _settings(found, read_yaml(found), (*seen, path.resolve())))
     own = {key: value for key, value in values.items() if key not in (*_OWN_KEYS, "base")}
     return merge(settings, own)
 
 
-def _find(name: str) -> Path:
+def _find(name: str, folder: Path = Path()) -> Path:
+    """Return the file of a packaged recipe, or a YAML file relative to `folder`."""
     packaged = RECIPES / f"{name}.yaml"
     if packaged.is_file():
         return packaged
     if Path(name).suffix in {".yaml", ".yml"}:
-        return Path(name)
+        return folder / name
     close = get_close_matches(name, recipe_names(), n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise ConfigError(

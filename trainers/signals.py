@@ -1,4 +1,8 @@
-"""SIGTERM and Ctrl-C: finish the current step and save it before the process ends."""
+"""SIGTERM and Ctrl-C: finish the current step and save it before the process ends.
+
+torchrun forwards SIGTERM to its processes, which SLURM and systemd may have signalled already. So
+only Ctrl-C ends a process at once when it is repeated.
+"""
 
 import signal
 import threading
@@ -17,7 +21,7 @@ class StoppedBySignalError(Exception):
 
 
 class StopSignal:
-    """Context manager that records a stop signal; a second signal ends the process at once."""
+    """Context manager that records the first stop signal; Ctrl-C then ends the process at once."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -40,6 +44,6 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _record(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        if self.number is None:
+            self.number = number
+            signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -22,8 +22,8 @@ from trainers.trainer import Trainer
 
 @torch.inference_mode()
 def validate(
-    trainer: Trainer, data: SegmentationDataset, progress: Callable[[int, int], None]
-) -> tuple[dict[str, float | None], str]:
+    trainer: Trainer, data: SegmentationDataset, progress: Callable[[int, int], bool]
+) -> tuple[dict[str, float | None], str] | None:
     """Evaluate the last layer's AP, PQ or mIoU. All processes get the scores.
 
     `data.num_workers` processes read images and GT ahead of the model.
@@ -31,18 +31,19 @@ def validate(
     Args:
         trainer: its model is evaluated, and left in training mode.
         data: held-out images.
-        progress: called with this process's number of images done and in total.
+        progress: called with this process's number of images done and in total; returns whether to
+            go on.
 
     Returns:
         Scores by name as fractions, None without GT, and the name of the score that decides which
-        model is the best.
+        model is the best. None if `progress` of any process has ended the evaluation.
     """
     distributed, settings = trainer.distributed, trainer.config
     model = trainer.model.eval()
     evaluator = build_evaluator(data)
     indices = range(distributed.rank, len(data), distributed.world_size)
     images = read_ahead(partial(_read, data, settings.data), indices, settings.data.num_workers)
-    done = 0
+    done, goes_on = 0, True
     max_pixels = MAX_BATCH_PIXELS[distributed.device.type]
     for size, batch in batches_by_size(images, _padded_size, max_pixels):
         with trainer.autocast():
@@ -54,8 +55,12 @@ def validate(
             detections = evaluator.postprocess(classes, masks, sizes)
             evaluator.update(sample.image_id, detections, ground_truth)
             done += 1
-        progress(done, len(indices))
+        goes_on = progress(done, len(indices))
+        if not goes_on:
+            break
     model.train()
+    if distributed.any(not goes_on):  # before the others wait for this process's images
+        return None
     scores: Scores | None = None
     gathered = distributed.gather(evaluator)
     if gathered:

@@ -161,6 +161,11 @@ def _detections(
     images = connection.execute(
         "SELECT image_id, height, width FROM images ORDER BY image_id"
     ).fetchall()
+    unknown = [image_id for image_id, *_ in images if image_id not in index]
+    if unknown:
+        raise RunError(
+            f"image {unknown[0]} of the run is not in {data.annotations.path}; give its data set"
+        )
     for start in range(0, len(images), IMAGES_PER_QUERY):
         block = images[start : start + IMAGES_PER_QUERY]
         values = {

@@ -5,7 +5,7 @@ from mpdiag.data.coco import coco_dataset
 from mpdiag.data.dataset import SegmentationDataset
 from mpdiag.data.detectron2_names import DETECTRON2_NAMES
 from mpdiag.data.loader import TrainingBatches, read_ahead
-from mpdiag.data.registry import KNOWN_DATASETS, load_dataset
+from mpdiag.data.registry import KNOWN_DATASETS, load_dataset, load_held_out
 from mpdiag.data.sample import ClassInfo, GroundTruth, Sample
 from mpdiag.data.synthetic import generate_synthetic
 from mpdiag.data.targets import padded_targets
@@ -42,6 +42,7 @@ __all__ = [
     "drop_empty",
     "generate_synthetic",
     "load_dataset",
+    "load_held_out",
     "padded_targets",
     "read_ahead",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from mpdiag.choices import Task
+from mpdiag.config import DataConfig
 from mpdiag.data.ade20k import open_ade20k, open_ade20k_full
 from mpdiag.data.annotations import OpenedSplit
 from mpdiag.data.cityscapes import open_cityscapes
@@ -29,7 +30,7 @@ from mpdiag.data.mask_files import open_mask_files
 from mpdiag.data.problems import ProblemHandler, raise_problem
 from mpdiag.data.synthetic import SYNTHETIC_SPLITS, generate_synthetic
 from mpdiag.data.yolo import open_yolo
-from mpdiag.errors import DataError
+from mpdiag.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +85,24 @@ def load_dataset(
     return SegmentationDataset(
         annotations, images, task=kind, name=name, split=split, on_problem=on_problem
     )
+
+
+def load_held_out(data: DataConfig) -> SegmentationDataset:
+    """Open the held-out images of a training.
+
+    Raises:
+        ConfigError: the settings name none.
+        DataError: as for `load_dataset`.
+    """
+    source = data.held_out
+    named = source.dataset in KNOWN_DATASETS or find_folder(source.dataset, source.root)
+    # A name of detectron2's is a single split, as is a file.
+    if data.val_dataset is None and not named:
+        raise ConfigError(
+            f"data.dataset = {source.dataset}: has no held-out images; set data.val_dataset=FILE "
+            "or NAME, or evaluate_every=null layer_metrics_every=null to train without evaluation"
+        )
+    return load_dataset(**source._asdict())
 
 
 def _resolve_detectron2_name(

@@ -55,7 +55,7 @@ class StepTimer:
     def __init__(self, directory: ReproductionDirectory, size: ReproductionSize) -> None:
         self.directory, self.size = directory, size
         self.basis = "steps of earlier runs"
-        self._timed: dict[bool, tuple[float, int]] = {}
+        self._timed: dict[str, tuple[float, int]] = {}
 
     def time_step(self, training: SeededTraining) -> tuple[float, int]:
         """Return seconds per step and number of parameters.
@@ -65,10 +65,10 @@ class StepTimer:
         """
         if self.size.uses_all_gpus and not torch.cuda.is_available():
             raise DataError("a step at this size takes minutes on a CPU")
-        if training.has_mp_part not in self._timed:
-            timed = call_in_child(_time_first_steps, training.config, self.size)
-            self._timed[training.has_mp_part] = timed
-        seconds, parameters = self._timed[training.has_mp_part]
+        method = training.config.method
+        if method not in self._timed:
+            self._timed[method] = call_in_child(_time_first_steps, training.config, self.size)
+        seconds, parameters = self._timed[method]
         logged = seconds_per_step(self.directory.training(training.name))
         if logged is None:
             self.basis = f"{TIMED_STEPS} steps"
@@ -125,12 +125,11 @@ def _time_first_steps(config: TrainConfig, size: ReproductionSize) -> tuple[floa
     for name in ("trainers.initialization", "mpdiag.ops"):  # each training logs these itself
         logging.getLogger(name).setLevel(logging.WARNING)
     with TemporaryDirectory() as folder:
-        root = config.data.root
-        if size.num_images is not None:
-            root = Path(folder)
-            generate_synthetic(root / "synthetic", train=_TIMED_IMAGES, val=1)
         data = config.data
-        dataset = load_dataset(data.dataset, root=root, split=data.train_split, task=data.task)
+        if size.num_images is not None:
+            data = data.model_copy(update={"root": Path(folder)})
+            generate_synthetic(Path(folder) / "synthetic", train=_TIMED_IMAGES, val=1)
+        dataset = load_dataset(**data.training._asdict())
         per_gpu = -(-data.batch_size // max(torch.cuda.device_count(), 1))
         batches = TrainingBatches(
             dataset,

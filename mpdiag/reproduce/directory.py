@@ -99,12 +99,12 @@ class ReproductionDirectory:
         name, output = training.name, self.training(training.name)
         train = ("train", training.recipe, *training.overrides, "--output", str(output), "--resume")
         jobs = [Job(name, train, output)]
-        data = training.config.data
+        data = training.config.data.held_out
         root = () if data.root is None else ("--root", str(data.root))
         for part, run in self.runs(training).items():
             arguments = (
                 "analyze", str(output), "--dataset", data.dataset, *root,
-                "--split", data.val_split, "--task", data.task, "--part", part,
+                "--split", data.split, "--task", data.task, "--part", part,
                 "--output", str(run), "--resume",
             )  # fmt: skip
             jobs.append(Job(f"{name}-{part}", arguments, run))

@@ -163,14 +163,23 @@ TRAININGS = {
         TrainingSpec("mp-unmasked", (*_ALL_LAYERS, *_UNMASKED)),
         TrainingSpec("mp-cell-noise", _piloted(3, "cell")),
         TrainingSpec("mp-neighbour-noise", _piloted(3, "neighbour")),
-        TrainingSpec("mp-feature-mean", (*_ALL_LAYERS, "pilot.query_input=feature-mean")),
-        TrainingSpec("mp-mask-code", (*_ALL_LAYERS, "pilot.query_input=mask-code")),
+        TrainingSpec(
+            "mp-feature-mean",
+            (*_ALL_LAYERS, "pilot.query_input=feature-mean"),
+            "appendix-d-feature-mean",
+        ),
+        TrainingSpec(
+            "mp-mask-code", (*_ALL_LAYERS, "pilot.query_input=mask-code"), "appendix-d-mask-code"
+        ),
         TrainingSpec("coco-mask2former-50-epochs", recipe="table3-mask2former-r50-coco-instance"),
         TrainingSpec("coco-mp-former-36-epochs", recipe="table3-mp-former-r50-coco-instance"),
         TrainingSpec("ade20k-mask2former-160k", recipe="table2-mask2former-r50-instance"),
         TrainingSpec("ade20k-mp-former-80k", recipe="table3-mp-former-r50-80k-instance"),
     )
 }
+
+_COMPARED = {word.partition("=")[0] for spec in TRAININGS.values() for word in spec.overrides}
+_COMPARED |= {"seed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +233,7 @@ def required_trainings(
         raise ConfigError(
             f"--only {unknown[0]}: no training of these targets; choose from {', '.join(names)}"
         )
-    return [TRAININGS[name] for name in only or names]
+    return [TRAININGS[name] for name in dict.fromkeys(only or names)]
 
 
 def expand_targets(targets: Sequence[str]) -> list[str]:
@@ -284,11 +293,16 @@ def select_size(name: str, overrides: Sequence[str] = ()) -> ReproductionSize:
     """Return a size by name, with further KEY=VALUE settings for all trainings.
 
     Raises:
-        ConfigError: the size is unknown.
+        ConfigError: the size is unknown, or a setting is one in which the trainings differ.
     """
     if name not in SIZES:
         raise ConfigError(f"--size {name}: unknown size; choose from {', '.join(SIZES)}")
     size = SIZES[name]
+    for word in overrides:
+        key = word.partition("=")[0]
+        if key in _COMPARED:
+            option = "--seeds sets it" if key == "seed" else "--only selects some of them"
+            raise ConfigError(f"{word}: the trainings of the tables differ in {key}; {option}")
     changed = f"; changed: {', '.join(overrides)}" if overrides else ""
     return replace(
         size,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mpdiag.data import load_dataset
+from mpdiag.data import load_held_out
 from mpdiag.reproduce.directory import PARTS, ReproductionDirectory, read_json
 from mpdiag.reproduce.experiments import SeededTraining
 from mpdiag.reproduce.measurements import model_costs, noise_overlap
@@ -53,8 +53,7 @@ def measure_noise(training: SeededTraining, directory: ReproductionDirectory) ->
     if known:
         return known
     config = training.config.data
-    data = load_dataset(config.dataset, root=config.root, split=config.val_split, task=config.task)
-    overlap = noise_overlap(data, config.short_side, config.long_side)
+    overlap = noise_overlap(load_held_out(config), config.short_side, config.long_side)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_json(path, overlap)
     return overlap

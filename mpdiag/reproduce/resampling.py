@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mpdiag.analysis.run_evaluation import resample_ap
-from mpdiag.data import SegmentationDataset, load_dataset
+from mpdiag.config import DataSource
+from mpdiag.data import SegmentationDataset, load_held_out
 from mpdiag.reproduce.directory import PARTS, ReproductionDirectory, read_json
 from mpdiag.reproduce.experiments import SeededTraining
 from mpdiag.store import Run
@@ -23,7 +24,7 @@ def resample_runs(
 
     The values of a run are computed once and kept in DIR/measured/resampled/.
     """
-    data: SegmentationDataset | None = None
+    datasets: dict[DataSource, SegmentationDataset] = {}
     found: dict[tuple[str, int, str], Mapping[str, list[float | None]]] = {}
     for training in trainings:
         for job in directory.jobs(training):
@@ -33,15 +34,11 @@ def resample_runs(
             path = directory.root / "measured" / "resampled" / f"{job.name}.json"
             values = read_json(path)
             if not values:
-                if data is None:
-                    config = training.config.data
-                    data = load_dataset(
-                        config.dataset,
-                        root=config.root,
-                        split=config.val_split,
-                        task=config.task,
-                    )
-                values = _resample(job.output, data if part == PARTS[0] else None)
+                config = training.config.data
+                if config.held_out not in datasets:
+                    datasets[config.held_out] = load_held_out(config)
+                data = datasets[config.held_out] if part == PARTS[0] else None
+                values = _resample(job.output, data)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 replace_json(path, values)
             found[training.spec.name, training.seed, part] = values

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from mpdiag.data import generate_synthetic, load_dataset
+from mpdiag.data import generate_synthetic, load_held_out
 from mpdiag.data.registry import default_root, find_folder
 from mpdiag.data.tiles import prepare_tiles
 from mpdiag.errors import ConfigError, DataError, TrainingError
@@ -111,9 +111,10 @@ def parse_seeds(text: str) -> list[int]:
         ConfigError: the text is something else.
     """
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words) or len(set(words)) != len(words):
+    seeds = [int(word) for word in words if word.isdecimal()]
+    if len(set(seeds)) != len(words):
         raise ConfigError(f"--seeds {text}: not a list of seeds; give distinct integers like 0,1,2")
-    return [int(word) for word in words]
+    return seeds
 
 
 def reproduce(
@@ -259,8 +260,10 @@ def _count_val_images(options: ReproductionOptions, trainings: Sequence[SeededTr
     if not trainings:
         return 0
     data = trainings[0].config.data
+    if options.size.has_own_data and find_folder(data.dataset, data.root) is None:
+        return 0
     try:
-        return len(load_dataset(data.dataset, root=data.root, split=data.val_split, task=data.task))
+        return len(load_held_out(data))
     except DataError:
         return 0
 

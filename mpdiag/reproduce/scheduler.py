@@ -3,6 +3,7 @@
 One loop over `Popen.poll` does it: a thread pool would need locks and an event to stop its jobs.
 """
 
+import math
 import os
 import signal
 import subprocess
@@ -28,6 +29,7 @@ CORES_PER_TRAINING = 2  # at least, on a machine with GPUs
 _CPUINFO = Path("/proc/cpuinfo")
 _SAFE_PATH = {"PYTHONSAFEPATH": "1"}  # import no module from the current directory
 _POLL_SECONDS = 0.2
+_PROGRESS_SECONDS = 5  # reading the steps of a long training takes a second
 
 Result = TypeVar("Result")
 
@@ -153,6 +155,7 @@ def run_job_chains(
     free_slots = list(range(len(machine.slots)))
     running: dict[int, Running] = {}
     failures: list[Failure] = []
+    reported = -math.inf
     with StopSignal() as stop, _terminate_on_exit(running):
         while waiting or running:
             while waiting and free_slots:
@@ -162,7 +165,9 @@ def run_job_chains(
             time.sleep(_POLL_SECONDS)
             if stop.number is not None:
                 raise StoppedBySignalError("stopped; repeat the command to resume", stop.number)
-            on_progress(list(running.values()), None)
+            if time.monotonic() - reported > _PROGRESS_SECONDS:
+                on_progress(list(running.values()), None)
+                reported = time.monotonic()
             for slot, one in list(running.items()):
                 if one.process.poll() is None:
                     continue

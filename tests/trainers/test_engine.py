@@ -18,6 +18,7 @@ from trainers.trainer import Trainer
 from trainers.validation import validate
 
 from ..processes import run_command, torchrun
+from .stop_evaluation import stop_rank_1
 
 QUIET = Console(quiet=True)
 
@@ -216,6 +217,17 @@ def test_workers_do_not_change_the_validation(small_recipe) -> None:
         data = load_dataset("synthetic", root=config.data.root, split="val")
         trainer = Trainer(config, data.classes, DistributedContext.initialize())
         done: list[int] = []
-        found.append(validate(trainer, data, lambda number, total, done=done: done.append(number)))
+
+        def count(number: int, total: int, done: list[int] = done) -> bool:
+            done.append(number)
+            return True
+
+        found.append(validate(trainer, data, count))
         assert done[-1] == len(data) and trainer.model.training
-    assert found[0] == found[1] and found[0][1] == "ap"
+    assert found[0] == found[1] and found[0] and found[0][1] == "ap"
+
+
+def test_a_stop_of_one_process_ends_the_evaluation_of_all(small_recipe, tmp_path: Path) -> None:
+    recipe = small_recipe("model.num_classes=7").model_dump_json()
+    printed = torchrun(tmp_path, 2, stop_rank_1, recipe)
+    assert sorted(printed.splitlines()) == [f"rank {k} of 2: None, True" for k in range(2)]

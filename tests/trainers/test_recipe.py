@@ -30,6 +30,16 @@ def test_a_recipe_builds_on_its_base(tmp_path: Path) -> None:
     assert config.model.hidden_dim == 64
 
 
+def test_a_base_is_relative_to_the_recipe_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "bases").mkdir()
+    (tmp_path / "bases" / "common.yaml").write_text("base: more.yaml\nseed: 5\n")
+    (tmp_path / "bases" / "more.yaml").write_text("base: synthetic-tiny\nlog_every: 3\n")
+    own = tmp_path / "own.yaml"
+    own.write_text("base: bases/common.yaml\n")
+    config = load_recipe(own)
+    assert (config.seed, config.log_every, config.data.dataset) == (5, 3, "synthetic")
+
+
 def test_later_bases_override_earlier_ones(tmp_path: Path) -> None:
     first, second, own = (tmp_path / f"{name}.yaml" for name in ("first", "second", "own"))
     first.write_text("description: one\nseed: 1\nmodel: {num_queries: 5, num_heads: 4}\n")

@@ -16,6 +16,7 @@ from rich.console import Console
 from mpdiag.config import TrainConfig
 from mpdiag.errors import RunError
 from trainers.loop import train
+from trainers.signals import StopSignal
 
 from ..processes import Forked, run_command
 
@@ -119,6 +120,17 @@ def test_signal_saves_the_current_step(
     assert kept == logged >= 5
     train(config, output, resume=True, console=QUIET)
     assert_equal_runs(output, whole)
+
+
+def test_only_a_repeated_ctrl_c_ends_the_process_at_once() -> None:
+    """torchrun forwards a SIGTERM that the training may have got already."""
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignal() as stop:
+        for number in (signal.SIGTERM, signal.SIGTERM):
+            signal.raise_signal(number)
+            assert stop.number == signal.SIGTERM
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 @pytest.mark.slow

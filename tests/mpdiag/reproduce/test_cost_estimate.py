@@ -47,6 +47,19 @@ def test_logged_steps_give_the_time_and_finished_jobs_cost_nothing(
     assert found.basis == "steps of earlier runs"
 
 
+def test_each_method_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"per-pixel": 0.1, "baseline": 0.5, "piloted": 0.7}
+    monkeypatch.setattr(
+        cost_estimate, "call_in_child", lambda function, config, size: (seconds[config.method], 1)
+    )
+    options = ReproductionOptions(["table4"], select_size("photos"), [0], tmp_path)
+    first = options.warm_start()
+    assert first is not None
+    every = [first, *options.trainings()]
+    found = estimate_cost(every, options.directory, options.size, val_images=0)
+    assert found.seconds == pytest.approx(800 * 0.1 + 2500 * 0.5 + 4 * 2500 * 0.7)
+
+
 def test_description_of_the_cost(two_seeds: ReproductionOptions) -> None:
     found = estimate_cost(two_seeds.trainings(), two_seeds.directory, two_seeds.size, 0)
     machine = scheduler.Machine(({}, {}), 1, "here")

@@ -29,6 +29,22 @@ def test_a_training_with_an_mp_part_has_two_analysiss(tmp_path: Path) -> None:
     assert part.arguments[part.arguments.index("--part") + 1] == "piloted"
 
 
+def test_analyses_use_the_held_out_images(tmp_path: Path) -> None:
+    files = "data.dataset=train.json", "data.val_dataset=val.json", "data.val_root=/val"
+    size = select_size("paper", files)
+    options = ReproductionOptions(["table4"], size, [0], tmp_path, Path("/train"))
+    train, analysis, *_ = ReproductionDirectory(tmp_path).jobs(options.trainings()[0])
+    assert "data.root=/train" in train.arguments
+    given = dict(zip(analysis.arguments, analysis.arguments[1:], strict=False))
+    assert (given["--dataset"], given["--root"], given["--split"]) == ("val.json", "/val", "val")
+
+
+def test_a_training_without_clipping_is_registered(tmp_path: Path) -> None:
+    options = make_options(tmp_path, "optimizer.clip_norm=.inf")
+    for _ in range(2):  # the second time it is compared
+        options.directory.register("tiny", options.trainings(), None)
+
+
 def test_finished_jobs(tmp_path: Path) -> None:
     train, analysis = ReproductionDirectory(tmp_path).jobs(make_options(tmp_path).trainings()[0])
     assert not train.finished and not analysis.finished

@@ -94,17 +94,26 @@ def test_trainings_that_are_not_in_the_paper(tmp_path: Path) -> None:
 
 def test_selected_trainings_run_in_the_given_order(tmp_path: Path) -> None:
     only = ["mp-all-layers", "baseline"]
-    options = ReproductionOptions(["table4"], select_size("tiny"), [0, 1], tmp_path, only=only)
+    given = [*only, "baseline"]  # twice
+    options = ReproductionOptions(["table4"], select_size("tiny"), [0, 1], tmp_path, only=given)
     assert [one.name for one in options.trainings()] == [
         f"{name}-seed-{seed}" for seed in (0, 1) for name in only
     ]
 
 
-@pytest.mark.parametrize("text", ["", "0,0", "a", "0;1", "-1"])
+@pytest.mark.parametrize("text", ["", "0,0", "1,01", "a", "0;1", "-1"])
 def test_invalid_seeds(text: str) -> None:
     with pytest.raises(ConfigError, match="--seeds"):
         parse_seeds(text)
     assert parse_seeds("0, 7") == [0, 7]
+
+
+@pytest.mark.parametrize("word", ["pilot.layers=2", "method=baseline", "seed=3"])
+def test_settings_in_which_the_trainings_differ_are_refused(word: str) -> None:
+    """They would have no effect at size tiny, and make rows equal at size paper."""
+    for size in ("tiny", "paper"):
+        with pytest.raises(ConfigError, match=f"^{word}: the trainings of the tables differ in "):
+            select_size(size, ["schedule.iterations=3", word])
 
 
 def test_unknown_size() -> None:
