@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from mpdiag.errors import RunError
 from mpdiag.extras import missing
 from mpdiag.integrations.monitor import LayerMonitor
+from mpdiag.integrations.processes import rank_and_count
 
 try:
     from detectron2.engine import HookBase
@@ -46,14 +48,17 @@ class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
         Args:
             every: number of steps from one measurement to the next.
             held_out: batches with `instances`, as a training loader without augmentation gives
-                them. The first ones are kept in memory.
+                them. Each process keeps its part of the first ones in memory.
             eval_period: number of steps between measurements of `held_out`; 0 only at the end.
-            batches: number of batches to take from `held_out`.
+            batches: number of batches to take from `held_out`, of all processes together.
             run: run directory to write at the end of training, from the held-out images.
             check_finite: whether predictions with NaN or infinity raise NonFiniteError.
         """
         self._every, self._check_finite = every, check_finite
-        self._held_out = list(islice(held_out, batches))
+        rank, count = rank_and_count()
+        first = list(islice(held_out, batches))
+        # Also of a list that all processes share, each batch is measured once.
+        self._has_held_out, self._held_out = bool(first), first[rank::count]
         self._eval_period = eval_period
         self._run = None if run is None else Path(run)
         self.monitor: LayerMonitor | None = None
@@ -75,13 +80,15 @@ class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
         self._put(self.monitor.step(), "")
         done = self.trainer.iter + 1
         is_last = done == self.trainer.max_iter
-        if self._held_out and (is_last or (self._eval_period and done % self._eval_period == 0)):
+        if self._has_held_out and (
+            is_last or (self._eval_period and done % self._eval_period == 0)
+        ):
             self._put(self._evaluate(self.monitor), "held_out/")
 
     def after_train(self) -> None:
         if self.monitor is None:
             return
-        if self._run is not None and self._held_out:
+        if self._run is not None and self._has_held_out:
             try:
                 self.monitor.write_run(self._run)
             except RunError as error:  # the training itself is finished and must be saved
@@ -93,9 +100,11 @@ class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
         model = self.trainer.model
         training = model.training
         model.eval()
+        # Without DistributedDataParallel, whose passes wait for those of other processes.
+        alone = model.module if isinstance(model, DistributedDataParallel) else model
         monitor.start_evaluation(sum(map(len, self._held_out)))
         for batch in self._held_out:
-            model(batch)
+            alone(batch)
         model.train(training)
         return monitor.finish_evaluation()
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from mpdiag.analysis.measure import MeasuredImage
@@ -19,6 +18,7 @@ from mpdiag.data import ClassInfo, Sample
 from mpdiag.errors import RunError
 from mpdiag.integrations.batch import Batch
 from mpdiag.integrations.measurement import MonitoredImage
+from mpdiag.integrations.processes import gather_in_main, rank_and_count
 from mpdiag.store import RunWriter
 from mpdiag.store.schema import DETECTIONS, MASKS
 
@@ -40,8 +40,8 @@ class EvaluationRows:
         """Add an image whose GT is known; ids count the images of all processes from 1."""
         if image.target is None:
             return
-        rank, world_size = _rank()
-        number = len(self._tables) * world_size + rank + 1
+        rank, count = rank_and_count()
+        number = len(self._tables) * count + rank + 1
         sample = _sample(number, image, batch)
         measured = MeasuredImage(sample, image.rows, image.matches, {})
         self._num_classes = max(self._num_classes, class_logits.shape[-1] - 1)
@@ -55,13 +55,16 @@ class EvaluationRows:
         self._masks += mask_rows(measured, chosen, scores)
         self._thumbnails[number] = thumbnail(measured)
 
-    def write(self, path: Path, header: Header, names: Sequence[str] | None) -> dict[str, Any]:
+    def write(
+        self, path: Path, header: Header, names: Sequence[str] | None, device: torch.device
+    ) -> dict[str, Any]:
         """Write a run directory in the main process, from the rows of all processes.
 
         Args:
             path: the new directory.
             header: content of run.json besides classes and versions.
             names: names of the classes; "class K" if None.
+            device: that of the model.
 
         Returns:
             Its summary; nothing in other processes.
@@ -69,7 +72,7 @@ class EvaluationRows:
         Raises:
             RunError: there are no rows, or `path` contains other files.
         """
-        parts = self._gather()
+        parts = gather_in_main(self, device)
         if not parts:
             return {}
         if not any(part._tables for part in parts):
@@ -96,21 +99,6 @@ class EvaluationRows:
     def _classes(self, names: Sequence[str] | None) -> list[ClassInfo]:
         names = names or [f"class {index}" for index in range(self._num_classes)]
         return [ClassInfo(index + 1, name) for index, name in enumerate(names)]
-
-    def _gather(self) -> list["EvaluationRows"]:
-        """Return the rows of all processes in the main process, else an empty list."""
-        rank, world_size = _rank()
-        if world_size == 1:
-            return [self]
-        parts: list[Any] = [None] * world_size
-        dist.gather_object(self, None if rank else parts)
-        return [] if rank else parts
-
-
-def _rank() -> tuple[int, int]:
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
 
 
 def _sample(number: int, image: MonitoredImage, batch: Batch) -> Sample:

@@ -1,7 +1,8 @@
 """Sums of the layer metrics over the images of a step or of an evaluation."""
 
+from collections.abc import Sequence
+
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from mpdiag.metrics import ImageRows
@@ -44,11 +45,15 @@ class LayerStatistics:
                 at["util"][0], at["util"][1] = rows.util, 1
         self._sums += count
 
-    def reduce(self, device: torch.device) -> None:
-        """Add the sums of all processes; `device` is that of the model."""
-        joined = sum_over_processes(torch.cat([self._sums.flatten(), self.matches]), device)
-        sums, self.matches = joined.split([self._sums.numel(), len(self.matches)])
-        self._sums = sums.view_as(self._sums)
+    @classmethod
+    def total(cls, parts: Sequence["LayerStatistics"]) -> "LayerStatistics":
+        """Return the sums over the images of all parts, of which there is at least one."""
+        total = cls(parts[0]._sums.shape[-1], len(parts[0].matches))
+        for part in parts:
+            total.images += part.images
+            total.matches += part.matches
+            total._sums += part._sums
+        return total
 
     def values(self) -> dict[str, float]:
         """Return `NAME/LAYER` -> mean, without those that have nothing to average."""
@@ -58,21 +63,6 @@ class LayerStatistics:
             for layer, (total, number) in enumerate(zip(totals, numbers, strict=True))
             if number
         }
-
-
-def world_size() -> int:
-    """Return the number of processes of the training."""
-    initialized = dist.is_available() and dist.is_initialized()
-    return dist.get_world_size() if initialized else 1
-
-
-def sum_over_processes(values: Tensor, device: torch.device) -> Tensor:
-    """Return the sum of a CPU tensor over all processes, on the CPU."""
-    if world_size() == 1:
-        return values
-    values = values.to(device)
-    dist.all_reduce(values)
-    return values.cpu()
 
 
 def _adjacent_iou(rows: ImageRows) -> Tensor:

@@ -1,17 +1,16 @@
 """Measure recorded forward passes and average over those of a step or of an evaluation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
 
 from mpdiag.integrations.batch import Batch
 from mpdiag.integrations.layer_losses import LayerLosses
-from mpdiag.integrations.layer_statistics import (
-    LayerStatistics,
-    sum_over_processes,
-    world_size,
-)
+from mpdiag.integrations.layer_statistics import LayerStatistics
+from mpdiag.integrations.processes import gather
 from mpdiag.losses import set_losses
 from mpdiag.matching import Matches, MatchingCosts, Target, finite_queries, match_with_costs
 from mpdiag.metrics import ImageRows, image_rows
@@ -60,6 +59,23 @@ class Matcher:
             class_logits, mask_logits, targets, finite, costs=self.costs, points=points
         )
         return matches, targets
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """What all processes have measured.
+
+    Attributes:
+        statistics: sums over the images of all processes.
+        losses: `NAME/LAYER` -> mean over the processes that have this loss.
+    """
+
+    statistics: LayerStatistics
+    losses: Mapping[str, float]
+
+    def values(self) -> dict[str, float]:
+        """Return `NAME/LAYER` -> mean."""
+        return {**self.statistics.values(), **self.losses}
 
 
 class Measurement:
@@ -117,25 +133,31 @@ class Measurement:
                 images.append(MonitoredImage(index, rows, own, target))
         return images
 
-    def values(self, device: torch.device) -> dict[str, float]:
-        """Return `NAME/LAYER` -> mean over all passes, of all processes."""
-        if self.statistics is None:
-            return {}
-        self.statistics.reduce(device)
-        return self.statistics.values() | self._mean_losses(device)
+    def total(self, device: torch.device) -> Total | None:
+        """Return what all processes have measured; None if none of them measured an image.
 
-    def _mean_losses(self, device: torch.device) -> dict[str, float]:
-        """Return the losses, averaged over the processes."""
+        Call it in all processes, also in those without an image. `device` is that of the model.
+        """
+        parts = gather((self.statistics, self._mean_losses()), device)
+        statistics = [found for found, _ in parts if found is not None]
+        if not statistics:
+            return None
+        losses: dict[str, list[float]] = {}
+        for _, found in parts:
+            for name, value in found.items():
+                losses.setdefault(name, []).append(value)
+        means = {name: fmean(values) for name, values in losses.items()}
+        return Total(LayerStatistics.total(statistics), means)
+
+    def _mean_losses(self) -> dict[str, float]:
+        """Return `NAME/LAYER` -> mean over the passes of this process."""
         if self._losses is not None:
-            losses = self._losses.values(self._passes)
-        else:
-            losses = {
-                f"{name}/{layer}": value
-                for name, total in self._computed.items()
-                for layer, value in enumerate((total / self._computed_passes).tolist())
-            }
-        total = sum_over_processes(torch.tensor(list(losses.values()), dtype=torch.float64), device)
-        return dict(zip(losses, (total / world_size()).tolist(), strict=True))
+            return self._losses.values(self._passes)
+        return {
+            f"{name}/{layer}": value
+            for name, total in self._computed.items()
+            for layer, value in enumerate((total / self._computed_passes).tolist())
+        }
 
     def _add_losses(
         self,

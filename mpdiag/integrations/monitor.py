@@ -104,10 +104,10 @@ class LayerMonitor:
         self._pending: _Pass | None = None
         self._step: Measurement | None = None
         self._evaluation: Measurement | None = None
-        self._evaluation_rows = EvaluationRows()
+        self._new_rows = EvaluationRows()
+        self._evaluation_rows = self._new_rows  # of the last evaluation that is finished
         self._evaluation_limit = 0
         self._matches: Tensor | None = None
-        self._device = torch.device("cpu")
         self.iteration = 0
 
     @property
@@ -135,23 +135,23 @@ class LayerMonitor:
 
         Raises:
             DataError: the GT can't be read.
-            RecordingError: no forward pass was recorded in a step to be measured.
+            RecordingError: no process recorded a forward pass in a step to be measured.
         """
         self.measure(targets)
         measurement = self._step
         self.iteration += 1
         if measurement is None:
             return {}
-        statistics = measurement.statistics
-        if statistics is None:
+        total = measurement.total(self._device)
+        if total is None:
             raise RecordingError(
                 f"step {self.iteration}: no forward pass of the {self.family} was recorded; it did "
                 "not run in training mode, or it was compiled by torch.compile"
             )
-        values = measurement.values(self._device)
-        if self._matches is None or len(self._matches) != len(statistics.matches):
-            self._matches = torch.zeros_like(statistics.matches)
-        self._matches = self._matches + statistics.matches
+        values, matches = total.values(), total.statistics.matches
+        if self._matches is None or len(self._matches) != len(matches):
+            self._matches = torch.zeros_like(matches)
+        self._matches = self._matches + matches
         if self._matches.any():
             values["dead_queries"] = float((self._matches == 0).sum())
         return values
@@ -175,34 +175,38 @@ class LayerMonitor:
         measurement = self._step if training else self._evaluation
         if measurement is None:
             return
-        self._device = mask_logits.device
-        if not training and measurement.statistics is None:
-            self._evaluation_rows = EvaluationRows()  # those of the last evaluation until now
         for image in measurement.add(class_logits, mask_logits, batch):
             if not training:
-                self._evaluation_rows.add(image, batch, class_logits)
+                self._new_rows.add(image, batch, class_logits)
 
     def start_evaluation(self, images: int = 100) -> None:
         """Measure the next forward passes in evaluation mode, until there are so many images.
 
         Batches are measured as a whole, so the number may be exceeded.
         """
+        if self._pending is not None and not self._pending.training:
+            self._pending = None  # a pass before this evaluation, which nobody measured
         if self._evaluation:
             self._evaluation.close()
         self._evaluation = self._measurement(training=False)
+        self._new_rows = EvaluationRows()
         self._evaluation_limit = images
 
     def finish_evaluation(self) -> dict[str, float]:
         """Return the values of the evaluation, those of `step` without `dead_queries`.
 
-        Call it in all processes.
+        Call it in all processes, also in those that have evaluated no image.
         """
         self.measure()
         evaluation, self._evaluation = self._evaluation, None
         if evaluation is None:
             return {}
         evaluation.close()
-        return evaluation.values(self._device)
+        total = evaluation.total(self._device)
+        if total is None:
+            return {}
+        self._evaluation_rows = self._new_rows
+        return total.values()
 
     def write_run(
         self, path: str | Path, classes: Sequence[str] | None = None, dataset: str = "held-out"
@@ -243,7 +247,7 @@ class LayerMonitor:
             },
             "device": str(self._device),
         }
-        return self._evaluation_rows.write(Path(path), header, classes)
+        return self._evaluation_rows.write(Path(path), header, classes, self._device)
 
     def close(self) -> None:
         """Remove all hooks."""
@@ -254,6 +258,12 @@ class LayerMonitor:
                 part.close()
         if self._finite_check:
             self._finite_check.remove()
+
+    @property
+    def _device(self) -> torch.device:
+        """Device of the model, also of one that has not run."""
+        parameter = next(self._recorder.module.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
 
     def _measurement(self, training: bool) -> Measurement:
         layers = self._recorder.num_layers
