@@ -1,5 +1,6 @@
 """Models with HookPoint modules of canonical names."""
 
+import inspect
 from typing import Any
 
 from torch import nn
@@ -22,9 +23,10 @@ class HookPointFamily(Family):
     name = "mpdiag hook points"
 
     def matches(self, model: nn.Module) -> bool:
-        modules = list(model.modules())
-        has_points = any(isinstance(module, HookPoint) for module in modules[1:])
-        return has_points and not any(map(is_mpdiag_mask2former, modules))
+        count = _count_points(model)
+        if not count or isinstance(model, HookPoint) or _is_wrapper(model, count):
+            return False
+        return not any(map(is_mpdiag_mask2former, model.modules()))
 
     def hooks(self, model: Any) -> HookSpecs:
         points: dict[str, HookPoint] = {}
@@ -39,3 +41,30 @@ class HookPointFamily(Family):
                 points[name] = module
         # The number of calls is the number of layers; the MP part may not run.
         return {name: HookSpec([point], None, first_output) for name, point in points.items()}
+
+
+def _count_points(module: nn.Module) -> int:
+    return sum(isinstance(inside, HookPoint) for inside in module.modules())
+
+
+def _is_wrapper(module: nn.Module, count: int) -> bool:
+    """Return whether a child of `module` has all its `count` hook points and is the model.
+
+    Wrappers such as DistributedDataParallel pass any arguments on, without knowing their names.
+    Containers have no forward pass, for which torch has the same signature. A training step of
+    Lightning may call the child, too, whatever `forward` its module defines.
+    """
+    inputs = list(inspect.signature(type(module).forward).parameters.values())[1:]
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    passes_on = inputs and all(one.kind in variadic for one in inputs)
+    is_lightning = any(
+        is_instance_by_name(module, package, "LightningModule")
+        for package in ("pytorch_lightning", "lightning")
+    )
+    if not (passes_on or is_lightning):
+        return False
+    return any(
+        _count_points(child) == count
+        for child in module.children()
+        if not isinstance(child, HookPoint)
+    )

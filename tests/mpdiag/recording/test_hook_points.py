@@ -1,0 +1,76 @@
+"""Which module is the model, where several contain the hook points."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+import mpdiag
+from mpdiag.recording import HookPoint, find_family
+
+
+class Segmenter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.class_logits, self.mask_logits = HookPoint(), HookPoint()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.class_logits(images.new_zeros(1, 2, 3))
+        masks: Tensor = self.mask_logits(images[:, :2])
+        return masks
+
+
+class Whole(nn.Module):
+    """A model that calls the module with the hook points, and has the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = Segmenter()
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.head(images * 2)
+        return found
+
+
+def container(model: nn.Module) -> nn.Module:
+    outer = nn.Module()
+    outer.models = nn.ModuleDict({"student": model})
+    return outer
+
+
+def lightning(model: nn.Module) -> nn.Module:
+    class Module(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            """Serve inference; a training step calls the model itself."""
+            found: Tensor = self.model(images)
+            return found
+
+    base = type("LightningModule", (nn.Module,), {"__module__": "pytorch_lightning.core.module"})
+    outer = type("Own", (Module, base), {})()
+    outer.model = model
+    return outer
+
+
+@pytest.mark.parametrize("wrap", [container, lightning, nn.DataParallel, AveragedModel])
+@pytest.mark.parametrize("build", [Segmenter, Whole])
+def test_the_model_is_the_one_inside_a_wrapper(
+    wrap: Callable[[nn.Module], nn.Module], build: type[nn.Module]
+) -> None:
+    outer = wrap(build())
+    (model,) = (module for module in outer.modules() if type(module) is build)
+    assert find_family(outer)[1] is model
+    images = torch.randn(1, 3, 4, 4)
+    with mpdiag.record(outer) as recording:
+        expected = model(images)
+    assert torch.equal(recording.mask_logits[0], expected)
+
+
+def test_a_module_that_owns_its_hook_points_is_the_model() -> None:
+    class Owner(Segmenter):
+        def forward(self, *images: Tensor) -> Tensor:
+            return super().forward(*images)
+
+    owner = Owner()
+    assert find_family(owner)[1] is owner
