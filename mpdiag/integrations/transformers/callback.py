@@ -1,9 +1,11 @@
 """A callback of transformers' Trainer that logs what each decoder layer predicts."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mpdiag.errors import ConfigError, RecordingError, RunError
@@ -17,8 +19,9 @@ class LayerDiagnosticsCallback(TrainerCallback):
 
         trainer.add_callback(LayerDiagnosticsCallback(trainer))
 
-    Training values come from every `every`-th step, evaluation values (with the prefix `eval_`)
-    from the first images of each evaluation. The GT are the labels that the model receives.
+    Training values come from every `every`-th step, evaluation values from the first images of each
+    evaluation. Those have the prefix of the Trainer's own metrics: `eval_`, or `eval_NAME_` for
+    each of several data sets. The GT are the labels that the model receives.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class LayerDiagnosticsCallback(TrainerCallback):
         self._settings: dict[str, Any] = {"every": every, "check_finite": check_finite}
         self.monitor: LayerMonitor | None = None
         self._model: Any = None
+        self._before_handle: Any = None
+        self._loader: object = None  # of the evaluation that is measured
         if trainer.model is not None:
             self._attach(trainer.model)
 
@@ -93,7 +98,8 @@ class LayerDiagnosticsCallback(TrainerCallback):
             return
         values = self.monitor.finish_evaluation()
         if values:
-            self._trainer.log({f"eval_{name}": value for name, value in values.items()})
+            prefix = _prefix(kwargs.get("metrics") or {})
+            self._trainer.log({f"{prefix}_{name}": value for name, value in values.items()})
         self.monitor.start_evaluation(self._eval_images)
 
     def on_train_end(
@@ -116,7 +122,27 @@ class LayerDiagnosticsCallback(TrainerCallback):
         if self.monitor is None or model is not self._model:
             if self.monitor is not None:
                 self.monitor.close()
+                self._before_handle.remove()
             self._model = model
             self.monitor = LayerMonitor(model, **self._settings)
             self.monitor.start_evaluation(self._eval_images)
+            self._before_handle = model.register_forward_pre_hook(self._before, prepend=True)
         return self.monitor
+
+    def _before(self, module: nn.Module, args: Any) -> None:
+        """Start anew at the first pass of an evaluation, for which the Trainer has no event.
+
+        Passes before it were those of `predict`, of an evaluation that failed, or of the user.
+        """
+        if module.training or self.monitor is None:
+            return
+        loader = self._trainer.callback_handler.eval_dataloader
+        if loader is not self._loader:
+            self._loader = loader
+            self.monitor.start_evaluation(self._eval_images)
+
+
+def _prefix(metrics: Mapping[str, Any]) -> str:
+    """Return the prefix of the Trainer's metrics, to all of which it adds the runtime."""
+    names = [key.removesuffix("_runtime") for key in metrics if key.endswith("_runtime")]
+    return names[-1] if names else "eval"

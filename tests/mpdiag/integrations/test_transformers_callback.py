@@ -116,6 +116,37 @@ def test_trainer_logs_layers_of_training_and_evaluation(tmp_path: Path) -> None:
     assert any("eval_ap" in entry for entry in used.state.log_history)
 
 
+def test_evaluation_values_are_those_of_its_own_images(tmp_path: Path) -> None:
+    model = small_model()
+    used = trainer(model, tmp_path / "output", prediction_loss_only=True)
+    callback = LayerDiagnosticsCallback(used, eval_images=4)
+    used.add_callback(callback)
+    own, other = used.eval_dataset[:2], [example(seed) for seed in range(7, 10)]
+
+    def evaluated(data: Any, name: str = "eval_miou_l") -> list[float]:
+        used.evaluate(data)
+        found = [entry for entry in used.state.log_history if f"{name}/1" in entry]
+        return [found[-1][f"{name}/{layer}"] for layer in range(1, LAYERS + 1)]
+
+    expected, different = evaluated(own), evaluated(other)
+    assert expected != different
+    used.predict(other)
+    assert evaluated(own) == expected
+    model.eval()(**collate(other))  # a pass of the user
+    assert evaluated(own) == expected
+    with pytest.raises(KeyError, match="pixel_values"):  # an evaluation that fails
+        used.evaluate([*other, {"mask_labels": 0}])
+    assert evaluated(own) == expected
+    # A pass without GT after the evaluation does not change what is written.
+    model.eval()(pixel_values=collate(other)["pixel_values"])
+    assert callback.monitor is not None
+    assert callback.monitor.write_run(tmp_path / "run")["num_images"] == 2
+    # The Trainer names its metrics by the data set, too.
+    used.state.log_history.clear()
+    assert evaluated({"a": own, "b": other}, "eval_b_miou_l") == different
+    assert not any("eval_miou_l/1" in entry for entry in used.state.log_history)
+
+
 def test_matcher_of_any_step_names_the_prediction_that_is_not_finite() -> None:
     model = small_model().train()
     LayerDiagnosticsCallback(SimpleNamespace(model=model), every=50)  # type: ignore[arg-type]
