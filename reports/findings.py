@@ -109,7 +109,7 @@ def _util_by_class(by_class: pd.DataFrame) -> list[tuple[str, float]]:
 def _intervals(run: Run) -> Table:
     layers = run.layers()
     rows = []
-    for name in PAPER_METRICS:
+    for name in () if layers.empty else PAPER_METRICS:  # empty without queries
         for suffix, label in (("", ""), ("_low", ", lower end"), ("_high", ", upper end")):
             cells = format_percents(layers[name + suffix], missing="")
             rows.append((LAYER_METRICS[name].label + label, cells))

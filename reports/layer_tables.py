@@ -50,7 +50,8 @@ def _metrics(run: Run) -> list[Table]:
     ]
     rows = [(_label(metric), _cells(layers[metric.name], metric.unit)) for metric in metrics]
     scores = pd.DataFrame(run.summary.get("layer_scores") or [])
-    rows += [(label, _cells(scores[key])) for key, label in SCORES.items() if key in scores]
+    known = {label: scores[key] for key, label in SCORES.items() if key in scores}
+    rows += [(label, _cells(values.astype(float))) for label, values in known.items()]
     half_widths = [
         (_label(metric), _cells((high - low) / 2, metric.unit))
         for metric in metrics

@@ -12,11 +12,12 @@ from mpdiag.checkpoints.opening import ModelSource, open_model
 from mpdiag.data import SegmentationDataset, load_dataset
 from mpdiag.diagnosis.batch_store import BatchStore
 from mpdiag.diagnosis.collect import Collector
+from mpdiag.diagnosis.evidence import Evidence
 from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.model_measures import add_measures
 from mpdiag.diagnosis.run_evidence import open_dataset, read_evidence
 from mpdiag.diagnosis.search import Search
-from mpdiag.errors import ConfigError
+from mpdiag.errors import ConfigError, DataError
 from mpdiag.ops.devices import choose_device
 from mpdiag.store import Run
 from mpdiag.store.diagnosis import THRESHOLD, Diagnosis
@@ -71,7 +72,9 @@ def diagnose(
         dataset = load_dataset(dataset, root=chosen.root, split=chosen.split, task=chosen.task)
     if is_run:
         run = Run.open(Path(source))  # type: ignore[arg-type]
-        evidence = read_evidence(run, dataset or open_dataset(run), chosen.limit)
+        dataset = dataset or open_dataset(run)
+        evidence = read_evidence(run, dataset, chosen.limit)
+        _check_gt(evidence, dataset)
         return Search(evidence, ModelFacts(), threshold).run()
     model = open_model(source, chosen.config, chosen.engine)
     if dataset is None:
@@ -94,5 +97,15 @@ def diagnose(
     store = None if resume is None else BatchStore(resume, adapter.info, dataset.task)
     collector = Collector(adapter, dataset, range(count), device, count_images, store, shard)
     evidence = collector.collect(every_layer=True)
+    _check_gt(evidence, dataset)
     diagnosis = Search(evidence, collector.facts, threshold, collector).run()
     return add_measures(diagnosis, collector, evidence)
+
+
+def _check_gt(evidence: Evidence, data: SegmentationDataset) -> None:
+    """Raise DataError if the images have no GT, without which no score is defined."""
+    if all(image.gt_crowd.all() for image in evidence.images):
+        raise DataError(
+            f"{data.name}: the images have no annotated objects ({len(evidence.images)} used); "
+            "give images with objects, or a higher --limit"
+        )

@@ -73,8 +73,9 @@ def test_page_is_one_deterministic_file(
     assert write_findings([path], tmp_path / "again")[0].read_bytes() == page.read_bytes()
 
 
-def test_run_without_objects(tmp_path: Path, make_run: MakeRun) -> None:
-    (page,) = write_findings([make_run(tmp_path / "run", images=1)], tmp_path / "report")
+@pytest.mark.parametrize("part", ["matching", "piloted"])  # then there is no query, either
+def test_run_without_objects(tmp_path: Path, make_run: MakeRun, part: str) -> None:
+    (page,) = write_findings([make_run(tmp_path / "run", images=1, part=part)], tmp_path / "report")
     assert "Lowest Util by class" not in page.read_text()
 
 

@@ -22,11 +22,12 @@ from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.checks.pixels import received_pixels
 from mpdiag.diagnosis.collect import Collector, shift_masks, undo_shift
-from mpdiag.errors import ConfigError, RunError
+from mpdiag.errors import ConfigError, DataError, RunError
 from mpdiag.models import Mask2Former
 from mpdiag.store import Run
 from mpdiag.store.diagnosis import Diagnosis, Finding
 from reports.diagnosis import TIDE_ERRORS
+from reports.layer_tables import layer_tables
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +235,24 @@ def test_the_command_suggests_the_analysis_of_the_same_data(
     assert printed.err.splitlines()[-1] == f"Next: mpdiag analyze {shlex.join(words)}"
     assert printed.out.startswith("mIoU 40.0 on 20 images. Nothing found")
     assert given["task"] == "semantic" and given["split"] == "test"
+
+
+def test_images_without_gt_are_an_error(
+    model: Mask2Former, data: SegmentationDataset, tmp_path: Path
+) -> None:
+    content = json.loads((data.image_root.parent / "annotations/instances_val.json").read_text())
+    file = tmp_path / "none.json"
+    file.write_text(json.dumps({**content, "annotations": []}))
+    empty = load_dataset(str(file), root=data.image_root)
+    with pytest.raises(DataError, match=r"none: the images have no annotated objects \(1 used\)"):
+        mpdiag.diagnose(_loaded(model), empty, limit=1)
+    run = tmp_path / "run"
+    mpdiag.analyze(_loaded(model), empty, run, evaluate_layers=True, save_masks="none", limit=2)
+    with pytest.raises(DataError, match=r"\(2 used\); give images with objects"):
+        mpdiag.diagnose(run)
+    opened = Run.open(run)
+    (ap,) = (row.cells for row in layer_tables(opened)[0].rows if row.cells[0] == "AP")
+    assert ap == ("AP", "", *["n/a"] * opened.num_layers)
 
 
 def test_a_checkpoint_needs_a_data_set(model: Mask2Former) -> None:
