@@ -84,7 +84,9 @@ def _read(
     nothing = torch.zeros(0, *size, dtype=torch.bool)
     name, labels = data.file_name(index), torch.zeros(0, dtype=torch.int64)
     sample = Sample(data.image_ids[index], name, image, nothing, labels, size)
-    return resize_for_inference(sample, settings), data.ground_truth(index)
+    ground_truth = data.ground_truth(index)
+    data.require_same_size(index, image, ground_truth)
+    return resize_for_inference(sample, settings), ground_truth
 
 
 def _padded_size(image: tuple[Sample, GroundTruth]) -> tuple[int, int]:

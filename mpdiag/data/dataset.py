@@ -95,7 +95,7 @@ class SegmentationDataset:
                 require_mask_memory(shape, path, _MAX_UNCONFIRMED_PIXELS)
             else:
                 if {height, width} != set(shape[1:]):  # EXIF may rotate the image
-                    raise self._other_size(index, (height, width), shape[1:])
+                    require_same_size(path, (height, width), self.annotations.path, shape[1:])
                 require_mask_memory(shape, path, MAX_MASK_PIXELS)
         return self.annotations.read(index)
 
@@ -105,9 +105,7 @@ class SegmentationDataset:
         Raises:
             DataProblem: they differ in size.
         """
-        (height, width), annotated = image.shape[1:], ground_truth.masks.shape[1:]
-        if (height, width) != annotated:
-            raise self._other_size(index, (height, width), annotated)
+        self.require_same_size(index, image, ground_truth)
         kept = ground_truth.is_target
         return Sample(
             image_id=self.image_ids[index],
@@ -115,15 +113,20 @@ class SegmentationDataset:
             image=image,
             masks=ground_truth.masks[kept],
             labels=ground_truth.labels[kept],
-            original_size=(height, width),
+            original_size=(image.shape[1], image.shape[2]),
         )
 
-    def _other_size(self, index: int, size: tuple[int, int], listed: Sequence[int]) -> DataProblem:
-        return DataProblem(
-            "image of another size",
-            f"{self.image_root / self.file_name(index)}: is {size[0]} x {size[1]} (height x "
-            f"width), but {self.annotations.path} lists it as {listed[0]} x {listed[1]}; "
-            "use files of the same release, and the image folder of this split",
+    def require_same_size(self, index: int, image: Tensor, ground_truth: GroundTruth) -> None:
+        """Check that the masks of an image have its size.
+
+        Raises:
+            DataProblem: they differ in size.
+        """
+        require_same_size(
+            self.image_root / self.file_name(index),
+            image.shape[1:],
+            self.annotations.path,
+            ground_truth.masks.shape[1:],
         )
 
     def describe(self) -> dict[str, Any]:
@@ -135,3 +138,20 @@ class SegmentationDataset:
             "split": self.split,
             "task": self.task,
         }
+
+
+def require_same_size(
+    image: Path, size: Sequence[int], annotations: object, listed: Sequence[int]
+) -> None:
+    """Check that annotations have the (height, width) of their image.
+
+    Raises:
+        DataProblem: they differ in size.
+    """
+    if tuple(size) != tuple(listed):
+        raise DataProblem(
+            "image of another size",
+            f"{image}: is {size[0]} x {size[1]} (height x width), but {annotations} lists it as "
+            f"{listed[0]} x {listed[1]}; use files of the same release, and the image folder of "
+            "this split",
+        )

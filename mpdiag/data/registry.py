@@ -200,20 +200,29 @@ def _annotation_file(
     return coco_dataset(path, roots, task=task, name=path.stem, split=split, on_problem=on_problem)
 
 
+def _in_splits(pattern: str) -> tuple[str, str]:
+    return pattern.format("training"), pattern.format("validation")
+
+
+# Markers are annotations, because folders of images with these names occur in other layouts too.
 _LAYOUTS = {
     "synthetic": _Layout("synthetic", ("synthetic.json",), _open_synthetic),
     "coco": _Layout("coco", ("annotations/*_*2017.json",), open_coco),
     "ade20k": _Layout(
-        "ADEChallengeData2016", ("images/training", "images/validation"), open_ade20k
+        "ADEChallengeData2016",
+        ("ade20k_*.json", "annotations_detectron2", *_in_splits("annotations/{}")),
+        open_ade20k,
     ),
     "ade20k-full": _Layout(
         "ADE20K_2021_17_01",
-        ("images_detectron2/training", "images_detectron2/validation"),
+        _in_splits("images_detectron2/{}"),
         open_ade20k_full,
     ),
     "cityscapes": _Layout("cityscapes", ("leftImg8bit", "gtFine"), open_cityscapes),
     "mapillary": _Layout(
-        "mapillary_vistas", ("training/images", "validation/images"), open_mapillary
+        "mapillary_vistas",
+        (*_in_splits("{}/panoptic"), *_in_splits("{}/instances")),
+        open_mapillary,
     ),
 }
 

@@ -6,6 +6,8 @@ official code differ, `PilotConfig.variant` selects one of them:
                      paper (default)                        official
     groups (n_g)     from each image's own number of GT     from the largest number in the batch;
                                                             each group is padded to it
+    more GT than     a group of n_q random GT               no MP part for the whole batch
+    queries (n_q)
     point noise      a random number of points of a mask    every cell with the same probability
     label noise      another class                          any class, including its own
     padding queries  ignored by the class loss              no-object in the class loss
@@ -139,7 +141,8 @@ def group_queries(
     """Divide the MP queries of each image into groups, with one query per GT and group.
 
     An image with n_o objects gets n_g = floor(n_q / n_o) groups of n_o queries (appendix B). An
-    image with more than n_q objects gets one group for n_q randomly chosen objects.
+    image with more than n_q objects gets one group for n_q randomly chosen objects, or with
+    `variant` official, no image of the batch gets a query.
 
     Args:
         counts: number of GT of each image.
@@ -152,6 +155,8 @@ def group_queries(
         (B, P) GT index and (B, P) group of each query on the CPU; -1 for padding.
     """
     largest = max(counts, default=0)
+    if variant == "official" and num_groups is None and largest > queries:
+        counts = [0] * len(counts)
     rows: list[tuple[Tensor, Tensor]] = []
     for count, generator in zip(counts, generators, strict=True):
         width = largest if variant == "official" else count

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from rich.console import Console
 
 from mpdiag.analysis import analyze
 from mpdiag.data import load_dataset
+from mpdiag.data.problems import DataProblem
 from mpdiag.errors import TrainingError
 from mpdiag.ops import tf32
 from trainers.distributed import DistributedContext
@@ -225,6 +227,21 @@ def test_workers_do_not_change_the_validation(small_recipe) -> None:
         found.append(validate(trainer, data, count))
         assert done[-1] == len(data) and trainer.model.training
     assert found[0] == found[1] and found[0] and found[0][1] == "ap"
+
+
+def test_validation_names_an_image_whose_map_has_another_size(small_recipe, tmp_path: Path) -> None:
+    folder = tmp_path / "own" / "val"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(folder / "a.png")
+    Image.new("L", (32, 32), 1).save(folder / "map.png")
+    line = {"file_name": "a.png", "annotation_file_name": "map.png"}
+    (folder / "metadata.jsonl").write_text(json.dumps(line))
+    data = load_dataset(str(tmp_path / "own"))
+    trainer = Trainer(
+        small_recipe("model.num_classes=1"), data.classes, DistributedContext.initialize()
+    )
+    with pytest.raises(DataProblem, match=r"val/a\.png: is 64 x 64 .* lists it as 32 x 32"):
+        validate(trainer, data, lambda done, total: True)
 
 
 def test_a_stop_of_one_process_ends_the_evaluation_of_all(small_recipe, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from detectron2.data import MetadataCatalog
 
 from mpdiag.config import DataConfig
 from mpdiag.data import Sample, build_augmentation
+from mpdiag.data.dataset import require_same_size
 from mpdiag.data.detectron2_catalog import RecordReader
 from mpdiag.data.image_files import read_rgb
 from trainers.detectron2.structures import instances_from_sample
@@ -27,12 +28,15 @@ class TrainingMapper:
         Raises:
             DataError: its metadata does not name the classes.
         """
+        self._dataset = dataset
         self._reader = RecordReader(dataset, MetadataCatalog.get(dataset).as_dict(), data.task)
         self._transform = build_augmentation(data)
 
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
         truth = self._reader.read(record)
-        pixels = read_rgb(Path(record["file_name"]))
+        path = Path(record["file_name"])
+        pixels = read_rgb(path)
+        require_same_size(path, pixels.shape[:2], self._dataset, truth.masks.shape[1:])
         sample = Sample(
             image_id=0,
             file_name=record["file_name"],

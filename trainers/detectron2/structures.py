@@ -66,14 +66,6 @@ def to_detectron2(found: Instances) -> Any:
     return result
 
 
-def from_detectron2(result: Any) -> Instances:
-    """Convert predicted `Instances` of any model to detections; their queries are unknown (-1)."""
-    order = result.scores.argsort(descending=True, stable=True)
-    labels = result.pred_classes[order].long()
-    masks = _bitmasks(result.pred_masks, *result.image_size)[order]
-    return Instances(result.scores[order].float(), labels, masks, torch.full_like(labels, -1))
-
-
 def panoptic_to_detectron2(
     found: PanopticSegments, things: Sequence[bool]
 ) -> tuple[Tensor, list[dict[str, Any]]]:
@@ -83,15 +75,6 @@ def panoptic_to_detectron2(
         for number, label in enumerate(found.labels.tolist(), start=1)
     ]
     return found.ids, segments
-
-
-def panoptic_from_detectron2(ids: Tensor, segments: Sequence[Input]) -> PanopticSegments:
-    """Convert a panoptic output of any model to segments 1..S; pixels without segment are void."""
-    numbers = torch.zeros_like(ids, dtype=torch.int32)
-    for number, segment in enumerate(segments, start=1):
-        numbers[ids == segment["id"]] = number
-    labels = [int(segment["category_id"]) for segment in segments]
-    return PanopticSegments(numbers, torch.tensor(labels, dtype=torch.int64, device=ids.device))
 
 
 def _masks(truth: Any, height: int, width: int) -> Tensor:

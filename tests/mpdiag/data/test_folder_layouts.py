@@ -179,6 +179,22 @@ def test_images_and_objects(layout: str, split: str, tmp_path: Path) -> None:
         load_dataset(str(folder), split="test")
 
 
+def test_folders_named_training_and_validation(tmp_path: Path) -> None:
+    """ADE20K has images/training too, and Mapillary Vistas training/images."""
+    for split in ("training", "validation"):
+        LAYOUTS["masks by split"](tmp_path / "masks", split)
+        LAYOUTS["yolo"](tmp_path / "yolo", split)
+        for kind in ("images", "labels"):
+            target = tmp_path / "yolo" / kind
+            target.mkdir(exist_ok=True)
+            (tmp_path / "yolo" / split / kind).rename(target / split)
+    listed = f"train: images/training\nval: images/validation\nnames: [{', '.join(NAMES)}]\n"
+    (tmp_path / "yolo" / "data.yaml").write_text(listed)
+    for name in ("masks", "yolo"):
+        dataset = load_dataset(str(tmp_path / name), split="train")
+        assert len(dataset) == len(BOXES) and dataset.name == name
+
+
 @pytest.mark.parametrize("layout", ["roboflow", "yolo", "image folder", "masks by image"])
 def test_other_tasks_are_refused(layout: str, tmp_path: Path) -> None:
     folder = folder_with(layout, tmp_path)

@@ -50,12 +50,19 @@ def test_fixed_number_of_groups() -> None:
     assert gt.tolist() == [[0, 0, -1, -1, -1, -1], [0, 1, 2, 0, 1, 2]]
 
 
-@pytest.mark.parametrize("variant", ["paper", "official"])
-def test_more_objects_than_queries_use_a_random_subset(variant: PilotVariant) -> None:
-    gt, group = group_queries([9, 2], 4, variant, generators(2))
+def test_more_objects_than_queries_use_a_random_subset() -> None:
+    gt, group = group_queries([9, 2], 4, "paper", generators(2))
     assert gt.shape[1] == 4
     assert len(set(gt[0].tolist())) == 4 and gt[0].min() >= 0 and gt[0].max() < 9
     assert (group[0] == 0).all()
+
+
+def test_more_objects_than_queries_leave_the_official_mp_part_out() -> None:
+    """`scalar // max_num` is 0 in the official prepare_for_dn_v5, which then returns None."""
+    gt, group = group_queries([9, 2], 4, "official", generators(2))
+    assert gt.shape == group.shape == (2, 0)
+    assert count_pilot_queries([9, 2], 4, "official") == (0, 0)
+    assert count_pilot_queries([4, 2], 4, "official") == (6, 2)
 
 
 def test_batch_without_gt_has_no_mp_part() -> None:
