@@ -92,7 +92,8 @@ class ModelFacts:
     Attributes:
         attention_disagreement: (L,) share of an attention mask that is not the predicted mask of
             the layer before: 1 - IoU, averaged over queries; None if it was not recorded.
-        self_attention: (L,) largest absolute output of self-attention; None if not recorded.
+        self_attention: (L,) largest absolute output of self-attention over the batches in which it
+            has no NaN, NaN if there is none; None if not recorded.
         attention: attention masks compared with GT; None if they were not recorded.
         images: number of images whose attention masks were measured.
     """
@@ -140,7 +141,7 @@ class ModelFacts:
         if other.self_attention is not None:
             largest = other.self_attention
             if self.self_attention is not None:
-                largest = np.maximum(self.self_attention, largest)
+                largest = np.fmax(self.self_attention, largest)
             self.self_attention = largest
         if self.attention is None:
             self.attention = other.attention
@@ -189,7 +190,7 @@ class record_self_attention:
     def __enter__(self) -> None:
         layers = [layer.get_submodule("self_attn") for layer in self.model.decoder.layers]
         if self.facts.self_attention is None:
-            self.facts.self_attention = np.zeros(len(layers))
+            self.facts.self_attention = np.full(len(layers), np.nan)
         self.handles = [
             layer.register_forward_hook(
                 lambda module, args, output, place=place: self._keep(place, output)
@@ -200,7 +201,7 @@ class record_self_attention:
     def _keep(self, place: int, output: Tensor) -> None:
         values = self.facts.self_attention
         assert values is not None
-        values[place] = max(values[place], float(output.abs().max()))
+        values[place] = np.fmax(values[place], float(output.abs().max()))
 
     def __exit__(self, *error: object) -> None:
         for handle in self.handles:

@@ -142,7 +142,7 @@ def check_self_attention(evidence: Evidence, facts: ModelFacts) -> Iterator[Cand
     """
     if facts.self_attention is None:
         return
-    without = np.flatnonzero(facts.self_attention < NO_SELF_ATTENTION)
+    without = np.flatnonzero(facts.self_attention < NO_SELF_ATTENTION)  # not where it is NaN
     if not len(without) or without[0] >= evidence.num_layers:
         return
     before = range(int(without[0]) + 1)
@@ -157,5 +157,7 @@ def check_self_attention(evidence: Evidence, facts: ModelFacts) -> Iterator[Cand
         "self-attention",
         edit=edits[best],
         layers=tuple(int(layer) + 1 for layer in without),
-        evidence={"largest_output": [float(x) for x in facts.self_attention]},
+        evidence={
+            "largest_output": [float(x) if np.isfinite(x) else None for x in facts.self_attention]
+        },
     )

@@ -65,7 +65,7 @@ def check_mask_head(trials: Trials) -> Iterator[Candidate]:
     fitted = [_fit_folds(pairs, own, penalty) for penalty in PENALTIES]
     losses = [_left_out_loss(heads, pairs) for heads in fitted]
     heads, after = min(zip(fitted, losses, strict=True), key=lambda one: one[1])
-    if after > (1 - MIN_IMPROVEMENT) * before:
+    if not after <= (1 - MIN_IMPROVEMENT) * before:  # also if it is NaN
         return
     images: dict[int, ImageEvidence] = {}
     for fold, head in enumerate(heads):

@@ -10,9 +10,11 @@ import torch
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.checks.decoder import median_area_ratio
 from mpdiag.diagnosis.checks.inputs import Trials, check_normalisation
+from mpdiag.diagnosis.checks.layers import check_self_attention
 from mpdiag.diagnosis.checks.precision import coarse_modules, has_unused_bits
 from mpdiag.diagnosis.collect import Collector
 from mpdiag.diagnosis.evidence import Evidence
+from mpdiag.diagnosis.facts import ModelFacts
 
 
 def test_a_skipped_layer_returns_its_input(collector: Collector) -> None:
@@ -118,3 +120,17 @@ def test_a_small_gain_of_another_normalisation_does_not_count(
     found = [one.evidence for one in check_normalisation(trials)]
     handle.remove()
     assert found == [{"better": "CLIP"}]
+
+
+def test_self_attention_with_nan_is_not_taken_to_have_no_effect(collector: Collector) -> None:
+    layers = [collector.adapter.module.get_submodule(f"decoder.layers.{k}") for k in range(2)]
+    with torch.no_grad():
+        next(layers[1].parameters()).view(-1)[0] = torch.nan
+    evidence = collector.collect(every_layer=True)
+    assert list(check_self_attention(evidence, collector.facts)) == []
+    handle = layers[0].get_submodule("self_attn").register_forward_hook(lambda *args: 0 * args[2])
+    collector.facts = ModelFacts()
+    (candidate,) = check_self_attention(collector.collect(every_layer=True), collector.facts)
+    handle.remove()
+    assert candidate.layers == (1,)
+    assert candidate.evidence == {"largest_output": [0.0, None, None, None]}
