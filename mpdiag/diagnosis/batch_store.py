@@ -1,8 +1,8 @@
 """Finished batches of forward passes in a directory, so that an interrupted diagnosis continues.
 
 A file holds the evidence of one batch. Its name is a checksum of the weights, the settings, the
-changes to the model, the pixels and the GT, so that a file is used for exactly what it was measured
-for.
+classes, the changes to the model, the pixels and the GT, so that a file is used for exactly what it
+was measured for.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpdiag import __version__
-from mpdiag.analysis.adapter import ModelInfo, PreprocessedImage
+from mpdiag.analysis.adapter import ModelAdapter, PreprocessedImage
 from mpdiag.analysis.ground_truth import EncodedGroundTruth
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.evidence import ImageEvidence
@@ -40,12 +40,12 @@ class BatchStore:
     Files that are damaged or of another version are measured again.
     """
 
-    def __init__(self, directory: Path, info: ModelInfo, task: str = "instance") -> None:
+    def __init__(self, directory: Path, adapter: ModelAdapter, task: str = "instance") -> None:
         """Use a directory, which is created.
 
         Args:
             directory: the directory.
-            info: the model.
+            adapter: the model.
             task: task of the data set, on which it depends what is measured.
 
         Raises:
@@ -56,7 +56,8 @@ class BatchStore:
         except OSError as error:
             raise OutputError(f"{directory}: is not a directory ({error}); give another") from error
         self.directory = directory
-        self.model = [__version__, info.sha256, repr(info.settings), task]
+        info = adapter.info
+        self.model = [__version__, info.sha256, repr(info.settings), repr(adapter.classes), task]
 
     def path(
         self,
@@ -66,17 +67,17 @@ class BatchStore:
         every_layer: bool,
     ) -> Path:
         """Return the file of a batch."""
-        values = {
+        changed = {
             name: sorted(value) if isinstance(value, frozenset) else str(value)
             for name, value in asdict(changes).items()
         }
-        digest = hashlib.sha256(json.dumps([self.model, values, every_layer]).encode())
+        digest = hashlib.sha256(json.dumps([self.model, changed, every_layer]).encode())
         for image, truth in zip(batch, truths, strict=True):
             pixels = image.sample.image
             digest.update(f"{image.sample.image_id} {tuple(pixels.shape)} {image.padded}".encode())
             digest.update(pixels.contiguous().numpy().tobytes())
-            content = [truth.size, truth.labels.tolist(), truth.crowd.tolist()]
-            digest.update(json.dumps(content).encode())
+            values = [x.tolist() for x in (truth.labels, truth.crowd, truth.areas)]
+            digest.update(json.dumps([truth.size, *values]).encode())
             for counts in truth.counts:
                 digest.update(counts + b"\n")
         return self.directory / f"{digest.hexdigest()}.npz"

@@ -94,7 +94,7 @@ def diagnose(
         if progress:
             progress(done, max(done, expected))
 
-    store = None if resume is None else BatchStore(resume, adapter.info, dataset.task)
+    store = None if resume is None else BatchStore(resume, adapter, dataset.task)
     collector = Collector(adapter, dataset, range(count), device, count_images, store, shard)
     evidence = collector.collect(every_layer=True)
     _check_gt(evidence, dataset)

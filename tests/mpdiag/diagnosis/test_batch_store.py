@@ -1,11 +1,12 @@
 """An interrupted diagnosis continues from its finished batches."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mpdiag.analysis.class_mapping import ClassMapping
 from mpdiag.diagnosis.batch_store import BatchStore
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.collect import Collector
@@ -17,7 +18,7 @@ from mpdiag.store.diagnosis import Diagnosis
 
 @pytest.fixture
 def stored(collector: Collector, tmp_path: Path) -> Collector:
-    store = BatchStore(tmp_path / "batches", collector.adapter.info)
+    store = BatchStore(tmp_path / "batches", collector.adapter)
     return _with_store(collector, store)
 
 
@@ -88,10 +89,27 @@ def test_a_file_is_used_for_its_changes_and_its_model_only(stored: Collector) ->
     swapped = stored.collect(Changes(swap_channels=True), every_layer=True)
     assert len(list(stored.store.directory.iterdir())) == 2
     assert np.abs(own.images[0].class_logits - swapped.images[0].class_logits).max() > 0
-    other = BatchStore(stored.store.directory, stored.adapter.info)
+    other = BatchStore(stored.store.directory, stored.adapter)
     other.model = ["another"]
     _with_store(stored, other).collect(every_layer=True)
     assert len(list(stored.store.directory.iterdir())) == 3
+
+
+def test_a_file_is_not_used_for_other_classes_or_areas(stored: Collector) -> None:
+    """As if names of classes, or areas of objects, were corrected between two diagnoses."""
+    assert stored.store is not None
+    own = stored.collect(every_layer=True).images[0]
+    columns = stored.adapter.classes.columns
+    stored.adapter.classes = ClassMapping((columns[1], columns[0], *columns[2:]), len(columns))
+    store = BatchStore(stored.store.directory, stored.adapter)
+    swapped = _with_store(stored, store).collect(every_layer=True).images[0]
+    np.testing.assert_array_equal(swapped.class_logits[..., [1, 0]], own.class_logits[..., :2])
+    samples = map(stored.ground_truth.read_sample, stored.indices)
+    (batch,) = stored.adapter.batches(samples, stored.device)
+    truths = [stored.ground_truth.encoded[one.sample.image_id] for one in batch]
+    doubled = [replace(one, areas=2 * one.areas) for one in truths]
+    paths = [store.path(batch, every, Changes(), True) for every in (truths, doubled)]
+    assert paths[0].is_file() and not paths[1].is_file()
 
 
 def test_a_damaged_file_is_measured_again(stored: Collector) -> None:
@@ -117,4 +135,4 @@ def test_a_file_cannot_expand(stored: Collector) -> None:
 def test_a_directory_that_is_a_file_is_an_error(collector: Collector, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file: is not a directory"):
-        BatchStore(tmp_path / "file", collector.adapter.info)
+        BatchStore(tmp_path / "file", collector.adapter)

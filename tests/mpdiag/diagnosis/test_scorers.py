@@ -158,7 +158,7 @@ def test_a_diagnosis_is_in_the_score_of_the_task(data: SegmentationDataset, own:
 
 
 def test_masks_are_stored(own: Collector, tmp_path: Path) -> None:
-    store = BatchStore(tmp_path / "batches", own.adapter.info, own.data.task)
+    store = BatchStore(tmp_path / "batches", own.adapter, own.data.task)
     own.store = store
     evidence: Evidence = own.collect(every_layer=True)
     (path,) = store.directory.iterdir()
