@@ -4,7 +4,7 @@ They raise `NotAllowed` for a value that is not plain, and other errors for an i
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 _NUMBERS = "biufc"  # numpy kinds: bool, int, unsigned, float, complex
+_MAX_NUMBER_KEYS = 10_000  # of a container; the state of an optimizer has one per parameter
 STORAGES = {
     "BFloat16Storage": torch.bfloat16,
     "BoolStorage": torch.bool,
@@ -32,16 +33,26 @@ class NotAllowed(Exception):
     """A pickle requested something that is not allowed; the message names it."""
 
 
-def key_value_pairs(items: list[Any]) -> Iterable[tuple[Any, Any]]:
+def key_value_pairs(items: list[Any], before: int = 0) -> Iterable[tuple[Any, Any]]:
     """Return pairs of alternating keys and values, with checked keys."""
-    return zip(map(key_of, items[::2]), items[1::2], strict=True)
+    return zip(checked_keys(items[::2], before), items[1::2], strict=True)
 
 
-def key_of(value: Any) -> Any:
-    """Return a key of a dict or set. A nested tuple can take forever to hash."""
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype):
-        return value
-    raise ValueError(f"a key of type {type(value).__name__}")
+def checked_keys(keys: Iterable[Any], before: int = 0) -> Iterator[Any]:
+    """Yield the keys that a dict or set of `before` entries gets.
+
+    A nested tuple can take forever to hash. Python's hashes of text are random, those of numbers
+    are not: a file can choose many that collide, so that adding each takes longer than the last.
+    """
+    for position, key in enumerate(keys, before):
+        if isinstance(key, int | float):
+            if isinstance(key, int) and not -(2**63) <= key < 2**63:
+                raise ValueError("a key that exceeds 64 bits")
+            if position >= _MAX_NUMBER_KEYS:
+                raise ValueError(f"a number as key after {_MAX_NUMBER_KEYS:,} others")
+        elif key is not None and not isinstance(key, str | bytes | torch.dtype):
+            raise ValueError(f"a key of type {type(key).__name__}")
+        yield key
 
 
 class DType:
@@ -99,12 +110,13 @@ def _number(dtype: Any, raw: Any) -> Any:
 
 
 def _mapping(items: Any = ()) -> dict[Any, Any]:
-    pairs = items.items() if isinstance(items, Mapping) else items
-    return {key_of(key): value for key, value in pairs}
+    pairs = list(items.items() if isinstance(items, Mapping) else items)
+    keys = checked_keys(key for key, _ in pairs)
+    return dict(zip(keys, (value for _, value in pairs), strict=True))
 
 
 def _set(items: Any = ()) -> set[Any]:
-    return set(map(key_of, items))
+    return set(checked_keys(items))
 
 
 def _no_bytes() -> bytes:

@@ -23,7 +23,7 @@ from mpdiag.checkpoints.pickle_globals import (
     ArrayBuilder,
     DType,
     NotAllowed,
-    key_of,
+    checked_keys,
     key_value_pairs,
 )
 from mpdiag.errors import CheckpointError, UnsafeCheckpointError
@@ -326,9 +326,9 @@ def _extend(target: Any, items: list[Any]) -> None:
     if type(target) is list:
         target.extend(items)
     elif type(target) is dict:
-        target.update(key_value_pairs(items))
+        target.update(key_value_pairs(items, len(target)))
     elif type(target) is set:
-        target.update(map(key_of, items))
+        target.update(checked_keys(items, len(target)))
     else:
         raise NotAllowed(f"items of a value of type {type(target).__name__}")
 
@@ -337,7 +337,7 @@ _FROM_MARK |= {
     "TUPLE": tuple,
     "LIST": list,
     "DICT": lambda items: dict(key_value_pairs(items)),
-    "FROZENSET": lambda items: set(map(key_of, items)),
+    "FROZENSET": lambda items: set(checked_keys(items)),
 }
 
 

@@ -75,7 +75,29 @@ SAVED = save(torch.zeros(2**20), zipped=False)
 HUGE = b"\x8a\x09" + b"\xff" * 8 + b"\x00"  # 2**64 - 1
 EXPANDED = tensor(b"J\x00\xca\x9a\x3bK\x04\x86", b"K\x00K\x00\x86")  # (10**9, 4), strides 0
 
+
+def long(value: int) -> bytes:
+    encoded = pickle.encode_long(value)
+    return b"\x8a" + bytes([len(encoded)]) + encoded
+
+
+# Python's hash of all of these is 0, so a dict compares each with all before it.
+COLLIDING = b"".join(long(k * (2**61 - 1)) + b"N" for k in range(1, 40_001))
+# Numbers of 64 bits can be chosen such that each tries many slots of a dict.
+NUMBERS = [b"J" + struct.pack("<I", k) for k in range(10_001)]
+
 BOMBS: dict[str, bytes] = {
+    "colliding keys": b"\x80\x02}(" + COLLIDING + b"u.",
+    "many numbers as keys": b"\x80\x02}(" + b"".join(k + b"N" for k in NUMBERS) + b"u.",
+    "many numbers one by one": b"\x80\x02}" + b"".join(k + b"Ns" for k in NUMBERS) + b".",
+    "many numbers in an old dict": b"(" + b"".join(k + b"N" for k in NUMBERS) + b"d.",
+    "many numbers in a set": b"\x80\x04\x8f(" + b"".join(NUMBERS) + b"\x90.",
+    "many numbers in a frozenset": b"\x80\x04(" + b"".join(NUMBERS) + b"\x91.",
+    "many numbers in a called set": b"\x80\x02c__builtin__\nset\n(" + b"".join(NUMBERS)
+    + b"l\x85R.",
+    "many numbers in a Counter": b"\x80\x02ccollections\nCounter\n("
+    + b"".join(k + b"N\x86" for k in NUMBERS) + b"l\x85R.",
+    "complex keys": b"\x80\x02}c__builtin__\ncomplex\nK\x01K\x02\x86RNs.",
     "nested tuple as key": b"\x80\x02}" + NESTED + b"K\x01s.",
     "nested tuple in a set": b"\x80\x04\x8f(" + NESTED + b"\x90.",
     "nested tuple in a frozenset": b"\x80\x04(" + NESTED + b"\x91.",
