@@ -1,6 +1,7 @@
 """Read the evidence of a diagnosis from the kept detections of a run directory."""
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from pycocotools import mask as coco_mask
 from mpdiag.data import GroundTruth, SegmentationDataset, load_dataset
 from mpdiag.diagnosis.evidence import Evidence, Float32, ImageEvidence
 from mpdiag.errors import RunError
+from mpdiag.export.detections import categories
 from mpdiag.store import Run, rle
 
 NEVER = 1e-12  # probability of a class that no kept detection has
@@ -53,7 +55,8 @@ def read_evidence(run: Run, data: SegmentationDataset, limit: int | None = None)
         limit: number of images.
 
     Raises:
-        RunError: the run has no detections, is of another task, or is not of the data set.
+        RunError: the run has no detections or damaged ones, is of another task, or is not of the
+            data set.
     """
     if run.header.get("task") != "instance" or run.header.get("part") != "matching":
         raise RunError(
@@ -63,6 +66,7 @@ def read_evidence(run: Run, data: SegmentationDataset, limit: int | None = None)
     layers = run.query("SELECT DISTINCT layer FROM detections ORDER BY layer")["layer"].tolist()
     if not layers:
         raise RunError(f"{run.path}: has no detections; analyse without --no-evaluate")
+    _check_classes(run, data)
     rows = run.query("SELECT * FROM images ORDER BY image_id LIMIT ?", [limit or 2**31])
     index = {image_id: place for place, image_id in enumerate(data.image_ids)}
     missing = [image_id for image_id in rows["image_id"].tolist() if image_id not in index]
@@ -76,6 +80,19 @@ def read_evidence(run: Run, data: SegmentationDataset, limit: int | None = None)
         for row, detections, queries in reader.rows(rows)
     ]
     return Evidence(images, len(data.classes), rule, layers[0])  # type: ignore[arg-type]
+
+
+def _check_classes(run: Run, data: SegmentationDataset) -> None:
+    """Raise RunError for the first class that run and data set number or name differently."""
+    own = categories(run)
+    given = [(info.category_id, info.name) for info in data.classes]
+    for place, (one, other) in enumerate(zip_longest(own, given)):
+        if one != other:
+            first, second = ("missing" if x is None else f"{x[0]} {x[1]!r}" for x in (one, other))
+            raise RunError(
+                f"{run.path}: class {place} is {first} in the run and {second} in {data.name}; "
+                "give the data set of the run, or analyse again"
+            )
 
 
 class _Reader:
@@ -104,7 +121,21 @@ class _Reader:
     def image(
         self, row: Any, truth: GroundTruth, detections: pd.DataFrame, queries: pd.DataFrame
     ) -> ImageEvidence:
-        """Return the evidence of one image."""
+        """Return the evidence of one image.
+
+        Raises:
+            RunError: its rows are damaged.
+        """
+        try:
+            return self._image(row, truth, detections, queries)
+        except (IndexError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{self.run.path}: image {row.image_id} is invalid ({error}); analyse again"
+            ) from error
+
+    def _image(
+        self, row: Any, truth: GroundTruth, detections: pd.DataFrame, queries: pd.DataFrame
+    ) -> ImageEvidence:
         size = truth.masks.shape[-2], truth.masks.shape[-1]
         gt = [_encoded(rle.encode(mask), size) for mask in truth.masks.numpy()]
         crowd = truth.crowd.numpy()

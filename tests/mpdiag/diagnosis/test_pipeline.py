@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -235,6 +237,41 @@ def test_the_command_suggests_the_analysis_of_the_same_data(
     assert printed.err.splitlines()[-1] == f"Next: mpdiag analyze {shlex.join(words)}"
     assert printed.out.startswith("mIoU 40.0 on 20 images. Nothing found")
     assert given["task"] == "semantic" and given["split"] == "test"
+
+
+@pytest.mark.parametrize("change", ["fewer", "renumbered", "renamed"])
+def test_a_run_is_diagnosed_with_its_own_classes_only(
+    run: Path, data: SegmentationDataset, tmp_path: Path, change: str
+) -> None:
+    content = json.loads((data.image_root.parent / "annotations/instances_val.json").read_text())
+    first, second, *others = content["categories"]
+    if change == "fewer":
+        content["categories"] = [first, second]
+        kept = (first["id"], second["id"])
+        content["annotations"] = [x for x in content["annotations"] if x["category_id"] in kept]
+        expected = rf"class 2 is {others[0]['id']} '{others[0]['name']}' in the run and missing in"
+    elif change == "renumbered":
+        first["id"], second["id"] = second["id"], first["id"]
+        expected = rf"class 0 is {second['id']} '{first['name']}' in the run and {second['id']} '"
+    else:
+        first["name"] = "another"
+        expected = rf"class 0 is .* in the run and {first['id']} 'another' in other; give the data"
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match=expected):
+        mpdiag.diagnose(run, load_dataset(str(tmp_path / "other.json"), root=data.image_root))
+
+
+def test_damaged_detections_are_an_error(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (file,) = (copy / "detections").iterdir()
+    table = pq.read_table(file)
+    for column, value in (("counts", None), ("counts", b"~"), ("label", 7)):
+        place = table.schema.get_field_index(column)
+        damaged = pa.array([value] * len(table), table.schema.field(column).type)
+        pq.write_table(table.set_column(place, column, damaged), file)
+        with pytest.raises(RunError, match=r"run: image 1 is invalid \(.*\); analyse again"):
+            mpdiag.diagnose(copy)
 
 
 def test_images_without_gt_are_an_error(
