@@ -2,15 +2,13 @@
 
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from mpdiag.analysis.build_adapter import build_adapter
+from mpdiag.analysis.module_state import preserve_state
 from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.analysis.run import AnalysisRun, Progress
 from mpdiag.analysis.shard import Shard
@@ -64,7 +62,7 @@ def analyze(
         MpdiagError: checkpoint, data set, options or output are invalid; nothing is written.
         TypeError: an option is unknown.
     """
-    with _preserve_state(_module_of(checkpoint)):
+    with preserve_state(checkpoint):
         return prepare_run(
             checkpoint,
             dataset,
@@ -128,28 +126,3 @@ def default_output(checkpoint: ModelSource, dataset: str, part: Part) -> Path:
                 name = f"{path.resolve().parent.name}-{name}"
     parts = (name, dataset, *([] if part == "matching" else [part]))
     return Path("runs") / re.sub(r"[^\w.+-]+", "_", "-".join(parts))
-
-
-def _module_of(checkpoint: ModelSource) -> nn.Module | None:
-    """Return the module of a model that the caller holds; None for a path or hub id."""
-    if isinstance(checkpoint, str | Path):
-        return None
-    if isinstance(checkpoint, nn.Module):
-        return checkpoint
-    return checkpoint.model if isinstance(checkpoint, LoadedCheckpoint) else checkpoint.module
-
-
-@contextmanager
-def _preserve_state(module: nn.Module | None) -> Iterator[None]:
-    """Restore the mode and the device of each submodule on exit."""
-    states = []
-    for part in module.modules() if module is not None else ():
-        tensors = chain(part.parameters(recurse=False), part.buffers(recurse=False))
-        states.append((part, part.training, next((tensor.device for tensor in tensors), None)))
-    try:
-        yield
-    finally:
-        for part, training, device in states:  # a module comes before its submodules
-            part.training = training
-            if device is not None:
-                part.to(device)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from mpdiag.analysis.build_adapter import build_adapter
+from mpdiag.analysis.module_state import preserve_state
 from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.analysis.shard import Shard
-from mpdiag.checkpoints.opening import ModelSource, open_model
+from mpdiag.checkpoints.opening import ModelSource, OpenedModel, open_model
 from mpdiag.data import SegmentationDataset, load_dataset
 from mpdiag.diagnosis.batch_store import BatchStore
 from mpdiag.diagnosis.collect import Collector
@@ -45,7 +46,8 @@ def diagnose(
     """Find what costs a model AP, PQ or mIoU, how much, and what to change.
 
     A run directory is diagnosed from its kept detections. A checkpoint or module runs on the data
-    set several times, so that more causes can be tested.
+    set several times, so that more causes can be tested. A module runs in evaluation mode and on
+    the device of the diagnosis; its modes and devices are restored.
 
     Args:
         source: a run directory, or a model as for `mpdiag.analyze`.
@@ -76,9 +78,23 @@ def diagnose(
         evidence = read_evidence(run, dataset, chosen.limit)
         _check_gt(evidence, dataset)
         return Search(evidence, ModelFacts(), threshold).run()
-    model = open_model(source, chosen.config, chosen.engine)
-    if dataset is None:
-        raise ConfigError("--dataset: is missing, and a checkpoint has none; give one")
+    with preserve_state(source):
+        model = open_model(source, chosen.config, chosen.engine)
+        if dataset is None:
+            raise ConfigError("--dataset: is missing, and a checkpoint has none; give one")
+        return _diagnose_model(model, dataset, chosen, threshold, progress, resume, shard)
+
+
+def _diagnose_model(
+    model: OpenedModel,
+    dataset: SegmentationDataset,
+    chosen: AnalysisOptions,
+    threshold: float,
+    progress: Callable[[int, int], None] | None,
+    resume: Path | None,
+    shard: Shard | None,
+) -> Diagnosis:
+    """Diagnose a model; see `diagnose`."""
     adapter = build_adapter(model, dataset, chosen)
     device = choose_device(chosen.device)
     adapter.to(device)

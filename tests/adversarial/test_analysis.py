@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from apps.filmstrip import _describe
 from apps.image_queries import read_image
 from mpdiag.analysis import analyze
-from mpdiag.analysis.pipeline import _preserve_state, default_output
+from mpdiag.analysis.module_state import preserve_state
+from mpdiag.analysis.pipeline import default_output
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.cli import app, main
 from mpdiag.data import SegmentationDataset, load_dataset
@@ -162,7 +163,7 @@ def test_module_of_the_caller_returns_to_its_devices() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.BatchNorm1d(2)), nn.ReLU())
     with pretend_cuda([__file__]):
         module[1].to("cuda")
-        with _preserve_state(module):
+        with preserve_state(module):
             module.to("cuda").eval()
             assert {str(x.device) for x in module.state_dict().values()} == {"cuda:0"}
         devices = {name: str(x.device) for name, x in module.state_dict().items()}

@@ -312,7 +312,11 @@ def test_a_panoptic_data_set_is_diagnosed_in_pq(
 ) -> None:
     panoptic = load_dataset("synthetic", root=data.image_root.parents[1], task="panoptic")
     config = model.config.model_copy(update={"num_classes": len(panoptic.classes)})
-    diagnosis = mpdiag.diagnose(_loaded(Mask2Former(config).eval()), panoptic, limit=2)
+    own = Mask2Former(config).train()
+    own.backbone.eval()
+    modes = [one.training for one in own.modules()]
+    diagnosis = mpdiag.diagnose(_loaded(own), panoptic, limit=2)
+    assert [one.training for one in own.modules()] == modes and len(set(modes)) == 2
     assert diagnosis.num_images == 2
     assert diagnosis.as_json()["score"] == {"name": "pq", "value": diagnosis.score}
     assert {"pq", "ap"} <= diagnosis.layers[-1].keys()
