@@ -16,8 +16,13 @@ import torch
 from torch import nn
 
 from mpdiag.checkpoints.checksums import files_sha256, parameters_sha256
-from mpdiag.checkpoints.reading import read_state_dict
-from mpdiag.checkpoints.transformers_directory import CONFIG, PREPROCESSOR, read_json
+from mpdiag.checkpoints.transformers_directory import (
+    CONFIG,
+    PREPROCESSOR,
+    read_json,
+    read_weight_files,
+    weight_files,
+)
 from mpdiag.config import MAX_SIDE, abbreviate
 from mpdiag.errors import CheckpointError
 from mpdiag.extras import import_optional
@@ -31,7 +36,6 @@ _COUNTED = re.compile("layers|depths|blocks|stages")  # each has an entry of its
 _SIDES = {"shortest_edge", "longest_edge", "height", "width", "image_size", "size"}
 _DESCRIPTIVE = {"id2label", "label2id", "mpdiag"}
 _PROCESSOR = "processor_config.json"  # of an image processor and a tokenizer together
-_WEIGHTS = ("model", "pytorch_model")  # file.safetensors, file.bin, or shards with an index
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,7 @@ class ExternalModel:
 
 def _load_module(directory: Path, class_name: str, files: Sequence[Path]) -> nn.Module:
     library = import_transformers()
-    state = {key: tensor for file in files for key, tensor in read_state_dict(file).items()}
+    state = read_weight_files(files)
     source = str(directory / CONFIG)
     _check_settings(read_json(directory / CONFIG), len(state), source)
     model_class = getattr(library, class_name)
@@ -218,37 +222,6 @@ def _family(model_type: str, source: str) -> TransformersFamily:
             f"{', '.join(families)}"
         )
     return families[model_type]
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """Return the files of weights, or all shards; safetensors if there are both formats.
-
-    Raises:
-        CheckpointError: there are none, or a shard is missing.
-    """
-    for stem in _WEIGHTS:
-        suffix = "safetensors" if stem == "model" else "bin"
-        whole = directory / f"{stem}.{suffix}"
-        if whole.is_file():
-            return [whole]
-        index = directory / f"{stem}.{suffix}.index.json"
-        if index.is_file():
-            return _shards(index)
-    raise CheckpointError(
-        f"{directory}: holds no model.safetensors or pytorch_model.bin; give a complete directory"
-    )
-
-
-def _shards(index: Path) -> list[Path]:
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, Mapping) or not all(isinstance(x, str) for x in names.values()):
-        raise CheckpointError(f"{index}: its weight_map is invalid; download the file again")
-    # File names only, so that an index can't point outside its directory.
-    files = [index.parent / Path(name).name for name in sorted(set(names.values()))]
-    for file in files:
-        if not file.is_file():
-            raise CheckpointError(f"{file}: no such file, but {index.name} lists it; copy it there")
-    return files
 
 
 def import_transformers() -> Any:

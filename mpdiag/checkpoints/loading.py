@@ -34,9 +34,9 @@ class LoadedCheckpoint(CheckpointMetadata):
     """A model in evaluation mode, and the metadata of its checkpoint.
 
     Attributes:
-        path: the file of weights.
+        path: the file of weights, or the directory of its shards.
         format: format of the file, for display.
-        sha256: checksum of the file.
+        sha256: checksum of the file, or of all shards one after the other.
         model: the model.
     """
 
@@ -72,10 +72,10 @@ def load_checkpoint(path: str | Path, config: str | Path | None = None) -> Loade
     model = build_model(contents.config)
     check_weights_fit(contents.weights, model)
     model.load_state_dict(contents.weights.weights)
-    file = contents.weights.path
+    weights = contents.weights
     metadata = {x.name: getattr(contents, x.name) for x in fields(CheckpointMetadata)}
     return LoadedCheckpoint(
-        file, contents.weights.format, files_sha256([file]), model.eval(), **metadata
+        weights.path, weights.format, files_sha256(weights.files), model.eval(), **metadata
     )
 
 

@@ -1,7 +1,7 @@
 """Read checkpoint files of all formats under mpdiag's parameter names, without running code."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,14 @@ class Weights:
     """Contents of a checkpoint file.
 
     Attributes:
-        path: the file, also if a training output directory was given.
+        path: the file, also if a training output directory was given; the directory of shards.
         format: file format and library whose names it uses, for display.
         weights: mpdiag's parameter name -> tensor on the CPU.
         derived_buffers: buffers that follow from the architecture (Swin's position index).
         constants: `criterion.empty_weight`, `pixel_mean` and `pixel_std`, if the file has them.
         unexpected: names that mpdiag's model does not have.
         extra: other entries of the file (optimizer, iteration, "mpdiag").
+        files: all files that were read.
     """
 
     path: Path
@@ -47,6 +48,10 @@ class Weights:
     constants: dict[str, Tensor] = field(default_factory=dict)
     unexpected: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    files: Sequence[Path] = ()
+
+    def __post_init__(self) -> None:
+        self.files = self.files or [self.path]
 
 
 def read_weights(path: Path, backbone: Collection[str] = ()) -> Weights:

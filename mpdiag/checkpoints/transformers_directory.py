@@ -37,7 +37,7 @@ from mpdiag.models import Mask2Former
 from mpdiag.untrusted import printable
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS, INDEX = ("model.safetensors", "pytorch_model.bin"), ".index.json"  # of shards
 CLASS_EMBEDDINGS = "mask_piloting.safetensors"
 """File of the class embeddings, which transformers does not read; MaskPiloting does."""
 CLASS_EMBEDDINGS_TENSOR = "class_embeddings"
@@ -45,7 +45,42 @@ CLASS_EMBEDDINGS_TENSOR = "class_embeddings"
 
 def is_transformers_directory(directory: Path) -> bool:
     """Return whether transformers' `save_pretrained` wrote a model to `directory`."""
-    return any((directory / name).is_file() for name in WEIGHTS)
+    names = [name + suffix for name in WEIGHTS for suffix in ("", INDEX)]
+    return any((directory / name).is_file() for name in names)
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """Return the files of weights, or all shards; safetensors if there are both formats.
+
+    Raises:
+        CheckpointError: there are none, or a shard is missing.
+    """
+    for name in WEIGHTS:
+        whole, index = directory / name, directory / f"{name}{INDEX}"
+        if whole.is_file():
+            return [whole]
+        if index.is_file():
+            return _shards(index)
+    raise CheckpointError(
+        f"{directory}: holds no {' or '.join(WEIGHTS)}; give a complete directory"
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, Mapping) or not all(isinstance(x, str) for x in names.values()):
+        raise CheckpointError(f"{index}: its weight_map is invalid; download the file again")
+    # File names only, so that an index can't point outside its directory.
+    files = [index.parent / Path(name).name for name in sorted(set(names.values()))]
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(f"{file}: no such file, but {index.name} lists it; copy it there")
+    return files
+
+
+def read_weight_files(files: Sequence[Path]) -> dict[str, Tensor]:
+    """Return the parameters of all files under the names in them."""
+    return {name: tensor for file in files for name, tensor in read_state_dict(file).items()}
 
 
 def model_type_of(directory: Path) -> str | None:
@@ -63,9 +98,8 @@ def read_transformers(directory: Path) -> CheckpointContents:
             the weights, or requires something that mpdiag's model does not support.
         UnsafeCheckpointError: reading the weights would run code.
     """
-    file = next((directory / name for name in WEIGHTS if (directory / name).is_file()), None)
-    if file is None:
-        raise CheckpointError(f"{directory}: no {' or '.join(WEIGHTS)} in this directory")
+    files = weight_files(directory)
+    path = files[0] if len(files) == 1 else directory
     source = str(directory / CONFIG)
     settings = read_json(directory / CONFIG)
     if settings.get("model_type") != "mask2former":
@@ -75,20 +109,20 @@ def read_transformers(directory: Path) -> CheckpointContents:
         )
     own = settings["mpdiag"] if isinstance(settings.get("mpdiag"), dict) else {}
     check_metadata(own, source)
-    weights, unexpected = from_transformers(read_state_dict(file))
+    weights, unexpected = from_transformers(read_weight_files(files))
     if own.get("norm") == "frozen":
         weights = {name: x for name, x in weights.items() if not name.endswith(BATCH_COUNT)}
-    config = with_drop_path(model_config_of(weights, str(file)), settings, source)
+    config = with_drop_path(model_config_of(weights, str(path)), settings, source)
     check_settings(settings, architecture_settings(config, weights), source)
-    path = directory / PREPROCESSOR
-    preprocessor = read_json(path) if path.is_file() else {}
-    config = with_pixel_statistics(config, preprocessor, str(path))
+    images = directory / PREPROCESSOR
+    preprocessor = read_json(images) if images.is_file() else {}
+    config = with_pixel_statistics(config, preprocessor, str(images))
     loss = loss_of(settings, LossConfig(), source)
     found = CheckpointContents(
-        Weights(file, "transformers directory", weights, unexpected=unexpected),
+        Weights(path, "transformers directory", weights, unexpected=unexpected, files=files),
         config,
         config_path=directory / CONFIG,
-        training_info=TrainingInfo(loss, *image_size_of(preprocessor, str(path))),
+        training_info=TrainingInfo(loss, *image_size_of(preprocessor, str(images))),
         labels=labels_of(settings, config.num_classes, source),
     )
     _add_mpdiag_entry(found, own, settings, source)

@@ -1,5 +1,6 @@
 """Transformers directories without transformers: round trips, config.json, errors."""
 
+import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mpdiag.checkpoints import load_checkpoint, load_model, save_checkpoint
 from mpdiag.checkpoints.convert import convert
+from mpdiag.checkpoints.describe import describe
 from mpdiag.checkpoints.detectron2_config import TrainingInfo
 from mpdiag.checkpoints.transformers_directory import read_transformers, write_transformers
 from mpdiag.config import BackboneConfig, LossConfig, ModelConfig, TrainConfig
@@ -190,6 +192,28 @@ def test_a_directory_is_a_checkpoint(
         expected = model(images).matching.mask_logits
         assert torch.equal(loaded(images).matching.mask_logits, expected)
         assert torch.equal(load_model(directory)(images).matching.mask_logits, expected)
+
+
+def test_a_directory_of_shards_is_a_checkpoint(directory: Path, model: Mask2Former) -> None:
+    whole = load_checkpoint(directory)
+    state = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    names = {name: files[position % 2] for position, name in enumerate(sorted(state))}
+    for file in files:
+        save_file({name: state[name] for name in state if names[name] == file}, directory / file)
+    index = {"metadata": {}, "weight_map": names}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = load_checkpoint(directory)
+    for name, tensor in found.model.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+    assert found.classes == whole.classes and found.path == directory
+    content = b"".join((directory / file).read_bytes() for file in files)
+    assert found.sha256 == hashlib.sha256(content).hexdigest()
+    assert describe(directory).path == directory
+    (directory / files[1]).unlink()
+    with pytest.raises(CheckpointError, match=rf"{files[1]}: no such file, but model.saf"):
+        load_model(directory)
 
 
 def test_query_positions_of_an_mp_former_are_written_as_zeros(
