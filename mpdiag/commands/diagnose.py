@@ -82,11 +82,15 @@ def diagnose(
     from mpdiag.analysis.shard import torchrun_shard
     from mpdiag.store import Run
     from mpdiag.store.diagnosis import FILE_NAME
+    from mpdiag.store.files import check_target
     from reports.diagnosis import build_diagnosis, write_diagnosis
     from reports.names import class_names
 
+    for path in (json_file, html):  # before the work
+        if path is not None:
+            check_target(path)
     if run is not None:
-        Run.open(run)  # before the work
+        Run.open(run)
     options: dict[str, Any] = {
         "root": root,
         "split": split,
@@ -104,18 +108,18 @@ def diagnose(
     diagnosis = found[0]
     if (Path(source) / "run.json").is_file():
         run = Path(source)
-    for path in (json_file, None if run is None else run / FILE_NAME):
-        if path is not None:
-            diagnosis.write(path)
     name = Path(source).name
-    if html is not None:
-        classes = [] if run is None else class_names(Run.open(run))
-        write_diagnosis(build_diagnosis(diagnosis, name, classes), html)
-    _print(diagnosis)
+    _print(diagnosis)  # first, because a file may not be writable
     if run == Path(source):
         _print_checkpoint(Run.open(run), dataset, root)
     if against is not None:
         _print_difference(diagnosis, found[1], name, Path(against).name)
+    for path in (json_file, None if run is None else run / FILE_NAME):
+        if path is not None:
+            diagnosis.write(path)
+    if html is not None:
+        classes = [] if run is None else class_names(Run.open(run))
+        write_diagnosis(build_diagnosis(diagnosis, name, classes), html)
     if run is not None:
         suggest(f"mpdiag dashboard {shlex.quote(str(run))}")
     else:

@@ -57,6 +57,20 @@ def _report_write_errors(path: Path) -> Iterator[None]:
         ) from None
 
 
+def check_target(path: Path) -> None:
+    """Check that a file can be written to `path`, before a long computation whose result it gets.
+
+    Raises:
+        OutputError: its folder does not exist or is not writable, or `path` is a folder.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; give the path of a file")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: its folder does not exist; create it, or choose another path")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path}: its folder is not writable; choose another path")
+
+
 def append(path: Path, data: bytes) -> None:
     """Append `data` to a file; after an error the file has its old content.
 

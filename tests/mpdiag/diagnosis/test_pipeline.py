@@ -24,7 +24,7 @@ from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.checks.pixels import received_pixels
 from mpdiag.diagnosis.collect import Collector, shift_masks, undo_shift
-from mpdiag.errors import ConfigError, DataError, RunError
+from mpdiag.errors import ConfigError, DataError, OutputError, RunError
 from mpdiag.models import Mask2Former
 from mpdiag.store import Run
 from mpdiag.store.diagnosis import Diagnosis, Finding
@@ -193,6 +193,33 @@ def test_the_command_writes_json_and_a_page(
     assert f"mpdiag diagnose model {data} --run {run}" in printed
     page = (tmp_path / "a.html").read_text()
     assert "<h1>" in page and "Exacerbation" in page
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_a_file_that_cannot_be_written_is_an_error_before_the_work(
+    tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "diagnose", None)
+    for file, problem in ((tmp_path / "no" / "a", "does not exist"), (tmp_path, "is a folder")):
+        with pytest.raises(OutputError, match=problem):
+            app(["diagnose", "model.pth", option, str(file)], standalone_mode=False)
+
+
+def test_the_result_is_printed_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def diagnose(*_: object, **options: object) -> Diagnosis:
+        (tmp_path / "folder").rmdir()
+        return Diagnosis(0.4, [], 0.01, 20)
+
+    monkeypatch.setattr(diagnosis, "diagnose", diagnose)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        app(
+            ["diagnose", "model.pth", "--json", str(tmp_path / "folder" / "a.json")],
+            standalone_mode=False,
+        )
+    assert "AP 40.0 on 20 images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("checkpoint", [7, None, {"path": 5}, {"path": ["a"]}, {}])
