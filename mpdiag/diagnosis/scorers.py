@@ -102,7 +102,10 @@ class MIoUScorer(SegmentScorer):
     def _terms(
         self, logits: Tensor, masks: Tensor, kept: KeptMasks, truth: PanopticSegments, crowd: Tensor
     ) -> tuple[Floats, Floats]:
-        predicted = semantic_inference(logits, masks, kept.image_sizes, resize_scores=True)
+        if len(logits):
+            predicted = semantic_inference(logits, masks, kept.image_sizes, resize_scores=True)
+        else:  # the highest of no scores would be class 0
+            predicted = torch.full(kept.image_sizes.output, NO_CLASS)
         labels = torch.cat([torch.tensor([NO_CLASS]), truth.labels])
         classes = labels[truth.ids.long()]
         confusion = confusion_matrix(predicted, classes, len(self.things), NO_CLASS).numpy()

@@ -19,7 +19,7 @@ from mpdiag.diagnosis.evidence import Evidence
 from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.kept_masks import MAX_CELLS, KeptMasks
 from mpdiag.diagnosis.search import Search, resampled
-from mpdiag.evaluation import build_evaluator
+from mpdiag.evaluation import Detections, build_evaluator
 from mpdiag.models import ImageSizes
 
 LAYERS, QUERIES = 2, 24
@@ -137,6 +137,26 @@ def test_remedies_move_the_masks(
     without = evidence.changed([replace(one, area=area) for one, area in pairs])
     rest = _evaluate(data, predictions, change=lambda classes, masks: (classes[2:], masks[2:]))
     assert without.score() == pytest.approx(rest)
+
+
+def test_an_image_without_a_finite_query_has_no_prediction(
+    data: SegmentationDataset, own: Collector, predictions: Predictions
+) -> None:
+    """Its GT are all of class 0, which the highest of no scores would be."""
+    evidence = own.collect(every_layer=True)
+    first, second = evidence.images
+    nothing = replace(
+        first, area=np.full_like(first.area, np.nan), gt_labels=np.zeros_like(first.gt_labels)
+    )
+    evaluator = build_evaluator(data)
+    truth = data.ground_truth(0)
+    truths = replace(truth, labels=torch.zeros_like(truth.labels)), data.ground_truth(1)
+    classes, masks, sizes = predictions[second.image_id]
+    found = evaluator.postprocess(classes[LAYERS], masks[LAYERS], sizes)
+    for place, one in enumerate((Detections.none(sizes.output), found)):
+        evaluator.update(place, one, truths[place])
+    expected = evaluator.scores()[evaluator.primary_metric]
+    assert evidence.changed([nothing, second]).score() == pytest.approx(expected)
 
 
 def test_a_diagnosis_is_in_the_score_of_the_task(data: SegmentationDataset, own: Collector) -> None:
