@@ -84,12 +84,13 @@ class ExternalModel:
         name, config = type(module).__name__, getattr(module, "config", None)
         if is_instance_by_name(module, "mask2former", "MaskFormer"):
             return cls(f"official {name}", parameters_sha256(module), module.eval())
-        if not type(module).__module__.startswith("transformers.") or config is None:
+        families = transformers_families().values()
+        family = next((family for family in families if family.matches(module)), None)
+        if family is None or config is None:
             raise CheckpointError(
-                f"{name}: is no Mask2Former of mpdiag and no model of transformers or detectron2, "
-                "so its preprocessing is unknown; give a model of one of them"
+                f"{name}: is no Mask2Former of mpdiag, and no model of transformers or detectron2 "
+                "that can be analysed; give it and its preprocessing as mpdiag.CustomModel"
             )
-        family = _family(config.model_type, name)
         if processor is None:
             directory = Path(str(config.name_or_path or ""))
             if not _has_processor(directory):

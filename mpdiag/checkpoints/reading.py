@@ -24,6 +24,9 @@ from mpdiag.errors import CheckpointError
 from mpdiag.untrusted import printable
 
 _MAX_ENTRIES = 10_000  # the largest models of transformers have about 3,000
+# Of DistributedDataParallel and AveragedModel, of torch.compile, and of a Lightning module.
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
+_NUM_AVERAGED = "n_averaged"  # buffer of AveragedModel
 
 
 @dataclass(slots=True)
@@ -59,7 +62,8 @@ def read_weights(path: Path, backbone: Collection[str] = ()) -> Weights:
 
     The file holds a model, or a part of one, under the official names of any version, or an
     ImageNet backbone alone (detectron2, torchvision, timm or Swin). The backbone's classifier is
-    ignored.
+    ignored, and so are the prefixes of DistributedDataParallel, AveragedModel, torch.compile and
+    Lightning.
 
     Args:
         path: the file or directory.
@@ -72,7 +76,7 @@ def read_weights(path: Path, backbone: Collection[str] = ()) -> Weights:
     """
     file = _weights_file(path)
     content = _read_file(file)
-    state = _state_dict(content, file)
+    state = _unwrap(_state_dict(content, file))
     kind = "safetensors" if file.suffix == ".safetensors" else "pickle"
     found = imagenet_backbone(state, str(file)) or timm_backbone(state, backbone)
     if found is not None:
@@ -187,10 +191,19 @@ def _state_dict(content: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
                 f"{file}: {printable(name, 200)} has no real numbers ({tuple(tensor.shape)}, "
                 f"{tensor.dtype}); save the checkpoint again"
             )
-    prefix = "module."  # added by DistributedDataParallel
-    if state and all(name.startswith(prefix) for name in state):
-        return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return dict(state)
+
+
+def _unwrap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the entries without the prefixes of the modules around the model."""
+    found = dict(state)
+    while True:
+        found.pop(_NUM_AVERAGED, None)
+        names = [name for name in found if name != EMPTY_WEIGHT]  # the criterion may be outside
+        prefix = next((x for x in _WRAPPERS if all(name.startswith(x) for name in names)), "")
+        if not names or not prefix:
+            return found
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
 
 
 def _is_mpdiag_name(name: str) -> bool:

@@ -36,9 +36,10 @@ def record(
             `host`, or functions of a name and a tensor (see mpdiag.recording.reduction).
 
     Raises:
-        RecordingError: `model` is not a module, belongs to no known family, is compiled, or has no
-            tensor of a requested name; `reduce` is unknown. A forward pass raises it if the model
-            calls its layers a different number of times or in a different way than expected.
+        RecordingError: `model` is not a module, belongs to no known family, is compiled, is copied
+            by DataParallel, or has no tensor of a requested name; `reduce` is unknown. A forward
+            pass raises it if the model calls its layers a different number of times or in a
+            different way than expected.
     """
     recorder = Recorder(model, only, reduce)
     module = recorder.module
@@ -109,6 +110,7 @@ class Recorder:
                 "with mpdiag.load_model"
             )
         require_uncompiled(model)
+        _require_one_replica(model)
         self.family, self.module = find_family(model)
         self._specs = _hook_specs(self.family, self.module)
         only = [only] if isinstance(only, str) else only
@@ -221,6 +223,16 @@ class Recorder:
             self._mask_size = (layers[0].shape[-2], layers[0].shape[-1])
         kept = [self._reduce(name, layer.detach()) for layer in layers]
         self._layers.setdefault(name, []).extend(kept)
+
+
+def _require_one_replica(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
+            raise RecordingError(
+                f"DataParallel on {len(module.device_ids)} GPUs: copies the model for each pass, "
+                "without the recorder's hooks; use DistributedDataParallel and torchrun, or record "
+                "its .module on one GPU"
+            )
 
 
 def _with_requirements(specs: HookSpecs, requested: Sequence[str]) -> list[str]:

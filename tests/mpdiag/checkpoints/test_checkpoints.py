@@ -1,13 +1,17 @@
 """Reading and writing checkpoints: official keys, strict loading, and untrusted files."""
 
 import pickle
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
+from torch.optim.swa_utils import AveragedModel
 
 from mpdiag.checkpoints import load_checkpoint, load_model, read_weights, save_checkpoint
 from mpdiag.checkpoints.architecture import backbone_config_of, model_config_of
@@ -205,6 +209,32 @@ def test_the_newest_model_of_a_training_directory_is_read(
     assert read_weights(tmp_path).path.name == "last.pth"
     save_checkpoint(tmp_path / "model_final.pth", small_model)
     assert load_checkpoint(tmp_path).path.name == "model_final.pth"
+
+
+def averaged(model: Mask2Former) -> dict[str, torch.Tensor]:
+    return AveragedModel(model).state_dict()
+
+
+def with_prefix(prefix: str, model: Mask2Former) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        averaged,
+        partial(with_prefix, "module._orig_mod."),  # torch.compile under DistributedDataParallel
+        lambda model: with_prefix("model.", model) | {"criterion.empty_weight": torch.ones(4)},
+    ],
+    ids=["averaged", "compiled", "lightning"],
+)
+def test_the_names_of_modules_around_the_model_are_ignored(
+    tmp_path: Path, small_model: Mask2Former, wrapped: Callable[[Mask2Former], Any]
+) -> None:
+    torch.save({"state_dict": wrapped(small_model)}, tmp_path / "epoch.ckpt")
+    loaded = load_model(tmp_path / "epoch.ckpt")
+    for name, tensor in small_model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
 
 
 class Harmful:

@@ -106,6 +106,18 @@ def test_code_in_a_directory_is_not_run(
     assert "must not be printed" not in capsys.readouterr().out
 
 
+def test_a_subclass_is_a_model_of_its_family(directory: Path, module: Any) -> None:
+    class Own(type(module)):  # type: ignore[misc]
+        pass
+
+    own = Own.from_pretrained(directory)
+    found = open_model(own)
+    assert isinstance(found, ExternalModel) and found.module is own
+    assert type(found.processor).__name__.startswith("EomtImageProcessor")
+    with pytest.raises(CheckpointError, match=r"Linear: is no Mask2Former of .*CustomModel"):
+        open_model(torch.nn.Linear(2, 2))
+
+
 def test_load_model_can_be_recorded(directory: Path, module: Any) -> None:
     model = mpdiag.load_model(directory)
     pixels = torch.randn(1, 3, 32, 32)

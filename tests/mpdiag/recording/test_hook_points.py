@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import mpdiag
-from mpdiag.recording import HookPoint, find_family
+from mpdiag.errors import RecordingError
+from mpdiag.recording import HookPoint, Recorder, find_family
 
 
 class Segmenter(nn.Module):
@@ -65,6 +66,13 @@ def test_the_model_is_the_one_inside_a_wrapper(
     with mpdiag.record(outer) as recording:
         expected = model(images)
     assert torch.equal(recording.mask_logits[0], expected)
+
+
+def test_replicas_of_data_parallel_are_refused() -> None:
+    outer = nn.DataParallel(Segmenter())
+    outer.device_ids = [0, 1]  # of a machine with two GPUs
+    with pytest.raises(RecordingError, match=r"DataParallel on 2 GPUs: copies .* torchrun"):
+        Recorder(outer)
 
 
 def test_a_module_that_owns_its_hook_points_is_the_model() -> None:
