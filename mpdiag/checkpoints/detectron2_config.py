@@ -4,6 +4,7 @@ Sources of the keys: `config.py`, `maskformer_model.py` and the pixel decoder's 
 facebookresearch/Mask2Former and IDEA-Research/MP-Former.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from mpdiag.checkpoints.detectron2_yaml import (
 from mpdiag.config import MAX_SIDE, LossConfig, ModelConfig, abbreviate, parse
 from mpdiag.errors import ConfigError
 from mpdiag.models.swin import is_swin
+
+_log = logging.getLogger(__name__)
 
 LOSS_KEYS = {
     "MODEL.MASK_FORMER.CLASS_WEIGHT": "class_weight",
@@ -69,7 +72,11 @@ class TrainingInfo:
 def find_config(checkpoint: Path) -> Path | None:
     """Return the detectron2 YAML beside a checkpoint: of its name, `config.yaml`, or the only one.
 
-    Files named Base... are ignored.
+    Files named Base... are ignored. The only file may be one of another tool, for example a list
+    of classes. If it can't be read, a warning says so.
+
+    Raises:
+        ConfigError: the file of its name, or `config.yaml`, is not readable.
     """
     folder = checkpoint.parent
     found = sorted(file for file in folder.iterdir() if file.suffix in (".yaml", ".yml"))
@@ -78,7 +85,13 @@ def find_config(checkpoint: Path) -> Path | None:
         named = [file for file in found if file.stem == stem]
         if named:
             return named[0] if is_detectron2_config(named[0]) else None
-    return found[0] if len(found) == 1 and is_detectron2_config(found[0]) else None
+    if len(found) != 1:
+        return None
+    try:
+        return found[0] if is_detectron2_config(found[0]) else None
+    except ConfigError as error:
+        _log.warning("%s; it is not used with %s", error, checkpoint)
+        return None
 
 
 def apply_detectron2_config(

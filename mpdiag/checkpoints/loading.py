@@ -99,15 +99,15 @@ def interpret_weights(weights: Weights, config: Path | None = None) -> Checkpoin
         CheckpointError, ConfigError: as for `load_checkpoint`.
     """
     own, source = weights.extra.get("mpdiag", {}), str(weights.path)
+    if config is not None and ("recipe" in own or "model" in own):
+        raise ConfigError(f"{config}: {source} holds its own configuration; leave it out")
     if "recipe" in own:
-        if config is not None:
-            raise ConfigError(f"{config}: {source} holds its training configuration; leave it out")
         recipe = parse(TrainConfig, upgrade_config(own["recipe"]), source)
         info = TrainingInfo(recipe.loss, recipe.data.short_side, recipe.data.long_side)
         return CheckpointContents(
             weights, recipe.model, recipe=recipe, classes=own.get("classes"), training_info=info
         )
-    if "model" in own and config is None:
+    if "model" in own:
         return _converted_contents(weights, own)
     model = _with_pixel_statistics(model_config_of(weights.weights, source), weights)
     no_object = _no_object_weight(weights)

@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from mpdiag.checkpoints import load_checkpoint, save_checkpoint
-from mpdiag.checkpoints.detectron2_config import find_config, training_info_of
-from mpdiag.config import BackboneConfig, ModelConfig
+from mpdiag.checkpoints.convert import convert
+from mpdiag.checkpoints.detectron2_config import TrainingInfo, find_config, training_info_of
+from mpdiag.checkpoints.transformers_directory import write_transformers
+from mpdiag.config import BackboneConfig, LossConfig, ModelConfig
 from mpdiag.errors import ConfigError
 from mpdiag.models import Mask2Former
 
@@ -155,6 +157,37 @@ def test_find_config(tmp_path: Path) -> None:
     assert find_config(checkpoint) == tmp_path / "config.yaml"
     (tmp_path / "model_final.yaml").write_text("MODEL: {}")
     assert find_config(checkpoint) == tmp_path / "model_final.yaml"
+
+
+def test_a_file_of_another_tool_beside_the_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = tmp_path / "model_final.pth"
+    for text in ("- cat\n- dog", "names: [cat"):
+        (tmp_path / "classes.yaml").write_text(text)
+        assert find_config(checkpoint) is None
+        assert "classes.yaml: " in caplog.text and "not used with" in caplog.text
+        caplog.clear()
+    for name in ("config.yaml", "model_final.yaml"):  # surely meant for the weights
+        (tmp_path / name).write_text("- cat")
+        with pytest.raises(ConfigError, match=rf"{name}: contains \['cat'\], not a mapping"):
+            find_config(checkpoint)
+
+
+def test_a_converted_checkpoint_has_its_own_settings(
+    tmp_path: Path, small_model: Mask2Former
+) -> None:
+    (tmp_path / "there").mkdir()
+    info = TrainingInfo(LossConfig(class_weight=7.0))
+    write_transformers(tmp_path / "there", small_model, info, labels=["a", "b", "c"])
+    convert(tmp_path / "there", tmp_path / "converted.pth")
+    found = load_checkpoint(tmp_path / "converted.pth")
+    assert found.labels == ["a", "b", "c"]
+    assert found.training_info is not None and found.training_info.loss.class_weight == 7
+    config = tmp_path / "heads.yaml"
+    config.write_text("MODEL: {MASK_FORMER: {NHEADS: 4}}")
+    with pytest.raises(ConfigError, match=r"heads.yaml: .*converted.pth holds its own config"):
+        load_checkpoint(tmp_path / "converted.pth", config)
 
 
 @pytest.mark.parametrize(
