@@ -107,6 +107,8 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
         content: dict[str, Any] = {
             name: getattr(comparison, name) for name in ("a", "b", "images", "settings")
         }
+        # JSON has no NaN, which a run that someone else made may have in its settings.
+        content = json.loads(json.dumps(content), parse_constant=str)
         replace_json(path, content | {name: _records(table) for name, table in tables.items()})
     elif path.suffix == ".csv":
         rows = pd.concat([table.assign(table=name) for name, table in tables.items()])

@@ -1,15 +1,16 @@
 """Write COCO results files: one for each layer."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mpdiag.export.detections import (
     Detection,
     categories,
-    create_folder,
     detected_images,
     layers_with_detections,
+    new_folder,
 )
 from mpdiag.store import Run
 from mpdiag.store.files import atomic_write
@@ -35,20 +36,22 @@ def export_coco(run: Run, output: Path) -> list[Path]:
         OutputError: `output` is not empty, or cannot be written.
     """
     layers, ids = layers_with_detections(run), [number for number, _ in categories(run)]
-    create_folder(output)
-    files = []
-    for layer in layers:
-        path = output / f"layer-{layer:02d}.json"
-        with atomic_write(path) as stream:
-            separator = b"[\n"
-            for image in detected_images(run, [layer]):
-                for found in image.detections:
-                    result = _result(image.image_id, ids[found.label], found)
-                    stream.write(separator + json.dumps(result, allow_nan=False).encode())
-                    separator = b",\n"
-            stream.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
-        files.append(path)
-    return files
+    files = {layer: output / f"layer-{layer:02d}.json" for layer in layers}
+    with new_folder(output):
+        for layer, path in files.items():
+            _write_layer(run, layer, ids, path)
+    return list(files.values())
+
+
+def _write_layer(run: Run, layer: int, ids: Sequence[int], path: Path) -> None:
+    with atomic_write(path) as stream:
+        separator = b"[\n"
+        for image in detected_images(run, [layer]):
+            for found in image.detections:
+                result = _result(image.image_id, ids[found.label], found)
+                stream.write(separator + json.dumps(result, allow_nan=False).encode())
+                separator = b",\n"
+        stream.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
 
 
 def _result(image_id: int, category_id: int, found: Detection) -> dict[str, Any]:

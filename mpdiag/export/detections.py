@@ -1,6 +1,7 @@
 """Read the detections of a run, checked, image by image."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def detected_images(run: Run, layers: Sequence[int]) -> Iterator[DetectedImage]:
             records = [] if found is None else found.to_dict("records")
             try:
                 every = [_detection(record, size, num_classes) for record in records]
-            except ValueError as error:
+            except (TypeError, ValueError) as error:
                 raise RunError(
                     f"{run.path / 'detections'}: image {image_id} is invalid ({error}); analyse "
                     "again"
@@ -135,8 +136,9 @@ def categories(run: Run) -> list[tuple[int, str]]:
         raise RunError(f"{run.path / 'run.json'} has no classes; analyse again") from None
 
 
-def create_folder(path: Path) -> None:
-    """Create an empty folder for an export.
+@contextmanager
+def new_folder(path: Path) -> Iterator[None]:
+    """Create an empty folder for an export; after an error, remove what was written to it.
 
     Raises:
         OutputError: there is a file of this name, or a folder with files; or it can't be created.
@@ -150,3 +152,9 @@ def create_folder(path: Path) -> None:
         raise OutputError(
             f"{path}: cannot be created ({reason}); choose another --output"
         ) from None
+    try:
+        yield
+    except BaseException:
+        for file in path.iterdir():
+            file.unlink()
+        raise

@@ -19,9 +19,9 @@ from mpdiag.export.detections import (
     DetectedImage,
     Detection,
     categories,
-    create_folder,
     detected_images,
     layers_with_detections,
+    new_folder,
 )
 from mpdiag.store import Run
 from mpdiag.store.files import atomic_write, replace_json
@@ -48,18 +48,16 @@ def export_fiftyone(run: Run, output: Path) -> list[Path]:
     layers, names = layers_with_detections(run), [name for _, name in categories(run)]
     ids = run.query("SELECT image_id FROM images ORDER BY image_id")["image_id"].tolist()
     files = {image_id: str(run.image_file(image_id).absolute()) for image_id in ids}
-    create_folder(output)
-    replace_json(
-        output / "metadata.json",
-        {"media_type": "image", "info": {"run": run.name, "classes": names}},
-    )
-    with atomic_write(output / "samples.json") as stream:
-        separator = b'{"samples": [\n'
-        for image in detected_images(run, layers):
-            sample = _sample(image, files[image.image_id], layers, names)
-            stream.write(separator + json.dumps(sample, allow_nan=False).encode())
-            separator = b",\n"
-        stream.write(b"\n]}\n")
+    info = {"run": run.name, "classes": names}
+    with new_folder(output):
+        replace_json(output / "metadata.json", {"media_type": "image", "info": info})
+        with atomic_write(output / "samples.json") as stream:
+            separator = b'{"samples": [\n'
+            for image in detected_images(run, layers):
+                sample = _sample(image, files[image.image_id], layers, names)
+                stream.write(separator + json.dumps(sample, allow_nan=False).encode())
+                separator = b",\n"
+            stream.write(b"\n]}\n")
     return [output]
 
 

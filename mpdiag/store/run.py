@@ -54,7 +54,8 @@ class Run:
         self.thresholds = thresholds
         self.header = header
         self.summary = summary
-        self._connection = _connect(path, summary)
+        classes = header.get("classes")
+        self._connection = _connect(path, summary, len(classes) if isinstance(classes, list) else 0)
 
     @classmethod
     def open(cls, path: Path, thresholds: Thresholds = DEFAULT) -> "Run":
@@ -354,11 +355,11 @@ class Run:
             ) from error
 
 
-def _connect(path: Path, summary: dict[str, Any]) -> duckdb.DuckDBPyConnection:
+def _connect(path: Path, summary: dict[str, Any], num_classes: int) -> duckdb.DuckDBPyConnection:
     with query_errors(path, "has an unreadable Parquet file"):
         connection = connect(path)
         try:
-            check_rows(connection, summary, add_views(connection, path))
+            check_rows(connection, summary, add_views(connection, path), num_classes)
         except ValueError as error:
             raise RunError(f"{path} is damaged ({error}); analyse again") from None
         return connection

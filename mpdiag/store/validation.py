@@ -20,7 +20,8 @@ _HEADER_SECTIONS = (
     "checkpoint", "architecture", "dataset", "settings", "versions", "timings",
 )  # fmt: skip
 _LISTS = {"images": ("util",), "targets": ("matched_query", "best_query", "best_query_iou")}
-_SUMMARY_SECTIONS = ("m0", "oracle", "query_use", "ap", "pq", "miou", "ap_gains")
+_SUMMARY_SECTIONS = ("m0", "oracle", "ap", "pq", "miou", "ap_gains")
+DETECTIONS = 100  # of an image and layer at least: instance inference keeps the best 100
 
 
 def without_invalid_sections(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,13 +44,19 @@ def is_summary(summary: Mapping[str, Any]) -> bool:
         and all(isinstance(entry, dict) for entry in (*layers, *scores))
         and all(isinstance(summary.get(key), dict | None) for key in _SUMMARY_SECTIONS)
         and all({"miou_l", "util"} <= layer.keys() for layer in layers)
+        and _numbers_of(layers) == list(range(1, len(layers) + 1))
+        and _numbers_of(scores) in ([], list(range(len(layers) + 1)))
         and all(_are_numbers(entry.values()) for entry in (*layers, *scores))
         and all(_are_numbers((summary.get(key) or {}).values()) for key in _SUMMARY_SECTIONS)
+        and _is_query_use(summary.get("query_use"))
     )
 
 
 def check_rows(
-    connection: duckdb.DuckDBPyConnection, summary: Mapping[str, Any], aggregates: Iterable[str]
+    connection: duckdb.DuckDBPyConnection,
+    summary: Mapping[str, Any],
+    aggregates: Iterable[str],
+    num_classes: int,
 ) -> None:
     """Compare the numbers of rows, the layers and the image ids with the summary.
 
@@ -57,6 +64,7 @@ def check_rows(
         connection: the rows and the views of mpdiag.store.aggregates.
         summary: content of summary.json, for which `is_summary` holds.
         aggregates: names of the views that read a stored file.
+        num_classes: number of classes in run.json.
 
     Raises:
         ValueError: they do not fit.
@@ -65,10 +73,13 @@ def check_rows(
     if images > MAX_IMAGES or gts > images * MAX_GT or queries > MAX_QUERIES:
         raise ValueError("summary.json has counts that are too high")
     predictions = images * queries * (layers + 1)
+    # Masks of instances, panoptic segments, or a class map with a mask for each class.
+    detections = max(DETECTIONS, queries, num_classes)
     limits = {
         "images": images,
         "targets": gts,
         "queries": predictions,
+        "detections": images * detections * (layers + 1),
         "masks": predictions + gts,
         "attention": predictions,
         # `image_transitions` has a row per kind of transition.
@@ -79,7 +90,8 @@ def check_rows(
         if rows > limit or (table == "images" and rows < limit):
             raise ValueError(f"{rows:,} rows of {table} do not fit summary.json")
     stored = [row[0] for row in connection.execute("FROM layers ORDER BY layer").fetchall()]
-    if stored not in ([], list(range(layers + 1))):
+    # The MP part of images without GT has no queries, and so no decoder layers.
+    if stored != list(range(layers + 1)) and (stored or layers):
         raise ValueError("the layers of queries are not those of summary.json")
     if _count(connection, "(SELECT DISTINCT image_id FROM images WHERE image_id >= 0)") < images:
         raise ValueError("an image is in more than one part, or has no id")
@@ -89,23 +101,35 @@ def check_rows(
     for table in aggregates:
         if _count(connection, f"{table} WHERE layer IS NULL OR layer NOT BETWEEN 0 AND {layers}"):
             raise ValueError(f"{table} has rows of an unknown layer")
-    # Joins of a query's rows in two layers would multiply rows of equal queries.
-    sizes = "(SELECT count(*) AS size FROM queries GROUP BY image_id, layer)"
-    if _count(connection, f"{sizes} WHERE size > {queries}"):
-        raise ValueError(f"an image has more than {queries} queries in a layer")
+    # Joins of a query's rows in two layers would multiply rows of equal queries, and detections are
+    # read image by image.
+    for table, limit in (("queries", queries), ("detections", detections)):
+        sizes = f"(SELECT count(*) AS size FROM {table} GROUP BY image_id, layer)"
+        if _count(connection, f"{sizes} WHERE size > {limit}"):
+            raise ValueError(f"an image has more than {limit} {table} in a layer")
     for table, columns in _LISTS.items():
         longest = f"greatest({', '.join(f'len({column})' for column in columns)})"
         if _count(connection, f"{table} WHERE {longest} > {layers + 1}"):
             raise ValueError(f"a list of {table} has more than {layers + 1} values")
 
 
+def _numbers_of(layers: Iterable[Mapping[str, Any]]) -> list[Any]:
+    return [entry.get("layer") for entry in layers]
+
+
+def _is_query_use(use: Any) -> bool:
+    """Return whether this is the result of `query_use`, or None as in old runs."""
+    if use is None:
+        return True
+    if not isinstance(use, dict) or not {"matches", "dead"} <= use.keys():
+        return False
+    others = {key: value for key, value in use.items() if key != "matches"}
+    lists = isinstance(use["matches"], list) and _are_numbers(use["matches"])
+    return lists and _are_numbers(others.values())
+
+
 def _are_numbers(values: Iterable[Any]) -> bool:
-    return all(
-        all(isinstance(item, int | float | None) for item in value)
-        if isinstance(value, list)
-        else isinstance(value, int | float | None)
-        for value in values
-    )
+    return all(isinstance(value, int | float | None) for value in values)
 
 
 def _count(connection: duckdb.DuckDBPyConnection, source: str) -> int:

@@ -132,7 +132,14 @@ def test_the_dashboard_shows_the_other_runs(make_run: Callable[..., Path], tmp_p
         ("summary.json", {"query_use": 5}),
         ("summary.json", {"ap": {"ap": "x"}}),
         ("summary.json", {"layer_scores": {"layer": 1}}),
-        ("summary.json", {"layers": [{"miou_l": 1, "util": {}}] * 2}),
+        ("summary.json", {"query_use": {}}),
+        ("summary.json", {"query_use": {"matches": 3, "dead": 0}}),
+        ("summary.json", {"ap": {"ap": [0.5]}}),
+        ("summary.json", {"layer_scores": [{"layer": 1, "ap": 0.5}]}),
+        ("summary.json", {"layers": [{"miou_l": 1, "util": 1}] * 2}),
+        ("summary.json", {"layers": [{"layer": x, "miou_l": 1, "util": {}} for x in (1, 2)]}),
+        ("summary.json", {"layers": [{"layer": x, "miou_l": 1, "util": [1]} for x in (1, 2)]}),
+        ("summary.json", {"layers": [{"layer": 1, "miou_l": 1, "util": 1}] * 2}),
         ("summary.json", {"num_images": -1}),
         ("summary.json", {"num_queries": True}),
     ],
@@ -148,6 +155,7 @@ def test_values_of_wrong_types(run: Path, name: str, values: dict[str, Any]) -> 
     [
         ("queries", lambda rows: with_column(rows, "layer", 7), "the layers of queries"),
         ("queries", lambda rows: with_column(rows, "layer", -1), "the layers of queries"),
+        ("queries", lambda rows: rows[:0], "the layers of queries"),
         ("queries", lambda rows: with_column(rows, "image_id", 99), "an unknown image"),
         ("targets", lambda rows: with_column(rows, "image_id", None), "an unknown image"),
         ("images", lambda rows: with_column(rows, "image_id", 1), "more than one part"),
@@ -156,6 +164,7 @@ def test_values_of_wrong_types(run: Path, name: str, values: dict[str, Any]) -> 
         ("masks", lambda rows: pa.concat_tables([rows] * 2), "rows of masks"),
         # The metrics join the rows of a query in two layers: equal rows would multiply.
         ("queries", lambda rows: with_column(rows, "image_id", 1), "more than 3 queries in a lay"),
+        ("detections", lambda rows: pa.concat_tables([rows] * 40), "more than 100 detections in"),
         ("targets", lambda rows: with_column(rows, "matched_query", [0] * 9), "more than 3 values"),
         ("images", lambda rows: with_column(rows, "util", [0.5] * 9), "more than 3 values"),
     ],
@@ -190,7 +199,7 @@ def equal_rows(run: Path, table: str, count: int) -> None:
     pq.write_table(rows, file, compression="zstd")
 
 
-@pytest.mark.parametrize("table", ["queries", "targets", "masks"])
+@pytest.mark.parametrize("table", ["queries", "targets", "masks", "detections"])
 def test_a_million_equal_rows(run: Path, table: str, one_gib: None) -> None:
     equal_rows(run, table, 1_000_000)
     started = time.process_time()

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,10 @@ def test_files(found: Comparison, tmp_path: Path) -> None:
     assert content["images"] == 8
     assert content["settings"]["settings.note"] == [None, "[b]"]
     assert content["layers"][0]["difference"] == pytest.approx(found.layers["difference"][0])
+    settings = {"settings.x": (None, math.nan)}  # of an untrusted run
+    write_comparison(replace(found, settings=settings), tmp_path / "nan.json")
+    content = json.loads((tmp_path / "nan.json").read_text())
+    assert content["settings"] == {"settings.x": [None, "NaN"]}
     write_comparison(found, tmp_path / "x.csv")
     rows = list(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
     assert {row["table"] for row in rows} == {

@@ -11,6 +11,8 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -122,7 +124,12 @@ def test_fiftyone_dataset_has_one_field_per_layer(run: Run, tmp_path: Path) -> N
         np.testing.assert_array_equal(found[key], mask)
 
 
-def test_errors_name_the_cause(run: Run, make_run: Callable[..., Path], tmp_path: Path) -> None:
+def test_errors_name_the_cause(
+    run: Run,
+    make_run: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(OutputError, match="full: is not empty"):
@@ -135,6 +142,17 @@ def test_errors_name_the_cause(run: Run, make_run: Callable[..., Path], tmp_path
     )
     with pytest.raises(RunError, match=r"image 1 is invalid \(the run has no class 7"):
         export_coco(Run.open(broken), tmp_path / "coco")
+    assert list((tmp_path / "coco").iterdir()) == []
+    (file,) = (broken / "detections").iterdir()
+    table = pq.read_table(file)
+    place = table.schema.get_field_index("counts")
+    pq.write_table(table.set_column(place, "counts", pa.nulls(len(table), pa.binary())), file)
+    for export in (export_coco, export_fiftyone):
+        with monkeypatch.context() as context:
+            context.setattr(Run, "image_file", lambda *_: Path("file"))
+            with pytest.raises(RunError, match="image 1 is invalid"):
+                export(Run.open(broken), tmp_path / "coco")
+        assert list((tmp_path / "coco").iterdir()) == []
     for file in (broken / "detections").iterdir():
         file.unlink()
     with pytest.raises(RunError, match="has no detections; analyse the matching part"):
