@@ -1,6 +1,5 @@
 """A hook of detectron2's trainer that logs what each decoder layer predicts."""
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -9,9 +8,8 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from mpdiag.errors import RunError
 from mpdiag.extras import missing
-from mpdiag.integrations.monitor import LayerMonitor
+from mpdiag.integrations.monitor import LayerMonitor, write_final_run
 from mpdiag.integrations.processes import rank_and_count
 
 try:
@@ -19,8 +17,6 @@ try:
     from detectron2.engine.hooks import PeriodicWriter
 except ModuleNotFoundError:
     raise missing("detectron2", "mpdiag.integrations.detectron2") from None
-
-_LOG = logging.getLogger(__name__)
 
 
 class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
@@ -89,10 +85,7 @@ class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
         if self.monitor is None:
             return
         if self._run is not None and self._has_held_out:
-            try:
-                self.monitor.write_run(self._run)
-            except RunError as error:  # the training itself is finished and must be saved
-                _LOG.error("no run directory was written: %s", error)
+            write_final_run(self.monitor, self._run)
         self.monitor.close()
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from mpdiag.analysis.measure import MeasuredImage
 from mpdiag.analysis.saved_masks import change_scores, mask_rows, thumbnail
 from mpdiag.analysis.tables import images_table, queries_table, targets_table
 from mpdiag.data import ClassInfo, Sample
-from mpdiag.errors import RunError
+from mpdiag.errors import ConfigError, OutputError, RunError, describe_os_error
 from mpdiag.integrations.batch import Batch
 from mpdiag.integrations.measurement import MonitoredImage
 from mpdiag.integrations.processes import gather_in_main, rank_and_count
@@ -45,7 +45,7 @@ class EvaluationRows:
         sample = _sample(number, image, batch)
         measured = MeasuredImage(sample, image.rows, image.matches, {})
         self._num_classes = max(self._num_classes, class_logits.shape[-1] - 1)
-        classes = self._classes(None)
+        classes = _classes(self._num_classes)
         self._tables.append(
             (images_table(measured), targets_table(measured, classes), queries_table(measured))
         )
@@ -71,6 +71,8 @@ class EvaluationRows:
 
         Raises:
             RunError: there are no rows, or `path` contains other files.
+            OutputError: `path` cannot be written.
+            ConfigError: `names` are not those of the model's classes.
         """
         parts = gather_in_main(self, device)
         if not parts:
@@ -80,25 +82,41 @@ class EvaluationRows:
                 f"{path}: no held-out image with GT was measured; evaluate with "
                 "start_evaluation first"
             )
-        classes = [asdict(one) for one in self._classes(names)]
+        num_classes = max(part._num_classes for part in parts)
+        if names is not None and len(names) != num_classes:
+            raise ConfigError(
+                f"{path}: {len(names)} names of classes, but the model has {num_classes} classes; "
+                "give one name for each"
+            )
+        classes = [asdict(one) for one in _classes(num_classes, names)]
         versions = {name: version(name) for name in ("mpdiag", "torch", "numpy", "duckdb")}
         created = datetime.now(UTC).isoformat(timespec="seconds")
         given = {"classes": classes, "versions": versions, "created": created}
-        writer = RunWriter.create(path, {**header, **given, "name": path.resolve().name})
-        for number, part in enumerate(parts):
-            if part._tables:
-                images, targets, queries = map(pa.concat_tables, zip(*part._tables, strict=True))
-                none = DETECTIONS.empty_table()
-                writer.write(f"part-{number:05d}", images, targets, queries, none)
-            for image_id, jpeg in part._thumbnails.items():
-                writer.save_thumbnail(image_id, jpeg)
-        masks = [row for part in parts for row in part._masks]
-        writer.write_selected("masks", "changed", pa.Table.from_pylist(masks, schema=MASKS))
-        return writer.finish()
+        try:
+            return _write(path, {**header, **given, "name": path.resolve().name}, parts)
+        except OSError as error:
+            raise OutputError(
+                f"{path}: cannot be written ({describe_os_error(error, path)}); choose another path"
+            ) from None
 
-    def _classes(self, names: Sequence[str] | None) -> list[ClassInfo]:
-        names = names or [f"class {index}" for index in range(self._num_classes)]
-        return [ClassInfo(index + 1, name) for index, name in enumerate(names)]
+
+def _write(path: Path, header: Header, parts: Sequence[EvaluationRows]) -> dict[str, Any]:
+    writer = RunWriter.create(path, header)
+    for number, part in enumerate(parts):
+        if part._tables:
+            images, targets, queries = map(pa.concat_tables, zip(*part._tables, strict=True))
+            none = DETECTIONS.empty_table()
+            writer.write(f"part-{number:05d}", images, targets, queries, none)
+        for image_id, jpeg in part._thumbnails.items():
+            writer.save_thumbnail(image_id, jpeg)
+    masks = [row for part in parts for row in part._masks]
+    writer.write_selected("masks", "changed", pa.Table.from_pylist(masks, schema=MASKS))
+    return writer.finish()
+
+
+def _classes(count: int, names: Sequence[str] | None = None) -> list[ClassInfo]:
+    names = names or [f"class {index}" for index in range(count)]
+    return [ClassInfo(index + 1, name) for index, name in enumerate(names)]
 
 
 def _sample(number: int, image: MonitoredImage, batch: Batch) -> Sample:

@@ -1,21 +1,17 @@
 """A callback of Lightning that logs what each decoder layer predicts."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpdiag.errors import RunError
 from mpdiag.extras import missing
 from mpdiag.integrations.batch import find_targets
-from mpdiag.integrations.monitor import LayerMonitor
+from mpdiag.integrations.monitor import LayerMonitor, write_final_run
 
 try:  # `lightning` installs this package as well, and calls callbacks of both
     from pytorch_lightning import Callback, LightningModule, Trainer
 except ModuleNotFoundError:
     raise missing("lightning", "mpdiag.integrations.lightning") from None
-
-_LOG = logging.getLogger(__name__)
 
 
 class LayerDiagnosticsCallback(Callback):
@@ -108,9 +104,5 @@ class LayerDiagnosticsCallback(Callback):
             pl_module.log_dict(named, sync_dist=trainer.world_size > 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.monitor is None or self._run is None:
-            return
-        try:
-            self.monitor.write_run(self._run)
-        except RunError as error:  # the training itself is finished and must be saved
-            _LOG.error("no run directory was written: %s", error)
+        if self.monitor and self._run:
+            write_final_run(self.monitor, self._run)

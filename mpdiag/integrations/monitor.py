@@ -1,6 +1,7 @@
 """A monitor of training: what each decoder layer predicts, from the steps' own forward passes."""
 
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpdiag.errors import ConfigError, RecordingError
+from mpdiag.errors import ConfigError, MpdiagError, RecordingError
 from mpdiag.integrations.batch import find_targets, read_batch
 from mpdiag.integrations.evaluation_rows import EvaluationRows
 from mpdiag.integrations.finite_check import FiniteCheck, check_finite
@@ -21,6 +22,9 @@ from mpdiag.recording import Recorder
 from mpdiag.recording.compiled import require_uncompiled
 
 _POINT_SEED = 0
+
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +227,8 @@ class LayerMonitor:
 
         Raises:
             RunError: no image with GT was measured, or `path` contains other files.
+            OutputError: `path` cannot be written.
+            ConfigError: `classes` are not those of the model.
         """
         costs, points = self._matcher.costs, self._matcher.points
         model = self._recorder.module
@@ -318,3 +324,13 @@ class LayerMonitor:
         if self._check_finite and self._recorder.module.training:
             check_finite(tensor, layer)
         return tensor
+
+
+def write_final_run(
+    monitor: LayerMonitor, path: Path, classes: Sequence[str] | None = None
+) -> None:
+    """Write the run directory of a finished training; log an error, so that the model is saved."""
+    try:
+        monitor.write_run(path, classes)
+    except MpdiagError as error:
+        _LOG.error("no run directory was written: %s", error)

@@ -1,6 +1,5 @@
 """A callback of transformers' Trainer that logs what each decoder layer predicts."""
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,8 @@ from typing import Any
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mpdiag.errors import ConfigError, RecordingError, RunError
-from mpdiag.integrations.monitor import LayerMonitor
-
-_LOG = logging.getLogger(__name__)
+from mpdiag.errors import ConfigError, RecordingError
+from mpdiag.integrations.monitor import LayerMonitor, write_final_run
 
 
 class LayerDiagnosticsCallback(TrainerCallback):
@@ -112,10 +109,7 @@ class LayerDiagnosticsCallback(TrainerCallback):
         if self.monitor is None or self._run is None:
             return
         names = getattr(self._model.config, "id2label", None)
-        try:
-            self.monitor.write_run(self._run, names and [names[key] for key in sorted(names)])
-        except RunError as error:  # the training itself is finished and must be saved
-            _LOG.error("no run directory was written: %s", error)
+        write_final_run(self.monitor, self._run, names and [names[key] for key in sorted(names)])
 
     def _attach(self, model: Any) -> LayerMonitor:
         """Return the monitor of a model; `model_init` may have made another one."""

@@ -12,7 +12,15 @@ from torch.utils.checkpoint import checkpoint
 
 import mpdiag
 from mpdiag.config import ModelConfig
-from mpdiag.errors import ConfigError, DataError, NonFiniteError, RecordingError, RunError
+from mpdiag.errors import (
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    OutputError,
+    RecordingError,
+    RunError,
+)
+from mpdiag.integrations.monitor import write_final_run
 from mpdiag.models import Mask2Former
 from mpdiag.recording import HookPoint
 from mpdiag.store.run import Run
@@ -226,6 +234,27 @@ def test_evaluation_equals_the_summary_of_its_run_directory(
             own = values.get(f"{name}/{layer['layer']}")
             assert own == pytest.approx(layer[name], abs=1e-12), (name, layer["layer"])
     assert len(list((tmp_path / "run" / "thumbnails").glob("*.jpg"))) == 5
+
+
+def test_a_run_directory_that_cannot_be_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Segmenter().eval()
+    monitor = mpdiag.LayerMonitor(model)
+    monitor.start_evaluation()
+    model(torch.ones(1, 3, 8, 16))
+    monitor.measure([left_and_right()])
+    monitor.finish_evaluation()
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file/run: cannot be written .*; choose another path"):
+        monitor.write_run(tmp_path / "file" / "run")
+    with pytest.raises(ConfigError, match=r"run: 1 names of classes, but the model has 2 classes"):
+        monitor.write_run(tmp_path / "run", ["only one"])
+    # The callbacks let the trainer save the model.
+    write_final_run(monitor, tmp_path / "file" / "run")
+    write_final_run(monitor, tmp_path / "run", ["only one"])
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+    assert monitor.write_run(tmp_path / "run")["num_images"] == 1
 
 
 def test_without_gt_only_the_metrics_of_masks_are_returned() -> None:
