@@ -1,5 +1,6 @@
 """Read a finished run directory."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -324,8 +325,14 @@ class Run:
             )
 
     def _class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes. Those with an equal name also get their category id."""
         try:
-            return tuple(str(info["name"]) for info in self.header["classes"])
+            classes = [(str(info["name"]), info) for info in self.header["classes"]]
+            counts = Counter(name for name, _ in classes)
+            return tuple(
+                name if counts[name] == 1 else f"{name} ({info['category_id']})"
+                for name, info in classes
+            )
         except (KeyError, TypeError):
             raise RunError(f"{self.path / 'run.json'} has no classes; analyse again") from None
 

@@ -149,3 +149,17 @@ def test_nothing_to_resample_is_nan() -> None:
     nothing = np.zeros((3, 2))
     low, high = interval(3, lambda times: ratio(times, nothing, nothing), resamples=5)
     assert np.isnan([low, high]).all()
+
+
+def test_classes_with_one_name_stay_apart(make_run: MakeRun, tmp_path: Path) -> None:
+    """Duplicate names are valid in COCO annotations."""
+    path = make_run(tmp_path / "run", images=5, layers=2)
+    own = Run.open(path).image_sums("class")
+    header = json.loads((path / "run.json").read_text())
+    names = ("disc", "star", "disc")
+    header["classes"] = [{"category_id": 10 * k, "name": name} for k, name in enumerate(names)]
+    (path / "run.json").write_text(json.dumps(header))
+    found = Run.open(path).image_sums("class")
+    assert list(found) == ["disc (0)", "star", "disc (20)"]
+    for sums, expected in zip(found.values(), own.values(), strict=True):
+        np.testing.assert_array_equal(sums.gt, expected.gt)
