@@ -18,7 +18,7 @@ _PAGES = "registered pages"
 _CURRENT = "current page"
 _LAST_RUN = "last run"
 SEPARATOR = "~"
-MAX_DIGITS = 18
+MAX_DIGITS = 19  # of 64-bit integers
 
 
 def get_option(key: str, options: Sequence[T], default: T | None = None) -> T:
@@ -207,4 +207,4 @@ def _parse_range(text: str, low: int, high: int) -> tuple[int, int]:
 def _parse_int(text: str) -> int | None:
     digits = text.removeprefix("-")
     is_number = digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS
-    return int(text) if is_number else None
+    return int(text) if is_number and -(2**63) <= int(text) < 2**63 else None
