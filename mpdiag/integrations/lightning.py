@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mpdiag.errors import ConfigError
 from mpdiag.extras import missing
 from mpdiag.integrations.batch import find_targets
+from mpdiag.integrations.layer_losses import find_criterion
 from mpdiag.integrations.monitor import LayerMonitor, write_final_run
 
 try:  # `lightning` installs this package as well, and calls callbacks of both
@@ -26,6 +28,7 @@ class LayerDiagnosticsCallback(Callback):
     def __init__(
         self,
         *,
+        model: str = "",
         every: int = 50,
         val_images: int = 100,
         targets: Callable[[Any], Any] = find_targets,
@@ -35,6 +38,7 @@ class LayerDiagnosticsCallback(Callback):
         """Set the options.
 
         Args:
+            model: path of the model in the module, such as "student.model", if it contains several.
             every: number of optimizer steps from one measurement to the next.
             val_images: number of images that each process measures in a validation.
             targets: function that returns the GT of a batch, in a form that `LayerMonitor.step`
@@ -42,18 +46,14 @@ class LayerDiagnosticsCallback(Callback):
             run: run directory to write at the end of training, from the last validation.
             check_finite: whether predictions with NaN or infinity raise NonFiniteError.
         """
-        self._every, self._val_images, self._targets = every, val_images, targets
+        self._model, self._every, self._val_images = model, every, val_images
+        self._targets = targets
         self._run = None if run is None else Path(run)
         self._check_finite = check_finite
-        self._module: LightningModule | None = None
         self.monitor: LayerMonitor | None = None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self.monitor is None or self._module is not pl_module:
-            self._module = pl_module
-            self.monitor = LayerMonitor(
-                pl_module, every=self._every, check_finite=self._check_finite
-            )
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._attach(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor:
@@ -69,7 +69,7 @@ class LayerDiagnosticsCallback(Callback):
     ) -> None:
         if self.monitor is None:
             return
-        self.monitor.measure(self._targets(batch))
+        self._measure(self.monitor, batch)
         if trainer.global_step == self.monitor.iteration:
             return  # more batches of this step follow
         values = self.monitor.step()
@@ -80,6 +80,8 @@ class LayerDiagnosticsCallback(Callback):
                 logger.log_metrics(values, step=trainer.global_step)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._attach(pl_module)
         if self.monitor:
             self.monitor.start_evaluation(self._val_images)
 
@@ -93,7 +95,7 @@ class LayerDiagnosticsCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if self.monitor:
-            self.monitor.measure(self._targets(batch))
+            self._measure(self.monitor, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor is None:
@@ -106,3 +108,25 @@ class LayerDiagnosticsCallback(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor and self._run:
             write_final_run(self.monitor, self._run)
+
+    def _attach(self, pl_module: LightningModule) -> None:
+        """Attach to the model, which `setup` or `configure_model` of the module may have built."""
+        if self.monitor:
+            self.monitor.close()
+        try:
+            model = pl_module.get_submodule(self._model)
+        except AttributeError as error:
+            raise ConfigError(
+                f"model = {self._model!r}: is not in {type(pl_module).__name__} ({error}); give "
+                "the path of a module in it"
+            ) from None
+        self.monitor = LayerMonitor(
+            model,
+            every=self._every,
+            criterion=find_criterion(pl_module),  # may be outside of the model
+            check_finite=self._check_finite,
+        )
+
+    def _measure(self, monitor: LayerMonitor, batch: Any) -> None:
+        if monitor.is_pending:  # the GT of other batches are not needed
+            monitor.measure(self._targets(batch))

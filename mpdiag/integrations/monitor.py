@@ -127,6 +127,11 @@ class LayerMonitor:
         is_due = (steps + 1) % self.every == 0
         self._step = self._measurement(training=True) if is_due else None
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether a recorded pass waits for its GT, that is, whether `measure` would use them."""
+        return self._pending is not None
+
     def step(self, targets: Any = None) -> dict[str, float]:
         """Finish an optimizer step; return its values if it was measured, otherwise nothing.
 

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 import mpdiag
+from mpdiag.errors import ConfigError
 from mpdiag.store.run import Run
+
+from .test_monitor import Segmenter, left_and_right
 
 LAYERS, QUERIES = 2, 7
 
@@ -134,6 +137,52 @@ def test_trainer_logs_layers_of_training_and_validation(
     for layer in run.summary["layers"]:
         value = float(trainer.callback_metrics[f"val/miou_l/{layer['layer']}"])
         assert value == pytest.approx(layer["miou_l"], abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning
+@pytest.mark.parametrize("hook", ["setup", "configure_model"])
+def test_a_model_that_lightning_builds_late_and_has_a_copy(hook: str, tmp_path: Path) -> None:
+    lightning = _import("pytorch_lightning")
+    from mpdiag.integrations.lightning import LayerDiagnosticsCallback
+
+    class Module(lightning.LightningModule):  # type: ignore[name-defined, misc]
+        def build(self, *_: Any, **__: Any) -> None:
+            self.student, self.teacher = Segmenter(), Segmenter()
+
+        def training_step(self, batch: Tensor, index: int) -> Tensor:
+            self.teacher(batch)
+            return self.student(batch)  # type: ignore[no-any-return]
+
+        def validation_step(self, batch: Tensor, index: int) -> None:
+            self.student(batch)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.student.parameters(), 0.0)
+
+    asked: list[Any] = []
+
+    def targets(batch: Any) -> Any:
+        asked.append(batch)
+        return [left_and_right()]
+
+    setattr(Module, hook, Module.build)
+    module, callback = Module(), LayerDiagnosticsCallback(model="student", every=4, targets=targets)
+    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    options |= {"enable_progress_bar": False, "enable_model_summary": False}
+    trainer = lightning.Trainer(max_steps=4, callbacks=[callback], **options)
+    loader = torch.utils.data.DataLoader(torch.ones(4, 3, 8, 16))
+    trainer.fit(module, loader)
+    # As computed by hand in test_monitor.py; the GT are those of the one step that is measured.
+    assert float(trainer.callback_metrics["miou_l/1"]) == pytest.approx((1 + 0) / 2)
+    assert len(asked) == 1
+    first = callback.monitor
+    trainer.validate(module, loader, verbose=False)  # builds the models anew
+    assert float(trainer.callback_metrics["val/miou_l/1"]) == pytest.approx((1 + 0) / 2)
+    assert callback.monitor is not first and len(asked) == 1 + 4
+    with pytest.raises(ConfigError, match=r"model = 'pupil': is not in Module .*; give the path"):
+        lightning.Trainer(callbacks=[LayerDiagnosticsCallback(model="pupil")], **options).fit(
+            module, loader
+        )
 
 
 def test_batches_without_gt_give_the_metrics_of_masks(model: Any) -> None:
