@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain, zip_longest
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from mpdiag.analysis.shard import Shard
 from mpdiag.data import GroundTruth, Sample, SegmentationDataset, padded_targets
 from mpdiag.diagnosis.batch_store import Batch, BatchStore
 from mpdiag.diagnosis.changes import Changes, apply_changes
-from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
+from mpdiag.diagnosis.evidence import DUPLICATE_IOU, Evidence, ImageEvidence
 from mpdiag.diagnosis.facts import ModelFacts, record_self_attention
 from mpdiag.diagnosis.kept_masks import KeptMasks
 from mpdiag.diagnosis.scorers import build_scorer
@@ -266,30 +266,33 @@ def image_evidence(
     measured = [_layer(layer, sizes, gt, planes, truth.crowd.to(gt.device)) for layer in masks]
     quality, iou, area, center = (torch.stack(x) for x in zip(*measured, strict=True))
     rows, columns = sizes.valid_cells((masks.shape[-2], masks.shape[-1]))
-    on_grid = (masks[-2:, :, :rows, :columns] > 0).flatten(2).float()
+
+    def on_grid(layer: int) -> Tensor:
+        return (masks[layer, :, :rows, :columns] > 0).flatten(1).float()
+
+    overlap = torch.stack([pairwise_iou(one, one) for one in map(on_grid, range(len(masks)))])
     flat = gt.flatten(1).float()
     gt_center = (flat @ planes.T) / flat.sum(1, keepdim=True).clamp(min=1)
-    measured_last: dict[str, Any] = {
-        "center": center[-1],
-        "overlap": pairwise_iou(on_grid[-1], on_grid[-1]),
-        "moved": pairwise_iou(on_grid[0], on_grid[-1]),
-        "gt_center": gt_center,
-        "gt_overlap": pairwise_iou(flat, flat),
-    }
+    own = torch.eye(overlap.shape[-1], dtype=torch.bool, device=masks.device)
     return ImageEvidence(
         image_id=image_id,
         class_logits=classes.cpu().numpy(),
         quality=quality.cpu().numpy(),
         iou=iou.cpu().numpy(),
         area=torch.where(finite, area, torch.nan).cpu().numpy(),
+        center=center.cpu().numpy(),
+        overlap=overlap.masked_fill(own, 0).amax(-1).cpu().numpy(),
+        repeated=(overlap >= DUPLICATE_IOU).cpu().numpy(),
+        moved=pairwise_iou(on_grid(max(len(masks) - 2, 0)), on_grid(-1)).cpu().numpy(),
         grid=(rows, columns),
         features=None if features is None else features.cpu().numpy(),
         gt_labels=truth.labels.numpy(),
         gt_crowd=truth.crowd.numpy(),
+        gt_center=gt_center.cpu().numpy(),
         gt_area=truth.areas.numpy().astype(np.float64),
         pixels=truth.masks.shape[-2] * truth.masks.shape[-1],
+        gt_overlap=pairwise_iou(flat, flat).cpu().numpy(),
         ignored=np.zeros(class_logits.shape[1], dtype=np.bool_),
-        **{name: value.cpu().numpy() for name, value in measured_last.items()},
     )
 
 

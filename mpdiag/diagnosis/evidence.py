@@ -19,6 +19,8 @@ Float32 = npt.NDArray[np.float32]
 Values = TypeVar("Values", Float32, Floats)
 
 MAX_DETECTIONS = 100  # per image, as in instance inference
+DUPLICATE_IOU = 0.75
+"""IoU from which on two masks of a layer count as repetitions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,9 @@ class ImageEvidence:
         quality: (S, N) mean probability inside the mask, 0 if it is empty or not finite.
         iou: (S, N, G) at the size of the image file; for a crowd the share of the mask inside it.
         area: (S, N) share of the image; NaN if class or mask is not finite.
-        center: (N, 2) mean y and x of the mask in the last layer, 0..1; NaN if it is empty.
-        overlap: (N, N) IoU of the masks of the last layer with each other.
+        center: (S, N, 2) mean y and x of the mask, 0..1; NaN if it is empty.
+        overlap: (S, N) highest IoU of the mask with that of another query in the layer.
+        repeated: bool (S, N, N), pairs of masks of a layer with an IoU of at least `DUPLICATE_IOU`.
         moved: (N, N) IoU of masks of the layer before (rows) with those of the last (columns).
         grid: rows and columns of the prediction grid that the image covers.
         features: (S, N, C) queries; None if they were not recorded.
@@ -55,6 +58,7 @@ class ImageEvidence:
     area: Float32
     center: Float32
     overlap: Float32
+    repeated: Bools
     moved: Float32
     grid: tuple[int, int]
     features: Float32 | None
@@ -87,7 +91,7 @@ class ImageEvidence:
         return np.where(highest > 0, best, -1), highest
 
     def with_layer(self, layer: int) -> Self:
-        """Return the predictions as if `layer` were the last one."""
+        """Return the predictions as if `layer` were the last one, in which no mask has moved."""
         stop = layer + 1
         return replace(
             self,
@@ -95,12 +99,19 @@ class ImageEvidence:
             quality=self.quality[:stop],
             iou=self.iou[:stop],
             area=self.area[:stop],
+            center=self.center[:stop],
+            overlap=self.overlap[:stop],
+            repeated=self.repeated[:stop],
+            moved=np.eye(len(self.moved), dtype=np.float32),
             features=None if self.features is None else self.features[:stop],
             masks=self.masks and replace(self.masks, rows=self.masks.rows[:stop]),
         )
 
     def with_masks_of(self, layers: Ints, queries: Ints) -> Self:
         """Return the predictions with other masks in the last layer.
+
+        Masks of different layers do not count as repeated, and masks of earlier layers not as
+        moved.
 
         Args:
             layers: (N,) layer from which each query gets its mask.
@@ -110,11 +121,18 @@ class ImageEvidence:
         def move(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
             return np.concatenate([values[:-1], values[layers, queries][None]])
 
+        repeated = self.repeated[layers[:, None], queries[:, None], queries]
+        repeated &= layers[:, None] == layers
+        last = layers == len(self.area) - 1
         return replace(
             self,
             quality=move(self.quality),
             iou=move(self.iou),
             area=move(self.area),
+            center=move(self.center),
+            overlap=move(self.overlap),
+            repeated=np.concatenate([self.repeated[:-1], repeated[None]]),
+            moved=np.where(last, self.moved[:, queries], np.eye(len(last), dtype=np.float32)),
             masks=self.masks and replace(self.masks, rows=move(self.masks.rows)),
         )
 

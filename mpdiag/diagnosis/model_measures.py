@@ -79,12 +79,11 @@ def query_measures(evidence: Evidence) -> dict[str, Any]:
     for image in images:
         queries = image.detections(evidence.rule).queries
         repeated.append(1 - len(np.unique(queries)) / max(len(queries), 1))
-    overlap = [image.overlap - np.eye(len(image.overlap)) for image in images]
     gt = np.array([np.count_nonzero(~image.gt_crowd) for image in images])
     return {
         "more_gt_than_queries": float(np.mean(gt > evidence.num_queries)),
         "repeated_in_top": float(np.mean(repeated)),
-        "overlap_of_masks": float(np.mean([x.max(1).clip(0) for x in overlap])),
+        "overlap_of_masks": float(np.mean([image.overlap[-1] for image in images])),
         "ap_of_queries": ap_of_queries(evidence),
     }
 

@@ -10,7 +10,7 @@ import pandas as pd
 from pycocotools import mask as coco_mask
 
 from mpdiag.data import GroundTruth, SegmentationDataset, load_dataset
-from mpdiag.diagnosis.evidence import Evidence, Float32, ImageEvidence
+from mpdiag.diagnosis.evidence import DUPLICATE_IOU, Evidence, Float32, ImageEvidence
 from mpdiag.errors import RunError
 from mpdiag.export.detections import categories
 from mpdiag.store import Run, rle
@@ -145,8 +145,7 @@ class _Reader:
         for layer, found in enumerate(masks):
             iou[layer, list(found)] = _iou(list(found.values()), gt, crowd)
         centers = [np.argwhere(mask).mean(0) / size for mask in truth.masks.numpy()]
-        last = masks[-1]
-        before = masks[-2] if len(masks) > 1 else last
+        overlap = np.stack([self._overlap(one, one) for one in masks])
         area, center = self._geometry(queries)
         grid = row.input_height // 4, row.input_width // 4
         return ImageEvidence(
@@ -156,8 +155,9 @@ class _Reader:
             iou=iou,
             area=area / max(grid[0] * grid[1], 1),
             center=center,
-            overlap=self._overlap(last, last),
-            moved=self._overlap(before, last),
+            overlap=np.where(np.eye(self.shape[1], dtype=np.bool_), 0, overlap).max(-1),
+            repeated=overlap >= DUPLICATE_IOU,
+            moved=self._overlap(masks[-2:][0], masks[-1]),
             grid=grid,
             features=None,
             gt_labels=truth.labels.numpy(),
@@ -214,11 +214,10 @@ class _Reader:
         return overlap
 
     def _geometry(self, queries: pd.DataFrame) -> tuple[Float32, Float32]:
-        """Return areas (S, N) in cells, and centers (N, 2) of the last layer."""
+        """Return areas (S, N) in cells, and centers (S, N, 2)."""
         area = queries["area"].to_numpy(np.float32).reshape(self.shape)
-        last = queries.iloc[-self.shape[1] :]
-        center = last[["center_y", "center_x"]].to_numpy(np.float32)
-        return area, center.astype(np.float32)
+        center = queries[["center_y", "center_x"]].to_numpy(np.float32).reshape(*self.shape, 2)
+        return area, center
 
 
 def _encoded(counts: bytes, size: tuple[int, int]) -> dict[str, Any]:

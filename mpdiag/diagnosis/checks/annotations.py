@@ -15,7 +15,6 @@ from mpdiag.diagnosis.probe import assigned_gt
 CONFIDENT = 0.9
 SAME_GT_IOU = 0.75
 BACKGROUND_IOU = 0.1
-DUPLICATE_IOU = 0.75
 EXCESS = 2.0
 TEMPERATURES = tuple(float(x) for x in np.geomspace(0.5, 4, 13))
 SHARES = tuple(float(x) for x in np.arange(0, 0.61, 0.02))
@@ -150,7 +149,7 @@ def check_missing_labels(evidence: Evidence) -> Iterator[Candidate]:
         highest = image.iou[-1].max(1, initial=0)
         unannotated = sure & (highest < BACKGROUND_IOU)
         expected += float((1 - probability[sure]).sum())
-        first = unannotated & ~suppressed(image, DUPLICATE_IOU)
+        first = unannotated & ~suppressed(image)
         ignored.append(image.ignored | first)
         counts.append(int(np.count_nonzero(first)))
     if sum(counts) > max(EXCESS * expected, 0.5):
@@ -170,13 +169,13 @@ def _ignore(evidence: Evidence, ignored: Sequence[Bools]) -> Evidence:
     return evidence.changed([replace(image, ignored=one) for image, one in pairs])
 
 
-def suppressed(image: ImageEvidence, limit: float) -> Bools:
-    """Return which masks (N,) overlap that of a query with a higher score by an IoU >= limit."""
+def suppressed(image: ImageEvidence) -> Bools:
+    """Return which masks (N,) of the last layer repeat that of a query with a higher score."""
     score = image.probabilities[:, :-1].max(-1) * image.quality[-1]
     result = np.zeros(len(score), dtype=np.bool_)
     for place, query in enumerate(order := np.argsort(-score, kind="stable")):
         before = order[:place]
-        result[query] = bool((image.overlap[query, before[~result[before]]] >= limit).any())
+        result[query] = bool(image.repeated[-1, query, before[~result[before]]].any())
     return result
 
 

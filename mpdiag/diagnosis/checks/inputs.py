@@ -184,7 +184,7 @@ def median_offset(evidence: Evidence) -> Floats:
     for image in evidence.images:
         gt = assigned_gt(image, limit=0.2)
         found = np.flatnonzero(gt >= 0)
-        offset = image.center[found] - image.gt_center[gt[found]]
+        offset = image.center[-1, found] - image.gt_center[gt[found]]
         offsets.append(offset * np.array(image.grid))
     every = np.concatenate(offsets)
     every = every[~np.isnan(every).any(1)]

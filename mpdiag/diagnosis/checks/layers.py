@@ -1,14 +1,13 @@
 """Late layers, non-finite predictions, empty masks, switched masks and self-attention."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from mpdiag.diagnosis.candidate import Candidate
-from mpdiag.diagnosis.checks.annotations import DUPLICATE_IOU, suppress, suppressed
+from mpdiag.diagnosis.checks.annotations import suppress, suppressed
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.matched import Bools, Ints
@@ -36,7 +35,7 @@ def _stop_at(evidence: Evidence, layer: int, without_duplicates: bool = False) -
     stopped = evidence.changed([image.with_layer(layer) for image in evidence.images])
     if not without_duplicates:
         return stopped
-    return suppress(stopped, [suppressed(image, DUPLICATE_IOU) for image in stopped.images])
+    return suppress(stopped, [suppressed(image) for image in stopped.images])
 
 
 def check_non_finite(evidence: Evidence) -> Iterator[Candidate]:
@@ -120,18 +119,8 @@ def check_switched_masks(evidence: Evidence) -> Iterator[Candidate]:
 
 
 def _reorder_masks(evidence: Evidence, order: Ints) -> Evidence:
-    images = []
-    for image in evidence.images:
-        last = np.full(len(order), evidence.num_layers)
-        images.append(
-            replace(
-                image.with_masks_of(last, order),
-                center=image.center[order],
-                overlap=image.overlap[np.ix_(order, order)],
-                moved=image.moved[:, order],
-            )
-        )
-    return evidence.changed(images)
+    last = np.full(len(order), evidence.num_layers)
+    return evidence.changed([image.with_masks_of(last, order) for image in evidence.images])
 
 
 def check_self_attention(evidence: Evidence, facts: ModelFacts) -> Iterator[Candidate]:

@@ -9,13 +9,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mpdiag.diagnosis.candidate import Candidate
-from mpdiag.diagnosis.checks.annotations import DUPLICATE_IOU, suppress, suppressed
+from mpdiag.diagnosis.checks.annotations import suppress, suppressed
 from mpdiag.diagnosis.checks.heads import dead_queries
-from mpdiag.diagnosis.evidence import Evidence, Float32, ImageEvidence
+from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.matched import Bools, Ints
 from mpdiag.diagnosis.probe import MATCH_IOU, assigned_gt
 
@@ -35,7 +37,7 @@ def check_duplicates(evidence: Evidence) -> Iterator[Candidate]:
 
     Queries that repeat others in most images are copies, in whose place others could find GT.
     """
-    repeated = [suppressed(image, DUPLICATE_IOU) for image in evidence.images]
+    repeated = [suppressed(image) for image in evidence.images]
     if not np.any(repeated):
         return
     copies = copied_queries(evidence)
@@ -55,7 +57,7 @@ def check_duplicates(evidence: Evidence) -> Iterator[Candidate]:
 
 def copied_queries(evidence: Evidence) -> Ints:
     """Return the queries whose masks equal those of a query before them in most images."""
-    same = np.mean([image.overlap >= DUPLICATE_IOU for image in evidence.images], axis=0)
+    same = np.mean([image.repeated[-1] for image in evidence.images], axis=0)
     return np.flatnonzero((np.tril(same, -1) >= COPIED_SHARE).any(1))
 
 
@@ -175,7 +177,7 @@ def _relative_area(image: ImageEvidence, gt: int) -> float:
 def _append(image: ImageEvidence, count: int) -> ImageEvidence:
     """Return a copy with `count` more queries, which predict nothing."""
 
-    def pad(values: Float32, axis: int, value: float = 0) -> Float32:
+    def pad(values: npt.NDArray[Any], axis: int, value: float = 0) -> npt.NDArray[Any]:
         shape = list(values.shape)
         shape[axis] = count
         return np.concatenate([values, np.full(shape, value, values.dtype)], axis)
@@ -188,9 +190,10 @@ def _append(image: ImageEvidence, count: int) -> ImageEvidence:
         quality=pad(image.quality, 1),
         iou=pad(image.iou, 1),
         area=pad(image.area, 1),
-        center=pad(image.center, 0, np.nan),
+        center=pad(image.center, 1, np.nan),
         features=None,
         ignored=np.append(image.ignored, np.zeros(count, np.bool_)),
-        overlap=pad(pad(image.overlap, 0), 1),
+        overlap=pad(image.overlap, 1),
+        repeated=pad(pad(image.repeated, 1), 2),
         moved=pad(pad(image.moved, 0), 1),
     )

@@ -202,8 +202,9 @@ def test_duplicates_are_suppressed(make_evidence: MakeEvidence) -> None:
     images = [
         replace(
             image, class_logits=image.class_logits[:, copied], quality=image.quality[:, copied],
-            iou=image.iou[:, copied], area=image.area[:, copied], center=image.center[copied],
-            overlap=image.overlap[np.ix_(copied, copied)],
+            iou=image.iou[:, copied], area=image.area[:, copied], center=image.center[:, copied],
+            overlap=np.ones_like(image.overlap[:, copied]),
+            repeated=image.repeated[:, copied][..., copied],
             moved=image.moved[np.ix_(copied, copied)], features=None,
             ignored=image.ignored[copied],
         )
