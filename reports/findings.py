@@ -64,7 +64,9 @@ def find_highlights(run: Run, by_class: pd.DataFrame | None) -> Iterator[Highlig
         yield Highlight("Unmatched queries", "queries that match no object in any image", unmatched)
     if run.has_column("queries", "second_coverage"):
         yield from _most_common_transition(run)
-    lowest = [] if by_class is None else _util_by_class(by_class)[:NUM_CLASSES]
+    lowest = []
+    if by_class is not None and len(layers) > 1:  # else there is no layer before the last
+        lowest = _util_by_class(by_class)[:NUM_CLASSES]
     if lowest:
         values = ", ".join(f"{name} {_percent(value)}" for name, value in lowest)
         text = "mean Util of the layers before the last, lowest classes first"

@@ -17,6 +17,7 @@ from mpdiag.store import Run, rle
 
 NEVER = 1e-12  # probability of a class that no kept detection has
 IMAGES_PER_QUERY = 64
+STRIDE = 4  # pixels of the input per cell of the prediction grid
 
 _DETECTIONS = """
 SELECT d.image_id, d.layer, d.query, d.label, d.score, d.counts, q.label AS top, q.score AS highest
@@ -147,7 +148,7 @@ class _Reader:
         centers = [np.argwhere(mask).mean(0) / size for mask in truth.masks.numpy()]
         overlap = np.stack([self._overlap(one, one) for one in masks])
         area, center = self._geometry(queries)
-        grid = row.input_height // 4, row.input_width // 4
+        grid = -(-row.input_height // STRIDE), -(-row.input_width // STRIDE)
         return ImageEvidence(
             image_id=int(row.image_id),
             class_logits=self._logits(probability),

@@ -8,6 +8,7 @@ import pandas as pd
 
 from mpdiag.store.bootstrap import Floats, Terms, image_spread, interval, ratio, stack, total_ratio
 from mpdiag.store.groups import ImageSums
+from mpdiag.store.layer_metrics import LAYER_METRICS
 
 
 def with_intervals(terms: Mapping[str, Terms], seed: int, resamples: int) -> dict[str, Floats]:
@@ -26,7 +27,10 @@ def with_intervals(terms: Mapping[str, Terms], seed: int, resamples: int) -> dic
     for place, (name, metric) in enumerate(terms.items()):
         columns[name] = total_ratio(*metric)
         columns |= {f"{name}_low": low[place], f"{name}_high": high[place]}
-        columns[f"{name}_spread"] = image_spread(*metric)
+        numerator, denominator = metric
+        if LAYER_METRICS[name].statistic == "sum":  # the images' own values are counts, too
+            denominator = np.ones_like(denominator)
+        columns[f"{name}_spread"] = image_spread(numerator, denominator)
     return columns
 
 

@@ -73,6 +73,13 @@ def test_page_is_one_deterministic_file(
     assert write_findings([path], tmp_path / "again")[0].read_bytes() == page.read_bytes()
 
 
+def test_run_of_one_layer(tmp_path: Path, make_run: MakeRun) -> None:
+    """No layer comes before the last one, in which Util is 100% by definition."""
+    run = Run.open(make_run(tmp_path / "run", images=8, layers=1))
+    labels = [one.label for one in build_findings(run).sections[0].highlights]
+    assert "Lowest mIoU-L" in labels and not [x for x in labels if x.startswith("Lowest Util")]
+
+
 @pytest.mark.parametrize("part", ["matching", "piloted"])  # then there is no query, either
 def test_run_without_objects(tmp_path: Path, make_run: MakeRun, part: str) -> None:
     (page,) = write_findings([make_run(tmp_path / "run", images=1, part=part)], tmp_path / "report")

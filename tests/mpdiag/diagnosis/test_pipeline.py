@@ -4,6 +4,7 @@ import json
 import math
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.checks.pixels import received_pixels
 from mpdiag.diagnosis.collect import Collector, shift_masks, undo_shift
+from mpdiag.diagnosis.run_evidence import read_evidence
 from mpdiag.errors import ConfigError, DataError, OutputError, RunError
 from mpdiag.models import Mask2Former
 from mpdiag.store import Run
@@ -140,6 +142,22 @@ def test_the_evidence_of_a_model_gives_the_ap_of_its_run(
     expected = [layer["ap"] for layer in Run.open(run).summary["layer_scores"]]
     found = [evidence.matched(layer).values()[0] for layer in range(len(expected))]
     assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_grid_of_a_run_is_that_of_the_model(
+    model: Mask2Former, data: SegmentationDataset, tmp_path: Path
+) -> None:
+    """38 pixels, which 4 does not divide."""
+    info = TrainingInfo(LossConfig(), short_side=38, long_side=38)
+    loaded = replace(_loaded(model), training_info=info)
+    mpdiag.analyze(loaded, data, tmp_path / "run", limit=1, save_masks="none")
+    adapter = build_adapter(loaded, data, AnalysisOptions())
+    adapter.to(torch.device("cpu"))
+    (own,) = Collector(adapter, data, range(1), torch.device("cpu")).collect().images
+    (found,) = read_evidence(Run.open(tmp_path / "run"), data).images
+    assert found.grid == own.grid == (10, 10)
+    assert np.nanmax(found.area) <= 1
+    np.testing.assert_allclose(found.center, own.center, atol=0.1)
 
 
 def test_a_diagnosis_is_read_as_it_was_written(tmp_path: Path) -> None:

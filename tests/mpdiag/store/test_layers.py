@@ -11,6 +11,7 @@ import pytest
 from mpdiag.errors import ConfigError, RunError
 from mpdiag.store import Run
 from mpdiag.store.bootstrap import interval, ratio
+from mpdiag.store.layers import with_intervals
 
 MakeRun = Callable[..., Path]
 
@@ -163,3 +164,10 @@ def test_classes_with_one_name_stay_apart(make_run: MakeRun, tmp_path: Path) -> 
     assert list(found) == ["disc (0)", "star", "disc (20)"]
     for sums, expected in zip(found.values(), own.values(), strict=True):
         np.testing.assert_array_equal(sums.gt, expected.gt)
+
+
+def test_the_spread_of_a_count_is_that_of_the_counts_of_images() -> None:
+    counts = np.array([[1.0], [0], [0], [4]])
+    columns = with_intervals({"non_finite": (counts, np.full((4, 1), 1 / 4))}, 0, 10)
+    assert columns["non_finite"] == [5]  # a sum
+    assert columns["non_finite_spread"] == pytest.approx(np.std(counts, ddof=1))
