@@ -88,7 +88,7 @@ class ExternalModel:
         family = next((family for family in families if family.matches(module)), None)
         if family is None or config is None:
             raise CheckpointError(
-                f"{name}: is no Mask2Former of mpdiag, and no model of transformers or detectron2 "
+                f"{name}: is no Mask2Former of mpdiag and no model of transformers or detectron2 "
                 "that can be analysed; give it and its preprocessing as mpdiag.CustomModel"
             )
         if processor is None:
@@ -143,34 +143,45 @@ def _load_module(directory: Path, class_name: str, files: Sequence[Path]) -> nn.
     return model
 
 
-def _check_settings(settings: Any, num_entries: int, source: str, key: str = "") -> None:
+def _check_settings(settings: Any, num_entries: int, source: str) -> None:
     """Check a config.json for sizes that no model with `num_entries` parameters has.
 
     Raises:
         CheckpointError: there are more layers than entries, a very large number, or a backbone
             that is not in timm's registry, and that would be downloaded or read from a folder.
     """
+    total = 0.0  # layers, blocks and stages of all parts of the model
+    for key, value in _values(settings):
+        if isinstance(value, str):
+            if key in ("backbone", "architecture") and not timm.is_model(value):
+                raise CheckpointError(
+                    f"{source}: {key} = {abbreviate(value)} is not a model of timm; give a "
+                    "config.json with backbone_config"
+                )
+            continue
+        counted = _COUNTED.search(key) is not None
+        maximum = num_entries if counted else MAX_SIDE if key in _SIDES else _MAX_SETTING
+        possible = (0 if counted else -maximum) <= value <= maximum
+        total += value if possible and counted else 0
+        if not possible or total > num_entries:
+            what = f"{total:,.0f} layers with {key}" if possible else f"{key} = {value}"
+            raise CheckpointError(
+                f"{source}: {what}, but at most {maximum:,} is possible for this model; give the "
+                "file that was saved with the model"
+            )
+
+
+def _values(settings: Any, key: str = "") -> Iterator[tuple[str, str | float]]:
+    """Yield keys of a config.json with their texts and numbers, and with the lengths of lists."""
     if isinstance(settings, Mapping):
         for name, value in settings.items():
             if name not in _DESCRIPTIVE:
-                _check_settings(value, num_entries, source, name)
+                yield from _values(value, name)
     elif isinstance(settings, list):
-        for value in [len(settings), *settings]:
-            _check_settings(value, num_entries, source, key)
-    elif isinstance(settings, str):
-        if key in ("backbone", "architecture") and not timm.is_model(settings):
-            raise CheckpointError(
-                f"{source}: {key} = {abbreviate(settings)} is not a model of timm; give a "
-                "config.json with backbone_config"
-            )
-    elif isinstance(settings, int | float):
-        counted = _COUNTED.search(key) is not None
-        maximum = num_entries if counted else MAX_SIDE if key in _SIDES else _MAX_SETTING
-        if not (0 if counted else -maximum) <= settings <= maximum:
-            raise CheckpointError(
-                f"{source}: {key} = {settings}, but at most {maximum:,} is possible for this "
-                "model; give the file that was saved with the model"
-            )
+        for value in (len(settings), *settings):
+            yield from _values(value, key)
+    elif isinstance(settings, str | int | float):
+        yield key, settings
 
 
 def _num_elements(module: nn.Module) -> int:

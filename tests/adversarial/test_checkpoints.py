@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import mpdiag.checkpoints.loading
@@ -20,7 +20,7 @@ from mpdiag.checkpoints.official_keys import to_official
 from mpdiag.checkpoints.opening import open_model
 from mpdiag.checkpoints.transformers_directory import write_transformers
 from mpdiag.config import BackboneConfig, ModelConfig, TrainConfig
-from mpdiag.errors import MpdiagError
+from mpdiag.errors import CheckpointError, MpdiagError
 from mpdiag.models import Mask2Former
 from mpdiag.untrusted import MAX_DEPTH
 
@@ -418,6 +418,19 @@ def test_settings_of_models_of_transformers(
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps(settings | changes))
     refused(tmp_path, open_model)
+
+
+def test_layers_of_all_parts_together_are_limited(tmp_path: Path, external: Path) -> None:
+    for file in external.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    settings = json.loads((external / "config.json").read_text())
+    entries = len(load_file(external / "model.safetensors"))
+    # No number exceeds the entries, but the stages have 12 times as many blocks.
+    settings["backbone_config"] = {"model_type": "swin", "depths": [entries] * 12, "embed_dim": 8}
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=r"layers with depths, but at most .* is possible"):
+        open_model(tmp_path)
 
 
 def test_image_sizes_of_models_of_transformers(tmp_path: Path, external: Path) -> None:
