@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from mpdiag.errors import CheckpointError
 
@@ -32,7 +32,7 @@ def local_path(name: str | Path) -> Path:
     Downloads settings and weights only, safetensors if there are any.
 
     Raises:
-        CheckpointError: the hub has no such model, refuses it, or can't be reached.
+        CheckpointError: the hub has no such model, refuses it, or can't be read.
     """
     if not is_hub_id(name):
         return Path(name)
@@ -41,10 +41,13 @@ def local_path(name: str | Path) -> Path:
         if not any(copy.glob(WEIGHTS[0])):
             patterns = SETTINGS + OLD_WEIGHTS
             copy = Path(huggingface_hub.snapshot_download(str(name), allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except Exception as error:  # also those of the HTTP library
         reason = str(error).strip().partition("\n")[0]
+        what, fix = "can't be read", "check the connection, or give a local path"
+        if isinstance(error, RepositoryNotFoundError | HFValidationError):
+            what, fix = "has no such model, or only for accounts with access", "check the name"
         raise CheckpointError(
-            f"{name}: no such file or directory, and the Hugging Face hub has no such model "
-            f"({type(error).__name__}: {reason:.200}); check the name"
+            f"{name}: no such file or directory, and the Hugging Face hub {what} "
+            f"({type(error).__name__}: {reason:.200}); {fix}"
         ) from None
     return copy

@@ -1,11 +1,17 @@
 """Hub ids, with a mocked download."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 
 from mpdiag.checkpoints.hub import is_hub_id, local_path
 from mpdiag.errors import CheckpointError
@@ -45,11 +51,37 @@ def test_downloads_settings_and_weights_but_no_code(
     )
 
 
-def test_failed_download_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
+# The HTTP library of huggingface_hub, whose name differs between its versions.
+httpx: Any = import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
+
+
+def missing() -> Exception:
+    request = httpx.Request("GET", "https://example.org")
+    return RepositoryNotFoundError("404\nNot found", response=httpx.Response(404, request=request))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (missing(), r"has no such model, .*\(RepositoryNotFoundError: 404\); check the name"),
+        (HFValidationError("bad name"), "has no such model"),
+        (
+            LocalEntryNotFoundError("Cannot find it.\nTo enable look-ups ..."),
+            r"hub can't be read .*: Cannot find it\.\); check the connection, or give a local",
+        ),
+        (httpx.ProxyError("407"), r"hub can't be read \(ProxyError: 407\)"),
+        (httpx.RemoteProtocolError("closed"), "hub can't be read"),
+        (OSError(28, "No space left"), "hub can't be read .*No space left"),
+    ],
+)
+def test_failed_download_is_a_one_line_error(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
     def refuse(*args: Any, **kwargs: Any) -> str:
-        raise LocalEntryNotFoundError("Cannot find it.\nTo enable look-ups ...")
+        raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(CheckpointError, match=r"owner/model: no such file or directory, and") as e:
+    with pytest.raises(CheckpointError, match=message) as caught:
         local_path("owner/model")
-    assert "Cannot find it." in str(e.value) and "\n" not in str(e.value)
+    assert str(caught.value).startswith("owner/model: no such file or directory, and the Hugging")
+    assert "\n" not in str(caught.value)
