@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -57,6 +57,17 @@ class Changes:
     shift: tuple[float, float] = (0.0, 0.0)
     deblurred: bool = False
     mask_bias: float = 0.0
+
+
+def merge(state: Changes, more: Changes) -> Changes:
+    """Return the changes of both; those of `more` win."""
+    default = Changes()
+    new = {
+        name: getattr(more, name)
+        for name in Changes.__dataclass_fields__
+        if getattr(more, name) != getattr(default, name)
+    }
+    return replace(state, **new)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ Float32 = npt.NDArray[np.float32]
 Values = TypeVar("Values", Float32, Floats)
 
 MAX_DETECTIONS = 100  # per image, as in instance inference
+IMAGES_SHOWN = 20  # of a finding
 DUPLICATE_IOU = 0.75
 """IoU from which on two masks of a layer count as repetitions."""
 
@@ -79,16 +80,6 @@ class ImageEvidence:
     def layer_probabilities(self, layer: int) -> Float32:
         """Return the (N, K + 1) class probabilities of a layer."""
         return softmax(self.class_logits[layer])
-
-    @property
-    def best_gt(self) -> tuple[Ints, Float32]:
-        """GT with the highest IoU of each query in the last layer, and that IoU; -1 for none."""
-        iou = np.where(self.gt_crowd, 0, self.iou[-1])
-        if not iou.shape[1]:
-            return np.full(len(iou), -1), np.zeros(len(iou), np.float32)
-        best = iou.argmax(1)
-        highest = iou[np.arange(len(iou)), best]
-        return np.where(highest > 0, best, -1), highest
 
     def with_layer(self, layer: int) -> Self:
         """Return the predictions as if `layer` were the last one, in which no mask has moved."""
@@ -220,6 +211,12 @@ class Evidence:
     def score(self, layer: int = -1) -> float:
         """Return AP, PQ or mIoU of a layer, by the task; NaN without GT."""
         return float(self.scored(layer).values()[0])
+
+    def images_with_most(self, counts: npt.ArrayLike) -> list[int]:
+        """Return the ids of the images with the highest of (I,) counts above 0, highest first."""
+        values = np.asarray(counts)
+        order = np.argsort(-values, kind="stable")[:IMAGES_SHOWN]
+        return [self.images[place].image_id for place in order if values[place] > 0]
 
     def changed(self, images: Sequence[ImageEvidence]) -> Self:
         """Return a copy with other images."""

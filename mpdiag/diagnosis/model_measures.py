@@ -17,9 +17,9 @@ from mpdiag.analysis.intervened_adapter import IntervenedAdapter
 from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.config import ModelConfig
 from mpdiag.diagnosis.changes import Changes
-from mpdiag.diagnosis.checks.inputs import SCREENED
 from mpdiag.diagnosis.collect import NO_CHANGES, Collector
 from mpdiag.diagnosis.evidence import Evidence
+from mpdiag.diagnosis.trials import SCREENED
 from mpdiag.errors import ConfigError
 from mpdiag.models import Mask2Former
 from mpdiag.models.complexity import count_multiply_adds

@@ -12,17 +12,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpdiag.diagnosis.candidate import Candidate
-from mpdiag.diagnosis.changes import Changes
-from mpdiag.diagnosis.checks import decoder, evidence_candidates, inputs
-from mpdiag.diagnosis.checks.inputs import Trials, merge
-from mpdiag.diagnosis.checks.mask_head import check_mask_head
-from mpdiag.diagnosis.checks.precision import check_precision
+from mpdiag.diagnosis.changes import Changes, merge
+from mpdiag.diagnosis.checks import evidence_candidates, model_candidates
 from mpdiag.diagnosis.class_measures import class_measures
 from mpdiag.diagnosis.collect import NO_CHANGES, Collector
 from mpdiag.diagnosis.evidence import Evidence
 from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.image_scores import Floats, ImageScores
 from mpdiag.diagnosis.layer_scores import layer_scores, recall_of_layers
+from mpdiag.diagnosis.trials import Trials
 from mpdiag.store.causes import SPECIFICITY
 from mpdiag.store.diagnosis import Diagnosis, Finding
 
@@ -32,15 +30,6 @@ RESAMPLES = 200
 NOT_COMBINED = ("channel-order", "mask-head")
 """Causes whose edits hold predictions of other forward passes: no further changes to the model."""
 
-MODEL_CHECKS = (
-    *inputs.CHECKS,
-    decoder.check_early_layers,
-    decoder.check_mask_area,
-    check_precision,
-    check_mask_head,
-)
-
-IMAGES_SHOWN = 20
 LEVEL = 0.95
 
 
@@ -142,8 +131,7 @@ class Search:
         if self._model_candidates is not None:
             candidates += self._model_candidates
         elif self.collector is not None:
-            trials = Trials(self.collector, state.evidence)
-            candidates += [one for check in MODEL_CHECKS for one in check(trials)]
+            candidates += model_candidates(Trials(self.collector, state.evidence))
         left_out = found | state.evidence.scorer.left_out
         return [one for one in candidates if one.cause not in left_out]
 
@@ -181,16 +169,12 @@ def _finding(tried: Tried, before: ImageScores, evidence: Evidence) -> Finding:
         layers=candidate.layers,
         classes=candidate.classes,
         queries=candidate.queries,
-        evidence={"images": _most_improved(tried, before, evidence), **candidate.evidence},
+        evidence={
+            "images": evidence.images_with_most(tried.scored.hits - before.hits),
+            **candidate.evidence,
+        },
         confidence=float(np.nanmean(gains > 0)),
     )
-
-
-def _most_improved(tried: Tried, before: ImageScores, evidence: Evidence) -> list[int]:
-    """Return the ids of the images whose GT gain most."""
-    gains = tried.scored.hits - before.hits
-    order = np.argsort(-gains, kind="stable")[:IMAGES_SHOWN]
-    return [evidence.images[place].image_id for place in order if gains[place] > 0]
 
 
 def resampled(statistic: Callable[[Floats], Floats], scored: ImageScores) -> Floats:

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterator
 
 from mpdiag.diagnosis.candidate import Candidate
-from mpdiag.diagnosis.checks import annotations, heads, layers, query_supply
+from mpdiag.diagnosis.checks import annotations, decoder, heads, inputs, layers, query_supply
+from mpdiag.diagnosis.checks.mask_head import check_mask_head
+from mpdiag.diagnosis.checks.precision import check_precision
 from mpdiag.diagnosis.evidence import Evidence
 from mpdiag.diagnosis.facts import ModelFacts
+from mpdiag.diagnosis.trials import Trials
 
-_CHECKS: tuple[Callable[[Evidence], Iterator[Candidate]], ...] = (
+_EVIDENCE_CHECKS: tuple[Callable[[Evidence], Iterator[Candidate]], ...] = (
     layers.check_non_finite,
     layers.check_empty_masks,
     layers.check_switched_masks,
@@ -22,10 +25,27 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[Candidate]], ...] = (
     annotations.check_wrong_labels,
     annotations.check_missing_labels,
 )
+_MODEL_CHECKS: tuple[Callable[[Trials], Iterator[Candidate]], ...] = (
+    inputs.check_shift,
+    inputs.check_attention,
+    inputs.check_channels,
+    inputs.check_normalisation,
+    inputs.check_scale,
+    decoder.check_early_layers,
+    decoder.check_mask_area,
+    check_precision,
+    check_mask_head,
+)
 
 
 def evidence_candidates(evidence: Evidence, facts: ModelFacts) -> Iterator[Candidate]:
     """Yield the candidates whose remedies need no new forward pass."""
-    for check in _CHECKS:
+    for check in _EVIDENCE_CHECKS:
         yield from check(evidence)
     yield from layers.check_self_attention(evidence, facts)
+
+
+def model_candidates(trials: Trials) -> Iterator[Candidate]:
+    """Yield the candidates that need forward passes of a changed model."""
+    for check in _MODEL_CHECKS:
+        yield from check(trials)

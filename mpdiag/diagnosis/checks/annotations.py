@@ -19,7 +19,6 @@ EXCESS = 2.0
 TEMPERATURES = tuple(float(x) for x in np.geomspace(0.5, 4, 13))
 SHARES = tuple(float(x) for x in np.arange(0, 0.61, 0.02))
 MIN_LOG_LIKELIHOOD = 6.0
-IMAGES_SHOWN = 20
 
 
 def check_duplicate_gt(evidence: Evidence) -> Iterator[Candidate]:
@@ -30,7 +29,7 @@ def check_duplicate_gt(evidence: Evidence) -> Iterator[Candidate]:
         yield Candidate(
             "overlapping-labels",
             edit=partial(_keep_gt, kept=kept),
-            evidence={"objects": sum(removed), "images": _most(evidence, removed)},
+            evidence={"objects": sum(removed), "images": evidence.images_with_most(removed)},
         )
 
 
@@ -96,7 +95,7 @@ def check_wrong_labels(evidence: Evidence) -> Iterator[Candidate]:
             evidence={
                 "objects": sum(changed),
                 "estimated_share": share,
-                "images": _most(evidence, changed),
+                "images": evidence.images_with_most(changed),
             },
         )
 
@@ -159,7 +158,7 @@ def check_missing_labels(evidence: Evidence) -> Iterator[Candidate]:
             evidence={
                 "objects": sum(counts),
                 "expected": expected,
-                "images": _most(evidence, counts),
+                "images": evidence.images_with_most(counts),
             },
         )
 
@@ -187,9 +186,3 @@ def suppress(evidence: Evidence, repeated: Sequence[Bools]) -> Evidence:
         logits[one, :-1], logits[one, -1] = 0, 50
         images.append(image.with_logits(logits))
     return evidence.changed(images)
-
-
-def _most(evidence: Evidence, counts: Sequence[int]) -> list[int]:
-    """Return the ids of the images with the highest counts."""
-    order = np.argsort(-np.asarray(counts), kind="stable")[:IMAGES_SHOWN]
-    return [evidence.images[place].image_id for place in order if counts[place]]

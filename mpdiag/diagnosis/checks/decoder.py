@@ -6,9 +6,9 @@ import numpy as np
 
 from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.changes import Changes, can_change_input
-from mpdiag.diagnosis.checks.inputs import Trials
 from mpdiag.diagnosis.evidence import Evidence
 from mpdiag.diagnosis.probe import assigned_gt
+from mpdiag.diagnosis.trials import Trials
 
 EARLY = 0.5  # share of the decoder layers
 BIASES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)  # of mask logits

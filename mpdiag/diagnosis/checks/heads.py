@@ -24,7 +24,6 @@ SIZES = (0.25, 0.5, 0.75)  # quantiles of the areas of masks that match a GT
 MIN_BIAS = 1.0
 DEAD_PROBABILITY = 0.01
 MIN_CONFUSED = 3
-IMAGES_SHOWN = 20
 
 
 def check_classes(evidence: Evidence) -> Iterator[Candidate]:
@@ -128,7 +127,6 @@ def check_small_objects(evidence: Evidence) -> Iterator[Candidate]:
     limit, amount = float(limits[place]), float(SHIFTS[shift])
     if amount <= -MIN_BIAS:
         objects = [int((image.gt_area < limit * image.pixels).sum()) for image in evidence.images]
-        most = np.argsort(-np.array(objects), kind="stable")[:IMAGES_SHOWN]
         yield Candidate(
             "small-objects",
             edit=partial(_shift_no_object, amount=amount, below=limit),
@@ -136,7 +134,7 @@ def check_small_objects(evidence: Evidence) -> Iterator[Candidate]:
                 "smaller_than_share_of_image": limit,
                 "shift": amount,
                 "objects": sum(objects),
-                "images": [evidence.images[x].image_id for x in most if objects[x]],
+                "images": evidence.images_with_most(objects),
             },
         )
 

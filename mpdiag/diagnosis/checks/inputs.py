@@ -1,7 +1,6 @@
 """Changes to the forward pass that may explain lost AP: input, shifted masks, attention masks."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -9,10 +8,10 @@ import numpy as np
 from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.changes import Changes, Normalisation, can_change_input, can_change_scale
 from mpdiag.diagnosis.checks.pixels import received_pixels
-from mpdiag.diagnosis.collect import Collector
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.image_scores import Floats
 from mpdiag.diagnosis.probe import assigned_gt
+from mpdiag.diagnosis.trials import SCREENED, Trials
 from mpdiag.models import Mask2Former
 
 NORMALISATIONS = {
@@ -24,7 +23,6 @@ NORMALISATIONS = {
     "CLIP": Normalisation((122.7709, 116.746, 104.0937), (68.5005, 66.6322, 70.3232)),
 }
 SCALES = (0.5, 0.71, 1.41, 2.0)
-SCREENED = 16  # images on which a change is tried first
 MIN_OBJECTS = 20
 MIN_SHIFT = 0.2  # cells
 SHIFT_STEP = 0.25
@@ -35,33 +33,6 @@ MIN_CHOICE_GAIN = 0.01
 MIN_NORMALISATION_GAIN = 0.03
 """AP on the first images, if the pixels arrive as the checkpoint states. A change of contrast gains
 a little by chance."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trials:
-    """Tries changes to the model on the first images, to save the forward passes of the others."""
-
-    collector: Collector
-    base: Evidence
-
-    @property
-    def first(self) -> Evidence:
-        """The evidence of the first images, without changes."""
-        return self.base.changed(self.base.images[:SCREENED])
-
-    def collect(self, changes: Changes) -> Evidence:
-        """Collect the evidence of the first images under changes."""
-        return self.collector.collect(changes, indices=self.collector.indices[:SCREENED])
-
-    def best(
-        self, cause: str, changes: dict[str, Changes], min_gain: float = 0.0
-    ) -> tuple[str, Changes] | None:
-        """Return name and changes of the highest score, None if none gains more than `min_gain`."""
-        own = self.first.score()
-        gains = {name: self.collect(one).score() - own for name, one in changes.items()}
-        self.collector.gains |= {f"{cause} {name}": gain for name, gain in gains.items()}
-        name = max(gains, key=lambda one: gains[one])
-        return None if gains[name] <= min_gain else (name, changes[name])
 
 
 def check_normalisation(trials: Trials) -> Iterator[Candidate]:
@@ -210,25 +181,3 @@ def check_attention(trials: Trials) -> Iterator[Candidate]:
             layers=tuple(sorted(chosen)),
             evidence={"disagreement_of_layers": [float(x) for x in disagreement]},
         )
-
-
-Check = Callable[[Trials], Iterator[Candidate]]
-
-CHECKS: tuple[Check, ...] = (
-    check_shift,
-    check_attention,
-    check_channels,
-    check_normalisation,
-    check_scale,
-)
-
-
-def merge(state: Changes, more: Changes) -> Changes:
-    """Return the changes of both; those of `more` win."""
-    default = Changes()
-    new = {
-        name: getattr(more, name)
-        for name in Changes.__dataclass_fields__
-        if getattr(more, name) != getattr(default, name)
-    }
-    return replace(state, **new)

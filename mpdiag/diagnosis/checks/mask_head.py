@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from mpdiag.analysis.adapter import PreprocessedImage
 from mpdiag.data import padded_targets
 from mpdiag.diagnosis.candidate import Candidate
-from mpdiag.diagnosis.checks.inputs import Trials
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.facts import sample_rows
 from mpdiag.diagnosis.probe import LAYERS, Head, assigned_gt
+from mpdiag.diagnosis.trials import Trials
 from mpdiag.metrics.rows import gt_on_grid
 from mpdiag.models import Mask2Former
 

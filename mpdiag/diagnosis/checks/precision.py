@@ -10,8 +10,8 @@ from torch import Tensor
 from mpdiag.data import padded_targets
 from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.changes import Changes, weighted_modules
-from mpdiag.diagnosis.checks.inputs import Trials
 from mpdiag.diagnosis.collect import Collector
+from mpdiag.diagnosis.trials import Trials
 
 UNUSED_BITS = 13
 """Last bits of the 23 of float32's mantissa that float16 lacks. bfloat16 lacks three more."""

@@ -41,8 +41,6 @@ def check_duplicates(evidence: Evidence) -> Iterator[Candidate]:
     if not np.any(repeated):
         return
     copies = copied_queries(evidence)
-    counts = np.sum(repeated, axis=1)
-    worst = np.argsort(-counts, kind="stable")[:20]
     yield Candidate(
         "duplicate-queries",
         edit=partial(_replace_duplicates, repeated=repeated, copies=copies),
@@ -50,7 +48,7 @@ def check_duplicates(evidence: Evidence) -> Iterator[Candidate]:
         evidence={
             "repeated_share": float(np.mean(repeated)),
             "copies": len(copies),
-            "images": [evidence.images[place].image_id for place in worst if counts[place]],
+            "images": evidence.images_with_most(np.sum(repeated, axis=1)),
         },
     )
 
@@ -77,7 +75,6 @@ def check_too_few_queries(evidence: Evidence) -> Iterator[Candidate]:
     mean = float(np.mean(objects))
     if len(live) and mean > ENOUGH_LOAD * len(live):
         enough = math.ceil(mean / ENOUGH_LOAD)
-        most = np.argsort(-np.array(objects), kind="stable")[:20]
         yield Candidate(
             "too-few-queries",
             edit=partial(add_queries, live=live, factor=enough / len(live)),
@@ -85,7 +82,7 @@ def check_too_few_queries(evidence: Evidence) -> Iterator[Candidate]:
                 "gt_per_image": mean,
                 "most_gt_of_an_image": max(objects),
                 "live_queries": len(live),
-                "images": [evidence.images[place].image_id for place in most],
+                "images": evidence.images_with_most(objects),
             },
         )
 

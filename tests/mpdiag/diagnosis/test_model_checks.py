@@ -9,12 +9,13 @@ import torch
 
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.checks.decoder import median_area_ratio
-from mpdiag.diagnosis.checks.inputs import Trials, check_normalisation
+from mpdiag.diagnosis.checks.inputs import check_normalisation
 from mpdiag.diagnosis.checks.layers import check_self_attention
 from mpdiag.diagnosis.checks.precision import coarse_modules, has_unused_bits
 from mpdiag.diagnosis.collect import Collector
 from mpdiag.diagnosis.evidence import Evidence
 from mpdiag.diagnosis.facts import ModelFacts
+from mpdiag.diagnosis.trials import Trials
 
 
 def test_a_skipped_layer_returns_its_input(collector: Collector) -> None:
