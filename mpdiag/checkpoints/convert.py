@@ -72,6 +72,8 @@ def _check_destination(target: Path, to: CheckpointFormat) -> None:
         raise CheckpointError(
             f"{target}: the detectron2 format is a file; give a name that ends in .pth"
         )
+    if target.resolve() == Path.cwd():  # a shell would stay in the directory that is replaced
+        raise CheckpointError(f"{target}: is the current directory; give the name of a new one")
     empty = to == "transformers" and target.is_dir() and not any(target.iterdir())
     if target.exists() and not empty:
         raise CheckpointError(f"{target}: exists already; remove it or give another name")

@@ -4,6 +4,7 @@ Only command-line arguments are read this way. A name in a file, such as run.jso
 """
 
 import importlib
+import inspect
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ def resolve_model(text: str) -> "str | CustomModel":
             f"{text}: {module} cannot be imported ({error}); correct its name, or add its folder "
             "to PYTHONPATH"
         ) from None
-    model = found() if callable(found) else found
+    model = found() if inspect.isroutine(found) else found
     if not isinstance(model, CustomModel):
         raise CheckpointError(
             f"{text}: gives no mpdiag.CustomModel; define {name} as one in {module}, or as a "

@@ -15,7 +15,9 @@ from mpdiag.integrations.processes import rank_and_count
 try:
     from detectron2.engine import HookBase
     from detectron2.engine.hooks import PeriodicWriter
-except ModuleNotFoundError:
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "detectron2":
+        raise  # it is installed, but not what it imports
     raise missing("detectron2", "mpdiag.integrations.detectron2") from None
 
 

@@ -12,7 +12,9 @@ from mpdiag.integrations.monitor import LayerMonitor, write_final_run
 
 try:  # `lightning` installs this package as well, and calls callbacks of both
     from pytorch_lightning import Callback, LightningModule, Trainer
-except ModuleNotFoundError:
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "pytorch_lightning":
+        raise  # it is installed, but not what it imports
     raise missing("lightning", "mpdiag.integrations.lightning") from None
 
 

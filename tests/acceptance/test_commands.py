@@ -421,6 +421,7 @@ def test_model_of_a_module(
         "def segmenter():\n"
         "    return mpdiag.CustomModel(Wrapper(), lambda image: image)\n"
         "number = 3\n"
+        "layer = torch.nn.Linear(1, 1)\n"
     )
     data = ("--dataset", "synthetic", "--root", root)
     status, _, _ = mpdiag(
@@ -434,6 +435,8 @@ def test_model_of_a_module(
         for name, message in (
             ("no_such_module:segmenter", "no_such_module cannot be imported"),
             ("models_of_a_user:number", "gives no mpdiag.CustomModel; define number as one in"),
+            ("models_of_a_user:layer", "gives no mpdiag.CustomModel; define layer as one in"),
+            ("models_of_a_user:Wrapper", "gives no mpdiag.CustomModel; define Wrapper as one"),
         ):
             status, _, error = mpdiag(command, name, *data)
             assert status == 2 and f"{name}: " in error and message in " ".join(error.split())

@@ -93,6 +93,22 @@ def test_commands_report_a_failed_import_of_an_extra_in_one_line(
     )
 
 
+@pytest.mark.parametrize(
+    ("module", "package"), [("lightning", "pytorch_lightning"), ("detectron2", "detectron2")]
+)
+def test_integrations_name_what_an_installed_package_misses(
+    module: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("import no_such_module")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, f"mpdiag.integrations.{module}", raising=False)
+    with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_module'"):
+        import_module(f"mpdiag.integrations.{module}")
+
+
 def test_missing_modules_of_no_extra_stay_errors() -> None:
     assert missing_of(ModuleNotFoundError(name="mpdiag.nothing")) is None
     assert "pip install wandb" in str(missing_of(ModuleNotFoundError(name="wandb.sdk")))

@@ -346,7 +346,9 @@ def test_missing_and_unexpected_parameters_are_reported(directory: Path) -> None
         load_model(directory)
 
 
-def test_a_destination_is_never_overwritten(tmp_path: Path, model: Mask2Former) -> None:
+def test_a_destination_is_never_overwritten(
+    tmp_path: Path, model: Mask2Former, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = tmp_path / "a.pth"
     save_checkpoint(source, model)
     (tmp_path / "full").mkdir()
@@ -354,6 +356,11 @@ def test_a_destination_is_never_overwritten(tmp_path: Path, model: Mask2Former) 
     for destination, to in (("full", "transformers"), ("a.pth", "detectron2")):
         with pytest.raises(CheckpointError, match="exists already"):
             convert(source, tmp_path / destination, to)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in (".", tmp_path / "here"):
+        with pytest.raises(CheckpointError, match="is the current directory; give the name of a"):
+            convert(source, name, "transformers")
     with pytest.raises(CheckpointError, match=r"a name that ends in \.pth"):
         convert(source, tmp_path / "b.safetensors", "detectron2")
     with pytest.raises(CheckpointError, match=r"a\.pth.x: can't be written"):
