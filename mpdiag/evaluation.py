@@ -21,7 +21,7 @@ from mpdiag.metrics import (
     class_map,
     segment_map,
 )
-from mpdiag.metrics.resampled_ap import resampled_ap
+from mpdiag.metrics.weighted_ap import WeightedAP
 from mpdiag.models import (
     ImageSizes,
     PanopticSegments,
@@ -205,8 +205,9 @@ class InstanceEvaluator(Evaluator):
         )
 
     def resample(self, draws: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Return the AP of samples of the images; see `mpdiag.metrics.resampled_ap`."""
-        return resampled_ap(self._metric.images, self._metric.classes, draws)
+        """Return the AP (R,) of samples, in which each image is drawn (R, I) times."""
+        weighted = WeightedAP.from_matches(self._metric.images, self._metric.classes)
+        return weighted.values(np.asarray(draws, np.float64))
 
     def _compute(self) -> dict[str, float]:
         averages = self._metric.compute()

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpdiag.diagnosis.evidence import Evidence
-from mpdiag.diagnosis.image_scores import Floats
-from mpdiag.diagnosis.matched import Bools, ImageDetections, Ints
+from mpdiag.diagnosis.matched import ImageDetections
+from mpdiag.metrics.image_scores import Floats
+from mpdiag.metrics.weighted_ap import Bools, Ints
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
 RECALLS = np.arange(101) / 100  # of tidecv; those of pycocotools differ in the last bit

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mpdiag.diagnosis.image_scores import Floats, ImageScores
 from mpdiag.diagnosis.kept_masks import KeptMasks
-from mpdiag.diagnosis.matched import Bools, ImageDetections, Ints, MatchedDetections
+from mpdiag.diagnosis.matched import ImageDetections, MatchedDetections
 from mpdiag.diagnosis.scorers import APScorer, Scorer
+from mpdiag.metrics.image_scores import Floats, ImageScores
+from mpdiag.metrics.weighted_ap import Bools, Ints
 from mpdiag.models.inference import select_pairs
 from mpdiag.recording import InstanceRule
 

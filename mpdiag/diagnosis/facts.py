@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpdiag.diagnosis.evidence import ImageEvidence
-from mpdiag.diagnosis.image_scores import Floats
 from mpdiag.diagnosis.probe import MATCH_IOU, assigned_gt
 from mpdiag.errors import RecordingError
 from mpdiag.matching import Target
+from mpdiag.metrics.image_scores import Floats
 from mpdiag.metrics.rows import gt_on_grid
 from mpdiag.models import Mask2Former
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpdiag.data import GroundTruth
-from mpdiag.diagnosis.matched import Ints
 from mpdiag.metrics.panoptic_quality import segment_map
+from mpdiag.metrics.weighted_ap import Ints
 from mpdiag.models import ImageSizes
 
 MAX_CELLS = 64

@@ -16,8 +16,9 @@ from scipy.stats import spearmanr
 
 from mpdiag.diagnosis.error_budget import FOREGROUND, ImageErrors, error_budget, used_gt
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
-from mpdiag.diagnosis.image_scores import Floats
-from mpdiag.diagnosis.matched import Bools, ImageDetections, Ints, MatchedDetections
+from mpdiag.diagnosis.matched import ImageDetections, MatchedDetections
+from mpdiag.metrics.image_scores import Floats
+from mpdiag.metrics.weighted_ap import Bools, Ints
 
 DECE_BINS = 20
 LAECE_BINS = 25

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpdiag.diagnosis.evidence import Evidence, Float32, ImageEvidence
-from mpdiag.diagnosis.image_scores import Floats
-from mpdiag.diagnosis.matched import Ints
+from mpdiag.metrics.image_scores import Floats
+from mpdiag.metrics.weighted_ap import Ints
 
 FOLDS = 4
 MATCH_IOU = 0.5

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mpdiag.data import SegmentationDataset
-from mpdiag.diagnosis.image_scores import ClassRatios, Floats, ImageScores
 from mpdiag.diagnosis.kept_masks import KeptMasks
+from mpdiag.metrics.image_scores import ClassRatios, Floats, ImageScores
 from mpdiag.metrics.panoptic_quality import match_segments
 from mpdiag.metrics.semantic_iou import confusion_matrix
 from mpdiag.models import PanopticSegments, panoptic_inference, semantic_inference

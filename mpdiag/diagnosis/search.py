@@ -18,9 +18,9 @@ from mpdiag.diagnosis.class_measures import class_measures
 from mpdiag.diagnosis.collect import NO_CHANGES, Collector
 from mpdiag.diagnosis.evidence import Evidence
 from mpdiag.diagnosis.facts import ModelFacts
-from mpdiag.diagnosis.image_scores import Floats, ImageScores
 from mpdiag.diagnosis.layer_scores import layer_scores, recall_of_layers
 from mpdiag.diagnosis.trials import Trials
+from mpdiag.metrics.image_scores import Floats, ImageScores
 from mpdiag.store.causes import SPECIFICITY
 from mpdiag.store.diagnosis import Diagnosis, Finding
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence, softmax
-from mpdiag.diagnosis.image_scores import Floats
-from mpdiag.diagnosis.matched import Bools, Ints
 from mpdiag.diagnosis.probe import assigned_gt
+from mpdiag.metrics.image_scores import Floats
+from mpdiag.metrics.weighted_ap import Bools, Ints
 
 CONFIDENT = 0.9
 SAME_GT_IOU = 0.75

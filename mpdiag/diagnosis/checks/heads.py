@@ -8,8 +8,6 @@ from scipy.optimize import linear_sum_assignment
 
 from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.evidence import Evidence, Float32, Values
-from mpdiag.diagnosis.image_scores import Floats
-from mpdiag.diagnosis.matched import Ints
 from mpdiag.diagnosis.probe import (
     NO_OBJECT_WEIGHT,
     Features,
@@ -18,6 +16,8 @@ from mpdiag.diagnosis.probe import (
     fit_objectness,
     target_labels,
 )
+from mpdiag.metrics.image_scores import Floats
+from mpdiag.metrics.weighted_ap import Ints
 
 SHIFTS = np.arange(-12, 12.5, 0.5)
 SIZES = (0.25, 0.5, 0.75)  # quantiles of the areas of masks that match a GT

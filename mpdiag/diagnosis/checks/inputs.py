@@ -9,9 +9,9 @@ from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.changes import Changes, Normalisation, can_change_input, can_change_scale
 from mpdiag.diagnosis.checks.pixels import received_pixels
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
-from mpdiag.diagnosis.image_scores import Floats
 from mpdiag.diagnosis.probe import assigned_gt
 from mpdiag.diagnosis.trials import SCREENED, Trials
+from mpdiag.metrics.image_scores import Floats
 from mpdiag.models import Mask2Former
 
 NORMALISATIONS = {

@@ -10,7 +10,7 @@ from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.checks.annotations import suppress, suppressed
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.facts import ModelFacts
-from mpdiag.diagnosis.matched import Bools, Ints
+from mpdiag.metrics.weighted_ap import Bools, Ints
 
 NO_SELF_ATTENTION = 1e-6
 MIN_SWITCHED_GAIN = 0.1

@@ -18,8 +18,8 @@ from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.checks.annotations import suppress, suppressed
 from mpdiag.diagnosis.checks.heads import dead_queries
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
-from mpdiag.diagnosis.matched import Bools, Ints
 from mpdiag.diagnosis.probe import MATCH_IOU, assigned_gt
+from mpdiag.metrics.weighted_ap import Bools, Ints
 
 ENOUGH_LOAD = 1 / 3
 """GT per live query, up to which there are enough queries."""

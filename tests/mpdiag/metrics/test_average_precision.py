@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from mpdiag.metrics import AveragePrecision, CocoAP
-from mpdiag.metrics.resampled_ap import resampled_ap
+from mpdiag.metrics.weighted_ap import WeightedAP
 
 HEIGHT, WIDTH = 130, 150
 
@@ -236,7 +236,7 @@ def test_crowded_images(tmp_path: Path, capfd) -> None:
     assert six(metric_of(images, range(2)).compute()) == pytest.approx(expected, abs=1e-11)
 
 
-def test_resampled_ap_is_that_of_images_that_are_added_again() -> None:
+def test_weighted_ap_is_that_of_images_that_are_added_again() -> None:
     images = [image(seed) for seed in range(6)]
     rng = np.random.default_rng(0)
     for one in images:  # copies of an image have other places among equal scores
@@ -250,7 +250,7 @@ def test_resampled_ap_is_that_of_images_that_are_added_again() -> None:
     draws[0] = 1
     draws[1] = 0  # no image, no AP
     draws[2] = [3, 0, 0, 0, 0, 0]
-    values = resampled_ap(metric.images, classes, draws)
+    values = WeightedAP.from_matches(metric.images, classes).values(draws.astype(float))
     for row, value in zip(draws[draws.any(1)], values[draws.any(1)], strict=True):
         repeated = AveragePrecision(classes)
         for number, times in enumerate(row):
