@@ -144,6 +144,8 @@ def points(fraction: float) -> str:
 def _format(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
+    if value is None:
+        return NO_VALUE
     if isinstance(value, list):
         return listed([_format(one) for one in value])
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,7 +1,7 @@
 """The page of a diagnosis shows what was measured, and nothing where nothing was."""
 
 from mpdiag.store.diagnosis import Diagnosis, Finding
-from reports.diagnosis import build_diagnosis, error_costs
+from reports.diagnosis import build_diagnosis, error_costs, finding_facts
 
 
 def _diagnosis(layer, **evidence):
@@ -29,6 +29,12 @@ def test_measurements_of_a_model():
 def test_a_run_has_no_table_of_its_model():
     section = build_diagnosis(_diagnosis({}), "run").sections[-1]
     assert len(section.tables) == 1 and section.facts == ()
+
+
+def test_values_of_a_finding_that_are_not_known_are_shown_as_such():
+    evidence = {"largest_output": [1.25, 0.0, None]}
+    facts = dict(finding_facts(Finding("self-attention", 0.05, (0.02, 0.08), evidence=evidence)))
+    assert facts["Largest output"] == "1.25, 0, n/a"
 
 
 def test_the_page_names_the_score_of_the_task():
