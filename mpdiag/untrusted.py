@@ -20,6 +20,7 @@ import yaml
 from mpdiag.printable import escape_invisible, printable
 
 __all__ = [
+    "IMAGE_FORMATS",
     "MAX_DEPTH",
     "YamlLoader",
     "escape_invisible",
@@ -31,6 +32,13 @@ __all__ = [
     "read_text",
     "read_yaml",
 ]
+
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
+"""Formats that Pillow may detect in an image file.
+
+Their decoders start no program and read no second image in the file, whose size would differ from
+that of the header. EPS runs Ghostscript, and IPTC decodes an image of any format, EPS included.
+"""
 
 MAX_TEXT_BYTES = 64 << 20
 MAX_YAML_BYTES = 256 << 10

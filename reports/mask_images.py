@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from mpdiag.errors import RunError
 from mpdiag.store import Run
-from mpdiag.untrusted import open_regular
+from mpdiag.untrusted import IMAGE_FORMATS, open_regular
 from reports.palette import MASK_COLOR
 
 T = TypeVar("T", bound=np.generic)
@@ -36,9 +36,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         RunError: the image cannot be read, or a statement of the block cannot decode it.
     """
     try:
-        with open_regular(path) as file, Image.open(file) as image:
-            if image.format == "EPS":  # Pillow would run Ghostscript
-                raise ValueError("EPS is not supported")
+        with open_regular(path) as file, Image.open(file, formats=IMAGE_FORMATS) as image:
             yield image
     except Exception as error:  # Pillow raises errors of many types for a broken file
         raise RunError(f"{path}: not a readable image; run the analysis again") from error

@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mpdiag.data.problems import MISSING_FILE, DataProblem
-from mpdiag.untrusted import open_regular
+from mpdiag.untrusted import IMAGE_FORMATS, open_regular
 
 MAX_PIXELS = 178_956_970
 """Number of pixels of an image above which Pillow refuses to open it."""
@@ -72,13 +72,17 @@ def _displayed_size(file: Image.Image) -> tuple[int, int]:
 
 def _read(path: Path, decode: Callable[[Image.Image], Result]) -> Result:
     try:
-        with open_regular(path) as stream, Image.open(stream) as file:
-            if file.format == "EPS":  # Pillow would run Ghostscript
-                raise ValueError("EPS is not supported")
+        with open_regular(path) as stream, Image.open(stream, formats=IMAGE_FORMATS) as file:
             return decode(file)
     except FileNotFoundError:
         raise DataProblem(
             MISSING_FILE, f"{path}: file not found; download it or correct the image folder"
+        ) from None
+    except UnidentifiedImageError:
+        raise DataProblem(
+            "unreadable image",
+            f"{path}: is not an image in {', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]}; "
+            "convert it or download it again",
         ) from None
     except Exception as error:  # Pillow raises errors of many types for a broken file
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

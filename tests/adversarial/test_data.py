@@ -1,5 +1,6 @@
 """Hostile annotation files and images: an error of the data set, in bounded time and memory."""
 
+import io
 import json
 import os
 import struct
@@ -18,7 +19,8 @@ from mpdiag.data import load_dataset
 from mpdiag.data.check import CheckResult, check_dataset
 from mpdiag.data.check_tables import check_tables
 from mpdiag.data.segmentation import to_rle
-from mpdiag.errors import ConfigError, DataError
+from mpdiag.errors import ConfigError, DataError, RunError
+from reports.mask_images import load_image
 
 Write = Callable[..., Path]
 Content = dict[str, Any]
@@ -54,6 +56,17 @@ def huge_png(path: Path, side: int) -> None:
         for kind, data in chunks
     ]
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def write_iptc(path: Path, kind: str) -> None:
+    """Write an IPTC record of 30 x 20 pixels that contains an image of 90 x 90 pixels."""
+    stream = io.BytesIO()
+    Image.new("L", (90, 90)).save(stream, kind)
+    fields = [(3, 60, b"\1\0"), (3, 20, b"\x1e"), (3, 30, b"\x14"), (3, 120, b"\5"),
+              (8, 10, stream.getvalue()), (2, 0, b"")]  # fmt: skip
+    path.write_bytes(
+        b"".join(struct.pack(">BBBH", 28, *key, len(data)) + data for *key, data in fields)
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,7 +256,26 @@ def test_images_with_false_sizes_or_programs(instances: Write) -> None:
     huge_png(path.parent / "2.png", 60_000)
     assert "2.png" in check(path).errors["unreadable image"].examples[0]
     (path.parent / "2.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 30 20\n")
-    assert "EPS is not supported" in check(path).errors["unreadable image"].examples[0]
+    assert "2.png: is not an image in JPEG" in check(path).errors["unreadable image"].examples[0]
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PNG"])
+def test_image_inside_an_iptc_record(
+    instances: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Pillow would decode it by its own header: run Ghostscript, or return another size."""
+    path = instances()
+    write_iptc(path.parent / "2.png", kind)
+    ghostscript = tmp_path / "bin/gs"
+    ghostscript.parent.mkdir()
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(ghostscript.parent), prepend=os.pathsep)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    assert "2.png: is not an image in JPEG" in check(path).errors["unreadable image"].examples[0]
+    with pytest.raises(RunError, match="not a readable image"):
+        load_image(path.parent / "2.png")
+    assert not (tmp_path / "started").exists()
 
 
 def test_names_that_control_the_terminal(instances: Write) -> None:
