@@ -20,6 +20,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from mpdiag.config import TrainConfig
 from mpdiag.extras import import_optional
 from mpdiag.store.files import append, replace_file
+from mpdiag.untrusted import open_regular, parse_json
 
 Scores = Mapping[str, float | None]
 
@@ -175,9 +176,11 @@ class FileLogger(Logger):
         if not self._lines.exists():
             return
         kept = []
-        for line in self._lines.read_text(encoding="utf-8").splitlines():
+        with open_regular(self._lines) as file:
+            text = file.read().decode(errors="replace")
+        for line in text.splitlines():
             try:
-                values = json.loads(line)
+                values = parse_json(line)
                 of_step = "total_loss" in values or "util/0" in values
                 if values["iteration"] < (start if of_step else last_evaluation):
                     kept.append(line + "\n")

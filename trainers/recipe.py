@@ -31,6 +31,7 @@ from trainers.methods import FullTrainConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 
+MAX_BASES = 50
 _OWN_KEYS = ("description", "paper")  # not inherited from a base
 
 
@@ -62,8 +63,9 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if path.parent != RECIPES and path.is_file() and is_detectron2_config(path):
         return _translated(path, overrides)
     values = read_yaml(path)
-    settings = merge(_settings(path, values, ()), _parse_overrides(overrides))
+    settings = merge(_settings(path, values, (), {}), _parse_overrides(overrides))
     config = parse(FullTrainConfig, settings, source)
+    _refuse_imports(config, overrides, source)
     own = {key: values[key] for key in _OWN_KEYS if key in values}
     return parse(Recipe, own | {"name": source, "config": config}, source)
 
@@ -83,6 +85,7 @@ def _translated(path: Path, overrides: Sequence[str]) -> Recipe:
     pairs, settings = split_arguments(overrides)
     found = translate(override(read_detectron2_config(path), pairs), str(path))
     config = parse(FullTrainConfig, merge(found.settings, _parse_overrides(settings)), str(path))
+    _refuse_imports(config, overrides, str(path))
     notes = TranslationNotes(notes=found.notes, unknown=found.unknown)
     return Recipe(name=str(path), config=config, translation=notes)
 
@@ -93,13 +96,35 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def _settings(path: Path, values: dict[str, Any], seen: tuple[Path, ...]) -> dict[str, Any]:
-    """Return the settings of a file, merged over those of its bases in their order."""
+def _refuse_imports(config: TrainConfig, overrides: Sequence[str], source: str) -> None:
+    """Refuse data sets MODULE:NAME of a file, which import a module.
+
+    Raises:
+        ConfigError: the file names one, and no override does.
+    """
+    for key in ("dataset", "val_dataset"):
+        value = getattr(config.data, key)
+        if value and ":" in value and not any(value in word for word in overrides):
+            raise ConfigError(
+                f"{source}: data.{key} = {value!r:.200} imports a module; give data.{key}={value} "
+                "on the command line if you trust the module"
+            )
+
+
+def _settings(
+    path: Path, values: dict[str, Any], seen: tuple[Path, ...], known: dict[Path, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the settings of a file, merged over those of its bases in their order.
+
+    `known` keeps the settings of each file, so that it is merged once however often it is named.
+    """
     name = path.stem if path.parent == RECIPES else str(path)
     reject_old_keys(values, name)
     if path.resolve() in seen:
         circle = " > ".join(map(str, seen))
         raise ConfigError(f"{name}: recipes build on each other in a circle: {circle}")
+    if len(seen) > MAX_BASES or len(known) > MAX_BASES:
+        raise ConfigError(f"{name}: builds on more than {MAX_BASES} recipes; use fewer")
     bases = values.get("base") or []
     if isinstance(bases, str):
         bases = [bases]
@@ -108,7 +133,10 @@ def _settings(path: Path, values: dict[str, Any], seen: tuple[Path, ...]) -> dic
     settings: dict[str, Any] = {}
     for base in bases:
         found = _find(base, path.parent)
-        settings = merge(settings, _settings(found, read_yaml(found), (*seen, path.resolve())))
+        if found.resolve() not in known:
+            above = (*seen, path.resolve())
+            known[found.resolve()] = _settings(found, read_yaml(found), above, known)
+        settings = merge(settings, known[found.resolve()])
     own = {key: value for key, value in values.items() if key not in (*_OWN_KEYS, "base")}
     return merge(settings, own)
 

@@ -151,7 +151,6 @@ class Trainer:
         if path.name == LAST:
             extra = {
                 "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
                 "evaluated": self.last_evaluation,
                 "best": self.best,
             }
@@ -182,7 +181,7 @@ class Trainer:
         return path
 
     def restore(self, path: Path) -> None:
-        """Restore model, optimizer, schedule and iteration from a `last.pth`.
+        """Restore model, optimizer and iteration from a `last.pth`.
 
         Raises:
             CheckpointError: it belongs to another recipe, or is damaged.
@@ -192,15 +191,16 @@ class Trainer:
         try:
             self.restore_weights(found.weights, found.extra)
             self.optimizer.load_state_dict(found.extra["optimizer"])
-            self.schedule.load_state_dict(found.extra["schedule"])
+            self.schedule.last_epoch = self.iteration  # the learning rate follows from it
             self.last_evaluation = int(found.extra["evaluated"])
-            self.best = found.extra["best"]
+            best = found.extra["best"]
+            self.best = None if best is None else float(best)
         except torch.OutOfMemoryError as error:  # a RuntimeError, and no fault of the file
             raise TrainingError(
                 f"{found.path}: out of memory while restoring ({error}); the checkpoint is intact, "
                 "free memory of the device and resume again"
             ) from error
-        except (KeyError, RuntimeError, ValueError, TypeError):
+        except (AttributeError, KeyError, OverflowError, RuntimeError, ValueError, TypeError):
             raise CheckpointError(
                 f"{found.path}: does not match this run's recipe; resume with the recipe that "
                 "wrote it, or start over in another --output"
@@ -211,6 +211,8 @@ class Trainer:
         self.model.load_state_dict(weights)
         self.method.load_state_dict(upgrade_method_state(extra["method"]), strict=False)
         self.iteration = int(extra["iteration"])
+        if not 0 <= self.iteration <= self.config.schedule.iterations:
+            raise ValueError(f"iteration {self.iteration} is not one of the recipe")
 
 
 def non_finite_error(losses: Losses, method: CombinedMethod) -> NonFiniteError:

@@ -111,13 +111,25 @@ class ReproductionDirectory:
         return jobs
 
     def manifest(self) -> dict[str, Any]:
-        """Return the content of reproduce.json; empty if there is none."""
-        return read_json(self.root / MANIFEST)
+        """Return the content of reproduce.json; empty if there is none.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        content = read_json(self.root / MANIFEST)
+        calls, trainings = content.get("calls", []), content.get("trainings", {})
+        if not (
+            isinstance(calls, list)
+            and isinstance(trainings, dict)
+            and all(isinstance(entry, dict) for entry in (*calls, *trainings.values()))
+        ):
+            raise RunError(f"{self.root / MANIFEST}: is damaged; give another directory")
+        return content
 
     def machines(self) -> list[str]:
         """Return the descriptions of the machines of all calls."""
         calls = self.manifest().get("calls", [])
-        return list(dict.fromkeys(str(call["machine"]) for call in calls))
+        return list(dict.fromkeys(str(call["machine"]) for call in calls if "machine" in call))
 
     def register(
         self, size: str, trainings: Sequence[SeededTraining], call: dict[str, Any] | None

@@ -27,7 +27,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     temporary = _temporary(path)
     with _report_write_errors(path):
         try:
-            with temporary.open("wb") as stream:
+            temporary.unlink(missing_ok=True)  # of a crash, or a link to another file
+            with temporary.open("xb") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -75,9 +76,12 @@ def append(path: Path, data: bytes) -> None:
     """Append `data` to a file; after an error the file has its old content.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or is a symbolic link.
     """
-    with _report_write_errors(path), path.open("ab", buffering=0) as stream:
+    with (
+        _report_write_errors(path),
+        open(path, "ab", buffering=0, opener=_open_without_links) as stream,
+    ):
         size = stream.seek(0, os.SEEK_END)
         try:
             while data:
@@ -85,6 +89,10 @@ def append(path: Path, data: bytes) -> None:
         except BaseException:
             stream.truncate(size)
             raise
+
+
+def _open_without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -74,6 +74,8 @@ class RunWriter:
             path.mkdir(parents=True, exist_ok=True)
             replace_json(path / HEADER, header)
         for folder in FOLDERS:
+            if (path / folder).is_symlink():
+                raise RunError(f"{path / folder}: is a link; give another directory for the run")
             (path / folder).mkdir(exist_ok=True)
         _drop_uncommitted(path)
         return cls(path)

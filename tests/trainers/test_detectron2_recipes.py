@@ -161,6 +161,14 @@ def notes(recipe: Recipe) -> str:
     return "\n".join(recipe.translation.notes)
 
 
+def test_a_detectron2_file_does_not_import_modules(coco: Path) -> None:
+    text = COCO.replace("coco_2017_train", "evil:x")
+    (coco.parent / "coco.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"data\.dataset = 'evil:x' imports a module"):
+        load_recipe(coco)
+    assert load_recipe(coco, ["data.dataset=evil:x"]).data.dataset == "evil:x"
+
+
 def test_coco_is_the_packaged_recipe(coco: Path) -> None:
     assert not differences(load_recipe(coco), "table3-mask2former-r50-coco-instance")
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from mpdiag.analysis import analyze
 from mpdiag.data import load_dataset
 from mpdiag.data.problems import DataProblem
-from mpdiag.errors import TrainingError
+from mpdiag.errors import CheckpointError, TrainingError
 from mpdiag.ops import tf32
 from trainers.distributed import DistributedContext
 from trainers.loop import train
@@ -164,6 +164,31 @@ def test_out_of_memory_on_resume_does_not_blame_the_checkpoint(
 
     monkeypatch.setattr(trainer.optimizer, "load_state_dict", fail)
     with pytest.raises(TrainingError, match=r"last\.pth: out of memory .* is intact"):
+        trainer.restore(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": [1]},
+        {"method": None},
+        {"iteration": float("inf")},
+        {"iteration": 10**9},
+        {"iteration": -1},
+        {"evaluated": float("inf")},
+        {"best": "x"},
+        {"optimizer": {"state": {}}},
+    ],
+)
+def test_damaged_state_of_a_run_is_an_error(
+    small_recipe, tmp_path: Path, change: dict[str, object]
+) -> None:
+    config = small_recipe("model.num_classes=7", "schedule.iterations=10")
+    classes = load_dataset("synthetic", root=config.data.root, split="train").classes
+    trainer = Trainer(config, classes, DistributedContext.initialize())
+    path = trainer.save(tmp_path / "last.pth")
+    torch.save(torch.load(path, weights_only=True) | change, path)
+    with pytest.raises(CheckpointError, match=r"last\.pth: does not match this run's recipe"):
         trainer.restore(path)
 
 

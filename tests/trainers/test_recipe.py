@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mpdiag.errors import ConfigError
-from trainers.recipe import load_recipe, read_recipe, recipe_names
+from trainers.recipe import MAX_BASES, load_recipe, read_recipe, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -53,6 +53,28 @@ def test_later_bases_override_earlier_ones(tmp_path: Path) -> None:
     assert (config.model.num_queries, config.model.num_heads, config.model.mask_dim) == (6, 4, 7)
     assert recipe.description == "" and recipe.paper == ()
     assert read_recipe(second).paper[0].results == ("y",)
+
+
+def test_bases_that_multiply_are_read_once_and_limited(tmp_path: Path) -> None:
+    (tmp_path / "r4.yaml").write_text("seed: 4\n")
+    for number in range(4):
+        bases = ", ".join([f"r{number + 1}.yaml"] * 100)
+        (tmp_path / f"r{number}.yaml").write_text(f"base: [{bases}]\n")
+    assert load_recipe(tmp_path / "r0.yaml").seed == 4
+    for number in range(MAX_BASES + 2):
+        (tmp_path / f"r{number}.yaml").write_text(f"base: r{number + 1}.yaml\n")
+    (tmp_path / f"r{MAX_BASES + 2}.yaml").write_text("seed: 4\n")
+    with pytest.raises(ConfigError, match=f"builds on more than {MAX_BASES} recipes"):
+        load_recipe(tmp_path / "r0.yaml")
+
+
+def test_a_file_does_not_import_modules(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    for key in ("dataset", "val_dataset"):
+        own.write_text(f"base: synthetic-tiny\ndata: {{{key}: 'evil:x'}}\n")
+        with pytest.raises(ConfigError, match=f"data.{key} = 'evil:x' imports a module; give data"):
+            load_recipe(own)
+        assert getattr(load_recipe(own, [f"data.{key}=evil:x"]).data, key) == "evil:x"
 
 
 def test_errors_name_the_cause(tmp_path: Path) -> None:

@@ -72,6 +72,16 @@ def test_the_manifest_has_all_trainings_and_calls(tmp_path: Path) -> None:
     assert len(manifest["calls"]) == 3
 
 
+@pytest.mark.parametrize("change", [{"calls": 5}, {"trainings": [1]}, {"calls": [1]}])
+def test_a_damaged_manifest_is_an_error(tmp_path: Path, change: dict[str, object]) -> None:
+    options = make_options(tmp_path)
+    options.directory.register("tiny", options.trainings(), CALL)
+    path = tmp_path / "out" / "reproduce.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(RunError, match=r"reproduce\.json: is damaged"):
+        options.directory.machines()
+
+
 def test_an_unsuitable_directory_is_an_error(tmp_path: Path) -> None:
     one = make_options(tmp_path)
     one.directory.register("tiny", one.trainings(), CALL)

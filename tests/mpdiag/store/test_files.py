@@ -45,3 +45,16 @@ def test_append(tmp_path: Path) -> None:
     for data in (b"first\n", b"second\n"):
         append(tmp_path / "log", data)
     assert (tmp_path / "log").read_bytes() == b"first\nsecond\n"
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    """A directory that somebody else made may have links to files elsewhere."""
+    other, path = tmp_path / "other", tmp_path / "a.json"
+    other.write_bytes(b"other")
+    (tmp_path / "a.json.tmp").symlink_to(other)
+    replace_file(path, b"new")
+    (tmp_path / "log").symlink_to(other)
+    with pytest.raises(OutputError, match="log: cannot be written"):
+        append(tmp_path / "log", b"line")
+    assert other.read_bytes() == b"other" and path.read_bytes() == b"new"
+    assert not path.is_symlink() and not (tmp_path / "a.json.tmp").is_symlink()

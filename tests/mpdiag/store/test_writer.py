@@ -150,6 +150,16 @@ def test_refuses_foreign_files_in_the_run(tmp_path: Path, make_run: MakeRun) -> 
     refused(run, header(run), message, resume=True)
 
 
+def test_refuses_a_folder_that_is_a_link(tmp_path: Path, make_run: MakeRun) -> None:
+    run, other = make_run(tmp_path / "run", finish=False), tmp_path / "other"
+    (run / "queries").rename(other)
+    (run / "queries").symlink_to(other)
+    (other / "foreign.parquet").write_bytes(b"")
+    with pytest.raises(RunError, match="queries: is a link; give another directory"):
+        RunWriter.create(run, header(run), resume=True)
+    assert (other / "foreign.parquet").exists()
+
+
 # --- resume --------------------------------------------------------------------------------
 
 
