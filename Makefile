@@ -38,7 +38,7 @@ notebooks: $(INSTALLED) ## execute the notebooks of the documentation
 	PYTHONWARNINGS=ignore OMP_NUM_THREADS=1 $(BIN)/python docs/notebooks/execute.py --check
 
 docs: $(INSTALLED) ## build the documentation site in site/; a broken link is an error
-	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/mkdocs build --strict --site-dir site
 	@echo "Ready: site/index.html"
 
 wheel: $(INSTALLED) ## build wheel and sdist, and use the wheel from an empty directory

@@ -42,7 +42,8 @@ def generate_synthetic(
 
     Args:
         directory: directory to create.
-        train, val: number of images of each split.
+        train: number of training images.
+        val: number of validation images.
         size: height and width of an image in pixels.
         seed: random seed.
         progress: called with (images done, total).

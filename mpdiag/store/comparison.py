@@ -52,9 +52,11 @@ def compare(
     """Compare two runs image by image.
 
     Args:
-        a, b: runs over the same images and GT with the same number of layers.
+        a: first run.
+        b: second run, over the same images and GT and with the same number of layers.
         top: number of images and classes in `moved_images` and `moved_classes`.
-        seed, resamples: of the bootstrap.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
 
     Raises:
         RunError: layers, images or GT differ.
