@@ -19,9 +19,10 @@ NEVER = 1e-12  # probability of a class that no kept detection has
 IMAGES_PER_QUERY = 64
 STRIDE = 4  # pixels of the input per cell of the prediction grid
 
-_DETECTIONS = """
-SELECT d.image_id, d.layer, d.query, d.label, d.score, d.counts, q.label AS top, q.score AS highest
-FROM detections d JOIN queries q USING (image_id, layer, query)
+_DETECTIONS = f"""
+SELECT d.image_id, d.layer, d.query, d.label, d.score, q.label AS top, q.score AS highest,
+    {rle.bounded_counts_sql("i.height", "i.width")} AS counts
+FROM detections d JOIN queries q USING (image_id, layer, query) JOIN images i USING (image_id)
 WHERE image_id IN (SELECT unnest(?)) ORDER BY ALL
 """
 _QUERIES = """

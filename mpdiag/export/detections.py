@@ -14,8 +14,10 @@ from mpdiag.store import Run, rle
 
 IMAGES_PER_QUERY = 256
 
-_DETECTIONS = """
-SELECT image_id, layer, query, label, score, height, width, counts FROM detections
+_DETECTIONS = f"""
+SELECT image_id, layer, query, label, score, d.height, d.width,
+    {rle.bounded_counts_sql("i.height", "i.width")} AS counts
+FROM detections d JOIN images i USING (image_id)
 WHERE image_id IN (SELECT unnest(?)) AND layer IN (SELECT unnest(?))
 ORDER BY image_id, layer, score DESC, query, label
 """

@@ -48,16 +48,29 @@ def decode(counts: bytes, height: int, width: int) -> npt.NDArray[np.bool_]:
     """Return the mask of shape (height, width).
 
     Raises:
-        ValueError: the run lengths do not fill exactly that area, or it exceeds MAX_CELLS.
+        ValueError: the run lengths do not fill exactly that area, it exceeds MAX_CELLS, or the
+            counts are longer than those that `encode` returns.
     """
     if min(height, width) < 0 or height * width > MAX_CELLS:
         raise ValueError(f"a mask of {height} x {width} cells is too large")
+    # A run below 16 cells takes one byte. A longer one has more cells than the bytes that it takes
+    # and that it adds to the difference two runs later. Only the first run may be empty.
+    if len(counts) > height * width + 1:
+        raise ValueError(f"the counts are too long for {height} x {width} cells")
     # Security: pycocotools (2.0.11) writes beyond its memory if the runs do not fill the area.
     runs = _run_lengths(counts)
     if runs.min(initial=0) < 0 or runs.max(initial=0) > MAX_CELLS or runs.sum() != height * width:
         raise ValueError(f"the run lengths do not fill {height} x {width} cells")
     cells = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return np.ascontiguousarray(cells.reshape(width, height).T)
+
+
+def bounded_counts_sql(height: str, width: str) -> str:
+    """Return the SQL of `counts`, NULL if it is longer than the counts of a mask of that size.
+
+    A small compressed file can hold counts that exhaust memory when they are fetched.
+    """
+    return f"CASE WHEN octet_length(counts) <= {height}::BIGINT * {width} + 1 THEN counts END"
 
 
 def _run_lengths(counts: bytes) -> npt.NDArray[np.int64]:

@@ -40,6 +40,8 @@ MAX_MASKS = 10_000
 MAX_NAME = 255
 """Maximum number of characters of a run's name, as of a file name."""
 
+_COUNTS = rle.bounded_counts_sql("input_height", "input_width")
+
 
 class Run:
     """A finished run: its header, its summary, and its rows through SQL. Open one with `open`."""
@@ -188,8 +190,10 @@ class Run:
         assignment Util is 1 by construction.
 
         Args:
-            by, assignment: see `image_sums`.
-            seed, resamples: of the bootstrap.
+            by: see `image_sums`.
+            assignment: see `image_sums`.
+            seed: of the bootstrap.
+            resamples: of the bootstrap.
 
         Raises:
             ConfigError, RunError: see `image_sums`.
@@ -338,7 +342,7 @@ class Run:
 
     def _decode(self, kind: str, image_id: int, index: int | None) -> npt.NDArray[np.bool_]:
         rows = self.query(
-            "SELECT masks.height, masks.width, counts, "
+            f"SELECT masks.height, masks.width, {_COUNTS}, "
             "masks.height > input_height OR masks.width > input_width AS too_large "
             "FROM masks JOIN images USING (image_id) "
             "WHERE kind = ? AND image_id = ? AND (index = ? OR ? IS NULL) ORDER BY layer, index "

@@ -17,6 +17,7 @@ import pytest
 
 from apps.runs import open_runs
 from mpdiag.errors import MpdiagError, RunError
+from mpdiag.export.detections import detected_images
 from mpdiag.store import Run, RunWriter, rle
 from mpdiag.store.run import MAX_NAME
 
@@ -95,6 +96,18 @@ def test_masks_as_large_as_a_huge_image(run: Path, one_gib: None) -> None:
             edit_table(run, table, lambda rows, name=prefix + name: with_column(rows, name, huge))
     with pytest.raises(RunError, match="a mask of image 1 is invalid"):
         Run.open(run).masks(1, 0)
+
+
+@pytest.mark.parametrize("table", ["masks", "detections"])
+def test_long_counts_in_a_small_file(run: Path, table: str, one_gib: None) -> None:
+    counts = b"0" * 60_000_000
+    edit_table(run, table, lambda rows: with_column(rows[:1], "counts", counts))
+    opened = Run.open(run)
+    with pytest.raises(RunError, match="invalid"):
+        if table == "masks":
+            opened.masks(1, 0)
+        else:
+            list(detected_images(opened, [2]))
 
 
 @pytest.mark.parametrize("counts", [b"", b"1", b"11", b"\xff\xff", b"o" * 50, b"P" * 9, b"0o0"])
