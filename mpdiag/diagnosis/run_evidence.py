@@ -1,5 +1,6 @@
 """Read the evidence of a diagnosis from the kept detections of a run directory."""
 
+import math
 from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
@@ -18,6 +19,7 @@ from mpdiag.store import Run, rle
 NEVER = 1e-12  # probability of a class that no kept detection has
 IMAGES_PER_QUERY = 64
 STRIDE = 4  # pixels of the input per cell of the prediction grid
+MAX_OVERLAPS = 1 << 28  # pairs of queries in all layers, of which an image stores the overlap
 
 _DETECTIONS = f"""
 SELECT d.image_id, d.layer, d.query, d.label, d.score, q.label AS top, q.score AS highest,
@@ -76,7 +78,13 @@ def read_evidence(run: Run, data: SegmentationDataset, limit: int | None = None)
         raise RunError(f"{run.path}: image {missing[0]} is not in {data.name}; give its data set")
     settings = run.header.get("settings")
     rule = settings.get("inference", "mask2former") if isinstance(settings, dict) else "mask2former"
-    reader = _Reader(run, len(data.classes), int(run.summary["num_queries"]), layers, str(rule))
+    num_queries = int(run.summary["num_queries"])
+    if len(layers) * num_queries**2 > MAX_OVERLAPS:
+        raise RunError(
+            f"{run.path}: has {num_queries:,} queries in {len(layers)} layers, too many to compare "
+            "all pairs; analyse without --evaluate-layers"
+        )
+    reader = _Reader(run, len(data.classes), num_queries, layers, str(rule))
     images = [
         reader.image(row, data.ground_truth(index[row.image_id]), detections, queries)
         for row, detections, queries in reader.rows(rows)
@@ -138,6 +146,8 @@ class _Reader:
     def _image(
         self, row: Any, truth: GroundTruth, detections: pd.DataFrame, queries: pd.DataFrame
     ) -> ImageEvidence:
+        if len(queries) != math.prod(self.shape):
+            raise ValueError(f"{len(queries)} rows of {self.shape[1]} queries")
         size = truth.masks.shape[-2], truth.masks.shape[-1]
         gt = [_encoded(rle.encode(mask), size) for mask in truth.masks.numpy()]
         crowd = truth.crowd.numpy()

@@ -4,6 +4,7 @@ import json
 import math
 import shlex
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,6 +159,25 @@ def test_the_grid_of_a_run_is_that_of_the_model(
     assert found.grid == own.grid == (10, 10)
     assert np.nanmax(found.area) <= 1
     np.testing.assert_allclose(found.center, own.center, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("queries", "message"), [(2000, "image 1 is invalid"), (1 << 15, "too many")]
+)
+def test_number_of_queries_in_the_summary_is_compared_with_the_rows(
+    run: Path, data: SegmentationDataset, tmp_path: Path, queries: int, message: str
+) -> None:
+    """Before memory for all pairs of these queries is allocated."""
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run/summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_queries": queries}))
+    opened = Run.open(tmp_path / "run")
+    tracemalloc.start()
+    with pytest.raises(RunError, match=message):
+        read_evidence(opened, data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < queries**2
 
 
 def test_a_diagnosis_is_read_as_it_was_written(tmp_path: Path) -> None:
