@@ -210,9 +210,9 @@ class DataSource(NamedTuple):
     """One split of a data set, as `mpdiag.data.load_dataset` takes it."""
 
     dataset: str
-    root: Path | None
-    split: str
-    task: Task
+    root: Path | None = None
+    split: str | None = None
+    task: Task | None = None
 
 
 class DataConfig(Strict):
@@ -324,7 +324,9 @@ class TrainConfig(Strict):
     gradient_accumulation_steps: int = Field(
         1, ge=1, description="number of parts of a process's batch"
     )
-    compile: bool = Field(False, description="torch.compile of the model without the MP part")
+    compile: bool = Field(
+        False, description="torch.compile of backbone, pixel decoder and decoder layers"
+    )
     log_every: int = Field(20, ge=1)
     checkpoint_every: int = Field(5000, ge=1)
     evaluate_every: int | None = Field(
