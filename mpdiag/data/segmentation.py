@@ -125,7 +125,7 @@ def _run_lengths(counts: str) -> list[int]:
     number = shift = 0
     for character in counts:
         code = ord(character) - 48
-        if not 0 <= code < 64 or shift > 60:
+        if not 0 <= code < 64 or shift == 5 * _MAX_CHARACTERS:
             return []
         number |= (code & 31) << shift
         shift += 5

@@ -34,6 +34,21 @@ def test_invalid_counts_that_pycocotools_accepts(counts: str) -> None:
         to_rle({"size": [10, 10], "counts": counts}, 10, 10)
 
 
+def test_numbers_longer_than_necessary_are_decoded_or_refused() -> None:
+    """`to_rle` accepts only what `decode` reads; the number 64 is "0", "2" and added zeros."""
+    decoded = []
+    for zeros in range(15):
+        counts = "".join(chr(48 + group + 32) for group in (0, 2, *[0] * zeros))
+        counts = counts[:-1] + chr(ord(counts[-1]) - 32)
+        try:
+            rle = to_rle({"size": [8, 8], "counts": counts}, 8, 8)
+        except ValueError:
+            continue
+        decoded.append(len(counts))
+        assert not decode([rle], 8, 8).any()
+    assert decoded == [2, 3, 4, 5, 6, 7]
+
+
 def test_segment_ids() -> None:
     png = np.array([[[0, 0, 0], [7, 0, 0], [0, 1, 0], [3, 2, 1], [255, 255, 255]]], dtype=np.uint8)
     ids = segment_ids(png)
