@@ -54,8 +54,8 @@ def main(paths: Sequence[str], checkpoint: str | None = None, device: str | None
             "mpdiag", "Layer-by-layer diagnosis of query-based segmentation models."
         )
         components.show_empty(
-            "No run to show. Create one with `mpdiag analyze CHECKPOINT --output RUN`, then start "
-            "`mpdiag dashboard RUN`."
+            "No run to show. Create one with `mpdiag analyze CHECKPOINT --dataset NAME`, then "
+            "start `mpdiag dashboard RUN`."
         )
 
 

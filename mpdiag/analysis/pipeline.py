@@ -1,6 +1,5 @@
 """`mpdiag.analyze`: open a model, adapt it to a data set, and run the analysis."""
 
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from mpdiag.analysis.build_adapter import build_adapter
+from mpdiag.analysis.choose_dataset import choose_dataset
 from mpdiag.analysis.module_state import preserve_state
 from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.analysis.run import AnalysisRun, Progress
@@ -16,10 +16,7 @@ from mpdiag.checkpoints import CustomModel, LoadedCheckpoint
 from mpdiag.checkpoints.external_models import ExternalModel
 from mpdiag.checkpoints.opening import ModelSource, open_model
 from mpdiag.choices import Part
-from mpdiag.data import SegmentationDataset, load_dataset
-from mpdiag.errors import ConfigError
-
-_LOG = logging.getLogger(__name__)
+from mpdiag.data import SegmentationDataset
 
 _TRAINING_FILES = ("last", "model_best", "model_final")  # their names do not identify the training
 
@@ -45,7 +42,7 @@ def analyze(
             official model of detectron2. Any other model as a `CustomModel`, with its
             preprocessing.
         dataset: a name of mpdiag or detectron2, a folder, the path of a COCO-format JSON, or a data
-            set; None for the test data of the checkpoint's detectron2 config.
+            set; None for the held-out images of the checkpoint's training.
         output: the run directory; by default `runs/CHECKPOINT-DATASET`, with the suffix `-piloted`
             for the MP part.
         processor: image processor of a transformers module; by default that of the directory from
@@ -87,21 +84,8 @@ def prepare_run(
     """Prepare the run of `analyze`, which has the same arguments and errors."""
     chosen = AnalysisOptions(**options)
     model = open_model(checkpoint, chosen.config, chosen.engine, processor)
-    if dataset is None:
-        info = model.training_info if isinstance(model, LoadedCheckpoint) else None
-        if info is None or info.dataset is None:
-            raise ConfigError(
-                "--dataset: is missing, and no config of the checkpoint names a data set; give one"
-            )
-        dataset = info.dataset
-        if ":" in dataset:
-            raise ConfigError(
-                f"--dataset: the config of the checkpoint names {dataset!r}, which imports a "
-                "module; give it as --dataset if you trust the module"
-            )
-        _LOG.info("data set %s, from the config of the checkpoint", dataset)
     if not isinstance(dataset, SegmentationDataset):
-        dataset = load_dataset(dataset, root=chosen.root, split=chosen.split, task=chosen.task)
+        dataset = choose_dataset(dataset, model, chosen)
     adapter = build_adapter(model, dataset, chosen)
     path = default_output(checkpoint, dataset.name, chosen.part) if output is None else Path(output)
     return AnalysisRun(adapter, dataset, chosen, path, shard or Shard(), progress)

@@ -151,7 +151,7 @@ def _training_settings(contents: CheckpointContents) -> dict[str, str]:
         settings["no-object weight"] = f"{loss.no_object_weight:g}"
         if info.short_side:
             settings["image size"] = f"{info.short_side}, at most {info.long_side}"
-        settings["data set"] = info.dataset
+        settings["data set"] = None if info.dataset is None else info.dataset.dataset
         if info.things is not None:
             settings["classes by kind"] = f"{info.things} things, {info.stuff} stuff"
     return {name: str(value) for name, value in settings.items() if value is not None}

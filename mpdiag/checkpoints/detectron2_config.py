@@ -18,7 +18,7 @@ from mpdiag.checkpoints.detectron2_yaml import (
     is_detectron2_config,
     read_detectron2_config,
 )
-from mpdiag.config import MAX_SIDE, LossConfig, ModelConfig, abbreviate, parse
+from mpdiag.config import MAX_SIDE, DataSource, LossConfig, ModelConfig, abbreviate, parse
 from mpdiag.errors import ConfigError
 from mpdiag.models.swin import is_swin
 
@@ -57,14 +57,14 @@ class TrainingInfo:
     Attributes:
         loss: matching costs, loss weights and points.
         short_side, long_side: size of images at inference, in pixels; None if unknown.
-        dataset: detectron2's name of the test data.
+        dataset: held-out images; None if unknown.
         things, stuff: number of thing and stuff classes, if the data set is known.
     """
 
     loss: LossConfig
     short_side: int | None = None
     long_side: int | None = None
-    dataset: str | None = None
+    dataset: DataSource | None = None
     things: int | None = None
     stuff: int | None = None
 
@@ -171,7 +171,8 @@ def training_info_of(
     dataset = names[0] if isinstance(names, list) and names else None
     dataset = dataset if isinstance(dataset, str) else None
     things, stuff = _things_and_stuff(dataset) if dataset else (None, None)
-    return TrainingInfo(loss, *sizes, dataset, things, stuff)
+    held_out = None if dataset is None else DataSource(dataset)
+    return TrainingInfo(loss, *sizes, held_out, things, stuff)
 
 
 def image_sides(

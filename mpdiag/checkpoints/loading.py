@@ -103,7 +103,11 @@ def interpret_weights(weights: Weights, config: Path | None = None) -> Checkpoin
         raise ConfigError(f"{config}: {source} holds its own configuration; leave it out")
     if "recipe" in own:
         recipe = parse(TrainConfig, upgrade_config(own["recipe"]), source)
-        info = TrainingInfo(recipe.loss, recipe.data.short_side, recipe.data.long_side)
+        data = recipe.data
+        # Without `val_dataset`, a file has the training images.
+        is_known = data.val_dataset is not None or not data.dataset.endswith(".json")
+        held_out = data.held_out if is_known else None
+        info = TrainingInfo(recipe.loss, data.short_side, data.long_side, held_out)
         return CheckpointContents(
             weights, recipe.model, recipe=recipe, classes=own.get("classes"), training_info=info
         )

@@ -27,7 +27,7 @@ def analyze(
         str | None,
         typer.Option(
             help="Name (for example coco, or coco_2017_val of detectron2), folder, or FILE.json.",
-            show_default="as in the checkpoint's config",
+            show_default="as in the checkpoint's training, if it names one",
         ),
     ] = None,
     output: Annotated[

@@ -87,7 +87,9 @@ def check_data(
     if pictures is not None:
         _write_pictures(pictures, recipe, dataset, root, split if one_split else "train", task)
         out.print(f"[bold]{escape(str(pictures))}[/]", soft_wrap=True)
-    suggest(f"mpdiag analyze CHECKPOINT --dataset {shlex.quote(dataset)}")
+    given = {"--dataset": dataset, "--root": root, "--split": split, "--task": task}
+    words = [word for key, value in given.items() if value for word in (key, str(value))]
+    suggest(shlex.join(["mpdiag", "analyze", "CHECKPOINT", *words]))
 
 
 def _write_pictures(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mpdiag.analysis.build_adapter import build_adapter
+from mpdiag.analysis.choose_dataset import choose_dataset
 from mpdiag.analysis.module_state import preserve_state
 from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.analysis.shard import Shard
@@ -18,7 +19,7 @@ from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.model_measures import add_measures
 from mpdiag.diagnosis.run_evidence import open_dataset, read_evidence
 from mpdiag.diagnosis.search import Search
-from mpdiag.errors import ConfigError, DataError
+from mpdiag.errors import DataError
 from mpdiag.ops.devices import choose_device
 from mpdiag.store import Run
 from mpdiag.store.diagnosis import THRESHOLD, Diagnosis
@@ -51,7 +52,7 @@ def diagnose(
 
     Args:
         source: a run directory, or a model as for `mpdiag.analyze`.
-        dataset: as for `mpdiag.analyze`; None for the data set of the run.
+        dataset: as for `mpdiag.analyze`; None for the data set of the run or of the training.
         threshold: score (a fraction) that a cause must cost to be a finding.
         progress: called with (images done, images expected) of this process, over all forward
             passes of a model. How many passes there are depends on what they show, so the second
@@ -70,18 +71,18 @@ def diagnose(
     """
     chosen = AnalysisOptions(**options)
     is_run = isinstance(source, str | Path) and (Path(source) / "run.json").is_file()
-    if isinstance(dataset, str):
-        dataset = load_dataset(dataset, root=chosen.root, split=chosen.split, task=chosen.task)
     if is_run:
         run = Run.open(Path(source))  # type: ignore[arg-type]
+        if isinstance(dataset, str):
+            dataset = load_dataset(dataset, root=chosen.root, split=chosen.split, task=chosen.task)
         dataset = dataset or open_dataset(run)
         evidence = read_evidence(run, dataset, chosen.limit)
         _check_gt(evidence, dataset)
         return Search(evidence, ModelFacts(), threshold).run()
     with preserve_state(source):
         model = open_model(source, chosen.config, chosen.engine)
-        if dataset is None:
-            raise ConfigError("--dataset: is missing, and a checkpoint has none; give one")
+        if not isinstance(dataset, SegmentationDataset):
+            dataset = choose_dataset(dataset, model, chosen)
         return _diagnose_model(model, dataset, chosen, threshold, progress, resume, shard)
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mpdiag.analysis.options import AnalysisOptions
+from mpdiag.config import DataSource
 from mpdiag.data import load_dataset
 from mpdiag.data.check import CheckResult, check_dataset
 from mpdiag.data.check_tables import check_tables
@@ -315,14 +317,12 @@ def test_annotations_of_the_catalog(tmp_path: Path) -> None:
 def test_checkpoint_cannot_make_the_data_set_import_a_module(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from mpdiag.analysis import pipeline
+    from mpdiag.analysis import choose_dataset as module
 
-    info = SimpleNamespace(dataset="evil:set")
-    model = SimpleNamespace(training_info=info)
-    monkeypatch.setattr(pipeline, "open_model", lambda *_: model)
-    monkeypatch.setattr(pipeline, "LoadedCheckpoint", SimpleNamespace)
+    model: Any = SimpleNamespace(training_info=SimpleNamespace(dataset=DataSource("evil:set")))
+    monkeypatch.setattr(module, "LoadedCheckpoint", SimpleNamespace)
     with pytest.raises(ConfigError, match="names 'evil:set', which imports a module"):
-        pipeline.prepare_run("model.pth", None)
+        module.choose_dataset(None, model, AnalysisOptions())
 
 
 def test_large_results_file_is_refused_fast(tmp_path: Path) -> None:

@@ -13,7 +13,14 @@ from mpdiag.analysis import analyze
 from mpdiag.analysis.tables import query_of_gt
 from mpdiag.checkpoints import LoadedCheckpoint, save_checkpoint
 from mpdiag.checkpoints.detectron2_config import TrainingInfo
-from mpdiag.config import BackboneConfig, LossConfig, ModelConfig, PilotConfig, TrainConfig
+from mpdiag.config import (
+    BackboneConfig,
+    DataSource,
+    LossConfig,
+    ModelConfig,
+    PilotConfig,
+    TrainConfig,
+)
 from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset, padded_targets
 from mpdiag.errors import CheckpointError, ConfigError, DataError, MpdiagError, RunError
 from mpdiag.matching import match
@@ -247,7 +254,9 @@ def test_predictions_that_are_not_finite_are_counted_but_not_averaged(
 def test_data_set_from_the_config_of_the_checkpoint(
     tmp_path: Path, loaded: LoadedCheckpoint, root: Path
 ) -> None:
-    named = replace(loaded, training_info=TrainingInfo(LossConfig(), dataset="synthetic"))
+    named = replace(
+        loaded, training_info=TrainingInfo(LossConfig(), dataset=DataSource("synthetic"))
+    )
     analyze(named, None, tmp_path / "run", root=root, limit=1)
     assert Run.open(tmp_path / "run").header["dataset"]["name"] == "synthetic"
     with pytest.raises(ConfigError, match="--dataset: is missing"):

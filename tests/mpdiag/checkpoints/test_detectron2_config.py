@@ -77,7 +77,7 @@ def test_a_config_beside_the_weights_adds_settings(checkpoint: Path) -> None:
         "class_weight": 4.0, "mask_weight": 5.0, "dice_weight": 3.0, "num_points": 1000
     } == training_info.loss.model_dump()  # fmt: skip
     assert (training_info.short_side, training_info.long_side) == (640, 2048)
-    assert training_info.dataset == "ade20k_panoptic_val"
+    assert training_info.dataset.dataset == "ade20k_panoptic_val"
     assert (training_info.things, training_info.stuff) == (100, 50)
 
 
