@@ -34,8 +34,8 @@ class SegmentationDataset:
         on_problem: called with each problem; by default the first one is raised.
 
     Raises:
-        DataError: images are missing. When a sample is read: a file cannot be decoded, or image
-            and annotation differ in size.
+        DataError: images are missing, or the name of one is not UTF-8. When a sample is read: a
+            file cannot be decoded, or image and annotation differ in size.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class SegmentationDataset:
         roots = [image_root] if isinstance(image_root, Path) else image_root
         names = [image.file_name for image in annotations.images]
         self.image_root, self._file_names = find_files(annotations.path, names, roots, on_problem)
+        _require_utf8(self.image_root, self._file_names, on_problem)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -155,3 +156,13 @@ def require_same_size(
             f"{listed[0]} x {listed[1]}; use files of the same release, and the image folder of "
             "this split",
         )
+
+
+def _require_utf8(folder: Path, names: Sequence[str], on_problem: ProblemHandler) -> None:
+    """Report names of listed files that are not UTF-8, which a run cannot store."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            path = folder / name
+            on_problem(DataProblem("invalid file name", f"{path}: is not UTF-8; rename the file"))

@@ -20,6 +20,7 @@ from mpdiag.untrusted import parse_json, printable, read_json, read_text
 METADATA = "metadata.jsonl"
 _CLASSES = "id2label.json"
 _FILE_NAME = "file_name"
+_MAX_CLASS = 255
 
 
 def open_image_folder(
@@ -73,7 +74,10 @@ def _read_classes(path: Path) -> dict[int, str]:
         content = read_json(path)
         if not isinstance(content, dict):
             raise ValueError("not a mapping of ids to names")
-        return {int(key): printable(str(name), 200) for key, name in content.items()}
+        names = {int(key): printable(str(name), 200) for key, name in content.items()}
+        if names and not 0 <= min(names) <= max(names) <= _MAX_CLASS:
+            raise ValueError(f"a class id is not in 0..{_MAX_CLASS}, the values of a channel")
+        return names
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}); correct the file") from None
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mpdiag.data import SegmentationDataset, load_dataset
+from mpdiag.data.check import check_dataset
 from mpdiag.data.problems import DataProblem
 from mpdiag.errors import DataError
 
@@ -304,6 +305,26 @@ def test_class_that_id2label_lacks(tmp_path: Path) -> None:
     write_json(folder / "id2label.json", {"1": "cell"})
     with pytest.raises(DataProblem, match=r"maps/a\.png: has class 2, which id2label\.json"):
         load_dataset(str(folder), split="train").ground_truth(0)
+
+
+@pytest.mark.parametrize("number", ["256", "-1", "9" * 30])
+def test_class_id_that_no_map_can_have(number: str, tmp_path: Path) -> None:
+    folder = folder_with("image folder", tmp_path)
+    write_json(folder / "id2label.json", {"1": "cell", number: "dust"})
+    with pytest.raises(DataError, match=r"id2label\.json: .*class id is not in 0\.\.255"):
+        load_dataset(str(folder), split="train")
+    write_json(folder / "id2label.json", {"1": "cell", "2": "dust", "255": "void"})
+    assert len(load_dataset(str(folder), split="train").classes) == 3
+
+
+def test_file_name_that_is_not_utf8(tmp_path: Path) -> None:
+    folder = folder_with("yolo", tmp_path)
+    name = os.fsdecode(b"\xff.png")
+    (folder / "train/images/a.png").rename(folder / "train/images" / name)
+    with pytest.raises(DataProblem, match=r"train/images/.*png: is not UTF-8; rename the file"):
+        load_dataset(str(folder), split="train")
+    found = check_dataset(str(folder), split="train").errors["invalid file name"]
+    assert found.count == 1 and found.examples[0].isprintable()
 
 
 @pytest.mark.parametrize(
