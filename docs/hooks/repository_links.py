@@ -1,4 +1,4 @@
-"""Point links to files outside of docs/ at the repository."""
+"""Point links to files outside of docs/ at the repository, and those to notebooks at pages."""
 
 import posixpath
 import re
@@ -11,7 +11,7 @@ LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)\s]+)\)")
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) -> str:
-    """Rewrite links that leave the folder docs/, which are right in a checkout."""
+    """Rewrite links that leave docs/ or name a notebook, which are right in a checkout."""
 
     def rewrite(match: re.Match[str]) -> str:
         path, _, anchor = match[1].partition("#")
@@ -19,7 +19,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) 
             posixpath.join("docs", posixpath.dirname(page.file.src_uri), path)
         )
         if not path or target.startswith("docs/"):
-            return match[0]
+            return match[0].replace(".ipynb", ".md")
         suffix = f"#{anchor}" if anchor else ""
         return f"]({config.extra['repository']}/blob/main/{target}{suffix})"
 

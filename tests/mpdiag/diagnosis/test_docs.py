@@ -31,6 +31,12 @@ def test_every_cause_is_described_in_the_order_of_preference() -> None:
     assert re.findall(r"^### (\S+)$", _section("Causes"), re.MULTILINE) == list(CAUSES)
 
 
+def test_every_cause_says_what_to_do() -> None:
+    parts = _section("Causes").split("\n### ")[1:]
+    documented = {part.split("\n")[0]: part.split("\n\nWhat to do: ")[1].split() for part in parts}
+    assert documented == {cause.name: cause.remedy.split() for cause in CAUSES.values()}
+
+
 def test_links_are_those_of_the_repository() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert f"{project['urls']['Repository']}/blob/main/docs/diagnosis.md" == DOCS
