@@ -4,7 +4,8 @@ python examples/finetune_lightning.py DATASET --output OUTPUT
 
 DATASET is a folder that `mpdiag data check` accepts, for example one with
 annotations/instances_train.json and instances_val.json, and images in train/ and val/. OUTPUT gets
-the model, the logs (`tensorboard --logdir OUTPUT`) and a run directory for `mpdiag report`.
+the model, the logs (OUTPUT/logs/version_0/metrics.csv) and a run directory for `mpdiag report`
+(OUTPUT/run).
 """
 
 import argparse
