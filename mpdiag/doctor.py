@@ -23,6 +23,7 @@ OPTIONAL = {
     "tensorboard": "mpdiag train (extra: train)",
     "streamlit": "mpdiag dashboard (extra: dashboard)",
     "transformers": "models and checkpoints of transformers (extra: transformers)",
+    "accelerate": "Trainer of transformers (extra: transformers)",
     "lightning": "callback for Lightning (extra: lightning)",
     "supervision": "Detections from a recording (extra: export)",
     "triton": "CUDA kernels and torch.compile",
