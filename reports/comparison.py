@@ -28,7 +28,7 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     if comparison.settings:
         table = _table("", ("Different settings", "a", "b"))
         for key, values in comparison.settings.items():
-            table.add_row(key, *(Text(format_setting(value)) for value in values))
+            table.add_row(Text(key), *(Text(format_setting(value)) for value in values))
         yield table
     yield _paper_metrics(comparison)
     others = _other_metrics(comparison)

@@ -4,7 +4,6 @@ torchrun starts the processes and sets their environment variables. Without torc
 process.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mpdiag import torchrun
 from trainers.methods import Batch, CombinedMethod, Losses, LossNormalizers
 
 T = TypeVar("T")
@@ -39,16 +39,16 @@ class DistributedContext:
     @classmethod
     def initialize(cls) -> "DistributedContext":
         """Initialize the process group that torchrun describes, if any."""
-        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        world_size = torchrun.world_size()
         cuda = torch.cuda.is_available()
         device = torch.device("cpu")
         if cuda:
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            device = torch.device("cuda", torchrun.local_rank())
             torch.cuda.set_device(device)
         if world_size > 1 and not dist.is_initialized():
             # With gloo beside nccl, objects and the stop flag don't wait for the GPU.
             dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
-        return cls(int(os.environ.get("RANK", "0")), world_size, device)
+        return cls(torchrun.rank(), world_size, device)
 
     def shutdown(self) -> None:
         """Destroy the process group."""

@@ -1,6 +1,5 @@
 """Share of a process in a run that one or several processes write."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +8,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from mpdiag import torchrun
 
 T = TypeVar("T")
 
@@ -73,9 +74,9 @@ def torchrun_shard() -> Iterator[Shard]:
 
     Each process uses the GPU of its local rank. Without torchrun, yield the whole run.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = torchrun.world_size()
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(torchrun.local_rank())
     if world_size == 1:
         yield Shard()
         return

@@ -140,11 +140,12 @@ class EntryValidator:
         )
 
     def is_inside_folder(self, what: str, entry: dict[str, Any]) -> bool:
-        """Check that the file name is relative and stays inside the folder."""
+        """Check that the file name is relative and names a file inside the folder."""
         name = Path(str(entry["file_name"]))
-        return not (name.is_absolute() or ".." in name.parts) or self.fail(
+        return bool(name.name and not name.is_absolute() and ".." not in name.parts) or self.fail(
             "file name outside the folder",
-            f"{what} has file name {str(name)!r}, which is outside the folder; use a relative name",
+            f"{what} has file name {str(name)!r}, which is not inside the folder; use the relative "
+            "name of a file",
         )
 
 

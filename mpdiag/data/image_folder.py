@@ -64,8 +64,9 @@ def _parse_line(line: str, number: int) -> AnnotatedImage:
         raise ValueError(f"line {number} needs file_name and one other key that ends with it")
     image, annotation = entry[_FILE_NAME], entry[next(key for key in keys if key != _FILE_NAME)]
     for name in (image, annotation):
-        if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ValueError(f"line {number} names a file outside the folder")
+        path = Path(name) if isinstance(name, str) else Path()
+        if not path.name or path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"line {number} names no file inside the folder")
     return AnnotatedImage(image, annotation)
 
 

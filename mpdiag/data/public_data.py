@@ -181,7 +181,7 @@ def _reduce(image: Image.Image, long_side: int) -> Image.Image:
     scale = long_side / max(image.size)
     if scale >= 1:
         return image
-    size = (round(image.width * scale), round(image.height * scale))
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, Image.Resampling.LANCZOS)
 
 

@@ -134,7 +134,7 @@ def categories(run: Run) -> list[tuple[int, str]]:
     classes: Any = run.header.get("classes")
     try:
         return [(int(entry["category_id"]), str(entry["name"])) for entry in classes]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         raise RunError(f"{run.path / 'run.json'} has no classes; analyse again") from None
 
 

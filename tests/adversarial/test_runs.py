@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import pytest
 
 from apps.runs import open_runs
 from mpdiag.errors import MpdiagError, RunError
-from mpdiag.export.detections import detected_images
+from mpdiag.export.detections import categories, detected_images
 from mpdiag.store import Run, RunWriter, rle
 from mpdiag.store.run import MAX_NAME
 
@@ -195,6 +196,14 @@ def test_labels_out_of_range(run: Path, label: int | None) -> None:
     edit_table(run, "targets", lambda rows: with_column(rows, "label", label))
     with pytest.raises(RunError, match=r"a GT has a label that is not in run\.json"):
         Run.open(run).layers("class")
+
+
+@pytest.mark.parametrize("category_id", ["Infinity", "NaN", "null", '"x"'])
+def test_category_id_that_is_no_number(run: Path, category_id: str) -> None:
+    text = (run / "run.json").read_text()
+    (run / "run.json").write_text(re.sub(r'("category_id": )\d+', rf"\g<1>{category_id}", text))
+    with pytest.raises(RunError, match=r"run\.json has no classes"):
+        categories(Run.open(run))
 
 
 def test_extra_part(run: Path) -> None:

@@ -28,7 +28,7 @@ def found(tmp_path: Path, make_run: MakeRun) -> Comparison:
         summary = json.loads((path / "summary.json").read_text())
         (path / "summary.json").write_text(json.dumps({**summary, "ap": {"ap": 0.25}}))
     header = json.loads((paths[1] / "run.json").read_text())
-    settings = {**header["settings"], "short_side": 736, "note": "[b]"}
+    settings = {**header["settings"], "short_side": 736, "note": "[b]", "[/x]": 1}
     (paths[1] / "run.json").write_text(json.dumps({**header, "settings": settings}))
     return compare(*map(Run.open, paths))
 
@@ -47,6 +47,7 @@ def test_tables_for_the_terminal(found: Comparison) -> None:
     lines = [line.split() for line in text.splitlines()]
     assert ["settings.short_side", "n/a", "736"] in lines
     assert ["settings.note", "n/a", "[b]"] in lines
+    assert ["settings.[/x]", "n/a", "1"] in lines
     assert all(metric.label in text for metric in LAYER_METRICS.values())
 
 

@@ -334,6 +334,7 @@ def test_file_name_that_is_not_utf8(tmp_path: Path) -> None:
         '{"file_name": "a.png", "mask_file_name": "../a.png"}',
         '{"file_name": "/etc/passwd", "mask_file_name": "a.png"}',
         '{"file_name": "a.png", "mask_file_name": 3}',
+        '{"file_name": ".", "mask_file_name": "a.png"}',
         "[1]",
         "{",
     ],

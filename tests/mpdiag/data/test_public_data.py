@@ -76,6 +76,18 @@ def test_facade(facade: Path, tmp_path: Path) -> None:
     assert [entry["segmentation"] for entry in content["annotations"]] == [[polygon]]
 
 
+def test_image_of_one_column(facade: Path, tmp_path: Path) -> None:
+    """Its width is not reduced to 0 pixels."""
+    path = facade / "train/_annotations.coco.json"
+    content = json.loads(path.read_text())
+    content["images"][0].update(width=1, height=2000)
+    path.write_text(json.dumps(content | {"annotations": []}))
+    photo(facade / "train/b.jpg", 1, 2000)
+    output = prepare_public("facade", facade, tmp_path / "facade")
+    with Image.open(output / "train/000001.jpg") as image:
+        assert image.size == (1, 512)
+
+
 def image_id_with(remainder: int) -> str:
     """Return an id of the split that its hash selects."""
     ids = (f"image{number}" for number in range(1000))
