@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ UNAVAILABLE = "–"  # noqa: RUF001  (an en dash marks a published figure that i
 NO_VALUE = "n/a"
 MINUS = "\N{MINUS SIGN}"
 _FORMULA_STARTS = (*"=@+-\t\r\n", *"\uff1d\uff20\uff0b\uff0d")  # the latter are full-width
+# A spreadsheet may split cells at separators other than the comma.
+_LATER_FORMULA = re.compile(r'(?<=[;|\t])(?="*[=@+\-\uff1d\uff20\uff0b\uff0d])')
 
 
 def format_percent(value: float | None, missing: str = NO_VALUE) -> str:
@@ -77,12 +80,17 @@ def to_csv(table: pd.DataFrame) -> bytes:
 
 
 def escape_formula(cell: Any) -> Any:
-    """Return the CSV cell, preceded by an apostrophe if a spreadsheet would run it as a formula."""
+    """Return the CSV cell, with an apostrophe before what a spreadsheet would run as a formula."""
     text = str(cell)
-    if not text.startswith(_FORMULA_STARTS):
-        return cell
+    escaped = _LATER_FORMULA.sub("'", text)
+    if text.startswith(_FORMULA_STARTS) and not _is_number(text):
+        return f"'{escaped}"
+    return cell if escaped == text else escaped
+
+
+def _is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
-        return f"'{cell}"
-    return cell
+        return False
+    return True

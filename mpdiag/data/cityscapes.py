@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mpdiag.choices import Task
-from mpdiag.data.annotations import OpenedSplit
+from mpdiag.data.annotations import ImageRecord, OpenedSplit
 from mpdiag.data.class_lists import cityscapes_classes
 from mpdiag.data.coco_file import read_coco_file
 from mpdiag.data.coco_panoptic import CocoPanoptic
@@ -13,6 +13,7 @@ from mpdiag.data.instance_maps import InstanceMaps
 from mpdiag.data.integer_maps import IntegerMapFolder
 from mpdiag.data.label_maps import LabelMaps
 from mpdiag.data.problems import ProblemHandler
+from mpdiag.errors import DataError
 
 _IMAGE = "_leftImg8bit.png"
 _ROOT = "set --root or $DETECTRON2_DATASETS to the folder that contains cityscapes/"
@@ -34,7 +35,7 @@ def open_cityscapes(
         fix = f"create them with {_SCRIPTS}/createPanopticImgs.py"
         require_path(path, f"panoptic annotations of {what}", fix)
         file = read_coco_file(path, on_problem)
-        records = [replace(image, file_name=_image_file(image.file_name)) for image in file.images]
+        records = [replace(image, file_name=_image_file(path, image)) for image in file.images]
         file = replace(file, images=records)
         return CocoPanoptic(file, [path.with_suffix("")], on_problem), images
     if task == "semantic":
@@ -47,10 +48,20 @@ def open_cityscapes(
     return InstanceMaps(maps, things), images
 
 
-def _image_file(listed: str) -> str:
-    """Return CITY/CITY_000000_000019_leftImg8bit.png for CITY_000000_000019_gtFine_... ."""
-    stem = Path(listed).name.removesuffix(_IMAGE).removesuffix("_gtFine")
-    return f"{stem.partition('_')[0]}/{stem}{_IMAGE}"
+def _image_file(path: Path, image: ImageRecord) -> str:
+    """Return CITY/CITY_000000_000019_leftImg8bit.png for CITY_000000_000019_gtFine_... .
+
+    Raises:
+        DataError: the city is empty or dots, which would be another folder.
+    """
+    stem = Path(image.file_name).name.removesuffix(_IMAGE).removesuffix("_gtFine")
+    city = stem.partition("_")[0]
+    if not city.strip("."):
+        raise DataError(
+            f"{path}: image {image.image_id} has file name {image.file_name!r}, which names no "
+            f"city; create the file again with {_SCRIPTS}/createPanopticImgs.py"
+        )
+    return f"{city}/{stem}{_IMAGE}"
 
 
 def _maps(

@@ -31,7 +31,7 @@ FORMULAS = [
     "-1+cmd|' /C calc'!A0",
     "--1",
     "-",
-    "\t=1",
+    "\tx",
     "\r=1",
     "\n=1",
     "=1\r=2",
@@ -49,6 +49,14 @@ def read_csv(data: bytes) -> list[list[str]]:
 @pytest.mark.parametrize("text", FORMULAS)
 def test_formulas_in_cells_and_column_names_are_escaped(text: str) -> None:
     assert read_csv(to_csv(pd.DataFrame({text: [text]}))) == [[f"'{text}"]] * 2
+
+
+@pytest.mark.parametrize("start", "=@+-\N{FULLWIDTH EQUALS SIGN}")
+@pytest.mark.parametrize("separator", [*";|\t", ';"'])
+def test_formulas_after_another_separator_are_escaped(separator: str, start: str) -> None:
+    data = to_csv(pd.DataFrame({"name": [f'a.jpg{separator}{start}HYPERLINK("x")']}))
+    ((_,), (cell,)) = read_csv(data)
+    assert cell == f'a.jpg{separator[0]}\'{separator[1:]}{start}HYPERLINK("x")'
 
 
 def test_a_line_break_in_a_cell_starts_no_row() -> None:

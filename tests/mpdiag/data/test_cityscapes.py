@@ -144,3 +144,13 @@ def test_file_names_with_and_without_city_and_kind(copied: Path) -> None:
     path.write_text(json.dumps(content))
     data = load_dataset("cityscapes", root=copied, task="panoptic")
     assert [sample.file_name for sample in data] == [f"{name}_leftImg8bit.png" for name in NAMES]
+
+
+@pytest.mark.parametrize("city", ["..", ".", ""])
+def test_city_that_is_another_folder(copied: Path, city: str) -> None:
+    path = copied / "cityscapes" / "gtFine" / "cityscapes_panoptic_val.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = f"{city}_000000_000000_leftImg8bit.png"
+    path.write_text(json.dumps(content))
+    text = message(lambda: load_dataset("cityscapes", root=copied, task="panoptic"))
+    assert str(path) in text and "names no city; create the file again" in text
