@@ -176,7 +176,7 @@ def gpu_table(content: Mapping[str, Any]) -> Table:
         title=f"{content['hardware']['gpu']}, size {content['size']}",
         title_justify="left",
         title_style="bold",
-        caption="Predicted: lower bound for an H200 (docs/performance.md).",
+        caption="Predicted: lower bound for an H200 (reports/published/performance.md).",
         caption_justify="left",
     )
     view.add_column("")

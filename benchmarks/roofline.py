@@ -6,7 +6,7 @@ bound of a model is the sum over its operators, as PyTorch runs them one after t
 the CPU needs `LAUNCH` for each operator, so that many small operators take at least that long.
 
 `python -m benchmarks.roofline` writes the predictions to roofline_h200.json and prints the table of
-docs/performance.md.
+reports/published/performance.md.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Costs of operators by hand, and the predictions in the documentation."""
+"""Costs of operators by hand, and the predictions in the published results."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from mpdiag.config import ModelConfig
 from mpdiag.models import Mask2Former
 from mpdiag.models.complexity import count_multiply_adds
 
-DOCS = Path(__file__).parents[2] / "docs" / "performance.md"
+PAGE = Path(__file__).parents[2] / "reports" / "published" / "performance.md"
 
 
 def test_costs_by_hand() -> None:
@@ -71,4 +71,4 @@ def test_losses_grow_with_masks_and_maps() -> None:
 
 
 def test_documentation_has_the_predictions() -> None:
-    assert table() in DOCS.read_text()
+    assert table() in PAGE.read_text()
