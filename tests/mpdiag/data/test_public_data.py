@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,15 @@ def test_nuclei(nuclei: Path, tmp_path: Path) -> None:
         expected[10 // factor : 20 // factor, 10 // factor : 30 // factor] = True
         assert len(sample.masks) == 1
         np.testing.assert_array_equal(sample.masks[0].numpy(), expected)
+
+
+def test_nuclei_in_a_folder_whose_name_is_not_utf8(nuclei: Path, tmp_path: Path) -> None:
+    folder = nuclei / "stage1_train" / image_id_with(5)
+    name = os.fsdecode(b"image\xfe")
+    (folder / "images" / f"{folder.name}.png").rename(folder / "images" / f"{name}.png")
+    folder.rename(folder.with_name(name))
+    output = prepare_public("nuclei", nuclei, tmp_path / "nuclei")
+    assert len(load_dataset(str(output), split="train")) == 1  # its hash modulo 8 is 3
 
 
 def test_missing_and_broken_files(facade: Path, tmp_path: Path) -> None:
