@@ -59,14 +59,15 @@ def prepare_public(
         progress: called with (images done, total).
 
     Raises:
-        DataError: `name` is unknown, the clone lacks files or has other files, or `output` has
-            other files.
+        DataError: `name` is unknown, the clone lacks files, has other files or links to files
+            outside of it, or `output` has other files.
     """
     if name not in PUBLIC_DATASETS:
         raise DataError(f"{name}: unknown data set; choose from {', '.join(PUBLIC_DATASETS)}")
     dataset, output = PUBLIC_DATASETS[name], Path(output).absolute()
     if not clone.is_dir():
         raise DataError(f"{clone}: no such folder; clone {dataset.repository}")
+    _refuse_links_to_elsewhere(clone)
     settings = {"version": _VERSION, "dataset": name, "long_side": dataset.long_side}
 
     def write(draft: Path) -> None:
@@ -75,6 +76,14 @@ def prepare_public(
 
     generate_folder(output, "prepared.json", settings, write)
     return output
+
+
+def _refuse_links_to_elsewhere(clone: Path) -> None:
+    """Check that no link of a clone leaves it: a data set must not get private images."""
+    home = clone.resolve()
+    for path in clone.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            raise DataError(f"{path}: links to a file outside of the clone; clone it again")
 
 
 def _write_facade(clone: Path, folder: Path, long_side: int, progress: Progress | None) -> None:

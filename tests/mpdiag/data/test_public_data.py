@@ -89,6 +89,19 @@ def test_image_of_one_column(facade: Path, tmp_path: Path) -> None:
         assert image.size == (1, 512)
 
 
+def test_image_that_links_out_of_the_clone(facade: Path, tmp_path: Path) -> None:
+    image = facade / "train" / "b.jpg"
+    image.rename(facade / "train" / "original.jpg")
+    image.symlink_to("original.jpg")
+    prepare_public("facade", facade, tmp_path / "inside")
+    (facade / "train" / "original.jpg").rename(tmp_path / "private.jpg")
+    image.unlink()
+    image.symlink_to(tmp_path / "private.jpg")
+    with pytest.raises(DataError, match=r"b\.jpg: links to a file outside of the clone"):
+        prepare_public("facade", facade, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def image_id_with(remainder: int) -> str:
     """Return an id of the split that its hash selects."""
     ids = (f"image{number}" for number in range(1000))
