@@ -327,7 +327,9 @@ class ProgressDisplay:
             if one.job.is_training:
                 self._progress.update(self._bars[name], completed=logged_steps(one.job.output))
         if ended is not None:
-            self._progress.remove_task(self._bars.pop(ended.name))
+            bar = self._bars.pop(ended.name, None)
+            if bar is not None:  # a short job may end before it gets one
+                self._progress.remove_task(bar)
             minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
             done = "trained" if ended.is_training else "analysed"
             status = done if ended.finished else "[red]failed[/]"

@@ -8,7 +8,7 @@ import pytest
 from apps import curves
 from apps.curves import Curve
 from apps.runs import open_runs
-from mpdiag.store import LAYER_METRICS, LayerMetric, aggregates, layer_metrics
+from mpdiag.store import LAYER_METRICS, LayerMetric, aggregates, layer_metrics, layers
 
 RUN = {"metric": "miou_l", "is_paper": False, "intervals": {}}
 
@@ -43,7 +43,7 @@ def test_a_new_metric_appears_without_another_edit(path, monkeypatch):
         "mean_score", "Mean score", "class score", value="score", higher_is_better=True
     )
     metrics = MappingProxyType({**LAYER_METRICS, metric.name: metric})
-    for module in (curves, layer_metrics):
+    for module in (curves, layer_metrics, layers):
         monkeypatch.setattr(module, "LAYER_METRICS", metrics)
     monkeypatch.setattr(aggregates, "IMAGE_METRICS_COLUMNS", {metric.name})
     monkeypatch.setitem(aggregates.AGGREGATES, "image_metrics", layer_metrics.image_metrics_sql())
