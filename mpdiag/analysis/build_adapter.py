@@ -21,7 +21,8 @@ def build_adapter(
     Raises:
         CheckpointError: the classes are not those of the data set, or the model does not support
             the part.
-        ConfigError: the model does not support an intervention, or has fewer pilot layers.
+        ConfigError: the model does not support an intervention, or has fewer layers than
+            `pilot_layers`.
         RecordingError: the recorder does not know the family.
     """
     if options.part == "piloted":
