@@ -39,6 +39,21 @@ def pack(weights: npt.NDArray[np.float32]) -> tuple[bytes, float]:
     return np.rint(levels).astype(np.uint8).tobytes(), step
 
 
+def bounded_columns_sql(layers: int) -> str:
+    """Return the SQL of all columns, with weights and counts NULL if they are too long.
+
+    Too long means longer than the grid has cells, or together more than `rle.MAX_CELLS` for all
+    layers: a small compressed file can hold values that exhaust memory when they are fetched.
+    """
+    cells = "height::BIGINT * width"
+    fits = (
+        f"{cells} <= {rle.MAX_CELLS // (layers + 1)} AND octet_length(weights) <= {cells} "
+        f"AND coalesce(octet_length(counts) <= {cells} + 1, true)"
+    )
+    bounded = (f"CASE WHEN {fits} THEN {name} END AS {name}" for name in ("weights", "counts"))
+    return f"* REPLACE ({', '.join(bounded)})"
+
+
 def unpack(rows: pd.DataFrame, layers: int) -> list[StoredAttention]:
     """Return layers 1..L from the rows of one query (mpdiag.store.schema.ATTENTION), in order.
 

@@ -16,7 +16,7 @@ from mpdiag.errors import ConfigError, RunError
 from mpdiag.legacy_names import upgrade_config
 from mpdiag.store import rle
 from mpdiag.store.aggregates import add_views
-from mpdiag.store.attention import StoredAttention, unpack
+from mpdiag.store.attention import StoredAttention, bounded_columns_sql, unpack
 from mpdiag.store.bootstrap import RESAMPLES, Terms
 from mpdiag.store.database import connect, query_errors, restrict_to_part
 from mpdiag.store.groups import (
@@ -260,9 +260,11 @@ class Run:
         Raises:
             RunError: the run has not stored it.
         """
+        layers = self.num_layers
         rows = self.query(
-            "SELECT * FROM attention WHERE image_id = ? AND query = ? ORDER BY layer LIMIT ?",
-            [int(image_id), int(query), self.num_layers + 1],
+            f"SELECT {bounded_columns_sql(layers)} FROM attention "
+            "WHERE image_id = ? AND query = ? ORDER BY layer LIMIT ?",
+            [int(image_id), int(query), layers + 1],
         )
         if rows.empty:
             raise RunError(

@@ -90,6 +90,7 @@ def test_a_run_without_attention_names_the_option(tmp_path: Path, make_run: Make
         {"weights": b"12345"},
         {"counts": b"\xff\xff"},
         {"counts": rle.encode(np.ones((9, 9), dtype=bool))},
+        {"counts": b"1" * 8},  # longer than those of any mask of 6 cells
         {"step": -1.0},
         {"step": float("nan")},
         {"step": None},
@@ -105,4 +106,16 @@ def test_invalid_values_are_named(write: Callable[..., Run], change: dict[str, A
     first, second = (row(layer, weights, weights > 0) for layer in (1, 2))
     run = write([first | change, second])
     with pytest.raises(RunError, match=r"image 2, query 5 is invalid \("):
+        run.attention(2, 5)
+
+
+def test_long_values_are_not_fetched(
+    write: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = np.full((2, 3), 1 / 6, dtype=np.float32)
+    run = write([row(1, weights), row(2, weights)])
+    monkeypatch.setattr(rle, "MAX_CELLS", 18)  # 6 cells for each of layers 0..2
+    assert len(run.attention(2, 5)) == 2
+    monkeypatch.setattr(rle, "MAX_CELLS", 17)
+    with pytest.raises(RunError, match="the number of weights is not the number of cells"):
         run.attention(2, 5)
