@@ -15,6 +15,8 @@ MAX_IMAGES = 10_000_000
 MAX_GT = 10_000  # on average per image
 MAX_LAYERS = 1000
 MAX_QUERIES = 1 << 15
+MAX_SIDE = 65_535  # of an image in pixels, as in a data set
+MAX_PIXELS = 178_956_970
 
 _HEADER_SECTIONS = (
     "checkpoint", "architecture", "dataset", "settings", "versions", "timings",
@@ -95,6 +97,13 @@ def check_rows(
         raise ValueError("the layers of queries are not those of summary.json")
     if _count(connection, "(SELECT DISTINCT image_id FROM images WHERE image_id >= 0)") < images:
         raise ValueError("an image is in more than one part, or has no id")
+    for name in ("", "input_"):  # they bound the run lengths that are read
+        height, width = f"{name}height", f"{name}width"
+        too_large = (
+            f"greatest({height}, {width}) > {MAX_SIDE} OR {height}::BIGINT * {width} > {MAX_PIXELS}"
+        )
+        if _count(connection, f"images WHERE {too_large}"):
+            raise ValueError("an image is larger than an image file can be")
     for table in ("queries", "targets", *aggregates):
         if _count(connection, f"{table} ANTI JOIN images USING (image_id)"):
             raise ValueError(f"{table} has rows of an unknown image")

@@ -174,6 +174,8 @@ def test_values_of_wrong_types(run: Path, name: str, values: dict[str, Any]) -> 
         ("targets", lambda rows: with_column(rows, "image_id", None), "an unknown image"),
         ("images", lambda rows: with_column(rows, "image_id", 1), "more than one part"),
         ("images", lambda rows: rows[:0], "0 rows of images"),
+        ("images", lambda rows: with_column(rows, "width", 70_000), "an image is larger than an"),
+        ("images", lambda rows: with_column(rows, "input_height", 2**31 - 1), "an image is larger"),
         ("queries", lambda rows: pa.concat_tables([rows] * 2), "54 rows of queries"),
         ("masks", lambda rows: pa.concat_tables([rows] * 2), "rows of masks"),
         # The metrics join the rows of a query in two layers: equal rows would multiply.
