@@ -309,7 +309,7 @@ class TrainConfig(Strict):
     reset_classes: bool = Field(
         False, description="initialize class head and class embeddings randomly, despite init"
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="bf16: autocast, with matching and losses in float32"
     )

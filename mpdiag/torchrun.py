@@ -4,14 +4,26 @@ import os
 
 from mpdiag.errors import ConfigError
 
+_REQUIRED = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # by torch.distributed, of several processes
+
 
 def world_size() -> int:
     """Return the number of processes, 1 without torchrun.
 
     Raises:
-        ConfigError: WORLD_SIZE is not a number of at least 1.
+        ConfigError: WORLD_SIZE is not a number of at least 1, or others of the variables are
+            missing or do not fit it.
     """
-    return _read("WORLD_SIZE", 1)
+    count = _read("WORLD_SIZE", 1)
+    missing = [name for name in _REQUIRED if count > 1 and name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE: is {count}, but {missing[0]} is not set; start with torchrun, or unset "
+            "WORLD_SIZE"
+        )
+    if rank() >= count:
+        raise ConfigError(f"RANK: {rank()} is not below WORLD_SIZE, {count}; start with torchrun")
+    return count
 
 
 def rank() -> int:

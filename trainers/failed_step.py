@@ -69,7 +69,7 @@ def replay(path: Path) -> None:
         raise CheckpointError(f"{path}: not a dump of a failed step") from None
     config = config.model_copy(update={"init": None})
     trainer = Trainer(config, classes, DistributedContext.initialize())
-    trainer.restore_weights(found.weights, found.extra)
+    trainer.restore_weights(found)
     trainer.step(samples, positions)
 
 

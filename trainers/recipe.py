@@ -3,6 +3,7 @@
 detectron2 configurations are translated to recipes.
 """
 
+import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,6 +25,7 @@ from mpdiag.config import (
     parse_overrides,
     read_yaml,
 )
+from mpdiag.data.registry import imports_module
 from mpdiag.errors import ConfigError
 from mpdiag.legacy_names import reject_old_keys
 from trainers.detectron2_recipes import split_arguments, translate
@@ -102,11 +104,11 @@ def _refuse_imports(config: TrainConfig, overrides: Sequence[str], source: str) 
     Raises:
         ConfigError: the file names one, and no override does.
     """
-    for key in ("dataset", "val_dataset"):
-        value = getattr(config.data, key)
-        if value and ":" in value and not any(value in word for word in overrides):
+    keys = {"dataset": config.data.training, "val_dataset": config.data.held_out}
+    for key, (name, root, *_) in keys.items():
+        if imports_module(name, root) and not any(name in word for word in overrides):
             raise ConfigError(
-                f"{source}: data.{key} = {value!r:.200} imports a module; give data.{key}={value} "
+                f"{source}: data.{key} = {name!r:.200} imports a module; give data.{key}={name} "
                 "on the command line if you trust the module"
             )
 
@@ -120,7 +122,8 @@ def _settings(
     """
     name = path.stem if path.parent == RECIPES else str(path)
     reject_old_keys(values, name)
-    if path.resolve() in seen:
+    own_path = _resolve(path)
+    if own_path in seen:
         circle = " > ".join(map(str, seen))
         raise ConfigError(f"{name}: recipes build on each other in a circle: {circle}")
     if len(seen) > MAX_BASES or len(known) > MAX_BASES:
@@ -133,12 +136,20 @@ def _settings(
     settings: dict[str, Any] = {}
     for base in bases:
         found = _find(base, path.parent)
-        if found.resolve() not in known:
-            above = (*seen, path.resolve())
-            known[found.resolve()] = _settings(found, read_yaml(found), above, known)
-        settings = merge(settings, known[found.resolve()])
+        resolved = _resolve(found)
+        if resolved not in known:
+            known[resolved] = _settings(found, read_yaml(found), (*seen, own_path), known)
+        settings = merge(settings, known[resolved])
     own = {key: value for key, value in values.items() if key not in (*_OWN_KEYS, "base")}
     return merge(settings, own)
+
+
+def _resolve(path: Path) -> Path:
+    """Return the path without links; unlike `Path.resolve`, a loop of links is no error."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a null character
+        raise ConfigError(f"{str(path)!r:.200}: no such recipe; correct the name") from None
 
 
 def _find(name: str, folder: Path = Path()) -> Path:

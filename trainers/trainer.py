@@ -1,6 +1,7 @@
 """Trainer: model, method, optimizer and schedule, with optimizer steps and checkpoints."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from mpdiag.checkpoints import read_weights, save_checkpoint
+from mpdiag.checkpoints import Weights, read_weights, save_checkpoint
 from mpdiag.config import TrainConfig
 from mpdiag.data import ClassInfo, Sample
 from mpdiag.errors import CheckpointError, NonFiniteError, TrainingError
@@ -188,31 +189,44 @@ class Trainer:
             TrainingError: the memory of the device does not suffice.
         """
         found = read_weights(path)
-        try:
-            self.restore_weights(found.weights, found.extra)
+        self.restore_weights(found)
+        with _restoring(found.path):
             self.optimizer.load_state_dict(found.extra["optimizer"])
             self.schedule.last_epoch = self.iteration  # the learning rate follows from it
             self.last_evaluation = int(found.extra["evaluated"])
             best = found.extra["best"]
             self.best = None if best is None else float(best)
-        except torch.OutOfMemoryError as error:  # a RuntimeError, and no fault of the file
-            raise TrainingError(
-                f"{found.path}: out of memory while restoring ({error}); the checkpoint is intact, "
-                "free memory of the device and resume again"
-            ) from error
-        except (AttributeError, KeyError, OverflowError, RuntimeError, ValueError, TypeError):
-            raise CheckpointError(
-                f"{found.path}: does not match this run's recipe; resume with the recipe that "
-                "wrote it, or start over in another --output"
-            ) from None
 
-    def restore_weights(self, weights: dict[str, Tensor], extra: dict[str, Any]) -> None:
-        """Load the weights of model and method, and the iteration, from a checkpoint's entries."""
-        self.model.load_state_dict(weights)
-        self.method.load_state_dict(upgrade_method_state(extra["method"]), strict=False)
-        self.iteration = int(extra["iteration"])
-        if not 0 <= self.iteration <= self.config.schedule.iterations:
-            raise ValueError(f"iteration {self.iteration} is not one of the recipe")
+    def restore_weights(self, found: Weights) -> None:
+        """Restore the model, the method's own parameters and the iteration.
+
+        Raises:
+            CheckpointError, TrainingError: as for `restore`.
+        """
+        with _restoring(found.path):
+            self.model.load_state_dict(found.weights)
+            own = upgrade_method_state(found.extra["method"])
+            self.method.load_state_dict(own, strict=False)
+            self.iteration = int(found.extra["iteration"])
+            if not 0 <= self.iteration <= self.config.schedule.iterations:
+                raise ValueError(f"iteration {self.iteration} is not one of the recipe")
+
+
+@contextmanager
+def _restoring(path: Path) -> Iterator[None]:
+    """Turn the errors of entries that do not fit into errors that name the file."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:  # a RuntimeError, and no fault of the file
+        raise TrainingError(
+            f"{path}: out of memory while restoring ({error}); the checkpoint is intact, "
+            "free memory of the device and resume again"
+        ) from error
+    except (AttributeError, KeyError, OverflowError, RuntimeError, ValueError, TypeError):
+        raise CheckpointError(
+            f"{path}: does not match this run's recipe; resume with the recipe that "
+            "wrote it, or start over in another --output"
+        ) from None
 
 
 def non_finite_error(losses: Losses, method: CombinedMethod) -> NonFiniteError:

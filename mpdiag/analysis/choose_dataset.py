@@ -1,12 +1,15 @@
 """Open the data set of an analysis: the given one, or that of the model's training."""
 
 import logging
+from pathlib import Path
 
 from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.checkpoints.opening import OpenedModel
+from mpdiag.config import DataSource
 from mpdiag.data import SegmentationDataset, load_dataset
-from mpdiag.errors import ConfigError
+from mpdiag.data.registry import held_out_source, imports_module
+from mpdiag.errors import ConfigError, DataError
 
 _LOG = logging.getLogger(__name__)
 
@@ -23,26 +26,46 @@ def choose_dataset(
     Raises:
         ConfigError: no data set is given, and the checkpoint names none, or one that imports a
             module.
-        DataError: the data set cannot be opened.
+        DataError: the data set cannot be opened. A synthetic one is not generated in a folder that
+            the checkpoint names.
     """
     if dataset is not None:
         return load_dataset(dataset, root=options.root, split=options.split, task=options.task)
-    info = model.training_info if isinstance(model, LoadedCheckpoint) else None
-    source = None if info is None else info.dataset
+    source = _held_out(model, options) if isinstance(model, LoadedCheckpoint) else None
     if source is None:
         raise ConfigError(
             "--dataset: is missing, and the checkpoint names no data set with held-out images; "
             "give one"
         )
-    if ":" in source.dataset:
+    if imports_module(source.dataset, source.root):
         raise ConfigError(
             f"--dataset: the checkpoint names {source.dataset!r:.200}, which imports a module; "
             "give it as --dataset if you trust the module"
         )
-    _LOG.info("data set %s, as in the training of the checkpoint", source.dataset)
+    where = f" in {source.root}" if source.root else ""
+    _LOG.info("data set %s%s, as in the training of the checkpoint", source.dataset, where)
+    named = None if options.root else source.root  # by the checkpoint
+    if named and source.dataset == "synthetic" and not (named / "synthetic").is_dir():
+        raise DataError(f"{named}: has no synthetic data set; give its folder as --root")
     return load_dataset(
         source.dataset,
-        root=options.root or source.root,
+        root=source.root,
         split=options.split or source.split,
         task=options.task or source.task,
     )
+
+
+def _held_out(model: LoadedCheckpoint, options: AnalysisOptions) -> DataSource | None:
+    """Return the held-out images of a training, in the root of the options if they have one."""
+    root = options.root and Path(options.root)
+    if model.recipe is not None:
+        data = model.recipe.data
+        moved = {"root": root, "val_root": None} if root else {}
+        try:
+            return held_out_source(data.model_copy(update=moved))
+        except ConfigError:
+            return None
+    info = model.training_info
+    if info is None or info.dataset is None:
+        return None
+    return info.dataset._replace(root=root or info.dataset.root)

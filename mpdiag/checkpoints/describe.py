@@ -139,6 +139,7 @@ def _training_settings(contents: CheckpointContents) -> dict[str, str]:
     settings: dict[str, Any] = {"config": contents.config_path}
     if contents.recipe is not None:
         settings["method"] = contents.recipe.method
+        settings["data set"] = contents.recipe.data.dataset
     iteration = contents.weights.extra.get("iteration")
     settings["iteration"] = iteration if isinstance(iteration, int) else None
     info = contents.training_info
@@ -151,7 +152,8 @@ def _training_settings(contents: CheckpointContents) -> dict[str, str]:
         settings["no-object weight"] = f"{loss.no_object_weight:g}"
         if info.short_side:
             settings["image size"] = f"{info.short_side}, at most {info.long_side}"
-        settings["data set"] = None if info.dataset is None else info.dataset.dataset
+        if info.dataset is not None:
+            settings["data set"] = info.dataset.dataset
         if info.things is not None:
             settings["classes by kind"] = f"{info.things} things, {info.stuff} stuff"
     return {name: str(value) for name, value in settings.items() if value is not None}

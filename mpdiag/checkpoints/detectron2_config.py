@@ -57,7 +57,7 @@ class TrainingInfo:
     Attributes:
         loss: matching costs, loss weights and points.
         short_side, long_side: size of images at inference, in pixels; None if unknown.
-        dataset: held-out images; None if unknown.
+        dataset: held-out images that a detectron2 configuration names; None if unknown.
         things, stuff: number of thing and stuff classes, if the data set is known.
     """
 

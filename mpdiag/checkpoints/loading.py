@@ -104,10 +104,7 @@ def interpret_weights(weights: Weights, config: Path | None = None) -> Checkpoin
     if "recipe" in own:
         recipe = parse(TrainConfig, upgrade_config(own["recipe"]), source)
         data = recipe.data
-        # Without `val_dataset`, a file has the training images.
-        is_known = data.val_dataset is not None or not data.dataset.endswith(".json")
-        held_out = data.held_out if is_known else None
-        info = TrainingInfo(recipe.loss, data.short_side, data.long_side, held_out)
+        info = TrainingInfo(recipe.loss, data.short_side, data.long_side)
         return CheckpointContents(
             weights, recipe.model, recipe=recipe, classes=own.get("classes"), training_info=info
         )

@@ -111,6 +111,8 @@ def _number(dtype: Any, raw: Any) -> Any:
 
 def _mapping(items: Any = ()) -> dict[Any, Any]:
     pairs = list(items.items() if isinstance(items, Mapping) else items)
+    if not all(isinstance(pair, list | tuple) for pair in pairs):
+        raise ValueError("an entry that is not a pair of key and value")
     keys = checked_keys(key for key, _ in pairs)
     return dict(zip(keys, (value for _, value in pairs), strict=True))
 

@@ -24,8 +24,10 @@ from mpdiag.errors import CheckpointError
 from mpdiag.untrusted import printable
 
 _MAX_ENTRIES = 10_000  # the largest models of transformers have about 3,000
-# Of DistributedDataParallel and AveragedModel, of torch.compile, and of a Lightning module.
-_WRAPPERS = ("module.", "_orig_mod.", "model.")
+# Of DistributedDataParallel and AveragedModel, and of torch.compile.
+_WRAPPERS = ("module.", "_orig_mod.")
+_LIGHTNING = "model."  # of a Lightning module; also a part of the names of transformers
+_MAX_WRAPPERS = 8
 _NUM_AVERAGED = "n_averaged"  # buffer of AveragedModel
 
 
@@ -76,7 +78,7 @@ def read_weights(path: Path, backbone: Collection[str] = ()) -> Weights:
     """
     file = _weights_file(path)
     content = _read_file(file)
-    state = _unwrap(_state_dict(content, file))
+    state = unwrap(_state_dict(content, file), (*_WRAPPERS, _LIGHTNING))
     kind = "safetensors" if file.suffix == ".safetensors" else "pickle"
     found = imagenet_backbone(state, str(file)) or timm_backbone(state, backbone)
     if found is not None:
@@ -194,16 +196,17 @@ def _state_dict(content: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _unwrap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unwrap(state: Mapping[str, Tensor], prefixes: Sequence[str] = _WRAPPERS) -> dict[str, Tensor]:
     """Return the entries without the prefixes of the modules around the model."""
     found = dict(state)
-    while True:
+    for _ in range(_MAX_WRAPPERS):
         found.pop(_NUM_AVERAGED, None)
         names = [name for name in found if name != EMPTY_WEIGHT]  # the criterion may be outside
-        prefix = next((x for x in _WRAPPERS if all(name.startswith(x) for name in names)), "")
+        prefix = next((x for x in prefixes if all(name.startswith(x) for name in names)), "")
         if not names or not prefix:
-            return found
+            break
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
 
 
 def _is_mpdiag_name(name: str) -> bool:

@@ -15,7 +15,7 @@ from mpdiag.checkpoints.architecture import model_config_of
 from mpdiag.checkpoints.contents import CheckpointContents
 from mpdiag.checkpoints.detectron2_config import TrainingInfo
 from mpdiag.checkpoints.official_keys import EMPTY_WEIGHT
-from mpdiag.checkpoints.reading import Weights, check_metadata, read_state_dict
+from mpdiag.checkpoints.reading import Weights, check_metadata, read_state_dict, unwrap
 from mpdiag.checkpoints.transformers_config import (
     PUBLISHED_SIZE,
     architecture_settings,
@@ -79,8 +79,8 @@ def _shards(index: Path) -> list[Path]:
 
 
 def read_weight_files(files: Sequence[Path]) -> dict[str, Tensor]:
-    """Return the parameters of all files under the names in them."""
-    return {name: tensor for file in files for name, tensor in read_state_dict(file).items()}
+    """Return the parameters of all files, without the prefixes of wrappers."""
+    return unwrap({name: x for file in files for name, x in read_state_dict(file).items()})
 
 
 def model_type_of(directory: Path) -> str | None:

@@ -297,6 +297,13 @@ class _Machine:
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, _Global):
             raise NotAllowed(f"a call of a value of type {type(function).__name__}")
+        # A small tensor in a file can have any number of elements, and iterating over it makes a
+        # tensor of each.
+        first_is_tensor = function.name.startswith("torch._utils._rebuild_")
+        if type(arguments) is not tuple or any(
+            isinstance(value, Tensor) for value in arguments[first_is_tensor:]
+        ):
+            raise ValueError(f"a tensor as an argument of {function.name}")
         self.budget.spend_on(arguments)
         value = function.build(*arguments)
         if isinstance(value, Tensor):
@@ -313,6 +320,8 @@ class _Machine:
             raise NotAllowed(f"a state for a value of type {type(target).__name__}")
 
     def _load_storage(self, saved: Any) -> Tensor:
+        if type(saved) is not tuple:
+            raise ValueError("a storage of an unknown format")
         kind, dtype, key, _, count, *view = saved
         if self.storage is None or kind != "storage" or not isinstance(dtype, torch.dtype):
             raise NotAllowed("an object of another file")

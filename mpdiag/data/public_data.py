@@ -80,9 +80,9 @@ def prepare_public(
 
 def _refuse_links_to_elsewhere(clone: Path) -> None:
     """Check that no link of a clone leaves it: a data set must not get private images."""
-    home = clone.resolve()
+    home = os.path.realpath(clone)
     for path in clone.rglob("*"):
-        if path.is_symlink() and not path.resolve().is_relative_to(home):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(home):
             raise DataError(f"{path}: links to a file outside of the clone; clone it again")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from mpdiag.choices import Task
-from mpdiag.config import DataConfig
+from mpdiag.config import DataConfig, DataSource
 from mpdiag.data.ade20k import open_ade20k, open_ade20k_full
 from mpdiag.data.annotations import OpenedSplit
 from mpdiag.data.cityscapes import open_cityscapes
@@ -91,18 +91,27 @@ def load_held_out(data: DataConfig) -> SegmentationDataset:
     """Open the held-out images of a training.
 
     Raises:
-        ConfigError: the settings name none.
+        ConfigError: as for `held_out_source`.
         DataError: as for `load_dataset`.
     """
+    return load_dataset(**held_out_source(data)._asdict())
+
+
+def held_out_source(data: DataConfig) -> DataSource:
+    """Return the held-out images of a training.
+
+    Raises:
+        ConfigError: the settings name none. Without `val_dataset`, a file or a name of detectron2
+            has the training images only.
+    """
     source = data.held_out
-    named = source.dataset in KNOWN_DATASETS or find_folder(source.dataset, source.root)
-    # A name of detectron2's is a single split, as is a file.
-    if data.val_dataset is None and not named:
+    has_splits = source.dataset in KNOWN_DATASETS or find_folder(source.dataset, source.root)
+    if data.val_dataset is None and not has_splits:
         raise ConfigError(
             f"data.dataset = {source.dataset}: has no held-out images; set data.val_dataset=FILE "
             "or NAME, or evaluate_every=null layer_metrics_every=null to train without evaluation"
         )
-    return load_dataset(**source._asdict())
+    return source
 
 
 def _resolve_detectron2_name(
@@ -130,6 +139,15 @@ def find_folder(dataset: str, root: Path | str | None) -> Path | None:
     if path.name == dataset and in_root.is_dir():
         return in_root
     return path if path.is_dir() else None
+
+
+def imports_module(dataset: str, root: Path | str | None) -> bool:
+    """Return whether opening this data set imports a module: it is MODULE:NAME, no file or folder.
+
+    Only a user may give such a name, not a file.
+    """
+    is_file = dataset.endswith(".json") or find_folder(dataset, root) is not None
+    return ":" in dataset and not is_file
 
 
 def find_datasets(root: Path) -> dict[str, Path | None]:
@@ -208,15 +226,16 @@ def _in_splits(pattern: str) -> tuple[str, str]:
 _LAYOUTS = {
     "synthetic": _Layout("synthetic", ("synthetic.json",), _open_synthetic),
     "coco": _Layout("coco", ("annotations/*_*2017.json",), open_coco),
-    "ade20k": _Layout(
-        "ADEChallengeData2016",
-        ("ade20k_*.json", "annotations_detectron2", *_in_splits("annotations/{}")),
-        open_ade20k,
-    ),
+    # Before ade20k, since both have annotations_detectron2.
     "ade20k-full": _Layout(
         "ADE20K_2021_17_01",
         _in_splits("images_detectron2/{}"),
         open_ade20k_full,
+    ),
+    "ade20k": _Layout(
+        "ADEChallengeData2016",
+        ("ade20k_*.json", "annotations_detectron2", *_in_splits("annotations/{}")),
+        open_ade20k,
     ),
     "cityscapes": _Layout("cityscapes", ("leftImg8bit", "gtFine"), open_cityscapes),
     "mapillary": _Layout(

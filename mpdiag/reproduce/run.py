@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from mpdiag.data import generate_synthetic, load_held_out
-from mpdiag.data.registry import default_root, find_folder
+from mpdiag.data.registry import default_root, find_folder, held_out_source
 from mpdiag.data.tiles import prepare_tiles
 from mpdiag.errors import ConfigError, DataError, TrainingError
 from mpdiag.progress import progress_bar
@@ -111,9 +111,11 @@ def parse_seeds(text: str) -> list[int]:
         ConfigError: the text is something else.
     """
     words = [word.strip() for word in text.split(",")]
-    seeds = [int(word) for word in words if word.isdecimal()]
+    seeds = [int(word) for word in words if word.isdecimal() and len(word) < 19]
     if len(set(seeds)) != len(words):
-        raise ConfigError(f"--seeds {text}: not a list of seeds; give distinct integers like 0,1,2")
+        raise ConfigError(
+            f"--seeds {text:.60}: not a list of seeds; give distinct integers like 0,1,2"
+        )
     return seeds
 
 
@@ -188,6 +190,8 @@ class _Jobs:
         unfinished = any(not job.finished for one in every for job in self.directory.jobs(one))
         self.directory.register(options.size.name, every, call if unfinished else None)
         create_dataset(options.size, self.directory.data, options.root, console)
+        for one in self.trainings:
+            held_out_source(one.config.data)  # the analyses need them
         console.print(self.describe(options, machine), soft_wrap=True)
         failures: list[Failure] = []
         with ProgressDisplay(every, console) as display:

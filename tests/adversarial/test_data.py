@@ -325,7 +325,8 @@ def test_checkpoint_cannot_make_the_data_set_import_a_module(
 ) -> None:
     from mpdiag.analysis import choose_dataset as module
 
-    model: Any = SimpleNamespace(training_info=SimpleNamespace(dataset=DataSource("evil:set")))
+    info = SimpleNamespace(dataset=DataSource("evil:set"))
+    model: Any = SimpleNamespace(recipe=None, training_info=info)
     monkeypatch.setattr(module, "LoadedCheckpoint", SimpleNamespace)
     with pytest.raises(ConfigError, match="names 'evil:set', which imports a module"):
         module.choose_dataset(None, model, AnalysisOptions())

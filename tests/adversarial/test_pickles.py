@@ -75,6 +75,8 @@ SAVED = save(torch.zeros(2**20), zipped=False)
 HUGE = b"\x8a\x09" + b"\xff" * 8 + b"\x00"  # 2**64 - 1
 EXPANDED = tensor(b"J\x00\xca\x9a\x3bK\x04\x86", b"K\x00K\x00\x86")  # (10**9, 4), strides 0
 
+LONG = tensor(b"J\x00\x00\x40\x00\x85", b"K\x00\x85")  # 2**22 elements, strides 0
+
 
 def long(value: int) -> bytes:
     encoded = pickle.encode_long(value)
@@ -129,6 +131,16 @@ BOMBS: dict[str, bytes] = {
     "expanded tensor": archive(EXPANDED),
     "expanded many times": archive(
         b"\x80\x02(" + tensor(b"J\x00\x00\x10\x00\x85", b"K\x00\x85")[2:-1] * 400 + b"l."
+    ),
+    **{
+        f"large tensor as the items of {name}": archive(
+            b"\x80\x02c" + name.replace(".", "\n").encode() + b"\n" + LONG[2:-1] + b"\x85R."
+        )
+        for name in ("torch.Size", "__builtin__.set", "collections.OrderedDict")
+    },
+    "large tensor as arguments": archive(b"\x80\x02ctorch\ndevice\n" + LONG[2:-1] + b"R."),
+    "large tensor as a pair": archive(
+        b"\x80\x02ccollections\nOrderedDict\n]" + LONG[2:-1] + b"a\x85R."
     ),
     "tensor beyond its storage": archive(tensor(b"K\x11\x85", b"K\x01\x85")),
     "negative stride": archive(tensor(b"K\x02\x85", b"J\xff\xff\xff\xff\x85")),

@@ -22,6 +22,25 @@ def test_invalid_rank(monkeypatch: pytest.MonkeyPatch) -> None:
         DistributedContext.initialize()
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE: is 2, but RANK is not set; start with torchrun"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR is not set"),
+        ({"RANK": "1"}, "RANK: 1 is not below WORLD_SIZE, 1"),
+    ],
+)
+def test_variables_of_another_launcher(
+    values: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        DistributedContext.initialize()
+    with pytest.raises(ConfigError, match=message), torchrun_shard():
+        pass
+
+
 def test_variables_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setenv("RANK", "0")

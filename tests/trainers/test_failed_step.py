@@ -112,6 +112,10 @@ def test_a_dump_is_replayed_from_the_command_line(
     assert error.startswith("class cost of matching of layer 0, image 0 of the batch")
     with pytest.raises(CheckpointError, match="not a dump of a failed step"):
         replay(tmp_path / "poisoned.pth")
+    content = torch.load(dump, weights_only=True)
+    torch.save(content | {"iteration": -1}, dump)
+    with pytest.raises(CheckpointError, match="does not match this run's recipe"):
+        replay(dump)
 
 
 def test_non_finite_gradient_leaves_the_weights_unchanged(small_recipe) -> None:

@@ -75,6 +75,10 @@ def test_a_file_does_not_import_modules(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=f"data.{key} = 'evil:x' imports a module; give data"):
             load_recipe(own)
         assert getattr(load_recipe(own, [f"data.{key}=evil:x"]).data, key) == "evil:x"
+    for name in (tmp_path / "10:00" / "train.json", tmp_path / "11:00"):  # no modules
+        (tmp_path / "11:00").mkdir(exist_ok=True)
+        own.write_text(f"base: synthetic-tiny\ndata: {{dataset: '{name}'}}\n")
+        assert load_recipe(own).data.dataset == str(name)
 
 
 def test_errors_name_the_cause(tmp_path: Path) -> None:
@@ -87,6 +91,11 @@ def test_errors_name_the_cause(tmp_path: Path) -> None:
     two.write_text(f"base: [{one}]\n")
     with pytest.raises(ConfigError, match="circle"):
         load_recipe(one)
+    (tmp_path / "link.yaml").symlink_to("link.yaml")
+    for base in ("link.yaml", r"a\0.yaml"):
+        one.write_text(f'base: "{base}"\n')
+        with pytest.raises(ConfigError, match=r"link\.yaml|no such recipe; correct the name"):
+            load_recipe(one)
     with pytest.raises(ConfigError, match=r"unknown key 'schedule\.iteration'"):
         load_recipe("synthetic-tiny", ["schedule.iteration=3"])
     one.write_text("base: {seed: 3}\n")

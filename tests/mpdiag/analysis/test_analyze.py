@@ -15,6 +15,7 @@ from mpdiag.checkpoints import LoadedCheckpoint, save_checkpoint
 from mpdiag.checkpoints.detectron2_config import TrainingInfo
 from mpdiag.config import (
     BackboneConfig,
+    DataConfig,
     DataSource,
     LossConfig,
     ModelConfig,
@@ -261,6 +262,24 @@ def test_data_set_from_the_config_of_the_checkpoint(
     assert Run.open(tmp_path / "run").header["dataset"]["name"] == "synthetic"
     with pytest.raises(ConfigError, match="--dataset: is missing"):
         analyze(replace(loaded, training_info=TrainingInfo(LossConfig())), None, tmp_path / "none")
+
+
+def test_data_set_from_the_recipe_of_the_checkpoint(
+    tmp_path: Path, loaded: LoadedCheckpoint, root: Path
+) -> None:
+    def trained_on(dataset: str, folder: Path) -> LoadedCheckpoint:
+        data = DataConfig(dataset=dataset, root=folder)
+        return replace(loaded, recipe=TrainConfig(model=loaded.model.config, data=data))
+
+    analyze(trained_on("synthetic", root), None, tmp_path / "run", limit=1)
+    assert Run.open(tmp_path / "run").header["dataset"]["name"] == "synthetic"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: has no synthetic data set"):
+        analyze(trained_on("synthetic", tmp_path / "empty"), None, tmp_path / "none")
+    assert not any((tmp_path / "empty").iterdir())
+    for training_images in ("coco_2017_train", str(tmp_path / "train.json")):
+        with pytest.raises(ConfigError, match="--dataset: is missing"):
+            analyze(trained_on(training_images, root), None, tmp_path / "none")
 
 
 def test_invalid_input_writes_nothing(

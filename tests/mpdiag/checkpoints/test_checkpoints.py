@@ -306,3 +306,9 @@ def test_missing_and_unexpected_entries_are_counted(
     torch.save({"model": state}, path)
     with pytest.raises(CheckpointError, match=r"2 \(decoder.norm.bias, decoder.norm.weight\) m"):
         load_model(path)
+
+
+def test_a_name_of_many_prefixes_is_not_a_parameter(tmp_path: Path) -> None:
+    torch.save({"model": {"module." * 100_000 + "x": torch.ones(1)}}, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError):
+        read_weights(tmp_path / "model.pth")

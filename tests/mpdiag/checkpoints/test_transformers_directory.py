@@ -187,7 +187,9 @@ def test_a_directory_is_a_checkpoint(
     loaded = load_model(directory)
     state = load_file(directory / "model.safetensors")
     (directory / "model.safetensors").unlink()
-    torch.save(state, directory / "pytorch_model.bin")
+    # torch.compile under DistributedDataParallel
+    wrapped = {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}
+    torch.save(wrapped, directory / "pytorch_model.bin")
     with torch.no_grad():
         expected = model(images).matching.mask_logits
         assert torch.equal(loaded(images).matching.mask_logits, expected)

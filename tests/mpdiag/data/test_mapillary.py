@@ -100,6 +100,7 @@ def test_ade20k_full(tmp_path: Path) -> None:
     Image.fromarray(numbers).save(maps / "a.tif")
     data = load_dataset("ade20k_full_sem_seg_train", root=tmp_path)
     assert len(data.classes) == 847
+    assert len(load_dataset(str(home), split="train", task="semantic").classes) == 847
     assert data[0].labels.tolist() == [255, 846]
     np.testing.assert_array_equal(data[0].masks[1], draw_map(0, top=1, kind=np.bool_))
     with pytest.raises(DataError, match="no panoptic annotations; choose task semantic"):

@@ -100,6 +100,10 @@ def test_image_that_links_out_of_the_clone(facade: Path, tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"b\.jpg: links to a file outside of the clone"):
         prepare_public("facade", facade, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    image.unlink()
+    image.symlink_to(image.name)
+    with pytest.raises(DataError, match=r"b\.jpg"):
+        prepare_public("facade", facade, tmp_path / "out")
 
 
 def image_id_with(remainder: int) -> str:

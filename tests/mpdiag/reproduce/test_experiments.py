@@ -101,7 +101,7 @@ def test_selected_trainings_run_in_the_given_order(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["", "0,0", "1,01", "a", "0;1", "-1"])
+@pytest.mark.parametrize("text", ["", "0,0", "1,01", "a", "0;1", "-1", "9" * 5000])
 def test_invalid_seeds(text: str) -> None:
     with pytest.raises(ConfigError, match="--seeds"):
         parse_seeds(text)

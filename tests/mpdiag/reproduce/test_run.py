@@ -89,7 +89,8 @@ def test_photos_cut_tiles_and_train_a_shared_warm_start_first(
 
     monkeypatch.setattr(run_module, "run_job_chains", record)
     monkeypatch.setattr(run_module, "estimate_cost", lambda *_: CostEstimate(0, 0, 0.0, "", 0))
-    size = replace(select_size("photos"), tiles=TiledDataset("facade", 32))
+    size = select_size("photos", ["data.dataset=facade-32"])
+    size = replace(size, tiles=TiledDataset("facade", 32))
     missing = ReproductionOptions(["table4"], size, [1], tmp_path / "none", tmp_path)
     with pytest.raises(DataError, match="facade: not found; run mpdiag data prepare facade --from"):
         reproduce(missing, QUIET)
@@ -99,7 +100,7 @@ def test_photos_cut_tiles_and_train_a_shared_warm_start_first(
         ["table4"], size, [1, 2], out, tmp_path / "datasets", only=["mp-all-layers", "baseline"]
     )
     assert options.command() == (
-        "mpdiag reproduce table4 --size photos "
+        "mpdiag reproduce table4 data.dataset=facade-32 --size photos "
         f"--root {tmp_path / 'datasets'} --only mp-all-layers,baseline --seeds 1,2 --output {out}"
     )
     reproduce(options, QUIET)
@@ -131,6 +132,15 @@ def test_photos_cut_tiles_and_train_a_shared_warm_start_first(
         reproduce(replace(options, only=["typo"]), QUIET)
 
 
+def test_trainings_without_held_out_images_do_not_start(tmp_path: Path) -> None:
+    size = select_size("tiny", ["data.dataset=train.json"])
+    size = replace(size, num_images=(1, 1))
+    options = ReproductionOptions(["table4"], size, [1], tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"train\.json: has no held-out images"):
+        reproduce(options, QUIET)
+    assert not (tmp_path / "out" / "trainings").exists()
+
+
 def test_a_failed_warm_start_starts_no_other_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +152,7 @@ def test_a_failed_warm_start_starts_no_other_training(
 
     monkeypatch.setattr(run_module, "run_job_chains", fail)
     monkeypatch.setattr(run_module, "estimate_cost", lambda *_: CostEstimate(0, 0, 0.0, "", 0))
-    size = replace(select_size("photos"), tiles=None, num_images=(2, 1))
+    size = replace(select_size("photos", ["data.dataset=synthetic"]), tiles=None, num_images=(2, 1))
     options = ReproductionOptions(["table4"], size, [1], tmp_path / "out")
     with pytest.raises(TrainingError, match="1 jobs failed; first warm-start-seed-0: no weights"):
         reproduce(options, QUIET)
