@@ -48,11 +48,12 @@ def _count_points(module: nn.Module) -> int:
 
 
 def _is_wrapper(module: nn.Module, count: int) -> bool:
-    """Return whether a child of `module` has all its `count` hook points and is the model.
+    """Return whether a module inside `module` has all its `count` hook points and is the model.
 
     Wrappers such as DistributedDataParallel pass any arguments on, without knowing their names.
     Containers have no forward pass, for which torch has the same signature. A training step of
-    Lightning may call the child, too, whatever `forward` its module defines.
+    Lightning may call the module inside, too, whatever `forward` its module defines. The module
+    inside has a forward pass and all parameters: a decoder after a backbone is not the model.
     """
     inputs = list(inspect.signature(type(module).forward).parameters.values())[1:]
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -63,8 +64,11 @@ def _is_wrapper(module: nn.Module, count: int) -> bool:
     )
     if not (passes_on or is_lightning):
         return False
+    parameters = len(list(module.parameters()))
     return any(
-        _count_points(child) == count
-        for child in module.children()
-        if not isinstance(child, HookPoint)
+        _count_points(inside) == count and len(list(inside.parameters())) == parameters
+        for inside in module.modules()
+        if inside is not module
+        and not isinstance(inside, HookPoint)
+        and type(inside).forward is not nn.Module.forward
     )

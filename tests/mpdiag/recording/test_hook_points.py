@@ -75,6 +75,37 @@ def test_replicas_of_data_parallel_are_refused() -> None:
         Recorder(outer)
 
 
+class Decoder(Segmenter):
+    """A decoder that gets features of a backbone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(3, 3, 1)
+
+
+class Predictor(nn.Module):
+    """Has hook points, but no forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points = nn.ModuleDict({"mask_logits": HookPoint(), "class_logits": HookPoint()})
+
+
+@pytest.mark.parametrize("build", [Decoder, Predictor])
+def test_a_part_of_the_model_is_not_the_model(build: type[nn.Module]) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone, self.decoder = nn.Conv2d(3, 3, 1), build()
+
+        def forward(self, **batch: Tensor) -> None:
+            """Take any batch."""
+
+    model = Model()
+    assert find_family(model)[1] is model
+    assert find_family(nn.DataParallel(model))[1] is model
+
+
 def test_a_module_that_owns_its_hook_points_is_the_model() -> None:
     class Owner(Segmenter):
         def forward(self, *images: Tensor) -> Tensor:
