@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -135,6 +135,8 @@ def _restore(kind: Any, arrays: Arrays, prefix: str) -> Any:
     for one in fields(kind):
         array = arrays.get(f"{prefix}.{one.name}")
         if array is None:
+            if type(None) not in get_args(one.type):
+                raise KeyError(one.name)  # of another version
             values[one.name] = None
         elif one.name == "grid":
             values[one.name] = tuple(array.tolist())

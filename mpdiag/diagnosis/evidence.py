@@ -83,8 +83,14 @@ class ImageEvidence:
         return softmax(self.class_logits[layer])
 
     def with_layer(self, layer: int) -> Self:
-        """Return the predictions as if `layer` were the last one, in which no mask has moved."""
+        """Return the predictions as if `layer` were the last one.
+
+        No mask has moved in it, unless it is the last one.
+        """
         stop = layer + 1
+        moved = np.eye(len(self.moved), dtype=np.float32)
+        if stop == len(self.area):
+            moved = self.moved
         return replace(
             self,
             class_logits=self.class_logits[:stop],
@@ -94,7 +100,7 @@ class ImageEvidence:
             center=self.center[:stop],
             overlap=self.overlap[:stop],
             repeated=self.repeated[:stop],
-            moved=np.eye(len(self.moved), dtype=np.float32),
+            moved=moved,
             features=None if self.features is None else self.features[:stop],
             masks=self.masks and replace(self.masks, rows=self.masks.rows[:stop]),
         )

@@ -19,7 +19,7 @@ from mpdiag.config import ModelConfig
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.collect import NO_CHANGES, Collector
 from mpdiag.diagnosis.evidence import Evidence
-from mpdiag.diagnosis.trials import SCREENED
+from mpdiag.diagnosis.trials import Trials
 from mpdiag.errors import ConfigError
 from mpdiag.models import Mask2Former
 from mpdiag.models.complexity import count_multiply_adds
@@ -45,13 +45,12 @@ def add_measures(diagnosis: Diagnosis, collector: Collector, base: Evidence) -> 
         collector: runs the model.
         base: evidence of the unchanged model.
     """
-    first = base.changed(base.images[:SCREENED])
+    trials = Trials(collector, base)
+    first = trials.first
     own = _scores_of_layers(first)
     layers: list[dict[str, Any]] = [dict(one) for one in diagnosis.layers]
     for name, dtype in ROUNDED.items():
-        rounded = collector.collect(
-            Changes(rounded=dtype), every_layer=True, indices=collector.indices[:SCREENED]
-        )
+        rounded = trials.collect(Changes(rounded=dtype), every_layer=True)
         gains = _scores_of_layers(rounded) - own
         _add(layers, name, [_number(gain) for gain in gains])
     attention = collector.facts.attention
@@ -62,11 +61,12 @@ def add_measures(diagnosis: Diagnosis, collector: Collector, base: Evidence) -> 
     if isinstance(module, Mask2Former):
         _add(layers, "multiply_adds", multiply_adds_of_layers(module, _input_size(collector)))
     evidence: dict[str, Any] = {**diagnosis.evidence, "images_of_gains": len(first.images)}
-    evidence["flip_gain"] = _number(_last_score(collector, Changes(flip=True)) - own[-1])
+    evidence["flip_gain"] = _number(trials.collect(Changes(flip=True)).score() - own[-1])
     for name, (text, most) in INTERVENTIONS.items():
         last = min(most, base.num_layers)
         with suppress(ConfigError), _intervened(collector, (text.format(last=last),)):
-            evidence[name] = _number(_last_score(collector, keep=False) - own[-1])
+            changed = trials.collect(NO_CHANGES, keep=False)
+            evidence[name] = _number(changed.score() - own[-1])
     evidence["gains_of_changes"] = {k: _number(v) for k, v in collector.gains.items()}
     evidence |= query_measures(base)
     return replace(diagnosis, layers=layers, evidence=evidence)
@@ -134,11 +134,6 @@ def _input_size(collector: Collector) -> tuple[int, int]:
     sample = collector.ground_truth.read_sample(collector.indices[0])
     height, width = collector.adapter.preprocess(sample).sample.image.shape[-2:]
     return height, width
-
-
-def _last_score(collector: Collector, changes: Changes = NO_CHANGES, keep: bool = True) -> float:
-    evidence = collector.collect(changes, indices=collector.indices[:SCREENED], keep=keep)
-    return evidence.score()
 
 
 def _scores_of_layers(evidence: Evidence) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -20,6 +20,7 @@ NEVER = 1e-12  # probability of a class that no kept detection has
 IMAGES_PER_QUERY = 64
 STRIDE = 4  # pixels of the input per cell of the prediction grid
 MAX_OVERLAPS = 1 << 28  # pairs of queries in all layers, of which an image stores the overlap
+MAX_BYTES = 1 << 33  # for the overlaps of all images
 
 _DETECTIONS = f"""
 SELECT d.image_id, d.layer, d.query, d.label, d.score, q.label AS top, q.score AS highest,
@@ -83,6 +84,13 @@ def read_evidence(run: Run, data: SegmentationDataset, limit: int | None = None)
         raise RunError(
             f"{run.path}: has {num_queries:,} queries in {len(layers)} layers, too many to compare "
             "all pairs; analyse without --evaluate-layers"
+        )
+    num_bytes = len(rows) * (len(layers) + 4) * num_queries**2  # bool in all layers, float32 in one
+    if num_bytes > MAX_BYTES:
+        fitting = MAX_BYTES * len(rows) // num_bytes
+        raise RunError(
+            f"{run.path}: the overlaps of {num_queries:,} queries on {len(rows):,} images take "
+            f"{num_bytes / 2**30:.0f} GiB of memory; give --limit {fitting}"
         )
     reader = _Reader(run, len(data.classes), num_queries, layers, str(rule))
     images = [
@@ -151,6 +159,7 @@ class _Reader:
         size = truth.masks.shape[-2], truth.masks.shape[-1]
         gt = [_encoded(rle.encode(mask), size) for mask in truth.masks.numpy()]
         crowd = truth.crowd.numpy()
+        self._check(detections)
         probability, quality = self._probabilities(detections)
         masks = self._masks(detections, size)
         iou = np.zeros((*self.shape, len(gt)), np.float32)
@@ -180,6 +189,16 @@ class _Reader:
             gt_overlap=_iou(gt, gt, np.zeros(len(gt), np.bool_)),
             ignored=np.zeros(self.shape[1], np.bool_),
         )
+
+    def _check(self, detections: pd.DataFrame) -> None:
+        """Raise ValueError for a detection of no query or class, or with an impossible score."""
+        query, label, score = (detections[name] for name in ("query", "label", "score"))
+        if not query.between(0, self.shape[1] - 1).all():
+            raise ValueError("a detection of no query")
+        if not label.between(0, self.num_classes - 1).all():
+            raise ValueError("a detection of no class")
+        if not (score.between(0, 1) & (detections["highest"] > 0)).all():
+            raise ValueError("a score that is no probability")
 
     def _probabilities(self, detections: pd.DataFrame) -> tuple[Float32, Float32]:
         """Return class probabilities (S, N, K) and mask qualities (S, N)."""

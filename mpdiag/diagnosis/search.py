@@ -86,7 +86,8 @@ class Search:
             findings.append(finding)
             if finding.cause in NOT_COMBINED and tried.candidate.edit is not None:
                 self._model_candidates = ()
-            state, scored = tried.state, tried.scored
+            if tried.gain >= 0:  # the remedy of an observed cause may lower the score
+                state, scored = tried.state, tried.scored
         evidence = self.start.evidence
         return Diagnosis(
             first,

@@ -18,12 +18,24 @@ class Trials:
 
     @property
     def first(self) -> Evidence:
-        """The evidence of the first images, without changes."""
-        return self.base.changed(self.base.images[:SCREENED])
+        """The evidence of the first images with GT, without changes."""
+        return self.base.changed([self.base.images[place] for place in self._places])
 
-    def collect(self, changes: Changes) -> Evidence:
-        """Collect the evidence of the first images under changes."""
-        return self.collector.collect(changes, indices=self.collector.indices[:SCREENED])
+    def collect(
+        self, changes: Changes, *, every_layer: bool = False, keep: bool = True
+    ) -> Evidence:
+        """Collect the evidence of the first images with GT under changes.
+
+        The options are those of `Collector.collect`.
+        """
+        indices = [self.collector.indices[place] for place in self._places]
+        return self.collector.collect(changes, every_layer=every_layer, indices=indices, keep=keep)
+
+    @property
+    def _places(self) -> list[int]:
+        """Places of the first images with GT; the others alone have no score."""
+        images = enumerate(self.base.images)
+        return [place for place, image in images if not image.gt_crowd.all()][:SCREENED]
 
     def best(
         self, cause: str, changes: dict[str, Changes], min_gain: float = 0.0
@@ -33,4 +45,4 @@ class Trials:
         gains = {name: self.collect(one).score() - own for name, one in changes.items()}
         self.collector.gains |= {f"{cause} {name}": gain for name, gain in gains.items()}
         name = max(gains, key=lambda one: gains[one])
-        return None if gains[name] <= min_gain else (name, changes[name])
+        return (name, changes[name]) if gains[name] > min_gain else None

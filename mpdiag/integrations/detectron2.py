@@ -46,7 +46,8 @@ class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
         Args:
             every: number of steps from one measurement to the next.
             held_out: batches with `instances`, as a training loader without augmentation gives
-                them. Each process keeps its part of the first ones in memory.
+                them, the same in all processes (the loaders of detectron2 give each its own). Each
+                process keeps its part of the first ones in memory.
             eval_period: number of steps between measurements of `held_out`; 0 only at the end.
             batches: number of batches to take from `held_out`, of all processes together.
             run: run directory to write at the end of training, from the held-out images.

@@ -79,8 +79,8 @@ class EvaluationRows:
             return {}
         if not any(part._tables for part in parts):
             raise RunError(
-                f"{path}: no held-out image with GT was measured; evaluate with "
-                "start_evaluation first"
+                f"{path}: no held-out image with GT was measured; evaluate between "
+                "start_evaluation and finish_evaluation first"
             )
         num_classes = max(part._num_classes for part in parts)
         if names is not None and len(names) != num_classes:

@@ -125,6 +125,16 @@ def test_a_damaged_file_is_measured_again(stored: Collector) -> None:
         assert path.read_bytes() == content
 
 
+def test_a_file_of_another_version_is_measured_again(stored: Collector) -> None:
+    assert stored.store is not None
+    stored.collect()
+    (path,) = stored.store.directory.iterdir()
+    with np.load(path) as loaded:
+        arrays = {name: array for name, array in loaded.items() if name != "1.repeated"}
+    np.savez(path, **arrays)
+    assert stored.store.read(path, 2) is None
+
+
 def test_a_file_cannot_expand(stored: Collector) -> None:
     assert stored.store is not None
     path = stored.store.directory / "0.npz"

@@ -23,6 +23,7 @@ from mpdiag.checkpoints.detectron2_config import TrainingInfo
 from mpdiag.cli import app
 from mpdiag.config import LossConfig, ModelConfig
 from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset
+from mpdiag.diagnosis import run_evidence
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.checks.pixels import received_pixels
 from mpdiag.diagnosis.collect import Collector, shift_masks, undo_shift
@@ -31,6 +32,7 @@ from mpdiag.errors import ConfigError, DataError, OutputError, RunError
 from mpdiag.models import Mask2Former
 from mpdiag.store import Run
 from mpdiag.store.diagnosis import Diagnosis, Finding
+from mpdiag.store.schema import TABLES
 from reports.diagnosis import TIDE_ERRORS
 from reports.layer_tables import layer_tables
 
@@ -178,6 +180,37 @@ def test_number_of_queries_in_the_summary_is_compared_with_the_rows(
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < queries**2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("score", float("nan"), "a score that is no probability"),
+        ("score", -0.5, "a score that is no probability"),
+        ("score", 7.0, "a score that is no probability"),
+        ("label", -1, "a detection of no class"),
+    ],
+)
+def test_damaged_detections(
+    run: Path, data: SegmentationDataset, tmp_path: Path, name: str, value: float, message: str
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    for path in (tmp_path / "run" / "detections").iterdir():
+        rows = pq.read_table(path).to_pandas()
+        rows.loc[0, name] = value
+        schema = TABLES["detections"]
+        pq.write_table(pa.Table.from_pandas(rows, schema, preserve_index=False), path)
+    with pytest.raises(RunError, match=rf"image 1 is invalid \({message}\)"):
+        read_evidence(Run.open(tmp_path / "run"), data)
+
+
+def test_overlaps_of_all_images_fit_in_memory(
+    run: Path, data: SegmentationDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Run.open(run)
+    monkeypatch.setattr(run_evidence, "MAX_BYTES", 1000)
+    with pytest.raises(RunError, match=r"queries on 4 images take .* GiB of memory; give --limit"):
+        read_evidence(opened, data)
 
 
 def test_a_diagnosis_is_read_as_it_was_written(tmp_path: Path) -> None:
