@@ -88,10 +88,11 @@ class RunImage:
         ]
 
     def rank_queries(self) -> pd.DataFrame:
-        """Return one row per query, lowest IoU first: query, iou, layer, saved.
+        """Return one row per query, lowest IoU first: query, iou, layer, saved, finite.
 
         `iou` is the lowest IoU of masks in adjacent layers, `layer` the later of the two; both are
-        null if the query has no IoU. Queries with saved masks come first.
+        null if the query has no IoU. `finite` says whether all its masks are. Queries with saved
+        masks come first.
         """
         known = self.queries.dropna(subset="iou_prev")
         lowest = known.loc[
@@ -99,6 +100,8 @@ class RunImage:
         ]
         ranked = pd.DataFrame({"query": self.queries["query"].unique()}).merge(lowest, how="left")
         ranked["saved"] = ranked["query"].isin(self.saved)
+        broken = self.queries.loc[self.queries["area"].isna(), "query"]
+        ranked["finite"] = ~ranked["query"].isin(broken)
         ranked = ranked.rename(columns={"iou_prev": "iou"})
         return ranked.sort_values(
             ["saved", "iou", "query"], ascending=[False, True, True], na_position="last"

@@ -16,8 +16,8 @@ from reports.table1 import run_labels
 P = ParamSpec("P")
 R = TypeVar("R")
 
-CACHE_ENTRIES = 64
-"""Number of results that each cached function keeps."""
+CACHE_ENTRIES = 512
+"""Number of results that each cached function keeps. Fewer than there are runs would keep none."""
 LOADING = "Reading the run ..."
 
 
@@ -67,7 +67,7 @@ def open_runs(paths: Sequence[str]) -> tuple[list[LoadedRun], list[RunError]]:
     ], errors
 
 
-@st.cache_resource(show_spinner=LOADING, max_entries=64)
+@st.cache_resource(show_spinner=LOADING, max_entries=CACHE_ENTRIES)
 def _open(path: str, modified: float) -> Run:
     """Open a run; `modified` is part of the cache key, so that a rewritten run is opened again."""
     return Run.open(Path(path))

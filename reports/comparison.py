@@ -27,6 +27,10 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     """
     if comparison.settings:
         table = _table("", ("Different settings", "a", "b"))
+        table.columns[0].no_wrap = True
+        for setting in table.columns[1:]:  # values may be long
+            setting.no_wrap = False
+            setting.overflow = "fold"
         for key, values in comparison.settings.items():
             table.add_row(Text(key), *(Text(format_setting(value)) for value in values))
         yield table

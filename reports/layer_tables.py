@@ -79,13 +79,18 @@ def _has_values(metric: LayerMetric, values: "pd.Series[float]") -> bool:
 
 def _transitions(run: Run) -> list[Table]:
     table, thresholds = run.transitions(), run.thresholds
-    of_class = {name: table[table["transition"] == name] for name in TRANSITIONS}
+    layers = range(1, run.num_layers + 1)  # also those without a finite mask
+    of_class = {
+        name: rows.set_index("layer").reindex(layers)
+        for name in TRANSITIONS
+        for rows in [table[table["transition"] == name]]
+    }
     layer0 = [math.nan]  # there is no transition into layer 0
     shares = [
         (f"{name}: {meaning}", _cells([*layer0, *of_class[name]["share"]]))
         for name, meaning in TRANSITIONS.items()
     ]
-    of_layer = table.groupby("layer")[["empty", "count"]].sum()
+    of_layer = table.groupby("layer")[["empty", "count"]].sum().reindex(layers)
     shares.append(("kept, both empty", _cells([*layer0, *(of_layer["empty"] / of_layer["count"])])))
     gains = [(name, _signed_cells(rows["util_gain"])) for name, rows in of_class.items()]
     return [

@@ -160,6 +160,7 @@ def _show_largest_changes(a: LoadedRun, b: LoadedRun, comparison: Comparison) ->
                     {title: rows[key].map(str)} | {name: factor * rows[name] for name in _VALUES}
                 ),
                 f"{a.slug} and {b.slug} {key} {metric}",
+                precision=_decimals(metric),
             )
     st.caption(f"{curves.label_with_unit(LAYER_METRICS[metric])}, over all layers.")
     return metric
@@ -201,13 +202,17 @@ def _show_image(a: LoadedRun, b: LoadedRun, comparison: Comparison, metric: str)
         _show_masks(letter, loaded, image, gt)
 
 
+def _decimals(metric: str) -> int:
+    return 1 if LAYER_METRICS[metric].unit == "fraction" else 2
+
+
 def _select_image(
     a: LoadedRun, comparison: Comparison, metric: str, container: st.delta_generator.DeltaGenerator
 ) -> int | None:
     changed = comparison.moved_images[comparison.moved_images["metric"] == metric]
-    factor = curves.scale(LAYER_METRICS[metric])
+    factor, digits = curves.scale(LAYER_METRICS[metric]), _decimals(metric)
     names = {
-        int(row["image_id"]): f"{row['file_name']}: {factor * row['difference']:+z.1f}"
+        int(row["image_id"]): f"{row['file_name']}: {factor * row['difference']:+z.{digits}f}"
         for row in changed.to_dict("records")
     }
     default = next(iter(names), None)

@@ -12,6 +12,7 @@ from apps.finding_links import show_finding_images
 from apps.formatting import escape_markdown
 from apps.runs import LoadedRun, cached
 from mpdiag.errors import RunError
+from mpdiag.store import Run
 from mpdiag.store.causes import CAUSES
 from mpdiag.store.diagnosis import FILE_NAME, Diagnosis, Finding
 from reports.diagnosis import finding_facts, layer_scores_table, points, summary
@@ -32,21 +33,30 @@ def render(runs: Sequence[LoadedRun]) -> None:
     if path.exists():
         _show_diagnosis(loaded, Diagnosis.read(path))
     else:
-        _show_commands(shlex.quote(str(loaded.run.path)))
+        _show_commands(loaded.run)
     _show_highlights(loaded)
     url_state.page_link("overview", "All layers as curves and tables", icon=":material/show_chart:")
 
 
-def _show_commands(run: str) -> None:
-    components.show_empty(
-        "This run has no diagnosis. The first command makes one from the run; the second also runs "
-        "the model and tests more causes. Then reload this page."
-    )
-    st.code(
-        f"mpdiag diagnose {run}\nmpdiag diagnose CHECKPOINT --run {run}",
-        language="bash",
-        wrap_lines=True,
-    )
+def _show_commands(run: Run) -> None:
+    """Show the commands that make a diagnosis of this run."""
+    if run.header.get("part") != "matching":
+        components.show_empty("A diagnosis is made from a run of the matching part.")
+        return
+    path, dataset = shlex.quote(str(run.path)), run.header.get("dataset")
+    file = dataset.get("annotation_file") if isinstance(dataset, dict) else None
+    data = "" if str(file).endswith(".json") else " --dataset DATASET"
+    has_detections = not run.query("SELECT image_id FROM detections LIMIT 1").empty
+    commands = [f"mpdiag diagnose CHECKPOINT --run {path}{data}"]
+    text = "The command runs the model and makes one."
+    if run.header.get("task") == "instance" and has_detections:
+        commands.insert(0, f"mpdiag diagnose {path}{data}")
+        text = (
+            "The first command makes one from the run; the second also runs the model and tests "
+            "more causes."
+        )
+    components.show_empty(f"This run has no diagnosis. {text} Then reload this page.")
+    st.code("\n".join(commands), language="bash", wrap_lines=True)
 
 
 def _show_highlights(loaded: LoadedRun) -> None:

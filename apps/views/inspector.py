@@ -35,6 +35,9 @@ def render(runs: Sequence[LoadedRun]) -> None:
     if image is None:
         return
     run = loaded.run
+    if image.queries.empty:
+        components.show_empty("The MP part has no queries in an image without GT. Select another.")
+        return
     query, layer = _select_query(run, image, query_column)
     show_finding_of_url(loaded, image.image_id)
     rgb_image = _load_image(run, image)
@@ -99,7 +102,7 @@ def _select_query(run: Run, image: RunImage, container: DeltaGenerator) -> tuple
     def label(query: int) -> str:
         row = ranked[query]
         if pd.isna(row["iou"]):
-            return f"Query {query}: always empty"
+            return f"Query {query}: {'always empty' if row['finite'] else 'not finite'}"
         return (
             f"Query {query}: IoU {format_percent(row['iou'])} at {layer_symbol(int(row['layer']))}"
         )
@@ -179,7 +182,7 @@ def _show_all_queries(loaded: LoadedRun, image: RunImage, query: int, layer: int
     )
     right.caption(
         "Click a cell to select its query and layer. Cells without a value are blank: the masks "
-        "are empty, or the query has no match."
+        "are empty or not finite, or the query has no match."
     )
 
     def select(point: Mapping[str, Any]) -> None:

@@ -32,7 +32,10 @@ def diagnose(
     ],
     dataset: Annotated[
         str | None,
-        typer.Option(help="Data set as for mpdiag analyze.", show_default="that of the run"),
+        typer.Option(
+            help="Data set as for mpdiag analyze.",
+            show_default="that of the run, or of the checkpoint's training",
+        ),
     ] = None,
     run: Annotated[
         Path | None,
@@ -80,6 +83,7 @@ def diagnose(
 ) -> None:
     """Rank what costs a model AP, PQ or mIoU: what is at stake, the evidence and the remedy."""
     from mpdiag.analysis.shard import torchrun_shard
+    from mpdiag.diagnosis.run_evidence import open_dataset
     from mpdiag.store import Run
     from mpdiag.store.diagnosis import FILE_NAME
     from mpdiag.store.files import check_target
@@ -89,8 +93,9 @@ def diagnose(
     for path in (json_file, html):  # before the work
         if path is not None:
             check_target(path)
-    if run is not None:
-        Run.open(run)
+    data: Any = dataset
+    if run is not None and dataset is None:
+        data = open_dataset(Run.open(run))
     options: dict[str, Any] = {
         "root": root,
         "split": split,
@@ -102,7 +107,7 @@ def diagnose(
     sources = [source] if against is None else [source, against]
     with torchrun_shard() as shard:
         options["shard"] = shard
-        found = [_find_causes(one, dataset, threshold / 100, options) for one in sources]
+        found = [_find_causes(one, data, threshold / 100, options) for one in sources]
     if not shard.is_main_process:
         return
     diagnosis = found[0]
@@ -123,13 +128,13 @@ def diagnose(
     if run is not None:
         suggest(f"mpdiag dashboard {shlex.quote(str(run))}")
     else:
-        data = {"--dataset": dataset, "--root": root, "--split": split, "--task": task}
-        words = [word for key, value in data.items() if value for word in (key, str(value))]
+        given = {"--dataset": dataset, "--root": root, "--split": split, "--task": task}
+        words = [word for key, value in given.items() if value for word in (key, str(value))]
         suggest(shlex.join(["mpdiag", "analyze", source, *words]))
 
 
 def _find_causes(
-    source: str, dataset: str | None, threshold: float, options: Mapping[str, Any]
+    source: str, dataset: Any, threshold: float, options: Mapping[str, Any]
 ) -> "Diagnosis":
     """Diagnose with a progress bar."""
     from mpdiag.diagnosis import diagnose as find_causes

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from mpdiag.data import GroundTruth, SegmentationDataset, load_dataset
 from mpdiag.diagnosis.evidence import DUPLICATE_IOU, Evidence, Float32, ImageEvidence
 from mpdiag.errors import RunError
-from mpdiag.export.detections import categories
+from mpdiag.export.detections import categories, layers_with_detections
 from mpdiag.store import Run, rle
 
 NEVER = 1e-12  # probability of a class that no kept detection has
@@ -68,9 +68,7 @@ def read_evidence(run: Run, data: SegmentationDataset, limit: int | None = None)
             f"{run.path}: is of task {run.header.get('task')}, part {run.header.get('part')}; a "
             "diagnosis of a run needs instances of the matching part, so diagnose the checkpoint"
         )
-    layers = run.query("SELECT DISTINCT layer FROM detections ORDER BY layer")["layer"].tolist()
-    if not layers:
-        raise RunError(f"{run.path}: has no detections; analyse without --no-evaluate")
+    layers = layers_with_detections(run)
     _check_classes(run, data)
     rows = run.query("SELECT * FROM images ORDER BY image_id LIMIT ?", [limit or 2**31])
     index = {image_id: place for place, image_id in enumerate(data.image_ids)}

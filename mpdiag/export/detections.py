@@ -77,6 +77,8 @@ def layers_with_detections(run: Run) -> list[int]:
         raise RunError(
             f"{run.path}: has no detections; analyse the matching part without --no-evaluate"
         )
+    if rows["layer"].isna().any():  # of schema version 1
+        raise RunError(f"{run.path}: has detections of unknown layers; analyse again")
     return [int(layer) for layer in rows["layer"]]
 
 

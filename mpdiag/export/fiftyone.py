@@ -46,8 +46,7 @@ def export_fiftyone(run: Run, output: Path) -> list[Path]:
         OutputError: `output` is not empty, or cannot be written.
     """
     layers, names = layers_with_detections(run), [name for _, name in categories(run)]
-    ids = run.query("SELECT image_id FROM images ORDER BY image_id")["image_id"].tolist()
-    files = {image_id: str(run.image_file(image_id).absolute()) for image_id in ids}
+    files = {image_id: str(file.absolute()) for image_id, file in run.image_files().items()}
     info = {"run": run.name, "classes": names}
     with new_folder(output):
         replace_json(output / "metadata.json", {"media_type": "image", "info": info})

@@ -294,34 +294,47 @@ class Run:
         thumbnail = _inside(self.path / "thumbnails", f"{int(image_id)}.jpg")
         if thumbnail is not None:
             return thumbnail
-        name, root, file = self._find_image_file(image_id)
-        if file is None:
-            raise RunError(
-                f"{self.path} has no thumbnail of image {image_id}, and {name} is not in {root}; "
-                "analyse again where the data set is"
-            )
-        return file
-
-    def image_file(self, image_id: int) -> Path:
-        """Return the path of an image file of the data set, inside its image_root.
-
-        Raises:
-            RunError: the run has no such image, or the file does not exist.
-        """
-        name, root, file = self._find_image_file(image_id)
-        if file is None:
-            raise RunError(f"{self.path}: image {image_id}, {name}, is not in {root}; put it there")
-        return file
-
-    def _find_image_file(self, image_id: int) -> tuple[str, Any, Path | None]:
-        """Return file name, image_root, and the path if there is such a file."""
-        rows = self.query("SELECT file_name FROM images WHERE image_id = ?", [int(image_id)])
+        rows = self.query(
+            "SELECT file_name FROM images WHERE image_id = ?", [int(image_id)], image_id=image_id
+        )
         if rows.empty:
             raise RunError(f"{self.path} has no image {image_id}; choose another")
         name = str(rows["file_name"][0])
+        file = self._image_file(name)
+        if file is None:
+            raise RunError(
+                f"{self.path} has no thumbnail of image {image_id}, and {name} is not in "
+                f"{self._image_root}; analyse again where the data set is"
+            )
+        return file
+
+    def image_files(self) -> dict[int, Path]:
+        """Return image id -> path of each image file of the data set, inside its image_root.
+
+        Raises:
+            RunError: a file does not exist.
+        """
+        rows = self.query("SELECT image_id, file_name FROM images ORDER BY image_id")
+        files: dict[int, Path] = {}
+        for image_id, name in rows.itertuples(index=False):
+            file = self._image_file(str(name))
+            if file is None:
+                raise RunError(
+                    f"{self.path}: image {image_id}, {name}, is not in {self._image_root}; put it "
+                    "there"
+                )
+            files[int(image_id)] = file
+        return files
+
+    @property
+    def _image_root(self) -> Any:
         dataset = self.header.get("dataset")
-        root = dataset.get("image_root") if isinstance(dataset, dict) else None
-        return name, root, _inside(Path(root), name) if isinstance(root, str) else None
+        return dataset.get("image_root") if isinstance(dataset, dict) else None
+
+    def _image_file(self, name: str) -> Path | None:
+        """Return the path of an image file if there is such a file."""
+        root = self._image_root
+        return _inside(Path(root), name) if isinstance(root, str) else None
 
     def _require(self, table: str, column: str) -> None:
         if not self.has_column(table, column):

@@ -82,6 +82,16 @@ def test_queries_are_ranked_by_saved_masks_then_lowest_iou(loaded):
     assert ranked["saved"].tolist() == [True, True, False, False, False, False]
     for row in ranked.to_dict("records"):
         assert (row["iou"], row["layer"]) == lowest[row["query"]]
+    assert ranked["finite"].all()
+
+
+def test_queries_with_masks_that_are_not_finite(loaded):
+    def spoil(rows):
+        spoilt = {"area": None, "iou_prev": None}
+        return [row | spoilt if row["query"] == 2 else row for row in rows]
+
+    ranked = read_image(rewrite(loaded, "queries", spoil).run, 4).rank_queries()
+    assert ranked[~ranked["finite"]]["query"].tolist() == [2]
 
 
 def test_worst_images_are_ordered_by_change_score(loaded):

@@ -51,6 +51,15 @@ def test_tables_for_the_terminal(found: Comparison) -> None:
     assert all(metric.label in text for metric in LAYER_METRICS.values())
 
 
+def test_settings_have_their_names_however_long_the_values_are(found: Comparison) -> None:
+    console = Console(width=80, file=io.StringIO())
+    settings = {"architecture.notes": ["a note of some words. " * 9, "another note. " * 9]}
+    console.print(next(comparison_tables(replace(found, settings=settings))))
+    text = console.file.getvalue()
+    assert "architecture.notes" in text and "Different settings" in text
+    assert text.count("another") == 9 and "…" not in text
+
+
 def test_csv_escapes_formulas(found: Comparison, tmp_path: Path) -> None:
     moved = found.moved_classes.assign(**{"class": "=1+1"})
     write_comparison(replace(found, moved_classes=moved), tmp_path / "x.csv")

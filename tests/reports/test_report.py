@@ -1,14 +1,20 @@
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mpdiag.errors import ConfigError, RunError
 from mpdiag.store import Run, Thresholds
+from mpdiag.store.schema import TABLES
 from reports import FORMATS, write_report
+from reports.formatting import NO_VALUE
+from reports.layer_tables import layer_tables
 
 MakeRun = Callable[..., Path]
 
@@ -112,3 +118,18 @@ def test_thresholds_of_transitions(tmp_path: Path, make_run: MakeRun) -> None:
     assert 0 < kept.mean() < 1
     row = next(line for line in text.splitlines() if line.startswith("| kept: nearly"))
     assert float(row.split("|")[3]) == pytest.approx(100 * kept.mean(), abs=0.05)
+
+
+def test_transitions_of_a_layer_without_finite_masks(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(tmp_path / "run", layers=3)
+    shutil.rmtree(run / "aggregates")
+    for path in (run / "queries").iterdir():
+        rows = pq.read_table(path).to_pandas()
+        rows.loc[rows["layer"] == 0, "area"] = None
+        table = pa.Table.from_pandas(rows, TABLES["queries"], preserve_index=False)
+        pq.write_table(table, path)
+    opened = Run.open(run)
+    shares = opened.transitions().query("transition == 'kept'").set_index("layer")["share"]
+    (table,) = (x for x in layer_tables(opened) if x.title == "Transitions")
+    (kept,) = (row.cells for row in table.rows if row.cells[0].startswith("kept: "))
+    assert kept[1:] == ("", NO_VALUE, f"{100 * shares[2]:.1f}", f"{100 * shares[3]:.1f}")

@@ -114,6 +114,28 @@ def test_run_without_diagnosis_is_described_in_words(run, open_page):
     assert [link.page for link in links(page)] == ["overview"]
 
 
+@pytest.mark.parametrize(
+    ("change", "commands"),
+    [
+        ({"part": "piloted"}, []),
+        ({"task": "panoptic"}, ["mpdiag diagnose CHECKPOINT --run {run}"]),
+        (
+            {"dataset": {"annotation_file": "gtFine"}},
+            [
+                "mpdiag diagnose {run} --dataset DATASET",
+                "mpdiag diagnose CHECKPOINT --run {run} --dataset DATASET",
+            ],
+        ),
+    ],
+)
+def test_only_commands_that_work_are_shown(run, open_page, change, commands):
+    header = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(header | change))
+    page = open_page(run, page="diagnosis")
+    shown = [line for code in page.code for line in code.value.splitlines()]
+    assert shown == [command.format(run=run) for command in commands]
+
+
 @pytest.mark.parametrize("change", [{"score": 3}, {"findings": [{"cause": "x"}]}, {"findings": 4}])
 def test_damaged_diagnosis_is_an_error_of_this_page(run, open_page, change):
     Diagnosis(0.5, [finding("ranking", 0.1)], 0.01, 7).write(run / "diagnosis.json")

@@ -195,6 +195,16 @@ def test_image_without_gt(make_run, open_page, tmp_path):
     assert not page.dataframe
 
 
+def test_image_without_queries_of_the_mp_part(make_run, open_page, tmp_path):
+    run = make_run(tmp_path / "one")
+    for path in (run / "queries").iterdir():
+        rows = pq.read_table(path)
+        pq.write_table(rows.filter(pc.not_equal(rows["image_id"], 1)), path)
+    page = open_page(run, page="inspector", image=1)
+    assert "no queries in an image without GT" in page.info[0].value
+    assert not page.exception and not page.error
+
+
 @pytest.mark.parametrize("layers", [1, 3, 15])
 def test_any_number_of_layers_is_shown(make_run, open_page, tmp_path, layers):
     page = open_page(make_run(tmp_path / "run", layers=layers), page="inspector")

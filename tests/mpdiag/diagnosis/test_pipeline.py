@@ -18,7 +18,7 @@ import mpdiag
 from mpdiag import diagnosis
 from mpdiag.analysis.build_adapter import build_adapter
 from mpdiag.analysis.options import AnalysisOptions
-from mpdiag.checkpoints import LoadedCheckpoint
+from mpdiag.checkpoints import LoadedCheckpoint, save_checkpoint
 from mpdiag.checkpoints.detectron2_config import TrainingInfo
 from mpdiag.cli import app
 from mpdiag.config import LossConfig, ModelConfig
@@ -180,6 +180,16 @@ def test_number_of_queries_in_the_summary_is_compared_with_the_rows(
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < queries**2
+
+
+def test_the_command_uses_the_data_set_of_the_run(
+    model: Mask2Former, run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    save_checkpoint(tmp_path / "model.pth", model)
+    arguments = ["diagnose", str(tmp_path / "model.pth"), "--run", str(tmp_path / "run")]
+    app([*arguments, "--limit", "1"], standalone_mode=False)
+    assert Diagnosis.read(tmp_path / "run" / "diagnosis.json").num_images == 1
 
 
 @pytest.mark.parametrize(

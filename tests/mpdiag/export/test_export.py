@@ -149,7 +149,7 @@ def test_errors_name_the_cause(
     pq.write_table(table.set_column(place, "counts", pa.nulls(len(table), pa.binary())), file)
     for export in (export_coco, export_fiftyone):
         with monkeypatch.context() as context:
-            context.setattr(Run, "image_file", lambda *_: Path("file"))
+            context.setattr(Run, "image_files", lambda run: {1: Path("file")})
             with pytest.raises(RunError, match="image 1 is invalid"):
                 export(Run.open(broken), tmp_path / "coco")
         assert list((tmp_path / "coco").iterdir()) == []
