@@ -90,7 +90,15 @@ def _write_official(target: Path, loaded: LoadedCheckpoint) -> None:
             "loss": training_info.loss.model_dump(mode="json"),
             "short_side": training_info.short_side,
             "long_side": training_info.long_side,
+            "resize": training_info.resize,
         }
+        if training_info.resize == "other":
+            _log.warning(
+                "%s resizes images in a way that %s does not keep; it is analysed at the published "
+                "size",
+                loaded.path,
+                target,
+            )
     own |= {"classes": loaded.classes} if loaded.classes else {}
     own |= {"labels": loaded.labels} if loaded.labels else {}
     weight = training_info.loss.no_object_weight

@@ -150,7 +150,9 @@ def _training_settings(contents: CheckpointContents) -> dict[str, str]:
                 f"class {loss.class_weight:g}, mask {loss.mask_weight:g}, dice {loss.dice_weight:g}"
             )
         settings["no-object weight"] = f"{loss.no_object_weight:g}"
-        if info.short_side:
+        if info.resize == "none":
+            settings["image size"] = "that of the image files"
+        elif info.short_side:
             settings["image size"] = f"{info.short_side}, at most {info.long_side}"
         if info.dataset is not None:
             settings["data set"] = info.dataset.dataset

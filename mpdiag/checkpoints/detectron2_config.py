@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mpdiag.checkpoints.detectron2_yaml import (
     META_ARCHITECTURES,
@@ -50,6 +50,9 @@ _NUM_CLASSES = (
 )
 
 
+Resize = Literal["shortest-edge", "none", "other"]
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingInfo:
     """Loss, image size and data set that a model was trained with.
@@ -57,6 +60,7 @@ class TrainingInfo:
     Attributes:
         loss: matching costs, loss weights and points.
         short_side, long_side: size of images at inference, in pixels; None if unknown.
+        resize: how images get this size. "none" keeps their own; "other" is not that of detectron2.
         dataset: held-out images that a detectron2 configuration names; None if unknown.
         things, stuff: number of thing and stuff classes, if the data set is known.
     """
@@ -67,6 +71,7 @@ class TrainingInfo:
     dataset: DataSource | None = None
     things: int | None = None
     stuff: int | None = None
+    resize: Resize = "shortest-edge"
 
 
 def find_config(checkpoint: Path) -> Path | None:
@@ -166,13 +171,16 @@ def training_info_of(
         _check_against_weights(given_weight, key, no_object_weight, source)
         given["no_object_weight"] = no_object_weight
     loss = parse(LossConfig, given, source)
-    sizes = image_sides(values, "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", source)
+    short, long = "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"
+    keeps_size = get(values, short) == 0  # as in detectron2
+    sizes = (None, None) if keeps_size else image_sides(values, short, long, source)
     names = get(values, "DATASETS.TEST")
     dataset = names[0] if isinstance(names, list) and names else None
     dataset = dataset if isinstance(dataset, str) else None
     things, stuff = _things_and_stuff(dataset) if dataset else (None, None)
     held_out = None if dataset is None else DataSource(dataset)
-    return TrainingInfo(loss, *sizes, held_out, things, stuff)
+    resize: Resize = "none" if keeps_size else "shortest-edge"
+    return TrainingInfo(loss, *sizes, held_out, things, stuff, resize)
 
 
 def image_sides(

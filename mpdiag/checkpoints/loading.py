@@ -47,10 +47,21 @@ class LoadedCheckpoint(CheckpointMetadata):
 
     @property
     def image_size(self) -> tuple[int | None, int]:
-        """Short and long side of images at inference; short side None keeps their own size."""
+        """Short and long side of images at inference; short side None keeps their own size.
+
+        Raises:
+            CheckpointError: the preprocessor resizes in another way.
+        """
         if self.recipe is not None:
             return self.recipe.data.short_side, self.recipe.data.long_side
         info = self.training_info
+        if info and info.resize == "other":
+            raise CheckpointError(
+                f"{self.path}: its preprocessor_config.json does not resize by the shortest edge; "
+                "let transformers run it with --engine transformers"
+            )
+        if info and info.resize == "none":
+            return None, LONG_SIDE
         return (info and info.short_side) or SHORT_SIDE, (info and info.long_side) or LONG_SIDE
 
 
@@ -170,7 +181,11 @@ def _converted_contents(weights: Weights, own: Mapping[str, Any]) -> CheckpointC
         parse(ModelConfig, own["model"], source),
         classes=own.get("classes"),
         labels=own.get("labels"),
-        training_info=TrainingInfo(loss, *image_sides(own, "short_side", "long_side", source)),
+        training_info=TrainingInfo(
+            loss,
+            *image_sides(own, "short_side", "long_side", source),
+            resize="none" if own.get("resize") == "none" else "shortest-edge",
+        ),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from mpdiag.checkpoints.architecture import ENCODER_POINTS
-from mpdiag.checkpoints.detectron2_config import image_sides
+from mpdiag.checkpoints.detectron2_config import TrainingInfo, image_sides
 from mpdiag.config import BackboneConfig, LossConfig, ModelConfig, abbreviate, parse
 from mpdiag.errors import CheckpointError
 from mpdiag.models.swin import SwinShape, is_swin, swin_shape
@@ -224,12 +224,23 @@ def preprocessor_settings(config: ModelConfig, size: tuple[int, int] | None) -> 
     }
 
 
-def image_size_of(preprocessor: Mapping[str, Any], source: str) -> tuple[int | None, int | None]:
-    """Return short and long side at inference; None where the size is given otherwise."""
-    size = preprocessor.get("size") if preprocessor.get("do_resize", True) else None
+def training_info_of(
+    preprocessor: Mapping[str, Any], loss: LossConfig, source: str
+) -> TrainingInfo:
+    """Return the losses with the size of images of a preprocessor_config.json.
+
+    Early versions of transformers wrote `size` as a number, and `max_size`.
+    """
+    if not preprocessor.get("do_resize", True):
+        return TrainingInfo(loss, resize="none")
+    size, longest = preprocessor.get("size"), preprocessor.get("max_size")
+    if isinstance(size, int):
+        size = {"shortest_edge": size}
     if not isinstance(size, Mapping):
-        return None, None
-    return image_sides(size, "shortest_edge", "longest_edge", source)
+        return TrainingInfo(loss)
+    sides = {"longest_edge": longest, **size}
+    short, long = image_sides(sides, "shortest_edge", "longest_edge", source)
+    return TrainingInfo(loss, short, long, resize="other" if short is None else "shortest-edge")
 
 
 def with_pixel_statistics(
@@ -245,8 +256,9 @@ def with_pixel_statistics(
     rescaled = preprocessor.get("do_rescale", True)
     factor = preprocessor.get("rescale_factor", 1 / 255) if rescaled else 1.0
     found: Settings = {}
-    for ours, theirs in (("pixel_mean", "image_mean"), ("pixel_std", "image_std")):
-        values = preprocessor.get(theirs)
+    normalizes = preprocessor.get("do_normalize", True)
+    for ours, theirs, none in (("pixel_mean", "image_mean", 0), ("pixel_std", "image_std", 1)):
+        values = preprocessor.get(theirs) if normalizes else (none, none, none)
         if values is None:
             continue
         try:

@@ -20,12 +20,12 @@ from mpdiag.checkpoints.transformers_config import (
     PUBLISHED_SIZE,
     architecture_settings,
     check_settings,
-    image_size_of,
     label_settings,
     labels_of,
     loss_of,
     loss_settings,
     preprocessor_settings,
+    training_info_of,
     with_drop_path,
     with_pixel_statistics,
 )
@@ -122,7 +122,7 @@ def read_transformers(directory: Path) -> CheckpointContents:
         Weights(path, "transformers directory", weights, unexpected=unexpected, files=files),
         config,
         config_path=directory / CONFIG,
-        training_info=TrainingInfo(loss, *image_size_of(preprocessor, str(images))),
+        training_info=training_info_of(preprocessor, loss, str(images)),
         labels=labels_of(settings, config.num_classes, source),
     )
     _add_mpdiag_entry(found, own, settings, source)
@@ -218,8 +218,8 @@ def _state_dict(model: Mask2Former, no_object_weight: float) -> dict[str, Tensor
 
 
 def _image_size(training_info: TrainingInfo, recipe: TrainConfig | None) -> tuple[int, int] | None:
-    """Return short and long side at inference; None if a recipe keeps the size of images."""
-    if recipe and recipe.data.short_side is None:
+    """Return short and long side at inference; None if images keep their size."""
+    if (recipe and recipe.data.short_side is None) or training_info.resize == "none":
         return None
     short, long = PUBLISHED_SIZE
     return training_info.short_side or short, training_info.long_side or long

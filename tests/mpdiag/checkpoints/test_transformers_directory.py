@@ -31,6 +31,11 @@ def model_with(config: ModelConfig, **changes: Any) -> Mask2Former:
     return Mask2Former(config.model_copy(update=changes)).eval()
 
 
+def rewrite_preprocessor(directory: Path, **changes: Any) -> None:
+    path = directory / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 @pytest.fixture
 def model(small_config: ModelConfig) -> Mask2Former:
     """A narrow ResNet-50 with pixel statistics that differ from the published ones."""
@@ -179,6 +184,32 @@ def test_settings_that_the_weights_do_not_contain(tmp_path: Path, model: Mask2Fo
     assert found.training_info is not None and found.training_info.short_side is None
     assert found.config.pixel_mean == ModelConfig().pixel_mean
     assert found.config.backbone.norm == "batch"  # transformers has no other
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"size": {"shortest_edge": 512, "longest_edge": 900}}, (512, 900)),
+        ({"size": 512, "max_size": 900}, (512, 900)),  # of early versions
+        ({"do_resize": False}, (None, 1333)),
+    ],
+)
+def test_images_have_the_size_of_the_preprocessor(
+    tmp_path: Path, directory: Path, changes: dict[str, Any], expected: tuple[int | None, int]
+) -> None:
+    rewrite_preprocessor(directory, **changes)
+    assert load_checkpoint(directory).image_size == expected
+    convert(directory, tmp_path / "model.pth")
+    assert load_checkpoint(tmp_path / "model.pth").image_size == expected
+
+
+def test_a_preprocessor_that_resizes_in_another_way(directory: Path) -> None:
+    rewrite_preprocessor(directory, size={"height": 512, "width": 512}, do_normalize=False)
+    loaded = load_checkpoint(directory)  # for a conversion or a training
+    assert loaded.model.config.pixel_mean == (0, 0, 0)
+    assert loaded.model.config.pixel_std == (255, 255, 255)
+    with pytest.raises(CheckpointError, match="run it with --engine transformers"):
+        _ = loaded.image_size
 
 
 def test_a_directory_is_a_checkpoint(
