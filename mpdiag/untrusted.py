@@ -81,12 +81,12 @@ def read_bytes(path: Path | str, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
 
 
 def read_text(path: Path | str, max_bytes: int = MAX_TEXT_BYTES) -> str:
-    """Return the text of a regular file in UTF-8.
+    """Return the text of a regular file in UTF-8, without the mark that Windows puts before it.
 
     Raises:
         OSError, ValueError: see `read_bytes`. Invalid UTF-8 is a ValueError.
     """
-    return read_bytes(path, max_bytes).decode("utf-8")
+    return read_bytes(path, max_bytes).decode("utf-8-sig")
 
 
 def read_json(path: Path | str, max_bytes: int = MAX_TEXT_BYTES) -> Any:

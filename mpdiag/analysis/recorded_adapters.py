@@ -22,6 +22,7 @@ from mpdiag.checkpoints.external_models import ExternalModel
 from mpdiag.checkpoints.loading import LONG_SIDE, SHORT_SIDE
 from mpdiag.data import ResizeShortestEdge, Sample, SegmentationDataset, drop_empty
 from mpdiag.data.transforms import resize
+from mpdiag.errors import CheckpointError
 from mpdiag.matching import Target
 from mpdiag.recording import family_of, record
 
@@ -67,10 +68,16 @@ class TransformersAdapter(RecordedModelAdapter):
         )
         names = {int(index): str(name) for index, name in config.pop("id2label").items()}
         del config["label2id"]
+        count = len(names)
+        if set(names) != set(range(count)):
+            raise CheckpointError(
+                f"{model.name}: id2label must have the keys 0 to {count - 1}, one for each class "
+                "of the weights"
+            )
         numbered = all(name == f"LABEL_{index}" for index, name in names.items())
         classes = map_classes(
-            None if numbered else [names.get(x, f"LABEL_{x}") for x in range(max(names) + 1)],
-            len(names),
+            None if numbered else [names[label] for label in range(count)],
+            count,
             data.classes,
             model.name,
             str(data.annotations.path),

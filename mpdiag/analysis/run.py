@@ -24,7 +24,7 @@ from mpdiag.analysis.settings import AnalysisSettings
 from mpdiag.analysis.shard import Shard
 from mpdiag.analysis.tables import detections_table, images_table, queries_table, targets_table
 from mpdiag.data import SegmentationDataset, read_ahead
-from mpdiag.errors import DataError
+from mpdiag.errors import DataError, RunError
 from mpdiag.evaluation import build_evaluator
 from mpdiag.store import RunWriter
 from mpdiag.store.database import connect
@@ -87,6 +87,13 @@ class AnalysisRun:
         locks.enter_context(lock_directory(self.output))
         resume = self.settings.options.resume
         writer = RunWriter.create(self.output, self._header(), resume=resume)
+        for place, image_id in enumerate(self.data.image_ids if writer.done else ()):
+            name = self.data.file_name(place)
+            if writer.done.get(image_id, name) != name:  # ids may be positions
+                raise RunError(
+                    f"{self.output}: image {image_id} is {writer.done[image_id]}, but {name} in "
+                    "the data set, which has changed; analyse again in another directory"
+                )
         merge_shards(writer, self.save_policy)
         return writer
 
@@ -95,7 +102,9 @@ class AnalysisRun:
         blocks = self.shard.blocks(min(limit, len(self.data)), IMAGES_PER_PART)
         saver = MaskSaver(writer, self.save_policy, self.shard.rank)
         total = sum(map(len, blocks))
-        pending = [block for block in blocks if self.data.image_ids[block[0]] not in writer.done]
+        ids, done_ids = self.data.image_ids, set(writer.done)
+        left = [[place for place in block if ids[place] not in done_ids] for block in blocks]
+        pending = [block for block in left if block]
         done = total - sum(map(len, pending))
         samples = read_ahead(self.data.__getitem__, chain(*pending), self.settings.options.workers)
         parts = (islice(samples, len(block)) for block in pending)
@@ -108,7 +117,7 @@ class AnalysisRun:
                     done += 1
                     if self.progress:
                         self.progress(done, total)
-                name = f"part-{block[0] // IMAGES_PER_PART:05d}"
+                name = writer.part_name(block[0] // IMAGES_PER_PART)
                 saver.write(name)
                 writer.write(name, *map(pa.concat_tables, zip(*tables, strict=True)))
 

@@ -1,7 +1,7 @@
 """Save masks and attention of the queries that change most, or of all queries."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ def _read(files: Sequence[Path]) -> list[Row]:
     return [row for file in files if file.is_file() for row in pq.read_table(file).to_pylist()]
 
 
-def _complete(rows: list[Row], done: set[int]) -> list[Row]:
+def _complete(rows: list[Row], done: Collection[int]) -> list[Row]:
     """Return the rows of completed images. A resumed run repeats the others."""
     return [row for row in rows if row["image_id"] in done]
 

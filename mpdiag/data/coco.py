@@ -10,7 +10,7 @@ from mpdiag.data.coco_file import CocoFile, read_coco_file
 from mpdiag.data.coco_instances import CocoInstances
 from mpdiag.data.coco_panoptic import CocoPanoptic
 from mpdiag.data.dataset import SegmentationDataset
-from mpdiag.data.files import require_instance_task, require_path, split_folder
+from mpdiag.data.files import require_instance_task, require_path, split_folder, split_names
 from mpdiag.data.problems import ProblemHandler, raise_problem
 from mpdiag.data.semantic_from_panoptic import SemanticFromPanoptic
 
@@ -48,6 +48,8 @@ def coco_dataset(
         DataError: the file is missing, not COCO-format, or has no annotations for the task.
     """
     file = read_coco_file(annotation_file, on_problem)
+    if annotation_file.name == ROBOFLOW_FILE:
+        file = _without_groups(file)
     task = task or file.kind or "instance"
     return SegmentationDataset(
         _annotations(file, task, on_problem),
@@ -83,7 +85,8 @@ def open_coco_folder(
         f"annotations of split {split}",
         "choose another split or task",
     )
-    names = (split, f"images/{split}", f"{split}2017", "images")
+    own = split_names(split)
+    names = (*own, *(f"images/{name}" for name in own), f"{split}2017", "images")
     images = [folder / name for name in names if (folder / name).is_dir()]
     return coco_annotations(path, task, on_problem), images or folder
 
@@ -99,9 +102,13 @@ def open_roboflow(folder: Path, split: str, task: Task, on_problem: ProblemHandl
         require_path(images / ROBOFLOW_FILE, f"annotations of split {split}", "export it again"),
         on_problem,
     )
+    return CocoInstances(_without_groups(file), on_problem), images
+
+
+def _without_groups(file: CocoFile) -> CocoFile:
     classes = [info for info in file.classes if info.category_id not in file.groups]
     label_of = {info.category_id: label for label, info in enumerate(classes)}
-    return CocoInstances(replace(file, classes=classes, label_of=label_of), on_problem), images
+    return replace(file, classes=classes, label_of=label_of)
 
 
 def _annotations(file: CocoFile, task: Task, on_problem: ProblemHandler) -> Annotations:

@@ -80,7 +80,13 @@ def open_catalog_dataset(
         ) from None
     task = _choose_task(key, records, task)
     reader = RecordReader(key, catalogs.MetadataCatalog.get(key).as_dict(), task, on_problem)
-    root = Path(os.path.commonpath([Path(record["file_name"]).parent for record in records]))
+    try:
+        root = Path(os.path.commonpath([Path(record["file_name"]).parent for record in records]))
+    except (KeyError, TypeError, ValueError):
+        raise DataError(
+            f"{key}: its entries need a file_name each, all absolute or all relative; correct the "
+            "registered function"
+        ) from None
     annotations = _CatalogAnnotations(reader, records, root)
     return SegmentationDataset(annotations, root, task=task, name=key, on_problem=on_problem)
 
@@ -217,7 +223,8 @@ class RecordReader:
 class _CatalogAnnotations:
     """Annotations (see `Annotations`) of all entries.
 
-    File names are relative to `root`. If any image id is not an integer, ids count from 1.
+    File names are relative to `root`. If an image id is not an integer or occurs twice, ids count
+    from 1.
     """
 
     def __init__(self, reader: RecordReader, records: Sequence[Record], root: Path) -> None:
@@ -226,7 +233,7 @@ class _CatalogAnnotations:
         numbers = [
             image_id for record in records if isinstance(image_id := record.get("image_id"), int)
         ]
-        if len(numbers) < len(records):
+        if len(set(numbers)) < len(records):
             numbers = list(range(1, len(records) + 1))
         self.images = [
             ImageRecord(number, Path(record["file_name"]).relative_to(root).as_posix())

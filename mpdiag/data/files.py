@@ -29,13 +29,18 @@ def training_or_validation(dataset: str, split: str) -> str:
     return folders[split]
 
 
+def split_names(split: str) -> tuple[str, ...]:
+    """Return the names that the folder of a split may have."""
+    return _SPLIT_FOLDERS.get(split, (split,))
+
+
 def split_folder(folder: Path, split: str) -> Path:
     """Return the subfolder of a split: SPLIT, or for "train" and "val" a common other name.
 
     Raises:
         DataError: there is no such folder.
     """
-    for name in _SPLIT_FOLDERS.get(split, (split,)):
+    for name in split_names(split):
         if (folder / name).is_dir():
             return folder / name
     found = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or "none"

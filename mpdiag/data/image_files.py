@@ -39,9 +39,19 @@ def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
     """Return the (H, W, 3) pixels of an image, rotated by its EXIF orientation as in detectron2.
 
     Raises:
-        DataProblem: the file is missing or cannot be decoded.
+        DataProblem: the file is missing, cannot be decoded, or has more than 8 bits per channel,
+            which Pillow would cut off at 255.
     """
-    return _read(path, lambda file: np.array(ImageOps.exif_transpose(file).convert("RGB")))
+
+    def decode(file: Image.Image) -> npt.NDArray[np.uint8]:
+        if file.mode == "F" or file.mode.startswith("I"):
+            raise DataProblem(
+                "image of more than 8 bits",
+                f"{path}: has more than 8 bits per channel; convert it to 8 bits",
+            )
+        return np.array(ImageOps.exif_transpose(file).convert("RGB"))
+
+    return _read(path, decode)
 
 
 def read_integer_map(path: Path) -> npt.NDArray[np.int32]:
@@ -84,6 +94,8 @@ def _read(path: Path, decode: Callable[[Image.Image], Result]) -> Result:
             f"{path}: is not an image in {', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]}; "
             "convert it or download it again",
         ) from None
+    except DataProblem:
+        raise
     except Exception as error:  # Pillow raises errors of many types for a broken file
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataProblem(

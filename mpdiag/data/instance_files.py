@@ -15,7 +15,14 @@ from mpdiag.errors import DataError
 ONE_CLASS = [ClassInfo(1, "object")]
 """Classes of data sets whose annotations name none."""
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "bmp", "tif", "tiff", "webp"),
+        *("gif", "ppm", "pgm", "pbm", "jp2"),
+    )
+)
+"""Suffixes of the formats that mpdiag reads."""
 
 ReadInstances = Callable[[Path, Path], GroundTruth]
 """Return the instances of an image, from the path of the image and that of its annotation."""

@@ -126,12 +126,15 @@ def _read_objects(
 def _parse(values: list[str], num_classes: int, height: int, width: int) -> tuple[int, list[float]]:
     """Return label and polygon in pixels; the text of a ValueError completes "line 3 ..."."""
     try:
-        label, numbers = int(values[0]), [float(value) for value in values[1:]]
+        number, *numbers = map(float, values)
     except ValueError:
         raise ValueError("has values that are not numbers") from None
+    if not number.is_integer():
+        raise ValueError(f"has class {number:g}, which is no whole number")
+    label = int(number)
     if not 0 <= label < num_classes:
         raise ValueError(f"has class {label} of {num_classes}, counted from 0")
     if len(numbers) == _BOX_NUMBERS:
         raise ValueError("has a box where a polygon is needed")
     sizes = (width, height)
-    return label, [number * sizes[place % 2] for place, number in enumerate(numbers)]
+    return label, [part * sizes[place % 2] for place, part in enumerate(numbers)]

@@ -32,9 +32,12 @@ _SAME_RUN = (
     ("dataset", "name"),
     ("dataset", "annotation_file"),
     ("dataset", "split"),
+    ("dataset", "image_root"),
     ("task",),
     ("part",),
     ("settings",),
+    ("architecture",),
+    ("classes",),
 )
 
 
@@ -47,14 +50,14 @@ class RunWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.done: set[int] = set()
-        """Ids of the images whose rows are complete."""
+        self.done: dict[int, str] = {}
+        """Id -> file name of the images whose rows are complete."""
         for part in (path / "images").glob("*.parquet"):
             try:
-                ids = pq.read_table(part, columns=["image_id"])["image_id"]
+                images = pq.read_table(part, columns=["image_id", "file_name"])
             except (OSError, pa.ArrowException, KeyError) as error:
                 raise RunError(f"{part}: cannot be read ({error}); analyse again") from None
-            self.done.update(ids.to_pylist())
+            self._add(images)
 
     @classmethod
     def create(cls, path: Path, header: dict[str, Any], *, resume: bool = False) -> "RunWriter":
@@ -80,6 +83,18 @@ class RunWriter:
         _drop_uncommitted(path)
         return cls(path)
 
+    def _add(self, images: pa.Table) -> None:
+        names = images["file_name"].to_pylist()
+        self.done |= dict(zip(images["image_id"].to_pylist(), names, strict=True))
+
+    def part_name(self, number: int) -> str:
+        """Return the name of a part for `write`. If an image was left out, it has a suffix."""
+        name, tries = f"part-{number:05d}", 0
+        while (self.path / "images" / f"{name}.parquet").exists():
+            tries += 1
+            name = f"part-{number:05d}-{tries}"
+        return name
+
     def write(
         self,
         part_name: str,
@@ -96,7 +111,7 @@ class RunWriter:
             ValueError: the part or an image is already there, or the columns are wrong.
         """
         ids = images["image_id"].to_pylist()
-        known = self.done.intersection(ids)
+        known = self.done.keys() & ids
         if known or len(set(ids)) != len(ids):
             raise ValueError(f"part {part_name}: image {min(known or ids)} is written twice")
         if (self.path / "images" / f"{part_name}.parquet").exists():
@@ -107,7 +122,7 @@ class RunWriter:
         for folder, table in tables.items():
             file = self.path / folder / f"{part_name}.parquet"
             replace_parquet(file, _conform(table, TABLES[folder]))
-        self.done.update(ids)
+        self._add(images)
 
     def write_selected(self, folder: SelectedTable, name: str, table: pa.Table) -> None:
         """Write masks or attention of selected queries to the file `name`, replacing it."""

@@ -1,6 +1,7 @@
 """Run directories against predictions of the model; interrupted and resumed runs; errors."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -209,6 +210,42 @@ def test_run_resumes_after_a_corrupt_image_is_replaced(
         analyze(loaded, dataset, tmp_path / "run")
     image.write_bytes(content)
     assert analyze(loaded, dataset, tmp_path / "run", resume=True) == whole
+
+
+def test_run_resumes_after_a_corrupt_image_is_left_out(
+    tmp_path: Path, loaded: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positions move, and another process may have written a later part already."""
+    monkeypatch.setattr("mpdiag.analysis.run.IMAGES_PER_PART", 2)
+    generate_synthetic(tmp_path / "data" / "synthetic", train=1, val=7, size=64)
+    dataset = load_dataset("synthetic", root=tmp_path / "data")
+    analyze(loaded, dataset, tmp_path / "whole")
+    path = dataset.annotations.path
+    content = json.loads(path.read_text())
+    left_out = content["images"].pop(1)["id"]
+    content["annotations"] = [x for x in content["annotations"] if x["image_id"] != left_out]
+    path.write_text(json.dumps(content))
+    shorter = load_dataset("synthetic", root=tmp_path / "data")
+    expected = analyze(loaded, shorter, tmp_path / "expected")
+
+    run = tmp_path / "run"
+    shutil.copytree(tmp_path / "whole", run)
+    (run / "summary.json").unlink()
+    for part in ("part-00000", "part-00001"):
+        (run / "images" / f"{part}.parquet").unlink()
+    header = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(header | {"finished": False}))
+    assert analyze(loaded, shorter, run, resume=True) == expected
+
+    content["images"][0]["file_name"], content["images"][4]["file_name"] = (
+        content["images"][4]["file_name"],
+        content["images"][0]["file_name"],
+    )
+    path.write_text(json.dumps(content))
+    (run / "run.json").write_text(json.dumps(header | {"finished": False}))
+    changed = load_dataset("synthetic", root=tmp_path / "data")
+    with pytest.raises(RunError, match="the data set, which has changed; analyse again in another"):
+        analyze(loaded, changed, run, resume=True)
 
 
 def test_predictions_that_are_not_finite_are_counted_but_not_averaged(

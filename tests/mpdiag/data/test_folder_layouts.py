@@ -236,6 +236,36 @@ def test_yolo_image_without_label_file_has_no_objects(tmp_path: Path) -> None:
     assert found(load_dataset(str(folder), split="train"), 0) == set()
 
 
+def test_labels_of_yolo_from_windows_and_with_fractions(tmp_path: Path) -> None:
+    folder = folder_with("yolo", tmp_path)
+    expected = found(load_dataset(str(folder), split="train"), 1)
+    path = folder / "train" / "labels" / "b.txt"
+    lines = [line.replace(" ", ".0 ", 1) for line in path.read_text().splitlines()]
+    path.write_text("\r\n".join(lines), encoding="utf-8-sig")
+    assert found(load_dataset(str(folder), split="train"), 1) == expected != set()
+
+
+def test_images_of_any_format_are_found(tmp_path: Path) -> None:
+    folder = folder_with("yolo", tmp_path)
+    path = next((folder / "train").rglob("a.png"))
+    Image.open(path).save(path.with_suffix(".gif"))
+    path.unlink()
+    assert len(load_dataset(str(folder), split="train")) == len(BOXES)
+
+
+def test_file_of_roboflow_has_the_classes_of_its_folder(tmp_path: Path) -> None:
+    folder = folder_with("roboflow", tmp_path)
+    dataset = load_dataset(str(folder / "train" / "_annotations.coco.json"))
+    assert dataset.classes == load_dataset(str(folder), split="train").classes
+    assert found(dataset, 0) == found(load_dataset(str(folder), split="train"), 0)
+
+
+def test_coco_images_in_valid(tmp_path: Path) -> None:
+    LAYOUTS["coco"](tmp_path / "own", "val")
+    (tmp_path / "own" / "val").rename(tmp_path / "own" / "valid")
+    assert len(load_dataset(str(tmp_path / "own"))) == len(BOXES)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -245,7 +275,8 @@ def test_yolo_image_without_label_file_has_no_objects(tmp_path: Path) -> None:
         ("0 0 0 1 0 1", "line 2 has a polygon with fewer than three"),
         ("0 nan 0 1 0 1 1", "line 2 has a polygon far outside"),
         ("0 1e99 0 1 0 1 1", "line 2 has a polygon far outside"),
-        (f"{'9' * 5000} 0 0 1 0 1 1", "line 2 has values that are not numbers"),
+        (f"{'9' * 5000} 0 0 1 0 1 1", "line 2 has class inf, which is no whole number"),
+        ("0.5 0 0 1 0 1 1", r"line 2 has class 0\.5, which is no whole number"),
     ],
 )
 def test_invalid_line_of_yolo(line: str, message: str, tmp_path: Path) -> None:

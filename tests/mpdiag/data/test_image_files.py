@@ -41,6 +41,17 @@ def test_integer_maps(tmp_path: Path, kind: str, dtype: Any) -> None:
     assert np.array_equal(read_integer_map(path), values)
 
 
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.float32)]
+)
+def test_images_of_more_than_8_bits_are_refused(tmp_path: Path, kind: str, dtype: Any) -> None:
+    """Pillow would cut them off at 255."""
+    path = tmp_path / "image"
+    Image.fromarray(PIXELS[..., 0].astype(dtype) * 250).save(path, kind)
+    with pytest.raises(DataProblem, match="image: has more than 8 bits per channel; convert it"):
+        read_rgb(path)
+
+
 def test_other_format_names_the_formats(tmp_path: Path) -> None:
     path = tmp_path / "image.tga"
     Image.fromarray(PIXELS).save(path)

@@ -246,8 +246,11 @@ def test_classes_that_the_data_set_does_not_have(
 ) -> None:
     """They count as no-object, except where each class has its own sigmoid."""
     model = tiny.model
-    model.config.id2label = {0: "square", 1: "sky", 2: "disc"}
     processor = processor_of(family, model)
+    model.config.id2label = {1: "square", 2: "sky", 3: "disc"}
+    with pytest.raises(CheckpointError, match="id2label must have the keys 0 to 2"):
+        mpdiag.analyze(model, dataset, tmp_path / "run", processor=processor, limit=1)
+    model.config.id2label = {0: "square", 1: "sky", 2: "disc"}
     source = json.loads((dataset.annotations.path).read_text())
     source["categories"] = [one for one in source["categories"] if one["name"] != "star"]
     source["annotations"] = [one for one in source["annotations"] if one["category_id"] != 2]
