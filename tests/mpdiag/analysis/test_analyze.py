@@ -235,7 +235,10 @@ def test_run_resumes_after_a_corrupt_image_is_left_out(
         (run / "images" / f"{part}.parquet").unlink()
     header = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(header | {"finished": False}))
-    assert analyze(loaded, shorter, run, resume=True) == expected
+    resumed = analyze(loaded, shorter, run, resume=True)
+    assert resumed["ap"] == expected["ap"] and resumed["num_gt"] == expected["num_gt"]
+    for one, other in zip(resumed["layers"], expected["layers"], strict=True):
+        assert one == pytest.approx(other, rel=1e-12)  # sums of other parts
 
     content["images"][0]["file_name"], content["images"][4]["file_name"] = (
         content["images"][4]["file_name"],
