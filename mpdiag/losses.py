@@ -170,8 +170,9 @@ def set_losses(
     class_loss = _class_losses(class_logits, targets, matched, weights) / total
     layer, image, query = (assignment >= 0).nonzero(as_tuple=True)
     if not len(layer):
-        # Zeros that depend on the masks, so that every rank has the same autograd graph.
-        no_loss = mask_logits.flatten(1).sum(1) * 0
+        # Zeros that depend on the masks, so that every rank has the same autograd graph. The sum of
+        # all logits may overflow in float16.
+        no_loss = mask_logits.flatten(1)[:, 0].float() * 0
         return SetLosses(class_loss, no_loss, no_loss)
     counts = torch.tensor([len(target["labels"]) for target in targets])
     row = (counts.cumsum(0) - counts)[image] + assignment[layer, image, query]

@@ -36,6 +36,17 @@ def local_rank() -> int:
     return _read("LOCAL_RANK", 0)
 
 
+def local_gpu(available: int) -> int:
+    """Return the number of the GPU of this process, of `available` GPUs; errors as `world_size`."""
+    number = local_rank()
+    if number >= available:
+        raise ConfigError(
+            f"LOCAL_RANK: is {number}, but there are {available} GPUs; start as many processes as "
+            "there are GPUs"
+        )
+    return number
+
+
 def _read(name: str, least: int) -> int:
     text = os.environ.get(name, str(least))
     if text.isdecimal() and len(text) < 10 and (value := int(text)) >= least:

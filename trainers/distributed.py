@@ -43,7 +43,7 @@ class DistributedContext:
         cuda = torch.cuda.is_available()
         device = torch.device("cpu")
         if cuda:
-            device = torch.device("cuda", torchrun.local_rank())
+            device = torch.device("cuda", torchrun.local_gpu(torch.cuda.device_count()))
             torch.cuda.set_device(device)
         if world_size > 1 and not dist.is_initialized():
             # With gloo beside nccl, objects and the stop flag don't wait for the GPU.

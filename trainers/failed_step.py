@@ -67,8 +67,7 @@ def replay(path: Path) -> None:
         positions = list(failed["positions"])
     except (AttributeError, KeyError, TypeError):
         raise CheckpointError(f"{path}: not a dump of a failed step") from None
-    config = config.model_copy(update={"init": None})
-    trainer = Trainer(config, classes, DistributedContext.initialize())
+    trainer = Trainer(config, classes, DistributedContext.initialize(), initialize=False)
     trainer.restore_weights(found)
     trainer.step(samples, positions)
 

@@ -181,7 +181,7 @@ class FileLogger(Logger):
         for line in text.splitlines():
             try:
                 values = parse_json(line)
-                of_step = "total_loss" in values or "util/0" in values
+                of_step = any(key.startswith(("total_loss", "miou_l/", "util/")) for key in values)
                 if values["iteration"] < (start if of_step else last_evaluation):
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):

@@ -7,6 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
 
+import torch
 from rich.console import Console
 
 from mpdiag.config import TrainConfig
@@ -18,7 +19,7 @@ from mpdiag.data import (
     load_dataset,
     load_held_out,
 )
-from mpdiag.errors import DataError, NonFiniteError
+from mpdiag.errors import DataError, NonFiniteError, TrainingError
 from trainers.distributed import DistributedContext
 from trainers.failed_step import dump_failed_step
 from trainers.layer_metrics import LayerMetricsMonitor
@@ -92,11 +93,12 @@ def _train(
     config = resolve(config, len(dataset.classes), batches.num_images)
     with lock_output(output, distributed):
         check_output_dir(output, config, resume=resume)
-        trainer = Trainer(config, dataset.classes, distributed)
+        resumes = resume and (output / LAST).is_file()
+        trainer = Trainer(config, dataset.classes, distributed, initialize=not resumes)
         distributed.barrier()  # until all processes have checked the directory
         if distributed.is_main_process:
             create_output_dir(output, config)
-        if resume and (output / LAST).is_file():
+        if resumes:
             trainer.restore(output / LAST)
         logger = Logger()
         if distributed.is_main_process:
@@ -146,14 +148,21 @@ class TrainingLoop:
         start = time.perf_counter()
         samples = next(batches)
         self.logger.add_data_time(time.perf_counter() - start)
+        lr = trainer.optimizer.param_groups[-1]["lr"]  # of this step
         try:
             losses, norm = trainer.step(samples, positions)
         except NonFiniteError as error:
             raise dump_failed_step(trainer, samples, positions, error, self.output) from None
+        except torch.OutOfMemoryError as error:
+            largest = max(sample.image.shape[-2:].numel() for sample in samples)
+            raise TrainingError(
+                f"step {trainer.iteration}: out of memory with {len(samples)} images of up to "
+                f"{largest:,} pixels ({error}); set gradient_accumulation_steps or "
+                "precision=bf16, or lower data.batch_size, and continue with --resume"
+            ) from None
         self.logger.update_progress(trainer.iteration)
         if trainer.iteration % trainer.config.log_every == 0 or trainer.finished:
             values = trainer.distributed.mean(losses)
-            lr = trainer.optimizer.param_groups[-1]["lr"]
             self.logger.log_step(trainer.iteration - 1, values, lr=lr, grad_norm=norm.item())
 
     def _measure_layers_if_due(self) -> None:

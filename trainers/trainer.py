@@ -10,6 +10,7 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from mpdiag.checkpoints import Weights, read_weights, save_checkpoint
+from mpdiag.checkpoints.loading import build_model
 from mpdiag.config import TrainConfig
 from mpdiag.data import ClassInfo, Sample
 from mpdiag.errors import CheckpointError, NonFiniteError, TrainingError
@@ -37,15 +38,29 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, classes: Sequence[ClassInfo], distributed: DistributedContext
+        self,
+        config: TrainConfig,
+        classes: Sequence[ClassInfo],
+        distributed: DistributedContext,
+        *,
+        initialize: bool = True,
     ) -> None:
+        """Build model, method and optimizer.
+
+        Args:
+            config: the configuration, with the values that follow from the data set.
+            classes: of the data set.
+            distributed: this process and the others.
+            initialize: load the initial weights; False if a checkpoint follows, so that their files
+                are not needed.
+        """
         torch.manual_seed(config.seed)
         set_tf32(config.tf32)
         self.config = config
         self.classes = classes
         self.distributed = distributed
-        self.model = Mask2Former(config.model)
-        if config.init is not None:
+        self.model = Mask2Former(config.model) if initialize else build_model(config.model)
+        if initialize and config.init is not None:
             initialize_model(self.model, config.init, classes, reset_classes=config.reset_classes)
         if distributed.world_size > 1 and distributed.device.type == "cuda":
             convert_sync_batchnorm(self.model)  # torch's drops the activation of timm's layers

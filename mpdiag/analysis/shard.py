@@ -76,7 +76,7 @@ def torchrun_shard() -> Iterator[Shard]:
     """
     world_size = torchrun.world_size()
     if torch.cuda.is_available():
-        torch.cuda.set_device(torchrun.local_rank())
+        torch.cuda.set_device(torchrun.local_gpu(torch.cuda.device_count()))
     if world_size == 1:
         yield Shard()
         return

@@ -8,7 +8,7 @@ from torch import nn
 
 from mpdiag.config import BackboneConfig
 from mpdiag.errors import ConfigError
-from mpdiag.models.swin import PUBLISHED_SWINS, build_swin, is_swin
+from mpdiag.models.swin import PUBLISHED_SWINS, build_swin, is_swin, weights_missing
 from mpdiag.untrusted import printable
 
 
@@ -67,6 +67,8 @@ def _create(config: BackboneConfig, indices: tuple[int, ...] | None) -> Any:
         options |= {"out_indices": indices, "pretrained": config.pretrained}
     try:
         return timm.create_model(config.name, **options)
+    except OSError as error:
+        raise weights_missing(config.name, error) from None
     except (RuntimeError, TypeError) as error:
         raise ConfigError(f"model.backbone.name = {config.name}: {error}") from None
 

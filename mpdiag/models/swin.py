@@ -187,9 +187,20 @@ def swin_shape(config: BackboneConfig) -> SwinShape:
     return SwinShape(**given)
 
 
+def weights_missing(name: str, error: OSError) -> ConfigError:
+    """Return the error for ImageNet weights that timm cannot download."""
+    return ConfigError(
+        f"model.backbone.name = {name}: its ImageNet weights cannot be downloaded "
+        f"({type(error).__name__}); set model.backbone.pretrained=false and init=FILE"
+    )
+
+
 def _timm_weights(name: str) -> dict[str, Tensor]:
     """Load timm's ImageNet weights with the names of `Swin`; they have no output norms."""
-    weights = timm.create_model(name, pretrained=True).state_dict()
+    try:
+        weights = timm.create_model(name, pretrained=True).state_dict()
+    except OSError as error:
+        raise weights_missing(name, error) from None
     return {
         key.replace("layers.", "stages.", 1): tensor
         for key, tensor in weights.items()

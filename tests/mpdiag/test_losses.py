@@ -67,6 +67,16 @@ def test_without_gt_only_the_class_loss_has_gradients() -> None:
     assert class_logits.grad is not None and class_logits.grad.any()
 
 
+def test_without_gt_large_float16_logits_do_not_overflow() -> None:
+    mask_logits = torch.full((2, 1, 100, 64, 64), 30.0, dtype=torch.float16)
+    empty = Target(labels=torch.empty(0, dtype=torch.int64), masks=torch.empty(0, 64, 64).bool())
+    assignment = torch.full((2, 1, 100), -1)
+    losses = set_losses(
+        torch.zeros(2, 1, 100, 6), mask_logits, [empty], assignment, None, num_masks=1
+    )
+    assert losses.mask.tolist() == losses.dice.tolist() == [0, 0]
+
+
 def test_importance_sampling_prefers_the_boundary() -> None:
     ramp = torch.linspace(-10, 10, 40).expand(1, 40, 40)
     sampler = ImportanceSampler([torch.Generator().manual_seed(0)], num_points=400)

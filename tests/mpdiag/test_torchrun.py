@@ -2,6 +2,7 @@
 
 import pytest
 
+from mpdiag import torchrun
 from mpdiag.analysis.shard import torchrun_shard
 from mpdiag.errors import ConfigError
 from trainers.distributed import DistributedContext
@@ -39,6 +40,13 @@ def test_variables_of_another_launcher(
         DistributedContext.initialize()
     with pytest.raises(ConfigError, match=message), torchrun_shard():
         pass
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert torchrun.local_gpu(3) == 2
+    with pytest.raises(ConfigError, match="LOCAL_RANK: is 2, but there are 2 GPUs; start as many"):
+        torchrun.local_gpu(2)
 
 
 def test_variables_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

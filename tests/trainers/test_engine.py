@@ -16,6 +16,7 @@ from mpdiag.errors import CheckpointError, TrainingError
 from mpdiag.ops import tf32
 from trainers.distributed import DistributedContext
 from trainers.loop import train
+from trainers.optimizer import lr_factor
 from trainers.trainer import Trainer
 from trainers.validation import validate
 
@@ -165,6 +166,54 @@ def test_out_of_memory_on_resume_does_not_blame_the_checkpoint(
     monkeypatch.setattr(trainer.optimizer, "load_state_dict", fail)
     with pytest.raises(TrainingError, match=r"last\.pth: out of memory .* is intact"):
         trainer.restore(path)
+
+
+def test_out_of_memory_names_the_settings(small_recipe, tmp_path: Path, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    monkeypatch.setattr(Trainer, "step", fail)
+    with pytest.raises(TrainingError, match=r"step 0: out of memory .*accumulation_steps"):
+        train(small_recipe("schedule.iterations=1"), tmp_path / "run", console=QUIET)
+
+
+def test_the_logged_learning_rate_is_that_of_the_step(small_recipe, tmp_path: Path) -> None:
+    config = small_recipe(
+        "schedule.iterations=3", "schedule.milestones=[0.34, 0.67]", "schedule.gammas=[0.1, 0.1]",
+        "schedule.warmup_iterations=0", "log_every=1", "optimizer.learning_rate=0.1",
+    )  # fmt: skip
+    train(config, tmp_path / "run", console=QUIET)
+    lines = map(json.loads, (tmp_path / "run" / "metrics.json").read_text().splitlines())
+    rates = [line["lr"] for line in lines if "lr" in line]
+    assert rates == pytest.approx([lr_factor(k, config.schedule) * 0.1 for k in range(3)])
+
+
+def test_a_resumed_training_needs_no_initial_weights(
+    small_recipe, tmp_path: Path, monkeypatch
+) -> None:
+    """Another machine may have neither the file of `init` nor a network."""
+    config = small_recipe("schedule.iterations=2", "checkpoint_every=1")
+    train(config, tmp_path / "run", console=QUIET)
+    (tmp_path / "run" / "model_final.pth").unlink()
+
+    def unavailable(*_: object, **options: object) -> None:
+        raise AssertionError("initial weights are read")
+
+    monkeypatch.setattr("trainers.trainer.initialize_model", unavailable)
+    train(config, tmp_path / "run", resume=True, console=QUIET)
+    assert (tmp_path / "run" / "model_final.pth").is_file()
+
+
+def test_without_encoder_layers_every_trained_parameter_has_a_gradient(small_recipe) -> None:
+    """As DistributedDataParallel requires."""
+    config = small_recipe(
+        "model.encoder_layers=0", "model.decoder_layers=3", "model.num_classes=7", "init=null"
+    )
+    data = load_dataset("synthetic", root=config.data.root, split="train")
+    trainer = Trainer(config, data.classes, DistributedContext.initialize())
+    trainer.step([data[0], data[1]], [0, 1])
+    for name, parameter in trainer.method.named_parameters():
+        assert parameter.grad is not None or not parameter.requires_grad, name
 
 
 @pytest.mark.parametrize(

@@ -41,11 +41,15 @@ def test_resumed_run_removes_the_lines_of_repeated_steps(tmp_path: Path) -> None
             logger.log_step(step, {"loss_ce": 1.0})
             if step in (1, 3):
                 logger.log_evaluation(step, {"ap": step / 10})
+            if step in (2, 4):  # images without GT have no Util
+                logger.log_layer_metrics(step, {"miou_l/1": 0.5})
     with (tmp_path / "metrics.json").open("a") as file:
         file.write('{"iteration": 6, "total_l')  # incomplete
     with FileLogger(tmp_path, TrainConfig(), 4, 2, QUIET) as logger:
         logger.log_evaluation(3, {"ap": 0.3})
-    kept = [(int(line["iteration"]), line.get("ap")) for line in lines_of(tmp_path)]
+    lines = lines_of(tmp_path)
+    assert [line["iteration"] for line in lines if "miou_l/1" in line] == [2]
+    kept = [(int(line["iteration"]), line.get("ap")) for line in lines if "miou_l/1" not in line]
     assert kept == [(0, None), (1, None), (1, 0.1), (2, None), (3, None), (3, 0.3)]
 
 

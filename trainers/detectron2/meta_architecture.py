@@ -9,6 +9,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from mpdiag.checkpoints.loading import build_model
@@ -51,7 +52,10 @@ class MPDiagMask2Former(nn.Module):
         """
         super().__init__()
         self.recipe = train_config_of(cfg)
-        self.method = build_method(build_model(self.recipe.model), self.recipe)
+        model = build_model(self.recipe.model)
+        if comm.get_world_size() > 1 and cfg.MODEL.DEVICE != "cpu":
+            convert_sync_batchnorm(model)  # as in mpdiag's trainer
+        self.method = build_method(model, self.recipe)
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.detections = cfg.TEST.DETECTIONS_PER_IMAGE
         self.test = cfg.MODEL.MASK_FORMER.TEST.clone()

@@ -69,6 +69,8 @@ def build_method(model: Mask2Former, config: TrainConfig) -> CombinedMethod:
     """Return the methods of a configuration with the model that they train."""
     if model.decoder.label_embed is not None and not needs_label_embedding(config):
         model.decoder.label_embed.requires_grad_(False)  # DDP needs gradients of all parameters
+    if not config.model.encoder_layers:  # which use the embeddings of levels
+        model.pixel_decoder.level_embed.requires_grad_(False)
     return CombinedMethod(model, [method(config) for method in methods_of(config)], config.loss)
 
 

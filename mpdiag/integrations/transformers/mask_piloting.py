@@ -271,6 +271,9 @@ class MaskPiloting:
         if self._pass is None:
             return output
         self._pass.predictions = self._decoder.end()
+        if self._pass.pilot is None:
+            # DistributedDataParallel looks for the embeddings in what the forward pass returns.
+            output.loss = output.loss + self.class_embeddings.weight.sum() * 0
         if self._added_by_callback:
             output.loss = output.loss + self._loss()
         return output

@@ -238,7 +238,7 @@ def test_run_resumes_after_a_corrupt_image_is_left_out(
     resumed = analyze(loaded, shorter, run, resume=True)
     assert resumed["ap"] == expected["ap"] and resumed["num_gt"] == expected["num_gt"]
     for one, other in zip(resumed["layers"], expected["layers"], strict=True):
-        assert one == pytest.approx(other, rel=1e-12)  # sums of other parts
+        assert one == pytest.approx(other, rel=1e-5)  # batches of other images
 
     content["images"][0]["file_name"], content["images"][4]["file_name"] = (
         content["images"][4]["file_name"],

@@ -59,7 +59,9 @@ def take_piloted_steps(images: Sequence[int]) -> list[dict[str, Tensor]]:
             module.eval()  # its statistics would be those of the process
     piloting = MaskPiloting(model, queries=6, noise="none", label_noise=0.0)
     piloting.loss_config = LossConfig(num_points="all")
-    step = nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
+    step: nn.Module = model
+    if dist.is_initialized():  # as transformers' Trainer wraps it
+        step = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
     found = []
     for counts in BATCHES:
         whole = batch_of(*counts)

@@ -1,6 +1,7 @@
 """timm's backbones, and the official Swin compared with timm's."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import timm
@@ -58,6 +59,20 @@ def test_narrow_stem() -> None:
 def test_invalid_backbones(config: BackboneConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_backbone(config)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny"])
+def test_weights_that_cannot_be_downloaded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+
+    def offline(name: str, pretrained: bool = False, **options: Any) -> Any:
+        if pretrained:
+            raise OSError("no network")
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(ConfigError, match=r"cannot be downloaded .*pretrained=false and init"):
+        build_backbone(BackboneConfig(name=name, pretrained=True))
 
 
 def test_swin_equals_timm_without_padding() -> None:
