@@ -33,6 +33,12 @@ LOSS_KEYS = {
     "MODEL.MASK_FORMER.OVERSAMPLE_RATIO": "oversample_ratio",
     "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO": "importance_sample_ratio",
 }
+# How mpdiag evaluates; the published configurations have these values.
+_EVALUATION = {
+    "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": 0.8,
+    "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": 0.8,
+    "TEST.DETECTIONS_PER_IMAGE": 100,
+}
 # Prefix and substring of a data set's name in detectron2 or Mask2Former -> number of thing and
 # stuff classes. The first match counts.
 _NUM_CLASSES = (
@@ -108,6 +114,10 @@ def apply_detectron2_config(
         ConfigError: see `update_model_config` and `training_info_of`.
     """
     values, source = read_detectron2_config(path), str(path)
+    for key, used in _EVALUATION.items():
+        if get(values, key) not in (MISSING, used):
+            value = abbreviate(get(values, key))
+            _log.warning("%s: %s is %s, but mpdiag evaluates with %s", source, key, value, used)
     return (
         update_model_config(values, config, num_sampling_points, source),
         training_info_of(values, source, no_object_weight),

@@ -81,6 +81,18 @@ def test_a_config_beside_the_weights_adds_settings(checkpoint: Path) -> None:
     assert (training_info.things, training_info.stuff) == (100, 50)
 
 
+def test_an_evaluation_with_other_values_is_reported(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    test = {"OVERLAP_THRESHOLD": 0.5, "OBJECT_MASK_THRESHOLD": 0.8}
+    content = {"MODEL": {"MASK_FORMER": {"TEST": test}}, "INPUT": {"MIN_SIZE_TEST": 0}}
+    checkpoint.with_suffix(".yaml").write_text(yaml.safe_dump(content))
+    loaded = load_checkpoint(checkpoint)
+    (message,) = caplog.messages
+    assert message.endswith("OVERLAP_THRESHOLD is 0.5, but mpdiag evaluates with 0.8")
+    assert loaded.image_size == (None, 1333)  # 0: images keep their size
+
+
 def test_heads_and_pixel_statistics(checkpoint: Path, small_config: ModelConfig) -> None:
     """The weights have 16 sampling points: 4 heads with 4 each, or 2 heads with 8 each."""
     assert load_checkpoint(checkpoint).model.config == small_config
