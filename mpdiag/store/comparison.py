@@ -1,6 +1,6 @@
 """Paired differences of two runs over the same images."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import pandas as pd
 
 from mpdiag.errors import RunError
 from mpdiag.store.bootstrap import RESAMPLES, Floats, Terms, interval, ratio, stack, total_ratio
+from mpdiag.store.groups import ImageSums
 from mpdiag.store.layer_metrics import LAYER_METRICS
 from mpdiag.store.run import Run
 
@@ -144,16 +145,17 @@ def _largest_differences(
 def _class_differences(a: Run, b: Run, top: int) -> pd.DataFrame:
     of_a, of_b = a.image_sums("class"), b.image_sums("class")
     names = [name for name in of_a if name in of_b]
-    values = [
-        {
-            metric: np.array(
-                [total_ratio(*map(np.ravel, sums[name].terms[metric])) for name in names]
-            )
-            for metric in ("miou_l", "util")
-        }
-        for sums in (of_a, of_b)
-    ]
+    values = [_total_ratios(sums, names) for sums in (of_a, of_b)]
     return _largest_differences(pd.DataFrame({"class": names}), values[0], values[1], top)
+
+
+def _total_ratios(sums: Mapping[str, ImageSums], names: Sequence[str]) -> dict[str, Floats]:
+    """Return the metrics of each group over all images and layers."""
+    of_group = [
+        {metric: total_ratio(*map(np.ravel, terms)) for metric, terms in sums[name].terms.items()}
+        for name in names
+    ]
+    return {metric: np.array([one[metric] for one in of_group]) for metric in ("miou_l", "util")}
 
 
 def _scores(a: Run, b: Run) -> pd.DataFrame:

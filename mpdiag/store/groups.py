@@ -4,12 +4,13 @@ Each GT is in one group. A query is in the group of the GT that it matches in th
 no group if it matches none. Groups of whole images (`all`, `crowding`) contain all their queries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from mpdiag.errors import RunError
@@ -81,7 +82,7 @@ def image_sums(
     assignment: Assignment,
     names: Sequence[str],
     num_layers: int,
-) -> dict[str, ImageSums]:
+) -> Mapping[str, ImageSums]:
     """Return the sums of every group that has a query or GT: name -> sums, in order.
 
     Args:
@@ -101,25 +102,49 @@ def image_sums(
         masks_sql = _with_groups(by, assignment) + _PAIRS
         targets_sql = _with_groups(by, assignment) + _kept(assignment)
     masks, targets = (connection.execute(sql).df() for sql in (masks_sql, targets_sql))
-
-    def matrix(table: pd.DataFrame, number: int, column: str) -> Floats:
-        rows = table[table["grp"] == number]
-        sums = np.zeros((len(ids), num_layers + 1))
-        sums[np.searchsorted(ids, rows["image_id"]), rows["layer"]] = rows[column]
-        return sums
-
     numbers = {*masks["grp"], *targets["grp"]}
     if not numbers <= set(range(len(names))):
         raise RunError("a GT has a label that is not in run.json; analyse again")
-    return {
-        names[int(number)]: ImageSums(
-            matrix(masks, number, "iou"),
-            matrix(masks, number, "pairs"),
-            matrix(targets, number, "kept"),
-            matrix(targets, number, "gt"),
+    known = {names[int(number)]: int(number) for number in sorted(numbers)}
+    return _LazySums(known, masks, targets, ids, num_layers)
+
+
+class _LazySums(Mapping[str, ImageSums]):
+    """Makes the sums of a group when they are read: those of many classes may exceed the memory."""
+
+    def __init__(
+        self,
+        numbers: dict[str, int],
+        masks: pd.DataFrame,
+        targets: pd.DataFrame,
+        ids: npt.NDArray[np.int64],
+        num_layers: int,
+    ) -> None:
+        self._numbers, self._ids, self._num_layers = numbers, ids, num_layers
+        self._masks = dict(list(masks.groupby("grp")))
+        self._targets = dict(list(targets.groupby("grp")))
+
+    def __getitem__(self, name: str) -> ImageSums:
+        number = self._numbers[name]
+        masks, targets = self._masks.get(number), self._targets.get(number)
+        return ImageSums(
+            self._matrix(masks, "iou"),
+            self._matrix(masks, "pairs"),
+            self._matrix(targets, "kept"),
+            self._matrix(targets, "gt"),
         )
-        for number in sorted(numbers)
-    }
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def _matrix(self, rows: pd.DataFrame | None, column: str) -> Floats:
+        sums = np.zeros((len(self._ids), self._num_layers + 1))
+        if rows is not None:
+            sums[np.searchsorted(self._ids, rows["image_id"]), rows["layer"]] = rows[column]
+        return sums
 
 
 def _with_groups(by: GroupBy, assignment: Assignment) -> str:

@@ -1,7 +1,7 @@
 """Read a finished run directory."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -202,7 +202,7 @@ class Run:
 
     def image_sums(
         self, by: GroupBy = "all", assignment: Assignment = "bipartite"
-    ) -> dict[str, ImageSums]:
+    ) -> Mapping[str, ImageSums]:
         """Return the sums of each group, image by image; see `mpdiag.store.groups.image_sums`.
 
         Raises:
