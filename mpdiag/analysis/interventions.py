@@ -223,4 +223,10 @@ class _Replacer:
     def _grid(self, cells: int) -> tuple[int, int]:
         height, width = self._size
         grids = [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
-        return next(grid for grid in grids if grid[0] * grid[1] == cells)
+        for grid in grids:
+            if grid[0] * grid[1] == cells:
+                return grid
+        raise ConfigError(
+            f"--intervene: a layer attends to {cells} cells, which is no grid of stride "
+            f"{', '.join(map(str, STRIDES))}; the model is not supported"
+        )

@@ -51,7 +51,8 @@ def diagnose(
     the device of the diagnosis; its modes and devices are restored.
 
     Args:
-        source: a run directory, or a model as for `mpdiag.analyze`.
+        source: a run directory, or a model as for `mpdiag.analyze`. A module of transformers must
+            have been loaded from a directory with its image processor.
         dataset: as for `mpdiag.analyze`; None for the data set of the run or of the training.
         threshold: score (a fraction) that a cause must cost to be a finding.
         progress: called with (images done, images expected) of this process, over all forward
