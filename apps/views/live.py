@@ -103,8 +103,10 @@ def _read(data: bytes, name: str) -> RgbImage:
 
 
 def _modification_time(path: str) -> float:
+    """Return the last change of a file, or of the files in a directory."""
     try:
-        return Path(path).stat().st_mtime
+        files = [file for file in Path(path).glob("*") if file.is_file()]
+        return max(file.stat().st_mtime for file in files or [Path(path)])
     except (OSError, ValueError):  # ValueError: the path has a null character
         return 0.0
 

@@ -98,7 +98,10 @@ def find_targets(given: Any) -> list[Target] | None:
 
 def _target(labels: Tensor, masks: Tensor) -> Target:
     masks = torch.as_tensor(masks)
-    is_set = masks > 0.5 if masks.is_floating_point() else masks.bool()
+    is_set = masks.bool()
+    if masks.is_floating_point():
+        # Processors of transformers pad masks with `ignore_index`, such as 255.
+        is_set = (masks > 0.5) & (masks <= 1)
     return Target(labels=torch.as_tensor(labels).long(), masks=is_set)
 
 

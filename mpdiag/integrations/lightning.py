@@ -1,10 +1,11 @@
 """A callback of Lightning that logs what each decoder layer predicts."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpdiag.errors import ConfigError
+from mpdiag.errors import ConfigError, DataError
 from mpdiag.extras import missing
 from mpdiag.integrations.batch import find_targets
 from mpdiag.integrations.layer_losses import find_criterion
@@ -16,6 +17,9 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "pytorch_lightning":
         raise  # it is installed, but not what it imports
     raise missing("lightning", "mpdiag.integrations.lightning") from None
+
+
+_LOG = logging.getLogger(__name__)
 
 
 class LayerDiagnosticsCallback(Callback):
@@ -52,6 +56,7 @@ class LayerDiagnosticsCallback(Callback):
         self._targets = targets
         self._run = None if run is None else Path(run)
         self._check_finite = check_finite
+        self._warned: set[str] = set()
         self.monitor: LayerMonitor | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -96,13 +101,21 @@ class LayerDiagnosticsCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self.monitor:
+        if self.monitor is None:
+            return
+        try:
             self._measure(self.monitor, batch)
+        except DataError as error:  # of a validation that crops or resizes images on its own
+            self._warn(f"this batch of the validation is not measured: {error}")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor is None:
             return
         values = self.monitor.finish_evaluation()
+        if not values and self._val_images and not self._warned:
+            self._warn(
+                "no pass of the validation was measured; it may run a copy of the model (EMA)"
+            )
         if not trainer.sanity_checking:
             named = {f"val/{name}": value for name, value in values.items()}
             pl_module.log_dict(named, sync_dist=trainer.world_size > 1)
@@ -110,6 +123,16 @@ class LayerDiagnosticsCallback(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor and self._run:
             write_final_run(self.monitor, self._run)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.monitor:
+            self.monitor.close()
+
+    def _warn(self, message: str) -> None:
+        """Log a warning once."""
+        if message not in self._warned:
+            self._warned.add(message)
+            _LOG.warning("%s", message)
 
     def _attach(self, pl_module: LightningModule) -> None:
         """Attach to the model, which `setup` or `configure_model` of the module may have built."""

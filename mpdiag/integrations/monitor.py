@@ -105,7 +105,7 @@ class LayerMonitor:
         self._before_handle = module.register_forward_pre_hook(self._before, with_kwargs=True)
         self._after_handle: Any = None
         self._inputs: Mapping[str, Any] = {}
-        self._pending: _Pass | None = None
+        self._pending: dict[bool, _Pass] = {}  # by training mode, the last pass last
         self._step: Measurement | None = None
         self._evaluation: Measurement | None = None
         self._new_rows = EvaluationRows()
@@ -130,7 +130,7 @@ class LayerMonitor:
     @property
     def is_pending(self) -> bool:
         """Whether a recorded pass waits for its GT, that is, whether `measure` would use them."""
-        return self._pending is not None
+        return bool(self._pending)
 
     def step(self, targets: Any = None) -> dict[str, float]:
         """Finish an optimizer step; return its values if it was measured, otherwise nothing.
@@ -146,7 +146,7 @@ class LayerMonitor:
             DataError: the GT can't be read.
             RecordingError: no process recorded a forward pass in a step to be measured.
         """
-        self.measure(targets)
+        self._measure(self._pending.pop(True, None), targets)
         measurement = self._step
         self.iteration += 1
         if measurement is None:
@@ -166,7 +166,7 @@ class LayerMonitor:
         return values
 
     def measure(self, targets: Any = None) -> None:
-        """Measure the last forward pass, if it is due and not measured yet.
+        """Measure the last forward pass that is due and not measured yet.
 
         `step` calls it. With gradient accumulation, and in an evaluation, call it after every
         forward pass if the model does not receive the GT; `targets` are those of `step`.
@@ -174,7 +174,10 @@ class LayerMonitor:
         Raises:
             DataError: the GT can't be read.
         """
-        pending, self._pending = self._pending, None
+        if self._pending:
+            self._measure(self._pending.popitem()[1], targets)
+
+    def _measure(self, pending: _Pass | None, targets: Any = None) -> None:
         if pending is None:
             return
         class_logits, mask_logits = pending.class_logits, pending.mask_logits
@@ -193,8 +196,7 @@ class LayerMonitor:
 
         Batches are measured as a whole, so the number may be exceeded.
         """
-        if self._pending is not None and not self._pending.training:
-            self._pending = None  # a pass before this evaluation, which nobody measured
+        self._pending.pop(False, None)  # a pass before this evaluation, which nobody measured
         if self._evaluation:
             self._evaluation.close()
         self._evaluation = self._measurement(training=False)
@@ -206,7 +208,7 @@ class LayerMonitor:
 
         Call it in all processes, also in those that have evaluated no image.
         """
-        self.measure()
+        self._measure(self._pending.pop(False, None))
         evaluation, self._evaluation = self._evaluation, None
         if evaluation is None:
             return {}
@@ -292,7 +294,7 @@ class LayerMonitor:
         if torch._C._current_graph_task_id() != -1:
             return  # in a backward pass: gradient checkpointing runs the model again
         self._stop_recording()
-        self.measure()  # a pass whose GT nobody gave
+        self._measure(self._pending.pop(module.training, None))  # whose GT nobody gave
         if not self._is_due(module.training):
             if not module.training and self._evaluation is not None:
                 self._evaluation.close()  # the losses are those of the measured images, too
@@ -310,7 +312,7 @@ class LayerMonitor:
         self._stop_recording()
         recording, inputs = self._recorder.recording, self._inputs
         self._inputs = {}
-        self._pending = _Pass(
+        self._pending[module.training] = _Pass(
             recording.class_logits, recording.mask_logits, inputs, module.training
         )
         recording.replace({})

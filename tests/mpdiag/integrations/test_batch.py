@@ -56,6 +56,15 @@ def test_all_conventions_give_the_same_gt(given: Any) -> None:
     assert target["masks"].dtype == torch.bool and torch.equal(target["masks"], MASKS)
 
 
+def test_padding_of_processors_is_no_object() -> None:
+    """Those of transformers pad float masks with `ignore_index`."""
+    padded = torch.full((2, 16, 32), 255.0)
+    padded[:, :12, :20] = MASKS.float()
+    (found,) = find_targets({"mask_labels": [padded], "class_labels": [LABELS]}) or ()
+    assert torch.equal(found["masks"][:, :12, :20], MASKS)
+    assert found["masks"].sum() == MASKS.sum()
+
+
 def test_images_without_objects() -> None:
     (target,) = find_targets([{"instances": instances()}]) or []
     assert target["masks"].shape == (0, 12, 20) and len(target["labels"]) == 0

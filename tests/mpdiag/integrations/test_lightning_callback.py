@@ -141,7 +141,9 @@ def test_trainer_logs_layers_of_training_and_validation(
 
 @pytest.mark.filterwarnings("ignore")  # of Lightning
 @pytest.mark.parametrize("hook", ["setup", "configure_model"])
-def test_a_model_that_lightning_builds_late_and_has_a_copy(hook: str, tmp_path: Path) -> None:
+def test_a_model_that_lightning_builds_late_and_has_a_copy(
+    hook: str, caplog: pytest.LogCaptureFixture
+) -> None:
     lightning = _import("pytorch_lightning")
     from mpdiag.integrations.lightning import LayerDiagnosticsCallback
 
@@ -179,6 +181,20 @@ def test_a_model_that_lightning_builds_late_and_has_a_copy(hook: str, tmp_path: 
     trainer.validate(module, loader, verbose=False)  # builds the models anew
     assert float(trainer.callback_metrics["val/miou_l/1"]) == pytest.approx((1 + 0) / 2)
     assert callback.monitor is not first and len(asked) == 1 + 4
+    for measured in (module.validation_step, lambda *_: None):
+        module.validation_step = measured  # type: ignore[method-assign]
+        callback = LayerDiagnosticsCallback(
+            model="student",
+            targets=lambda batch: [left_and_right()] * 2,  # of crops, for example
+        )
+        again = lightning.Trainer(callbacks=[callback], **options)
+        again.validate(module, loader, verbose=False)
+        again.validate(module, loader, verbose=False)
+    messages = [one.getMessage() for one in caplog.records if one.name.startswith("mpdiag")]
+    assert [message.partition(":")[0].partition(";")[0] for message in messages] == [
+        "this batch of the validation is not measured",
+        "no pass of the validation was measured",
+    ]
     with pytest.raises(ConfigError, match=r"model = 'pupil': is not in Module .*; give the path"):
         lightning.Trainer(callbacks=[LayerDiagnosticsCallback(model="pupil")], **options).fit(
             module, loader

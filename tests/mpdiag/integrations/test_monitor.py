@@ -106,6 +106,24 @@ def test_values_of_a_step_are_those_computed_by_hand() -> None:
     assert values["loss_mask/1"] == pytest.approx(float(3 * right + wrong) / 4, rel=1e-5)
 
 
+def test_passes_in_evaluation_mode_leave_the_gt_of_the_step() -> None:
+    """A validation between the pass of a step and `step`."""
+    model = Segmenter()
+    monitor = mpdiag.LayerMonitor(model, every=1)
+    expected = run_steps(monitor, model, [left_and_right()], 1)
+    images = torch.ones(1, 3, 8, 16)
+    model(images)
+    model.eval()
+    model(images)  # without an evaluation
+    monitor.start_evaluation()
+    model(images)
+    monitor.measure([left_and_right()])
+    evaluated = monitor.finish_evaluation()
+    model.train()
+    assert monitor.step([left_and_right()]) == expected[0]
+    assert evaluated["util/0"] == expected[0]["util/0"]
+
+
 def test_dead_queries_are_those_of_all_measured_steps_so_far() -> None:
     model = Segmenter()
     monitor = mpdiag.LayerMonitor(model, every=1)
