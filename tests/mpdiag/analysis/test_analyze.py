@@ -295,13 +295,12 @@ def test_predictions_that_are_not_finite_are_counted_but_not_averaged(
 def test_data_set_from_the_config_of_the_checkpoint(
     tmp_path: Path, loaded: LoadedCheckpoint, root: Path
 ) -> None:
-    named = replace(
-        loaded, training_info=TrainingInfo(LossConfig(), dataset=DataSource("synthetic"))
-    )
+    info = TrainingInfo(LossConfig(), dataset=DataSource("synthetic"))
+    named = replace(loaded, recipe=None, training_info=info)
     analyze(named, None, tmp_path / "run", root=root, limit=1)
     assert Run.open(tmp_path / "run").header["dataset"]["name"] == "synthetic"
     with pytest.raises(ConfigError, match="--dataset: is missing"):
-        analyze(replace(loaded, training_info=TrainingInfo(LossConfig())), None, tmp_path / "none")
+        analyze(replace(named, training_info=TrainingInfo(LossConfig())), None, tmp_path / "none")
 
 
 def test_data_set_from_the_recipe_of_the_checkpoint(
