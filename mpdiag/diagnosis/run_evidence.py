@@ -195,7 +195,8 @@ class _Reader:
             raise ValueError("a detection of no query")
         if not label.between(0, self.num_classes - 1).all():
             raise ValueError("a detection of no class")
-        if not (score.between(0, 1) & (detections["highest"] > 0)).all():
+        impossible = (detections["highest"] == 0) & (score > 0)
+        if not (score.between(0, 1) & (detections["highest"] >= 0) & ~impossible).all():
             raise ValueError("a score that is no probability")
 
     def _probabilities(self, detections: pd.DataFrame) -> tuple[Float32, Float32]:
@@ -206,7 +207,7 @@ class _Reader:
         query, label = detections["query"].to_numpy(), detections["label"].to_numpy()
         if self.rule == "mask2former":
             top = (detections["label"] == detections["top"]).to_numpy()
-            own = (detections["score"] / detections["highest"]).to_numpy()
+            own = (detections["score"] / detections["highest"].replace(0, 1)).to_numpy()
             quality[place[top], query[top]] = own[top]
         scores = detections["score"].to_numpy()
         probability[place, query, label] = scores / np.maximum(quality[place, query], 1e-6)

@@ -214,6 +214,18 @@ def test_damaged_detections(
         read_evidence(Run.open(tmp_path / "run"), data)
 
 
+def test_a_score_that_underflows_to_0(run: Path, data: SegmentationDataset, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    for table in ("detections", "queries"):
+        for path in (tmp_path / "run" / table).iterdir():
+            rows = pq.read_table(path).to_pandas()
+            rows.loc[rows["query"] == 0, "score"] = 0.0
+            schema = TABLES[table]
+            pq.write_table(pa.Table.from_pandas(rows, schema, preserve_index=False), path)
+    for image in read_evidence(Run.open(tmp_path / "run"), data).images:
+        assert np.isfinite(image.quality).all() and np.isfinite(image.class_logits).all()
+
+
 def test_overlaps_of_all_images_fit_in_memory(
     run: Path, data: SegmentationDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
