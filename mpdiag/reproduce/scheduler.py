@@ -29,7 +29,7 @@ CORES_PER_TRAINING = 2  # at least, on a machine with GPUs
 _CPUINFO = Path("/proc/cpuinfo")
 _SAFE_PATH = {"PYTHONSAFEPATH": "1"}  # import no module from the current directory
 _POLL_SECONDS = 0.2
-_PROGRESS_SECONDS = 5  # reading the steps of a long training takes a second
+_PROGRESS_SECONDS = 5
 
 Result = TypeVar("Result")
 

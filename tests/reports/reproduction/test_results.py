@@ -58,3 +58,12 @@ def test_missing_and_unfinished_runs(make_trained: MakeTrained, tmp_path: Path) 
     assert "mp-first-layer-seed-0-piloted does not exist" in missing
     assert "mp-all-layers-seed-0-matching is unfinished" in missing
     assert str(tmp_path) not in missing
+
+
+@pytest.mark.parametrize("steps", [0, 1, 400])
+def test_steps_are_read_at_the_end_of_the_log(tmp_path: Path, steps: int) -> None:
+    line = {"total_loss": 1.0, "time": 0.5, "notes": "x" * 2000}
+    lines = [json.dumps({"iteration": step, **line}) for step in range(steps)]
+    text = "\n".join([*lines, json.dumps({"iteration": steps, "ap": 0.5}), '{"iteration": 9'])
+    (tmp_path / "metrics.json").write_text(text)
+    assert logged_steps(tmp_path) == steps
