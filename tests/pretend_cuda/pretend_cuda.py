@@ -429,6 +429,9 @@ def set_up() -> None:
     # pretended device is gone.
     module = getattr(torch, ANCHOR)
     module.get_rng_state, module.set_rng_state = torch.get_rng_state, torch.set_rng_state
+    # Code that takes any device that is there (nn.DataParallel) must find none after it is gone;
+    # before that it finds torch.cuda.
+    module.is_available = lambda: False
     READY.extend(register_autocast(ANCHOR, PretendTensor))
 
 

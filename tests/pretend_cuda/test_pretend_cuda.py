@@ -126,3 +126,5 @@ def test_leaving_restores_torch() -> None:
     assert not torch.cuda.is_available()
     assert torch.Generator is type(torch.default_generator)
     assert torch.ones(3).device.type == "cpu"
+    model = nn.DataParallel(nn.Conv2d(3, 3, 1))  # takes any device that it finds
+    assert model(torch.rand(1, 3, 2, 2)).device.type == "cpu"
