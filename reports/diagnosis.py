@@ -58,13 +58,12 @@ _MEASUREMENTS = {
 MAX_LISTED = 12
 
 
-def build_diagnosis(diagnosis: Diagnosis, name: str, classes: Sequence[str] = ()) -> Document:
+def build_diagnosis(diagnosis: Diagnosis, name: str) -> Document:
     """Return the page of a diagnosis.
 
     Args:
         diagnosis: the diagnosis.
         name: name of the model or run.
-        classes: names of the classes, for findings about some of them.
     """
     score = diagnosis.score_label
     text = (
@@ -76,7 +75,7 @@ def build_diagnosis(diagnosis: Diagnosis, name: str, classes: Sequence[str] = ()
         Section(
             f"{place}. {CAUSES[finding.cause].title}: {points(finding.at_stake)} {score}",
             (finding.remedy,),
-            facts=tuple(finding_facts(finding, classes, score)),
+            facts=tuple(finding_facts(finding, diagnosis.class_names, score)),
         )
         for place, finding in enumerate(diagnosis.findings, start=1)
     ]
@@ -118,7 +117,14 @@ def finding_facts(
     low, high = finding.interval
     yield f"{score} at stake", f"{points(finding.at_stake)} ({points(low)} to {points(high)})"
     yield "Confidence", f"{100 * finding.confidence:.0f}% of the resamples gain"
-    names = [classes[x] if x < len(classes) else str(x) for x in finding.classes]
+    yield from finding_places(finding, classes)
+    for key, value in finding.evidence.items():
+        yield key.replace("_", " ").capitalize(), _format(value)
+
+
+def finding_places(finding: Finding, classes: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield label and text of the layers, classes and queries of a finding about some of them."""
+    names = [classes[x] if 0 <= x < len(classes) else str(x) for x in finding.classes]
     for label, values in (
         ("Layers", finding.layers),
         ("Classes", names),
@@ -126,8 +132,6 @@ def finding_facts(
     ):
         if values:
             yield label, listed(values)
-    for key, value in finding.evidence.items():
-        yield key.replace("_", " ").capitalize(), _format(value)
 
 
 def listed(values: Sequence[Any]) -> str:

@@ -88,7 +88,6 @@ def diagnose(
     from mpdiag.store.diagnosis import FILE_NAME
     from mpdiag.store.files import check_target
     from reports.diagnosis import build_diagnosis, write_diagnosis
-    from reports.names import class_names
 
     for path in (json_file, html):  # before the work
         if path is not None:
@@ -123,8 +122,7 @@ def diagnose(
         if path is not None:
             diagnosis.write(path)
     if html is not None:
-        classes = [] if run is None else class_names(Run.open(run))
-        write_diagnosis(build_diagnosis(diagnosis, name, classes), html)
+        write_diagnosis(build_diagnosis(diagnosis, name), html)
     if run is not None:
         suggest(f"mpdiag dashboard {shlex.quote(str(run))}")
     else:
@@ -148,7 +146,7 @@ def _find_causes(
 
 def _print(diagnosis: "Diagnosis") -> None:
     from mpdiag.store.causes import CAUSES, DOCS
-    from reports.diagnosis import error_costs, points, summary
+    from reports.diagnosis import error_costs, finding_places, points, summary
 
     out.print(
         f"{diagnosis.score_label} {100 * diagnosis.score:.1f} on {diagnosis.num_images:,} images. "
@@ -167,11 +165,13 @@ def _print(diagnosis: "Diagnosis") -> None:
     table = Table("Cause", f"{diagnosis.score_label} at stake", "95% interval", "What to do")
     for finding in diagnosis.findings:
         low, high = map(points, finding.interval)
+        places = dict(finding_places(finding, diagnosis.class_names))
+        text = [CAUSES[finding.cause].remedy, *(f"{key}: {places[key]}" for key in places)]
         table.add_row(
             finding.cause,
             points(finding.at_stake),
             f"{low} to {high}",
-            escape(CAUSES[finding.cause].remedy),
+            "\n".join(escape(printable(line)) for line in text),
         )
     out.print(table)
     out.print(f"Causes and how they are measured: {DOCS}", soft_wrap=True)

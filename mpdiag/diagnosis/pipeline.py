@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,18 @@ def diagnose(
         dataset = dataset or open_dataset(run)
         evidence = read_evidence(run, dataset, chosen.limit)
         _check_gt(evidence, dataset)
-        return Search(evidence, ModelFacts(), threshold).run()
+        return _named(Search(evidence, ModelFacts(), threshold).run(), dataset)
     with preserve_state(source):
         model = open_model(source, chosen.config, chosen.engine)
         if not isinstance(dataset, SegmentationDataset):
             dataset = choose_dataset(dataset, model, chosen)
-        return _diagnose_model(model, dataset, chosen, threshold, progress, resume, shard)
+        found = _diagnose_model(model, dataset, chosen, threshold, progress, resume, shard)
+        return _named(found, dataset)
+
+
+def _named(diagnosis: Diagnosis, data: SegmentationDataset) -> Diagnosis:
+    """Return the diagnosis with the names of the data set's classes."""
+    return replace(diagnosis, class_names=tuple(one.name for one in data.classes))
 
 
 def _diagnose_model(

@@ -75,6 +75,7 @@ class Diagnosis:
         layers: measurements of each layer, see `mpdiag.diagnosis.layer_scores`.
         evidence: measurements that belong to no finding and no layer, by name.
         score_name: key of `SCORES`: "ap", "pq" or "miou".
+        class_names: names of the classes that findings give as indices; empty if unknown.
     """
 
     score: float
@@ -84,6 +85,7 @@ class Diagnosis:
     layers: Sequence[Mapping[str, Any]] = ()
     evidence: Mapping[str, Any] = field(default_factory=dict)
     score_name: str = "ap"
+    class_names: Sequence[str] = ()
 
     @property
     def score_label(self) -> str:
@@ -113,6 +115,7 @@ class Diagnosis:
             "findings": [finding.as_json() for finding in self.findings],
             "layers": [dict(layer) for layer in self.layers],
             "evidence": dict(self.evidence),
+            "class_names": list(self.class_names),
         }
 
     def write(self, path: Path) -> None:
@@ -148,6 +151,7 @@ class Diagnosis:
                 layers=layers,
                 evidence=dict(content.get("evidence", {})),
                 score_name=_score_name(content["score"]["name"]),
+                class_names=tuple(map(str, content.get("class_names", [])[:MAX_VALUES])),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RunError(f"{path}: is no diagnosis ({error}); diagnose again") from error

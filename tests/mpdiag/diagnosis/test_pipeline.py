@@ -189,7 +189,9 @@ def test_the_command_uses_the_data_set_of_the_run(
     save_checkpoint(tmp_path / "model.pth", model)
     arguments = ["diagnose", str(tmp_path / "model.pth"), "--run", str(tmp_path / "run")]
     app([*arguments, "--limit", "1"], standalone_mode=False)
-    assert Diagnosis.read(tmp_path / "run" / "diagnosis.json").num_images == 1
+    written = Diagnosis.read(tmp_path / "run" / "diagnosis.json")
+    assert written.num_images == 1
+    assert list(written.class_names) == [one["name"] for one in Run.open(run).header["classes"]]
 
 
 @pytest.mark.parametrize(
@@ -239,7 +241,8 @@ def test_a_diagnosis_is_read_as_it_was_written(tmp_path: Path) -> None:
     finding = Finding(
         "late-layers", 0.05, (0.02, 0.08), layers=(3,), evidence={"best_layer": 2}, confidence=0.99
     )
-    diagnosis = Diagnosis(0.4, [finding], 0.01, 20, [{"layer": 0, "ap": 0.3}])
+    layers, names = [{"layer": 0, "ap": 0.3}], ("disc", "square")
+    diagnosis = Diagnosis(0.4, [finding], 0.01, 20, layers, class_names=names)
     diagnosis.write(tmp_path / "diagnosis.json")
     assert Diagnosis.read(tmp_path / "diagnosis.json") == diagnosis
     content = json.loads((tmp_path / "diagnosis.json").read_text())
@@ -333,6 +336,19 @@ def test_a_run_without_a_readable_checkpoint_suggests_none(
     printed = " ".join(capsys.readouterr().out.split())
     assert "on 4 images" in printed and "tested on the checkpoint" not in printed
     assert "heads, queries or annotations gains as much" in printed
+
+
+def test_the_command_names_layers_and_classes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finding = Finding("class-confusion", 0.05, (0.02, 0.08), layers=(2, 3), classes=(1, 7))
+    found = Diagnosis(0.4, [finding], 0.01, 20, class_names=("disc", "[b]star[/b]"))
+    monkeypatch.setattr(diagnosis, "diagnose", lambda *_, **__: found)
+    page = tmp_path / "a.html"
+    app(["diagnose", "model.pth", "--html", str(page)], standalone_mode=False)
+    printed = capsys.readouterr().out
+    assert "Layers: 2, 3" in printed and "Classes: [b]star[/b], 7" in printed
+    assert "[b]star[/b], 7" in page.read_text()
 
 
 def test_the_command_compares_two_models(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
