@@ -17,8 +17,13 @@ class FiniteCheck:
     criterion, and at measured steps on every recorded layer.
     """
 
-    def __init__(self, model: nn.Module, order: Sequence[int]) -> None:
-        """Attach to the matcher of a model, if it has one; `order` is that of the layers in it."""
+    def __init__(self, model: nn.Module, order: Sequence[int | None]) -> None:
+        """Attach to the matcher of a model, if it has one.
+
+        Args:
+            model: the model.
+            order: the layers in the order of its calls, None for an unknown layer.
+        """
         self._order = order
         self._calls = 0
         self._handles: list[Any] = []
@@ -51,8 +56,8 @@ class FiniteCheck:
 
 
 @torch.no_grad()
-def check_finite(predictions: Tensor, layer: int) -> None:
-    """Check the predictions of one layer, (B, N, ...).
+def check_finite(predictions: Tensor, layer: int | None) -> None:
+    """Check the predictions of one layer, (B, N, ...); None is an unknown layer.
 
     Raises:
         NonFiniteError: a value is NaN or infinite; it names layer, number of queries and image.

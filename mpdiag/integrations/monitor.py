@@ -100,7 +100,8 @@ class LayerMonitor:
         self._checked: dict[str, int] = {}
         self._finite_check: FiniteCheck | None = None
         if check_finite:
-            order = family.matching_order(self._recorder.num_layers or 1)
+            layers = self._recorder.num_layers
+            order = [None] if layers is None else family.matching_order(layers)
             self._finite_check = FiniteCheck(module, order)
         self._before_handle = module.register_forward_pre_hook(self._before, with_kwargs=True)
         self._after_handle: Any = None

@@ -295,6 +295,20 @@ def test_non_finite_predictions_name_layer_queries_and_image() -> None:
     assert run_steps(monitor, model, [left_and_right()], 1)[0]["empty_masks/1"] == 1
 
 
+def test_a_step_that_is_not_measured_names_no_layer_that_is_unknown() -> None:
+    """The calls of the matcher of a model with hook points have no known order."""
+    model, criterion = Segmenter(), nn.Module()
+    model.criterion, criterion.matcher = criterion, nn.Identity()
+    monitor = mpdiag.LayerMonitor(model, every=100)
+    masks = torch.zeros(2, 3, 4, 4)
+    masks[1, 2] = torch.inf
+    criterion.matcher(torch.zeros(2, 3, 4, 4))
+    message = r"^mask prediction \(1 of 3 queries\) of image 1 of the batch is not finite"
+    with pytest.raises(NonFiniteError, match=message):
+        criterion.matcher(masks)
+    monitor.close()
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
