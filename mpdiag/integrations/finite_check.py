@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mpdiag.errors import NonFiniteError
+from mpdiag.recording.uncopied_hook import UncopiedHook
 
 
 class FiniteCheck:
@@ -30,9 +31,11 @@ class FiniteCheck:
         criterion = getattr(model, "criterion", None)
         matcher = getattr(criterion, "matcher", None)
         if isinstance(criterion, nn.Module) and isinstance(matcher, nn.Module):
-            before = criterion.register_forward_pre_hook(self._start)
-            check = matcher.register_forward_pre_hook(self._check_call, with_kwargs=True)
-            self._handles = [before, check]
+            start, check = UncopiedHook(self._start), UncopiedHook(self._check_call)
+            self._handles = [
+                criterion.register_forward_pre_hook(start),
+                matcher.register_forward_pre_hook(check, with_kwargs=True),
+            ]
 
     def remove(self) -> None:
         """Remove the hooks."""

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mpdiag.recording.uncopied_hook import UncopiedHook
+
 _KEY = re.compile(r"(loss_[a-z_]*[a-z])(?:_(\d+))?")
 _PROPOSALS = "_enc"
 
@@ -34,7 +36,7 @@ class LayerLosses:
         self._calls = 0
         self._sums: dict[tuple[str, int], Tensor] = {}
         self._numbered = False
-        self._handle = criterion.register_forward_hook(self._read)
+        self._handle = criterion.register_forward_hook(UncopiedHook(self._read))
 
     def remove(self) -> None:
         """Remove the hook."""

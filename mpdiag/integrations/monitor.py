@@ -20,6 +20,7 @@ from mpdiag.matching import MatchingCosts
 from mpdiag.ops import seeded_points
 from mpdiag.recording import Recorder
 from mpdiag.recording.compiled import require_uncompiled
+from mpdiag.recording.uncopied_hook import UncopiedHook
 
 _POINT_SEED = 0
 
@@ -103,7 +104,9 @@ class LayerMonitor:
             layers = self._recorder.num_layers
             order = [None] if layers is None else family.matching_order(layers)
             self._finite_check = FiniteCheck(module, order)
-        self._before_handle = module.register_forward_pre_hook(self._before, with_kwargs=True)
+        self._before_handle = module.register_forward_pre_hook(
+            UncopiedHook(self._before), with_kwargs=True
+        )
         self._after_handle: Any = None
         self._inputs: Mapping[str, Any] = {}
         self._pending: dict[bool, _Pass] = {}  # by training mode, the last pass last
@@ -305,7 +308,7 @@ class LayerMonitor:
         self._checked = {}
         self._recorder.attach()
         # After the hooks of the layers, which may be on the same module.
-        self._after_handle = module.register_forward_hook(self._after)
+        self._after_handle = module.register_forward_hook(UncopiedHook(self._after))
         self._recorder.begin()
 
     def _after(self, module: nn.Module, *_: Any) -> None:

@@ -14,6 +14,7 @@ from mpdiag.recording.family import Family, find_family
 from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall
 from mpdiag.recording.recording import Recording
 from mpdiag.recording.reduction import Reduction, compose_reductions
+from mpdiag.recording.uncopied_hook import UncopiedHook
 
 
 @contextmanager
@@ -47,9 +48,10 @@ def record(
         hooks.callback(recorder.remove)
         recorder.attach()
         # Begin before and end after all other hooks on the same module.
-        before = module.register_forward_pre_hook(lambda *_: recorder.begin(), prepend=True)
+        begin = UncopiedHook(lambda *_: recorder.begin())
+        before = module.register_forward_pre_hook(begin, prepend=True)
         hooks.callback(before.remove)
-        after = module.register_forward_hook(lambda *_: recorder.end())
+        after = module.register_forward_hook(UncopiedHook(lambda *_: recorder.end()))
         hooks.callback(after.remove)
         yield recorder.recording
 
@@ -140,7 +142,9 @@ class Recorder:
         required = {name for hooked in names for name in self._specs[hooked].requires}
         self._counts = dict.fromkeys(names, 0)
         for name in names:
-            hook = self._hook(name, self._specs[name], name in required, name in self._requested)
+            hook = UncopiedHook(
+                self._hook(name, self._specs[name], name in required, name in self._requested)
+            )
             for hooked_module in self._specs[name].modules:
                 self._handles.append(hooked_module.register_forward_hook(hook, with_kwargs=True))
 

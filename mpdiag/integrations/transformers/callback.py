@@ -9,6 +9,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from mpdiag.errors import ConfigError, RecordingError
 from mpdiag.integrations.monitor import LayerMonitor, write_final_run
+from mpdiag.recording.uncopied_hook import UncopiedHook
 
 
 class LayerDiagnosticsCallback(TrainerCallback):
@@ -120,7 +121,9 @@ class LayerDiagnosticsCallback(TrainerCallback):
             self._model = model
             self.monitor = LayerMonitor(model, **self._settings)
             self.monitor.start_evaluation(self._eval_images)
-            self._before_handle = model.register_forward_pre_hook(self._before, prepend=True)
+            self._before_handle = model.register_forward_pre_hook(
+                UncopiedHook(self._before), prepend=True
+            )
         return self.monitor
 
     def _before(self, module: nn.Module, args: Any) -> None:

@@ -1,5 +1,6 @@
 """LayerMonitor on a model whose predictions are its parameters, and on mpdiag's own model."""
 
+import copy
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -293,6 +294,28 @@ def test_non_finite_predictions_name_layer_queries_and_image() -> None:
     monitor = mpdiag.LayerMonitor(model, every=1, check_finite=False)
     # The only finite query of layer 1 is empty.
     assert run_steps(monitor, model, [left_and_right()], 1)[0]["empty_masks/1"] == 1
+
+
+def test_a_copy_of_the_model_is_not_monitored(tmp_path: Path) -> None:
+    """A copy for averaged weights; and a module saved as a whole."""
+    model, criterion = Segmenter(), nn.Module()
+    model.criterion, criterion.matcher = criterion, nn.Identity()
+    monitor = mpdiag.LayerMonitor(model, every=1)
+    monitor.start_evaluation()
+    images = torch.ones(1, 3, 8, 16)
+    with mpdiag.record(model) as recording:
+        copied = copy.deepcopy(model)
+        torch.save(model, tmp_path / "model.pth")
+        loaded = torch.load(tmp_path / "model.pth", weights_only=False)
+        with torch.no_grad():
+            for other in (copied, loaded):
+                other.masks.fill_(torch.nan)  # an error in a module that is monitored
+                other(images)
+                other.criterion.matcher(other.masks)
+        assert "mask_logits" not in recording and not monitor.is_pending
+        model(images)
+        assert len(recording.layers("mask_logits")) == 2 and monitor.is_pending
+    monitor.close()
 
 
 def test_a_step_that_is_not_measured_names_no_layer_that_is_unknown() -> None:
