@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,8 @@ def resample_runs(
 ) -> ResampledRuns:
     """Return the metrics of all finished runs for the same samples of images.
 
-    The values of a run are computed once and kept in DIR/measured/resampled/.
+    The values of a run are kept in DIR/measured/resampled/, and computed again if another run has
+    its name or if `RESAMPLED_METRICS` change.
     """
     datasets: dict[DataSource, SegmentationDataset] = {}
     found: dict[tuple[str, int, str], Mapping[str, list[float | None]]] = {}
@@ -32,17 +34,29 @@ def resample_runs(
                 continue
             part = next(part for part in PARTS if job.name.endswith(part))
             path = directory.root / "measured" / "resampled" / f"{job.name}.json"
-            values = read_json(path)
-            if not values:
+            origin = _origin(job.output)
+            kept = read_json(path)
+            values = kept.get("values") if kept.get("origin") == origin else None
+            if values is None:
                 config = training.config.data
                 if config.held_out not in datasets:
                     datasets[config.held_out] = load_held_out(config)
                 data = datasets[config.held_out] if part == PARTS[0] else None
                 values = _resample(job.output, data)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                replace_json(path, values)
+                replace_json(path, {"origin": origin, "values": values})
             found[training.spec.name, training.seed, part] = values
     return found
+
+
+def _origin(path: Path) -> dict[str, Any]:
+    """Return what identifies a run and the metrics that are computed from it."""
+    header = read_json(path / "run.json")
+    return {
+        "checkpoint": header.get("checkpoint"),
+        "created": header.get("created"),
+        "metrics": [metric.name for metric in RESAMPLED_METRICS],
+    }
 
 
 def _resample(

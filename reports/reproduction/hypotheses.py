@@ -157,11 +157,16 @@ def evaluate_hypotheses(
         verdict, value, mean = "unknown", "no seed has both runs", None
         if difference is not None:
             images = image_interval(
-                resampled or {}, (a.training, a.part), (b.training, b.part), metric
+                resampled or {},
+                (a.training, a.part),
+                (b.training, b.part),
+                metric,
+                difference.seeds,
             )
-            undecided = images is not None and images.contains_zero
-            verdict = "undecided" if undecided else difference.verdict(hypothesis.sign)
-            value, mean = _format(difference, images), difference.mean
+            mean = difference.mean
+            confirmed = images is None or images.confirms(mean)
+            verdict = difference.verdict(hypothesis.sign) if confirmed else "undecided"
+            value = _format(difference, images)
         text = f"{_target_name(target)}: {hypothesis.text}"
         yield (
             Highlight(verdict, text, value, _published_difference(hypothesis)),
@@ -173,7 +178,7 @@ def evaluate_hypotheses(
 def _format(difference: PairedDifference, images: ImageInterval | None) -> str:
     """Return the difference with its intervals over seeds and images."""
     value = format_difference(difference.mean, difference.half_width)
-    value += f" ({format_seed_count(difference.count)}"
+    value += f" ({format_seed_count(len(difference.seeds))}"
     if images is not None:
         low, high = format_difference(images.low), format_difference(images.high)
         value += f"; over images {low} to {high}"

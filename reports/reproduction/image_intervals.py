@@ -1,6 +1,6 @@
 """Confidence intervals over images of the differences between trainings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +19,9 @@ class ImageInterval:
     low: float
     high: float
 
-    @property
-    def contains_zero(self) -> bool:
-        """Whether no difference is plausible."""
-        return self.low <= 0 <= self.high
+    def confirms(self, difference: float) -> bool:
+        """Return whether the interval lies on the same side of 0 as the difference."""
+        return self.low > 0 if difference > 0 else self.high < 0
 
 
 def image_interval(
@@ -30,6 +29,7 @@ def image_interval(
     a: tuple[str, str],
     b: tuple[str, str],
     metric: SummaryMetric,
+    seeds: Sequence[int],
 ) -> ImageInterval | None:
     """Return the 95% interval of b - a over images, from the percentiles of the samples.
 
@@ -39,20 +39,22 @@ def image_interval(
         resampled: values of all runs.
         a, b: training and part.
         metric: a metric of `RESAMPLED_METRICS`.
+        seeds: the difference is the mean over these.
 
     Returns:
-        The interval, or None if no seed has both runs.
+        The interval, or None if a seed lacks values or no sample has a value.
     """
     differences = []
-    for name, seed, part in resampled:
-        if (name, part) != a:
-            continue
-        of_a = resampled[name, seed, part].get(metric.name)
-        of_b = resampled.get((b[0], seed, b[1]), {}).get(metric.name)
-        if of_a and of_b and len(of_a) == len(of_b):
-            differences.append(np.array(of_b, dtype=float) - np.array(of_a, dtype=float))
-    if not differences:
+    for seed in seeds:
+        of_a, of_b = (
+            resampled.get((name, seed, part), {}).get(metric.name) for name, part in (a, b)
+        )
+        if not of_a or not of_b or len(of_a) != len(of_b):
+            return None
+        differences.append(np.array(of_b, dtype=float) - np.array(of_a, dtype=float))
+    means = np.mean(differences, axis=0)
+    if np.isnan(means).all():
         return None
     outside = 50 * (1 - CONFIDENCE_LEVEL)
-    low, high = np.nanpercentile(np.mean(differences, axis=0), [outside, 100 - outside])
+    low, high = np.nanpercentile(means, [outside, 100 - outside])
     return ImageInterval(float(low), float(high))

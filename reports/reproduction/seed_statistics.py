@@ -17,7 +17,7 @@ DECISION_RULE = (
     "half width of its 95% confidence interval (Student's t over the seeds). The range over images "
     "is the 95% interval of this mean for resampled images (bootstrap with the same models). Yes: "
     "both intervals lie on the predicted side of 0. No: both lie on the other side. Undecided: one "
-    "contains 0, or there is only one seed. Unknown: a run is missing."
+    "contains 0, they lie on different sides, or there is only one seed. Unknown: a run is missing."
 )
 _POWER = 0.8
 
@@ -49,7 +49,7 @@ class PairedDifference:
 
     mean: float
     half_width: float | None
-    count: int
+    seeds: tuple[int, ...]
 
     def verdict(self, sign: int) -> Verdict:
         """Return whether b is above a (sign 1) or below it (sign -1)."""
@@ -70,12 +70,13 @@ def resolvable_effect(seeds: int) -> float:
 
 def paired_difference(a: BySeed, b: BySeed) -> PairedDifference | None:
     """Return b - a over the seeds for which both have a value; None if there are none."""
-    pairs = [(a[seed], b[seed]) for seed in sorted(a.keys() & b.keys())]
-    statistics = seed_statistics([y - x for x, y in pairs if x is not None and y is not None])
+    pairs = {seed: (a[seed], b[seed]) for seed in sorted(a.keys() & b.keys())}
+    differences = {seed: y - x for seed, (x, y) in pairs.items() if x is not None and y is not None}
+    statistics = seed_statistics(differences.values())
     if statistics is None:
         return None
     half_width = None
     if statistics.deviation is not None:
         quantile = float(stdtrit(statistics.count - 1, 0.5 + CONFIDENCE_LEVEL / 2))
         half_width = quantile * statistics.deviation / math.sqrt(statistics.count)
-    return PairedDifference(statistics.mean, half_width, statistics.count)
+    return PairedDifference(statistics.mean, half_width, tuple(differences))

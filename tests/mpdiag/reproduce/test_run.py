@@ -60,7 +60,7 @@ def test_figures_1_and_4_and_their_repetition(
     run = Run.open(tmp_path / "out" / "runs" / "baseline-seed-3-matching")
     assert run.summary["num_images"] == 3
     resampled = tmp_path / "out" / "measured" / "resampled" / "baseline-seed-3-matching.json"
-    values = json.loads(resampled.read_text())
+    values = json.loads(resampled.read_text())["values"]
     assert {len(column) for column in values.values()} == {1000}
     assert {"ap", "util", "util/1", "miou_l", "miou_l/1"} == values.keys()
     of_layers = [layer["miou_l"] for layer in run.summary["layers"]]

@@ -6,7 +6,8 @@ from pathlib import Path
 from mpdiag.reproduce.experiments import TRAININGS
 from reports.document import Highlight
 from reports.reproduction import TABLES, TrainedRun, table_rows
-from reports.reproduction.hypotheses import HYPOTHESES, evaluate_hypotheses
+from reports.reproduction.hypotheses import AP, HYPOTHESES, evaluate_hypotheses
+from reports.reproduction.image_intervals import ImageInterval, image_interval
 from reports.reproduction.results import TrainingResults
 
 MakeTrained = Callable[..., list[TrainedRun]]
@@ -64,6 +65,27 @@ def test_an_interval_over_images_with_zero_leaves_a_hypothesis_undecided(
         "yes", "−9.8 ± 3.2 (2 seeds; over images −107.5 to −12.5)",  # noqa: RUF001
     )  # fmt: skip
     assert both.label == "undecided" and "over images −57.5 to +37.5" in both.value  # noqa: RUF001
+    above = evaluate(0.6)  # the seeds say below, with certainty
+    assert above.label == "undecided" and "over images +12.5 to +107.5" in above.value
+
+
+def test_an_interval_over_images_is_of_the_seeds_of_the_difference() -> None:
+    """A seed whose summary has no AP is not part of the difference."""
+
+    def interval(seeds: list[int], **changes: list[float | None]) -> ImageInterval | None:
+        columns: dict[str, list[float | None]] = {"a0": [0.5, 0.5], "b0": [0.25, 0.25],
+                                                  "a2": [0.0, 0.0], "b2": [1.0, 1.0]}  # fmt: skip
+        resampled = {
+            (key[0], int(key[1]), "matching"): {"ap": column}
+            for key, column in (columns | changes).items()
+        }
+        return image_interval(resampled, ("a", "matching"), ("b", "matching"), AP, seeds)
+
+    assert interval([0]) == ImageInterval(-0.25, -0.25)
+    assert interval([0, 2]) == ImageInterval(0.375, 0.375)
+    assert interval([0], b0=[None, 0.25]) == ImageInterval(-0.25, -0.25)
+    assert interval([0], b0=[None, None]) is None
+    assert interval([0, 1]) is None and interval([0], b0=[0.25]) is None
 
 
 def test_unknown_without_runs(make_trained: MakeTrained) -> None:

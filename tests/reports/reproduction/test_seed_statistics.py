@@ -37,7 +37,7 @@ def test_paired_difference_has_the_interval_of_a_paired_t_test() -> None:
 
 def test_only_seeds_of_both_are_paired() -> None:
     found = paired_difference({0: 0.1, 1: 0.2, 3: None}, {1: 0.5, 2: 0.9, 3: 0.1})
-    assert found is not None and (found.count, found.half_width) == (1, None)
+    assert found is not None and (found.seeds, found.half_width) == ((1,), None)
     assert found.mean == pytest.approx(0.3)
     assert paired_difference({0: 0.1}, {1: 0.2}) is None
 
@@ -55,7 +55,7 @@ def test_only_seeds_of_both_are_paired() -> None:
     ],
 )
 def test_decision_rule(mean: float, half_width: float | None, sign: int, verdict: str) -> None:
-    assert PairedDifference(mean, half_width, 3).verdict(sign) == verdict
+    assert PairedDifference(mean, half_width, (0, 1, 2)).verdict(sign) == verdict
 
 
 def test_resolvable_effect_is_found_in_four_of_five_experiments() -> None:
