@@ -82,10 +82,18 @@ def create_output_dir(output: Path, config: TrainConfig) -> None:
 
 def changed_settings(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Return the dotted keys whose values differ in two dumped configurations, without MUTABLE."""
-    flat_held, flat_wanted = _flat(held, ""), _flat(wanted, "")
+    flat_held, flat_wanted = (
+        _flat(one | {"init": _without_location(one["init"])}, "") for one in (held, wanted)
+    )
     return [
         key for key in flat_wanted if key not in MUTABLE and flat_held.get(key) != flat_wanted[key]
     ]
+
+
+def _without_location(init: str | None) -> str | None:
+    """Return `trainings/NAME` for a training of a reproduction, whose directory may be moved."""
+    path = Path(init or "")
+    return f"trainings/{path.name}" if path.parent.name == "trainings" else init
 
 
 def _flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:

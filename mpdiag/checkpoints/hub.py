@@ -6,6 +6,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
+from mpdiag.checkpoints.transformers_directory import directory_of
 from mpdiag.errors import CheckpointError
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -29,13 +30,14 @@ def is_hub_id(name: str | Path) -> bool:
 def local_path(name: str | Path) -> Path:
     """Return `name` as a path; download a hub id first, unless it is in the cache.
 
-    Downloads settings and weights only, safetensors if there are any.
+    Downloads settings and weights only, safetensors if there are any. The file of weights in a
+    transformers directory stands for the directory.
 
     Raises:
         CheckpointError: the hub has no such model, refuses it, or can't be read.
     """
     if not is_hub_id(name):
-        return Path(name)
+        return directory_of(Path(name))
     try:
         copy = Path(huggingface_hub.snapshot_download(str(name), allow_patterns=SETTINGS + WEIGHTS))
         if not any(copy.glob(WEIGHTS[0])):

@@ -49,6 +49,13 @@ def is_transformers_directory(directory: Path) -> bool:
     return any((directory / name).is_file() for name in names)
 
 
+def directory_of(path: Path) -> Path:
+    """Return the transformers directory whose weights `path` holds; another path unchanged."""
+    if path.name in WEIGHTS and path.is_file() and model_type_of(path.parent) is not None:
+        return path.parent
+    return path
+
+
 def weight_files(directory: Path) -> list[Path]:
     """Return the files of weights, or all shards; safetensors if there are both formats.
 

@@ -27,7 +27,13 @@ def reproduce(
             "published)."
         ),
     ] = "tiny",
-    seeds: Annotated[str, typer.Option(help="Comma-separated seeds.")] = "0,1,2",
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated seeds.",
+            show_default="0,1,2; with --report-only those of the directory",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Output directory.", show_default="runs/reproduce-SIZE"),
@@ -63,13 +69,16 @@ def reproduce(
     """Reproduce tables and figures of the paper: train, analyse and report what is missing."""
     from mpdiag.reproduce import ReproductionOptions, parse_seeds, select_size
     from mpdiag.reproduce import reproduce as run
+    from mpdiag.reproduce.directory import ReproductionDirectory
     from mpdiag.store.lock import lock_directory
 
+    output = output or Path("runs") / f"reproduce-{size}"
+    default_seeds = (ReproductionDirectory(output).seeds() if report_only else []) or [0, 1, 2]
     options = ReproductionOptions(
         targets=[word for word in targets if "=" not in word],
         size=select_size(size, [word for word in targets if "=" in word]),
-        seeds=parse_seeds(seeds),
-        output=output or Path("runs") / f"reproduce-{size}",
+        seeds=default_seeds if seeds is None else parse_seeds(seeds),
+        output=output,
         root=root,
         jobs=jobs,
         only=[name.strip() for name in only.split(",") if name.strip()],

@@ -7,7 +7,8 @@ from torch import Tensor
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """Copy a tensor to a device. A copy from the CPU to a GPU does not wait for the GPU."""
     if tensor.is_cpu and torch.device(device).type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
+        # Pinning writes to a copy with the same strides, which fails for expanded tensors.
+        return tensor.contiguous().pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 

@@ -131,10 +131,48 @@ class ReproductionDirectory:
         calls = self.manifest().get("calls", [])
         return list(dict.fromkeys(str(call["machine"]) for call in calls if "machine" in call))
 
+    def seeds(self) -> list[int]:
+        """Return the seeds of all registered trainings."""
+        trainings = self.manifest().get("trainings", {}).values()
+        seeds = [settings.get("seed") for settings in trainings]
+        return sorted({seed for seed in seeds if isinstance(seed, int)})
+
+    def registered(self, trainings: Sequence[SeededTraining]) -> list[SeededTraining]:
+        """Return those of these trainings that the manifest has.
+
+        Raises:
+            RunError: there is no manifest, or it has none of them.
+        """
+        manifest = self.manifest()
+        if not manifest:
+            raise RunError(f"{self.root}: has no reproduction; give its directory as --output")
+        found = [one for one in trainings if one.name in manifest.get("trainings", {})]
+        if trainings and not found:
+            raise RunError(
+                f"{self.root}: has none of these trainings, such as {trainings[0].name}; repeat "
+                "the command without --report-only to train them"
+            )
+        return found
+
     def register(
         self, size: str, trainings: Sequence[SeededTraining], call: dict[str, Any] | None
     ) -> None:
         """Add a call and its trainings to reproduce.json; `call` is None if no job is left.
+
+        Raises:
+            RunError: see `check`.
+        """
+        self.check(size, trainings)
+        manifest = self.manifest()
+        known: dict[str, Any] = manifest.get("trainings", {})
+        known |= {one.name: one.config.model_dump(mode="json") for one in trainings}
+        self.root.mkdir(parents=True, exist_ok=True)
+        calls = [*manifest.get("calls", []), *([] if call is None else [call])]
+        content = {"size": size, "calls": calls, "trainings": dict(sorted(known.items()))}
+        replace_json(self.root / MANIFEST, content)
+
+    def check(self, size: str, trainings: Sequence[SeededTraining]) -> None:
+        """Check that the directory can have these trainings.
 
         Raises:
             RunError: the directory has other files, another size, or a training of the same name
@@ -162,11 +200,6 @@ class ReproductionDirectory:
                     f"{self.root}: has {training.name} with other settings "
                     f"({', '.join(changed)}); give another directory"
                 )
-            known[training.name] = settings
-        self.root.mkdir(parents=True, exist_ok=True)
-        calls = [*manifest.get("calls", []), *([] if call is None else [call])]
-        content = {"size": size, "calls": calls, "trainings": dict(sorted(known.items()))}
-        replace_json(self.root / MANIFEST, content)
 
 
 def read_json(path: Path) -> dict[str, Any]:

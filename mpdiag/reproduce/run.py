@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -93,6 +93,7 @@ class ReproductionOptions:
         words += ["--root", str(self.root)] if self.root is not None else []
         words += ["--only", ",".join(self.only)] if self.only else []
         words += ["--seeds", ",".join(map(str, self.seeds)), "--output", str(self.output)]
+        words += [] if self.show_images else ["--no-images"]
         return shlex.join(words)
 
     def _configure(self, spec: TrainingSpec, seed: int) -> SeededTraining:
@@ -143,11 +144,13 @@ def reproduce(
     trainings, directory = options.trainings(), options.directory
     explanations = read_explanations(directory.root / EXPLANATIONS_FILE, tuple(TABLES))
     if report_only:
-        known = directory.manifest().get("trainings", {})
-        trainings = [training for training in trainings if training.name in known]
+        trainings = directory.registered(trainings)
+        directory.check(options.size.name, trainings)
+        seeds = sorted({training.seed for training in trainings})
+        options = replace(options, seeds=seeds or options.seeds)
         failures: list[Failure] = []
     else:
-        first = options.warm_start()
+        first = options.warm_start() if trainings else None
         jobs = _Jobs(trainings, [] if first is None else [first], directory)
         machine = plan_machine(options.size, options.jobs)
         if plan:
@@ -248,7 +251,6 @@ def _context(
         description=options.size.description,
         command=options.command(),
         machines=directory.machines(),
-        seeds=options.seeds,
         costs=measure_costs(trainings, directory) if "table7" in targets else {},
         noise=measure_noise(options.baseline(), directory) if "figure4" in targets else None,
         explanations=explanations,
@@ -273,6 +275,8 @@ def _count_val_images(options: ReproductionOptions, trainings: Sequence[SeededTr
 
 
 def _describe_cost(cost: CostEstimate, trainings: int, machine: Machine) -> str:
+    if not trainings:
+        return "No training is needed."
     if not cost.trainings and not cost.analyses:
         return f"All {trainings} trainings and their analyses are finished."
     jobs = (

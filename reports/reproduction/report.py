@@ -59,7 +59,6 @@ class ReproductionContext:
         size, description: name and description of the size.
         command: the command that repeats it.
         machines: descriptions of the machines that trained.
-        seeds: the requested seeds.
         costs: costs of models by training, from `mpdiag.reproduce.measurements.model_costs`.
         noise: from `mpdiag.reproduce.measurements.noise_overlap`; None if it was not measured.
         explanations: the user's paragraphs on each target.
@@ -72,7 +71,6 @@ class ReproductionContext:
     description: str
     command: str
     machines: Sequence[str]
-    seeds: Sequence[int]
     costs: Mapping[str, Any]
     noise: Mapping[str, Any] | None
     explanations: Mapping[str, Sequence[str]]
@@ -112,16 +110,17 @@ def build_reproduction_report(
 def _summary(
     highlights: Sequence[Highlight], results: TrainingResults, context: ReproductionContext
 ) -> Section:
-    text = [f"Size {context.size}: {context.description}. Seeds: {join(context.seeds)}."]
+    seeds = results.seeds
+    size = f"Size {context.size}: {context.description}."
+    text = [f"{size} Seeds: {join(seeds)}." if seeds else size]
     if highlights:
         counts = Counter(highlight.label for highlight in highlights)
         verdicts = join([f"{counts[label]} {label}" for label in sorted(counts, reverse=True)])
         text += [f"{len(highlights)} hypotheses: {verdicts}.", DECISION_RULE]
-    if highlights and len(context.seeds) > 1:
-        effect = resolvable_effect(len(context.seeds))
+    if highlights and len(seeds) > 1:
         text.append(
-            f"{len(context.seeds)} seeds resolve a difference of {effect:.1f} standard deviations "
-            "of the differences between seeds (power 80%)."
+            f"{len(seeds)} seeds resolve a difference of {resolvable_effect(len(seeds)):.1f} "
+            "standard deviations of the differences between seeds (power 80%)."
         )
     if results.missing:
         text.append(f"Missing: {'; '.join(results.missing)}.")
@@ -188,8 +187,10 @@ def _means(results: TrainingResults, training: str, key: str, part: str) -> Valu
 def _facts(results: TrainingResults, context: ReproductionContext) -> Iterator[tuple[str, str]]:
     yield "Command", context.command
     yield "Size", f"{context.size}: {context.description}"
-    yield "Seeds", join(context.seeds)
-    yield "Machine", join(context.machines)
+    if results.seeds:
+        yield "Seeds", join(results.seeds)
+    if context.machines:
+        yield "Machine", "; ".join(context.machines)
     runs = list(results.runs.values())
     if runs:
         images = sorted({f"{run.summary['num_images']:,}" for run in runs})

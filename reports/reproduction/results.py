@@ -115,6 +115,11 @@ class TrainingResults:
         return self.runs[training, min(seeds), part] if seeds else None
 
     @property
+    def seeds(self) -> list[int]:
+        """Seeds with a finished training."""
+        return sorted({seed for _, seed in self.seconds})
+
+    @property
     def num_layers(self) -> int:
         """The largest L of all runs."""
         return max((run.num_layers for run in self.runs.values()), default=0)

@@ -10,8 +10,8 @@ and a dispatch mode runs each operator on the wrapped tensors. These raise the e
 raises (RuntimeError, TypeError, NotImplementedError):
 
     operands on two devices (except a CPU tensor without dimensions in a pointwise operator),
-    conversion of a CUDA tensor to NumPy, a generator of the other device, operators without a CUDA
-    kernel, matrix products, convolutions and pooling of integers
+    pin_memory of an expanded tensor, a CUDA tensor as NumPy array, a generator of the other device,
+    operators without a CUDA kernel, matrix products, convolutions and pooling of integers
 
 `ledger.counts` is a Counter of (kind, site) with these kinds:
 
@@ -337,6 +337,11 @@ class Function(TorchFunctionMode):
             return METHODS[func](first, *args[1:], **kwargs)
         if func is Tensor.is_pinned:
             return getattr(first, "pretended_pinned", False)
+        if func is Tensor.pin_memory and torch._debug_has_internal_overlap(first) == 1:
+            raise RuntimeError(  # the copy has the strides of the tensor, and is written to
+                "unsupported operation: more than one element of the written-to tensor refers to a "
+                "single memory location. Please clone() the tensor before performing the operation."
+            )
         if func is Tensor.pin_memory or kwargs.pop("pin_memory", False):
             found = first.clone() if func is Tensor.pin_memory else func(*args, **kwargs)
             found.pretended_pinned = True

@@ -36,6 +36,7 @@ ERRORS = {
         RuntimeError,
         lambda x: torch.rand(3, generator=torch.Generator("cuda")),
     ),
+    "pinned and expanded": (RuntimeError, lambda x: torch.ones(1, 3).expand(2, -1).pin_memory()),
     "no kernel": (NotImplementedError, lambda x: torch.histogram(x, 3)),
     "integer matrix product": (RuntimeError, lambda x: x.long() @ x.long().T),
 }

@@ -1,6 +1,7 @@
 """Jobs of a reproduction, finished ones, and the manifest."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from mpdiag.errors import RunError
 from mpdiag.reproduce import ReproductionOptions, select_size
 from mpdiag.reproduce.directory import ReproductionDirectory
+from trainers.output import check_output_dir, create_output_dir
 
 CALL = {"command": "mpdiag reproduce", "started": "2026-01-01", "machine": "here"}
 
@@ -114,3 +116,20 @@ def test_settings_that_version_0_1_wrote_are_compared_by_their_new_names(tmp_pat
     changed = make_options(tmp_path, "model.num_heads=2")
     with pytest.raises(RunError, match=r"other settings \(model.num_heads\)"):
         changed.directory.register("tiny", changed.trainings(), CALL)
+
+
+def test_a_warm_start_is_the_same_after_the_directory_was_moved(tmp_path: Path) -> None:
+    size = select_size("photos")
+    options = ReproductionOptions(["table4"], size, [0], tmp_path / "out", only=["baseline"])
+    options.directory.register("photos", options.trainings(), CALL)
+    (tmp_path / "out").rename(tmp_path / "moved")
+    moved = replace(options, output=tmp_path / "moved")
+    moved.directory.check("photos", moved.trainings())
+    (training,) = moved.trainings()
+    assert training.config.init == str(tmp_path / "moved" / "trainings" / "warm-start-seed-0")
+    create_output_dir(tmp_path / "run", options.trainings()[0].config)
+    check_output_dir(tmp_path / "run", training.config, resume=True)
+    for init in ("trainings/other", "weights/warm-start-seed-0"):
+        other = training.config.model_copy(update={"init": init})
+        with pytest.raises(RunError, match=r"other settings \(init\)"):
+            check_output_dir(tmp_path / "run", other, resume=True)

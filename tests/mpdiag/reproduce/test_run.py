@@ -1,5 +1,6 @@
 """A reproduction of a few steps from training to report, and its repetition."""
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from mpdiag.data import generate_synthetic, load_dataset
-from mpdiag.errors import ConfigError, DataError, TrainingError
+from mpdiag.errors import ConfigError, DataError, RunError, TrainingError
 from mpdiag.reproduce import ReproductionOptions, reproduce, scheduler, select_size
 from mpdiag.reproduce import run as run_module
 from mpdiag.reproduce.cost_estimate import CostEstimate
@@ -130,6 +131,45 @@ def test_photos_cut_tiles_and_train_a_shared_warm_start_first(
     assert "mp-all-layers-seed-2 is not trained" in page and "mp-no-noise" not in page
     with pytest.raises(ConfigError, match=r"--only typo: no training of these targets; choose"):
         reproduce(replace(options, only=["typo"]), QUIET)
+
+
+def test_report_only_needs_the_size_and_the_settings_of_the_directory(tmp_path: Path) -> None:
+    options = ReproductionOptions(["table4"], select_size("tiny"), [1], tmp_path / "out")
+    with pytest.raises(RunError, match="out: has no reproduction; give its directory"):
+        reproduce(options, QUIET, report_only=True)
+    assert not (tmp_path / "out").exists()
+    options.directory.register("tiny", options.trainings(), None)
+    other = replace(options, size=select_size("tiny", ["schedule.iterations=77"]))
+    with pytest.raises(RunError, match=r"other settings \(schedule\.iterations\)"):
+        reproduce(other, QUIET, report_only=True)
+    with pytest.raises(RunError, match="has a reproduction at size tiny"):
+        reproduce(replace(options, size=select_size("small")), QUIET, report_only=True)
+    with pytest.raises(RunError, match="has none of these trainings, such as baseline-seed-2"):
+        reproduce(replace(options, seeds=[2]), QUIET, report_only=True)
+    assert not (tmp_path / "out" / "reports").exists()
+    reproduce(replace(options, seeds=[1, 2]), QUIET, report_only=True)
+    page = (tmp_path / "out" / "reports" / "report.md").read_text()
+    assert "--seeds 1 --output" in page and "| Seeds |" not in page  # none is trained
+
+
+def test_figure_4_needs_no_warm_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chains: list[Sequence[Job]] = []
+    monkeypatch.setattr(run_module, "run_job_chains", lambda found, *_: chains.extend(found) or [])
+    monkeypatch.setattr(run_module, "measure_noise", lambda *_: None)
+    size = replace(select_size("photos", ["data.dataset=synthetic"]), tiles=None, num_images=(1, 1))
+    options = ReproductionOptions(["figure4"], size, [1], tmp_path / "out")
+    console = Console(file=io.StringIO(), width=200)
+    reproduce(options, console)
+    assert chains == [] and "No training is needed." in console.file.getvalue()
+    assert json.loads((tmp_path / "out" / "reproduce.json").read_text())["trainings"] == {}
+    assert reproduce(options, QUIET, report_only=True)
+
+
+def test_the_command_of_a_report_without_images_has_none(tmp_path: Path) -> None:
+    options = ReproductionOptions(["table1"], select_size("tiny"), [0, 1], tmp_path)
+    command = f"mpdiag reproduce table1 --size tiny --seeds 0,1 --output {tmp_path}"
+    assert options.command() == command
+    assert replace(options, show_images=False).command() == f"{command} --no-images"
 
 
 def test_trainings_without_held_out_images_do_not_start(tmp_path: Path) -> None:

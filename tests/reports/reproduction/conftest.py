@@ -79,7 +79,6 @@ def make_context() -> Callable[..., ReproductionContext]:
             "description": "a small model",
             "command": "mpdiag reproduce all --size tiny",
             "machines": ["2 CPU cores"],
-            "seeds": [0, 1],
             "costs": {name: cost for name in names},
             "noise": None,
             "explanations": {},

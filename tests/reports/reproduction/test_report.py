@@ -136,6 +136,23 @@ def test_settings_and_environment(written: tuple[list[TrainedRun], dict[str, byt
             assert fact in text, (name, fact)
 
 
+def test_seeds_are_those_of_the_finished_trainings(
+    make_trained: MakeTrained, make_context: MakeContext
+) -> None:
+    trained = make_trained(["table7"], [0, 3, 4], images=2, queries=3, layers=2)
+    for one in trained:
+        if one.seed == 4:
+            (one.directory / "model_final.pth").unlink()
+            (one.directory / "metrics.json").unlink()
+    context = make_context(["table7"], machines=["2 CPU cores (Fast CPU, 1 GHz)", "8 CPU cores"])
+    document = build_reproduction_report(trained, context)
+    text = " ".join(document.sections[0].text)
+    assert "Seeds: 0, 3." in text and "2 seeds resolve a difference of 10." in text
+    facts = dict(document.sections[-1].facts)
+    assert facts["Seeds"] == "0, 3"
+    assert facts["Machine"] == "2 CPU cores (Fast CPU, 1 GHz); 8 CPU cores"
+
+
 def test_html_needs_no_other_file(written: tuple[list[TrainedRun], dict[str, bytes]]) -> None:
     page = written[1]["report.html"].decode()
     assert "http" not in page.replace("http-equiv", "") and "<script" not in page
