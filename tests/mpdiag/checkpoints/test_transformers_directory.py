@@ -216,6 +216,7 @@ def test_a_directory_is_a_checkpoint(
     tmp_path: Path, directory: Path, model: Mask2Former, images: list[torch.Tensor]
 ) -> None:
     loaded = load_model(directory)
+    by_file = load_model(directory / "model.safetensors")
     state = load_file(directory / "model.safetensors")
     (directory / "model.safetensors").unlink()
     # torch.compile under DistributedDataParallel
@@ -224,6 +225,7 @@ def test_a_directory_is_a_checkpoint(
     with torch.no_grad():
         expected = model(images).matching.mask_logits
         assert torch.equal(loaded(images).matching.mask_logits, expected)
+        assert torch.equal(by_file(images).matching.mask_logits, expected)
         assert torch.equal(load_model(directory)(images).matching.mask_logits, expected)
 
 
