@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from mpdiag.cli import app
 from mpdiag.data import generate_synthetic, load_dataset
 from mpdiag.errors import ConfigError, DataError, RunError, TrainingError
 from mpdiag.reproduce import ReproductionOptions, reproduce, scheduler, select_size
@@ -150,6 +152,22 @@ def test_report_only_needs_the_size_and_the_settings_of_the_directory(tmp_path: 
     reproduce(replace(options, seeds=[1, 2]), QUIET, report_only=True)
     page = (tmp_path / "out" / "reports" / "report.md").read_text()
     assert "--seeds 1 --output" in page and "| Seeds |" not in page  # none is trained
+
+
+def test_report_only_has_the_seeds_of_the_directory_by_default(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ReproductionOptions(["table4"], select_size("photos"), [1, 4], out, only=["baseline"])
+    warm = options.warm_start()
+    assert warm is not None and warm.seed == 0
+    options.directory.register("photos", [warm, *options.trainings()], None)
+    words = ["reproduce", "table4", "--size", "photos", "--report-only", "--output", str(out)]
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 0 and f"{out / 'reports' / 'report.md'}" in found.output
+    page = (out / "reports" / "report.md").read_text()
+    assert "--seeds 1,4 --output" in page
+    assert all(f"baseline-seed-{seed} is not trained" in page for seed in (1, 4))
+    assert CliRunner().invoke(app, [*words, "--seeds", "4"]).exit_code == 0
+    assert "--seeds 4 --output" in (out / "reports" / "report.md").read_text()
 
 
 def test_figure_4_needs_no_warm_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
