@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: finish the current step and save it before the process ends.
+"""SIGTERM, SIGHUP and Ctrl-C: finish the current step and save it before the process ends.
 
 torchrun forwards SIGTERM to its processes, which SLURM and systemd may have signalled already. So
 only Ctrl-C ends a process at once when it is repeated.
@@ -9,7 +9,14 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+def _stop_signals() -> list[signal.Signals]:
+    """Return the signals that stop a run: SIGHUP, of a closed terminal, unless nohup ignores it."""
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+        numbers.append(hangup)
+    return numbers
 
 
 class StoppedBySignalError(Exception):
@@ -31,7 +38,9 @@ class StopSignal:
         if (
             threading.current_thread() is threading.main_thread()
         ):  # Python handles signals there only
-            self._previous = {number: signal.signal(number, self._record) for number in _SIGNALS}
+            self._previous = {
+                number: signal.signal(number, self._record) for number in _stop_signals()
+            }
         return self
 
     def __exit__(

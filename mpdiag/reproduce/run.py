@@ -139,7 +139,7 @@ def reproduce(
     Raises:
         MpdiagError: the options, the directory or the data are invalid; no job has run.
         TrainingError: jobs failed; the others are finished, and the report lists what is missing.
-        StoppedBySignalError: SIGTERM or Ctrl-C; the same command resumes.
+        StoppedBySignalError: SIGTERM, SIGHUP or Ctrl-C; the same command resumes.
     """
     trainings, directory = options.trainings(), options.directory
     explanations = read_explanations(directory.root / EXPLANATIONS_FILE, tuple(TABLES))

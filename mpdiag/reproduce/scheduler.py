@@ -149,7 +149,7 @@ def run_job_chains(
     Jobs of a chain run one after the other. A failed job ends its chain; other chains go on.
 
     Raises:
-        StoppedBySignalError: SIGTERM or Ctrl-C, after all running jobs have stopped.
+        StoppedBySignalError: SIGTERM, SIGHUP or Ctrl-C, after all running jobs have stopped.
     """
     waiting = deque(tuple(job for job in chain if not job.finished) for chain in chains)
     free_slots = list(range(len(machine.slots)))

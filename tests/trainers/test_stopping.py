@@ -133,6 +133,21 @@ def test_only_a_repeated_ctrl_c_ends_the_process_at_once() -> None:
     assert signal.getsignal(signal.SIGINT) == before
 
 
+def test_a_closed_terminal_stops_a_run_unless_nohup_ignores_it() -> None:
+    def ignore(*_: object) -> None:
+        """Ignore a SIGHUP, which would end the tests."""
+
+    original = signal.getsignal(signal.SIGHUP)
+    try:
+        for handler, number in ((ignore, signal.SIGHUP), (signal.SIG_IGN, None)):
+            signal.signal(signal.SIGHUP, handler)
+            with StopSignal() as stop:
+                signal.raise_signal(signal.SIGHUP)
+            assert stop.number == number and signal.getsignal(signal.SIGHUP) == handler
+    finally:
+        signal.signal(signal.SIGHUP, original)
+
+
 @pytest.mark.slow
 def test_run_stopped_in_an_evaluation_repeats_it(
     whole: Path, small_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
