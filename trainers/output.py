@@ -10,7 +10,7 @@ import yaml
 from mpdiag.config import TrainConfig, parse, read_yaml
 from mpdiag.errors import ConfigError, RunError
 from mpdiag.legacy_names import upgrade_config
-from mpdiag.store.files import replace_file
+from mpdiag.store.files import TEMPORARY_SUFFIX, replace_file
 from mpdiag.store.lock import LOCK, lock_directory
 from trainers.distributed import DistributedContext
 from trainers.methods import FullTrainConfig
@@ -52,7 +52,8 @@ def check_output_dir(output: Path, config: TrainConfig, *, resume: bool) -> None
     if output.is_file():
         raise RunError(f"{output}: is a file; give a directory for the run")
     if not path.is_file():
-        if output.is_dir() and any(entry.name != LOCK for entry in output.iterdir()):
+        ours = {LOCK, SETTINGS + TEMPORARY_SUFFIX}  # of a run that was killed at its start
+        if output.is_dir() and any(entry.name not in ours for entry in output.iterdir()):
             raise RunError(f"{output}: holds other files; give an empty directory")
         return
     try:

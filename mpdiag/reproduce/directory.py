@@ -21,7 +21,7 @@ from mpdiag.config import parse
 from mpdiag.errors import RunError
 from mpdiag.legacy_names import upgrade_config
 from mpdiag.reproduce.experiments import SeededTraining
-from mpdiag.store.files import replace_json
+from mpdiag.store.files import TEMPORARY_SUFFIX, replace_json
 from mpdiag.store.lock import LOCK
 from trainers.methods import FullTrainConfig
 from trainers.output import FINAL, changed_settings
@@ -182,7 +182,8 @@ class ReproductionDirectory:
             raise RunError(f"{self.root}: is a file; give a directory")
         manifest = self.manifest()
         names = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
-        if not manifest and names - {LOCK}:
+        # A call that was killed at its start leaves a temporary file.
+        if not manifest and names - {LOCK, MANIFEST + TEMPORARY_SUFFIX}:
             raise RunError(f"{self.root}: has other files; give an empty directory")
         if manifest and manifest.get("size") != size:
             raise RunError(

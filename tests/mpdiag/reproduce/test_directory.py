@@ -133,3 +133,14 @@ def test_a_warm_start_is_the_same_after_the_directory_was_moved(tmp_path: Path) 
         other = training.config.model_copy(update={"init": init})
         with pytest.raises(RunError, match=r"other settings \(init\)"):
             check_output_dir(tmp_path / "run", other, resume=True)
+
+
+def test_temporary_files_of_a_call_that_was_killed_at_its_start(tmp_path: Path) -> None:
+    options = make_options(tmp_path)
+    first = options.trainings()[0]
+    for name in ("out", "run"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "out" / "reproduce.json.tmp").write_text('{"size": ')
+    options.directory.register("tiny", [first], CALL)
+    (tmp_path / "run" / "config.yaml.tmp").write_text("seed")
+    check_output_dir(tmp_path / "run", first.config, resume=True)
