@@ -174,6 +174,7 @@ class Evidence:
         num_classes: K.
         rule: how detections are selected and scored.
         first_layer: decoder layer of the first of the S; L in a run that kept the last one only.
+        every_class: whether the probabilities of all classes are known, and not only high ones.
         scorer: score by which remedies are measured.
     """
 
@@ -181,6 +182,7 @@ class Evidence:
     num_classes: int
     rule: InstanceRule = "mask2former"
     first_layer: int = 0
+    every_class: bool = True
     scorer: Scorer = field(default_factory=APScorer)
     _detections: dict[int, list[ImageDetections]] = field(
         init=False, repr=False, compare=False, default_factory=dict

@@ -51,8 +51,9 @@ def open_dataset(run: Run) -> SegmentationDataset:
 def read_evidence(run: Run, data: SegmentationDataset, limit: int | None = None) -> Evidence:
     """Read the evidence of a run over instances.
 
-    The kept detections hold the masks and class probabilities of queries that are among the best
-    100 of an image. Others count as queries that predict nothing.
+    The kept detections hold the mask and the class probability of the best 100 pairs of query and
+    class of an image. The other classes of a query count as improbable, which is why wrong labels
+    are not looked for, and the other queries as such that predict nothing.
 
     Args:
         run: the run.
@@ -90,12 +91,13 @@ def read_evidence(run: Run, data: SegmentationDataset, limit: int | None = None)
             f"{run.path}: the overlaps of {num_queries:,} queries on {len(rows):,} images take "
             f"{num_bytes / 2**30:.0f} GiB of memory; give --limit {fitting}"
         )
-    reader = _Reader(run, len(data.classes), num_queries, layers, str(rule))
+    classes = len(data.classes)
+    reader = _Reader(run, classes, num_queries, layers, str(rule))
     images = [
         reader.image(row, data.ground_truth(index[row.image_id]), detections, queries)
         for row, detections, queries in reader.rows(rows)
     ]
-    return Evidence(images, len(data.classes), rule, layers[0])  # type: ignore[arg-type]
+    return Evidence(images, classes, rule, layers[0], every_class=False)  # type: ignore[arg-type]
 
 
 def _check_classes(run: Run, data: SegmentationDataset) -> None:

@@ -64,7 +64,11 @@ def check_wrong_labels(evidence: Evidence) -> Iterator[Candidate]:
     probabilities of its query are sharpened or flattened by a temperature. Both are fitted by
     maximum likelihood, so that a model that is merely too sure does not count as label noise.
     Northcutt et al., Confident learning (JAIR 2021), estimate label noise from probabilities too.
+
+    A run has no low probabilities, and an annotated class of unknown probability may be right.
     """
+    if not evidence.every_class:
+        return
     pairs = [assigned_gt(image) for image in evidence.images]
     logits = [
         image.class_logits[-1, gt >= 0, :-1]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,12 +26,15 @@ from mpdiag.config import LossConfig, ModelConfig
 from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset
 from mpdiag.diagnosis import run_evidence
 from mpdiag.diagnosis.changes import Changes
+from mpdiag.diagnosis.checks import evidence_candidates
+from mpdiag.diagnosis.checks.annotations import check_wrong_labels
 from mpdiag.diagnosis.checks.pixels import received_pixels
 from mpdiag.diagnosis.collect import Collector, shift_masks, undo_shift
+from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.run_evidence import read_evidence
 from mpdiag.errors import ConfigError, DataError, OutputError, RunError
 from mpdiag.models import Mask2Former
-from mpdiag.store import Run
+from mpdiag.store import Run, rle
 from mpdiag.store.diagnosis import Diagnosis, Finding
 from mpdiag.store.schema import TABLES
 from reports.diagnosis import TIDE_ERRORS
@@ -226,6 +230,37 @@ def test_a_score_that_underflows_to_0(run: Path, data: SegmentationDataset, tmp_
             pq.write_table(pa.Table.from_pandas(rows, schema, preserve_index=False), path)
     for image in read_evidence(Run.open(tmp_path / "run"), data).images:
         assert np.isfinite(image.quality).all() and np.isfinite(image.class_logits).all()
+
+
+def test_annotated_classes_that_a_run_did_not_keep_are_not_wrong(
+    run: Path, data: SegmentationDataset, tmp_path: Path
+) -> None:
+    """One class of probability 0.6 is kept for each object. The annotated one may have the rest."""
+    shutil.copytree(run, tmp_path / "run")
+    detections, queries = [], {}
+    for place, image_id in enumerate(data.image_ids):
+        truth = data.ground_truth(place)
+        height, width = truth.masks.shape[-2:]
+        for query, (mask, label) in enumerate(zip(truth.masks, truth.labels.tolist(), strict=True)):
+            kept = (label + 1) % len(data.classes)
+            queries[image_id, query] = kept
+            counts = rle.encode(mask.numpy())
+            detections.append((image_id, 2, query, kept, 0.6, height, width, counts))
+    schema = TABLES["detections"]
+    for path in (tmp_path / "run/detections").iterdir():
+        rows = pd.DataFrame(detections, columns=schema.names)
+        pq.write_table(pa.Table.from_pandas(rows, schema, preserve_index=False), path)
+    for path in (tmp_path / "run/queries").iterdir():
+        rows = pq.read_table(path).to_pandas()
+        for place, row in rows.iterrows():
+            if (own := (row["image_id"], row["query"])) in queries:
+                rows.loc[place, ["label", "score"]] = queries[own], 0.6
+        table = pa.Table.from_pandas(rows, TABLES["queries"], preserve_index=False)
+        pq.write_table(table, path)
+    evidence = read_evidence(Run.open(tmp_path / "run"), data)
+    assert len(list(check_wrong_labels(replace(evidence, every_class=True)))) == 1
+    causes = [one.cause for one in evidence_candidates(evidence, ModelFacts())]
+    assert "label-noise" not in causes
 
 
 def test_overlaps_of_all_images_fit_in_memory(
