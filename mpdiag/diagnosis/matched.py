@@ -48,7 +48,8 @@ class ImageDetections:
         matched = np.zeros((len(IOU_THRESHOLDS), count), dtype=np.bool_)
         ignored = np.zeros_like(matched)
         iou = np.where(self.labels[:, None] == self.gt_labels, self.iou, 0.0)
-        limits = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
+        # In the precision of the IoUs: 7/10 as float32 is below 0.7 as float64.
+        limits = np.minimum(IOU_THRESHOLDS, 1 - 1e-10).astype(iou.dtype)
         taken = np.zeros((len(IOU_THRESHOLDS), len(self.gt_labels)), dtype=np.bool_)
         candidates = (iou >= limits[0]).any(1)
         for row in np.argsort(-self.scores, kind="stable"):

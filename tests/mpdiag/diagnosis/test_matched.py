@@ -110,3 +110,21 @@ def test_ignored_detections_are_no_false_positives(
         queries=np.array([0, 1]),
     )  # fmt: skip
     assert MatchedDetections([image], 1).values()[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("shared", "union", "thresholds"), [(13, 20, 4), (7, 10, 5), (9, 10, 9), (19, 20, 10)]
+)
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
+def test_an_iou_that_equals_a_threshold_matches(
+    shared: int, union: int, thresholds: int, precision: type
+) -> None:
+    """In float32, each of these fractions is below the threshold in float64."""
+    image = ImageDetections(
+        labels=np.array([0]), scores=np.array([0.9]),
+        iou=np.array([[shared]], precision) / np.array([[union]], precision),
+        gt_labels=np.array([0]), crowd=np.array([False]), ignored=np.array([False]),
+        queries=np.array([0]),
+    )  # fmt: skip
+    assert image.match()[0].sum() == thresholds
+    assert MatchedDetections([image], 1).values()[0] == pytest.approx(thresholds / 10)
