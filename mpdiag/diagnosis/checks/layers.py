@@ -48,7 +48,7 @@ def check_non_finite(evidence: Evidence) -> Iterator[Candidate]:
             "non-finite",
             edit=partial(_use_last_layer, usable=_is_finite, classes=True),
             is_observed=True,
-            layers=tuple(map(int, layers)),
+            layers=tuple(evidence.first_layer + int(layer) for layer in layers),
             queries=tuple(map(int, queries)),
             evidence={"predictions": int(sum(x.sum() for x in bad))},
         )

@@ -8,6 +8,7 @@ import pytest
 
 from mpdiag.diagnosis import probe
 from mpdiag.diagnosis.checks.annotations import check_duplicate_gt
+from mpdiag.diagnosis.checks.layers import check_non_finite
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.search import Search
@@ -16,6 +17,9 @@ from reports.diagnosis import summary
 
 MakeEvidence = Callable[..., Evidence]
 Plant = Callable[[ImageEvidence], ImageEvidence]
+
+
+OF_LAYERS = ("class_logits", "quality", "iou", "area", "center", "overlap", "repeated", "features")
 
 
 def _diagnose(evidence: Evidence) -> Diagnosis:
@@ -135,6 +139,20 @@ def test_nan_is_the_first_finding_even_if_the_remedy_gains_nothing(
     assert "Observed, but costs less: non-finite." in summary(diagnosis)
     found = [one.cause for one in others]
     assert found[:1] == ([] if overflow is _overflow_everywhere else ["dead-queries"])
+
+
+def test_the_layer_of_nan_is_that_of_the_model(make_evidence: MakeEvidence) -> None:
+    """A run has the predictions of the last layer only, which is layer 9 here."""
+    images = []
+    for image in make_evidence(2).images:
+        area = image.area[-1:].copy()
+        area[0, 4] = np.nan
+        last = replace(image, **{name: getattr(image, name)[-1:] for name in OF_LAYERS})
+        images.append(replace(last, area=area))
+    evidence = replace(make_evidence(2), first_layer=9).changed(images)
+    (candidate,) = check_non_finite(evidence)
+    assert candidate.layers == (9,)
+    assert candidate.queries == (4,)
 
 
 def test_a_healthy_model_has_no_finding(make_evidence: MakeEvidence) -> None:
