@@ -2,6 +2,7 @@
 
 Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors (ECCV 2020), section
 2. An error is fixed as the paper does; the gain is the AP50 after the fix minus the AP50 before.
+TIDE's AP50 is not COCO's: a class without GT has an AP50 of 0 once it has a detection.
 """
 
 from collections.abc import Sequence
@@ -90,15 +91,14 @@ def _best_detections(target: Ints, kind: Ints, scores: Floats, used: Bools) -> I
 
 
 def error_budget(evidence: Evidence, layer: int = -1) -> dict[str, float]:
-    """Return the AP50 that each error costs in a layer, and `ap50` itself."""
+    """Return the AP50 that each error costs in a layer."""
     images = evidence.detections(layer)
     errors = [ImageErrors.of(image) for image in images]
     before = _ap50(images, errors, evidence.num_classes, None)
-    gains = {
+    return {
         name: _ap50(images, errors, evidence.num_classes, place) - before
         for place, name in enumerate(ERRORS)
     }
-    return {"ap50": before, **gains}
 
 
 def _ap50(
@@ -107,7 +107,7 @@ def _ap50(
     num_classes: int,
     fixed: int | None,
 ) -> float:
-    """Return AP50 after fixing one kind of error."""
+    """Return TIDE's AP50 after fixing one kind of error, or none."""
     labels, scores, true = [], [], []
     gt = np.zeros(num_classes)
     for image, found in zip(images, errors, strict=True):

@@ -36,8 +36,10 @@ def layer_scores(evidence: Evidence) -> list[dict[str, Any]]:
     rows = []
     for layer in range(last + 1):
         calibration = Calibration.of(evidence, layer)
+        matched = evidence.matched(layer)
         values = {
-            "ap": float(evidence.matched(layer).values()[0]),
+            "ap": float(matched.values()[0]),
+            "ap50": float(matched.at_threshold(0).values()[0]),
             evidence.scorer.name: evidence.score(layer),
             **error_budget(evidence, layer),
             "fading": share(found[layer] & ~found[last], found[layer]),

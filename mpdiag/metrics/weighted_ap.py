@@ -5,7 +5,7 @@ that of COCOeval of pycocotools.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -28,7 +28,7 @@ class ClassTable:
 
     Attributes:
         image: (D,) index of the image.
-        matched, counted: bool (T, D); detections that are not counted are ignored.
+        matched, counted: bool (T, D) at T thresholds; detections that are not counted are ignored.
         gt: (I,) GT of each image that count.
     """
 
@@ -48,7 +48,7 @@ class ClassTable:
     def ap(self, weights: Floats) -> Floats:
         """Return the (R,) mean precisions over thresholds and recalls; NaN without GT."""
         total = weights @ self.gt
-        values = np.zeros((len(weights), len(IOU_THRESHOLDS)))
+        values = np.zeros((len(weights), len(self.matched)))
         drawn = weights[:, self.image]
         everything = np.cumsum(drawn, axis=1)
         for place, (matched, counted) in enumerate(zip(self.matched, self.counted, strict=True)):
@@ -100,6 +100,15 @@ class WeightedAP(ImageScores):
                 )
             )
         return cls(len(images), tables)
+
+    def at_threshold(self, place: int) -> "WeightedAP":
+        """Return the AP at one of the `IOU_THRESHOLDS` only, as AP50 is at the first."""
+        one = slice(place, place + 1)
+        tables = [
+            replace(table, matched=table.matched[one], counted=table.counted[one])
+            for table in self._tables
+        ]
+        return WeightedAP(self.num_images, tables)
 
     def _class_values(self, weights: Floats) -> Floats:
         """Return the (R, K) APs, NaN without GT."""

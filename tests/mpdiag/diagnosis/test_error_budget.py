@@ -51,9 +51,23 @@ def test_a_fixed_error_gains_the_ap_that_it_costs(
         replace(new, class_logits=np.concatenate([new.class_logits, old.class_logits[..., 3:]], -1))
         for new, old in zip(images, healthy.images, strict=True)
     ]
-    before, after = error_budget(healthy), error_budget(healthy.changed(images))
+    before, after = layer_scores(healthy)[-1], layer_scores(healthy.changed(images))[-1]
     assert after["ap50"] + after["classification"] == pytest.approx(before["ap50"])
     assert after["classification"] > 0.5
+
+
+def test_classes_without_gt_do_not_count_in_ap50(make_evidence: Callable[..., Evidence]) -> None:
+    """The only GT is found, with an IoU of 0.72. Detections of the other classes are false."""
+    evidence = replace(make_evidence(), rule="detr")
+    image = next(one for one in evidence.images if one.gt_labels[0] != one.gt_labels[1])
+    only = replace(
+        image, iou=np.where(image.iou[..., :1] > 0, np.float32(0.72), 0),
+        gt_labels=image.gt_labels[:1], gt_crowd=image.gt_crowd[:1], gt_area=image.gt_area[:1],
+        gt_center=image.gt_center[:1], gt_overlap=image.gt_overlap[:1, :1],
+    )  # fmt: skip
+    row = layer_scores(evidence.changed([only]))[-1]
+    assert row["ap50"] == pytest.approx(1)
+    assert row["ap"] == pytest.approx(0.5)  # 5 of 10 thresholds
 
 
 def test_calibration_errors_equal_sums_over_bins() -> None:

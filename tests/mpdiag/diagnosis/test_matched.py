@@ -56,6 +56,8 @@ def test_ap_equals_cocoeval_also_with_ties_and_crowds(seed: int) -> None:
     matched = MatchedDetections(images, 2)
     expected = reference.compute()
     assert matched.values()[0] == pytest.approx(expected.ap, abs=1e-12)
+    for place, value in ((0, expected.ap50), (5, expected.ap75)):
+        assert matched.at_threshold(place).values()[0] == pytest.approx(value, abs=1e-12)
     assert matched.class_values()[0] == pytest.approx(
         [expected.per_class[0], expected.per_class[1]], abs=1e-12, nan_ok=True
     )
