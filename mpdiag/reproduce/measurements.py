@@ -23,6 +23,7 @@ from mpdiag.models.mask_noise import (
 )
 
 MAX_IMAGES = 300
+NOISES = ("point", "shift", "scale", "box shift", "cell", "neighbour")
 RATIOS = (0.1, 0.2)  # of the example in appendix A, and of training
 STRIDES = (4, 8, 16, 32)
 HISTOGRAM_BINS = 20
@@ -98,15 +99,15 @@ def _noised(
     queries = QueryMasks([masks], torch.arange(len(masks))[None])
     boxes = QueryMasks([_filled_boxes(queries.at_prediction_stride()[0], masks)], queries.gt)
     for ratio in RATIOS:
-        kinds: tuple[tuple[str, MaskNoise, QueryMasks], ...] = (
-            ("point", PointNoise(ratio), queries),
-            ("shift", ShiftNoise(ratio), queries),
-            ("scale", ScaleNoise(ratio), queries),
-            ("box shift", ShiftNoise(ratio), boxes),
-            ("cell", CellNoise(ratio), queries),
-            ("neighbour", NeighbourNoise(ratio), queries),
+        kinds: tuple[tuple[MaskNoise, QueryMasks], ...] = (
+            (PointNoise(ratio), queries),
+            (ShiftNoise(ratio), queries),
+            (ScaleNoise(ratio), queries),
+            (ShiftNoise(ratio), boxes),
+            (CellNoise(ratio), queries),
+            (NeighbourNoise(ratio), queries),
         )
-        for name, noise, clean in kinds:
+        for name, (noise, clean) in zip(NOISES, kinds, strict=True):
             for stride in STRIDES:
                 grid = (size[0] // stride, size[1] // stride)
                 generators = [torch.Generator().manual_seed(seed)]

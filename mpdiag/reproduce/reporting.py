@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from mpdiag.data import load_held_out
-from mpdiag.reproduce.directory import PARTS, ReproductionDirectory, read_json
+from mpdiag.reproduce.directory import PARTS, ReproductionDirectory
 from mpdiag.reproduce.experiments import SeededTraining
+from mpdiag.reproduce.measured import ModelCosts, NoiseOverlap, read_measured
 from mpdiag.reproduce.measurements import model_costs, noise_overlap
 from mpdiag.store import Run
 from mpdiag.store.files import replace_json
@@ -33,7 +34,7 @@ def measure_costs(
         if training.spec.name in names and all(job.finished for job in directory.jobs(training)):
             finished.setdefault(training.spec.name, training)
     path = directory.root / "measured" / "costs.json"
-    known = read_json(path)
+    known = read_measured(path, ModelCosts)
     if known.keys() >= finished.keys():
         return known
     run = Run.open(directory.run(next(iter(finished.values())).name, PARTS[0]))
@@ -49,7 +50,7 @@ def measure_costs(
 def measure_noise(training: SeededTraining, directory: ReproductionDirectory) -> dict[str, Any]:
     """Return the IoU of noised masks of a training's validation images, measured once."""
     path = directory.root / "measured" / "noise.json"
-    known = read_json(path)
+    known = read_measured(path, NoiseOverlap)
     if known:
         return known
     config = training.config.data

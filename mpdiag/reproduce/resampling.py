@@ -12,6 +12,7 @@ from mpdiag.config import DataSource
 from mpdiag.data import SegmentationDataset, load_held_out
 from mpdiag.reproduce.directory import PARTS, ReproductionDirectory, read_json
 from mpdiag.reproduce.experiments import SeededTraining
+from mpdiag.reproduce.measured import ResampledRun, read_measured
 from mpdiag.store import Run
 from mpdiag.store.bootstrap import RESAMPLES, draw_images, ratio
 from mpdiag.store.files import replace_json
@@ -35,7 +36,7 @@ def resample_runs(
             part = next(part for part in PARTS if job.name.endswith(part))
             path = directory.root / "measured" / "resampled" / f"{job.name}.json"
             origin = _origin(job.output)
-            kept = read_json(path)
+            kept = read_measured(path, ResampledRun)
             values = kept.get("values") if kept.get("origin") == origin else None
             if values is None:
                 config = training.config.data
