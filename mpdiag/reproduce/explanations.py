@@ -9,7 +9,10 @@ from mpdiag.untrusted import read_text
 EXPLANATIONS_FILE = "explanations.md"
 
 _TARGET = re.compile(r"##\s*([\w-]+)\s*$")
-_MEASURED_VALUE = re.compile(r"\d+[.,]\d|\d+\s*%|[+−-]\d")  # noqa: RUF001
+# "ResNet-50" is a name, and the comma of "1,500 steps" separates thousands.
+_MEASURED_VALUE = re.compile(
+    r"\d+(\.|,(?!\d{3}(?!\d)))\d|\d+\s*%|(?<!\w)[+−-]\d"  # noqa: RUF001
+)
 
 
 def read_explanations(path: Path, targets: tuple[str, ...]) -> dict[str, list[str]]:

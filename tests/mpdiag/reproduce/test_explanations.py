@@ -22,6 +22,12 @@ def test_paragraphs_by_target(tmp_path: Path) -> None:
     assert read_explanations(tmp_path / "none.md", TARGETS) == {}
 
 
+def test_names_and_counts_are_no_measured_values(tmp_path: Path) -> None:
+    text = "A ResNet-50 and 1,500 steps on 1,200,000 images, in layers 1-3."
+    (tmp_path / "explanations.md").write_text(f"## table7\n{text}\n")
+    assert read_explanations(tmp_path / "explanations.md", TARGETS) == {"table7": [text]}
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -30,6 +36,9 @@ def test_paragraphs_by_target(tmp_path: Path) -> None:
         ("## table7\n\nIt falls\nby 2.7 points.\n", "explanations.md:3: '2.7' is a measured value"),
         ("## table7\nHalf, or 50 %.\n", "explanations.md:2: '50 %'"),
         ("## table7\nIt is +3 here.\n", "explanations.md:2"),
+        ("## table7\nIt is (-3).\n", "explanations.md:2: '-3'"),
+        ("## table7\nIt is 2,75.\n", "explanations.md:2: '2,7'"),
+        ("## table7\nIt is 1,500.5.\n", "explanations.md:2: '500.5'"),
     ],
 )
 def test_an_error_names_the_line(tmp_path: Path, text: str, named: str) -> None:
