@@ -64,6 +64,8 @@ _LATEX = {
     "~": r"\textasciitilde{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "[": "{[}",  # after a line break, [ starts an optional argument, and * is a star form
+    "*": "{*}",
     "–": "--",  # noqa: RUF001
     "…": r"\dots{}",
     "’": "'",  # noqa: RUF001

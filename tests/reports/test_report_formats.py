@@ -200,6 +200,16 @@ def test_latex_escapes_commands(hostile: Path) -> None:
     assert r" \# second line & mIoU-L" in line
 
 
+def test_latex_reads_no_argument_from_a_name_after_a_line_break(
+    tmp_path: Path, make_run: MakeRun
+) -> None:
+    for name in ("[a]", "*b"):
+        write_report([make_run(tmp_path / name, name=name)], tmp_path / "report", ("tex",))
+        text = (tmp_path / "report" / "report.tex").read_text()
+        assert not re.search(r"(\\\\|rule|addlinespace)\s*[\[*]", text)
+        assert ("\n{[}a] & " if name == "[a]" else "\n{*}b & ") in text
+
+
 def test_csv_has_one_row_per_value_as_fractions(hostile: Path) -> None:
     rows = list(csv.DictReader(io.StringIO((hostile / "report.csv").read_text(), newline="")))
     assert list(rows[0]) == ["source", "run", "part", "metric", "layer", "value"]
