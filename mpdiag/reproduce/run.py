@@ -278,10 +278,10 @@ def _describe_cost(cost: CostEstimate, trainings: int, machine: Machine) -> str:
     if not trainings:
         return "No training is needed."
     if not cost.trainings and not cost.analyses:
-        return f"All {trainings} trainings and their analyses are finished."
+        return f"All jobs of {_format_count(trainings, 'training', 'trainings')} are finished."
     jobs = (
-        f"{cost.trainings} of {trainings} trainings and {cost.analyses} analyses to run on "
-        f"{escape(str(machine))}"
+        f"{cost.trainings} of {_format_count(trainings, 'training', 'trainings')} and "
+        f"{_format_count(cost.analyses, 'analysis', 'analyses')} to run on {escape(str(machine))}"
     )
     disk = f"about {_format_bytes(cost.disk)} of disk space"
     if cost.seconds is None:
@@ -293,9 +293,13 @@ def _describe_cost(cost: CostEstimate, trainings: int, machine: Machine) -> str:
 def _describe_failures(failures: Sequence[Failure], directory: ReproductionDirectory) -> str:
     first = failures[0]
     return (
-        f"{directory.root}: {len(failures)} jobs failed; first {first.job.name}: {first.message}; "
+        f"{directory.root}: {_format_count(len(failures), 'job', 'jobs')} failed; first {first.job.name}: {first.message}; "
         f"see {directory.log(first.job)}, fix the cause and repeat the command"
     )
+
+
+def _format_count(count: int, singular: str, plural: str) -> str:
+    return f"{count} {singular if count == 1 else plural}"
 
 
 def _format_duration(seconds: float) -> str:

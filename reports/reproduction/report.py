@@ -202,7 +202,8 @@ def _facts(results: TrainingResults, context: ReproductionContext) -> Iterator[t
         yield (
             "Time",
             f"{training / 3600:.2f} h of training steps in {len(results.seconds)} trainings, "
-            f"{analysis / 3600:.2f} h of {len(runs)} analyses, on {join(devices)}",
+            f"{analysis / 3600:.2f} h of {len(runs)} analyses, on {join(devices)}; other processes "
+            "may have shared the machine",
         )
         created = sorted(str(run.header.get("created"))[:10] for run in runs)
         yield "Date of the analyses", " to ".join(dict.fromkeys((created[0], created[-1])))

@@ -66,6 +66,10 @@ def test_description_of_the_cost(two_seeds: ReproductionOptions) -> None:
     text = run._describe_cost(found, 2, machine)
     assert "2 of 2 trainings and 2 analyses to run on here, 2 trainings at a time" in text
     assert "about 12 min (estimated from 4 steps)" in text and "MiB of disk" in text
+    alone = estimate_cost(two_seeds.trainings()[:1], two_seeds.directory, two_seeds.size, 0)
+    assert "1 of 1 training and 1 analysis to run on" in run._describe_cost(alone, 1, machine)
+    alone.trainings = alone.analyses = 0
+    assert run._describe_cost(alone, 1, machine) == "All jobs of 1 training are finished."
     assert [run._format_duration(seconds) for seconds in (89, 90, 5400)] == [
         "89 s",
         "2 min",

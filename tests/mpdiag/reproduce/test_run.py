@@ -212,6 +212,6 @@ def test_a_failed_warm_start_starts_no_other_training(
     monkeypatch.setattr(run_module, "estimate_cost", lambda *_: CostEstimate(0, 0, 0.0, "", 0))
     size = replace(select_size("photos", ["data.dataset=synthetic"]), tiles=None, num_images=(2, 1))
     options = ReproductionOptions(["table4"], size, [1], tmp_path / "out")
-    with pytest.raises(TrainingError, match="1 jobs failed; first warm-start-seed-0: no weights"):
+    with pytest.raises(TrainingError, match="1 job failed; first warm-start-seed-0: no weights"):
         reproduce(options, QUIET)
     assert calls == ["warm-start-seed-0"]

@@ -150,6 +150,7 @@ def test_seeds_are_those_of_the_finished_trainings(
     assert "Seeds: 0, 3." in text and "2 seeds resolve a difference of 10." in text
     facts = dict(document.sections[-1].facts)
     assert facts["Seeds"] == "0, 3"
+    assert "; other processes may have shared the machine" in facts["Time"]
     assert facts["Machine"] == "2 CPU cores (Fast CPU, 1 GHz); 8 CPU cores"
 
 
