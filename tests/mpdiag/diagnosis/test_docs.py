@@ -1,4 +1,4 @@
-"""The page Diagnosis describes every cause, measurement and planted fault."""
+"""The pages Diagnosis and Planted faults describe every cause, measurement and fault."""
 
 import re
 import tomllib
@@ -16,10 +16,11 @@ from mpdiag.store.diagnosis import SCORES
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "diagnosis.md").read_text(encoding="utf-8")
+FAULTS_PAGE = (ROOT / "docs" / "planted-faults.md").read_text(encoding="utf-8")
 
 
-def _section(heading: str) -> str:
-    return PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+def _section(heading: str, page: str = PAGE) -> str:
+    return page.split(f"\n## {heading}\n")[1].split("\n## ")[0]
 
 
 def _keys(heading: str) -> set[str]:
@@ -28,7 +29,17 @@ def _keys(heading: str) -> set[str]:
 
 
 def test_every_cause_is_described_in_the_order_of_preference() -> None:
-    assert re.findall(r"^### (\S+)$", _section("Causes"), re.MULTILINE) == list(CAUSES)
+    section = _section("Causes")
+    assert re.findall(r"^### (\S+)$", section, re.MULTILINE) == list(CAUSES)
+    overview = re.findall(r"^\| \[([\w-]+)\]\(#([\w-]+)\) \|", section, re.MULTILINE)
+    assert overview == [(name, name) for name in CAUSES]
+
+
+def test_every_cause_has_a_symptom() -> None:
+    page = (ROOT / "docs" / "how-to" / "symptoms.md").read_text(encoding="utf-8")
+    links = re.findall(r"\[([\w-]+)\]\(\.\./diagnosis\.md#([\w-]+)\)", page)
+    assert all(name == anchor for name, anchor in links)
+    assert {name for name, _ in links} == set(CAUSES)
 
 
 def test_every_cause_says_what_to_do() -> None:
@@ -60,8 +71,8 @@ def test_every_measurement_is_described(
 
 def test_every_planted_fault_is_described() -> None:
     rows = [
-        line for line in _section("Planted faults").split("<!--")[0].splitlines()
-        if line.startswith("| ") and "](#" in line
+        line for line in _section("Faults", FAULTS_PAGE).splitlines()
+        if line.startswith("| ") and "](" in line
     ]  # fmt: skip
-    described = [re.findall(r"\]\(#([\w-]+)\)", row)[0] for row in rows]
+    described = [re.findall(r"\]\(diagnosis\.md#([\w-]+)\)", row)[0] for row in rows]
     assert sorted(described) == sorted(fault.cause for fault in FAULTS.values())
