@@ -10,7 +10,7 @@ from mpdiag.data.sample import ClassInfo, GroundTruth
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One annotated image; `file_name` is relative to the image folder."""
+    """One annotated image: an id of at least 0, and a file name relative to the image folder."""
 
     image_id: int
     file_name: str

@@ -210,6 +210,7 @@ def _read_images(
         if not validator.is_new("image", entry["id"], seen):
             continue
         index_of[entry["id"]] = _INVALID
+        image_id = position + 1 if string_ids else entry["id"]
         height, width = entry["height"], entry["width"]
         if min(height, width) < 1 or max(height, width) > _MAX_SIDE or height * width > MAX_PIXELS:
             validator.fail(
@@ -217,9 +218,14 @@ def _read_images(
                 f"image {entry['id']} has size {height} x {width}; correct its height and width, "
                 f"which are 1 to {_MAX_SIDE} and give at most {MAX_PIXELS:,} pixels",
             )
+        elif image_id < 0:
+            validator.fail(
+                "image id out of range",
+                f"image {image_id} has a negative id; renumber the images from 1, in their "
+                "annotations too",
+            )
         elif validator.is_inside_folder(f"image {entry['id']}", entry):
             index_of[entry["id"]] = len(images)
-            image_id = position + 1 if string_ids else entry["id"]
             images.append(ImageRecord(image_id, str(entry["file_name"])))
             sizes.append((height, width))
     return images, sizes, index_of

@@ -223,15 +223,17 @@ class RecordReader:
 class _CatalogAnnotations:
     """Annotations (see `Annotations`) of all entries.
 
-    File names are relative to `root`. If an image id is not an integer or occurs twice, ids count
-    from 1.
+    File names are relative to `root`. If an image id is not an integer from 0 to 2^63 - 1,
+    or occurs twice, ids count from 1.
     """
 
     def __init__(self, reader: RecordReader, records: Sequence[Record], root: Path) -> None:
         self.path = reader.path
         self.classes = reader.classes
         numbers = [
-            image_id for record in records if isinstance(image_id := record.get("image_id"), int)
+            image_id
+            for record in records
+            if isinstance(image_id := record.get("image_id"), int) and 0 <= image_id < 1 << 63
         ]
         if len(set(numbers)) < len(records):
             numbers = list(range(1, len(records) + 1))

@@ -73,6 +73,7 @@ def test_json_that_is_not_coco(tmp_path: Path, content: Any, expected: str) -> N
         ("annotations", {"id": "12"}, ["entry 1 of annotations", "'12'", '"id"']),
         ("images", {"id": 7}, ["image 7", "twice"]),
         ("images", {"height": 0}, ["image 3", "0 x 30"]),
+        ("images", {"id": -3}, ["image -3 has a negative id", "renumber"]),
         ("images", {"width": None}, ["entry 1 of images", '"width"']),
         ("images", {"file_name": "../secret.png"}, ["image 3", "../secret.png"]),
         ("images", {"file_name": "/etc/secret.png"}, ["image 3", "/etc/secret.png"]),

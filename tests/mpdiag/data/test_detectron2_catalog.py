@@ -1,6 +1,9 @@
 """Entries in the format of the detectron2 catalogs, read without detectron2."""
 
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -94,6 +97,41 @@ def test_invalid_entries(annotation: Any, message: str) -> None:
         RecordReader("mine", THINGS, "instance").read(record)
     with pytest.raises(DataError, match=r"1\.jpg has no annotation of task panoptic"):
         RecordReader("mine", ALL, "panoptic").read(record)
+
+
+class _Metadata(dict[str, Any]):
+    as_dict = dict.copy
+
+
+def register(monkeypatch: pytest.MonkeyPatch, records: list[dict[str, Any]]) -> None:
+    """Register instance records as `mine` in the catalogs of a detectron2 that is not installed."""
+    catalogs = ModuleType("detectron2.data")
+    catalogs.DatasetCatalog = {"mine": records}  # type: ignore[attr-defined]
+    catalogs.MetadataCatalog = {"mine": _Metadata(THINGS)}  # type: ignore[attr-defined]
+    package = ModuleType("detectron2")
+    package.__spec__ = ModuleSpec("detectron2", None)
+    monkeypatch.setitem(sys.modules, "detectron2", package)
+    monkeypatch.setitem(sys.modules, "detectron2.data", catalogs)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([0, 9], [0, 9]),
+        ([-1, 9], [1, 2]),
+        ([2**63, 9], [1, 2]),
+        (["a"], [1]),
+        ([9, 9], [1, 2]),
+    ],
+)
+def test_image_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[Any], expected: list[int]
+) -> None:
+    file = tmp_path / "1.png"
+    Image.new("RGB", (6, 4)).save(file)
+    records = [{"file_name": str(file), "image_id": one, "annotations": []} for one in given]
+    register(monkeypatch, records)
+    assert load_dataset("mine").image_ids == expected
 
 
 def test_module_name_needs_detectron2(monkeypatch: pytest.MonkeyPatch) -> None:
