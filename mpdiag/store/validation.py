@@ -110,12 +110,25 @@ def check_rows(
     for table in aggregates:
         if _count(connection, f"{table} WHERE layer IS NULL OR layer NOT BETWEEN 0 AND {layers}"):
             raise ValueError(f"{table} has rows of an unknown layer")
-    # Joins of a query's rows in two layers would multiply rows of equal queries, and detections are
-    # read image by image.
-    for table, limit in (("queries", queries), ("detections", detections)):
-        sizes = f"(SELECT count(*) AS size FROM {table} GROUP BY image_id, layer)"
-        if _count(connection, f"{sizes} WHERE size > {limit}"):
-            raise ValueError(f"an image has more than {limit} {table} in a layer")
+    # Joins would multiply the rows of a query or GT that is listed twice in an image and layer.
+    for table, key, limit, listed_in in (
+        ("queries", "query", queries, "image_id, layer"),
+        ("targets", "gt", gts, "image_id"),
+    ):
+        if _count(
+            connection, f"{table} WHERE {key} IS NULL OR {key} NOT BETWEEN 0 AND {limit} - 1"
+        ):
+            raise ValueError(f"{table} has rows of an unknown {key}")
+        different = (
+            f"bit_count(bit_or(1::UBIGINT << ({key} % 64)::UBIGINT))"  # fast count(DISTINCT)
+        )
+        groups = f"SELECT count(*) AS size, {different} AS different FROM {table}"
+        groups = f"({groups} GROUP BY {listed_in}, {key} // 64)"
+        if _count(connection, f"{groups} WHERE different < size"):
+            raise ValueError(f"a {key} is listed twice in {table}")
+    sizes = "(SELECT count(*) AS size FROM detections GROUP BY image_id, layer)"
+    if _count(connection, f"{sizes} WHERE size > {detections}"):  # they are read image by image
+        raise ValueError(f"an image has more than {detections} detections in a layer")
     for table, columns in _LISTS.items():
         longest = f"greatest({', '.join(f'len({column})' for column in columns)})"
         if _count(connection, f"{table} WHERE {longest} > {layers + 1}"):

@@ -180,7 +180,14 @@ def test_values_of_wrong_types(run: Path, name: str, values: dict[str, Any]) -> 
         ("queries", lambda rows: pa.concat_tables([rows] * 2), "54 rows of queries"),
         ("masks", lambda rows: pa.concat_tables([rows] * 2), "rows of masks"),
         # The metrics join the rows of a query in two layers: equal rows would multiply.
-        ("queries", lambda rows: with_column(rows, "image_id", 1), "more than 3 queries in a lay"),
+        ("queries", lambda rows: with_column(rows, "image_id", 1), "a query is listed twice"),
+        ("queries", lambda rows: with_column(rows, "query", 2), "a query is listed twice"),
+        ("queries", lambda rows: with_column(rows, "query", None), "an unknown query"),
+        ("queries", lambda rows: with_column(rows, "query", 3), "an unknown query"),
+        ("queries", lambda rows: with_column(rows, "query", -1), "an unknown query"),
+        ("targets", lambda rows: with_column(rows, "image_id", 1), "a gt is listed twice"),
+        ("targets", lambda rows: with_column(rows, "gt", None), "an unknown gt"),
+        ("targets", lambda rows: with_column(rows, "gt", -1), "an unknown gt"),
         ("detections", lambda rows: pa.concat_tables([rows] * 40), "more than 100 detections in"),
         ("targets", lambda rows: with_column(rows, "matched_query", [0] * 9), "more than 3 values"),
         ("images", lambda rows: with_column(rows, "util", [0.5] * 9), "more than 3 values"),
@@ -231,6 +238,23 @@ def test_a_million_equal_rows(run: Path, table: str, one_gib: None) -> None:
     with pytest.raises(RunError, match=f"1,000,000 rows of {table} do not fit"):
         Run.open(run)
     assert time.process_time() - started < 5
+
+
+def test_queries_of_all_numbers_are_different(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The check counts in blocks of 64."""
+    run = make_run(tmp_path / "run", images=2, queries=130, layers=2)
+    assert Run.open(run).summary["num_queries"] == 130
+
+    def copy_last(rows: pa.Table) -> pa.Table:
+        numbers = rows["query"].to_numpy().copy()
+        numbers[129] = 64
+        return rows.set_column(2, "query", pa.array(numbers, pa.int16()))
+
+    edit_table(run, "queries", copy_last)
+    with pytest.raises(RunError, match="a query is listed twice in queries"):
+        Run.open(run)
 
 
 def test_named_pipe_as_part(run: Path) -> None:
