@@ -160,8 +160,9 @@ class Search:
 
 def _finding(tried: Tried, before: ImageScores, evidence: Evidence) -> Finding:
     gains = resampled(lambda weights: tried.scored.values(weights) - before.values(weights), before)
+    known = gains[~np.isnan(gains)]  # a resample without GT has no score
     outside = 50 * (1 - LEVEL)
-    low, high = np.nanpercentile(gains, [outside, 100 - outside])
+    low, high = np.percentile(known, [outside, 100 - outside])
     candidate = tried.candidate
     return Finding(
         cause=candidate.cause,
@@ -174,7 +175,7 @@ def _finding(tried: Tried, before: ImageScores, evidence: Evidence) -> Finding:
             "images": evidence.images_with_most(tried.scored.hits - before.hits),
             **candidate.evidence,
         },
-        confidence=float(np.nanmean(gains > 0)),
+        confidence=float((known > 0).mean()),
     )
 
 

@@ -86,12 +86,9 @@ def check_wrong_labels(evidence: Evidence) -> Iterator[Candidate]:
     for image, gt, own, given in zip(evidence.images, pairs, logits, labels, strict=True):
         new = image.gt_labels.copy()
         probability = softmax(own.astype(np.float64) / temperature)
-        wrong = _wrong(probability, given, share)
-        found = gt[gt >= 0][wrong]
-        best = probability[wrong].argmax(-1)
-        new[found] = best
+        new[gt[gt >= 0]] = corrected_labels(probability, given, share)
         relabelled.append(new)
-        changed.append(int(wrong.sum()))
+        changed.append(int(np.count_nonzero(new != image.gt_labels)))
     if sum(changed):
         yield Candidate(
             "label-noise",
@@ -125,14 +122,20 @@ def fit_label_noise(logits: Floats, labels: Ints) -> tuple[float, float, float]:
     return best[0], best[1], best[2] - without
 
 
-def _wrong(probability: Floats, labels: Ints, share: float) -> Bools:
-    """Return which labels are more probably wrong than right."""
-    own = probability[np.arange(len(labels)), labels]
+def corrected_labels(probability: Floats, labels: Ints, share: float) -> Ints:
+    """Return the most probable other class for labels that are more probably wrong than right.
+
+    Args:
+        probability: (O, K) of the queries of O objects.
+        labels: (O,) annotated classes.
+        share: share of wrong labels.
+    """
+    rows = np.arange(len(labels))
     other = probability.copy()
-    other[np.arange(len(labels)), labels] = 0
+    other[rows, labels] = 0
     count = max(probability.shape[1] - 1, 1)
-    wrong: Bools = share / count * other.sum(-1) > (1 - share) * own
-    return wrong
+    wrong = share / count * other.sum(-1) > (1 - share) * probability[rows, labels]
+    return np.where(wrong, other.argmax(-1), labels)
 
 
 def _relabel_gt(evidence: Evidence, labels: Sequence[Ints]) -> Evidence:

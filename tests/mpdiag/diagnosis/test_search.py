@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mpdiag.diagnosis import probe
-from mpdiag.diagnosis.checks.annotations import check_duplicate_gt
+from mpdiag.diagnosis.checks.annotations import check_duplicate_gt, corrected_labels
 from mpdiag.diagnosis.checks.layers import check_non_finite
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.facts import ModelFacts
@@ -160,6 +160,23 @@ def test_a_healthy_model_has_no_finding(make_evidence: MakeEvidence) -> None:
         assert _diagnose(make_evidence(seed=seed)).findings == []
 
 
+def test_resamples_without_gt_say_nothing_about_a_gain(make_evidence: MakeEvidence) -> None:
+    """One image of six has GT, and each resample with this image gains."""
+    first, *others = map(_worsen_last_layer, make_evidence(6).images)
+    empty = [
+        replace(
+            image, iou=image.iou[..., :0], gt_labels=image.gt_labels[:0],
+            gt_crowd=image.gt_crowd[:0], gt_center=image.gt_center[:0],
+            gt_area=image.gt_area[:0], gt_overlap=image.gt_overlap[:0, :0],
+        )
+        for image in others
+    ]  # fmt: skip
+    finding = _diagnose(make_evidence().changed([first, *empty])).findings[0]
+    assert finding.cause == "late-layers"
+    assert finding.interval[0] > 0
+    assert finding.confidence == 1
+
+
 def test_wrong_labels_are_found(make_evidence: MakeEvidence) -> None:
     healthy = make_evidence(36)
     generator = np.random.default_rng(0)
@@ -173,6 +190,15 @@ def test_wrong_labels_are_found(make_evidence: MakeEvidence) -> None:
     finding = _diagnose(healthy.changed(images)).findings[0]
     assert finding.cause == "label-noise"
     assert finding.evidence["objects"] == wrong
+
+
+def test_a_wrong_label_gets_another_class() -> None:
+    """Wrong labels are any other class, here one of two."""
+    probability = np.array([[0.4, 0.25, 0.35], [0.4, 0.25, 0.35], [0.01, 0.98, 0.01]])
+    # The first: 0.5 / 2 * 0.6 < 0.5 * 0.4, but 0.6 / 2 * 0.6 > 0.4 * 0.4. Its label is the best.
+    labels = np.array([0, 1, 1])
+    assert corrected_labels(probability, labels, 0.5).tolist() == [0, 0, 1]
+    assert corrected_labels(probability, labels, 0.6).tolist() == [2, 0, 1]
 
 
 def test_missing_labels_are_found(make_evidence: MakeEvidence) -> None:
