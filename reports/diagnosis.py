@@ -56,6 +56,8 @@ _MEASUREMENTS = {
     "attention_gt_gain": "{score} gained by GT as attention masks of layers 1 to 3",
 }
 MAX_LISTED = 12
+LOW_RECALL = 0.25
+FEW_IMAGES = 50
 
 
 def build_diagnosis(diagnosis: Diagnosis, name: str) -> Document:
@@ -79,7 +81,8 @@ def build_diagnosis(diagnosis: Diagnosis, name: str) -> Document:
         )
         for place, finding in enumerate(diagnosis.findings, start=1)
     ]
-    sections = [Section("Summary", (text, summary(diagnosis))), *findings]
+    sentences = (text, summary(diagnosis), found_objects(diagnosis))
+    sections = [Section("Summary", tuple(filter(None, sentences))), *findings]
     if diagnosis.layers:
         tables = layer_scores_table(diagnosis.layers), model_table(diagnosis.layers)
         shown = tuple(table for table in tables if table.rows)
@@ -96,6 +99,23 @@ def summary(diagnosis: Diagnosis) -> str:
     if not count:
         text = f"Nothing found that costs more than {limit}."
     return f"{text} Observed, but costs less: {', '.join(less)}." if less else text
+
+
+def found_objects(diagnosis: Diagnosis) -> str:
+    """Return how many objects the last layer finds and how far the numbers go; "" if unknown."""
+    recall = diagnosis.evidence.get("recall_last_layer")
+    if not isinstance(recall, int | float):
+        return ""
+    text = f"The last layer finds {100 * recall:.0f}% of the objects (IoU 0.5, right class)."
+    if recall < LOW_RECALL:
+        text += (
+            " No change of its outputs can repair that: compare the preprocessing and the order of "
+            "the classes with those of the training (mpdiag info, mpdiag data check), and the loss "
+            "with that of a training that works."
+        )
+    if diagnosis.num_images < FEW_IMAGES:
+        text += f" {diagnosis.num_images} images are few: other images may give other causes."
+    return text
 
 
 def error_costs(diagnosis: Diagnosis) -> list[str]:

@@ -2,7 +2,7 @@
 
 import inspect
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from mpdiag.analysis.options import AnalysisOptions
-from mpdiag.commands.model_reference import resolve_model
+from mpdiag.commands.model_reference import require_path, resolve_model
 from mpdiag.commands.options import err, out, suggest
 
 
@@ -40,6 +40,7 @@ def analyze(
 ) -> None:
     """Measure every layer of a model on a data set and write a run directory."""
     chosen = AnalysisOptions(**options)
+    require_path(checkpoint)
     from mpdiag.analysis import prepare_run, torchrun_shard
     from mpdiag.progress import progress_bar
 
@@ -55,14 +56,32 @@ def analyze(
             shard=shard,
             **{field.name: getattr(chosen, field.name) for field in fields(chosen)},
         )
-        run.write()
+        summary = run.write()
     if shard.is_main_process:
+        err.print(_result(summary), highlight=False)
         out.print(f"[bold]{escape(str(run.output))}[/]", soft_wrap=True)
         path = shlex.quote(str(run.output))
         commands = ["report", "dashboard"]
         if run.evaluate and run.data.task == "instance" and chosen.part == "matching":
             commands.insert(0, "diagnose")
         suggest(*(f"mpdiag {command} {path}" for command in commands))
+
+
+def _result(summary: Mapping[str, Any]) -> str:
+    """Return the score of the last layer and the ranges of mIoU-L and Util in one line."""
+    from mpdiag.store.diagnosis import SCORES
+
+    parts = [
+        f"{label} {100 * summary[key][key]:.1f}"
+        for key, label in SCORES.items()
+        if summary.get(key) and summary[key][key] is not None
+    ]
+    for key, label in (("miou_l", "mIoU-L"), ("util", "Util")):
+        values = [100 * layer[key] for layer in summary["layers"] if layer[key] is not None]
+        if values:
+            parts.append(f"{label} {min(values):.0f} to {max(values):.0f}% over the layers")
+    parts.append(f"{summary['num_images']:,} images with {summary['num_gt']:,} objects")
+    return "; ".join(parts)
 
 
 def _parameters() -> Iterator[inspect.Parameter]:

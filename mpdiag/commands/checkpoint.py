@@ -37,7 +37,7 @@ def info(
     for name, value in rows:
         table.add_row(f"[bold]{escape(printable(name, 80))}[/]", escape(printable(value)))
     out.print(table)
-    suggest(f"mpdiag analyze {shlex.quote(str(checkpoint))}")
+    suggest(f"mpdiag analyze {shlex.quote(str(checkpoint))} --dataset DATASET")
 
 
 def convert(

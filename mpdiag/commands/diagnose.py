@@ -9,9 +9,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mpdiag.choices import Task
-from mpdiag.commands.model_reference import resolve_model
-from mpdiag.commands.options import Root, err, out, suggest
+from mpdiag.choices import Engine, Task
+from mpdiag.commands.model_reference import require_path, resolve_model
+from mpdiag.commands.options import Config, Root, err, out, suggest
 from mpdiag.printable import printable
 
 if TYPE_CHECKING:
@@ -43,6 +43,13 @@ def diagnose(
     ] = None,
     against: Annotated[
         str | None, typer.Option(help="Another run or checkpoint to compare with.")
+    ] = None,
+    config: Config = None,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(
+            help="Library that runs a Mask2Former of transformers.", show_default="mpdiag"
+        ),
     ] = None,
     root: Root = None,
     split: Annotated[
@@ -82,6 +89,9 @@ def diagnose(
     html: Html = None,
 ) -> None:
     """Rank what costs a model AP, PQ or mIoU: what is at stake, the evidence and the remedy."""
+    sources = [source] if against is None else [source, against]
+    for one in sources:
+        require_path(one)
     from mpdiag.analysis.shard import torchrun_shard
     from mpdiag.diagnosis.run_evidence import open_dataset
     from mpdiag.store import Run
@@ -89,13 +99,15 @@ def diagnose(
     from mpdiag.store.files import check_target
     from reports.diagnosis import build_diagnosis, write_diagnosis
 
-    for path in (json_file, html):  # before the work
-        if path is not None:
-            check_target(path)
+    for file in (json_file, html):  # before the work
+        if file is not None:
+            check_target(file)
     data: Any = dataset
     if run is not None and dataset is None:
         data = open_dataset(Run.open(run))
     options: dict[str, Any] = {
+        "config": config,
+        "engine": engine,
         "root": root,
         "split": split,
         "task": task,
@@ -103,7 +115,6 @@ def diagnose(
         "device": device,
         "resume": resume,
     }
-    sources = [source] if against is None else [source, against]
     with torchrun_shard() as shard:
         options["shard"] = shard
         found = [_find_causes(one, data, threshold / 100, options) for one in sources]
@@ -126,7 +137,8 @@ def diagnose(
     if run is not None:
         suggest(f"mpdiag dashboard {shlex.quote(str(run))}")
     else:
-        given = {"--dataset": dataset, "--root": root, "--split": split, "--task": task}
+        given = {"--dataset": dataset, "--config": config, "--engine": engine}
+        given |= {"--root": root, "--split": split, "--task": task}
         words = [word for key, value in given.items() if value for word in (key, str(value))]
         suggest(shlex.join(["mpdiag", "analyze", source, *words]))
 
@@ -146,11 +158,11 @@ def _find_causes(
 
 def _print(diagnosis: "Diagnosis") -> None:
     from mpdiag.store.causes import CAUSES, DOCS
-    from reports.diagnosis import error_costs, finding_places, points, summary
+    from reports.diagnosis import error_costs, finding_places, found_objects, points, summary
 
     out.print(
         f"{diagnosis.score_label} {100 * diagnosis.score:.1f} on {diagnosis.num_images:,} images. "
-        f"{summary(diagnosis)}"
+        f"{summary(diagnosis)} {found_objects(diagnosis)}".rstrip()
     )
     costs = error_costs(diagnosis)
     if costs:

@@ -3,18 +3,42 @@
 Only command-line arguments are read this way. A name in a file, such as run.json, never imports.
 """
 
+import difflib
 import importlib
 import inspect
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mpdiag import torchrun
 from mpdiag.errors import CheckpointError
 
 if TYPE_CHECKING:
     from mpdiag.checkpoints import CustomModel
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def require_path(text: str) -> None:
+    """Check the path of a checkpoint or run before anything heavy is imported.
+
+    A text that may be a hub id or MODULE:NAME passes, and so does every text under torchrun, where
+    each process would print the error.
+
+    Raises:
+        CheckpointError: nothing is there, but its folder is; names that are similar.
+    """
+    path = Path(text)
+    if path.exists() or not path.parent.is_dir() or _REFERENCE.fullmatch(text):
+        return
+    if torchrun.world_size() > 1:
+        return
+    close = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()])
+    hint = f"did you mean {path.parent / close[0]}? Or " if close else ""
+    raise CheckpointError(
+        f"{text}: no such file or directory; {hint}give a checkpoint file, a directory of a "
+        "training, of transformers or of a run, or a hub id"
+    )
 
 
 def resolve_model(text: str) -> "str | CustomModel":

@@ -114,12 +114,19 @@ def test_train_analyze_report(tmp_path: Path, mpdiag: Command, root: Path) -> No
     status, out, _ = mpdiag("train", "synthetic-tiny", *changes, "--output", tmp_path / "train")
     assert status == 0 and "model_final.pth" in out
     for part in ("matching", "piloted"):
-        status, out, _ = mpdiag(
+        status, out, error = mpdiag(
             "analyze", tmp_path / "train", "--dataset", "synthetic", "--root", root,
             "--part", part, "--output", tmp_path / part, "--save-masks", "worst:2",
         )  # fmt: skip
         assert status == 0 and str(tmp_path / part) in out
-        assert Run.open(tmp_path / part).summary["num_images"] == 4
+        summary = Run.open(tmp_path / part).summary
+        assert summary["num_images"] == 4
+        miou_l = [100 * layer["miou_l"] for layer in summary["layers"]]
+        result = f"mIoU-L {min(miou_l):.0f} to {max(miou_l):.0f}% over the layers; Util "
+        assert result in " ".join(error.split())
+        assert (f"AP {100 * summary.get('ap', {}).get('ap', 2):.1f};" in error) == (
+            part == "matching"
+        )
     status, out, _ = mpdiag(
         "report", tmp_path / "matching", tmp_path / "piloted", "--output", tmp_path / "report",
         "--formats", "md,csv",
@@ -404,6 +411,20 @@ def test_transformers_model(tmp_path: Path, root: Path, mpdiag: Command) -> None
         status, _, error = mpdiag(*analyze, "--output", tmp_path / "no", *words)
         assert status == 2 and message in " ".join(error.split())
         assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("command", ["analyze", "diagnose"])
+def test_a_path_that_is_not_there_is_an_error_at_once(
+    command: str, tmp_path: Path, mpdiag: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "baseline").mkdir()
+    for package in ("analysis", "diagnosis"):  # which need torch
+        monkeypatch.setitem(sys.modules, f"mpdiag.{package}", None)
+    close = f"did you mean {tmp_path / 'baseline'}? Or give"
+    for name, hint in (("basline", close), ("x", "give")):
+        status, _, error = mpdiag(command, tmp_path / name, "--dataset", "synthetic")
+        found = " ".join(error.split())
+        assert status == 2 and f"{tmp_path / name}: no such file or directory; {hint}" in found
 
 
 def test_model_of_a_module(

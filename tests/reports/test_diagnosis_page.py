@@ -1,7 +1,7 @@
 """The page of a diagnosis shows what was measured, and nothing where nothing was."""
 
 from mpdiag.store.diagnosis import Diagnosis, Finding
-from reports.diagnosis import build_diagnosis, error_costs, finding_facts
+from reports.diagnosis import build_diagnosis, error_costs, finding_facts, found_objects
 
 
 def _diagnosis(layer, **evidence):
@@ -35,6 +35,19 @@ def test_values_of_a_finding_that_are_not_known_are_shown_as_such():
     evidence = {"largest_output": [1.25, 0.0, None]}
     facts = dict(finding_facts(Finding("self-attention", 0.05, (0.02, 0.08), evidence=evidence)))
     assert facts["Largest output"] == "1.25, 0, n/a"
+
+
+def test_what_the_last_layer_finds():
+    def text(recall, images):
+        diagnosis = Diagnosis(0.1, [], 0.01, images, evidence={"recall_last_layer": recall})
+        return found_objects(diagnosis)
+
+    assert text(0.834, 50) == "The last layer finds 83% of the objects (IoU 0.5, right class)."
+    assert "finds 8% of the objects" in text(0.083, 50) and "mpdiag data check" in text(0.083, 50)
+    assert text(0.5, 3).endswith("3 images are few: other images may give other causes.")
+    assert text(None, 3) == ""
+    found = Diagnosis(0.1, [], 0.01, 3, evidence={"recall_last_layer": 0.083})
+    assert text(0.083, 3) in build_diagnosis(found, "model").sections[0].text
 
 
 def test_the_page_names_the_score_of_the_task():

@@ -23,7 +23,7 @@ from mpdiag.checkpoints import LoadedCheckpoint, save_checkpoint
 from mpdiag.checkpoints.detectron2_config import TrainingInfo
 from mpdiag.cli import app
 from mpdiag.config import LossConfig, ModelConfig
-from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset
+from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset, padded_targets
 from mpdiag.diagnosis import run_evidence
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.checks import evidence_candidates
@@ -33,7 +33,8 @@ from mpdiag.diagnosis.collect import Collector, shift_masks, undo_shift
 from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.run_evidence import read_evidence
 from mpdiag.errors import ConfigError, DataError, OutputError, RunError
-from mpdiag.models import Mask2Former
+from mpdiag.models import Mask2Former, instance_inference
+from mpdiag.recording import InstanceRule
 from mpdiag.store import Run, rle
 from mpdiag.store.diagnosis import Diagnosis, Finding
 from mpdiag.store.schema import TABLES
@@ -165,6 +166,33 @@ def test_the_grid_of_a_run_is_that_of_the_model(
     assert found.grid == own.grid == (10, 10)
     assert np.nanmax(found.area) <= 1
     np.testing.assert_allclose(found.center, own.center, atol=0.1)
+
+
+@pytest.mark.parametrize("rule", ["mask2former", "detr", "sigmoid"])
+def test_overlaps_are_those_of_the_instances_of_an_analysis(
+    model: Mask2Former, data: SegmentationDataset, rule: InstanceRule
+) -> None:
+    """Of images of 52 pixels, padded to 64, which the rule "sigmoid" crops in another way."""
+    info = TrainingInfo(LossConfig(), short_side=52, long_side=52)
+    adapter = build_adapter(replace(_loaded(model), training_info=info), data, AnalysisOptions())
+    adapter.to(device := torch.device("cpu"))
+    adapter.info = replace(adapter.info, settings=replace(adapter.info.settings, inference=rule))
+    collector = Collector(adapter, data, range(2), device)
+    samples = map(collector.ground_truth.read_sample, range(2))
+    (batch,) = adapter.batches(samples, device)
+    targets = padded_targets([one.sample for one in batch], batch[0].padded, device)
+    predicted = adapter.predict(batch, targets, attention=False)
+    for place, (own, image) in enumerate(zip(collector.collect().images, batch, strict=True)):
+        assert image.padded == (64, 64) and image.sizes.image == (52, 52)
+        logits = predicted.class_logits[-1, place], predicted.mask_logits[-1, place]
+        found = instance_inference(*logits, image.sizes, rule=rule)
+        gt = data.ground_truth(place).masks
+        shared = (found.masks[:, None] & gt).sum((-1, -2))
+        union = (found.masks[:, None] | gt).sum((-1, -2))
+        detections = own.detections(rule)
+        assert detections.queries.tolist() == found.queries.tolist()
+        np.testing.assert_allclose(detections.iou, shared / union, atol=1e-6)
+        assert 0 < detections.iou.max() < 1
 
 
 @pytest.mark.parametrize(
@@ -333,7 +361,7 @@ def test_a_file_that_cannot_be_written_is_an_error_before_the_work(
     monkeypatch.setattr(diagnosis, "diagnose", None)
     for file, problem in ((tmp_path / "no" / "a", "does not exist"), (tmp_path, "is a folder")):
         with pytest.raises(OutputError, match=problem):
-            app(["diagnose", "model.pth", option, str(file)], standalone_mode=False)
+            app(["diagnose", "user/model", option, str(file)], standalone_mode=False)
 
 
 def test_the_result_is_printed_before_it_is_written(
@@ -347,7 +375,7 @@ def test_the_result_is_printed_before_it_is_written(
     (tmp_path / "folder").mkdir()
     with pytest.raises(OutputError, match="cannot be written"):
         app(
-            ["diagnose", "model.pth", "--json", str(tmp_path / "folder" / "a.json")],
+            ["diagnose", "user/model", "--json", str(tmp_path / "folder" / "a.json")],
             standalone_mode=False,
         )
     assert "AP 40.0 on 20 images" in capsys.readouterr().out
@@ -380,7 +408,7 @@ def test_the_command_names_layers_and_classes(
     found = Diagnosis(0.4, [finding], 0.01, 20, class_names=("disc", "[b]star[/b]"))
     monkeypatch.setattr(diagnosis, "diagnose", lambda *_, **__: found)
     page = tmp_path / "a.html"
-    app(["diagnose", "model.pth", "--html", str(page)], standalone_mode=False)
+    app(["diagnose", "user/model", "--html", str(page)], standalone_mode=False)
     printed = capsys.readouterr().out
     assert "Layers: 2, 3" in printed and "Classes: [b]star[/b], 7" in printed
     assert "[b]star[/b], 7" in page.read_text()
@@ -401,13 +429,24 @@ def test_the_command_suggests_the_analysis_of_the_same_data(
         return Diagnosis(0.4, [], 0.01, 20, score_name="miou")
 
     monkeypatch.setattr(diagnosis, "diagnose", diagnose)
-    words = ["model.pth", "--dataset", "own", "--root", "my data", "--split", "test"]
+    words = [
+        "user/model",
+        "--dataset",
+        "own",
+        "--engine",
+        "mpdiag",
+        "--root",
+        "my data",
+        "--split",
+        "test",
+    ]
     words += ["--task", "semantic"]
     app(["diagnose", *words], standalone_mode=False)
     printed = capsys.readouterr()
     assert printed.err.splitlines()[-1] == f"Next: mpdiag analyze {shlex.join(words)}"
     assert printed.out.startswith("mIoU 40.0 on 20 images. Nothing found")
     assert given["task"] == "semantic" and given["split"] == "test"
+    assert given["engine"] == "mpdiag"
 
 
 @pytest.mark.parametrize("change", ["fewer", "renumbered", "renamed"])
