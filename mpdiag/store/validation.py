@@ -115,16 +115,14 @@ def check_rows(
         ("queries", "query", queries, "image_id, layer"),
         ("targets", "gt", gts, "image_id"),
     ):
-        if _count(
-            connection, f"{table} WHERE {key} IS NULL OR {key} NOT BETWEEN 0 AND {limit} - 1"
-        ):
+        last = limit - 1
+        if _count(connection, f"{table} WHERE {key} IS NULL OR {key} NOT BETWEEN 0 AND {last}"):
             raise ValueError(f"{table} has rows of an unknown {key}")
-        different = (
-            f"bit_count(bit_or(1::UBIGINT << ({key} % 64)::UBIGINT))"  # fast count(DISTINCT)
-        )
-        groups = f"SELECT count(*) AS size, {different} AS different FROM {table}"
-        groups = f"({groups} GROUP BY {listed_in}, {key} // 64)"
-        if _count(connection, f"{groups} WHERE different < size"):
+        # Faster than count(DISTINCT).
+        different = f"bit_count(bit_or(1::UBIGINT << ({key} % 64)::UBIGINT))"
+        blocks = f"SELECT count(*) AS size, {different} AS different FROM {table}"
+        blocks = f"({blocks} GROUP BY {listed_in}, {key} // 64)"
+        if _count(connection, f"{blocks} WHERE different < size"):
             raise ValueError(f"a {key} is listed twice in {table}")
     sizes = "(SELECT count(*) AS size FROM detections GROUP BY image_id, layer)"
     if _count(connection, f"{sizes} WHERE size > {detections}"):  # they are read image by image
