@@ -1,18 +1,22 @@
 """Read image files as arrays: RGB images and integer maps."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from mpdiag.data.problems import MISSING_FILE, DataProblem
 from mpdiag.untrusted import IMAGE_FORMATS, open_regular
 
 MAX_PIXELS = 178_956_970
 """Number of pixels of an image above which Pillow refuses to open it."""
+
+_16_BITS = re.compile(r";16[BLN]")  # in Pillow's names of pixels in a file, with the byte order
 
 Result = TypeVar("Result")
 
@@ -23,7 +27,7 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         DataProblem: the file is missing or is not an image.
     """
-    return _read(path, lambda file: (file.height, file.width))
+    return _read(path, _stored_size)
 
 
 def read_displayed_size(path: Path) -> tuple[int, int]:
@@ -40,11 +44,11 @@ def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
 
     Raises:
         DataProblem: the file is missing, cannot be decoded, or has more than 8 bits per channel,
-            which Pillow would cut off at 255.
+            which Pillow would cut off at 255, or to the high byte if the image has colors.
     """
 
-    def decode(file: Image.Image) -> npt.NDArray[np.uint8]:
-        if file.mode == "F" or file.mode.startswith("I"):
+    def decode(file: ImageFile.ImageFile) -> npt.NDArray[np.uint8]:
+        if file.mode == "F" or file.mode.startswith("I") or _16_BITS.search(str(file.tile)):
             raise DataProblem(
                 "image of more than 8 bits",
                 f"{path}: has more than 8 bits per channel; convert it to 8 bits",
@@ -75,12 +79,19 @@ def read_integer_map(path: Path) -> npt.NDArray[np.int32]:
     return values.astype(np.int32)
 
 
-def _displayed_size(file: Image.Image) -> tuple[int, int]:
+def _stored_size(file: ImageFile.ImageFile) -> tuple[int, int]:
+    if isinstance(file, TiffImageFile):  # Pillow may give its size after the rotation
+        return file.tag_v2[IMAGELENGTH], file.tag_v2[IMAGEWIDTH]
+    return file.height, file.width
+
+
+def _displayed_size(file: ImageFile.ImageFile) -> tuple[int, int]:
+    height, width = _stored_size(file)
     rotated = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # by 90 degrees
-    return (file.width, file.height) if rotated else (file.height, file.width)
+    return (width, height) if rotated else (height, width)
 
 
-def _read(path: Path, decode: Callable[[Image.Image], Result]) -> Result:
+def _read(path: Path, decode: Callable[[ImageFile.ImageFile], Result]) -> Result:
     try:
         with open_regular(path) as stream, Image.open(stream, formats=IMAGE_FORMATS) as file:
             return decode(file)
