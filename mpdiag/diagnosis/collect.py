@@ -170,7 +170,7 @@ class Collector:
                 classes[first:, index],
                 masks[first:, index],
                 finite[first:, index],
-                image.sizes,
+                self._mask_sizes(image.sizes, masks),
                 truth,
                 None if features is None else features[first:, index],
             )
@@ -185,6 +185,16 @@ class Collector:
             visible = recording.layers("attention_mask")
             facts.measure_attention(visible, masks, targets, images)
         return images, facts
+
+    def _mask_sizes(self, sizes: ImageSizes, masks: Tensor) -> ImageSizes:
+        """Return the sizes by which `instance_inference` resizes masks (..., h, w).
+
+        With the rule "sigmoid", it crops them on the prediction grid.
+        """
+        if self.adapter.info.settings.inference != "sigmoid":
+            return sizes
+        grid = masks.shape[-2], masks.shape[-1]
+        return ImageSizes(grid, sizes.valid_cells(grid), sizes.output)
 
     def _truth(self, image_id: int, changes: Changes) -> GroundTruth:
         truth = self.ground_truth.get(image_id)
