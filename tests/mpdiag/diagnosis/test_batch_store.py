@@ -117,7 +117,19 @@ def test_a_damaged_file_is_measured_again(stored: Collector) -> None:
     own = stored.collect().images
     (path,) = stored.store.directory.iterdir()
     content = path.read_bytes()
-    for damaged in (b"", b"text", content[: len(content) // 2], content[:-30]):
+    entry = content.index(b"PK\1\2")  # of the list of contents
+    shape = content.index(b"'shape': (")
+    header = content[shape : content.index(b"\n", shape)]
+    for damaged in (
+        b"",
+        b"text",
+        content[: len(content) // 2],
+        content[:-30],
+        content[: entry + 8] + b"\1" + content[entry + 9 :],  # encrypted
+        content[: entry + 10] + b"\7" + content[entry + 11 :],  # an unknown compression
+        content[: entry + 10] + b"\10" + content[entry + 11 :],  # compressed with zlib
+        content.replace(header, b"'shape': (99999999999999,), }".ljust(len(header)), 1),
+    ):
         path.write_bytes(damaged)
         assert stored.store.read(path, 2) is None
         for image, again in zip(own, stored.collect().images, strict=True):
