@@ -10,9 +10,12 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from mpdiag.config import TrainConfig
+from mpdiag.checkpoints.loading import build_model
+from mpdiag.config import ModelConfig, TrainConfig
 from mpdiag.data import TrainingBatches, build_augmentation, generate_synthetic, load_dataset
+from mpdiag.data.registry import find_folder
 from mpdiag.errors import DataError
+from mpdiag.models.complexity import count_parameters
 from mpdiag.reproduce.directory import Job, ReproductionDirectory, read_json
 from mpdiag.reproduce.experiments import ReproductionSize, SeededTraining
 from mpdiag.reproduce.scheduler import call_in_child
@@ -27,7 +30,6 @@ _TIMED_IMAGES = 32  # synthetic images for these steps
 _BYTES_PER_PARAMETER = 16  # optimizer state, resumable and final checkpoint
 _BYTES_PER_ROW, _BYTES_OF_MASKS = 60, 600_000  # of a run directory, compressed, as measured
 _BYTES_PER_IMAGE = 9_000  # of the synthetic data set
-_PUBLISHED_PARAMETERS = 44_000_000  # of the R50 model, if the data set is missing
 _ANALYSIS_STEPS = 1.5  # time to analyse an image, in training steps per image
 
 
@@ -40,6 +42,7 @@ class CostEstimate:
         seconds: sum over the jobs, each alone on the machine; None if no step could be timed.
         basis: what the seconds were measured on.
         disk: bytes still to be written.
+        problem: why no step could be timed.
     """
 
     trainings: int
@@ -47,6 +50,7 @@ class CostEstimate:
     seconds: float | None
     basis: str
     disk: int
+    problem: str = ""
 
 
 class StepTimer:
@@ -55,24 +59,26 @@ class StepTimer:
     def __init__(self, directory: ReproductionDirectory, size: ReproductionSize) -> None:
         self.directory, self.size = directory, size
         self.basis = "steps of earlier runs"
-        self._timed: dict[str, tuple[float, int]] = {}
+        self._timed: dict[str, float] = {}
 
-    def time_step(self, training: SeededTraining) -> tuple[float, int]:
-        """Return seconds per step and number of parameters.
+    def time_step(self, training: SeededTraining) -> float:
+        """Return seconds per step.
 
         Raises:
             DataError: the data set is missing, or a step would take too long.
         """
+        data = training.config.data
+        if self.size.tiles is not None and find_folder(data.dataset, data.root) is None:
+            raise DataError("the first call cuts the tiles that a step needs")
         if self.size.uses_all_gpus and not torch.cuda.is_available():
             raise DataError("a step at this size takes minutes on a CPU")
         method = training.config.method
         if method not in self._timed:
             self._timed[method] = call_in_child(_time_first_steps, training.config, self.size)
-        seconds, parameters = self._timed[method]
         logged = seconds_per_step(self.directory.training(training.name))
         if logged is None:
             self.basis = f"{TIMED_STEPS} steps"
-        return logged or seconds, parameters
+        return logged or self._timed[method]
 
 
 def estimate_cost(
@@ -86,16 +92,20 @@ def estimate_cost(
     total = CostEstimate(0, 0, 0.0, "", 0)
     if size.num_images and not (directory.data / "synthetic" / "synthetic.json").is_file():
         total.disk += sum(size.num_images) * _BYTES_PER_IMAGE
+    parameters: dict[str, int] = {}
     for training in trainings:
         unfinished = [job for job in directory.jobs(training) if not job.finished]
         if not unfinished:
             continue
         try:
-            step_seconds, parameters = timer.time_step(training)
-        except DataError:
-            total.seconds, step_seconds, parameters = None, 0.0, _PUBLISHED_PARAMETERS
+            step_seconds = timer.time_step(training)
+        except DataError as error:
+            total.seconds, step_seconds, total.problem = None, 0.0, str(error)
+        method = training.config.method
+        if method not in parameters:
+            parameters[method] = _count_parameters(training.config.model)
         for job in unfinished:
-            seconds, disk = _job_cost(job, training, step_seconds, parameters, val_images)
+            seconds, disk = _job_cost(job, training, step_seconds, parameters[method], val_images)
             total.trainings += job.is_training
             total.analyses += not job.is_training
             total.disk += disk
@@ -120,8 +130,14 @@ def _job_cost(
     return float(known or per_image * val_images), rows * _BYTES_PER_ROW + _BYTES_OF_MASKS
 
 
-def _time_first_steps(config: TrainConfig, size: ReproductionSize) -> tuple[float, int]:
-    """Return the seconds of one of the first steps, and the number of parameters."""
+def _count_parameters(config: ModelConfig) -> int:
+    """Return the number of parameters; the number of classes hardly changes it."""
+    with torch.device("meta"):  # without memory
+        return count_parameters(build_model(config))["total"]
+
+
+def _time_first_steps(config: TrainConfig, size: ReproductionSize) -> float:
+    """Return the seconds of one of the first steps."""
     for name in ("trainers.initialization", "mpdiag.ops"):  # each training logs these itself
         logging.getLogger(name).setLevel(logging.WARNING)
     with TemporaryDirectory() as folder:
@@ -144,8 +160,7 @@ def _time_first_steps(config: TrainConfig, size: ReproductionSize) -> tuple[floa
         stream = batches.start(0)
         seconds = [_time(lambda: trainer.step(next(stream), batches.batch_positions)[1].item())
                    for _ in range(TIMED_STEPS + 1)]  # fmt: skip
-    parameters = sum(weights.numel() for weights in trainer.model.parameters())
-    return statistics.median(seconds[1:]), parameters
+    return statistics.median(seconds[1:])
 
 
 def _time(function: Callable[[], object]) -> float:

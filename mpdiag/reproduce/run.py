@@ -13,11 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from mpdiag.data import generate_synthetic, load_held_out
 from mpdiag.data.registry import default_root, find_folder, held_out_source
-from mpdiag.data.tiles import prepare_tiles
+from mpdiag.data.tiles import MANIFEST, prepare_tiles
 from mpdiag.errors import ConfigError, DataError, TrainingError
 from mpdiag.progress import progress_bar
 from mpdiag.reproduce.cost_estimate import CostEstimate, estimate_cost
-from mpdiag.reproduce.directory import Job, ReproductionDirectory
+from mpdiag.reproduce.directory import Job, ReproductionDirectory, read_json
 from mpdiag.reproduce.experiments import (
     SIZES,
     TRAININGS,
@@ -212,7 +212,7 @@ def create_dataset(
     """Create the data set of a size below `folder`, if the size has its own.
 
     Args:
-        root: folder of the data set to cut into tiles.
+        root: folder of the data set to cut into tiles, unless they exist.
 
     Raises:
         DataError: the data set is missing, or the folder cannot be written.
@@ -224,6 +224,9 @@ def create_dataset(
     elif size.tiles is not None:
         tiles = size.tiles
         if find_folder(tiles.dataset, root) is None:
+            cut = read_json(folder / tiles.name / MANIFEST)
+            if (cut.get("side"), cut.get("scale")) == (tiles.side, tiles.scale):
+                return  # the original images are no longer needed
             raise DataError(
                 f"{(root or default_root()) / tiles.dataset}: not found; run mpdiag data prepare "
                 f"{tiles.dataset} --from CLONE, or give the folder of the data set as --root"
@@ -285,7 +288,7 @@ def _describe_cost(cost: CostEstimate, trainings: int, machine: Machine) -> str:
     )
     disk = f"about {_format_bytes(cost.disk)} of disk space"
     if cost.seconds is None:
-        return f"{jobs}: {disk}; the time cannot be estimated without the data set."
+        return f"{jobs}: {disk}; the time is not known: {escape(cost.problem)}."
     duration = _format_duration(cost.seconds / len(machine.slots))
     return f"{jobs}: about {duration} (estimated from {cost.basis}), {disk}."
 
@@ -293,8 +296,9 @@ def _describe_cost(cost: CostEstimate, trainings: int, machine: Machine) -> str:
 def _describe_failures(failures: Sequence[Failure], directory: ReproductionDirectory) -> str:
     first = failures[0]
     return (
-        f"{directory.root}: {_format_count(len(failures), 'job', 'jobs')} failed; first {first.job.name}: {first.message}; "
-        f"see {directory.log(first.job)}, fix the cause and repeat the command"
+        f"{directory.root}: {_format_count(len(failures), 'job', 'jobs')} failed; first "
+        f"{first.job.name}: {first.message}; see {directory.log(first.job)}, fix the cause and "
+        "repeat the command"
     )
 
 

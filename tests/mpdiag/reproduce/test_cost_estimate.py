@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mpdiag.errors import TrainingError
+from mpdiag.errors import DataError, TrainingError
 from mpdiag.reproduce import SIZES, ReproductionOptions, cost_estimate, run, scheduler, select_size
 from mpdiag.reproduce.cost_estimate import estimate_cost
 from mpdiag.reproduce.directory import Job
@@ -17,7 +17,7 @@ from mpdiag.reproduce.scheduler import plan_machine
 @pytest.fixture
 def two_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReproductionOptions:
     """Return options of the baseline with two seeds; a step takes half a second."""
-    monkeypatch.setattr(cost_estimate, "call_in_child", lambda function, *given: (0.5, 1000))
+    monkeypatch.setattr(cost_estimate, "call_in_child", lambda function, *given: 0.5)
     return ReproductionOptions(["figure1"], select_size("tiny"), [0, 1], tmp_path / "out")
 
 
@@ -50,9 +50,10 @@ def test_logged_steps_give_the_time_and_finished_jobs_cost_nothing(
 def test_each_method_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"per-pixel": 0.1, "baseline": 0.5, "piloted": 0.7}
     monkeypatch.setattr(
-        cost_estimate, "call_in_child", lambda function, config, size: (seconds[config.method], 1)
+        cost_estimate, "call_in_child", lambda function, config, size: seconds[config.method]
     )
     options = ReproductionOptions(["table4"], select_size("photos"), [0], tmp_path)
+    (tmp_path / "data" / "facade-128").mkdir(parents=True)
     first = options.warm_start()
     assert first is not None
     every = [first, *options.trainings()]
@@ -75,6 +76,36 @@ def test_description_of_the_cost(two_seeds: ReproductionOptions) -> None:
         "2 min",
         "1 h 30 min",
     ]
+
+
+def test_description_says_why_the_time_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = scheduler.Machine(({},), 1, "here")
+
+    def describe(target: str, size: str) -> str:
+        options = ReproductionOptions([target], select_size(size), [0], tmp_path / size)
+        every = options.trainings()[:1]
+        found = estimate_cost(every, options.directory, options.size, 0)
+        return run._describe_cost(found, 1, machine)
+
+    text = describe("table4", "photos")
+    assert text.endswith(
+        "of disk space; the time is not known: the first call cuts the tiles that a step needs."
+    )
+    # 3.7 million parameters with 16 bytes each, and 600 kB of masks
+    assert "about 57 MiB of disk space" in text
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    text = describe("table4", "paper")
+    assert text.endswith("the time is not known: a step at this size takes minutes on a CPU.")
+    assert "about 672 MiB of disk space" in text  # 43,970,257 parameters
+
+    def fail(*_: object) -> float:
+        raise DataError("/data [coco]: not found; set --root")
+
+    monkeypatch.setattr(cost_estimate, "call_in_child", fail)
+    text = describe("figure1", "tiny")
+    assert text.endswith(r"the time is not known: /data \[coco]: not found; set --root.")
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, gpus: int, cores: int, free: int) -> None:

@@ -19,6 +19,7 @@ from mpdiag.reproduce import run as run_module
 from mpdiag.reproduce.cost_estimate import CostEstimate
 from mpdiag.reproduce.directory import Job, ReproductionDirectory
 from mpdiag.reproduce.experiments import TiledDataset
+from mpdiag.reproduce.run import create_dataset
 from mpdiag.reproduce.scheduler import Failure, Machine, Running
 from mpdiag.store import Run
 
@@ -133,6 +134,20 @@ def test_photos_cut_tiles_and_train_a_shared_warm_start_first(
     assert "mp-all-layers-seed-2 is not trained" in page and "mp-no-noise" not in page
     with pytest.raises(ConfigError, match=r"--only typo: no training of these targets; choose"):
         reproduce(replace(options, only=["typo"]), QUIET)
+
+
+def test_tiles_are_kept_without_the_images_that_they_were_cut_from(tmp_path: Path) -> None:
+    generate_synthetic(tmp_path / "datasets" / "facade", train=1, val=1, size=64)
+    size = replace(select_size("photos"), tiles=TiledDataset("facade", 32))
+    folder = tmp_path / "data"
+    create_dataset(size, folder, tmp_path / "datasets", QUIET)
+    before = (folder / "facade-32" / "tiles.json").read_bytes()
+    create_dataset(size, folder, tmp_path / "none", QUIET)
+    assert (folder / "facade-32" / "tiles.json").read_bytes() == before
+    (folder / "facade-32").rename(folder / "facade-16")
+    for tiles in (TiledDataset("facade", 16), TiledDataset("facade", 32)):
+        with pytest.raises(DataError, match="facade: not found; run mpdiag data prepare"):
+            create_dataset(replace(size, tiles=tiles), folder, tmp_path / "none", QUIET)
 
 
 def test_report_only_needs_the_size_and_the_settings_of_the_directory(tmp_path: Path) -> None:
