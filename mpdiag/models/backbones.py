@@ -75,8 +75,9 @@ def _create(config: BackboneConfig, indices: tuple[int, ...] | None) -> Any:
 
 def _narrow_stem(backbone: Any, config: BackboneConfig) -> None:
     """Change the width of a ResNet's stem, which is 64 in timm (STEM_OUT_CHANNELS)."""
-    if not (config.name.startswith("resnet") and hasattr(backbone, "conv1")):
-        _reject_settings(config, ("stem_channels",), "ResNets")
+    stem = getattr(backbone, "conv1", None)
+    if not (config.name.startswith("resnet") and isinstance(stem, nn.Conv2d)):
+        _reject_settings(config, ("stem_channels",), "ResNets with one convolution as stem")
     width = config.stem_channels
     backbone.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
     backbone.bn1 = nn.BatchNorm2d(width)

@@ -4,7 +4,7 @@ Point, shift and scale noise are those of MP-Former (section 4.3). Cell and neig
 in the paper: they change the cells of each layer's own grid, where attention uses them.
 
 Noise is drawn anew for each decoder layer, from one generator per image. It does not depend on the
-other images of the batch or on padding.
+other images of a batch whose images have one size: point and cell noise draw over the padded grid.
 """
 
 from collections.abc import Callable, Sequence
@@ -153,8 +153,9 @@ class PointNoise:
 class ShiftNoise:
     """Shift each mask by up to `ratio` of half its box, so that its centre stays inside the box.
 
-    The official code clamps what leaves the image to its border, and inverts the mask from the
-    second layer on; this class does neither.
+    The official code draws once per step at stride 8, scales both axes by the width of the map,
+    clamps what leaves the image to its border, and inverts the mask from the second layer on; this
+    class does none of it.
     """
 
     ratio: float

@@ -11,6 +11,9 @@ official code differ, `PilotConfig.variant` selects one of them:
     point noise      a random number of points of a mask    every cell with the same probability
     label noise      another class                          any class, including its own
     padding queries  ignored by the class loss              no-object in the class loss
+    feature-mean     the mask features get a gradient       they get none
+
+Shift and scale noise are those of the paper in both variants.
 """
 
 from collections.abc import Callable, Sequence

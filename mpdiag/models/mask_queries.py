@@ -22,6 +22,13 @@ def feature_mean(
     return total / weight.sum(-1, keepdim=True).clamp(min=1), None
 
 
+def detached_feature_mean(
+    pilot: PilotInputs, label_embed: nn.Embedding | None, mask_features: Tensor
+) -> tuple[Tensor, None]:
+    """Return `feature_mean` without a gradient to the mask features, as in the official code."""
+    return feature_mean(pilot, label_embed, mask_features.detach())
+
+
 class MaskCode(nn.Module):
     """MLP from a noised GT mask at 16 x 16 to a position query (second alternative).
 

@@ -184,6 +184,17 @@ def test_mean_features_within_masks_are_queries(small_recipe, samples) -> None:
     assert losses_of(method, batch)["loss_ce_dn"] > 0
 
 
+@pytest.mark.parametrize(("variant", "trained"), [("paper", True), ("official", False)])
+def test_mean_features_of_the_official_code_have_no_gradient(
+    small_recipe, samples, variant: str, trained: bool
+) -> None:
+    changes = ["method=piloted", "pilot.query_input=feature-mean", f"pilot.variant={variant}"]
+    pilot = step_of(method_of(small_recipe, *changes), batch_of(samples)).pilot
+    assert pilot is not None
+    features = torch.randn(2, 32, 16, 16, requires_grad=True)
+    assert pilot.query_input(pilot, None, features)[0].requires_grad == trained
+
+
 def test_mask_codes_train_their_mlp(small_recipe, samples) -> None:
     method = method_of(small_recipe, "method=piloted", "pilot.query_input=mask-code")
     batch = batch_of(samples)

@@ -10,7 +10,12 @@ from mpdiag.losses import named_by_layer
 from mpdiag.matching import Target
 from mpdiag.models import PilotInputs, build_pilot_inputs
 from mpdiag.models.mask_piloting import QueryInput, class_embeddings, pilot_normalizers
-from mpdiag.models.mask_queries import MaskCode, check_feature_mean, feature_mean
+from mpdiag.models.mask_queries import (
+    MaskCode,
+    check_feature_mean,
+    detached_feature_mean,
+    feature_mean,
+)
 from trainers.methods.batch import Losses, LossNormalizers
 from trainers.methods.method import Method, TrainingStep
 
@@ -38,7 +43,8 @@ class Piloted(Method):
             self.query_input = MaskCode(config.model.hidden_dim)
         elif self.settings.query_input == "feature-mean":
             check_feature_mean(config.model.hidden_dim, config.model.mask_dim)
-            self.query_input = feature_mean
+            official = self.settings.variant == "official"
+            self.query_input = detached_feature_mean if official else feature_mean
 
     @classmethod
     def needs_label_embedding(cls, config: TrainConfig) -> bool:

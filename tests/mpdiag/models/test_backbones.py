@@ -40,6 +40,7 @@ def test_narrow_stem() -> None:
         (BackboneConfig(name="resnet999"), "model.backbone.name = resnet999"),
         (BackboneConfig(name="vit_tiny_patch16_224"), "4, 8, 16 and 32 are needed"),
         (BackboneConfig(name="convnext_atto", stem_channels=8), "only ResNets"),
+        (BackboneConfig(name="resnet18d", stem_channels=8), "only ResNets with one convolution"),
         (BackboneConfig(name="swin_tiny", channels=(8, 8, 8, 8)), "channels = .*only ResNets"),
         (BackboneConfig(name="resnet50", window_size=7), "window_size = 7: .*only swin, swin_tiny"),
         (
