@@ -154,8 +154,8 @@ def set_losses(
         targets: GT of the B images, masks over the same padded size.
         assignment: (L + 1, B, N) GT index or -1 on the CPU, from `matching.match`.
         point_sampler: samples the points at which masks are compared; all cells if None.
-        num_masks: normalizer of the mask and dice losses: number of GT in the whole batch, averaged
-            over ranks, at least 1.
+        num_masks: normalizer of the mask and dice losses: number of GT in the whole batch, at least
+            1, divided by the number of ranks.
         class_weight: normalizer of the class loss: sum of the query weights in the whole batch,
             averaged over ranks; computed from these images if None.
         no_object_weight: weight of the no-object class in the class loss.
