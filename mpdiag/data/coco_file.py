@@ -112,6 +112,13 @@ class EntryValidator:
             f'{what} has "{key}": {reprlib.repr(entry[key])}; change it to an integer or a string',
         )
 
+    def has_flag(self, entry: dict[str, Any], what: str, key: str) -> bool:
+        """Check that an optional value is a boolean or 0 or 1: the text "0" would count as true."""
+        return entry.get(key) in (0, 1, None) or self.fail(
+            "wrong type",
+            f'{what} has "{key}": {reprlib.repr(entry[key])}; change it to 0 or 1',
+        )
+
     def is_new(self, kind: str, entry_id: Hashable, seen: set[Hashable]) -> bool:
         """Check that an id occurs for the first time, and add it to `seen`."""
         if entry_id in seen:
@@ -236,8 +243,10 @@ def _read_classes(validator: EntryValidator, entries: list[Any]) -> list[ClassIn
     classes = []
     for position, entry in enumerate(entries):
         what = f"entry {position} of categories"
-        if validator.has_keys(entry, what, ("id", "name"), integers=("id",)) and validator.is_new(
-            "category", entry["id"], seen
+        if (
+            validator.has_keys(entry, what, ("id", "name"), integers=("id",))
+            and validator.has_flag(entry, what, "isthing")
+            and validator.is_new("category", entry["id"], seen)
         ):
             name = str(entry["name"]).strip()
             classes.append(ClassInfo(entry["id"], name, bool(entry.get("isthing", 1))))

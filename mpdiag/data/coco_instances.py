@@ -100,9 +100,11 @@ def _by_image(file: CocoFile) -> list[list[InstanceRecord]]:
         ):
             continue
         what = f"annotation {entry['id']}"
-        if validator.image_exists(
-            what, entry["image_id"], file.index_of
-        ) and validator.category_exists(what, entry["category_id"], file.label_of):
+        if (
+            validator.image_exists(what, entry["image_id"], file.index_of)
+            and validator.category_exists(what, entry["category_id"], file.label_of)
+            and validator.has_flag(entry, what, "iscrowd")
+        ):
             area = entry.get("area")
             grouped[file.index_of[entry["image_id"]]].append(
                 InstanceRecord(

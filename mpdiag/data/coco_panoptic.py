@@ -166,7 +166,9 @@ def _record(file: CocoFile, entry: dict[str, Any], what: str) -> PanopticRecord:
             )
         elif segment["id"] in found:
             validator.fail("id listed twice", f"{where} is listed twice; remove one of the two")
-        elif validator.category_exists(where, segment["category_id"], file.label_of):
+        elif validator.category_exists(
+            where, segment["category_id"], file.label_of
+        ) and validator.has_flag(segment, where, "iscrowd"):
             label = file.label_of[segment["category_id"]]
             found[segment["id"]] = label, bool(segment.get("iscrowd", 0))
         else:

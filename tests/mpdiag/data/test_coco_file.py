@@ -71,6 +71,10 @@ def test_json_that_is_not_coco(tmp_path: Path, content: Any, expected: str) -> N
         ("annotations", {"category_id": 77}, ["annotation 12", "category 77", "not listed"]),
         ("annotations", {"id": 11}, ["annotation 11", "twice"]),
         ("annotations", {"id": "12"}, ["entry 1 of annotations", "'12'", '"id"']),
+        ("annotations", {"iscrowd": "0"}, ["annotation 12", "'0'", "0 or 1"]),
+        ("annotations", {"iscrowd": "false"}, ["annotation 12", "'false'", "0 or 1"]),
+        ("annotations", {"iscrowd": [0]}, ["annotation 12", "[0]", "0 or 1"]),
+        ("categories", {"isthing": "0"}, ["entry 1 of categories", "'0'", "0 or 1"]),
         ("images", {"id": 7}, ["image 7", "twice"]),
         ("images", {"height": 0}, ["image 3", "0 x 30"]),
         ("images", {"id": -3}, ["image -3 has a negative id", "renumber"]),
@@ -86,6 +90,14 @@ def test_inconsistent_entry(
     path, _ = coco(lambda content: content[kind][1].update(change))
     text = error_of(path)
     assert all(part in text for part in expected), text
+
+
+@pytest.mark.parametrize(
+    ("value", "crowd"), [(0, False), (1, True), (False, False), (True, True), (None, False)]
+)
+def test_values_of_iscrowd(coco: Files, value: Any, crowd: bool) -> None:
+    path, folder = coco(lambda content: content["annotations"][0].update(iscrowd=value))
+    assert bool(coco_dataset(path, folder).ground_truth(0).crowd[0]) is crowd
 
 
 @pytest.mark.parametrize(
@@ -139,6 +151,10 @@ def test_file_of_another_task(coco: Files, panoptic: Files) -> None:
         ({"segments_info": 3}, ["image 1", '"segments_info"']),
         ({"segments_info": [{"id": 3}]}, ["image 1", '"category_id"']),
         ({"segments_info": [{"id": 3, "category_id": 55}]}, ["segment 3", "category 55"]),
+        (
+            {"segments_info": [{"id": 3, "category_id": 2, "iscrowd": "0"}]},
+            ["segment 3", "'0'", "0 or 1"],
+        ),
         ({"segments_info": [{"id": 3, "category_id": 2}] * 2}, ["segment 3", "twice"]),
         ({"file_name": "../1.png"}, ["image 1", "../1.png"]),
     ],
