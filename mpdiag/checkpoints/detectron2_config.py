@@ -201,8 +201,10 @@ def image_sides(
     Raises:
         ConfigError: a side is no whole number from 1 to MAX_SIDE.
     """
+    given = [(key, get(values, key)) for key in (short_key, long_key)]
     short, long = (
-        _whole_number(get(values, key), key, source, MAX_SIDE) for key in (short_key, long_key)
+        None if side in (MISSING, None) else _whole_number(side, key, source, MAX_SIDE)
+        for key, side in given
     )
     return short, long
 
@@ -283,9 +285,7 @@ def _things_and_stuff(dataset: str) -> tuple[int | None, int | None]:
     return None, None
 
 
-def _whole_number(value: Any, key: str, source: str, maximum: int) -> Any:
-    if value is MISSING or value is None:
-        return None
+def _whole_number(value: Any, key: str, source: str, maximum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= maximum:
         raise ConfigError(
             f"{source}: {key} is {abbreviate(value)}; give a whole number from 1 to {maximum}"

@@ -83,7 +83,7 @@ def get(values: Values, key: str) -> Any:
     if isinstance(found, str) and len(found) <= _MAX_LITERAL:
         try:
             found = ast.literal_eval(found)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return found
     return list(found) if isinstance(found, tuple) else found
 
@@ -165,9 +165,15 @@ def _read_chain(
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str) or base.startswith(("http://", "https://")):
             raise ConfigError(f"{path}: {_BASE} = {abbreviate(base)}; give a local file")
-        file = path.parent / Path(base).expanduser()
-        if not file.is_file():
-            raise ConfigError(f"{path}: its {_BASE} {file} does not exist; copy the file there")
+        try:
+            file = path.parent / Path(base).expanduser()
+            exists = file.is_file()
+        except (OSError, RuntimeError):  # the name is too long, or that of an unknown user
+            exists = False
+        if not exists:
+            raise ConfigError(
+                f"{path}: {_BASE} = {abbreviate(base)} does not exist; copy the file there"
+            )
         merged = merge(merged, _read_chain(file, (*derived, resolved), done))
     done[resolved] = merge(merged, values)
     return done[resolved]

@@ -27,7 +27,9 @@ def test_later_files_override_earlier_ones(tmp_path: Path) -> None:
     "text, message",
     [
         ("_BASE_: c.yaml", "is its own base"),
-        ("_BASE_: gone.yaml", r"_BASE_ .*gone\.yaml does not exist"),
+        ("_BASE_: gone.yaml", r"_BASE_ = 'gone\.yaml' does not exist"),
+        ("_BASE_: ~nosuchuser/b.yaml", r"_BASE_ = '~nosuchuser/b\.yaml' does not exist"),
+        (f"_BASE_: {'b' * 5000}", r"_BASE_ = 'bbb.* does not exist"),
         ("_BASE_: https://example.org/base.yaml", "give a local file"),
         ("MODEL: {X: !!python/object/apply:os.system [touch ran]}", r"MODEL\.X has a tag"),
         ("INPUT: {MIN_SIZE_TEST: !!python/object/apply:eval ['1']}", "MIN_SIZE_TEST has a tag"),
