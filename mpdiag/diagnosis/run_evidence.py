@@ -19,8 +19,8 @@ from mpdiag.store import Run, rle
 NEVER = 1e-12  # probability of a class that no kept detection has
 IMAGES_PER_QUERY = 64
 STRIDE = 4  # pixels of the input per cell of the prediction grid
-MAX_OVERLAPS = 1 << 28  # pairs of queries in all layers, of which an image stores the overlap
-MAX_BYTES = 1 << 33  # for the overlaps of all images
+MAX_VALUES = 1 << 28  # of an image: overlaps of pairs of queries, and classes, in all layers
+MAX_BYTES = 1 << 33  # for those of all images
 
 _DETECTIONS = f"""
 SELECT d.image_id, d.layer, d.query, d.label, d.score, q.label AS top, q.score AS highest,
@@ -79,25 +79,31 @@ def read_evidence(run: Run, data: SegmentationDataset, limit: int | None = None)
     settings = run.header.get("settings")
     rule = settings.get("inference", "mask2former") if isinstance(settings, dict) else "mask2former"
     num_queries = int(run.summary["num_queries"])
-    if len(layers) * num_queries**2 > MAX_OVERLAPS:
-        raise RunError(
-            f"{run.path}: has {num_queries:,} queries in {len(layers)} layers, too many to compare "
-            "all pairs; analyse without --evaluate-layers"
-        )
-    num_bytes = len(rows) * (len(layers) + 4) * num_queries**2  # bool in all layers, float32 in one
-    if num_bytes > MAX_BYTES:
-        fitting = MAX_BYTES * len(rows) // num_bytes
-        raise RunError(
-            f"{run.path}: the overlaps of {num_queries:,} queries on {len(rows):,} images take "
-            f"{num_bytes / 2**30:.0f} GiB of memory; give --limit {fitting}"
-        )
     classes = len(data.classes)
+    _check_size(run, len(rows), len(layers), num_queries, classes)
     reader = _Reader(run, classes, num_queries, layers, str(rule))
     images = [
         reader.image(row, data.ground_truth(index[row.image_id]), detections, queries)
         for row, detections, queries in reader.rows(rows)
     ]
     return Evidence(images, classes, rule, layers[0], every_class=False)  # type: ignore[arg-type]
+
+
+def _check_size(run: Run, images: int, layers: int, queries: int, classes: int) -> None:
+    """Raise RunError if the evidence does not fit in memory."""
+    if layers * queries * (queries + classes + 1) > MAX_VALUES:
+        raise RunError(
+            f"{run.path}: has {queries:,} queries and {classes:,} classes in {layers} layers, too "
+            "many to compare all pairs; analyse without --evaluate-layers"
+        )
+    overlaps = (layers + 4) * queries**2  # bool in all layers, float32 in one
+    num_bytes = images * (overlaps + 4 * layers * queries * (classes + 1))
+    if num_bytes > MAX_BYTES:
+        fitting = MAX_BYTES * images // num_bytes
+        raise RunError(
+            f"{run.path}: overlaps and classes of {queries:,} queries on {images:,} images take "
+            f"{num_bytes / 2**30:.0f} GiB of memory; give --limit {fitting}"
+        )
 
 
 def _check_classes(run: Run, data: SegmentationDataset) -> None:

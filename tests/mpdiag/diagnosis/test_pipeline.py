@@ -291,12 +291,31 @@ def test_annotated_classes_that_a_run_did_not_keep_are_not_wrong(
     assert "label-noise" not in causes
 
 
-def test_overlaps_of_all_images_fit_in_memory(
-    run: Path, data: SegmentationDataset, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ("MAX_BYTES", r"queries on 4 images take .* GiB of memory; give --limit 3"),
+        ("MAX_VALUES", "too many to"),
+    ],
+)
+def test_overlaps_and_classes_of_all_images_fit_in_memory(
+    run: Path, data: SegmentationDataset, monkeypatch: pytest.MonkeyPatch, limit: str, message: str
 ) -> None:
-    opened = Run.open(run)
-    monkeypatch.setattr(run_evidence, "MAX_BYTES", 1000)
-    with pytest.raises(RunError, match=r"queries on 4 images take .* GiB of memory; give --limit"):
+    evidence = read_evidence(opened := Run.open(run), data)
+    arrays = [
+        array
+        for image in evidence.images
+        for array in (image.class_logits, image.repeated, image.moved)
+    ]
+    layers, queries, columns = evidence.images[0].class_logits.shape
+    enough = {
+        "MAX_BYTES": sum(array.nbytes for array in arrays),
+        "MAX_VALUES": layers * queries * (queries + columns),
+    }
+    monkeypatch.setattr(run_evidence, limit, enough[limit])
+    assert len(read_evidence(opened, data).images) == 4
+    monkeypatch.setattr(run_evidence, limit, enough[limit] - 1)
+    with pytest.raises(RunError, match=message):
         read_evidence(opened, data)
 
 
