@@ -58,12 +58,11 @@ class ClassCounts:
     false_positives: int = 0
     false_negatives: int = 0
 
-    def __add__(self, other: "ClassCounts") -> "ClassCounts":
-        return ClassCounts(
-            self.ious + other.ious,
-            self.false_positives + other.false_positives,
-            self.false_negatives + other.false_negatives,
-        )
+    def add(self, other: "ClassCounts") -> None:
+        """Add the counts of other images."""
+        self.ious += other.ious
+        self.false_positives += other.false_positives
+        self.false_negatives += other.false_negatives
 
     def quality(self) -> Quality:
         """Return PQ, SQ and RQ of the class; sums are exact, so the order does not matter."""
@@ -95,15 +94,19 @@ class PanopticQuality:
             ground_truth: GT segments of the same size.
             crowd: (G,) bool, True for GT segments that are crowds; none if None.
         """
-        counts = match_segments(predicted, ground_truth, crowd, len(self.things))
-        self._counts = [old + new for old, new in zip(self._counts, counts, strict=True)]
+        self._add(match_segments(predicted, ground_truth, crowd, len(self.things)))
+
+    def _add(self, counts: Sequence[ClassCounts]) -> None:
+        for own, new in zip(self._counts, counts, strict=True):
+            own.add(new)
 
     def __add__(self, other: "PanopticQuality") -> "PanopticQuality":
         """Return the metric of both shards; ValueError if their classes differ."""
         if self.things != other.things:
             raise ValueError("shards of different classes cannot be merged")
         merged = PanopticQuality(self.things)
-        merged._counts = [a + b for a, b in zip(self._counts, other._counts, strict=True)]
+        merged._add(self._counts)
+        merged._add(other._counts)
         return merged
 
     def compute(self) -> PanopticScores:

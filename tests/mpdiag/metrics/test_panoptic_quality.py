@@ -1,6 +1,7 @@
 """PQ against its definition over sets of pixels."""
 
 import math
+import tracemalloc
 from collections import Counter
 from dataclasses import dataclass
 
@@ -165,6 +166,24 @@ def test_no_predictions_and_no_gt() -> None:
     neither = PanopticQuality(THINGS)
     neither.update(nothing, nothing)
     assert neither.compute().all.classes == 0
+
+
+def test_an_image_is_added_without_a_copy_of_those_before() -> None:
+    """After 2^16 images, whose IoUs take 512 kB in each class."""
+    found = drawn(["1122"], [0, 3])
+    many = metric_of([(found, found, torch.zeros(2, dtype=torch.bool))])
+    for _ in range(16):
+        many = many + many
+    many.update(found, found)  # the lists grow ahead here
+    tracemalloc.start()
+    many.update(found, found)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100_000
+    many.update(drawn(["1122"], [1, 4]), found)  # of wrong classes
+    quality = many.compute().per_class[0]
+    assert quality.sq == 1
+    assert quality.rq == pytest.approx((2**16 + 2) / (2**16 + 2.5), abs=1e-12)
 
 
 def test_invalid_segments_are_errors() -> None:
