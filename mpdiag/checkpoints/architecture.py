@@ -93,6 +93,9 @@ def _resnet(weights: Mapping[str, Tensor], source: str) -> BackboneConfig:
             "supported"
         )
     stem, *widths = [_shape(weights, f"{conv}.weight", 4, source)[0] for conv in first]
+    last = "conv3" if kind == "bottleneck" else "conv2"
+    for stage in range(1, 5):  # their widths are compared with the settings of transformers
+        _shape(weights, f"backbone.layer{stage}.0.{last}.weight", 4, source)
     settings = {
         "name": name,
         "channels": widths,

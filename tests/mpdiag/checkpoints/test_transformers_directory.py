@@ -381,6 +381,17 @@ def test_missing_and_unexpected_parameters_are_reported(directory: Path) -> None
         load_model(directory)
 
 
+def test_a_missing_convolution_of_the_backbone_is_reported(directory: Path) -> None:
+    path = directory / "model.safetensors"
+    state = load_file(path)
+    stage = "model.pixel_level_module.encoder.encoder.stages.1.layers.0"
+    del state[f"{stage}.layer.2.convolution.weight"]
+    save_file(state, path)
+    message = r"model\.safetensors: not a complete .* it has no backbone\.layer2\.0\.conv3\.weight"
+    with pytest.raises(CheckpointError, match=message):
+        read_transformers(directory)
+
+
 def test_a_destination_is_never_overwritten(
     tmp_path: Path, model: Mask2Former, monkeypatch: pytest.MonkeyPatch
 ) -> None:
