@@ -9,6 +9,7 @@ from PIL import Image
 
 from mpdiag.data.dataset import SegmentationDataset
 from mpdiag.data.generated_folder import Progress, generate_folder, write_json
+from mpdiag.data.image_files import MAX_PIXELS
 from mpdiag.data.instance_writer import InstanceWriter
 from mpdiag.data.registry import load_dataset
 from mpdiag.errors import DataError
@@ -40,12 +41,12 @@ def prepare_tiles(
     A folder with the tiles of the same settings is kept. The folder is created atomically.
 
     Args:
-        dataset: data set that `load_dataset` opens.
+        dataset: data set with instances that `load_dataset` opens.
         output: folder to create.
         side: height and width of a tile in pixels of the image.
         scale: enlarges each tile: bicubic for the image, nearest neighbour for the masks.
         root: folder of the data sets.
-        splits: splits to cut.
+        splits: splits to cut, which have different images.
         progress: called with (images done, total).
 
     Raises:
@@ -54,7 +55,19 @@ def prepare_tiles(
     for name, value, highest in (("--tiles", side, _MAX_SIDE), ("--scale", scale, _MAX_SCALE)):
         if not 1 <= value <= highest:
             raise DataError(f"{name} {value}: must be 1 to {highest}; correct it")
-    sources = {split: load_dataset(dataset, root=root, split=split) for split in splits}
+    if (side * scale) ** 2 > MAX_PIXELS:
+        raise DataError(
+            f"--tiles {side} --scale {scale}: a tile has more than {MAX_PIXELS:,} pixels; lower one"
+        )
+    sources = {
+        split: load_dataset(dataset, root=root, split=split, task="instance") for split in splits
+    }
+    # An annotation file, or a name that is registered in detectron2, is one split.
+    if len({(x.image_root, *_stems(x)) for x in sources.values()}) < len(sources):
+        raise DataError(
+            f"{dataset}: has the same images in {' and '.join(sources)}; give a data set with "
+            "splits, or one split"
+        )
     total = sum(map(len, sources.values()))
     settings: dict[str, int | str] = {
         "version": _VERSION,

@@ -158,6 +158,26 @@ def test_nothing_is_left_after_an_error(coco: Files, tmp_path: Path) -> None:
         prepare_tiles(str(folder), tmp_path / "out" / "tiles", side=8, scale=17)
 
 
+def test_tiles_larger_than_an_image_can_be(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"--tiles 4096 --scale 4: .* more than 178,956,970 pixels"):
+        prepare_tiles("synthetic", tmp_path / "tiles", side=4096, scale=4, root=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_without_instances(panoptic: Files, tmp_path: Path) -> None:
+    """Stuff segments would become objects."""
+    path, folder = panoptic()
+    with pytest.raises(DataError, match="contains panoptic annotations"):
+        prepare_tiles(str(path), tmp_path / "tiles", side=SIDE, root=folder, splits=["val"])
+
+
+def test_splits_with_the_same_images(coco: Files, tmp_path: Path) -> None:
+    path, folder = coco()
+    with pytest.raises(DataError, match="has the same images in train and val; give"):
+        prepare_tiles(str(path), tmp_path / "tiles", side=SIDE, root=folder)
+    assert not (tmp_path / "tiles").exists()
+
+
 def test_command(coco: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = both_splits(coco, tmp_path / "mine")
     arguments = ["prepare", str(folder), str(tmp_path / "tiles"), "--tiles", "8", "--scale", "2"]
