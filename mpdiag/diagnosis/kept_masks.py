@@ -43,7 +43,7 @@ class KeptMasks:
         """Keep the (S, N, h, w) mask logits of one image and its GT.
 
         Logits of more than `MAX_CELLS` cells are averaged, and GT of more than four times as many
-        pixels is sampled, so that the memory of an image has a limit.
+        pixels is sampled, so that the memory of an image has a limit. Small GT may vanish.
         """
         layers, queries, *grid = mask_logits.shape
         flat = mask_logits.flatten(0, 1)

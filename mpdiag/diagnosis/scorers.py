@@ -88,7 +88,9 @@ class PQScorer(SegmentScorer):
         self, logits: Tensor, masks: Tensor, kept: KeptMasks, truth: PanopticSegments, crowd: Tensor
     ) -> tuple[Floats, Floats]:
         predicted = panoptic_inference(logits, masks, kept.image_sizes, things=self.things)
-        counts = match_segments(predicted, truth, crowd, len(self.things))
+        pixels = truth.ids.flatten().bincount(minlength=len(truth.labels) + 1)[1:]
+        # A segment that the sampling of `KeptMasks` left without pixels is not missed.
+        counts = match_segments(predicted, truth, crowd | (pixels == 0), len(self.things))
         part = [sum(one.ious) for one in counts]
         whole = [len(one.ious) + (one.false_positives + one.false_negatives) / 2 for one in counts]
         return np.array(part, np.float64), np.array(whole, np.float64)

@@ -204,6 +204,31 @@ def test_large_masks_are_reduced(own: Collector) -> None:
     assert own_share == pytest.approx(masks.double().mean((1, 2)).tolist(), abs=1e-9)
 
 
+def test_a_segment_that_is_not_sampled_does_not_count(own: Collector) -> None:
+    """A segment of one pixel of an image of twice as many pixels as are scored on a side."""
+    evidence = own.collect(every_layer=True)
+    image, truth = evidence.images[0], own.data.ground_truth(0)
+    assert image.masks is not None
+    side = 8 * MAX_CELLS
+    times = side // truth.masks.shape[-1]
+    masks = truth.masks.repeat_interleave(times, 1).repeat_interleave(times, 2)
+    pixel = torch.zeros_like(masks[:1])
+    pixel[0, 0, 0] = True
+    logits = torch.from_numpy(image.masks.logits).float().unflatten(0, (LAYERS + 1, QUERIES))
+    sizes = ImageSizes((side, side), (side, side), (side, side))
+
+    def score(masks: Tensor, labels: Tensor) -> float:
+        kept = KeptMasks.keep(logits, sizes, replace(truth, masks=masks, labels=labels))
+        crowd = np.zeros(len(labels), np.bool_)
+        new = replace(image, masks=kept, gt_labels=labels.numpy(), gt_crowd=crowd)
+        return evidence.changed([new]).score()
+
+    disjoint, labels = masks & ~pixel, truth.labels
+    assert 0.2 < score(disjoint, labels) < 1
+    more = score(torch.cat([disjoint, pixel]), torch.cat([labels, labels[:1]]))
+    assert more == score(disjoint, labels)
+
+
 def test_infinite_logits_are_kept_as_large_ones(own: Collector) -> None:
     truth = own.data.ground_truth(0)
     side = truth.masks.shape[-1]
