@@ -4,6 +4,9 @@ In each round, the remedy with the highest gain in the score is applied, and the
 are measured again on the result. A cause that explains the same errors as one before therefore
 gains nothing. Of remedies with nearly the same gain, the most specific cause wins. A cause that is
 observed, as NaN is, comes first whatever its remedy gains.
+
+Remedies that need a changed model are tried in the first round, to save forward passes. Later
+rounds try those again that gained enough, but for edits that hold predictions of other passes.
 """
 
 from collections.abc import Callable, Sequence
