@@ -5,7 +5,7 @@ DIR/data/                          data set of the sizes that create one
 DIR/trainings/NAME-seed-S/         training directories
 DIR/runs/NAME-seed-S-matching/     run directories of the matching part
 DIR/runs/NAME-seed-S-piloted/      run directories of the MP part, if there is one
-DIR/measured/                      costs of models, IoU of noised masks
+DIR/measured/                      costs of models, IoU of noised masks, metrics of resampled images
 DIR/logs/                          output of the jobs
 DIR/reports/                       the report
 """
