@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -12,6 +13,7 @@ import typer
 from rich.logging import RichHandler
 from rich.markup import escape
 
+from mpdiag import __version__
 from mpdiag.allocator import keep_freed_memory, use_expandable_segments
 from mpdiag.commands.analyze import analyze
 from mpdiag.commands.bench import bench_app
@@ -39,9 +41,19 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"mpdiag {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
 ) -> None:
     """Configure logging for every command."""
     logging.basicConfig(
@@ -53,7 +65,6 @@ def common(
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
 
 
-@app.command()
 def demo(
     output: Annotated[
         Path | None,
@@ -75,13 +86,6 @@ def demo(
         run_demo(output or Path("runs/demo"), out)
 
 
-# Values of detectron2 settings can be negative, which looks like an option.
-app.command(context_settings={"ignore_unknown_options": True})(train)
-for command in (analyze, diagnose, report, compare, export, reproduce, dashboard, info, convert):
-    app.command()(command)
-
-
-@app.command()
 def doctor() -> None:
     """Show installed packages, available backends, and data sets that were found."""
     from mpdiag.doctor import doctor as run
@@ -91,8 +95,19 @@ def doctor() -> None:
     suggest("mpdiag demo --quick")
 
 
-app.add_typer(data_app, name="data")
-app.add_typer(bench_app, name="bench")
+def _add_commands(panel: str, *commands: Callable[..., None], **context: bool) -> None:
+    for command in commands:
+        app.command(rich_help_panel=panel, context_settings=context)(command)
+
+
+_add_commands("Diagnose a model", analyze, diagnose, report, compare, dashboard, export)
+_add_commands("Checkpoints and data sets", info, convert)
+app.add_typer(data_app, name="data", rich_help_panel="Checkpoints and data sets")
+# Values of detectron2 settings can be negative, which looks like an option.
+_add_commands("Train", train, ignore_unknown_options=True)
+_add_commands("Train", reproduce)
+_add_commands("Try and measure mpdiag", demo, doctor)
+app.add_typer(bench_app, name="bench", rich_help_panel="Try and measure mpdiag")
 
 
 def main() -> None:

@@ -53,7 +53,11 @@ class AnalysisOptions:
     )
     engine: Engine | None = field(
         default=None,
-        metadata=option("Library that runs a Mask2Former of transformers.", show_default="mpdiag"),
+        metadata=option(
+            "Library that runs a Mask2Former of transformers: mpdiag or transformers.",
+            show_default="mpdiag",
+            metavar="NAME",
+        ),
     )
     root: Path | None = field(
         default=None,
@@ -71,7 +75,9 @@ class AnalysisOptions:
     task: Task | None = field(
         default=None,
         metadata=option(
-            "Annotations to use.", show_default="as in the data set's name or file, else instance"
+            "Annotations to use: instance, panoptic or semantic.",
+            show_default="as in the data set's name or file, else instance",
+            metavar="NAME",
         ),
     )
     limit: int | None = field(
@@ -81,8 +87,9 @@ class AnalysisOptions:
     part: Part = field(
         default="matching",
         metadata=option(
-            "Part of the model to analyse. The MP part (piloted) gets the GT as in "
-            "training, in one group and without noise."
+            "Part of the model to analyse: matching, or piloted, the MP part, which gets the GT "
+            "as in training, in one group and without noise.",
+            metavar="NAME",
         ),
     )
     pilot_layers: int | None = field(
@@ -134,12 +141,12 @@ class AnalysisOptions:
     intervene: tuple[str, ...] = field(
         default=(),
         metadata=option(
-            "Replace the attention masks of these layers by the GT mask (gt), by the mask "
-            "of the previous layer (previous) or by no mask (none), for example "
-            "attention=gt:1-3. Or switch off self-attention (self-attention=none:LAYERS) or "
-            "queries (queries=none:QUERIES). Repeatable.",
+            "attention=SOURCE:LAYERS[:QUERIES] replaces the attention masks of these layers by "
+            "the GT mask (SOURCE gt), by the mask of the previous layer (previous) or by no mask "
+            "(none), for example attention=gt:1-3. self-attention=none:LAYERS and "
+            "queries=none:QUERIES switch them off. Repeatable.",
             stored=True,
-            metavar="attention=SOURCE:LAYERS[:QUERIES]",
+            metavar="CHANGE",
         ),
     )
     device: str | None = field(

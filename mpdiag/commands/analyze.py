@@ -33,7 +33,8 @@ def analyze(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Run directory to write.", show_default="runs/CHECKPOINT-DATASET[-piloted]"
+            help="Run directory to write.",
+            show_default="runs/CHECKPOINT-DATASET, with -piloted for the MP part",
         ),
     ] = None,
     **options: Any,

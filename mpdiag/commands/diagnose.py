@@ -48,7 +48,9 @@ def diagnose(
     engine: Annotated[
         Engine | None,
         typer.Option(
-            help="Library that runs a Mask2Former of transformers.", show_default="mpdiag"
+            help="Library that runs a Mask2Former of transformers: mpdiag or transformers.",
+            show_default="mpdiag",
+            metavar="NAME",
         ),
     ] = None,
     root: Root = None,
@@ -58,7 +60,9 @@ def diagnose(
     task: Annotated[
         Task | None,
         typer.Option(
-            help="Annotations to use, and so the score: AP, PQ or mIoU.",
+            help="Annotations to use, and so the score: instance (AP), panoptic (PQ) or semantic "
+            "(mIoU).",
+            metavar="NAME",
             show_default="as in the data set's name or file, else instance",
         ),
     ] = None,

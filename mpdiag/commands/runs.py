@@ -32,7 +32,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write a report of one or more runs: their metrics next to Table 1 of the paper."""
+    """Write a report of one or more runs: findings, metrics by layer, and the paper's Table 1."""
     from mpdiag.config import parse, parse_overrides
     from mpdiag.store import Thresholds
     from reports import write_findings, write_report

@@ -99,6 +99,10 @@ def test_quick_demo_needs_no_training(
     assert utils[1] > utils[0] + 0.02
 
 
+def test_version(mpdiag: Command) -> None:
+    assert mpdiag("--version") == (0, "mpdiag 0.2.0\n", "")
+
+
 def test_export(tmp_path: Path, mpdiag: Command, make_run: Callable[..., Path]) -> None:
     run = make_run(tmp_path / "run", images=2)
     status, out, err = mpdiag("export", run)
