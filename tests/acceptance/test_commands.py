@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from mpdiag import __version__
 from mpdiag.cli import main
 from mpdiag.data import generate_synthetic
 from mpdiag.store import Run
@@ -100,7 +101,7 @@ def test_quick_demo_needs_no_training(
 
 
 def test_version(mpdiag: Command) -> None:
-    assert mpdiag("--version") == (0, "mpdiag 0.2.0\n", "")
+    assert mpdiag("--version") == (0, f"mpdiag {__version__}\n", "")
 
 
 def test_export(tmp_path: Path, mpdiag: Command, make_run: Callable[..., Path]) -> None:
