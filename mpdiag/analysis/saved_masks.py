@@ -101,8 +101,9 @@ def merge_shards(writer: RunWriter, policy: SavePolicy) -> None:
                 file.unlink()
     images = {image for _, image, _ in worst}
     for thumbnail in (writer.path / "thumbnails").glob("*.jpg"):
-        if int(thumbnail.stem) not in images:
-            writer.delete_thumbnail(int(thumbnail.stem))
+        image = thumbnail.stem  # macOS adds files such as "._12.jpg"
+        if image.isdecimal() and int(image) not in images:
+            writer.delete_thumbnail(int(image))
 
 
 def change_scores(image: MeasuredImage) -> list[float]:

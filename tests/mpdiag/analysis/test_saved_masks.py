@@ -11,7 +11,7 @@ from mpdiag import evaluation
 from mpdiag.analysis import analyze
 from mpdiag.analysis.measure import MeasuredImage
 from mpdiag.analysis.options import SavePolicy
-from mpdiag.analysis.saved_masks import MaskSaver
+from mpdiag.analysis.saved_masks import MaskSaver, merge_shards
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.checkpoints.detectron2_config import TrainingInfo
 from mpdiag.config import LossConfig
@@ -51,6 +51,15 @@ def test_saved_masks_are_compressed_twentyfold(tmp_path: Path) -> None:
     saver.write("part-00000")
     (file,) = (tmp_path / "run" / "masks").glob("*.parquet")
     assert file.stat().st_size <= bits / 8 / 20
+
+
+def test_other_files_among_the_thumbnails_are_kept(tmp_path: Path) -> None:
+    writer = RunWriter.create(tmp_path / "run", {"name": "run"})
+    folder = tmp_path / "run" / "thumbnails"
+    for name in ("12.jpg", "._12.jpg", "cover.jpg"):
+        (folder / name).touch()
+    merge_shards(writer, SavePolicy(2))
+    assert {path.name for path in folder.iterdir()} == {"._12.jpg", "cover.jpg"}
 
 
 def test_only_one_image_has_masks_at_full_size(
