@@ -60,7 +60,7 @@ def compare(
         resamples: of the bootstrap.
 
     Raises:
-        RunError: layers, images or GT differ.
+        RunError: layers, images or their numbers of GT differ.
     """
     files = _check(a, b)
     terms = a.image_terms(), b.image_terms()
