@@ -14,10 +14,16 @@ from mpdiag.store import Run, rle
 
 IMAGES_PER_QUERY = 256
 
-_DETECTIONS = f"""
-SELECT image_id, layer, query, label, score, d.height, d.width,
-    {rle.bounded_counts_sql("i.height", "i.width")} AS counts
-FROM detections d JOIN images i USING (image_id)
+_IMAGES = """
+SELECT image_id, any_value(i.height), any_value(i.width),
+    coalesce(sum(octet_length(counts)), 0)::BIGINT AS bytes
+FROM images i LEFT JOIN (FROM detections WHERE layer IN (SELECT unnest(?))) d USING (image_id)
+GROUP BY image_id ORDER BY image_id
+"""
+
+_DETECTIONS = """
+SELECT image_id, layer, query, label, score, height, width, counts
+FROM detections
 WHERE image_id IN (SELECT unnest(?)) AND layer IN (SELECT unnest(?))
 ORDER BY image_id, layer, score DESC, query, label
 """
@@ -86,15 +92,22 @@ def detected_images(run: Run, layers: Sequence[int]) -> Iterator[DetectedImage]:
     """Yield every image with its detections in some layers, by image id.
 
     Raises:
-        RunError: a row is invalid: its mask does not fit the image, or its class is unknown.
+        RunError: a row is invalid: its mask does not fit the image, or its class is unknown; or
+            the masks of an image are too large.
     """
     num_classes = len(categories(run))
-    images = run.query("SELECT image_id, height, width FROM images ORDER BY image_id")
-    for start in range(0, len(images), IMAGES_PER_QUERY):
-        block = images.iloc[start : start + IMAGES_PER_QUERY]
+    images = run.query(_IMAGES, [list(layers)])
+    too_large = images["image_id"][images["bytes"] > rle.MAX_BYTES].tolist()
+    if too_large:
+        raise RunError(
+            f"{run.path / 'detections'}: the masks of image {too_large[0]} are too large; analyse "
+            "again"
+        )
+    by_bytes = images["bytes"].cumsum() // rle.MAX_BYTES
+    for _, block in images.groupby([by_bytes, images.index // IMAGES_PER_QUERY]):
         rows = run.query(_DETECTIONS, [block["image_id"].tolist(), list(layers)])
         by_image = dict(list(rows.groupby("image_id")))
-        for image_id, height, width in block.itertuples(index=False, name=None):
+        for image_id, height, width, _ in block.itertuples(index=False, name=None):
             size, found = (int(height), int(width)), by_image.get(image_id)
             records = [] if found is None else found.to_dict("records")
             try:

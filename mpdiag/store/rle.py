@@ -7,6 +7,12 @@ from pycocotools import mask as coco_mask
 MAX_CELLS = 1 << 28
 """Maximum number of cells of the masks that are decoded at a time."""
 
+MAX_BYTES = 1 << 26
+"""Maximum length of the counts of an image that are fetched at a time.
+
+A small file of equal rows can hold counts that exhaust memory.
+"""
+
 
 def encode(mask: npt.NDArray[np.bool_]) -> bytes:
     """Return the compressed RLE of a mask of shape (height, width)."""

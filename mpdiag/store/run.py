@@ -40,8 +40,6 @@ MAX_MASKS = 10_000
 MAX_NAME = 255
 """Maximum number of characters of a run's name, as of a file name."""
 
-_COUNTS = rle.bounded_counts_sql("input_height", "input_width")
-
 
 class Run:
     """A finished run: its header, its summary, and its rows through SQL. Open one with `open`."""
@@ -356,13 +354,21 @@ class Run:
             raise RunError(f"{self.path / 'run.json'} has no classes; analyse again") from None
 
     def _decode(self, kind: str, image_id: int, index: int | None) -> npt.NDArray[np.bool_]:
-        rows = self.query(
-            f"SELECT masks.height, masks.width, {_COUNTS}, "
-            "masks.height > input_height OR masks.width > input_width AS too_large "
+        source = (
             "FROM masks JOIN images USING (image_id) "
-            "WHERE kind = ? AND image_id = ? AND (index = ? OR ? IS NULL) ORDER BY layer, index "
-            "LIMIT ?",
-            [kind, int(image_id), index, index, MAX_MASKS],
+            "WHERE kind = ? AND image_id = ? AND (index = ? OR ? IS NULL)"
+        )
+        params = [kind, int(image_id), index, index]
+        size = self.query(f"SELECT sum(octet_length(counts)) AS size {source}", params)["size"][0]
+        if size > rle.MAX_BYTES:
+            raise RunError(
+                f"{self.path / 'masks'}: the masks of image {image_id} are too large; analyse again"
+            )
+        rows = self.query(
+            "SELECT masks.height, masks.width, counts, "
+            "masks.height > input_height OR masks.width > input_width AS too_large "
+            f"{source} ORDER BY layer, index LIMIT ?",
+            [*params, MAX_MASKS],
         )
         if rows.empty:
             return np.zeros((0, 0, 0), dtype=np.bool_)

@@ -112,6 +112,26 @@ def test_long_counts_in_a_small_file(run: Path, table: str, one_gib: None) -> No
             list(detected_images(opened, [2]))
 
 
+@pytest.mark.parametrize("table", ["masks", "detections"])
+def test_many_rows_of_long_counts_in_a_small_file(run: Path, table: str, one_gib: None) -> None:
+    """Each mask has one run per cell, as a chessboard of the size of the image."""
+    image = {"image_id": 1, "height": 2000, "width": 2000}
+    for key, value in image.items():
+        edit_table(run, table, partial(with_column, name=key, value=value))
+    for key in ("height", "width", "input_height", "input_width"):
+        edit_table(run, "images", partial(with_column, name=key, value=2000))
+    edit_table(run, table, partial(with_column, name="counts", value=b"1" * 4_000_000))
+    equal_rows(run, table, 20)
+    assert (run / table / PART).stat().st_size < 40_000
+    opened = Run.open(run)
+    with pytest.raises(RunError, match=f"{table}: the masks of image 1 are too large"):
+        if table == "masks":
+            (query,) = set(opened.query("SELECT index FROM masks")["index"])
+            opened.masks(1, int(query))
+        else:
+            list(detected_images(opened, [2]))
+
+
 @pytest.mark.parametrize("counts", [b"", b"1", b"11", b"\xff\xff", b"o" * 50, b"P" * 9, b"0o0"])
 def test_run_lengths_that_do_not_fill_the_mask(counts: bytes) -> None:
     with pytest.raises(ValueError):

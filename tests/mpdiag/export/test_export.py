@@ -21,7 +21,8 @@ from pycocotools.cocoeval import COCOeval
 
 from mpdiag.errors import OutputError, RunError
 from mpdiag.export import export_coco, export_fiftyone
-from mpdiag.store import Run
+from mpdiag.export.detections import detected_images
+from mpdiag.store import Run, rle
 
 LAYER = "layer-09.json"
 
@@ -52,6 +53,18 @@ def expected_masks(run: Run) -> dict[tuple[int, int], Any]:
         for image, query, height, width, counts in rows
     }
     return {key: mask for key, mask in masks.items() if mask.any()}
+
+
+def test_detections_are_read_in_blocks_of_bounded_size(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = list(detected_images(run, [9]))
+    sizes = run.query("SELECT sum(octet_length(counts)) AS size FROM detections GROUP BY image_id")
+    monkeypatch.setattr(rle, "MAX_BYTES", int(sizes["size"].max()))
+    assert list(detected_images(run, [9])) == expected and len(expected) == 4
+    monkeypatch.setattr(rle, "MAX_BYTES", int(sizes["size"].max()) - 1)
+    with pytest.raises(RunError, match=r"detections: the masks of image \d are too large"):
+        next(detected_images(run, [9]))
 
 
 def test_coco_results_load_in_pycocotools_and_score_as_the_masks_do(
