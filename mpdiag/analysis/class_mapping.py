@@ -1,5 +1,6 @@
 """Map the classes of a model to those of a data set by their names."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from mpdiag.data import ClassInfo
 from mpdiag.errors import CheckpointError
+
+_log = logging.getLogger(__name__)
 
 NAMES_SHOWN = 5  # of classes in an error
 SAME_ORDER = 0.75  # share of equal names from which on two lists count as the same classes
@@ -76,6 +79,7 @@ def map_classes(
                 f"{model}: predicts {count} classes, but {data} has {len(classes)}; give the data "
                 "set that it was trained on"
             )
+        _log.info("%s: has no class names; class k is taken to be class k of %s", model, data)
         return in_order
     names = [info.name for info in classes]
     columns = [_column(name, labels) for name in names]
@@ -88,9 +92,11 @@ def map_classes(
     unknown = [name for name, column in zip(names, columns, strict=True) if column is None]
     missing = ", ".join((unknown or names)[:NAMES_SHOWN])
     more = f" and {len(unknown) - NAMES_SHOWN} more" if len(unknown) > NAMES_SHOWN else ""
+    known = ", ".join([*labels[:NAMES_SHOWN], *(["..."] if count > NAMES_SHOWN else [])])
     raise CheckpointError(
-        f"{model}: its {count} classes ({', '.join(labels[:NAMES_SHOWN])}, ...) don't include "
-        f"{missing}{more} of {data}; give the data set that it was trained on"
+        f"{model}: its {count} classes ({known}) don't include {missing}{more} of {data}; give the "
+        "data set that it was trained on, or correct the model's names (transformers: id2label in "
+        "config.json)"
     )
 
 

@@ -25,6 +25,15 @@ def test_names_match_in_any_order_and_case() -> None:
     assert columns(None, "cat", "dog") == [0, 1]
 
 
+def test_classes_without_names_are_matched_by_position_with_a_note(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    assert columns(["dog", "cat"], "cat", "dog") == [1, 0] and not caplog.messages
+    assert columns(None, "cat", "dog") == [0, 1]
+    assert caplog.messages == ["model: has no class names; class k is taken to be class k of data"]
+
+
 def test_mostly_equal_lists_keep_their_order() -> None:
     assert columns(["wall", "sky", "tree", "windowpane"], "wall", "sky", "tree", "window") == [
         *range(4)
@@ -34,9 +43,12 @@ def test_mostly_equal_lists_keep_their_order() -> None:
 
 
 def test_missing_classes_are_named() -> None:
-    with pytest.raises(CheckpointError, match=r"model: its 2 classes \(cat, dog, ...\)") as caught:
+    with pytest.raises(CheckpointError, match=r"model: its 2 classes \(cat, dog\)") as caught:
         map_classes(["cat", "dog"], 2, classes(*"abcdefg"), "model", "data.json")
     assert "don't include a, b, c, d, e and 2 more of data.json" in str(caught.value)
+    assert "correct the model's names (transformers: id2label in config.json)" in str(caught.value)
+    with pytest.raises(CheckpointError, match=r"its 6 classes \(a, b, c, d, e, \.\.\.\) don't"):
+        map_classes(list("abcdef"), 6, classes("x"), "model", "data")
     with pytest.raises(CheckpointError, match="predicts 3 classes, but data has 2"):
         map_classes(None, 3, classes("a", "b"), "model", "data")
     with pytest.raises(CheckpointError, match="don't include"):  # two classes of the same label
