@@ -16,6 +16,7 @@ import torch
 from mpdiag.choices import Task
 from mpdiag.data.annotations import ImageRecord
 from mpdiag.data.dataset import SegmentationDataset
+from mpdiag.data.files import choose_root
 from mpdiag.data.image_files import read_integer_map, read_rgb
 from mpdiag.data.integer_maps import ground_truth_from_map
 from mpdiag.data.label_maps import IGNORE, class_segments
@@ -80,14 +81,12 @@ def open_catalog_dataset(
         ) from None
     task = _choose_task(key, records, task)
     reader = RecordReader(key, catalogs.MetadataCatalog.get(key).as_dict(), task, on_problem)
-    try:
-        root = Path(os.path.commonpath([Path(record["file_name"]).parent for record in records]))
-    except (KeyError, TypeError, ValueError):
-        raise DataError(
-            f"{key}: its entries need a file_name each, all absolute or all relative; correct the "
-            "registered function"
-        ) from None
-    annotations = _CatalogAnnotations(reader, records, root)
+    root, names = _folder_of(key, records, "file_name")
+    if task != "instance":
+        annotated = [record for record in records if _KEY_OF_TASK[task] in record]
+        maps, map_names = _folder_of(key, annotated, _KEY_OF_TASK[task])
+        choose_root(reader.path, map_names, [maps], on_problem)  # reports missing files
+    annotations = _CatalogAnnotations(reader, records, names)
     return SegmentationDataset(annotations, root, task=task, name=key, on_problem=on_problem)
 
 
@@ -220,14 +219,28 @@ class RecordReader:
         )
 
 
-class _CatalogAnnotations:
-    """Annotations (see `Annotations`) of all entries.
+def _folder_of(name: str, records: Sequence[Record], key: str) -> tuple[Path, list[str]]:
+    """Return the folder with the files that the entries have at a key, and their names in it."""
+    try:
+        files = [Path(record[key]) for record in records]
+        folder = Path(os.path.commonpath([file.parent for file in files]))
+    except (KeyError, TypeError, ValueError):
+        raise DataError(
+            f"{name}: its entries need a {key} each, all absolute or all relative; correct the "
+            "registered function"
+        ) from None
+    return folder, [file.relative_to(folder).as_posix() for file in files]
 
-    File names are relative to `root`. If an image id is not an integer from 0 to 2^63 - 1,
-    or occurs twice, ids count from 1.
+
+class _CatalogAnnotations:
+    """Annotations (see `Annotations`) of all entries, whose images have the given names.
+
+    If an image id is not an integer from 0 to 2^63 - 1, or occurs twice, ids count from 1.
     """
 
-    def __init__(self, reader: RecordReader, records: Sequence[Record], root: Path) -> None:
+    def __init__(
+        self, reader: RecordReader, records: Sequence[Record], names: Sequence[str]
+    ) -> None:
         self.path = reader.path
         self.classes = reader.classes
         numbers = [
@@ -238,8 +251,7 @@ class _CatalogAnnotations:
         if len(set(numbers)) < len(records):
             numbers = list(range(1, len(records) + 1))
         self.images = [
-            ImageRecord(number, Path(record["file_name"]).relative_to(root).as_posix())
-            for number, record in zip(numbers, records, strict=True)
+            ImageRecord(number, name) for number, name in zip(numbers, names, strict=True)
         ]
         self._reader = reader
         self._num_objects = [reader.num_objects(record) for record in records]

@@ -8,7 +8,7 @@ import numpy as np
 
 from mpdiag.choices import Task
 from mpdiag.data.annotations import OpenedSplit
-from mpdiag.data.files import require_instance_task, split_folder
+from mpdiag.data.files import choose_root, require_instance_task, split_folder
 from mpdiag.data.image_files import read_integer_map, read_rgb
 from mpdiag.data.instance_files import ONE_CLASS, AnnotatedImage, InstanceFiles
 from mpdiag.data.integer_maps import ground_truth_from_map
@@ -36,6 +36,7 @@ def open_image_folder(
     require_instance_task(folder, task)
     root = split_folder(folder, split)
     images = _read_metadata(root / METADATA)
+    choose_root(root / METADATA, [x.annotation for x in images], [root], on_problem)
     path = folder / _CLASSES
     if not path.exists():
         return InstanceFiles(root, images, ONE_CLASS, _read_instances), root

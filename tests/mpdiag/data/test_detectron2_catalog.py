@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mpdiag.data import load_dataset
+from mpdiag.data.check import check_dataset
 from mpdiag.data.detectron2_catalog import RecordReader
 from mpdiag.errors import DataError, DependencyError
 
@@ -103,11 +104,13 @@ class _Metadata(dict[str, Any]):
     as_dict = dict.copy
 
 
-def register(monkeypatch: pytest.MonkeyPatch, records: list[dict[str, Any]]) -> None:
-    """Register instance records as `mine` in the catalogs of a detectron2 that is not installed."""
+def register(
+    monkeypatch: pytest.MonkeyPatch, records: list[dict[str, Any]], metadata: Any = THINGS
+) -> None:
+    """Register records as `mine` in the catalogs of a detectron2 that is not installed."""
     catalogs = ModuleType("detectron2.data")
     catalogs.DatasetCatalog = {"mine": records}  # type: ignore[attr-defined]
-    catalogs.MetadataCatalog = {"mine": _Metadata(THINGS)}  # type: ignore[attr-defined]
+    catalogs.MetadataCatalog = {"mine": _Metadata(metadata)}  # type: ignore[attr-defined]
     package = ModuleType("detectron2")
     package.__spec__ = ModuleSpec("detectron2", None)
     monkeypatch.setitem(sys.modules, "detectron2", package)
@@ -132,6 +135,24 @@ def test_image_ids(
     records = [{"file_name": str(file), "image_id": one, "annotations": []} for one in given]
     register(monkeypatch, records)
     assert load_dataset("mine").image_ids == expected
+
+
+def test_missing_maps_are_reported_beside_missing_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("1.png", "2.png", "map-1.png"):
+        Image.new("L", (6, 4)).save(tmp_path / name)
+    records = [
+        {
+            "file_name": str(tmp_path / f"{x}.png"),
+            "sem_seg_file_name": str(tmp_path / f"map-{x}.png"),
+        }
+        for x in range(1, 4)
+    ]
+    register(monkeypatch, records, ALL)
+    missing = check_dataset("mine").errors["missing file"]
+    assert missing.count == 3  # two maps and an image
+    assert "2 of 3 files are missing" in missing.examples[0] and "map-2.png" in missing.examples[0]
 
 
 def test_module_name_needs_detectron2(monkeypatch: pytest.MonkeyPatch) -> None:

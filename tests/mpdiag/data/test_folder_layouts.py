@@ -331,6 +331,15 @@ def test_instance_maps_without_classes(tmp_path: Path) -> None:
         dataset.ground_truth(1)
 
 
+def test_missing_map_is_reported_beside_a_missing_image(tmp_path: Path) -> None:
+    folder = folder_with("image folder", tmp_path)
+    (folder / "train" / "a.png").unlink()
+    (folder / "train" / "maps" / "b.png").unlink()
+    missing = check_dataset(str(folder), split="train").errors["missing file"]
+    assert missing.count == 2
+    assert "maps/b.png" in missing.examples[0] and "a.png" in missing.examples[1]
+
+
 def test_class_that_id2label_lacks(tmp_path: Path) -> None:
     folder = folder_with("image folder", tmp_path)
     write_json(folder / "id2label.json", {"1": "cell"})
