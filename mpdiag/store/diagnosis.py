@@ -28,7 +28,8 @@ class Finding:
         cause: name of `CAUSES`.
         at_stake: score that the remedy gains, after the remedies of all findings before this one.
         interval: 95% interval of `at_stake` over resampled images.
-        layers, classes, queries: where it happens; class indices. Empty for all.
+        layers, classes, queries: where it happens; class indices. Empty if all are
+            concerned, or none stands out.
         evidence: numbers by name. `images` lists ids of images to look at.
         confidence: share of resamples in which the remedy gains.
     """
