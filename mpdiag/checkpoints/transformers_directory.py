@@ -1,6 +1,7 @@
 """Read and write directories of transformers' Mask2Former without the library."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,8 @@ from mpdiag.errors import CheckpointError
 from mpdiag.legacy_names import upgrade_config
 from mpdiag.models import Mask2Former
 from mpdiag.untrusted import printable
+
+_log = logging.getLogger(__name__)
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS, INDEX = ("model.safetensors", "pytorch_model.bin"), ".index.json"  # of shards
@@ -123,6 +126,13 @@ def read_transformers(directory: Path) -> CheckpointContents:
     check_settings(settings, architecture_settings(config, weights), source)
     images = directory / PREPROCESSOR
     preprocessor = read_json(images) if images.is_file() else {}
+    if not preprocessor:
+        _log.info(
+            "%s: no such file; images are preprocessed as for the published models: statistics of "
+            "ImageNet, sides of %d and at most %d pixels",
+            images,
+            *PUBLISHED_SIZE,
+        )
     config = with_pixel_statistics(config, preprocessor, str(images))
     loss = loss_of(settings, LossConfig(), source)
     found = CheckpointContents(

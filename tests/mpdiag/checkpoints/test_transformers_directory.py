@@ -333,6 +333,18 @@ def test_settings_that_contradict_the_weights_are_reported(
     assert type(caught.value).__module__ == "mpdiag.errors"
 
 
+def test_a_missing_preprocessor_is_noted(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    read_transformers(directory)
+    assert not caplog.messages
+    (directory / "preprocessor_config.json").unlink()
+    config = read_transformers(directory).config
+    assert config.pixel_mean == ModelConfig(num_classes=3).pixel_mean
+    (message,) = caplog.messages
+    assert "preprocessor_config.json: no such file; images are preprocessed as for" in message
+    assert message.endswith("statistics of ImageNet, sides of 800 and at most 1333 pixels")
+
+
 def test_broken_directories_are_reported(directory: Path) -> None:
     (directory / "preprocessor_config.json").write_text('{"image_mean": [0.5]}')
     with pytest.raises(CheckpointError, match=r"image_mean = \[0.5\]: give 3 numbers"):
