@@ -150,7 +150,11 @@ def prepare(
     scale: Annotated[int, typer.Option(help="Enlarge each tile by this factor.", min=1)] = 1,
     root: Root = None,
     split: Annotated[
-        str | None, typer.Option(help="Split to cut.", show_default="both; val of FILE.json")
+        str | None,
+        typer.Option(
+            help="Split to cut.",
+            show_default="both; val of FILE.json; give one for a registered name",
+        ),
     ] = None,
 ) -> None:
     """Prepare a public data set from a clone of its repository, or cut a data set into tiles."""
