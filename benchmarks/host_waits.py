@@ -33,7 +33,7 @@ def count_waits(run: Callable[[], object]) -> dict[str, Any]:
     with _sync_warnings() as caught:
         run()
     for warning in caught:
-        if "synchronizing" in str(warning.message):
+        if "called a synchronizing" in str(warning.message):
             path = Path(warning.filename)
             name = path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path.name
             lines[f"{name}:{warning.lineno}"] += 1

@@ -64,9 +64,13 @@ def train(
     """
     distributed = DistributedContext.initialize()
     try:
-        return _train(config, output, resume, console or Console(stderr=True), distributed)
-    finally:
+        path = _train(config, output, resume, console or Console(stderr=True), distributed)
+    except StoppedBySignalError:
         distributed.shutdown()
+        raise
+    # Not after an error of one process: NCCL would wait for the others, and no error be printed.
+    distributed.shutdown()
+    return path
 
 
 def _train(

@@ -21,6 +21,7 @@ from mpdiag.diagnosis.model_measures import add_measures
 from mpdiag.diagnosis.run_evidence import open_dataset, read_evidence
 from mpdiag.diagnosis.search import Search
 from mpdiag.errors import DataError
+from mpdiag.ops import tf32
 from mpdiag.ops.devices import choose_device
 from mpdiag.store import Run
 from mpdiag.store.diagnosis import THRESHOLD, Diagnosis
@@ -87,7 +88,8 @@ def diagnose(
         model = open_model(source, chosen.config, chosen.engine)
         if not isinstance(dataset, SegmentationDataset):
             dataset = choose_dataset(dataset, model, chosen)
-        found = _diagnose_model(model, dataset, chosen, threshold, progress, resume, shard)
+        with tf32("none"):  # results do not depend on the generation of the GPU
+            found = _diagnose_model(model, dataset, chosen, threshold, progress, resume, shard)
         return _named(found, dataset)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mpdiag.errors import DependencyError
 from mpdiag.ops.custom_operator import AttentionFunction, SpatialShapes, register_operator
+from mpdiag.ops.triton_driver import require_triton_driver
 
 HUB_KERNEL = "kernels-community/deformable-detr"  # what transformers' `use_kernels` loads
 IM2COL_STEP = 64  # number of images that the original extension processes at once
@@ -29,6 +30,7 @@ def load_deformops() -> AttentionFunction:
         raise DependencyError(f"it needs Python 3.12 or 3.13, this is {version}")
     registry = _import_package("deformops.registry")
     _require_cuda()
+    require_triton_driver()
 
     def function(
         value: Tensor, shapes: SpatialShapes, locations: Tensor, weights: Tensor
@@ -54,7 +56,8 @@ def load_torch_ms_deform_attn() -> AttentionFunction:
         value: Tensor, shapes: SpatialShapes, locations: Tensor, weights: Tensor
     ) -> Tensor:
         levels = _levels(tuple(map(tuple, shapes)), value.device)
-        output: Tensor = ms_deform_attn(value, *levels, locations, weights)
+        with torch.cuda.device_of(value):
+            output: Tensor = ms_deform_attn(value, *levels, locations, weights)
         return output
 
     return function
@@ -87,16 +90,20 @@ def _of_extension(name: str, extension: ModuleType) -> AttentionFunction:
     def forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
         levels = _levels(tuple(zip(shapes[::2], shapes[1::2], strict=True)), value.device)
         step = math.gcd(len(value), IM2COL_STEP)  # it must divide the batch
-        output: Tensor = extension.ms_deform_attn_forward(value, *levels, locations, weights, step)
+        with torch.cuda.device_of(value):  # the extension takes the current device
+            output: Tensor = extension.ms_deform_attn_forward(
+                value, *levels, locations, weights, step
+            )
         return output
 
     def backward(
         grad: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         levels = _levels(tuple(zip(shapes[::2], shapes[1::2], strict=True)), value.device)
-        grad_value, grad_locations, grad_weights = extension.ms_deform_attn_backward(
-            value, *levels, locations, weights, grad, math.gcd(len(value), IM2COL_STEP)
-        )
+        with torch.cuda.device_of(value):
+            grad_value, grad_locations, grad_weights = extension.ms_deform_attn_backward(
+                value, *levels, locations, weights, grad, math.gcd(len(value), IM2COL_STEP)
+            )
         return grad_value, grad_locations, grad_weights
 
     return register_operator(f"ms_deform_attn_{name}", forward, backward)

@@ -15,17 +15,23 @@ from torch import Tensor
 
 from mpdiag.errors import DependencyError
 from mpdiag.ops.custom_operator import AttentionFunction, register_operator
+from mpdiag.ops.triton_driver import require_triton_driver
 
 # Elements of a block (queries times channels) and warps. Triton measures them when a kernel first
-# runs for a number of channels and a dtype, and stores the choice in its cache directory.
+# runs for a number of channels and a dtype, on a small or a large problem, and stores the choice in
+# its cache directory.
 CONFIGS = [
     triton.Config({"TILE": tile}, num_warps=warps) for tile in (1024, 512, 2048) for warps in (4, 8)
 ]
 if triton.knobs.runtime.interpret:  # cannot measure times
     CONFIGS = CONFIGS[:1]
 autotune = partial(
-    triton.autotune, configs=CONFIGS, key=["channels", "LEVELS", "POINTS"], cache_results=True
+    triton.autotune,
+    configs=CONFIGS,
+    key=["channels", "LEVELS", "POINTS", "LARGE"],
+    cache_results=True,
 )
+LARGE_QUERIES = 4096  # of all images: with fewer, the times of all configurations are equal
 
 
 def load() -> AttentionFunction:
@@ -34,10 +40,12 @@ def load() -> AttentionFunction:
     Triton's interpreter (TRITON_INTERPRET=1) runs it on the CPU, for tests.
 
     Raises:
-        DependencyError: there is no GPU.
+        DependencyError: there is no GPU, or Triton cannot use it.
     """
-    if not (torch.cuda.is_available() or triton.knobs.runtime.interpret):
-        raise DependencyError("no CUDA device is available to PyTorch")
+    if not triton.knobs.runtime.interpret:
+        if not torch.cuda.is_available():
+            raise DependencyError("no CUDA device is available to PyTorch")
+        require_triton_driver()
     return register_operator("ms_deform_attn_triton", _run_forward, _run_backward)
 
 
@@ -86,6 +94,7 @@ def _launch(
             LEVELS=levels,
             POINTS=points,
             WIDTH=width,
+            LARGE=batch * queries >= LARGE_QUERIES,
             enable_fp_fusion=True,
         )
 
@@ -131,6 +140,7 @@ def _forward(  # type: ignore[no-untyped-def]
     LEVELS: tl.constexpr,
     POINTS: tl.constexpr,
     WIDTH: tl.constexpr,
+    LARGE: tl.constexpr,
     TILE: tl.constexpr,
 ):
     """Compute `_run_forward` for some queries; WIDTH is the power of two from `channels`."""
@@ -187,6 +197,7 @@ def _backward(  # type: ignore[no-untyped-def]
     LEVELS: tl.constexpr,
     POINTS: tl.constexpr,
     WIDTH: tl.constexpr,
+    LARGE: tl.constexpr,
     TILE: tl.constexpr,
 ):
     """Compute `_run_backward` for some queries; `grad_value` is float32 zeros."""

@@ -21,11 +21,11 @@ from mpdiag.models import Mask2Former
 from mpdiag.ops import use_backend
 from mpdiag.ops.backends import get_backend
 
-# One precision stands for all.
+# One precision stands for all, and one variant.
 TOY_STEPS = {
     name: step
     for name, step in STEPS.items()
-    if not name.startswith("training") or name == "training, bf16 and tf32"
+    if not name.startswith(("training", "batch", "compile")) or name == "training, bf16 and tf32"
 }
 
 
@@ -95,7 +95,11 @@ def test_budget_resume_and_failures(
     steps = {"first": step("first", 1000), "broken": SimpleNamespace(run=failing, seconds=1)}
     steps |= {"long": step("long", 1000), "short": step("short", 1)}
     monkeypatch.setattr(gpu, "STEPS", steps)
-    file, lines = tmp_path / "gpu.json", []
+    file, lines, limits = tmp_path / "gpu.json", [], []
+
+    def execute(run: Callable[[], object], seconds: float) -> object:
+        limits.append(seconds)
+        return call(run)
 
     def run(minutes: float = 1, size: str = "full") -> dict[str, dict[str, object]]:
         content = bench_gpu(
@@ -103,11 +107,12 @@ def test_budget_resume_and_failures(
             minutes=minutes,
             size=size,
             report=lines.append,
-            execute=lambda run, seconds: call(run),
+            execute=execute,
         )
         return content["steps"]
 
     found = run()
+    assert limits == [1000, 3, 3]  # a step that hangs leaves time for the others
     assert ran == ["first", "short"] and "left for the next call" in "".join(lines)
     assert "ZeroDivisionError: on purpose" in found["broken"]["error"]
     text = render(gpu_table(json.loads(file.read_text())))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from trainers.distributed import DistributedContext
 from trainers.failed_step import main, replay
 from trainers.loop import train
 from trainers.methods import build_method
+from trainers.signals import StoppedBySignalError
 from trainers.trainer import Trainer, non_finite_error
 
 QUIET = Console(quiet=True)
@@ -295,3 +297,25 @@ def test_full_disk_keeps_the_last_checkpoint(
     assert not list(output.glob("*.tmp"))
     train(config, output, resume=True, console=QUIET)
     assert (output / "model_final.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "destroyed"),
+    [(None, 1), (StoppedBySignalError("stopped", 15), 1), (DataError("x"), 0)],
+)
+def test_the_process_group_stays_after_an_error_of_one_process(
+    small_recipe, tmp_path: Path, monkeypatch, error: Exception | None, destroyed: int
+) -> None:
+    """NCCL would wait for the processes that have no error, and nobody would see it."""
+
+    def run(*_: object) -> Path:
+        if error is not None:
+            raise error
+        return tmp_path
+
+    calls: list[DistributedContext] = []
+    monkeypatch.setattr(DistributedContext, "shutdown", lambda self: calls.append(self))
+    monkeypatch.setattr("trainers.loop._train", run)
+    with nullcontext() if error is None else pytest.raises(type(error)):
+        train(small_recipe(), tmp_path / "run", console=QUIET)
+    assert len(calls) == destroyed

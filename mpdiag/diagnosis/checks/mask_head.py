@@ -49,6 +49,10 @@ class Pairs:
     features: Tensor
     targets: Tensor
 
+    def to(self, device: torch.device) -> "Pairs":
+        """Return the pairs on a device."""
+        return Pairs(self.states.to(device), self.features.to(device), self.targets.to(device))
+
 
 def check_mask_head(trials: Trials) -> Iterator[Candidate]:
     """Yield the predictions with a new last layer of the mask head, if its loss is lower."""
@@ -119,7 +123,8 @@ def _collect_pairs(trials: Trials, model: Mask2Former) -> list[Pairs]:
         return pairs
 
     try:
-        return list(chain.from_iterable(collector.measure_batches(collector.indices, measure)))
+        pairs = chain.from_iterable(collector.measure_batches(collector.indices, measure))
+        return [one.to(collector.device) for one in pairs]
     finally:
         for handle in handles:
             handle.remove()
@@ -138,7 +143,8 @@ def _pairs_of(image: ImageEvidence, states: Tensor, features: Tensor, masks: Ten
                 rows.append(row_of[gt])
     stacked = torch.stack(chosen) if chosen else states.new_zeros(0, states.shape[-1])
     targets = masks.flatten(1)[rows][:, points] if rows else masks.new_zeros(0, len(points))
-    return Pairs(stacked, features.flatten(1)[:, points], targets.float())
+    found = Pairs(stacked, features.flatten(1)[:, points], targets.float())
+    return found.to(torch.device("cpu"))  # another process would get a tensor of this one's GPU
 
 
 def _loss(head: Head, pairs: Sequence[Pairs]) -> Tensor:

@@ -66,6 +66,22 @@ def test_cached_levels_of_an_inference_are_usable_in_training() -> None:
     assert not any(tensor.is_inference() for tensor in external_kernels._levels(*arguments))
 
 
+def test_a_triton_that_cannot_set_up_its_driver_is_not_used(monkeypatch) -> None:
+    """As without a C compiler: the next backend runs."""
+    triton = pytest.importorskip("triton")
+
+    def fail(driver: object) -> None:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC.")
+
+    monkeypatch.setattr(type(triton.runtime.driver), "active", property(fail))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    from mpdiag.ops import triton_kernel
+
+    message = r"^Triton cannot set up its driver \(Failed to find C compiler\.\)$"
+    with pytest.raises(DependencyError, match=message):
+        triton_kernel.load()
+
+
 def test_deformops_names_the_supported_python_versions(monkeypatch) -> None:
     if sys.version_info[:2] in ((3, 12), (3, 13)):
         pytest.skip("this version is supported")

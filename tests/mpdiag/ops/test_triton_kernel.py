@@ -33,7 +33,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from mpdiag.ops import triton_kernel
-sizes = {"LEVELS": 3, "POINTS": 4, "WIDTH": 32, "TILE": 1024}
+sizes = {"LEVELS": 3, "POINTS": 4, "WIDTH": 32, "LARGE": True, "TILE": 1024}
 types = {"shapes": "*i32", "value": "*bf16", "output": "*bf16", "grad": "*bf16"}
 types |= dict.fromkeys(("cells", "queries", "heads", "channels"), "i32")
 types |= dict.fromkeys(sizes, "constexpr")
