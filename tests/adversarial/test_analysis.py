@@ -201,7 +201,7 @@ def test_invalid_option_is_an_error_of_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("mpdiag.analysis.pipeline.open_model", lambda *_: small_checkpoint)
-    given = ["analyze", "small.pth", "--dataset", "synthetic", "--root", str(synthetic_root)]
+    given = ["analyze", "user/model", "--dataset", "synthetic", "--root", str(synthetic_root)]
     words = ["mpdiag", *given, "--output", str(tmp_path / "run"), *arguments]
     monkeypatch.setattr("sys.argv", words)
     with pytest.raises(SystemExit, match="2"):

@@ -47,7 +47,8 @@ def test_command_line_passes_every_option(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     def prepare(*arguments: object, **given: object) -> SimpleNamespace:
         received.update(given)
-        return SimpleNamespace(write=lambda: None, output=tmp_path, evaluate=False)
+        summary = {"layers": [], "num_images": 0, "num_gt": 0}
+        return SimpleNamespace(write=lambda: summary, output=tmp_path, evaluate=False)
 
     monkeypatch.setattr(pipeline, "prepare_run", prepare)
     values = {
@@ -57,7 +58,7 @@ def test_command_line_passes_every_option(monkeypatch: pytest.MonkeyPatch, tmp_p
         "intervene": ["attention=gt:1", "attention=none:2"], "device": "cpu",
         "resume": True,
     }  # fmt: skip
-    arguments = ["model.pth", "--output", str(tmp_path)]
+    arguments = ["user/model", "--output", str(tmp_path)]
     for name, value in values.items():
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
