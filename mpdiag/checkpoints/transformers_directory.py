@@ -125,8 +125,10 @@ def read_transformers(directory: Path) -> CheckpointContents:
     config = with_drop_path(model_config_of(weights, str(path)), settings, source)
     check_settings(settings, architecture_settings(config, weights), source)
     images = directory / PREPROCESSOR
-    preprocessor = read_json(images) if images.is_file() else {}
-    if not preprocessor:
+    preprocessor = {}
+    if images.is_file():
+        preprocessor = read_json(images)
+    else:
         _log.info(
             "%s: no such file; images are preprocessed as for the published models: statistics of "
             "ImageNet, sides of %d and at most %d pixels",

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from mpdiag.analysis import analyze
 from mpdiag.analysis.build_adapter import build_adapter
 from mpdiag.analysis.options import AnalysisOptions
-from mpdiag.checkpoints import LoadedCheckpoint
-from mpdiag.checkpoints.detectron2_config import TrainingInfo
-from mpdiag.config import LossConfig, ModelConfig
+from mpdiag.config import ModelConfig
 from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset
 from mpdiag.diagnosis.collect import Collector
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.models import Mask2Former
+
+from .module_checkpoint import as_checkpoint
 
 LAYERS, QUERIES, CLASSES, OBJECTS = 3, 10, 3, 2
 
@@ -33,13 +34,34 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
     return load_dataset("synthetic", root=root)
 
 
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
+    root = tmp_path_factory.mktemp("data")
+    generate_synthetic(root / "synthetic", train=1, val=4, size=64)
+    return load_dataset("synthetic", root=root)
+
+
+@pytest.fixture(scope="session")
+def model(small_config: ModelConfig) -> Mask2Former:
+    torch.manual_seed(0)
+    config = small_config.model_copy(update={"num_classes": 7})
+    return Mask2Former(config).eval()
+
+
+@pytest.fixture(scope="session")
+def run(
+    model: Mask2Former, data: SegmentationDataset, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "run"
+    analyze(as_checkpoint(model), data, path, evaluate_layers=True, save_masks="none")
+    return path
+
+
 @pytest.fixture
 def collector(small_config: ModelConfig, small_data: SegmentationDataset) -> Collector:
     torch.manual_seed(0)
     model = Mask2Former(small_config.model_copy(update={"num_classes": 7})).eval()
-    info = TrainingInfo(LossConfig(), short_side=64, long_side=64)
-    loaded = LoadedCheckpoint(Path("model"), "module", "0" * 64, model, training_info=info)
-    adapter = build_adapter(loaded, small_data, AnalysisOptions())
+    adapter = build_adapter(as_checkpoint(model), small_data, AnalysisOptions())
     return Collector(adapter, small_data, range(2), torch.device("cpu"))
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shlex
 import shutil
 import tracemalloc
 from dataclasses import replace
@@ -16,14 +15,11 @@ import pytest
 import torch
 
 import mpdiag
-from mpdiag import diagnosis
 from mpdiag.analysis.build_adapter import build_adapter
 from mpdiag.analysis.options import AnalysisOptions
-from mpdiag.checkpoints import LoadedCheckpoint, save_checkpoint
 from mpdiag.checkpoints.detectron2_config import TrainingInfo
-from mpdiag.cli import app
-from mpdiag.config import LossConfig, ModelConfig
-from mpdiag.data import SegmentationDataset, generate_synthetic, load_dataset, padded_targets
+from mpdiag.config import LossConfig
+from mpdiag.data import SegmentationDataset, load_dataset, padded_targets
 from mpdiag.diagnosis import run_evidence
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.checks import evidence_candidates
@@ -32,46 +28,19 @@ from mpdiag.diagnosis.checks.pixels import received_pixels
 from mpdiag.diagnosis.collect import Collector, shift_masks, undo_shift
 from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.run_evidence import read_evidence
-from mpdiag.errors import ConfigError, DataError, OutputError, RunError
+from mpdiag.errors import ConfigError, DataError, RunError
 from mpdiag.models import Mask2Former, instance_inference
 from mpdiag.recording import InstanceRule
 from mpdiag.store import Run, rle
 from mpdiag.store.diagnosis import Diagnosis, Finding
 from mpdiag.store.schema import TABLES
-from reports.diagnosis import TIDE_ERRORS
 from reports.layer_tables import layer_tables
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
-    root = tmp_path_factory.mktemp("data")
-    generate_synthetic(root / "synthetic", train=1, val=4, size=64)
-    return load_dataset("synthetic", root=root)
-
-
-@pytest.fixture(scope="module")
-def model(small_config: ModelConfig) -> Mask2Former:
-    torch.manual_seed(0)
-    config = small_config.model_copy(update={"num_classes": 7})
-    return Mask2Former(config).eval()
-
-
-@pytest.fixture(scope="module")
-def run(
-    model: Mask2Former, data: SegmentationDataset, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    path = tmp_path_factory.mktemp("runs") / "run"
-    mpdiag.analyze(_loaded(model), data, path, evaluate_layers=True, save_masks="none")
-    return path
-
-
-def _loaded(model: Mask2Former) -> LoadedCheckpoint:
-    info = TrainingInfo(LossConfig(), short_side=64, long_side=64)
-    return LoadedCheckpoint(Path("model"), "module", "0" * 64, model, training_info=info)
+from .module_checkpoint import as_checkpoint
 
 
 def _collector(model: Mask2Former, data: SegmentationDataset) -> Collector:
-    adapter = build_adapter(_loaded(model), data, AnalysisOptions())
+    adapter = build_adapter(as_checkpoint(model), data, AnalysisOptions())
     adapter.to(torch.device("cpu"))
     return Collector(adapter, data, range(len(data)), torch.device("cpu"))
 
@@ -134,7 +103,7 @@ def test_the_evidence_of_a_run_gives_its_ap_in_each_layer(
 def test_a_run_with_detections_of_the_last_layer_only_names_this_layer(
     model: Mask2Former, data: SegmentationDataset, run: Path, tmp_path: Path
 ) -> None:
-    mpdiag.analyze(_loaded(model), data, tmp_path / "run", save_masks="none")
+    mpdiag.analyze(as_checkpoint(model), data, tmp_path / "run", save_masks="none")
     [only] = mpdiag.diagnose(tmp_path / "run").layers
     last = mpdiag.diagnose(run).layers[-1]
     assert only["layer"] == last["layer"] == Run.open(run).num_layers
@@ -144,7 +113,7 @@ def test_a_run_with_detections_of_the_last_layer_only_names_this_layer(
 def test_the_evidence_of_a_model_gives_the_ap_of_its_run(
     model: Mask2Former, data: SegmentationDataset, run: Path
 ) -> None:
-    adapter = build_adapter(_loaded(model), data, AnalysisOptions())
+    adapter = build_adapter(as_checkpoint(model), data, AnalysisOptions())
     adapter.to(torch.device("cpu"))
     evidence = Collector(adapter, data, range(4), torch.device("cpu")).collect(every_layer=True)
     expected = [layer["ap"] for layer in Run.open(run).summary["layer_scores"]]
@@ -157,7 +126,7 @@ def test_the_grid_of_a_run_is_that_of_the_model(
 ) -> None:
     """38 pixels, which 4 does not divide."""
     info = TrainingInfo(LossConfig(), short_side=38, long_side=38)
-    loaded = replace(_loaded(model), training_info=info)
+    loaded = replace(as_checkpoint(model), training_info=info)
     mpdiag.analyze(loaded, data, tmp_path / "run", limit=1, save_masks="none")
     adapter = build_adapter(loaded, data, AnalysisOptions())
     adapter.to(torch.device("cpu"))
@@ -174,7 +143,9 @@ def test_overlaps_are_those_of_the_instances_of_an_analysis(
 ) -> None:
     """Of images of 52 pixels, padded to 64, which the rule "sigmoid" crops in another way."""
     info = TrainingInfo(LossConfig(), short_side=52, long_side=52)
-    adapter = build_adapter(replace(_loaded(model), training_info=info), data, AnalysisOptions())
+    adapter = build_adapter(
+        replace(as_checkpoint(model), training_info=info), data, AnalysisOptions()
+    )
     adapter.to(device := torch.device("cpu"))
     adapter.info = replace(adapter.info, settings=replace(adapter.info.settings, inference=rule))
     collector = Collector(adapter, data, range(2), device)
@@ -212,18 +183,6 @@ def test_number_of_queries_in_the_summary_is_compared_with_the_rows(
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < queries**2
-
-
-def test_the_command_uses_the_data_set_of_the_run(
-    model: Mask2Former, run: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(run, tmp_path / "run")
-    save_checkpoint(tmp_path / "model.pth", model)
-    arguments = ["diagnose", str(tmp_path / "model.pth"), "--run", str(tmp_path / "run")]
-    app([*arguments, "--limit", "1"], standalone_mode=False)
-    written = Diagnosis.read(tmp_path / "run" / "diagnosis.json")
-    assert written.num_images == 1
-    assert list(written.class_names) == [one["name"] for one in Run.open(run).header["classes"]]
 
 
 @pytest.mark.parametrize(
@@ -345,129 +304,6 @@ def test_a_damaged_diagnosis_is_an_error(tmp_path: Path, text: str) -> None:
         Diagnosis.read(path)
 
 
-def test_the_command_writes_json_and_a_page(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    app(
-        [
-            "diagnose",
-            str(run),
-            "--json",
-            str(tmp_path / "a.json"),
-            "--html",
-            str(tmp_path / "a.html"),
-        ],
-        standalone_mode=False,
-    )
-    written = Diagnosis.read(tmp_path / "a.json")
-    assert Diagnosis.read(run / "diagnosis.json") == written
-    printed = " ".join(capsys.readouterr().out.split())
-    assert f"AP {100 * written.score:.1f} on 4 images" in printed
-    dearest = max(TIDE_ERRORS, key=lambda name: written.layers[-1][name])
-    cost = 100 * written.layers[-1][dearest]
-    assert f"that each kind of error costs, at most: {dearest} {cost:.1f}" in printed
-    names = Run.open(run).header["dataset"]
-    data = f"--dataset {names['annotation_file']} --root {names['image_root']}"
-    assert f"mpdiag diagnose model {data} --run {run}" in printed
-    page = (tmp_path / "a.html").read_text()
-    assert "<h1>" in page and "Exacerbation" in page
-
-
-@pytest.mark.parametrize("option", ["--json", "--html"])
-def test_a_file_that_cannot_be_written_is_an_error_before_the_work(
-    tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(diagnosis, "diagnose", None)
-    for file, problem in ((tmp_path / "no" / "a", "does not exist"), (tmp_path, "is a folder")):
-        with pytest.raises(OutputError, match=problem):
-            app(["diagnose", "user/model", option, str(file)], standalone_mode=False)
-
-
-def test_the_result_is_printed_before_it_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def diagnose(*_: object, **options: object) -> Diagnosis:
-        (tmp_path / "folder").rmdir()
-        return Diagnosis(0.4, [], 0.01, 20)
-
-    monkeypatch.setattr(diagnosis, "diagnose", diagnose)
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(OutputError, match="cannot be written"):
-        app(
-            ["diagnose", "user/model", "--json", str(tmp_path / "folder" / "a.json")],
-            standalone_mode=False,
-        )
-    assert "AP 40.0 on 20 images" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("checkpoint", [7, None, {"path": 5}, {"path": ["a"]}, {}])
-def test_a_run_without_a_readable_checkpoint_suggests_none(
-    checkpoint: object, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    copy = tmp_path / "run"
-    shutil.copytree(run, copy)
-    header = json.loads((copy / "run.json").read_text())
-    annotations, images = (header["dataset"][key] for key in ("annotation_file", "image_root"))
-    for dataset in ("text", {"annotation_file": 3, "image_root": images}):
-        header |= {"checkpoint": checkpoint, "dataset": dataset}
-        (copy / "run.json").write_text(json.dumps(header))
-        with pytest.raises(RunError, match="names no annotation file; give --dataset"):
-            mpdiag.diagnose(copy)
-    words = ["diagnose", str(copy), "--dataset", annotations, "--root", images]
-    app(words, standalone_mode=False)
-    printed = " ".join(capsys.readouterr().out.split())
-    assert "on 4 images" in printed and "tested on the checkpoint" not in printed
-    assert "heads, queries or annotations gains as much" in printed
-
-
-def test_the_command_names_layers_and_classes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    finding = Finding("class-confusion", 0.05, (0.02, 0.08), layers=(2, 3), classes=(1, 7))
-    found = Diagnosis(0.4, [finding], 0.01, 20, class_names=("disc", "[b]star[/b]"))
-    monkeypatch.setattr(diagnosis, "diagnose", lambda *_, **__: found)
-    page = tmp_path / "a.html"
-    app(["diagnose", "user/model", "--html", str(page)], standalone_mode=False)
-    printed = capsys.readouterr().out
-    assert "Layers: 2, 3" in printed and "Classes: [b]star[/b], 7" in printed
-    assert "[b]star[/b], 7" in page.read_text()
-
-
-def test_the_command_compares_two_models(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    app(["diagnose", str(run), "--against", str(run)], standalone_mode=False)
-    assert "AP of run minus AP of run: +0.0" in capsys.readouterr().out
-
-
-def test_the_command_suggests_the_analysis_of_the_same_data(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: dict[str, object] = {}
-
-    def diagnose(*_: object, **options: object) -> Diagnosis:
-        given.update(options)
-        return Diagnosis(0.4, [], 0.01, 20, score_name="miou")
-
-    monkeypatch.setattr(diagnosis, "diagnose", diagnose)
-    words = [
-        "user/model",
-        "--dataset",
-        "own",
-        "--engine",
-        "mpdiag",
-        "--root",
-        "my data",
-        "--split",
-        "test",
-    ]
-    words += ["--task", "semantic"]
-    app(["diagnose", *words], standalone_mode=False)
-    printed = capsys.readouterr()
-    assert printed.err.splitlines()[-1] == f"Next: mpdiag analyze {shlex.join(words)}"
-    assert printed.out.startswith("mIoU 40.0 on 20 images. Nothing found")
-    assert given["task"] == "semantic" and given["split"] == "test"
-    assert given["engine"] == "mpdiag"
-
-
 @pytest.mark.parametrize("change", ["fewer", "renumbered", "renamed"])
 def test_a_run_is_diagnosed_with_its_own_classes_only(
     run: Path, data: SegmentationDataset, tmp_path: Path, change: str
@@ -511,9 +347,11 @@ def test_images_without_gt_are_an_error(
     file.write_text(json.dumps({**content, "annotations": []}))
     empty = load_dataset(str(file), root=data.image_root)
     with pytest.raises(DataError, match=r"none: the images have no annotated objects \(1 used\)"):
-        mpdiag.diagnose(_loaded(model), empty, limit=1)
+        mpdiag.diagnose(as_checkpoint(model), empty, limit=1)
     run = tmp_path / "run"
-    mpdiag.analyze(_loaded(model), empty, run, evaluate_layers=True, save_masks="none", limit=2)
+    mpdiag.analyze(
+        as_checkpoint(model), empty, run, evaluate_layers=True, save_masks="none", limit=2
+    )
     with pytest.raises(DataError, match=r"\(2 used\); give images with objects"):
         mpdiag.diagnose(run)
     opened = Run.open(run)
@@ -530,7 +368,7 @@ def test_a_run_without_detections_is_an_error(
     model: Mask2Former, data: SegmentationDataset, tmp_path: Path
 ) -> None:
     mpdiag.analyze(
-        _loaded(model), data, tmp_path / "run", evaluate=False, limit=1, save_masks="none"
+        as_checkpoint(model), data, tmp_path / "run", evaluate=False, limit=1, save_masks="none"
     )
     with pytest.raises(RunError, match="no detections"):
         mpdiag.diagnose(tmp_path / "run")
@@ -544,7 +382,7 @@ def test_a_panoptic_data_set_is_diagnosed_in_pq(
     own = Mask2Former(config).train()
     own.backbone.eval()
     modes = [one.training for one in own.modules()]
-    diagnosis = mpdiag.diagnose(_loaded(own), panoptic, limit=2)
+    diagnosis = mpdiag.diagnose(as_checkpoint(own), panoptic, limit=2)
     assert [one.training for one in own.modules()] == modes and len(set(modes)) == 2
     assert diagnosis.num_images == 2
     assert diagnosis.as_json()["score"] == {"name": "pq", "value": diagnosis.score}
