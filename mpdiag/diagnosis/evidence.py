@@ -7,6 +7,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import expit
 
 from mpdiag.diagnosis.kept_masks import KeptMasks
 from mpdiag.diagnosis.matched import ImageDetections, MatchedDetections
@@ -76,11 +77,22 @@ class ImageEvidence:
     @property
     def probabilities(self) -> Float32:
         """(N, K + 1) class probabilities of the last layer."""
-        return self.layer_probabilities(-1)
+        return softmax(self.class_logits[-1])
 
-    def layer_probabilities(self, layer: int) -> Float32:
-        """Return the (N, K + 1) class probabilities of a layer."""
-        return softmax(self.class_logits[layer])
+    def class_probabilities(self, rule: InstanceRule, layer: int = -1) -> Float32:
+        """Return the (N, K) probabilities of the classes, each on its own if `rule` is sigmoid."""
+        logits = self.class_logits[layer]
+        values: Float32 = softmax(logits)[:, :-1]
+        if rule == "sigmoid":
+            values = expit(logits[:, :-1] - logits[:, -1:])
+        return values
+
+    def class_scores(self, rule: InstanceRule, layer: int = -1) -> Float32:
+        """Return the (N, K) scores of the pairs of query and class, as those of `detections`."""
+        scores = self.class_probabilities(rule, layer)
+        if rule == "mask2former":
+            scores = scores * self.quality[layer][:, None]
+        return scores
 
     def with_layer(self, layer: int) -> Self:
         """Return the predictions as if `layer` were the last one.

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from mpdiag.diagnosis.error_budget import FOREGROUND, ImageErrors, error_budget, used_gt
-from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
+from mpdiag.diagnosis.evidence import Evidence
 from mpdiag.diagnosis.matched import ImageDetections, MatchedDetections
 from mpdiag.metrics.image_scores import Floats
 from mpdiag.metrics.weighted_ap import Bools, Ints
@@ -113,26 +113,12 @@ def _exacerbation(evidence: Evidence, layer: int) -> float:
     """Return the share of the last layer's false positives with a lower score in `layer`."""
     lower = total = 0
     for image, detections in zip(evidence.images, evidence.detections(), strict=True):
-        queries, labels, scores = _false_positives(image, detections)
-        before = _scores(image, layer)[queries, labels]
-        lower += int(np.count_nonzero(before < scores))
-        total += len(scores)
+        wrong = ImageErrors.of(detections).kind >= 0
+        pairs = detections.queries[wrong], detections.labels[wrong]
+        before, after = (image.class_scores(evidence.rule, one)[pairs] for one in (layer, -1))
+        lower += int(np.count_nonzero(before < after))
+        total += len(after)
     return lower / total if total else float("nan")
-
-
-def _false_positives(
-    image: ImageEvidence, detections: ImageDetections
-) -> tuple[Ints, Ints, Floats]:
-    wrong = ImageErrors.of(detections).kind >= 0
-    labels, queries = detections.labels[wrong], detections.queries[wrong]
-    return queries, labels, _scores(image, -1)[queries, labels]
-
-
-def _scores(image: ImageEvidence, layer: int) -> Floats:
-    """Return class probability times mask quality (N, K)."""
-    probability = image.layer_probabilities(layer)[:, :-1]
-    scores: Floats = (probability * image.quality[layer][:, None]).astype(np.float64)
-    return scores
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from mpdiag.diagnosis.evidence import Evidence, ImageEvidence, softmax
 from mpdiag.diagnosis.probe import assigned_gt
 from mpdiag.metrics.image_scores import Floats
 from mpdiag.metrics.weighted_ap import Bools, Ints
+from mpdiag.recording import InstanceRule
 
 CONFIDENT = 0.9
 SAME_GT_IOU = 0.75
@@ -149,13 +150,12 @@ def check_missing_labels(evidence: Evidence) -> Iterator[Candidate]:
     counts: list[int] = []
     expected = 0.0
     for image in evidence.images:
-        probability = image.probabilities[:, :-1].max(-1)
-        score = probability * image.quality[-1]
-        sure = score >= CONFIDENT * 0.9
+        probability = image.class_probabilities(evidence.rule).max(-1)
+        sure = image.class_scores(evidence.rule).max(-1) >= CONFIDENT * 0.9
         highest = image.iou[-1].max(1, initial=0)
         unannotated = sure & (highest < BACKGROUND_IOU)
         expected += float((1 - probability[sure]).sum())
-        first = unannotated & ~suppressed(image)
+        first = unannotated & ~suppressed(image, evidence.rule)
         ignored.append(image.ignored | first)
         counts.append(int(np.count_nonzero(first)))
     if sum(counts) > max(EXCESS * expected, 0.5):
@@ -175,9 +175,9 @@ def _ignore(evidence: Evidence, ignored: Sequence[Bools]) -> Evidence:
     return evidence.changed([replace(image, ignored=one) for image, one in pairs])
 
 
-def suppressed(image: ImageEvidence) -> Bools:
+def suppressed(image: ImageEvidence, rule: InstanceRule) -> Bools:
     """Return which masks (N,) of the last layer repeat that of a query with a higher score."""
-    score = image.probabilities[:, :-1].max(-1) * image.quality[-1]
+    score = image.class_scores(rule).max(-1)
     result = np.zeros(len(score), dtype=np.bool_)
     for place, query in enumerate(order := np.argsort(-score, kind="stable")):
         before = order[:place]

@@ -13,6 +13,7 @@ from mpdiag.diagnosis.probe import assigned_gt
 from mpdiag.diagnosis.trials import SCREENED, Trials
 from mpdiag.metrics.image_scores import Floats
 from mpdiag.models import Mask2Former
+from mpdiag.recording import InstanceRule
 
 NORMALISATIONS = {
     "ImageNet": Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
@@ -95,11 +96,12 @@ def _choose(evidence: Evidence, other: Evidence, chosen: Sequence[bool]) -> Evid
 def _more_confident(evidence: Evidence, other: Evidence) -> Evidence:
     """Choose each image from the evidence in which its predictions are more confident."""
     pairs = zip(evidence.images, other.images, strict=True)
-    return evidence.changed([max(pair, key=_confidence) for pair in pairs])
+    confidence = partial(_confidence, rule=evidence.rule)
+    return evidence.changed([max(pair, key=confidence) for pair in pairs])
 
 
-def _confidence(image: ImageEvidence) -> float:
-    return float((image.probabilities[:, :-1].max(-1) * image.quality[-1]).sum())
+def _confidence(image: ImageEvidence, rule: InstanceRule) -> float:
+    return float(image.class_scores(rule).max(-1).sum())
 
 
 def check_scale(trials: Trials) -> Iterator[Candidate]:

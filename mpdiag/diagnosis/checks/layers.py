@@ -35,7 +35,7 @@ def _stop_at(evidence: Evidence, layer: int, without_duplicates: bool = False) -
     stopped = evidence.changed([image.with_layer(layer) for image in evidence.images])
     if not without_duplicates:
         return stopped
-    return suppress(stopped, [suppressed(image) for image in stopped.images])
+    return suppress(stopped, [suppressed(image, evidence.rule) for image in stopped.images])
 
 
 def check_non_finite(evidence: Evidence) -> Iterator[Candidate]:

@@ -37,7 +37,7 @@ def check_duplicates(evidence: Evidence) -> Iterator[Candidate]:
 
     Queries that repeat others in most images are copies, in whose place others could find GT.
     """
-    repeated = [suppressed(image) for image in evidence.images]
+    repeated = [suppressed(image, evidence.rule) for image in evidence.images]
     if not np.any(repeated):
         return
     copies = copied_queries(evidence)

@@ -1,6 +1,6 @@
 """Evidence after a remedy equals evidence that is measured on the masks after the remedy."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 
 import numpy as np
@@ -15,6 +15,7 @@ from mpdiag.diagnosis.collect import image_evidence
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.models import ImageSizes
+from mpdiag.recording import InstanceRule
 
 LAYERS, QUERIES, SIDE = 3, 6, 16
 
@@ -67,10 +68,39 @@ def test_an_earlier_layer_has_its_own_overlaps(masks: Tensor) -> None:
     for layer in range(LAYERS):
         stopped = image.with_layer(layer)
         _assert_equal(stopped, _measure(masks[: layer + 1]), "moved")
-        assert suppressed(stopped)[layer + 1]  # the copy of this layer
+        assert suppressed(stopped, "mask2former")[layer + 1]  # the copy of this layer
         if layer < LAYERS - 1:
             assert list(check_switched_masks(Evidence([stopped], 2))) == []
     np.testing.assert_array_equal(stopped.moved, image.moved)  # of the last layer
+
+
+@pytest.mark.parametrize("rule", ["mask2former", "detr", "sigmoid"])
+def test_scores_of_all_pairs_are_those_of_the_detections(masks: Tensor, rule: InstanceRule) -> None:
+    image = _measure(masks)
+    logits = np.random.default_rng(0).normal(size=image.class_logits.shape).astype(np.float32)
+    quality = np.linspace(0.5, 1, QUERIES, dtype=np.float32).repeat(LAYERS)
+    image = replace(image, class_logits=logits, quality=quality.reshape(QUERIES, LAYERS).T)
+    for layer in range(LAYERS):
+        found = image.detections(rule, layer)
+        scores = image.class_scores(rule, layer)[found.queries, found.labels]
+        np.testing.assert_allclose(scores, found.scores, rtol=1e-6)
+
+
+def test_masks_are_suppressed_in_the_order_of_the_scores(masks: Tensor) -> None:
+    """Queries 0 and 1 have one mask; the quality of a mask is no part of the scores of DETR."""
+    image = _measure(masks).with_layer(0)
+    assert suppressed(image, "detr").tolist()[:2] == [False, True]
+    quality = image.quality.copy()
+    quality[0, 0] = 0.1
+    image = replace(image, quality=quality)
+    assert suppressed(image, "mask2former").tolist()[:2] == [True, False]
+    assert suppressed(image, "detr").tolist()[:2] == [False, True]
+    # Two classes of 4 against no-object of 0: the softmax gives 0.495, a sigmoid of each 0.98.
+    logits = np.tile(np.array([0, 0, 9], np.float32), (QUERIES, 1))
+    logits[:2] = [4, 4, 0], [2, -9, 0]
+    image = image.with_logits(logits)
+    assert suppressed(image, "detr").tolist()[:2] == [True, False]
+    assert suppressed(image, "sigmoid").tolist()[:2] == [False, True]
 
 
 def test_exchanged_masks_are_measured_as_such(masks: Tensor) -> None:
