@@ -135,7 +135,9 @@ class AnalysisOptions:
     evaluate_layers: bool = field(
         default=False,
         metadata=option(
-            "Evaluate every layer as if it were the last. Takes L + 1 times as long.", stored=True
+            "Evaluate every layer as if it were the last. The evaluation takes L + 1 times as "
+            "long; the model runs once.",
+            stored=True,
         ),
     )
     intervene: tuple[str, ...] = field(

@@ -119,23 +119,23 @@ class Diagnosis:
             "class_names": list(self.class_names),
         }
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | Path) -> None:
         """Write diagnosis.json atomically.
 
         Raises:
             OutputError: the file cannot be written.
         """
-        replace_json(path, self.as_json())
+        replace_json(Path(path), self.as_json())
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: str | Path) -> Self:
         """Read diagnosis.json.
 
         Raises:
             RunError: the file is unreadable, invalid, or of a newer schema version.
         """
         try:
-            content = read_json(path)
+            content = read_json(Path(path))
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: is not readable as JSON ({error}); diagnose again") from error
         version = content.get("schema_version") if isinstance(content, dict) else None
