@@ -1,5 +1,7 @@
 """One decoder layer of a query: its attention mask, its attention weights and its prediction."""
 
+from typing import Literal
+
 import streamlit as st
 
 from apps import components, drawing, url_state
@@ -11,7 +13,19 @@ from reports.mask_images import Mask, RgbImage, concatenate, overlay_mask, resiz
 from reports.names import layer_symbol
 
 CaptionedImage = tuple[RgbImage, str]
+_MaskSource = Literal["GT", "previous", "none", "unknown"]
 
+_MASKED_FAMILIES = (
+    "mpdiag Mask2Former",
+    "official Mask2Former",
+    "transformers Mask2Former",
+    "transformers OneFormer",
+)
+"""Families whose layers attend only inside the mask of the layer before."""
+_SAVE = (
+    "This run has no saved attention for this query. To save it, run the analysis again with "
+    '`--save-attention`, or use `mpdiag.record(model, only=["cross_attention"])`.'
+)
 _SAVED = "SELECT layer FROM attention WHERE image_id = ? AND query = ? LIMIT 1"
 
 
@@ -20,7 +34,8 @@ def show_attention(
 ) -> None:
     """Show layer 1..L of a query whose masks (L + 1, height, width) are saved.
 
-    Without saved attention, show the mask of the layer before. `name` is that of the saved image.
+    Without saved attention, show the attention mask if it is known. `name` is that of the saved
+    image.
     """
     st.header("Attention of one layer", anchor=False)
     select, text = st.columns([1, 4], gap="medium", vertical_alignment="bottom")
@@ -34,13 +49,13 @@ def show_attention(
         components.show_error(error)
         return
     if attention is None:
-        text.caption(_describe_unsaved(layer))
-        tiles = [_previous_mask(layer, masks[layer - 1], image)]
+        source = _mask_source(run, layer)
+        text.caption(_describe_unsaved(run, layer, query, source))
+        tiles = _unsaved_mask(run, image_id, query, layer, masks, image, source)
     else:
         text.caption(_describe_saved(layer, attention))
         tiles = _saved_attention(layer, attention, image)
-    settings = run.header.get("settings")
-    if isinstance(settings, dict) and settings.get("intervene"):
+    if run.header.get("settings", {}).get("intervene"):
         st.warning("This run replaced the masks of some layers: see its settings.")
     prediction = overlay_mask(image, masks[layer])
     tiles.append((prediction, f"Prediction of layer {layer}: {layer_symbol(layer)}"))
@@ -50,13 +65,31 @@ def show_attention(
     components.download_image(lambda: concatenate([tile for tile, _ in tiles]), name)
 
 
-def _describe_unsaved(layer: int) -> str:
-    return (
-        f"Masked attention: layer {layer} attends only inside {layer_symbol(layer - 1)}, or "
-        "everywhere if that mask is empty. The mask is shown at a higher resolution than the "
-        "layer uses. This run has no saved attention for this query. To save it, run the analysis "
-        'again with `--save-attention`, or use `mpdiag.record(model, only=["cross_attention"])`.'
-    )
+def _mask_source(run: Run, layer: int) -> _MaskSource:
+    """Return what the attention mask of a layer is made from."""
+    if run.header.get("part") == "piloted":
+        pilot_layers = run.header.get("settings", {}).get("pilot_layers")
+        if not isinstance(pilot_layers, int):
+            return "unknown"
+        if layer <= pilot_layers:
+            return "GT"
+    model = run.header["architecture"] or {}
+    if "family" in model and model["family"] not in _MASKED_FAMILIES:
+        return "unknown"
+    return "previous" if model.get("masked_attention", True) else "none"
+
+
+def _describe_unsaved(run: Run, layer: int, query: int, source: _MaskSource) -> str:
+    higher = "The mask is shown at a higher resolution than the layer uses."
+    text = {
+        "GT": f"Masked attention: layer {layer} attends only inside the mask of GT {query}, from "
+        f"which the query is made. {higher}",
+        "previous": f"Masked attention: layer {layer} attends only inside "
+        f"{layer_symbol(layer - 1)}, or everywhere if that mask is empty. {higher}",
+        "none": f"Layer {layer} attends everywhere: this model has no attention masks.",
+        "unknown": f"Where layer {layer} attends is not known for this model.",
+    }[source]
+    return text if run.header.get("part") == "piloted" else f"{text} {_SAVE}"
 
 
 def _describe_saved(layer: int, attention: StoredAttention) -> str:
@@ -73,13 +106,31 @@ def _describe_saved(layer: int, attention: StoredAttention) -> str:
     )
 
 
-def _previous_mask(layer: int, mask: Mask, image: RgbImage) -> CaptionedImage:
-    symbol = layer_symbol(layer - 1)
-    return drawing.darken_outside(image, mask), (
-        f"Attention mask of layer {layer}: {symbol}"
-        if mask.any()
-        else f"{symbol} is empty: layer {layer} attends everywhere"
-    )
+def _unsaved_mask(
+    run: Run,
+    image_id: int,
+    query: int,
+    layer: int,
+    masks: Mask,
+    image: RgbImage,
+    source: _MaskSource,
+) -> list[CaptionedImage]:
+    """Return the mask that the attention mask of a layer is made from, if there is one."""
+    if source == "GT":
+        found, symbol = run.gt_masks(image_id)[query : query + 1], f"the mask of GT {query}"
+    elif source == "previous":
+        found, symbol = masks[layer - 1 : layer], layer_symbol(layer - 1)
+    else:
+        return []
+    return [
+        (
+            drawing.darken_outside(image, mask),
+            f"Attention mask of layer {layer}: {symbol}"
+            if mask.any()
+            else f"{symbol} is empty: layer {layer} attends everywhere",
+        )
+        for mask in found
+    ]
 
 
 def _saved_attention(

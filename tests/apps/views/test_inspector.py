@@ -149,6 +149,27 @@ def test_without_saved_attention_the_previous_mask_is_shown(make_run, open_page,
     assert not page.error
 
 
+@pytest.mark.parametrize(
+    ("header", "text", "mask"),
+    [
+        ({"part": "piloted", "settings": {"pilot_layers": 3}}, "the mask of GT 1", "of GT 1"),
+        ({"part": "piloted", "settings": {"pilot_layers": 2}}, "inside M²,", ": M²"),
+        ({"architecture": {"masked_attention": False}}, "no attention masks", None),
+        ({"architecture": {"family": "transformers MaskFormer"}}, "not known", None),
+        ({"architecture": {"family": "transformers Mask2Former"}}, "inside M²,", ": M²"),
+    ],
+)
+def test_unsaved_attention_mask_is_that_of_the_model(
+    make_run, open_page, tmp_path, header, text, mask
+):
+    run = make_run(tmp_path / "one", **header)
+    shutil.rmtree(run / "attention")
+    shown, *masks, _ = section(open_page(run, page="inspector", image=4, query=1, layer=3), 3)
+    assert text in shown
+    assert [mask in caption for caption in masks] == ([True] if mask else [])
+    assert ("--save-attention" in shown) == ("part" not in header)
+
+
 def test_model_without_attention_masks_shows_its_weights(make_run, open_page, tmp_path):
     run = make_run(tmp_path / "one")
     place = ATTENTION.names.index("counts")
