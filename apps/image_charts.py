@@ -23,8 +23,10 @@ MAX_GT = 40
 """Number of GT in the matching figure; more are not readable."""
 
 
-def query_heatmap(queries: pd.DataFrame, value: str, query: int, layer: int) -> go.Figure:
+def query_heatmap(queries: pd.DataFrame, value: str, query: int, layer: int | None) -> go.Figure:
     """Draw a value of each query (x) in each layer (y), with a frame around (`query`, `layer`).
+
+    Without a layer, there is no frame.
 
     `queries` are the rows of an image. Streamlit ignores clicks on heatmaps, so an invisible marker
     per cell receives them, with the query as x and the layer as y.
@@ -60,14 +62,15 @@ def query_heatmap(queries: pd.DataFrame, value: str, query: int, layer: int) -> 
         hovertemplate="query %{x}, %{customdata[0]}: %{customdata[1]}<extra></extra>",
         showlegend=False,
     )
-    chart.add_shape(
-        type="rect",
-        x0=query - 0.5,
-        x1=query + 0.5,
-        y0=layer - 0.5,
-        y1=layer + 0.5,
-        line={"color": palette.SELECTION_COLOR, "width": 2.5},
-    )
+    if layer is not None:
+        chart.add_shape(
+            type="rect",
+            x0=query - 0.5,
+            x1=query + 0.5,
+            y0=layer - 0.5,
+            y1=layer + 0.5,
+            line={"color": palette.SELECTION_COLOR, "width": 2.5},
+        )
     numbers = [int(number) for number in grid.columns]
     limits = [min(numbers) - 0.5, max(numbers) + 0.5]
     ticks = {"nticks": 26} if len(numbers) > 26 else {"dtick": 1}

@@ -61,7 +61,7 @@ def _select_filters(runs: Sequence[LoadedRun]) -> tuple[LoadedRun, ImageFilter]:
         "layer",
         range(loaded.run.num_layers + 1),
         container=layer,
-        format_func=lambda index: f"{index}" if index else f"all (1 to {loaded.run.num_layers})",
+        format_func=lambda index: f"{index}" if index else "all from 1",
         resets=RESETS,
         help="Layer of Util, mIoU-L and transitions.",
     )
@@ -119,7 +119,7 @@ def _show_summary(loaded: LoadedRun, filters: ImageFilter, page: int, total: int
     text, download = st.columns([6, 1], vertical_alignment="center")
     first = PAGE_SIZE * (page - 1) + 1
     last = min(first + PAGE_SIZE - 1, total)
-    layers = f"layer {filters.layer}" if filters.layer else f"layers 1 to {loaded.run.num_layers}"
+    layers = f"layer {filters.layer}" if filters.layer else "all layers from 1"
     text.caption(
         f"Images {first:,} to {last:,} of {total:,}. Below each image: Util, mIoU-L and number of "
         f"transitions ({filters.transition}) of {layers}."

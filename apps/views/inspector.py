@@ -53,7 +53,7 @@ def render(runs: Sequence[LoadedRun]) -> None:
     final_gt = layers[-1].matched_gt
     _show_ground_truth(loaded, image, rgb_image, final_gt)
     _show_all_queries(loaded, image, query, layer)
-    if masks is not None:
+    if masks is not None and layer is not None:
         attention.show_attention(
             run,
             image.image_id,
@@ -95,12 +95,14 @@ def _select_image(loaded: LoadedRun, container: DeltaGenerator) -> RunImage | No
     return read_image(loaded.run, selected)
 
 
-def _select_query(run: Run, image: RunImage, container: DeltaGenerator) -> tuple[int, int]:
-    """Return query and layer of the URL, else those with the lowest IoU."""
+def _select_query(run: Run, image: RunImage, container: DeltaGenerator) -> tuple[int, int | None]:
+    """Return query and layer of the URL, else those with the lowest IoU; no layer if L is 0."""
     ranked = {int(row["query"]): row for row in image.rank_queries().to_dict("records")}
 
     def label(query: int) -> str:
         row = ranked[query]
+        if run.num_layers == 0:
+            return f"Query {query}"
         if pd.isna(row["iou"]):
             return f"Query {query}: {'always empty' if row['finite'] else 'not finite'}"
         return (
@@ -116,6 +118,8 @@ def _select_query(run: Run, image: RunImage, container: DeltaGenerator) -> tuple
         resets=("layer",),
         help="Lowest IoU of masks in adjacent layers. Queries with saved masks come first.",
     )
+    if run.num_layers == 0:
+        return query, None
     lowest = ranked[query]["layer"]
     layer = url_state.get_option(
         "layer", range(1, run.num_layers + 1), 1 if pd.isna(lowest) else int(lowest)
@@ -170,7 +174,7 @@ def _show_ground_truth(
         st.caption("Since: first layer after which the matched query does not change.")
 
 
-def _show_all_queries(loaded: LoadedRun, image: RunImage, query: int, layer: int) -> None:
+def _show_all_queries(loaded: LoadedRun, image: RunImage, query: int, layer: int | None) -> None:
     st.header("All queries", anchor=False)
     left, right = st.columns([2, 3], vertical_alignment="bottom")
     value = url_state.selectbox(

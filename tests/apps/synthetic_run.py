@@ -147,7 +147,9 @@ def _query_columns(
     before = np.concatenate([np.full_like(area[:, :1], np.nan), area[:, :-1]], axis=1)
     shared = 1 - generator.random(shape) * 0.8 / (1 + np.arange(shape[1]))[:, None]
     matched = scenes.matched_gt >= 0
-    fit = (0.2 + 0.7 * np.arange(shape[1])[:, None] / size.layers) * generator.random(shape) ** 0.3
+    fit = (0.2 + 0.7 * np.arange(shape[1])[:, None] / max(size.layers, 1)) * generator.random(
+        shape
+    ) ** 0.3
     other = generator.integers(0, 10**6, shape) % np.maximum(scenes.num_gt, 1)[:, None, None]
     some = (generator.random(shape) < 0.4) & (scenes.num_gt > 0)[:, None, None]
     best_gt = np.where(

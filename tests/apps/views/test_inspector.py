@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from plotly.io import from_json
+from synthetic_run import RunSize, write_run
 
 from mpdiag.store import rle
 from mpdiag.store.schema import ATTENTION
@@ -230,6 +232,16 @@ def test_image_without_queries_of_the_mp_part(make_run, open_page, tmp_path):
 def test_any_number_of_layers_is_shown(make_run, open_page, tmp_path, layers):
     page = open_page(make_run(tmp_path / "run", layers=layers), page="inspector")
     assert len(tiles(page)) == layers + 1
+
+
+def test_one_prediction_has_no_layer_to_compare_with(open_page, tmp_path):
+    size = RunSize(images=2, queries=4, layers=0, saved=2, height=30, width=40)
+    page = open_page(write_run(tmp_path / "one", size), page="inspector", layer=1)
+    assert len(tiles(page)) == 1 and not page.error
+    heatmap, matching = (from_json(chart.proto.spec) for chart in page.get("plotly_chart"))
+    assert not heatmap.layout.shapes and matching.data
+    assert not [text for text in box(page, "query").options if "empty" in text or "IoU" in text]
+    assert "Attention of one layer" not in [header.value for header in page.header]
 
 
 def test_run_without_saved_masks(make_run, open_page, tmp_path):
