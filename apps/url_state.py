@@ -17,6 +17,7 @@ T = TypeVar("T")
 _PAGES = "registered pages"
 _CURRENT = "current page"
 _LAST_RUN = "last run"
+_OF_RUN = ("finding", "page", "class")  # numbers that mean something else in another run
 SEPARATOR = "~"
 MAX_DIGITS = 19  # of 64-bit integers
 
@@ -131,7 +132,8 @@ def pagination(key: str, page: int, pages: int) -> None:
 def select_run(runs: Sequence[LoadedRun], *, container: DeltaGenerator | None = None) -> LoadedRun:
     """Show a select box of the runs and return the selected one.
 
-    All pages share the selection. With several runs the URL always names one.
+    All pages share the selection. With several runs the URL always names one. A change removes the
+    keys whose values belong to the run.
     """
     by_slug = {loaded.slug: loaded for loaded in runs}
     last = st.session_state.get(_LAST_RUN)
@@ -142,7 +144,7 @@ def select_run(runs: Sequence[LoadedRun], *, container: DeltaGenerator | None = 
         "Run",
         list(by_slug),
         format_func=lambda slug: by_slug[slug].name,
-        **_bind("run", value, lambda slug: slug),
+        **_bind("run", value, lambda slug: slug, _OF_RUN),
     )
     st.session_state[_LAST_RUN] = value
     return by_slug[value]
@@ -199,9 +201,12 @@ def _bind(
 
 
 def _parse_range(text: str, low: int, high: int) -> tuple[int, int]:
+    """Return the part of a range that is within the limits; without one, the full range."""
     numbers = [_parse_int(part) for part in text.split(SEPARATOR)]
-    ends = sorted(min(max(number, low), high) for number in numbers if number is not None)
-    return (ends[0], ends[1]) if len(numbers) == len(ends) == 2 else (low, high)
+    ends = sorted(number for number in numbers if number is not None)
+    if not len(numbers) == len(ends) == 2 or ends[0] > high or ends[1] < low:
+        return low, high
+    return max(ends[0], low), min(ends[1], high)
 
 
 def _parse_int(text: str) -> int | None:

@@ -120,6 +120,15 @@ def test_pages_share_the_selected_run(make_run, open_page, tmp_path):
     assert page.query_params == {"run": "two-matching-part"}
 
 
+def test_another_run_drops_the_numbers_of_the_first_run(make_run, open_page, tmp_path):
+    runs = [make_run(tmp_path / name) for name in ("one", "two")]
+    state = {"page": 2, "class": "1~2", "objects": "1~2", "finding": 1, "image": 3}
+    page = open_page(*runs, page="images", run="one-matching-part")
+    page.query_params.update({key: str(value) for key, value in state.items()})
+    page.selectbox(key="widget-run").set_value("two-matching-part").run()
+    assert page.query_params == {"run": "two-matching-part", "objects": "1~2", "image": "3"}
+
+
 def test_figures_are_saved_in_the_selected_format(make_run, open_page, tmp_path):
     page = open_page(make_run(tmp_path / "one"))
     config = json.loads(page.get("plotly_chart")[0].proto.config)
