@@ -138,7 +138,11 @@ def _show_summary(loaded: LoadedRun, filters: ImageFilter, page: int, total: int
 def _show_card(loaded: LoadedRun, row: dict[Hashable, Any], filters: ImageFilter) -> None:
     image_id = int(row["image_id"])
     name = str(row["file_name"]).rsplit("/", 1)[-1]
-    st.image(_thumbnail(loaded, image_id), width="stretch", alt=name)
+    try:
+        thumbnail = _thumbnail(loaded, image_id)
+    except RunError:  # is not cached: the image may come back
+        thumbnail = drawing.placeholder_thumbnail()
+    st.image(thumbnail, width="stretch", alt=name)
     url_state.page_link(
         "inspector",
         escape_markdown(name if len(name) <= 22 else f"…{name[-21:]}"),
@@ -156,7 +160,4 @@ def _show_card(loaded: LoadedRun, row: dict[Hashable, Any], filters: ImageFilter
 
 @cached
 def _thumbnail(loaded: LoadedRun, image_id: int) -> bytes:
-    try:
-        return drawing.make_thumbnail(loaded.run.image(image_id))
-    except RunError:
-        return drawing.placeholder_thumbnail()
+    return drawing.make_thumbnail(loaded.run.image(image_id))

@@ -120,6 +120,16 @@ def test_names_are_escaped_and_missing_images_are_placeholders(make_run, open_pa
     assert all(len(label) < 60 for label in labels)
 
 
+def test_placeholders_go_when_the_images_are_back(make_run, open_page, tmp_path):
+    run = make_run(tmp_path / "one", images=1)
+    thumbnails = (run / "thumbnails").rename(tmp_path / "gone")
+    page = open_page(run, page="images")
+    placeholder = page.get("image")[0].proto.imgs[0].url
+    thumbnails.rename(run / "thumbnails")
+    page.run()
+    assert page.get("image")[0].proto.imgs[0].url != placeholder
+
+
 def test_run_without_images(make_run, open_page, tmp_path):
     page = open_page(make_run(tmp_path / "one", images=0), page="images")
     assert "no images" in page.info[0].value
