@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from mpdiag.errors import DataError
+from mpdiag.integrations.valid_targets import valid_targets
 from mpdiag.matching import Target
 
 Size = tuple[int, int]
@@ -26,7 +27,7 @@ class Batch:
         padded: (height, width) of the batch in pixels, which the mask grid covers.
         images: (height, width) of each image without padding.
         targets: GT of each image over the padded area; None if the inputs hold none.
-        pixels: (B, 3, H, W) as the model takes them, normalized or not; None if unknown.
+        pixels: (B, C, H, W) as the model takes them, normalized or not; None if unknown.
     """
 
     padded: Size
@@ -43,7 +44,9 @@ class Batch:
         return rows, columns
 
 
-def read_batch(inputs: Mapping[str, Any], targets: Any, grid: Size, count: int) -> Batch:
+def read_batch(
+    inputs: Mapping[str, Any], targets: Any, grid: Size, count: int, num_classes: int
+) -> Batch:
     """Read images and GT of a pass.
 
     Args:
@@ -51,9 +54,10 @@ def read_batch(inputs: Mapping[str, Any], targets: Any, grid: Size, count: int) 
         targets: GT if `inputs` hold none: anything that `find_targets` reads.
         grid: (h, w) of the mask logits.
         count: number of images.
+        num_classes: K; GT with the label K are padding and left out.
 
     Raises:
-        DataError: the GT is that of another number of images.
+        DataError: the GT is that of another number of images, or that of an image is not valid.
     """
     pixels, images, padded = _images(inputs, grid, count)
     found = find_targets(inputs if targets is None else targets)
@@ -69,7 +73,8 @@ def read_batch(inputs: Mapping[str, Any], targets: Any, grid: Size, count: int) 
             f"the GT is that of {len(found)} images, but the model predicted {count}; give the "
             "targets of the last forward pass"
         )
-    return Batch(padded, images, [_pad(target, padded) for target in found], pixels)
+    valid = valid_targets(found, num_classes)
+    return Batch(padded, images, [_pad(target, padded) for target in valid], pixels)
 
 
 def find_targets(given: Any) -> list[Target] | None:
@@ -98,6 +103,8 @@ def find_targets(given: Any) -> list[Target] | None:
 
 def _target(labels: Tensor, masks: Tensor) -> Target:
     masks = torch.as_tensor(masks)
+    if not masks.numel() and masks.ndim < 3:
+        masks = masks.reshape(0, 1, 1)  # an image without objects
     is_set = masks.bool()
     if masks.is_floating_point():
         # Processors of transformers pad masks with `ignore_index`, such as 255.

@@ -98,7 +98,7 @@ class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
         model.eval()
         # Without DistributedDataParallel, whose passes wait for those of other processes.
         alone = model.module if isinstance(model, DistributedDataParallel) else model
-        monitor.start_evaluation(sum(map(len, self._held_out)))
+        monitor.start_evaluation(sum(map(len, self._held_out)), keep_rows=self._run is not None)
         for batch in self._held_out:
             alone(batch)
         model.train(training)

@@ -80,7 +80,7 @@ class EvaluationRows:
         if not any(part._tables for part in parts):
             raise RunError(
                 f"{path}: no held-out image with GT was measured; evaluate between "
-                "start_evaluation and finish_evaluation first"
+                "start_evaluation(keep_rows=True) and finish_evaluation first"
             )
         num_classes = max(part._num_classes for part in parts)
         if names is not None and len(names) != num_classes:
@@ -127,7 +127,9 @@ def _sample(number: int, image: MonitoredImage, batch: Batch) -> Sample:
     rows, columns = batch.valid_cells(image.index, (masks.shape[-2], masks.shape[-1]))
     pixels = torch.zeros(3, height, width)
     if batch.pixels is not None:
-        pixels = batch.pixels[image.index][:3, :height, :width].float().cpu()
+        pixels = batch.pixels[image.index][:, :height, :width].float().cpu()
+        # Of one or two channels, such as grey and alpha, the first is shown.
+        pixels = pixels[:3] if len(pixels) >= 3 else pixels[:1].expand(3, -1, -1)
     low, high = pixels.min(), pixels.max()
     picture = (pixels - low) / (high - low).clamp(min=1e-6) * 255
     return Sample(

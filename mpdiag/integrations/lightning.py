@@ -90,7 +90,7 @@ class LayerDiagnosticsCallback(Callback):
         if trainer.state.fn == "validate":
             self._attach(pl_module)
         if self.monitor:
-            self.monitor.start_evaluation(self._val_images)
+            self.monitor.start_evaluation(self._val_images, keep_rows=self._run is not None)
 
     def on_validation_batch_end(
         self,

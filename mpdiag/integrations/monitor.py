@@ -114,7 +114,7 @@ class LayerMonitor:
         self._evaluation: Measurement | None = None
         self._new_rows = EvaluationRows()
         self._evaluation_rows = self._new_rows  # of the last evaluation that is finished
-        self._evaluation_limit = 0
+        self._evaluation_limit, self._keep_rows = 0, True
         self._matches: Tensor | None = None
         self.iteration = 0
 
@@ -186,26 +186,31 @@ class LayerMonitor:
             return
         class_logits, mask_logits = pending.class_logits, pending.mask_logits
         grid = mask_logits.shape[-2], mask_logits.shape[-1]
-        batch = read_batch(pending.inputs, targets, grid, mask_logits.shape[1])
+        num_classes = class_logits.shape[-1] - 1
+        batch = read_batch(pending.inputs, targets, grid, mask_logits.shape[1], num_classes)
         training = pending.training
         measurement = self._step if training else self._evaluation
         if measurement is None:
             return
         for image in measurement.add(class_logits, mask_logits, batch):
-            if not training:
+            if not training and self._keep_rows:
                 self._new_rows.add(image, batch, class_logits)
 
-    def start_evaluation(self, images: int = 100) -> None:
-        """Measure the next forward passes in evaluation mode, until there are so many images.
+    def start_evaluation(self, images: int = 100, *, keep_rows: bool = True) -> None:
+        """Measure the next forward passes in evaluation mode.
 
-        Batches are measured as a whole, so the number may be exceeded.
+        Args:
+            images: number of images to measure. Batches are measured as a whole, so it may be
+                exceeded.
+            keep_rows: whether `write_run` can write the images. Their rows, masks and thumbnails
+                take time and memory.
         """
         self._pending.pop(False, None)  # a pass before this evaluation, which nobody measured
         if self._evaluation:
             self._evaluation.close()
         self._evaluation = self._measurement(training=False)
         self._new_rows = EvaluationRows()
-        self._evaluation_limit = images
+        self._evaluation_limit, self._keep_rows = images, keep_rows
 
     def finish_evaluation(self) -> dict[str, float]:
         """Return the values of the evaluation, those of `step` without `dead_queries`.
@@ -237,7 +242,8 @@ class LayerMonitor:
             dataset: name of the data set in reports.
 
         Raises:
-            RunError: no image with GT was measured, or `path` contains other files.
+            RunError: no image with GT was measured, its rows were not kept, or `path` contains
+                other files.
             OutputError: `path` cannot be written.
             ConfigError: `classes` are not those of the model.
         """

@@ -98,7 +98,7 @@ class LayerDiagnosticsCallback(TrainerCallback):
         if values:
             prefix = _prefix(kwargs.get("metrics") or {})
             self._trainer.log({f"{prefix}_{name}": value for name, value in values.items()})
-        self.monitor.start_evaluation(self._eval_images)
+        self._start_evaluation(self.monitor)
 
     def on_train_end(
         self,
@@ -120,11 +120,14 @@ class LayerDiagnosticsCallback(TrainerCallback):
                 self._before_handle.remove()
             self._model = model
             self.monitor = LayerMonitor(model, **self._settings)
-            self.monitor.start_evaluation(self._eval_images)
+            self._start_evaluation(self.monitor)
             self._before_handle = model.register_forward_pre_hook(
                 UncopiedHook(self._before), prepend=True
             )
         return self.monitor
+
+    def _start_evaluation(self, monitor: LayerMonitor) -> None:
+        monitor.start_evaluation(self._eval_images, keep_rows=self._run is not None)
 
     def _before(self, module: nn.Module, args: Any) -> None:
         """Start anew at the first pass of an evaluation, for which the Trainer has no event.
@@ -136,7 +139,7 @@ class LayerDiagnosticsCallback(TrainerCallback):
         loader = self._trainer.callback_handler.eval_dataloader
         if loader is not self._loader:
             self._loader = loader
-            self.monitor.start_evaluation(self._eval_images)
+            self._start_evaluation(self.monitor)
 
 
 def _prefix(metrics: Mapping[str, Any]) -> str:

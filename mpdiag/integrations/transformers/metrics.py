@@ -17,6 +17,7 @@ from mpdiag.evaluation import (
     SemanticEvaluator,
 )
 from mpdiag.integrations.batch import find_targets
+from mpdiag.integrations.valid_targets import valid_targets
 from mpdiag.matching import Target
 from mpdiag.models import ImageSizes
 from mpdiag.recording import family_of
@@ -58,6 +59,7 @@ class SegmentationMetrics:
         Raises:
             ConfigError: the trainer passes all batches at once, or its outputs are not those of a
                 segmentation model.
+            DataError: labels are invalid.
         """
         outputs = [x for x in predictions.predictions if isinstance(x, Tensor)]
         class_logits = next((x for x in outputs if x.ndim == 3), None)
@@ -71,6 +73,7 @@ class SegmentationMetrics:
             )
         if class_logits.shape[-1] == len(self._classes):
             class_logits = F.pad(class_logits, (0, 1))  # models without a no-object class
+        targets = valid_targets(targets, len(self._classes))
         for own_classes, own_masks, target in zip(class_logits, masks, targets, strict=True):
             self._add(own_classes, own_masks, target)
         if not compute_result:

@@ -13,6 +13,7 @@ from mpdiag.integrations.batch import find_targets, read_batch
 from mpdiag.integrations.layer_losses import LayerLosses, find_criterion
 
 GRID = (4, 8)  # of an image of 16 x 32 pixels
+CLASSES = 3
 
 LABELS = torch.tensor([2, 0])
 MASKS = torch.zeros(2, 12, 20, dtype=torch.bool)
@@ -89,7 +90,7 @@ def inside(height: int, width: int) -> Tensor:
     ids=["pixel_mask", "NestedTensor", "list", "detectron2"],
 )
 def test_masks_are_padded_to_the_batch_and_cells_are_those_of_the_image(inputs: Any) -> None:
-    batch = read_batch(inputs, [{"labels": LABELS, "masks": MASKS}], GRID, 1)
+    batch = read_batch(inputs, [{"labels": LABELS, "masks": MASKS}], GRID, 1, CLASSES)
     assert batch.padded == (16, 32) and list(batch.images) == [(12, 20)]
     assert batch.valid_cells(0, GRID) == (3, 5)
     (target,) = batch.targets or []
@@ -100,7 +101,44 @@ def test_masks_are_padded_to_the_batch_and_cells_are_those_of_the_image(inputs: 
 
 def test_unreadable_targets_are_an_error() -> None:
     with pytest.raises(DataError, match="targets of type dict: hold no GT"):
-        read_batch({}, {"boxes": torch.zeros(1, 4)}, GRID, 1)
+        read_batch({}, {"boxes": torch.zeros(1, 4)}, GRID, 1, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("labels", "masks", "message"),
+    [
+        (
+            [0, 1],
+            MASKS[:1],
+            r"1 of the batch: labels of shape \(2,\), but masks of shape \(1, 12, ",
+        ),
+        ([0], MASKS, r"1 of the batch: labels of shape \(1,\), but masks of shape \(2, 12, 20\)"),
+        ([0], MASKS[0], r"1 of the batch: labels of shape \(1,\), but masks of shape \(12, 20\)"),
+        (
+            [0, 255],
+            MASKS,
+            "1 of the batch: label 255 is not a class of the model; give 0 to 2, and 3",
+        ),
+        ([-1, 0], MASKS, "1 of the batch: label -1 is not a class"),
+    ],
+)
+def test_invalid_gt_names_the_image(labels: list[int], masks: Tensor, message: str) -> None:
+    targets = [{"labels": LABELS, "masks": MASKS}, {"labels": labels, "masks": masks}]
+    with pytest.raises(DataError, match=message):
+        read_batch({}, targets, GRID, 2, CLASSES)
+
+
+def test_padding_labels_and_images_without_objects_in_any_form() -> None:
+    empty: Any
+    for empty in (torch.zeros(0), [], torch.zeros(0, 12, 20)):
+        targets = [
+            {"labels": torch.tensor([CLASSES, 1]), "masks": MASKS},
+            {"labels": [], "masks": empty},
+        ]
+        first, second = read_batch({}, targets, GRID, 2, CLASSES).targets or ()
+        assert first["labels"].tolist() == [1] and len(second["labels"]) == 0
+        assert torch.equal(first["masks"][:, :12, :20], MASKS[1:])
+        assert second["masks"].shape == (0, 16, 32)
 
 
 class Criterion(torch.nn.Module):

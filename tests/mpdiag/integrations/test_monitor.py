@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -21,6 +23,7 @@ from mpdiag.errors import (
     RecordingError,
     RunError,
 )
+from mpdiag.integrations.evaluation_rows import EvaluationRows
 from mpdiag.integrations.monitor import write_final_run
 from mpdiag.models import Mask2Former
 from mpdiag.recording import HookPoint
@@ -274,6 +277,54 @@ def test_a_run_directory_that_cannot_be_written(
     write_final_run(monitor, tmp_path / "run", ["only one"])
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
     assert monitor.write_run(tmp_path / "run")["num_images"] == 1
+
+
+def test_padding_labels_are_no_objects_in_training_and_evaluation(tmp_path: Path) -> None:
+    model = Segmenter()
+    (expected,) = run_steps(mpdiag.LayerMonitor(model, every=1), model, [left_and_right()], 1)
+    padded = left_and_right()
+    padded["labels"] = torch.tensor([0, 0, 2])  # K = 2
+    padded["masks"] = torch.cat([padded["masks"], torch.zeros(1, 8, 16, dtype=torch.bool)])
+    monitor = mpdiag.LayerMonitor(model, every=1)
+    assert run_steps(monitor, model, [padded], 1)[0] == expected
+    model.eval()
+    monitor.start_evaluation()
+    model(torch.ones(1, 3, 8, 16))
+    monitor.measure([padded])
+    assert monitor.finish_evaluation()["util/0"] == expected["util/0"]
+    monitor.write_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_a_run_of_images_with_other_channels(channels: int, tmp_path: Path) -> None:
+    """Grey images, also with alpha, and RGB with depth; the first channels are shown."""
+    model = Segmenter().eval()
+    monitor = mpdiag.LayerMonitor(model)
+    images = torch.zeros(1, channels, 8, 16)
+    images[:, : 3 if channels == 4 else 1, :, 8:] = 1
+    monitor.start_evaluation()
+    model(images)
+    monitor.measure([left_and_right()])
+    monitor.finish_evaluation()
+    monitor.write_run(tmp_path / "run")
+    (thumbnail,) = (tmp_path / "run" / "thumbnails").glob("*.jpg")
+    pixels = np.asarray(Image.open(thumbnail))
+    assert pixels.shape == (8, 16, 3)
+    assert pixels[:, :6].max() < 30 and pixels[:, -6:].min() > 225
+
+
+def test_rows_are_kept_only_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Segmenter().eval()
+    monitor = mpdiag.LayerMonitor(model)
+    monkeypatch.setattr(EvaluationRows, "add", lambda *_: pytest.fail("rows are computed"))
+    monitor.start_evaluation(keep_rows=False)
+    model(torch.ones(1, 3, 8, 16))
+    monitor.measure([left_and_right()])
+    assert "util/0" in monitor.finish_evaluation()
+    with pytest.raises(
+        RunError, match=r"run: no held-out image .* start_evaluation\(keep_rows=Tru"
+    ):
+        monitor.write_run(tmp_path / "run")
 
 
 def test_without_gt_only_the_metrics_of_masks_are_returned() -> None:

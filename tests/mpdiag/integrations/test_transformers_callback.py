@@ -119,7 +119,7 @@ def test_trainer_logs_layers_of_training_and_evaluation(tmp_path: Path) -> None:
 def test_evaluation_values_are_those_of_its_own_images(tmp_path: Path) -> None:
     model = small_model()
     used = trainer(model, tmp_path / "output", prediction_loss_only=True)
-    callback = LayerDiagnosticsCallback(used, eval_images=4)
+    callback = LayerDiagnosticsCallback(used, eval_images=4, run=tmp_path / "run")
     used.add_callback(callback)
     own, other = used.eval_dataset[:2], [example(seed) for seed in range(7, 10)]
 
