@@ -142,8 +142,10 @@ class AnalysisRun:
             )
         seconds = round(time.perf_counter() - start, 3)
         timings = {"seconds": seconds, "processes": self.shard.world_size}
-        _warn_of_non_finite(writer.path)
-        return writer.finish(timings, scores)
+        summary = writer.finish(timings, scores)
+        if summary["non_finite"]:
+            _warn_of_non_finite(writer.path)
+        return summary
 
     def _header(self) -> dict[str, Any]:
         """Return the content of run.json."""

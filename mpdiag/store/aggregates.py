@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from mpdiag.store.database import SCALE, column_types, connect, escape_glob, quote
+from mpdiag.store.database import SCALE, column_types, escape_glob, quote
 from mpdiag.store.layer_metrics import IMAGE_METRICS_COLUMNS, image_metrics_sql
 from mpdiag.store.transitions import transition_counts_sql
 
@@ -43,11 +43,10 @@ AGGREGATES = {
 """Name -> SQL over the rows; docs/run-directory.md describes the columns."""
 
 
-def compute_aggregates(directory: Path) -> Iterator[tuple[str, pa.Table]]:
-    """Yield name and content of each aggregate of the run in `directory`."""
-    with connect(directory) as connection:
-        for name, sql in AGGREGATES.items():
-            yield name, connection.sql(f"SELECT * FROM ({sql}) ORDER BY ALL").to_arrow_table()
+def compute_aggregates(connection: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, pa.Table]]:
+    """Yield name and content of each aggregate of the run that `connect` opened."""
+    for name, sql in AGGREGATES.items():
+        yield name, connection.sql(f"SELECT * FROM ({sql}) ORDER BY ALL").to_arrow_table()
 
 
 def add_views(connection: duckdb.DuckDBPyConnection, directory: Path) -> list[str]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import duckdb
@@ -40,12 +41,10 @@ def connect(directory: Path) -> duckdb.DuckDBPyConnection:
     """
     connection = duckdb.connect(":memory:")
     root = str(directory.resolve())
-    for table, schema in TABLES.items():
-        connection.register("_empty", schema.empty_table())
+    for table, types in _schema_types().items():
         if _has_files(directory / table):
             source = f"read_parquet({_files(root, table)}, hive_partitioning = false)"
             stored = set(column_types(connection, source))
-            types = column_types(connection, "_empty")
             selected = ", ".join(
                 f"CAST({_stored_column(table, column, stored)} AS {types[column.name]}) "
                 f'AS "{column.name}"'
@@ -53,8 +52,8 @@ def connect(directory: Path) -> duckdb.DuckDBPyConnection:
             )
             connection.execute(f"CREATE VIEW {table} AS SELECT {selected} FROM {source}")
         else:
-            connection.execute(f"CREATE TABLE {table} AS SELECT * FROM _empty")
-        connection.unregister("_empty")
+            columns = ", ".join(f'"{name}" {kind}' for name, kind in types.items())
+            connection.execute(f"CREATE TABLE {table} ({columns})")
     files = f"{_files(root, 'images')}, hive_partitioning = false, filename = true"
     if _has_files(directory / "images"):
         connection.execute(
@@ -111,6 +110,15 @@ def _has_files(folder: Path) -> bool:
         if not file.is_file():  # a named pipe would block the query
             raise RunError(f"{file} is not a regular file; analyse again")
     return bool(files)
+
+
+@cache
+def _schema_types() -> dict[str, dict[str, str]]:
+    """Return name -> DuckDB type of each column of each table of the schema."""
+    with duckdb.connect(":memory:") as connection:
+        for table, schema in TABLES.items():
+            connection.register(table, schema.empty_table())
+        return {table: column_types(connection, table) for table in TABLES}
 
 
 def column_types(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, str]:

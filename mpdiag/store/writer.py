@@ -144,12 +144,11 @@ class RunWriter:
 
         `timings` (seconds by name) go to run.json; `extra` are additional entries of the summary.
         """
-        with query_errors(self.path, "is damaged"):
-            for name, table in compute_aggregates(self.path):
+        with query_errors(self.path, "is damaged"), connect(self.path) as connection:
+            for name, table in compute_aggregates(connection):
                 replace_parquet(self.path / FOLDER / f"{name}.parquet", table)
-            with connect(self.path) as connection:
-                add_views(connection, self.path)
-                summary = summarize(connection)
+            add_views(connection, self.path)
+            summary = summarize(connection)
         summary = {**(extra or {}), **summary}
         replace_json(self.path / SUMMARY, summary)
         header = json.loads((self.path / HEADER).read_text())

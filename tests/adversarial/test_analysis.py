@@ -117,7 +117,7 @@ def test_image_without_finite_query_has_no_detections(
 
 
 @pytest.mark.parametrize(
-    "name", ["analysis.run._warn_of_non_finite", "store.writer.summarize", "store.writer.connect"]
+    "name", ["analysis.run.evaluate_run", "store.writer.summarize", "store.writer.connect"]
 )
 def test_run_that_failed_at_the_end_is_resumed(
     tmp_path: Path,

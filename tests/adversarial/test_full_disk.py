@@ -28,6 +28,7 @@ from mpdiag.errors import DataError, MpdiagError, OutputError
 from mpdiag.models import Mask2Former
 from mpdiag.store import Run, RunWriter, compare, writer
 from mpdiag.store.aggregates import compute_aggregates
+from mpdiag.store.database import connect
 from mpdiag.store.schema import TABLES
 from reports import report, write_report
 from reports.comparison import write_comparison
@@ -137,8 +138,9 @@ def test_a_run_directory(
     disk: Disk, tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_run(tmp_path / "source", images=1, layers=1)
-    aggregates = list(compute_aggregates(source))  # slow to compute for every write
-    monkeypatch.setattr(writer, "compute_aggregates", lambda path: aggregates)
+    with connect(source) as connection:
+        aggregates = list(compute_aggregates(connection))  # slow to compute for every write
+    monkeypatch.setattr(writer, "compute_aggregates", lambda connection: aggregates)
     summary = json.loads((source / "summary.json").read_text())
     monkeypatch.setattr(writer, "summarize", lambda connection: summary)
     header = json.loads((source / "run.json").read_text())
