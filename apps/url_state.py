@@ -5,6 +5,7 @@ URL, then the page runs again. Default values are not written. URLs are untruste
 only if it is one of the options that the page offers, otherwise the page uses its default.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -51,13 +52,17 @@ def selectbox(
     container: DeltaGenerator | None = None,
     default: T | None = None,
     resets: Sequence[str] = (),
+    format_func: Callable[[T], str] = str,
     **settings: Any,
 ) -> T:
     """Show `st.selectbox` for the URL key `key`; a change removes the keys `resets`."""
     value = get_option(key, options, default)
     fallback = options[0] if default is None else default
     binding = _bind(key, value, lambda chosen: None if chosen == fallback else chosen, resets)
-    (container or st).selectbox(label, options, **binding, **settings)
+    labels = _unique_labels(options, format_func)
+    (container or st).selectbox(
+        label, options, format_func=labels.__getitem__, **binding, **settings
+    )
     return value
 
 
@@ -69,6 +74,7 @@ def multiselect(
     container: DeltaGenerator | None = None,
     default: Sequence[T] = (),
     resets: Sequence[str] = (),
+    format_func: Callable[[T], str] = str,
     **settings: Any,
 ) -> list[T]:
     """Show `st.multiselect` for the URL key `key`; an empty selection means `default`."""
@@ -78,7 +84,11 @@ def multiselect(
     def encode(chosen: list[T]) -> str | None:
         return None if chosen in ([], list(default)) else SEPARATOR.join(map(str, chosen))
 
-    (container or st).multiselect(label, options, **_bind(key, value, encode, resets), **settings)
+    labels = _unique_labels(options, format_func)
+    binding = _bind(key, value, encode, resets)
+    (container or st).multiselect(
+        label, options, format_func=labels.__getitem__, **binding, **settings
+    )
     return value
 
 
@@ -181,6 +191,19 @@ def page_link(
         key=f"link {label} {query}",
         on_click=lambda: st.query_params.from_dict(query),
     )
+
+
+def _unique_labels(options: Sequence[T], format_func: Callable[[T], str]) -> dict[T, str]:
+    """Return the label of each option; Streamlit finds the selected option by its label.
+
+    Options with an equal label also get their value.
+    """
+    texts = [format_func(option) for option in options]
+    counts = Counter(texts)
+    return {
+        option: text if counts[text] == 1 else f"{text} ({option})"
+        for option, text in zip(options, texts, strict=True)
+    }
 
 
 def _bind(

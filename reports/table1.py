@@ -84,14 +84,18 @@ def open_runs(paths: Sequence[Path], thresholds: Thresholds | None = None) -> li
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
-    """Return the runs' names; number those that have the same name and part."""
+    """Return the runs' names, numbered where several have the same name and part."""
     keys = [(run.name, str(run.header.get("part"))) for run in runs]
-    total, seen = Counter(keys), Counter[tuple[str, str]]()
-    names = []
-    for key in keys:
-        seen[key] += 1
-        names.append(f"{key[0]} ({seen[key]})" if total[key] > 1 else key[0])
-    return names
+    total, taken = Counter(keys), set(keys)
+    labels = []
+    for name, part in keys:
+        label, number = name, 0
+        while total[name, part] > 1 and (label, part) in taken:
+            number += 1
+            label = f"{name} ({number})"
+        taken.add((label, part))
+        labels.append(label)
+    return labels
 
 
 def build_table1(runs: Sequence[Run]) -> Table1:

@@ -61,6 +61,12 @@ def test_equal_names_are_numbered(tmp_path: Path, make_run: MakeRun) -> None:
     assert run_labels(runs) == ["MP (1)", "MP", "MP (2)", "baseline"]
 
 
+def test_numbered_names_differ_from_those_of_others(tmp_path: Path, make_run: MakeRun) -> None:
+    names = enumerate(["a", "a", "a (1)"])
+    runs = open_runs([make_run(tmp_path / str(k), name=name, images=1) for k, name in names])
+    assert run_labels(runs) == ["a (2)", "a (3)", "a (1)"]
+
+
 def test_no_run() -> None:
     with pytest.raises(RunError, match="no run; give at least one run directory"):
         open_runs([])
