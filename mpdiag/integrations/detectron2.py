@@ -87,21 +87,26 @@ class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
     def after_train(self) -> None:
         if self.monitor is None:
             return
-        if self._run is not None and self._has_held_out:
+        # detectron2 calls it after an exception, too; then `iter` is that of the failed step.
+        is_finished = self.trainer.iter >= self.trainer.max_iter
+        if is_finished and self._run is not None and self._has_held_out:
             write_final_run(self.monitor, self._run)
         self.monitor.close()
 
     @torch.no_grad()
     def _evaluate(self, monitor: LayerMonitor) -> dict[str, float]:
         model = self.trainer.model
-        training = model.training
+        modes = [(module, module.training) for module in model.modules()]
         model.eval()
         # Without DistributedDataParallel, whose passes wait for those of other processes.
         alone = model.module if isinstance(model, DistributedDataParallel) else model
         monitor.start_evaluation(sum(map(len, self._held_out)), keep_rows=self._run is not None)
-        for batch in self._held_out:
-            alone(batch)
-        model.train(training)
+        try:
+            for batch in self._held_out:
+                alone(batch)
+        finally:
+            for module, training in modes:  # a part may be frozen in evaluation mode
+                module.training = training
         return monitor.finish_evaluation()
 
     def _put(self, values: Mapping[str, float], prefix: str) -> None:
