@@ -23,7 +23,8 @@ class FiniteCheck:
 
         Args:
             model: the model.
-            order: the layers in the order of its calls, None for an unknown layer.
+            order: the layers in the order of its calls in a forward pass, None for an unknown
+                layer.
         """
         self._order = order
         self._calls = 0
@@ -33,7 +34,7 @@ class FiniteCheck:
         if isinstance(criterion, nn.Module) and isinstance(matcher, nn.Module):
             start, check = UncopiedHook(self._start), UncopiedHook(self._check_call)
             self._handles = [
-                criterion.register_forward_pre_hook(start),
+                model.register_forward_pre_hook(start),
                 matcher.register_forward_pre_hook(check, with_kwargs=True),
             ]
 

@@ -298,7 +298,8 @@ class LayerMonitor:
         if self._evaluation is None:
             return False
         statistics = self._evaluation.statistics
-        return statistics is None or statistics.images < self._evaluation_limit
+        images = 0 if statistics is None else statistics.images
+        return images < self._evaluation_limit
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch._C._current_graph_task_id() != -1:
@@ -319,9 +320,8 @@ class LayerMonitor:
 
     def _after(self, module: nn.Module, *_: Any) -> None:
         self._recorder.end()
-        self._stop_recording()
         recording, inputs = self._recorder.recording, self._inputs
-        self._inputs = {}
+        self._stop_recording()
         self._pending[module.training] = _Pass(
             recording.class_logits, recording.mask_logits, inputs, module.training
         )
@@ -331,6 +331,7 @@ class LayerMonitor:
 
     def _stop_recording(self) -> None:
         self._recorder.remove()
+        self._inputs = {}
         if self._after_handle:
             self._after_handle.remove()
             self._after_handle = None

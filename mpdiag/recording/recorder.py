@@ -149,10 +149,11 @@ class Recorder:
                 self._handles.append(hooked_module.register_forward_hook(hook, with_kwargs=True))
 
     def remove(self) -> None:
-        """Remove all hooks, also in a pass."""
+        """Remove all hooks, also in a pass, whose tensors are dropped."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self._layers, self._required = {}, {}
         self._enabled = False
 
     def begin(self) -> None:

@@ -232,6 +232,29 @@ def test_a_measured_step_keeps_no_tensors() -> None:
     assert len(kept) == 3 and not any(reference() is not None for reference in kept)
 
 
+def test_a_pass_that_fails_keeps_no_inputs_after_the_next_pass() -> None:
+    model = Segmenter()
+    mpdiag.LayerMonitor(model, every=1)
+    images = torch.ones(1, 3, 8, 16)
+    kept = weakref.ref(images)
+    fails = model.mask_logits.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model(images)
+    fails.remove()
+    del images
+    model.eval()(torch.ones(1, 3, 8, 16))
+    assert kept() is None
+
+
+def test_an_evaluation_of_no_images_measures_nothing() -> None:
+    model = Segmenter().eval()
+    monitor = mpdiag.LayerMonitor(model)
+    monitor.start_evaluation(images=0)
+    model(torch.ones(1, 3, 8, 16))
+    monitor.measure([left_and_right()])
+    assert monitor.finish_evaluation() == {}
+
+
 def test_evaluation_equals_the_summary_of_its_run_directory(
     small_config: ModelConfig, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mpdiag import LayerMonitor
 from mpdiag.errors import ConfigError, NonFiniteError, RecordingError
 from mpdiag.store.run import Run
 
@@ -159,6 +160,30 @@ def test_matcher_of_any_step_names_the_prediction_that_is_not_finite() -> None:
     ):
         model(**inputs)
     handle.remove()
+
+
+def test_the_layer_of_a_model_with_one_call_of_the_criterion_per_layer() -> None:
+    torch.manual_seed(0)
+    config = t.EomtConfig(
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=64,
+        num_blocks=2,
+        num_queries=5,
+        num_upscale_blocks=1,
+        train_num_points=64,
+        id2label={index: str(index) for index in range(3)},
+    )
+    model = t.EomtForUniversalSegmentation(config).train()
+    monitor = LayerMonitor(model, every=50)
+    inputs = collate([example(0), example(1)])
+    for _ in range(2):
+        handle = model.class_predictor.register_forward_hook(spoil_second_layer())
+        with pytest.raises(NonFiniteError, match=r"2 of 5 queries\) of layer 1, image 1 of the"):
+            model(**inputs)
+        handle.remove()
+    monitor.close()
 
 
 def spoil_second_layer() -> Any:

@@ -2,7 +2,9 @@
 
 import copy
 import sys
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +19,10 @@ from mpdiag.recording import (
     HookPoint,
     HookSpec,
     HookSpecs,
+    Recorder,
     Recording,
     families,
+    first_output,
     known_families,
     record,
     register,
@@ -190,6 +194,31 @@ def test_a_failed_pass_records_nothing(
         with pytest.raises(AttributeError):
             small_model(images, pilot=object())
         assert "mask_logits" not in recording
+
+
+@pytest.mark.usefixtures("registry")
+def test_hooks_that_are_removed_in_a_pass_keep_no_graph() -> None:
+    class Pair(Family):
+        name = "pair"
+
+        def matches(self, model: torch.nn.Module) -> bool:
+            return isinstance(model, torch.nn.Sequential)
+
+        def hooks(self, model: Any) -> HookSpecs:
+            query = HookSpec([model[1]], 1, first_output, requires=["features"])
+            return {"features": HookSpec([model[0]], 1, first_output), "query": query}
+
+    register(Pair())
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), torch.nn.Linear(2, 1))
+    recorder = Recorder(model)
+    kept = []
+    model[0].register_forward_hook(lambda *call: kept.append(weakref.ref(call[2])))
+    recorder.attach()
+    recorder.begin()
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        model(torch.zeros(1, 1))
+    recorder.remove()
+    assert kept[0]() is None
 
 
 @pytest.mark.parametrize("how", ["wrapped", "in place", "forward", "a part"])
