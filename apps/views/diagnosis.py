@@ -85,7 +85,7 @@ def _show_diagnosis(loaded: LoadedRun, diagnosis: Diagnosis) -> None:
         )
         st.header("Findings", anchor=False)
     for place, finding in enumerate(diagnosis.findings, start=1):
-        _show_finding(loaded, place, finding, score)
+        _show_finding(loaded, place, finding, diagnosis)
     table = layer_scores_table(diagnosis.layers)
     if table.rows:
         st.header("Layers", anchor=False)
@@ -117,8 +117,9 @@ def _chart(findings: Sequence[Finding], score: str) -> go.Figure:
     return chart
 
 
-def _show_finding(loaded: LoadedRun, place: int, finding: Finding, score: str) -> None:
-    cause = CAUSES[finding.cause]
+def _show_finding(loaded: LoadedRun, place: int, finding: Finding, diagnosis: Diagnosis) -> None:
+    cause, score = CAUSES[finding.cause], diagnosis.score_label
+    classes = diagnosis.class_names or class_names(loaded.run)
     with st.container(border=True):
         text, value = st.columns([4, 1])
         text.subheader(f"{place}. {cause.title}", anchor=False)
@@ -127,7 +128,7 @@ def _show_finding(loaded: LoadedRun, place: int, finding: Finding, score: str) -
         value.caption(" to ".join(map(points, finding.interval)))
         facts = [
             f"{escape_markdown(label)}: {escape_markdown(fact)}"
-            for label, fact in finding_facts(finding, class_names(loaded.run), score)
+            for label, fact in finding_facts(finding, classes, score)
             if label not in ("Images", f"{score} at stake")
         ]
         text.caption("  \n".join(facts))

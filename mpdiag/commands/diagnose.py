@@ -15,6 +15,7 @@ from mpdiag.commands.options import Config, Root, err, out, suggest
 from mpdiag.printable import printable
 
 if TYPE_CHECKING:
+    from mpdiag.data import SegmentationDataset
     from mpdiag.store import Run
     from mpdiag.store.diagnosis import Diagnosis
 
@@ -97,7 +98,6 @@ def diagnose(
     for one in sources:
         require_path(one)
     from mpdiag.analysis.shard import torchrun_shard
-    from mpdiag.diagnosis.run_evidence import open_dataset
     from mpdiag.store import Run
     from mpdiag.store.diagnosis import FILE_NAME
     from mpdiag.store.files import check_target
@@ -107,8 +107,8 @@ def diagnose(
         if file is not None:
             check_target(file)
     data: Any = dataset
-    if run is not None and dataset is None:
-        data = open_dataset(Run.open(run))
+    if run is not None:
+        data = _open_dataset(Run.open(run), dataset, root=root, split=split, task=task)
     options: dict[str, Any] = {
         "config": config,
         "engine": engine,
@@ -145,6 +145,28 @@ def diagnose(
         given |= {"--root": root, "--split": split, "--task": task}
         words = [word for key, value in given.items() if value for word in (key, str(value))]
         suggest(shlex.join(["mpdiag", "analyze", source, *words]))
+
+
+def _open_dataset(run: "Run", dataset: str | None, **options: Any) -> "SegmentationDataset":
+    """Open a data set, by default that of the run.
+
+    Raises:
+        RunError: the run, which is to show the diagnosis, has other images or classes.
+    """
+    from mpdiag.data import load_dataset
+    from mpdiag.diagnosis.run_evidence import open_dataset
+    from mpdiag.errors import RunError
+    from reports.names import class_names
+
+    data = open_dataset(run) if dataset is None else load_dataset(dataset, **options)
+    images = run.query("SELECT image_id FROM images")["image_id"]
+    classes = [one.name for one in data.classes]
+    if not set(images) <= set(data.image_ids) or class_names(run) not in ([], classes):
+        raise RunError(
+            f"{run.path}: has other images or classes than {data.name}; give --run a run over this "
+            "data set, or leave it out"
+        )
+    return data
 
 
 def _find_causes(

@@ -56,6 +56,13 @@ def test_findings_with_their_images(run, open_page):
     assert layers["AP"].tolist() == ["10.0"]
 
 
+def test_classes_are_those_of_the_diagnosis(run, open_page):
+    found = [finding("class-confusion", 0.1, classes=(0, 1))]
+    Diagnosis(0.4, found, 0.01, 7, class_names=("a", "b")).write(run / "diagnosis.json")
+    page = open_page(run, page="diagnosis")
+    assert any("Classes: a, b" in text.value.replace("\\", "") for text in page.caption)
+
+
 def test_a_diagnosis_names_its_score(run, open_page):
     Diagnosis(0.365, [finding("late-layers", 0.1)], 0.01, 40, score_name="miou").write(
         run / "diagnosis.json"

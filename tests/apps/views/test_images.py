@@ -120,7 +120,7 @@ def test_names_are_escaped_and_missing_images_are_placeholders(make_run, open_pa
     assert all(len(label) < 60 for label in labels)
 
 
-def test_classes_with_the_same_name_can_be_told_apart(make_run, open_page, tmp_path):
+def test_classes_with_the_same_name_have_different_labels(make_run, open_page, tmp_path):
     classes = [{"category_id": k, "name": name, "isthing": True} for k, name in enumerate("aab")]
     page = open_page(make_run(tmp_path / "one", classes=classes), page="images")
     box = page.multiselect(key="widget-class")

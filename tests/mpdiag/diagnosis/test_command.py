@@ -30,6 +30,26 @@ def test_the_command_uses_the_data_set_of_the_run(
     assert list(written.class_names) == [one["name"] for one in Run.open(run).header["classes"]]
 
 
+@pytest.mark.parametrize("other", ["images", "categories"])
+def test_a_diagnosis_of_another_data_set_is_not_written_to_the_run(
+    model: Mask2Former, run: Path, tmp_path: Path, other: str
+) -> None:
+    save_checkpoint(tmp_path / "model.pth", model)
+    header = Run.open(run).header["dataset"]
+    content = json.loads(Path(header["annotation_file"]).read_text())
+    if other == "images":
+        content["images"] = content["images"][1:]
+        kept = {image["id"] for image in content["images"]}
+        content["annotations"] = [x for x in content["annotations"] if x["image_id"] in kept]
+    else:
+        content["categories"][0]["name"] = "another"
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    arguments = ["diagnose", str(tmp_path / "model.pth"), "--run", str(run), "--limit", "1"]
+    arguments += ["--root", header["image_root"]]
+    with pytest.raises(RunError, match="has other images or classes than"):
+        app([*arguments, "--dataset", str(tmp_path / "other.json")], standalone_mode=False)
+
+
 def test_the_command_writes_json_and_a_page(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
