@@ -1,12 +1,14 @@
 """Fixtures shared by the tests of several packages."""
 
+import gc
+import hashlib
 import io
 import json
 import os
 import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -28,6 +30,7 @@ from mpdiag.store import RunWriter, rle
 from mpdiag.store.aggregates import add_views
 from mpdiag.store.attention import pack
 from mpdiag.store.database import LAYERS_VIEW, MACROS
+from mpdiag.store.files import replace_json
 from mpdiag.store.schema import TABLES
 
 from .prepared_data_sets import ade20k_root, cityscapes_root
@@ -52,6 +55,12 @@ def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
     """Start one worker more than there are cores: some tests wait for processes and browsers."""
     cores = yield
     return cores + 1
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of later collections of garbage, which tests ask for."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -109,15 +118,24 @@ def render() -> Callable[[RenderableType], str]:
 def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return `_make_run`, which writes small run directories with random, consistent rows.
 
-    Of equal runs with equal names only the first is computed; the others are copies of it.
+    Of runs that are equal but for their names only the first is computed, by one of the workers;
+    the others are copies of it.
     """
-    originals: dict[str, Path] = {}
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "computed-runs"
 
     def make(path: Path, **options: Any) -> Path:
-        key = json.dumps([path.name, options], sort_keys=True)
-        if key not in originals:
-            originals[key] = _make_run(tmp_path_factory.mktemp("run") / path.name, **options)
-        shutil.copytree(originals[key], path)
+        key = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+        if not (original := shared / key).exists():
+            computed = _make_run(tmp_path_factory.mktemp("run") / "run", **options)
+            shared.mkdir(exist_ok=True)
+            with suppress(OSError):  # another worker has computed it meanwhile
+                computed.rename(original)
+        shutil.copytree(original, path)
+        header = json.loads((path / "run.json").read_text())
+        named = run_header(path.name)
+        header |= {name: named[name] for name in ("name", "checkpoint") if name not in options}
+        replace_json(path / "run.json", header)
         return path
 
     return make
