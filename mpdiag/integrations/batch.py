@@ -16,7 +16,27 @@ from mpdiag.matching import Target
 
 Size = tuple[int, int]
 
-STRIDE = 4  # of the mask grid, where only lists of images say how they were padded
+
+@dataclass(frozen=True, slots=True)
+class PredictionShape:
+    """Shape of the predictions of a pass.
+
+    Attributes:
+        images: B.
+        num_classes: K.
+        grid: (h, w) of the mask logits.
+        stride: pixels per cell of the grid, for models that pad a list of images themselves.
+    """
+
+    images: int
+    num_classes: int
+    grid: Size
+    stride: int
+
+    @property
+    def padded(self) -> Size:
+        """(height, width) in pixels that the grid covers."""
+        return self.grid[0] * self.stride, self.grid[1] * self.stride
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +64,20 @@ class Batch:
         return rows, columns
 
 
-def read_batch(
-    inputs: Mapping[str, Any], targets: Any, grid: Size, count: int, num_classes: int
-) -> Batch:
+def read_batch(inputs: Mapping[str, Any], targets: Any, shape: PredictionShape) -> Batch:
     """Read images and GT of a pass.
 
     Args:
         inputs: arguments of the model by name.
-        targets: GT if `inputs` hold none: anything that `find_targets` reads.
-        grid: (h, w) of the mask logits.
-        count: number of images.
-        num_classes: K; GT with the label K are padding and left out.
+        targets: GT if `inputs` hold none: anything that `find_targets` reads. GT with the label K
+            are padding and left out.
+        shape: that of the predictions.
 
     Raises:
-        DataError: the GT is that of another number of images, or that of an image is not valid.
+        DataError: the GT is that of another number of images, the GT of an image is not valid or of
+            another size than the image, or an image does not fit in the mask grid.
     """
-    pixels, images, padded = _images(inputs, grid, count)
+    pixels, images, padded = _images(inputs, shape)
     found = find_targets(inputs if targets is None else targets)
     if found is None and targets is not None:
         raise DataError(
@@ -67,14 +85,16 @@ def read_batch(
             "a list with a dictionary of `labels` (G,) and `masks` (G, H, W) for each image"
         )
     if found is None:
-        return Batch(padded, images, None, pixels)
-    if len(found) != count:
+        return Batch(padded, images or [padded] * shape.images, None, pixels)
+    if len(found) != shape.images:
         raise DataError(
-            f"the GT is that of {len(found)} images, but the model predicted {count}; give the "
-            "targets of the last forward pass"
+            f"the GT is that of {len(found)} images, but the model predicted {shape.images}; give "
+            "the targets of the last forward pass"
         )
-    valid = valid_targets(found, num_classes)
-    return Batch(padded, images, [_pad(target, padded) for target in valid], pixels)
+    valid = valid_targets(found, shape.num_classes)
+    images = images or [_size_of_gt(target, padded) for target in valid]
+    fitted = [_fit(target, images[index], padded, index) for index, target in enumerate(valid)]
+    return Batch(padded, images, fitted, pixels)
 
 
 def find_targets(given: Any) -> list[Target] | None:
@@ -130,34 +150,64 @@ def _draw(polygons: Sequence[Any], height: int, width: int) -> Any:
     return coco_mask.decode(coco_mask.merge(encoded)).astype(np.bool_)
 
 
-def _pad(target: Target, padded: Size) -> Target:
-    """Pad masks of the image to those of the batch; other sizes cover the batch already."""
+def _size_of_gt(target: Target, padded: Size) -> Size:
+    """Return the size of an image that the model does not receive: that of GT without padding."""
     height, width = target["masks"].shape[-2:]
-    if height > padded[0] or width > padded[1]:
+    fits = len(target["masks"]) and height <= padded[0] and width <= padded[1]
+    return (height, width) if fits else padded
+
+
+def _fit(target: Target, image: Size, padded: Size, index: int) -> Target:
+    """Return the GT over the padded area; at any resolution if the image has no padding."""
+    masks = target["masks"]
+    height, width = masks.shape[-2:]
+    if not len(masks):
+        return Target(labels=target["labels"], masks=masks.new_zeros(0, *padded))
+    # One pixel of the GT more or less is rounding.
+    same_aspect = abs(height * padded[1] - width * padded[0]) <= max(padded)
+    if (height, width) == padded or (image == padded and same_aspect):
         return target
-    masks = F.pad(target["masks"], (0, padded[1] - width, 0, padded[0] - height))
+    if (height, width) != image:
+        raise DataError(
+            f"image {index} of the batch: masks of {height} x {width} pixels, but the model "
+            f"received {image[0]} x {image[1]}, padded to {padded[0]} x {padded[1]}; give masks of "
+            "one of these sizes"
+        )
+    masks = F.pad(masks, (0, padded[1] - width, 0, padded[0] - height))
     return Target(labels=target["labels"], masks=masks)
 
 
 def _images(
-    inputs: Mapping[str, Any], grid: Size, count: int
-) -> tuple[Tensor | Sequence[Tensor] | None, list[Size], Size]:
-    """Return the pixels of a batch, the size of each image, and the padded size."""
+    inputs: Mapping[str, Any], shape: PredictionShape
+) -> tuple[Tensor | Sequence[Tensor] | None, list[Size] | None, Size]:
+    """Return the pixels of a batch, the size of each image if known, and the padded size."""
     for value in inputs.values():
         outside = None
         if hasattr(value, "tensors") and hasattr(value, "mask"):  # NestedTensor of DETR
             value, outside = value.tensors, value.mask
-        if isinstance(value, Tensor) and value.ndim == 4 and len(value) == count:
+        if isinstance(value, Tensor) and value.ndim == 4 and len(value) == shape.images:
             padded = (value.shape[-2], value.shape[-1])
             inside = ~outside.bool() if outside is not None else inputs.get("pixel_mask")
-            sizes = [padded] * count if inside is None else _covered(inside)
+            sizes = [padded] * shape.images if inside is None else _covered(inside)
             return value, sizes, padded
         images = _image_list(value)
         if images is not None:
             sizes = [(one.shape[-2], one.shape[-1]) for one in images]
-            return images, sizes, (grid[0] * STRIDE, grid[1] * STRIDE)
-    padded = (grid[0] * STRIDE, grid[1] * STRIDE)
-    return None, [padded] * count, padded
+            _require_fit(sizes, shape)
+            return images, sizes, shape.padded
+    return None, None, shape.padded
+
+
+def _require_fit(images: Sequence[Size], shape: PredictionShape) -> None:
+    """Raise DataError if the mask grid does not cover an image."""
+    padded = shape.padded
+    for index, (height, width) in enumerate(images):
+        if height > padded[0] or width > padded[1]:
+            raise DataError(
+                f"image {index} of the batch: {height} x {width} pixels, but the mask grid covers "
+                f"{padded[0]} x {padded[1]} at stride {shape.stride}; declare the stride of the "
+                "model: HookPoint(stride=...) for mask_logits, or Family.mask_stride"
+            )
 
 
 def _image_list(value: Any) -> list[Tensor] | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mpdiag.errors import ConfigError, MpdiagError, RecordingError
-from mpdiag.integrations.batch import find_targets, read_batch
+from mpdiag.integrations.batch import PredictionShape, find_targets, read_batch
 from mpdiag.integrations.evaluation_rows import EvaluationRows
 from mpdiag.integrations.finite_check import FiniteCheck, check_finite
 from mpdiag.integrations.layer_losses import find_criterion
@@ -89,6 +89,7 @@ class LayerMonitor:
         self._recorder = Recorder(model, ["class_logits", "mask_logits"], self._check)
         family, module = self._recorder.family, self._recorder.module
         self.family = family.name
+        self._stride = family.mask_stride(module)
         self._criterion = criterion or find_criterion(model)
         loss = family.loss_config(module, self.family)
         points = loss.num_points
@@ -185,9 +186,10 @@ class LayerMonitor:
         if pending is None:
             return
         class_logits, mask_logits = pending.class_logits, pending.mask_logits
-        grid = mask_logits.shape[-2], mask_logits.shape[-1]
+        _, images, _, height, width = mask_logits.shape
         num_classes = class_logits.shape[-1] - 1
-        batch = read_batch(pending.inputs, targets, grid, mask_logits.shape[1], num_classes)
+        shape = PredictionShape(images, num_classes, (height, width), self._stride)
+        batch = read_batch(pending.inputs, targets, shape)
         training = pending.training
         measurement = self._step if training else self._evaluation
         if measurement is None:

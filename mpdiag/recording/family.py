@@ -63,6 +63,14 @@ class Family(ABC):
         """
         return [num_layers - 1, *range(num_layers - 1)]
 
+    def mask_stride(self, model: Any) -> int:
+        """Return the pixels of the padded input per cell of the mask grid of `model`.
+
+        `mpdiag.LayerMonitor` asks for it if the model receives a list of images and pads them
+        itself; otherwise the size of the input is known. By default 4.
+        """
+        return 4
+
     def intervention_points(self, model: Any) -> InterventionPoints | None:
         """Return the parts of the decoder of `model` that interventions change.
 

@@ -29,18 +29,28 @@ class HookPointFamily(Family):
         return not any(map(is_mpdiag_mask2former, model.modules()))
 
     def hooks(self, model: Any) -> HookSpecs:
-        points: dict[str, HookPoint] = {}
-        for path, module in model.named_modules():
-            name = path.rpartition(".")[2]
-            if isinstance(module, HookPoint) and name in CANONICAL_NAMES:
-                if name in points:
-                    raise RecordingError(
-                        f"{type(model).__name__}: has 2 hook points called {name}; record a module "
-                        "that has one"
-                    )
-                points[name] = module
         # The number of calls is the number of layers; the MP part may not run.
-        return {name: HookSpec([point], None, first_output) for name, point in points.items()}
+        return {
+            name: HookSpec([point], None, first_output) for name, point in _points(model).items()
+        }
+
+    def mask_stride(self, model: Any) -> int:
+        return _points(model)["mask_logits"].stride
+
+
+def _points(model: nn.Module) -> dict[str, HookPoint]:
+    """Return the hook points of canonical names; RecordingError for two of one name."""
+    points: dict[str, HookPoint] = {}
+    for path, module in model.named_modules():
+        name = path.rpartition(".")[2]
+        if isinstance(module, HookPoint) and name in CANONICAL_NAMES:
+            if name in points:
+                raise RecordingError(
+                    f"{type(model).__name__}: has 2 hook points called {name}; record a module "
+                    "that has one"
+                )
+            points[name] = module
+    return points
 
 
 def _count_points(module: nn.Module) -> int:

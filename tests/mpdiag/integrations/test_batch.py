@@ -1,5 +1,6 @@
 """GT and image sizes in the conventions of the libraries, on inputs written by hand."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,11 +10,12 @@ import torch
 from torch import Tensor
 
 from mpdiag.errors import DataError
-from mpdiag.integrations.batch import find_targets, read_batch
+from mpdiag.integrations.batch import PredictionShape, find_targets, read_batch
 from mpdiag.integrations.layer_losses import LayerLosses, find_criterion
 
 GRID = (4, 8)  # of an image of 16 x 32 pixels
 CLASSES = 3
+SHAPE = PredictionShape(1, CLASSES, GRID, 4)
 
 LABELS = torch.tensor([2, 0])
 MASKS = torch.zeros(2, 12, 20, dtype=torch.bool)
@@ -90,7 +92,7 @@ def inside(height: int, width: int) -> Tensor:
     ids=["pixel_mask", "NestedTensor", "list", "detectron2"],
 )
 def test_masks_are_padded_to_the_batch_and_cells_are_those_of_the_image(inputs: Any) -> None:
-    batch = read_batch(inputs, [{"labels": LABELS, "masks": MASKS}], GRID, 1, CLASSES)
+    batch = read_batch(inputs, [{"labels": LABELS, "masks": MASKS}], SHAPE)
     assert batch.padded == (16, 32) and list(batch.images) == [(12, 20)]
     assert batch.valid_cells(0, GRID) == (3, 5)
     (target,) = batch.targets or []
@@ -101,7 +103,7 @@ def test_masks_are_padded_to_the_batch_and_cells_are_those_of_the_image(inputs: 
 
 def test_unreadable_targets_are_an_error() -> None:
     with pytest.raises(DataError, match="targets of type dict: hold no GT"):
-        read_batch({}, {"boxes": torch.zeros(1, 4)}, GRID, 1, CLASSES)
+        read_batch({}, {"boxes": torch.zeros(1, 4)}, SHAPE)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_unreadable_targets_are_an_error() -> None:
 def test_invalid_gt_names_the_image(labels: list[int], masks: Tensor, message: str) -> None:
     targets = [{"labels": LABELS, "masks": MASKS}, {"labels": labels, "masks": masks}]
     with pytest.raises(DataError, match=message):
-        read_batch({}, targets, GRID, 2, CLASSES)
+        read_batch({}, targets, replace(SHAPE, images=2))
 
 
 def test_padding_labels_and_images_without_objects_in_any_form() -> None:
@@ -135,10 +137,55 @@ def test_padding_labels_and_images_without_objects_in_any_form() -> None:
             {"labels": torch.tensor([CLASSES, 1]), "masks": MASKS},
             {"labels": [], "masks": empty},
         ]
-        first, second = read_batch({}, targets, GRID, 2, CLASSES).targets or ()
+        first, second = read_batch({}, targets, replace(SHAPE, images=2)).targets or ()
         assert first["labels"].tolist() == [1] and len(second["labels"]) == 0
         assert torch.equal(first["masks"][:, :12, :20], MASKS[1:])
         assert second["masks"].shape == (0, 16, 32)
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.5, 2])
+def test_gt_of_another_resolution_covers_an_image_without_padding(scale: float) -> None:
+    masks = torch.ones(1, int(16 * scale), int(32 * scale) + 1)  # a pixel of rounding
+    inputs = {"images": torch.zeros(1, 3, 16, 32)}
+    batch = read_batch(inputs, [{"labels": [0], "masks": masks}], SHAPE)
+    (target,) = batch.targets or []
+    assert target["masks"].all()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "size"),
+    [
+        ({"images": torch.zeros(1, 3, 16, 32)}, (12, 20)),
+        ({"images": torch.zeros(1, 3, 16, 32)}, (64, 64)),
+        ({"pixel_values": torch.zeros(1, 3, 16, 32), "pixel_mask": inside(12, 20)}, (6, 10)),
+        ({"images": [torch.zeros(3, 12, 20)]}, (24, 40)),
+    ],
+)
+def test_gt_that_fits_neither_image_nor_batch_is_an_error(inputs: Any, size: Any) -> None:
+    message = rf"image 0 of the batch: masks of {size[0]} x {size[1]} pixels, but the .* to 16 x 32"
+    with pytest.raises(DataError, match=message):
+        read_batch(inputs, [{"labels": [0], "masks": torch.ones(1, *size)}], SHAPE)
+
+
+def test_gt_without_padding_is_the_size_of_an_image_that_the_model_does_not_receive() -> None:
+    """A decoder alone receives features."""
+    targets = [{"labels": LABELS, "masks": MASKS}, {"labels": [], "masks": []}]
+    batch = read_batch({"features": {}}, targets, replace(SHAPE, images=2))
+    assert list(batch.images) == [(12, 20), (16, 32)]
+    assert batch.valid_cells(0, GRID) == (3, 5)
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8])
+def test_lists_of_images_are_padded_at_the_stride_of_the_model(stride: int) -> None:
+    shape = PredictionShape(2, CLASSES, (64 // stride, 64 // stride), stride)
+    inputs = {"images": [torch.zeros(3, 64, 64), torch.zeros(3, 48, 64)]}
+    targets = [{"labels": [0], "masks": torch.ones(1, *one.shape[1:])} for one in inputs["images"]]
+    batch = read_batch(inputs, targets, shape)
+    assert batch.valid_cells(1, shape.grid) == (48 // stride, 64 // stride)
+    assert batch.targets is not None
+    assert batch.targets[1]["masks"][0].sum(0).tolist() == [48] * 64
+    with pytest.raises(DataError, match=r"image 0 of the batch: 64 x 64 pixels, but the mask grid"):
+        read_batch(inputs, targets, replace(shape, grid=(32 // stride, 32 // stride)))
 
 
 class Criterion(torch.nn.Module):

@@ -189,6 +189,9 @@ def test_a_recomputed_pass_counts_once(reentrant: bool) -> None:
 
 
 def test_training_with_and_without_a_monitor_is_bit_equal(small_config: ModelConfig) -> None:
+    target = left_and_right()
+    target["masks"] = target["masks"].repeat_interleave(5, 1).repeat_interleave(3, 2)  # 40 x 48
+
     def train(monitored: bool) -> tuple[Tensor, list[Tensor]]:
         torch.manual_seed(0)
         model = Mask2Former(small_config).train()
@@ -200,7 +203,7 @@ def test_training_with_and_without_a_monitor_is_bit_equal(small_config: ModelCon
             loss.backward()
             optimizer.step()
             if monitor:
-                values = monitor.step([left_and_right()])
+                values = monitor.step([target])
                 assert values["miou_l/4"] >= 0 and "util/0" in values
         return torch.rand(1), [parameter.detach() for parameter in model.parameters()]
 

@@ -75,6 +75,12 @@ def test_replicas_of_data_parallel_are_refused() -> None:
         Recorder(outer)
 
 
+def test_the_stride_of_the_masks_is_that_of_their_hook_point() -> None:
+    model = Segmenter()
+    model.mask_logits = HookPoint(stride=8)
+    assert find_family(model)[0].mask_stride(model) == 8
+
+
 class Decoder(Segmenter):
     """A decoder that gets features of a backbone."""
 
