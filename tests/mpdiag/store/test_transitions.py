@@ -1,6 +1,6 @@
 """Transitions by hand, their counts by loops, and properties of their classes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from mpdiag.store.transitions import (
 )
 
 MakeRun = Callable[..., Path]
-Step = tuple[int, int, float, int]  # area, best GT, its IoU in percent, second coverage in percent
+Pair = tuple[dict[str, Any], dict[str, Any], float | None]  # before, now, IoU of the two
+DEFAULTS = Thresholds()
 
 
 def step(area: int, gt: int = -1, iou: float = 0.0, second: float = 0.0) -> dict[str, Any]:
@@ -31,27 +32,28 @@ def step(area: int, gt: int = -1, iou: float = 0.0, second: float = 0.0) -> dict
             "matched_gt": -1}  # fmt: skip
 
 
-def database(pairs: list[tuple[dict[str, Any], dict[str, Any], float | None]]) -> Any:
-    """A run of one image with one query per (before, now, IoU of the two)."""
+@pytest.fixture(scope="module")
+def database() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Return a database whose tables `kinds` replaces."""
+    with duckdb.connect() as connection:
+        for macro in MACROS:
+            connection.execute(macro)
+        yield connection
+
+
+def kinds(
+    database: duckdb.DuckDBPyConnection, pairs: list[Pair], thresholds: Thresholds = DEFAULTS
+) -> list[str]:
+    """Fill in a run of one image with one query per pair, and return their transitions."""
     queries = [
         {"image_id": 1, "layer": layer, "query": n, **row, "iou_prev": iou if layer else None}
         for n, (before, now, iou) in enumerate(pairs)
         for layer, row in enumerate((before, now))
     ]
-    return filled({"queries": queries, "images": [{"image_id": 1, "num_gt": 0}]})
-
-
-def filled(content: dict[str, list[dict[str, Any]]]) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
-    for macro in MACROS:
-        connection.execute(macro)
+    content = {"queries": queries, "images": [{"image_id": 1, "num_gt": 0}]}
     for name, schema in TABLES.items():
-        connection.register(name, pa.Table.from_pylist(content.get(name, []), schema))
-    return connection
-
-
-def kinds(connection: duckdb.DuckDBPyConnection, thresholds: Thresholds) -> list[str]:
-    found = connection.execute(f"SELECT kind FROM ({transitions_sql(thresholds)}) ORDER BY query")
+        database.register(name, pa.Table.from_pylist(content.get(name, []), schema))
+    found = database.execute(f"SELECT kind FROM ({transitions_sql(thresholds)}) ORDER BY query")
     return [kind for (kind,) in found.fetchall()]
 
 
@@ -77,8 +79,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_class_by_hand(name: str) -> None:
-    assert kinds(database([CASES[name]]), Thresholds()) == [name.partition(":")[0]]
+def test_each_class_by_hand(database: duckdb.DuckDBPyConnection, name: str) -> None:
+    assert kinds(database, [CASES[name]]) == [name.partition(":")[0]]
 
 
 fraction = st.floats(0, 1)
@@ -100,11 +102,10 @@ masks = st.one_of(
     ),
 )  # fmt: skip
 def test_every_transition_has_exactly_one_class(
-    pairs: list[tuple[dict[str, Any], dict[str, Any], float | None]], thresholds: Thresholds
+    database: duckdb.DuckDBPyConnection, pairs: list[Pair], thresholds: Thresholds
 ) -> None:
     pairs = [(a, b, iou if a["area"] or b["area"] else None) for a, b, iou in pairs]
-    connection = database(pairs)
-    found = kinds(connection, thresholds)
+    found = kinds(database, pairs, thresholds)
     assert len(found) == len(pairs) and set(found) <= set(TRANSITIONS)
     for kind, (before, now, iou) in zip(found, pairs, strict=True):
         # The condition of each class, independent of the order of the rules.
@@ -118,7 +119,7 @@ def test_every_transition_has_exactly_one_class(
                 assert more != (before["second_coverage"] >= thresholds.several)
             if kind in ("refined", "drifted"):
                 assert (kind == "refined") == (now["best_gt_iou"] > before["best_gt_iou"])
-    assert transitions(connection, transition_counts_sql(thresholds))["count"].sum() == len(pairs)
+    assert transitions(database, transition_counts_sql(thresholds))["count"].sum() == len(pairs)
 
 
 def test_counts_and_gains_equal_loops(tmp_path: Path, make_run: MakeRun) -> None:
@@ -153,16 +154,15 @@ def test_counts_and_gains_equal_loops(tmp_path: Path, make_run: MakeRun) -> None
     assert table["util_gain"].min() < 0
 
 
-def test_masks_that_are_not_finite_have_no_transition() -> None:
+def test_masks_that_are_not_finite_have_no_transition(
+    database: duckdb.DuckDBPyConnection,
+) -> None:
     lost = {**step(0), "area": None, "best_gt_iou": None, "second_coverage": None}
-    assert kinds(database([(step(9), lost, None), (step(9), step(9), 1.0)]), Thresholds()) == [
-        "kept"
-    ]
+    assert kinds(database, [(step(9), lost, None), (step(9), step(9), 1.0)]) == ["kept"]
 
 
-def test_thresholds_are_in_0_1() -> None:
-    assert kinds(database([CASES["drifted: away from its object"]]), Thresholds(kept_iou=0.5)) == [
-        "kept"
-    ]
+def test_thresholds_are_in_0_1(database: duckdb.DuckDBPyConnection) -> None:
+    drifted = CASES["drifted: away from its object"]
+    assert kinds(database, [drifted], Thresholds(kept_iou=0.5)) == ["kept"]
     with pytest.raises(ValidationError):
         Thresholds(kept_iou=90)
