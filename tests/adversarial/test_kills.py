@@ -19,7 +19,7 @@ from mpdiag.errors import RunError
 from mpdiag.store import Run
 from mpdiag.store.lock import LOCK
 
-KILLS = int(os.environ.get("MPDIAG_KILLS", "5"))
+KILLS = int(os.environ.get("MPDIAG_KILLS", "2"))
 TABLES = ("images", "targets", "queries", "detections", "masks", "attention")
 
 
