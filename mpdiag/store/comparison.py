@@ -14,7 +14,12 @@ from mpdiag.store.layer_metrics import LAYER_METRICS
 from mpdiag.store.run import Run
 
 TOP = 10
-_DESCRIBED = ("architecture", "method", "part", "settings")  # of run.json
+_DESCRIBED = ("architecture", "method", "part", "dataset", "settings")  # of run.json
+_IMAGES = """
+SELECT image_id, file_name, coalesce(string_agg(category_id, ' ' ORDER BY gt), '') AS gt
+FROM images LEFT JOIN targets USING (image_id) GROUP BY image_id, file_name ORDER BY image_id
+"""
+"""The images, with the categories of their GT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +29,8 @@ class Comparison:
     Attributes:
         a, b: names of the runs.
         images: number of images.
-        settings: entries of run.json that differ (architecture, method, part and settings, with
-            dotted names): the values of a and b, None if there is none.
+        settings: entries of run.json that differ (architecture, method, part, dataset and
+            settings, with dotted names): the values of a and b, None if there is none.
         layers: one row for each metric and layer: `metric`, `layer`, `a`, `b`, `difference`, and
             `low` and `high`, the ends of its 95% interval by resampling the images of both runs in
             pairs. Metrics are those of `LAYER_METRICS` that both runs have.
@@ -60,7 +65,7 @@ def compare(
         resamples: of the bootstrap.
 
     Raises:
-        RunError: layers, images or their numbers of GT differ.
+        RunError: layers, images or their GT differ.
     """
     files = _check(a, b)
     terms = a.image_terms(), b.image_terms()
@@ -176,15 +181,14 @@ def _check(a: Run, b: Run) -> pd.DataFrame:
             f"{a.path} has {a.num_layers} layers and {b.path} has {b.num_layers} layers; compare "
             "runs with the same number of layers"
         )
-    sql = "SELECT image_id, file_name, num_gt FROM images ORDER BY image_id"
-    images = a.query(sql), b.query(sql)
+    images = a.query(_IMAGES), b.query(_IMAGES)
     keys = [set(zip(x["image_id"], x["file_name"], strict=True)) for x in images]
     if keys[0] != keys[1]:
         raise RunError(
             f"{a.path} and {b.path} have different images: {len(keys[0])} and {len(keys[1])}, of "
             f"which {len(keys[0] & keys[1])} are in both; analyse both over the same images"
         )
-    other = images[0]["num_gt"] != images[1]["num_gt"]
+    other = images[0]["gt"] != images[1]["gt"]
     if other.any():
         name = images[0]["file_name"].iloc[int(other.to_numpy().argmax())]
         raise RunError(

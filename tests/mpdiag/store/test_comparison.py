@@ -119,9 +119,10 @@ def test_runs_that_cannot_be_compared(tmp_path: Path, make_run: MakeRun) -> None
         make_run(tmp_path / "less", images=4, layers=3),
     )
     path = make_run(tmp_path / "gt", images=5, layers=3)
-    (file,) = (path / "images").glob("*.parquet")
+    (file,) = (path / "targets").glob("*.parquet")
     table = pq.read_table(file).to_pylist()
-    table[2]["num_gt"] += 1
+    assert [row["image_id"] for row in table] == [2, 3, 3, 4, 4, 4]
+    table[2]["category_id"] += 1
     pq.write_table(pq.read_table(file).from_pylist(table, pq.read_schema(file)), file)
     refused("different GT on 000003.jpg; ", path)
 
