@@ -63,10 +63,16 @@ class Run:
         """Open the run directory at `path`; `thresholds` classify its transitions.
 
         Raises:
-            RunError: `path` is not a run directory, or the run is unfinished, incomplete or of a
-                newer schema version.
+            RunError: `path` is not a run directory or not readable, or the run is unfinished,
+                incomplete or of a newer schema version.
         """
-        path = Path(path)
+        try:
+            return cls._open(Path(path), thresholds)
+        except OSError as error:  # no permission, or a network drive that is gone
+            raise RunError(f"{path} is not readable ({error.strerror}); check it") from error
+
+    @classmethod
+    def _open(cls, path: Path, thresholds: Thresholds) -> "Run":
         if not path.exists():
             raise RunError(f"{path} does not exist; give the directory of a run")
         if not (path / "run.json").is_file():

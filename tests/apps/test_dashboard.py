@@ -49,9 +49,11 @@ def test_damaged_run_is_an_error_beside_the_other_runs(make_run, open_page, tmp_
     (no_summary / "summary.json").write_text("{}")
     unreadable = make_run(tmp_path / "unreadable")
     next((unreadable / "queries").glob("*.parquet")).write_bytes(b"PAR1, truncated")
-    page = open_page(unfinished, broken, tmp_path / "nowhere", no_summary, unreadable, intact)
+    page = open_page(
+        unfinished, broken, tmp_path / "nowhere", no_summary, unreadable, "/" + "x" * 5000, intact
+    )
     errors = " ".join(error.value.replace("\\", "") for error in page.error)
-    for path in (unfinished, broken, tmp_path / "nowhere", no_summary, unreadable):
+    for path in (unfinished, broken, tmp_path / "nowhere", no_summary, unreadable, "/xxx"):
         assert str(path) in errors
     assert names(page)[-1] == "intact, matching part"
     assert len(names(page)) == 3 + 1
