@@ -3,7 +3,7 @@
 python examples/custom_loop.py --steps 500 --output runs/custom-loop
 
 The loop trains a small Mask2Former from random weights on images that it draws. For your own
-model, replace the model, the images and the losses; the four lines with `monitor` stay.
+model, replace the model, the images and the losses; the lines with `monitor` stay.
 """
 
 import argparse
@@ -105,6 +105,7 @@ def main() -> None:
             monitor.measure(targets)
     print(monitor.finish_evaluation())
     monitor.write_run(args.output, CLASSES)
+    monitor.close()
     print(f"mpdiag dashboard {args.output}")
 
 

@@ -124,6 +124,12 @@ class LayerDiagnosticsCallback(Callback):
         if self.monitor and self._run:
             write_final_run(self.monitor, self._run)
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if self.monitor:  # there is no teardown
+            self.monitor.close()
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.monitor:
             self.monitor.close()

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ class LayerMonitor:
         for images, targets in loader:
             ...  # forward, backward, optimizer.step()
             logger.log(monitor.step(targets))  # empty except every 50 steps
+        monitor.close()  # or use it as a context manager
 
     Values are `NAME/LAYER` -> mean over the images of the step, in the conventions of
     docs/metrics.md: `miou_l` (layers 1..L), `util`, `instability` (layers 1..L), `empty_masks`,
@@ -98,6 +99,7 @@ class LayerMonitor:
             None if points == "all" else seeded_points(points, _POINT_SEED),
         )
         self._signature = inspect.signature(type(module).forward)
+        self._is_closed = False
         self._check_finite = check_finite
         self._checked: dict[str, int] = {}
         self._finite_check: FiniteCheck | None = None
@@ -274,15 +276,31 @@ class LayerMonitor:
         }
         return self._evaluation_rows.write(Path(path), header, classes, self._device)
 
+    def finish_training(self) -> None:
+        """Measure no other step until `iteration` is set; evaluations are measured."""
+        self._pending.pop(True, None)
+        if self._step:
+            self._step.close()
+        self._step = None
+
     def close(self) -> None:
-        """Remove all hooks."""
+        """Remove all hooks; nothing is measured any more. `write_run` still works."""
+        self._is_closed = True
         self._before_handle.remove()
         self._stop_recording()
-        for part in (self._step, self._evaluation):
-            if part:
-                part.close()
+        self.finish_training()
+        self._pending.clear()
+        if self._evaluation:
+            self._evaluation.close()
+        self._evaluation = None
         if self._finite_check:
             self._finite_check.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def _device(self) -> torch.device:
@@ -290,7 +308,9 @@ class LayerMonitor:
         parameter = next(self._recorder.module.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
-    def _measurement(self, training: bool) -> Measurement:
+    def _measurement(self, training: bool) -> Measurement | None:
+        if self._is_closed:
+            return None
         layers = self._recorder.num_layers
         return Measurement(self._matcher, self._criterion, layers, training=training)
 
@@ -303,7 +323,11 @@ class LayerMonitor:
         images = 0 if statistics is None else statistics.images
         return images < self._evaluation_limit
 
-    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> None:
+        if kwargs is None:  # torch still calls a hook that an earlier one has removed, without them
+            return
         if torch._C._current_graph_task_id() != -1:
             return  # in a backward pass: gradient checkpointing runs the model again
         self._stop_recording()

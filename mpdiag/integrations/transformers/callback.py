@@ -1,5 +1,6 @@
 """A callback of transformers' Trainer that logs what each decoder layer predicts."""
 
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ from mpdiag.errors import ConfigError, RecordingError
 from mpdiag.integrations.monitor import LayerMonitor, write_final_run
 from mpdiag.recording.uncopied_hook import UncopiedHook
 
+# The callback of each model; a model is measured by the last one.
+_ATTACHED: weakref.WeakKeyDictionary[nn.Module, weakref.ref["LayerDiagnosticsCallback"]]
+_ATTACHED = weakref.WeakKeyDictionary()
+
 
 class LayerDiagnosticsCallback(TrainerCallback):
     """Logs the values of `mpdiag.LayerMonitor` through `Trainer.log`:
@@ -20,6 +25,9 @@ class LayerDiagnosticsCallback(TrainerCallback):
     Training values come from every `every`-th step, evaluation values from the first images of each
     evaluation. Those have the prefix of the Trainer's own metrics: `eval_`, or `eval_NAME_` for
     each of several data sets. The GT are the labels that the model receives.
+
+    Training passes are measured until the end of `trainer.train()`, evaluations as long as the
+    trainer exists, until `close`, or until another callback attaches to the model.
     """
 
     def __init__(
@@ -43,7 +51,8 @@ class LayerDiagnosticsCallback(TrainerCallback):
         Raises:
             RecordingError: no family matches the model, or it is compiled.
         """
-        self._trainer, self._eval_images = trainer, eval_images
+        # The model holds the callback; it must not hold the trainer with its optimizer and data.
+        self._trainer, self._eval_images = weakref.ref(trainer), eval_images
         self._run = None if run is None else Path(run)
         self._settings: dict[str, Any] = {"every": every, "check_finite": check_finite}
         self.monitor: LayerMonitor | None = None
@@ -82,7 +91,7 @@ class LayerDiagnosticsCallback(TrainerCallback):
         values = self.monitor.step() if self.monitor else {}
         if values:
             should_log = control.should_log
-            self._trainer.log(values)
+            self._log(values)
             control.should_log = should_log  # log resets it, and the Trainer's own log is due
 
     def on_evaluate(
@@ -97,7 +106,7 @@ class LayerDiagnosticsCallback(TrainerCallback):
         values = self.monitor.finish_evaluation()
         if values:
             prefix = _prefix(kwargs.get("metrics") or {})
-            self._trainer.log({f"{prefix}_{name}": value for name, value in values.items()})
+            self._log({f"{prefix}_{name}": value for name, value in values.items()})
         self._start_evaluation(self.monitor)
 
     def on_train_end(
@@ -107,17 +116,34 @@ class LayerDiagnosticsCallback(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        if self.monitor is None or self._run is None:
+        if self.monitor is None:
             return
-        names = getattr(self._model.config, "id2label", None)
-        write_final_run(self.monitor, self._run, names and [names[key] for key in sorted(names)])
+        self.monitor.finish_training()
+        if self._run is not None:
+            names = getattr(self._model.config, "id2label", None)
+            classes = names and [names[key] for key in sorted(names)]
+            write_final_run(self.monitor, self._run, classes)
+
+    def close(self) -> None:
+        """Remove all hooks from the model, for example after `trainer.remove_callback`."""
+        if self.monitor is not None:
+            self.monitor.close()
+            self._before_handle.remove()
+        self.monitor = self._model = None
+
+    def _log(self, values: dict[str, float]) -> None:
+        trainer = self._trainer()
+        assert trainer is not None  # it calls this callback
+        trainer.log(values)
 
     def _attach(self, model: Any) -> LayerMonitor:
         """Return the monitor of a model; `model_init` may have made another one."""
         if self.monitor is None or model is not self._model:
-            if self.monitor is not None:
-                self.monitor.close()
-                self._before_handle.remove()
+            self.close()
+            other = _ATTACHED[model]() if model in _ATTACHED else None
+            if other is not None:
+                other.close()
+            _ATTACHED[model] = weakref.ref(self)
             self._model = model
             self.monitor = LayerMonitor(model, **self._settings)
             self._start_evaluation(self.monitor)
@@ -134,9 +160,12 @@ class LayerDiagnosticsCallback(TrainerCallback):
 
         Passes before it were those of `predict`, of an evaluation that failed, or of the user.
         """
-        if module.training or self.monitor is None:
+        trainer = self._trainer()
+        if trainer is None:
+            self.close()
+        if trainer is None or module.training or self.monitor is None:
             return
-        loader = self._trainer.callback_handler.eval_dataloader
+        loader = trainer.callback_handler.eval_dataloader
         if loader is not self._loader:
             self._loader = loader
             self._start_evaluation(self.monitor)

@@ -201,6 +201,37 @@ def test_a_model_that_lightning_builds_late_and_has_a_copy(
         )
 
 
+@pytest.mark.filterwarnings("ignore")  # of Lightning
+def test_a_training_that_fails_leaves_no_hooks() -> None:
+    lightning = _import("pytorch_lightning")
+    from mpdiag.integrations.lightning import LayerDiagnosticsCallback
+
+    class Module(lightning.LightningModule):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = Segmenter()
+
+        def training_step(self, batch: Tensor, index: int) -> Tensor:
+            self.model(batch)
+            raise RuntimeError("out of memory")
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.0)
+
+    module = Module()
+    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    trainer = lightning.Trainer(
+        max_steps=1,
+        callbacks=[LayerDiagnosticsCallback(every=1)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.fit(module, torch.utils.data.DataLoader(torch.ones(1, 3, 8, 16)))
+    assert not any(x._forward_hooks or x._forward_pre_hooks for x in module.modules())
+
+
 def test_batches_without_gt_give_the_metrics_of_masks(model: Any) -> None:
     monitor = mpdiag.LayerMonitor(model.train(), every=1)
     model(batch(1)[0])

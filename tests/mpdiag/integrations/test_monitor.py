@@ -162,6 +162,21 @@ def test_steps_between_measurements_have_no_hooks_on_the_layers() -> None:
     assert not any(x._forward_hooks or x._forward_pre_hooks for x in model.modules())
 
 
+def test_a_closed_monitor_stays_closed() -> None:
+    model, images = Segmenter(), torch.ones(1, 3, 8, 16)
+    with mpdiag.LayerMonitor(model, every=1) as monitor:
+        model(images)
+        assert monitor.is_pending
+    assert not monitor.is_pending
+    model(images)
+    assert monitor.step([left_and_right()]) == {}
+    monitor.iteration = 9
+    monitor.start_evaluation()
+    model.eval()(images)
+    assert not monitor.is_pending and monitor.finish_evaluation() == {}
+    assert not any(x._forward_hooks or x._forward_pre_hooks for x in model.modules())
+
+
 def test_accumulated_batches_count_as_one_step() -> None:
     model = Segmenter()
     whole = run_steps(

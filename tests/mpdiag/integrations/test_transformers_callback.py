@@ -1,5 +1,7 @@
 """The callback and the metrics for transformers' Trainer, on a small Mask2Former."""
 
+import gc
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from mpdiag import LayerMonitor
 from mpdiag.errors import ConfigError, NonFiniteError, RecordingError
+from mpdiag.recording.uncopied_hook import UncopiedHook
 from mpdiag.store.run import Run
 
 from ...transformers_models import mask2former
@@ -70,6 +73,24 @@ def trainer(model: Any, folder: Path, **settings: Any) -> Any:
         data_collator=collate,
         compute_metrics=SegmentationMetrics(model),
     )
+
+
+class TrainerOf:
+    """What the callback reads of a trainer outside of a training."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.callback_handler = SimpleNamespace(eval_dataloader=None)
+
+
+def hooks(model: Any) -> int:
+    """Return the number of hooks of mpdiag; transformers has some of its own."""
+    found = [
+        y
+        for x in model.modules()
+        for y in (*x._forward_hooks.values(), *x._forward_pre_hooks.values())
+    ]
+    return sum(isinstance(hook, UncopiedHook) for hook in found)
 
 
 def logged(trained: Any, step: int, name: str) -> list[float]:
@@ -148,9 +169,42 @@ def test_evaluation_values_are_those_of_its_own_images(tmp_path: Path) -> None:
     assert not any("eval_miou_l/1" in entry for entry in used.state.log_history)
 
 
+def test_passes_after_the_training_are_not_measured_except_in_evaluations(tmp_path: Path) -> None:
+    model = small_model()
+    used = trainer(model, tmp_path)
+    callback = LayerDiagnosticsCallback(used, every=1)
+    used.add_callback(callback)
+    used.train()
+    before = hooks(model)
+    model.train()(pixel_values=torch.zeros(1, 3, 64, 64))  # for example in another training
+    assert callback.monitor is not None and not callback.monitor.is_pending
+    used.evaluate()
+    assert len(logged(used, 2, "eval_miou_l")) == LAYERS
+    assert hooks(model) == before
+    # The trainer is free as soon as nobody else uses it, and the next pass removes the hooks.
+    reference = weakref.ref(used)
+    del used
+    gc.collect()
+    assert reference() is None
+    model(pixel_values=torch.zeros(1, 3, 64, 64))
+    assert before and hooks(model) == 0
+
+
+def test_a_model_is_measured_by_the_last_callback() -> None:
+    model, first, second = small_model(), TrainerOf(None), TrainerOf(None)
+    first.model = second.model = model
+    old = LayerDiagnosticsCallback(first)
+    before = hooks(model)
+    new = LayerDiagnosticsCallback(second)
+    assert hooks(model) == before and old.monitor is None and new.monitor is not None
+    new.close()
+    assert hooks(model) == 0
+
+
 def test_matcher_of_any_step_names_the_prediction_that_is_not_finite() -> None:
     model = small_model().train()
-    LayerDiagnosticsCallback(SimpleNamespace(model=model), every=50)  # type: ignore[arg-type]
+    owner = TrainerOf(model)
+    LayerDiagnosticsCallback(owner, every=50)
     inputs = collate([example(0), example(1)])
     model(**inputs)
     handle = model.class_predictor.register_forward_hook(spoil_second_layer())
@@ -202,7 +256,7 @@ def spoil_second_layer() -> Any:
 
 def test_compiled_and_replicated_models_are_refused() -> None:
     model = small_model()
-    callback = LayerDiagnosticsCallback(SimpleNamespace(model=model))  # type: ignore[arg-type]
+    callback = LayerDiagnosticsCallback(TrainerOf(model))
     arguments: Any = SimpleNamespace(torch_compile=True, n_gpu=1)
     state: Any = SimpleNamespace(global_step=0)
     with pytest.raises(RecordingError, match="torch_compile: "):
