@@ -1,6 +1,7 @@
 """Thumbnails and mask overlays of the dashboard; `reports.mask_images` has the common ones."""
 
 import io
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from plotly.colors import sample_colorscale
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, maximum_filter, minimum_filter
 
 from reports import palette
-from reports.mask_images import MAX_SIDE, Mask, RgbImage, open_image, resize_mask, tint
+from reports.mask_images import MAX_SIDE, Mask, RgbImage, open_image, resize_grid, resize_mask
 
 THUMBNAIL_SIZE = (256, 192)
+MAX_NUMBERS = 100
+"""Number of masks of an image with numbers; more are not readable."""
 
 
 def make_thumbnail(path: Path) -> bytes:
@@ -53,20 +56,40 @@ def overlay_heatmap(image: RgbImage, values: npt.NDArray[np.floating[Any]]) -> R
 
 
 def overlay_numbered_masks(image: RgbImage, masks: Mask, highlighted: int = -1) -> RgbImage:
-    """Draw `masks` (count, height, width) in colors with their indices; `highlighted` is red."""
-    resized = [resize_mask(mask, image) for mask in masks]
-    for index, mask in enumerate(resized):
-        color = (
-            palette.MASK_COLOR if index == highlighted else palette.cycle(palette.GT_COLORS, index)
-        )
-        image = tint(image, mask, color)
+    """Draw `masks` (count, height, width) in colors with their indices; `highlighted` is red.
+
+    The first MAX_NUMBERS masks and `highlighted`, which is on top, have numbers.
+    """
+    if not len(masks):
+        return image
+    indices = sorted(range(len(masks)), key=lambda index: index == highlighted)
+    grid = np.full(masks.shape[1:], -1)
+    for index in indices:
+        grid[masks[index]] = index
+    labels = resize_grid(grid, grid.shape, image)
+    colors = np.array([palette.cycle(palette.GT_COLORS, index) for index in range(len(masks))])
+    if 0 <= highlighted < len(masks):
+        colors[highlighted] = palette.MASK_COLOR
+    covered, outline = labels >= 0, _outline(labels)
+    drawn = image.copy()
+    drawn[covered] = (0.45 * image[covered] + 0.55 * colors[labels[covered]]).astype(np.uint8)
+    drawn[outline] = colors[labels[outline]]
+    numbered = [*range(min(len(masks), MAX_NUMBERS))]
+    if MAX_NUMBERS <= highlighted < len(masks):
+        numbered.append(highlighted)
+    return _draw_numbers(drawn, masks, numbered)
+
+
+def _draw_numbers(image: RgbImage, masks: Mask, indices: Iterable[int]) -> RgbImage:
+    """Write the index of each of these masks inside it."""
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(MAX_SIDE / 18)
-    for index, mask in enumerate(resized):
-        if mask.any():
+    scale = canvas.width / masks.shape[2], canvas.height / masks.shape[1]
+    for index in indices:
+        if masks[index].any():
             draw.text(
-                _label_position(mask),
+                _label_position(masks[index], scale),
                 str(index),
                 font=font,
                 anchor="mm",
@@ -92,13 +115,18 @@ def _to_png(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def _label_position(mask: Mask) -> tuple[float, float]:
+def _outline(labels: npt.NDArray[np.int_]) -> Mask:
+    """Return where a label, which is not -1, ends."""
+    size = 2 * max(1, max(labels.shape) // 160) + 1
+    ends: Mask = maximum_filter(labels, size) != minimum_filter(labels, size)
+    return ends & (labels >= 0)
+
+
+def _label_position(mask: Mask, scale: tuple[float, float]) -> tuple[float, float]:
     """Return the (x, y) inside the mask that is farthest from its border, also for a ring.
 
-    Every second pixel is enough, unless that leaves none.
+    `scale` is the size of a cell of the mask in pixels.
     """
-    step = 2 if mask[::2, ::2].any() else 1
-    coarse = mask[::step, ::step]
-    depth = distance_transform_edt(np.pad(coarse, 1))[1:-1, 1:-1]
-    y, x = np.unravel_index(np.argmax(depth), coarse.shape)
-    return float(step * x), float(step * y)
+    depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    y, x = np.unravel_index(np.argmax(depth), mask.shape)
+    return (float(x) + 0.5) * scale[0], (float(y) + 0.5) * scale[1]

@@ -151,12 +151,7 @@ def _show_ground_truth(
     with middle:
         drawn = drawing.overlay_numbered_masks(rgb_image, masks, highlighted)
         st.image(drawn, width="stretch", alt="GT masks with their numbers")
-        if not len(masks):
-            st.caption("The GT masks are not saved in this run.")
-        elif highlighted < 0:
-            st.caption("GT masks. The query matches no GT in the last layer.")
-        else:
-            st.caption(f"GT masks. Red: GT {highlighted}, the query's match in the last layer.")
+        st.caption(_describe_gt_masks(len(masks), highlighted))
     matches = [_final_match(list(queries)) for queries in image.targets["matched_query"]]
     table = pd.DataFrame(
         {
@@ -172,6 +167,16 @@ def _show_ground_truth(
         )
         components.table(table, f"{loaded.slug} image {image.image_id} GT", height=height)
         st.caption("Since: first layer after which the matched query does not change.")
+
+
+def _describe_gt_masks(count: int, highlighted: int) -> str:
+    if not count:
+        return "The GT masks are not saved in this run."
+    red = f"Red: GT {highlighted}, the query's match in the last layer."
+    text = "The query matches no GT in the last layer." if highlighted < 0 else red
+    most = drawing.MAX_NUMBERS
+    limit = f" Only the first {most} of {count} have numbers." if count > most else ""
+    return f"GT masks. {text}{limit}"
 
 
 def _show_all_queries(loaded: LoadedRun, image: RunImage, query: int, layer: int | None) -> None:

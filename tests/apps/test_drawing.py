@@ -39,6 +39,29 @@ def test_label_is_inside_its_mask_even_for_a_ring():
     assert ring[white].all()
 
 
+def test_highlighted_gt_is_on_top_and_others_keep_their_colors():
+    masks = np.zeros((3, 2, 2), dtype=bool)
+    masks[0, 0], masks[1, :, 0], masks[2, 1] = True, True, True
+    drawn = drawing.overlay_numbered_masks(image(200, 200), masks, highlighted=1)
+    assert tuple(drawn[10, 10]) == tuple(drawn[190, 10]) == tint(BLUE, palette.MASK_COLOR)
+    assert tuple(drawn[10, 190]) == tint(BLUE, palette.GT_COLORS[0])
+    assert tuple(drawn[190, 190]) == tint(BLUE, palette.GT_COLORS[2])
+    assert tuple(drawn[50, 99]) == palette.MASK_COLOR  # the outline
+    assert tuple(drawn[50, 199]) == tint(BLUE, palette.GT_COLORS[0])  # none at the image's border
+
+
+def test_number_of_numbers_is_limited(monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        drawing.ImageDraw.ImageDraw, "text", lambda self, xy, text, **_: written.append((xy, text))
+    )
+    masks = np.zeros((drawing.MAX_NUMBERS + 9, 1, 2), dtype=bool)
+    masks[:, :, 1] = True
+    drawing.overlay_numbered_masks(image(20, 40), masks, highlighted=len(masks) - 1)
+    numbers = [*range(drawing.MAX_NUMBERS), len(masks) - 1]
+    assert written == [((30, 10), str(number)) for number in numbers]
+
+
 def test_empty_masks_and_no_masks_change_nothing():
     for masks in (np.zeros((0, 0, 0), bool), CORNER[None] & False):
         drawn = drawing.overlay_numbered_masks(image(20, 20), masks)
