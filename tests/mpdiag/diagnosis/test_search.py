@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from mpdiag.diagnosis import probe
+from mpdiag.diagnosis import probe, search
 from mpdiag.diagnosis.checks.annotations import check_duplicate_gt, corrected_labels
 from mpdiag.diagnosis.checks.layers import check_non_finite
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
@@ -22,8 +23,9 @@ Plant = Callable[[ImageEvidence], ImageEvidence]
 OF_LAYERS = ("class_logits", "quality", "iou", "area", "center", "overlap", "repeated", "features")
 
 
-def _diagnose(evidence: Evidence) -> Diagnosis:
-    return Search(evidence, ModelFacts(), 0.01).run()
+def _diagnose(evidence: Evidence, resamples: int = 60) -> Diagnosis:
+    with mock.patch.object(search, "RESAMPLES", resamples):
+        return Search(evidence, ModelFacts(), 0.01).run()
 
 
 def _swap_classes(image: ImageEvidence) -> ImageEvidence:
@@ -171,7 +173,8 @@ def test_resamples_without_gt_say_nothing_about_a_gain(make_evidence: MakeEviden
         )
         for image in others
     ]  # fmt: skip
-    finding = _diagnose(make_evidence().changed([first, *empty])).findings[0]
+    evidence = make_evidence().changed([first, *empty])
+    finding = _diagnose(evidence, search.RESAMPLES).findings[0]
     assert finding.cause == "late-layers"
     assert finding.interval[0] > 0
     assert finding.confidence == 1
