@@ -32,10 +32,19 @@ from mpdiag.ops import seeded_points
 from mpdiag.store import Run
 
 
+@pytest.fixture(scope="module")
+def run(
+    tmp_path_factory: pytest.TempPathFactory, loaded: LoadedCheckpoint, dataset: SegmentationDataset
+) -> Run:
+    path = tmp_path_factory.mktemp("analysis") / "run"
+    summary = analyze(loaded, dataset, path, save_masks="worst:5")
+    assert json.loads((path / "summary.json").read_text()) == summary
+    return Run.open(path)
+
+
 def test_summary_equals_metrics_of_predictions(
-    tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
+    run: Run, loaded: LoadedCheckpoint, dataset: SegmentationDataset
 ) -> None:
-    summary = analyze(loaded, dataset, tmp_path / "run")
     masks, assignments, utils = [], [], []
     with torch.inference_mode():
         for index in range(len(dataset)):
@@ -52,21 +61,16 @@ def test_summary_equals_metrics_of_predictions(
             utils.append(utilization(found[:, 0], len(sample.labels)))
     expected = layer_miou(torch.cat(masks, 1), assignment=torch.cat(assignments, 1))
     util = torch.stack(utils).mean(0)
-    assert summary["util_m0"] == pytest.approx(util[0].item())
-    for layer, row in enumerate(summary["layers"]):
+    assert run.summary["util_m0"] == pytest.approx(util[0].item())
+    for layer, row in enumerate(run.summary["layers"]):
         for name in ("miou_l", "miou_l_empty0", "miou_l_empty1", "miou_l_matched", "empty_pairs"):
             assert row[name] == pytest.approx(getattr(expected, name)[layer].item(), abs=1e-3), name
         assert row["util"] == pytest.approx(util[layer + 1].item())
-    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
 
 
-def test_rows_agree_with_saved_masks(
-    tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
-) -> None:
-    analyze(loaded, dataset, tmp_path / "run", save_masks="worst:5", limit=6)
-    run = Run.open(tmp_path / "run")
-    assert run.query("SELECT count(*) n FROM images")["n"][0] == 6
-    assert run.query("SELECT count(*) n FROM queries")["n"][0] == 6 * 5 * 12
+def test_rows_agree_with_saved_masks(run: Run, dataset: SegmentationDataset) -> None:
+    assert run.query("SELECT count(*) n FROM images")["n"][0] == 9
+    assert run.query("SELECT count(*) n FROM queries")["n"][0] == 9 * 5 * 12
     kept = run.query(
         "SELECT image_id, index, max(change_score) change_score FROM masks WHERE kind = 'query' "
         "GROUP BY ALL ORDER BY change_score DESC"
@@ -93,16 +97,13 @@ def test_rows_agree_with_saved_masks(
         assert iou.tolist() == pytest.approx(expected)
         assert run.image(image_id).is_file()
         assert len(run.gt_masks(image_id)) == len(dataset[dataset.image_ids.index(image_id)].labels)
-    thumbnails = {int(path.stem) for path in (tmp_path / "run" / "thumbnails").iterdir()}
+    thumbnails = {int(path.stem) for path in (run.path / "thumbnails").iterdir()}
     assert thumbnails == set(kept["image_id"])
 
 
-def test_targets_hold_the_matched_query_of_every_layer(
-    tmp_path: Path, loaded: LoadedCheckpoint, dataset: SegmentationDataset
-) -> None:
-    analyze(loaded, dataset, tmp_path / "run", save_masks="none", limit=3)
-    run = Run.open(tmp_path / "run")
+def test_targets_hold_the_matched_query_of_every_layer(run: Run) -> None:
     targets = run.query("SELECT * FROM targets")
+    assert len(targets) > 9
     for target in targets.itertuples():
         for layer, query in enumerate(target.matched_query):
             row = run.query(
@@ -110,7 +111,6 @@ def test_targets_hold_the_matched_query_of_every_layer(
                 [int(target.image_id), layer, int(query)],
             )
             assert row["matched_gt"][0] == target.gt
-    assert not list((tmp_path / "run" / "masks").iterdir())
 
 
 def test_query_of_gt() -> None:
@@ -125,9 +125,11 @@ def test_mp_part_has_one_query_per_gt(
     assert summary["num_queries"] == max(dataset.num_objects(i) for i in range(len(dataset)))
     run = Run.open(tmp_path / "run")
     assert run.header["part"] == "piloted" and run.header["settings"]["pilot_layers"] == 4
-    options = {"part": "piloted", "pilot_layers": 2, "limit": 1}
+    options = {"part": "piloted", "pilot_layers": 2, "limit": 1, "save_masks": "none"}
     analyze(loaded, dataset, tmp_path / "two", **options)
-    assert Run.open(tmp_path / "two").header["settings"]["pilot_layers"] == 2
+    two = Run.open(tmp_path / "two")
+    assert two.header["settings"]["pilot_layers"] == 2 and two.summary["num_images"] == 1
+    assert not list((tmp_path / "two" / "masks").iterdir())
     rows = run.query(
         "SELECT i.num_gt, count(*) n FROM queries q JOIN images i USING (image_id) "
         "WHERE layer = 4 GROUP BY q.image_id, i.num_gt"
@@ -173,43 +175,27 @@ def test_resumed_run_equals_uninterrupted_run(
 def test_workers_change_no_byte(
     tmp_path: Path, loaded: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also after a worker could not read an image, and the run was resumed."""
+    """Also after an image could not be read, and the run was resumed."""
     monkeypatch.setattr("mpdiag.analysis.run.IMAGES_PER_PART", 2)
     generate_synthetic(tmp_path / "data" / "synthetic", train=1, val=5, size=64)
     dataset = load_dataset("synthetic", root=tmp_path / "data")
     whole = analyze(loaded, dataset, tmp_path / "whole")
-    image = dataset.image_root / dataset.file_name(4)
-    content = image.read_bytes()
-    image.write_bytes(content[:100])
-    with pytest.raises(DataError, match=rf"{image.name}.*; then continue with --resume"):
-        analyze(loaded, dataset, tmp_path / "run", workers=2)
-    image.write_bytes(content)
-    assert analyze(loaded, dataset, tmp_path / "run", workers=2, resume=True) == whole
     files = sorted(path.relative_to(tmp_path / "whole") for path in tmp_path.glob("whole/**/*.*"))
     assert len(files) > 20
-    for file in files:
-        if file.name != "run.json":  # has the time
-            assert (tmp_path / "run" / file).read_bytes() == (
-                tmp_path / "whole" / file
-            ).read_bytes()
+    for workers, damaged in ((0, 3), (2, 4)):
+        image = dataset.image_root / dataset.file_name(damaged)
+        content = image.read_bytes()
+        image.write_bytes(content[:100])
+        run = tmp_path / f"run-{workers}"
+        with pytest.raises(DataError, match=rf"{image.name}.*; then continue with --resume"):
+            analyze(loaded, dataset, run, workers=workers)
+        image.write_bytes(content)
+        assert analyze(loaded, dataset, run, workers=workers, resume=True) == whole
+        for file in files:
+            if file.name != "run.json":  # has the time
+                assert (run / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
     with pytest.raises(ConfigError, match="--workers -1"):
         analyze(loaded, dataset, tmp_path / "other", workers=-1)
-
-
-def test_run_resumes_after_a_corrupt_image_is_replaced(
-    tmp_path: Path, loaded: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mpdiag.analysis.run.IMAGES_PER_PART", 2)
-    generate_synthetic(tmp_path / "data" / "synthetic", train=1, val=5, size=64)
-    dataset = load_dataset("synthetic", root=tmp_path / "data")
-    whole = analyze(loaded, dataset, tmp_path / "whole")
-    image = dataset.image_root / dataset.file_name(3)
-    content = image.read_bytes()
-    image.write_bytes(content[:100])
-    with pytest.raises(DataError, match=rf"{image.name}.*; then continue with --resume"):
-        analyze(loaded, dataset, tmp_path / "run")
-    image.write_bytes(content)
-    assert analyze(loaded, dataset, tmp_path / "run", resume=True) == whole
 
 
 def test_run_resumes_after_a_corrupt_image_is_left_out(
