@@ -5,7 +5,6 @@ import torch
 
 from mpdiag.config import PilotConfig
 from mpdiag.matching import Target, match
-from mpdiag.metrics import query_utilization
 from mpdiag.models import Mask2Former, PilotInputs, build_pilot_inputs
 from mpdiag.models.mask_piloting import (
     PilotVariant,
@@ -198,13 +197,6 @@ def test_groups_differ_only_by_noise(
     torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
     first, second = noisy.mask_logits[:, 0, :2], noisy.mask_logits[:, 0, 2:4]
     assert (first - second).abs().max() > 0.1
-
-
-def test_hard_assignment_has_full_utilization(targets: list[Target]) -> None:
-    pilot = pilot_of(targets, num_queries=3)
-    for image in range(2):
-        hard = pilot.gt[image].expand(5, -1)
-        assert query_utilization(hard).tolist() == [1.0] * 4
 
 
 def test_bipartite_matching_of_the_mp_part(

@@ -171,7 +171,8 @@ def test_starts_in_an_empty_directory_and_after_an_early_crash(tmp_path: Path) -
 
 def test_settings_given_as_tuples_are_the_same_run(tmp_path: Path) -> None:
     RunWriter.create(tmp_path, {"settings": {"sizes": (1, 2)}})
-    RunWriter.create(tmp_path, {"settings": {"sizes": (1, 2)}}, resume=True)
+    resumed = RunWriter.create(tmp_path, {"settings": {"sizes": (1, 2)}}, resume=True)
+    assert header(resumed.path)["settings"] == {"sizes": [1, 2]}
 
 
 def test_resume_skips_complete_images(tmp_path: Path, make_run: MakeRun) -> None:
