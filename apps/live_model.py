@@ -1,5 +1,6 @@
 """Run a checkpoint on an image. This is the only file of the dashboard that imports torch."""
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from reports.mask_images import RgbImage
 
 MAX_QUERIES = 30
 """Number of queries to keep, by their score in the last layer."""
+_LOCK = threading.Lock()
+"""Sessions share the model, whose hooks record one forward pass at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,8 @@ def predict(loaded: LoadedCheckpoint, rgb_image: RgbImage) -> LivePredictions:
         resized = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)
         image = resized[0].round().clamp(0, 255).byte()
     try:
-        return _predict(loaded, image)
+        with _LOCK:
+            return _predict(loaded, image)
     except torch.OutOfMemoryError as error:
         raise RunError(
             f"{loaded.path}: the GPU has too little memory for this image; use a smaller image, or "

@@ -1,6 +1,7 @@
 """The Live page: an uploaded image, a small model, and invalid input."""
 
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -83,6 +84,24 @@ def test_predictions_match_the_model(checkpoint, local):
     assert predictions.queries.tolist() == order.tolist()
     assert np.array_equal(predictions.masks[-1], (masks[order] > 0).numpy())
     assert predictions.miou_l.shape == (4,)
+
+
+def test_sessions_run_the_model_one_after_the_other(checkpoint, local):
+    loaded = live_model.load_model(str(checkpoint))
+    image, other = photo()[0], 255 - photo()[0]
+    alone = live_model.predict(loaded, image)
+    session = threading.Thread(target=live_model.predict, args=(loaded, other))
+
+    def start_session(*_):
+        if not session.ident:
+            session.start()
+            session.join(timeout=0.5)
+
+    with loaded.model.register_forward_pre_hook(start_session):
+        found = live_model.predict(loaded, image)
+    session.join()
+    np.testing.assert_array_equal(found.scores, alone.scores)
+    np.testing.assert_array_equal(found.masks, alone.masks)
 
 
 def test_predictions_on_the_gpu_are_those_on_the_cpu(checkpoint, local, gpu):
