@@ -86,15 +86,12 @@ class Measurement:
         matcher: Matcher,
         criterion: nn.Module | None,
         num_layers: int | None,
-        *,
-        training: bool,
     ) -> None:
         """Start; losses are those of `criterion`, or computed if it is None."""
         self._matcher = matcher
-        self._passes = 0
         self._losses: LayerLosses | None = None
         if criterion is not None and num_layers is not None:
-            self._losses = LayerLosses(criterion, num_layers, training)
+            self._losses = LayerLosses(criterion, num_layers)
         self._computed: dict[str, Tensor] = {}
         self._computed_passes = 0
         self.statistics: LayerStatistics | None = None
@@ -104,13 +101,27 @@ class Measurement:
         if self._losses:
             self._losses.remove()
 
+    def begin_pass(self) -> None:
+        """Read losses for the forward pass that begins, until `end_pass`."""
+        if self._losses:
+            self._losses.begin_pass()
+
+    def end_pass(self) -> None:
+        """Read no further losses of the last forward pass."""
+        if self._losses:
+            self._losses.end_pass()
+
+    @property
+    def has_readable_losses(self) -> bool:
+        """Whether the criterion has always returned losses by name."""
+        return self._losses is None or self._losses.is_readable
+
     @torch.no_grad()
     def add(self, class_logits: Tensor, mask_logits: Tensor, batch: Batch) -> list[MonitoredImage]:
         """Add a pass, (L + 1, B, N, ...) each, and return its images."""
         layers, count, queries = class_logits.shape[:3]
         if self.statistics is None:
             self.statistics = LayerStatistics(layers, queries)
-        self._passes += 1
         images = []
         with torch.autocast(mask_logits.device.type, enabled=False):
             matches, targets = self._matcher(class_logits, mask_logits, batch)
@@ -152,7 +163,7 @@ class Measurement:
     def _mean_losses(self) -> dict[str, float]:
         """Return `NAME/LAYER` -> mean over the passes of this process."""
         if self._losses is not None:
-            return self._losses.values(self._passes)
+            return self._losses.values()
         return {
             f"{name}/{layer}": value
             for name, total in self._computed.items()

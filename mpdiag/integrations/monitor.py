@@ -132,7 +132,7 @@ class LayerMonitor:
         if self._step is not None:
             self._step.close()
         is_due = (steps + 1) % self.every == 0
-        self._step = self._measurement(training=True) if is_due else None
+        self._step = self._measurement() if is_due else None
 
     @property
     def is_pending(self) -> bool:
@@ -155,6 +155,7 @@ class LayerMonitor:
         """
         self._measure(self._pending.pop(True, None), targets)
         measurement = self._step
+        self._replace_unreadable_losses(measurement)
         self.iteration += 1
         if measurement is None:
             return {}
@@ -212,7 +213,7 @@ class LayerMonitor:
         self._pending.pop(False, None)  # a pass before this evaluation, which nobody measured
         if self._evaluation:
             self._evaluation.close()
-        self._evaluation = self._measurement(training=False)
+        self._evaluation = self._measurement()
         self._new_rows = EvaluationRows()
         self._evaluation_limit, self._keep_rows = images, keep_rows
 
@@ -226,6 +227,7 @@ class LayerMonitor:
         if evaluation is None:
             return {}
         evaluation.close()
+        self._replace_unreadable_losses(evaluation)
         total = evaluation.total(self._device)
         if total is None:
             return {}
@@ -308,20 +310,29 @@ class LayerMonitor:
         parameter = next(self._recorder.module.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
-    def _measurement(self, training: bool) -> Measurement | None:
+    def _measurement(self) -> Measurement | None:
         if self._is_closed:
             return None
         layers = self._recorder.num_layers
-        return Measurement(self._matcher, self._criterion, layers, training=training)
+        return Measurement(self._matcher, self._criterion, layers)
 
-    def _is_due(self, training: bool) -> bool:
-        if training:
-            return self._step is not None
-        if self._evaluation is None:
-            return False
+    def _replace_unreadable_losses(self, measurement: Measurement | None) -> None:
+        """Compute the losses from the next measurement on if those of the criterion are unknown."""
+        if self._criterion and measurement and not measurement.has_readable_losses:
+            _LOG.warning(
+                "%s returns no dictionary of losses called loss_*; the losses of Mask2Former are "
+                "logged instead from the next measurement on",
+                type(self._criterion).__name__,
+            )
+            self._criterion = None
+
+    def _due(self, training: bool) -> Measurement | None:
+        """Return the measurement of the pass that begins; None if it is not measured."""
+        if training or self._evaluation is None:
+            return self._step if training else None
         statistics = self._evaluation.statistics
         images = 0 if statistics is None else statistics.images
-        return images < self._evaluation_limit
+        return self._evaluation if images < self._evaluation_limit else None
 
     def _before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
@@ -332,11 +343,14 @@ class LayerMonitor:
             return  # in a backward pass: gradient checkpointing runs the model again
         self._stop_recording()
         self._measure(self._pending.pop(module.training, None))  # whose GT nobody gave
-        if not self._is_due(module.training):
-            if not module.training and self._evaluation is not None:
-                self._evaluation.close()  # the losses are those of the measured images, too
+        for part in (self._step, self._evaluation):
+            if part:
+                part.end_pass()
+        measurement = self._due(module.training)
+        if measurement is None:
             return
         require_uncompiled(module)
+        measurement.begin_pass()
         self._inputs = self._signature.bind_partial(module, *args, **kwargs).arguments
         self._checked = {}
         self._recorder.attach()

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mpdiag.errors import DataError
 from mpdiag.integrations.batch import PredictionShape, find_targets, read_batch
-from mpdiag.integrations.layer_losses import LayerLosses, find_criterion
 
 GRID = (4, 8)  # of an image of 16 x 32 pixels
 CLASSES = 3
@@ -186,36 +185,3 @@ def test_lists_of_images_are_padded_at_the_stride_of_the_model(stride: int) -> N
     assert batch.targets[1]["masks"][0].sum(0).tolist() == [48] * 64
     with pytest.raises(DataError, match=r"image 0 of the batch: 64 x 64 pixels, but the mask grid"):
         read_batch(inputs, targets, replace(shape, grid=(32 // stride, 32 // stride)))
-
-
-class Criterion(torch.nn.Module):
-    """Returns the losses that it is given."""
-
-    def forward(self, losses: dict[str, float]) -> dict[str, Tensor]:
-        return {name: torch.tensor(value) for name, value in losses.items()}
-
-
-def test_losses_are_assigned_to_layers_as_the_criteria_number_them() -> None:
-    model = torch.nn.ModuleDict({"criterion": Criterion()})
-    criterion = find_criterion(model)
-    assert criterion is model["criterion"]
-
-    def read(layers: int, passes: int, *calls: dict[str, float]) -> dict[str, float]:
-        losses = LayerLosses(criterion, layers, training=True)
-        for call in calls:
-            criterion(call)
-        losses.remove()
-        return losses.values(passes)
-
-    # Mask2Former and DETR with M^0: the last layer has no number. Two passes are averaged.
-    first, second = ({"loss_mask": x, "loss_mask_0": x + 1, "loss_mask_1": x + 2} for x in (1, 5))
-    found = read(3, 2, first, second)
-    assert found == {"loss_mask/2": 3, "loss_mask/0": 4, "loss_mask/1": 5}
-    # RF-DETR: numbers start after the first layer; the proposals are layer 0.
-    found = read(3, 1, {"loss_ce": 1, "loss_ce_0": 2, "loss_ce_enc": 3, "class_error": 9})
-    assert found == {"loss_ce/2": 1, "loss_ce/1": 2, "loss_ce/0": 3}
-    # EoMT: one call per layer.
-    found = read(2, 1, {"loss_dice": 1}, {"loss_dice": 2})
-    assert found == {"loss_dice/0": 1, "loss_dice/1": 2}
-    # A model without auxiliary losses.
-    assert read(3, 2, {"loss_dice": 1}, {"loss_dice": 2}) == {"loss_dice/2": 1.5}
