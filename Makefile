@@ -22,10 +22,10 @@ demo: $(INSTALLED) ## train two tiny models on synthetic data, compare them laye
 	$(BIN)/mpdiag demo
 
 # One torch thread per process: threads of two processes slow each other down. tests/conftest.py sets
-# the number of processes.
+# the number of processes. They and the processes that they start share the bytecode.
 test: $(INSTALLED) ## run the tests
 	@tests/apps/install-chromium
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED) ## lint, formatting, types, import directions, vocabulary
 	$(BIN)/ruff check .
