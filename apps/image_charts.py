@@ -20,7 +20,19 @@ HEATMAP_VALUES = {
 }
 """Column of `queries` -> label in the heatmap."""
 MAX_GT = 40
-"""Number of GT in the matching figure; more are not readable."""
+"""Number of GT in a figure; more are not readable."""
+
+
+def first_gt(targets: pd.DataFrame, selected: int) -> pd.DataFrame:
+    """Return the first MAX_GT of the targets; the last is `selected` if it comes later."""
+    is_selected = (targets["gt"] == selected).to_numpy()
+    others = MAX_GT - int(is_selected[MAX_GT:].any())
+    return targets[is_selected | (np.arange(len(targets)) < others)]
+
+
+def describe_limit(count: int) -> str:
+    """Return a sentence that says how many of `count` GT a figure shows, after a space, or ""."""
+    return f" Only {MAX_GT} of {count} GT are shown." if count > MAX_GT else ""
 
 
 def query_heatmap(queries: pd.DataFrame, value: str, query: int, layer: int | None) -> go.Figure:
@@ -94,23 +106,24 @@ def matching_chart(
     Each query has one row: a line that changes its row changes its query, and a gap is a layer
     without a match. The GT `highlighted` is red and thicker than the others.
     """
-    shown = targets.head(MAX_GT)
+    shown = first_gt(targets.assign(name=list(class_names)), highlighted)
     matches = np.stack([np.asarray(row) for row in shown["matched_query"]])
     rows = _query_rows(matches)
     chart = go.Figure()
-    for gt, name, queries in zip(shown["gt"], class_names, matches.tolist(), strict=False):
+    for gt, name, queries in zip(shown["gt"], shown["name"], matches.tolist(), strict=True):
         is_highlighted = gt == highlighted
         color = palette.MASK_COLOR if is_highlighted else palette.cycle(palette.GT_COLORS, int(gt))
         text = escape_html(f"GT {gt} {name}")
         chart.add_scatter(
             x=list(range(len(queries))),
             y=[rows.get(query) for query in queries],
-            customdata=[[query, layer_symbol(layer)] for layer, query in enumerate(queries)],
+            customdata=[[text, query, layer_symbol(layer)] for layer, query in enumerate(queries)],
             mode="lines+markers",
             line={"color": palette.to_hex(color), "width": 9 if is_highlighted else 5},
             marker={"size": 11 if is_highlighted else 8},
             opacity=0.9 if is_highlighted or highlighted < 0 else 0.65,
-            hovertemplate=f"{text}: query %{{customdata[0]}} in %{{customdata[1]}}<extra></extra>",
+            hovertemplate="%{customdata[0]}: query %{customdata[1]} in %{customdata[2]}"
+            "<extra></extra>",
             showlegend=False,
         )
         first = next(layer for layer, query in enumerate(queries) if query >= 0)

@@ -8,6 +8,7 @@ import streamlit as st
 
 from apps import components, curves, filmstrip, url_state
 from apps.formatting import escape_html, escape_markdown
+from apps.image_charts import describe_limit, first_gt
 from apps.image_queries import RunImage, read_image
 from apps.runs import LoadedRun, cached
 from mpdiag.errors import RunError
@@ -237,7 +238,8 @@ def _select_image(
 
 def _show_matches(loaded: LoadedRun, image: RunImage, gt: int) -> None:
     """Show a heatmap of the IoU of each GT with its matched query by layer, with `gt` framed."""
-    indices = [int(index) for index in image.targets["gt"]]
+    targets = first_gt(image.targets, gt)
+    indices = [int(index) for index in targets["gt"]]
     depth = loaded.run.num_layers + 1
     iou, query = (
         image.matches.pivot(index="matched_gt", columns="layer", values=column).reindex(
@@ -245,7 +247,7 @@ def _show_matches(loaded: LoadedRun, image: RunImage, gt: int) -> None:
         )
         for column in ("matched_gt_iou", "query")
     )
-    names = [class_name(loaded.run, int(label))[:16] for label in image.targets["label"]]
+    names = [class_name(loaded.run, int(label))[:16] for label in targets["label"]]
     chart = go.Figure(
         go.Heatmap(
             z=(100 * iou.to_numpy()).tolist(),
@@ -267,7 +269,10 @@ def _show_matches(loaded: LoadedRun, image: RunImage, gt: int) -> None:
     chart.update_yaxes(autorange="reversed", showgrid=False)
     chart.update_layout(height=110 + 28 * len(indices), dragmode=False)
     components.figure(chart, f"{loaded.slug} {image.file_name} matches")
-    st.caption("Matched query of each GT by layer. Color: IoU of the query's mask with the GT.")
+    st.caption(
+        "Matched query of each GT by layer. Color: IoU of the query's mask with the GT."
+        f"{describe_limit(len(image.targets))}"
+    )
 
 
 def _show_masks(letter: str, loaded: LoadedRun, image: RunImage, gt: int) -> None:

@@ -216,12 +216,9 @@ def _show_matching(loaded: LoadedRun, image: RunImage, highlighted: int) -> None
         image_charts.matching_chart(targets, names, highlighted),
         f"{loaded.slug} image {image.image_id} matching",
     )
-    limit = ""
-    if len(targets) > image_charts.MAX_GT:
-        limit = f" Only the first {image_charts.MAX_GT} of {len(targets)} GT are shown."
     st.caption(
         "Each line is a GT and connects the queries that it matches. A line that changes its row "
-        f"changes its query.{limit}"
+        f"changes its query.{image_charts.describe_limit(len(targets))}"
     )
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from apps import image_charts
 
@@ -26,14 +27,16 @@ def test_matching_follows_each_gt_through_its_queries():
     targets = pd.DataFrame(
         {"gt": [0, 1], "label": [0, 0], "matched_query": [[4, 7, 7], [-1, 4, 2]]}
     )
-    chart = image_charts.matching_chart(targets, ["<b>cat", "dog"], highlighted=1)
+    chart = image_charts.matching_chart(targets, ["<b>cat", "%{x}"], highlighted=1)
     row_of = dict(zip(chart.layout.yaxis.ticktext, chart.layout.yaxis.tickvals, strict=True))
     assert len(set(row_of.values())) == 3
     first, second = chart.data
     assert list(first.y) == [row_of["4"], row_of["7"], row_of["7"]]
     assert list(second.y) == [None, row_of["4"], row_of["2"]]
     assert second.line.width > first.line.width
-    assert {note.text for note in chart.layout.annotations} == {"GT 0 &lt;b&gt;cat", "GT 1 dog"}
+    assert second.customdata[1] == ["GT 1 %{x}", 4, "M¹"]
+    assert "%{x}" not in second.hovertemplate
+    assert {note.text for note in chart.layout.annotations} == {"GT 0 &lt;b&gt;cat", "GT 1 %{x}"}
 
 
 def test_matching_shows_a_limited_number_of_gt():
@@ -41,3 +44,17 @@ def test_matching_shows_a_limited_number_of_gt():
     targets = pd.DataFrame({"gt": range(count), "matched_query": [[k, k] for k in range(count)]})
     chart = image_charts.matching_chart(targets, ["a"] * count)
     assert len(chart.data) == image_charts.MAX_GT
+    assert image_charts.describe_limit(count) == " Only 40 of 45 GT are shown."
+    assert image_charts.describe_limit(40) == ""
+
+
+@pytest.mark.parametrize("selected", [3, 41, 60, -1])
+def test_selected_gt_is_shown_also_if_it_is_late(selected):
+    gts = [*range(39), 60, 39, 40, 41, 42]
+    targets = pd.DataFrame({"gt": gts, "matched_query": [[k, k] for k in gts]})
+    shown = image_charts.first_gt(targets, selected)["gt"].tolist()
+    assert shown == ([*gts[:39], 41] if selected == 41 else gts[:40])
+    chart = image_charts.matching_chart(targets, [f"class {k}" for k in gts], selected)
+    names = [trace.customdata[0][0] for trace in chart.data]
+    assert names == [f"GT {k} class {k}" for k in shown]
+    assert [trace.line.width == 9 for trace in chart.data] == [k == selected for k in shown]
