@@ -161,6 +161,10 @@ class MaskPiloting:
             model.register_forward_hook(self._end),
         ]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy with the model, for example for averaged weights, but without the last pass."""
+        return {**vars(self), "_pass": None}
+
     def detach(self) -> None:
         """Remove the hooks and the class embeddings from the model."""
         for handle in self._handles:
@@ -172,7 +176,11 @@ class MaskPiloting:
         self._pass = None
 
     def callback(self) -> "MaskPilotingCallback":
-        """Return a callback with which a Trainer adds the losses to those of the model."""
+        """Return a callback with which a Trainer adds the losses to those of the model.
+
+        It also ends a training that was interrupted, after which `loss` is an error.
+        """
+        self._added_by_callback = False
         return MaskPilotingCallback(self)
 
     def loss(self) -> Tensor:
@@ -187,7 +195,8 @@ class MaskPiloting:
         """
         if self._added_by_callback:
             raise TrainingError(
-                "MaskPiloting.loss: the Trainer's callback has added it to the model's loss already"
+                "MaskPiloting.loss: the Trainer's callback has added it to the model's loss "
+                "already; after a training that was interrupted, call MaskPiloting.callback() first"
             )
         return self._loss()
 

@@ -43,15 +43,23 @@ class SegmentationMetrics:
             model: a segmentation model of transformers; its `config.id2label` has the classes.
             task: instance (AP), panoptic (PQ) or semantic (mIoU).
             things: whether each class is a thing class, for a panoptic task; all if None.
+
+        Raises:
+            ConfigError: `things` is not one value for each class.
         """
         config: Any = model.config
         labels = config.id2label
         self._task, self._rule = task, family_of(model).instance_rule
         are_things = [True] * len(labels) if things is None else list(things)
+        if len(are_things) != len(labels):
+            raise ConfigError(
+                f"SegmentationMetrics: things has {len(are_things)} values, but the model has "
+                f"{len(labels)} classes; give one for each"
+            )
         self._classes = [
             ClassInfo(index, labels[index], isthing) for index, isthing in enumerate(are_things)
         ]
-        self._start()
+        self.reset()
 
     def __call__(self, predictions: Any, compute_result: bool = True) -> dict[str, float]:
         """Add the predictions of a batch; with `compute_result` return the scores and start anew.
@@ -79,10 +87,11 @@ class SegmentationMetrics:
         if not compute_result:
             return {}
         scores = {k: v for k, v in self._evaluator.scores().items() if v is not None}
-        self._start()
+        self.reset()
         return scores
 
-    def _start(self) -> None:
+    def reset(self) -> None:
+        """Forget the batches so far; call it after an evaluation that was interrupted."""
         self._images = 0
         self._evaluator: Evaluator
         if self._task == "instance":

@@ -313,6 +313,10 @@ def test_a_compiling_trainer_and_a_second_loss_are_errors(model: Any, tmp_path: 
     model(**batch_of(1))
     with pytest.raises(TrainingError, match="has added it to the model's loss already"):
         piloting.loss()
+    # The Trainer has no event for a training that is interrupted.
+    piloting.callback()
+    model(**batch_of(1))
+    assert piloting.loss() > 0
     with pytest.raises(TrainingError, match="the Trainer trains another model"):
         callback.on_train_begin(trainer.args, state, control, model=copy.deepcopy(model))
     trainer.args.torch_compile = True
@@ -330,6 +334,12 @@ def test_a_copy_of_the_model_has_its_own_piloting(model: Any) -> None:
     pre_hook.__self__.loss().backward()
     assert copied.mask_piloting.weight.grad.norm() > 0
     assert model.mask_piloting.weight.grad is None
+    # Also between a pass and its loss, of which the copy has none.
+    model(**batch_of(2))
+    (pre_hook,) = copy.deepcopy(model)._forward_pre_hooks.values()
+    with pytest.raises(TrainingError, match="no forward pass"):
+        pre_hook.__self__.loss()
+    assert piloting.loss() > 0
 
 
 def test_layers_that_training_drops_are_an_error(model: Any) -> None:

@@ -285,6 +285,15 @@ def test_scores_of_two_batches_are_those_computed_by_hand() -> None:
     # One of two GT is found: precision is 1 at recalls 0, 0.01 .. 0.5, and 0 above.
     assert scores["ap50"] == pytest.approx(51 / 101, abs=1e-6)
     assert metrics(batch(found))["ap50"] == pytest.approx(1)  # starts anew
+    metrics(batch(missed), compute_result=False)  # of an evaluation that is interrupted
+    metrics.reset()
+    assert metrics(batch(found))["ap50"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_things_are_one_for_each_class(count: int) -> None:
+    with pytest.raises(ConfigError, match=f"things has {count} values, but the model has 3 cl"):
+        SegmentationMetrics(small_model(), "panoptic", [True] * count)
 
 
 def test_scores_need_batches(tmp_path: Path) -> None:
