@@ -23,7 +23,7 @@ from ..processes import Forked, run_command
 QUIET = Console(quiet=True)
 # Everything random: order, augmentation, noise of masks and labels, points; and an evaluation.
 SETTINGS = (
-    "schedule.iterations=12",
+    "schedule.iterations=8",
     "checkpoint_every=3",
     "evaluate_every=4",
     "layer_metrics_every=3",
@@ -110,16 +110,14 @@ def test_signal_saves_the_current_step(
 ) -> None:
     config, output = small_recipe(*SETTINGS, "data.num_workers=1"), tmp_path / "stopped"
     process = start(config, tmp_path)
-    code = stop_after(process, 5, output, number)
-    if code == 0:
-        pytest.skip("the run ended before it could be stopped")
-    assert code == 128 + number
+    assert stop_after(process, 3, output, number) == 128 + number
     assert "continue with --resume" in process.err and "Traceback" not in process.err
     kept = torch.load(output / "last.pth", weights_only=True)["iteration"]
     logged = sum("total_loss" in line for line in lines_of(output))
-    assert kept == logged >= 5
-    train(config, output, resume=True, console=QUIET)
-    assert_equal_runs(output, whole)
+    assert kept == logged >= 3
+    if number == signal.SIGTERM:  # the resumed run is the same after any signal
+        train(config, output, resume=True, console=QUIET)
+        assert_equal_runs(output, whole)
 
 
 def test_only_a_repeated_ctrl_c_ends_the_process_at_once() -> None:
