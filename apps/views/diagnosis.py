@@ -15,6 +15,7 @@ from mpdiag.errors import RunError
 from mpdiag.store import Run
 from mpdiag.store.causes import CAUSES
 from mpdiag.store.diagnosis import FILE_NAME, Diagnosis, Finding
+from mpdiag.store.layers import group_values
 from reports.diagnosis import finding_facts, layer_scores_table, points, summary
 from reports.document import Highlight
 from reports.findings import find_highlights
@@ -138,7 +139,7 @@ def _show_finding(loaded: LoadedRun, place: int, finding: Finding, diagnosis: Di
 @cached
 def _highlights(loaded: LoadedRun) -> list[Highlight]:
     try:
-        by_class = loaded.run.layers(by="class", resamples=1)
+        by_class = group_values(loaded.run.image_sums("class"))
     except RunError:  # run.json lists no classes
         by_class = None
     return list(find_highlights(loaded.run, by_class))

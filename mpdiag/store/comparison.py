@@ -1,6 +1,6 @@
 """Paired differences of two runs over the same images."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,6 @@ import pandas as pd
 
 from mpdiag.errors import RunError
 from mpdiag.store.bootstrap import RESAMPLES, Floats, Terms, interval, ratio, stack, total_ratio
-from mpdiag.store.groups import ImageSums
 from mpdiag.store.layer_metrics import LAYER_METRICS
 from mpdiag.store.run import Run
 
@@ -39,7 +38,7 @@ class Comparison:
         moved_images: for each metric, the images whose own value over all layers differs most:
             `metric`, `image_id`, `file_name`, `a`, `b`, `difference`.
         moved_classes: the classes whose mIoU-L and Util differ most: `metric`, `class`, `a`, `b`,
-            `difference`.
+            `difference`. Empty if run.json lists no classes.
     """
 
     a: str
@@ -148,19 +147,22 @@ def _largest_differences(
 
 
 def _class_differences(a: Run, b: Run, top: int) -> pd.DataFrame:
-    of_a, of_b = a.image_sums("class"), b.image_sums("class")
-    names = [name for name in of_a if name in of_b]
-    values = [_total_ratios(sums, names) for sums in (of_a, of_b)]
+    try:
+        of_a, of_b = _class_values(a), _class_values(b)
+    except RunError:  # run.json lists no classes, which only this table needs
+        return pd.DataFrame(columns=["metric", "class", "a", "b", "difference"])
+    names = of_a.index[of_a.index.isin(of_b.index)]
+    values = [
+        {metric: x.loc[names, metric].to_numpy() for metric in ("miou_l", "util")}
+        for x in (of_a, of_b)
+    ]
     return _largest_differences(pd.DataFrame({"class": names}), values[0], values[1], top)
 
 
-def _total_ratios(sums: Mapping[str, ImageSums], names: Sequence[str]) -> dict[str, Floats]:
-    """Return the metrics of each group over all images and layers."""
-    of_group = [
-        {metric: total_ratio(*map(np.ravel, terms)) for metric, terms in sums[name].terms.items()}
-        for name in names
-    ]
-    return {metric: np.array([one[metric] for one in of_group]) for metric in ("miou_l", "util")}
+def _class_values(run: Run) -> pd.DataFrame:
+    """Return the metrics of each class over all images and layers."""
+    sums = run.image_sums("class").totals().groupby("group", sort=False).sum()
+    return sums.assign(miou_l=sums["iou"] / sums["pairs"], util=sums["util"] / sums["images"])
 
 
 def _scores(a: Run, b: Run) -> pd.DataFrame:

@@ -82,8 +82,8 @@ def image_sums(
     assignment: Assignment,
     names: Sequence[str],
     num_layers: int,
-) -> Mapping[str, ImageSums]:
-    """Return the sums of every group that has a query or GT: name -> sums, in order.
+) -> "GroupSums":
+    """Return the sums of every group that has a query or GT, in order.
 
     Args:
         connection: the rows.
@@ -106,11 +106,14 @@ def image_sums(
     if not numbers <= set(range(len(names))):
         raise RunError("a GT has a label that is not in run.json; analyse again")
     known = {names[int(number)]: int(number) for number in sorted(numbers)}
-    return _LazySums(known, masks, targets, ids, num_layers)
+    return GroupSums(known, masks, targets, ids, num_layers)
 
 
-class _LazySums(Mapping[str, ImageSums]):
-    """Makes the sums of a group when they are read: those of many classes may exceed the memory."""
+class GroupSums(Mapping[str, ImageSums]):
+    """Name of each group -> its sums.
+
+    They are made when they are read: those of many classes may exceed the memory.
+    """
 
     def __init__(
         self,
@@ -121,12 +124,15 @@ class _LazySums(Mapping[str, ImageSums]):
         num_layers: int,
     ) -> None:
         self._numbers, self._ids, self._num_layers = numbers, ids, num_layers
-        self._masks = dict(list(masks.groupby("grp")))
-        self._targets = dict(list(targets.groupby("grp")))
+        self._masks, self._targets = masks, targets
+        self._mask_rows, self._target_rows = (
+            table.groupby("grp").indices for table in (masks, targets)
+        )
 
     def __getitem__(self, name: str) -> ImageSums:
         number = self._numbers[name]
-        masks, targets = self._masks.get(number), self._targets.get(number)
+        masks = self._masks.iloc[self._mask_rows.get(number, [])]
+        targets = self._targets.iloc[self._target_rows.get(number, [])]
         return ImageSums(
             self._matrix(masks, "iou"),
             self._matrix(masks, "pairs"),
@@ -140,10 +146,25 @@ class _LazySums(Mapping[str, ImageSums]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def _matrix(self, rows: pd.DataFrame | None, column: str) -> Floats:
+    def totals(self) -> pd.DataFrame:
+        """Return the sums over images, one row per group and layer 0..L, without `ImageSums`.
+
+        Columns: group, layer, and the terms of the metrics that groups have: `iou` and `pairs` of
+        mIoU-L, `util` and `images` of Util.
+        """
+        layers = range(self._num_layers + 1)
+        keys = ["grp", "layer"]
+        pairs = self._masks.groupby(keys)[["iou", "pairs"]].sum()
+        util = self._targets["kept"] / self._targets["gt"]
+        images = self._targets.assign(util=util, images=1.0).groupby(keys)[["util", "images"]].sum()
+        rows = pd.MultiIndex.from_product([self._numbers.values(), layers], names=keys)
+        totals = pairs.join(images, how="outer").reindex(rows).fillna(0.0).reset_index()
+        names = {number: name for name, number in self._numbers.items()}
+        return totals.assign(group=totals["grp"].map(names)).drop(columns="grp")
+
+    def _matrix(self, rows: pd.DataFrame, column: str) -> Floats:
         sums = np.zeros((len(self._ids), self._num_layers + 1))
-        if rows is not None:
-            sums[np.searchsorted(self._ids, rows["image_id"]), rows["layer"]] = rows[column]
+        sums[np.searchsorted(self._ids, rows["image_id"]), rows["layer"]] = rows[column]
         return sums
 
 

@@ -1,7 +1,7 @@
 """Read a finished run directory."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from mpdiag.store.groups import (
     NEEDED_COLUMNS,
     Assignment,
     GroupBy,
-    ImageSums,
+    GroupSums,
     image_sums,
 )
 from mpdiag.store.layer_metrics import image_terms, layer_metrics
@@ -204,9 +204,7 @@ class Run:
         """
         return group_layers(self.image_sums(by, assignment), seed, resamples)
 
-    def image_sums(
-        self, by: GroupBy = "all", assignment: Assignment = "bipartite"
-    ) -> Mapping[str, ImageSums]:
+    def image_sums(self, by: GroupBy = "all", assignment: Assignment = "bipartite") -> GroupSums:
         """Return the sums of each group, image by image; see `mpdiag.store.groups.image_sums`.
 
         Raises:

@@ -102,6 +102,19 @@ def test_largest_differences_of_images_and_classes(tmp_path: Path, make_run: Mak
     classes = found.moved_classes[found.moved_classes["metric"] == "miou_l"]
     assert sorted(classes["class"]) == ["disc", "square", "star"]
     assert (classes["difference"].diff().dropna() <= 0).all()
+    table = a.layers(by="class", resamples=1)
+    table["miou_l"] *= table["pairs"]
+    sums = table.groupby("group")[["miou_l", "pairs"]].sum()
+    expected = sums["miou_l"] / sums["pairs"]
+    assert classes["a"].tolist() == pytest.approx(expected[classes["class"]].tolist())
+
+
+def test_only_the_table_of_classes_needs_classes(tmp_path: Path, make_run: MakeRun) -> None:
+    a, b = two(tmp_path, make_run)
+    header = json.loads((b.path / "run.json").read_text())
+    (b.path / "run.json").write_text(json.dumps({**header, "classes": None}))
+    found = compare(a, Run.open(b.path))
+    assert found.moved_classes.empty and len(found.layers) and len(found.moved_images)
 
 
 def test_runs_that_cannot_be_compared(tmp_path: Path, make_run: MakeRun) -> None:

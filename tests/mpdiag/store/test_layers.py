@@ -11,7 +11,8 @@ import pytest
 from mpdiag.errors import ConfigError, RunError
 from mpdiag.store import Run
 from mpdiag.store.bootstrap import interval, ratio
-from mpdiag.store.layers import with_intervals
+from mpdiag.store.groups import GroupBy
+from mpdiag.store.layers import group_values, with_intervals
 
 MakeRun = Callable[..., Path]
 
@@ -150,6 +151,13 @@ def test_nothing_to_resample_is_nan() -> None:
     nothing = np.zeros((3, 2))
     low, high = interval(3, lambda times: ratio(times, nothing, nothing), resamples=5)
     assert np.isnan([low, high]).all()
+
+
+@pytest.mark.parametrize("by", ["all", "class", "crowding", "matched"])
+def test_values_without_intervals_are_the_same(run: Run, by: GroupBy) -> None:
+    expected = run.layers(by=by, resamples=1)
+    found = group_values(run.image_sums(by))
+    pd.testing.assert_frame_equal(found, expected[list(found)])
 
 
 def test_classes_with_one_name_stay_apart(make_run: MakeRun, tmp_path: Path) -> None:
