@@ -92,7 +92,7 @@ def read_batch(inputs: Mapping[str, Any], targets: Any, shape: PredictionShape) 
             "the targets of the last forward pass"
         )
     valid = valid_targets(found, shape.num_classes)
-    images = images or [_size_of_gt(target, padded) for target in valid]
+    images = images or _sizes_of_gt(valid, padded)
     fitted = [_fit(target, images[index], padded, index) for index, target in enumerate(valid)]
     return Batch(padded, images, fitted, pixels)
 
@@ -150,31 +150,48 @@ def _draw(polygons: Sequence[Any], height: int, width: int) -> Any:
     return coco_mask.decode(coco_mask.merge(encoded)).astype(np.bool_)
 
 
-def _size_of_gt(target: Target, padded: Size) -> Size:
-    """Return the size of an image that the model does not receive: that of GT without padding."""
-    height, width = target["masks"].shape[-2:]
-    fits = len(target["masks"]) and height <= padded[0] and width <= padded[1]
-    return (height, width) if fits else padded
+def _size(target: Target) -> Size:
+    return target["masks"].shape[-2], target["masks"].shape[-1]
+
+
+def _fits(size: Size, outer: Size) -> bool:
+    return size[0] <= outer[0] and size[1] <= outer[1]
+
+
+def _has_aspect(size: Size, padded: Size) -> bool:
+    """Return whether a size has the aspect ratio of another, up to a pixel of rounding."""
+    return abs(size[0] * padded[1] - size[1] * padded[0]) <= max(padded)
+
+
+def _sizes_of_gt(targets: Sequence[Target], padded: Size) -> list[Size]:
+    """Return the sizes of images where only the GT say what is padding.
+
+    Masks that are all of one size, with the aspect ratio of the batch and at most half as large,
+    have a lower resolution instead.
+    """
+    sizes = [_size(target) if len(target["masks"]) else padded for target in targets]
+    found = {_size(target) for target in targets if len(target["masks"])}
+    half = padded[0] // 2, padded[1] // 2
+    if len(found) == 1 and all(_fits(one, half) and _has_aspect(one, padded) for one in found):
+        return [padded] * len(targets)
+    return [size if _fits(size, padded) else padded for size in sizes]
 
 
 def _fit(target: Target, image: Size, padded: Size, index: int) -> Target:
     """Return the GT over the padded area; at any resolution if the image has no padding."""
-    masks = target["masks"]
-    height, width = masks.shape[-2:]
+    masks, size = target["masks"], _size(target)
     if not len(masks):
         return Target(labels=target["labels"], masks=masks.new_zeros(0, *padded))
-    # One pixel of the GT more or less is rounding.
-    same_aspect = abs(height * padded[1] - width * padded[0]) <= max(padded)
-    if (height, width) == padded or (image == padded and same_aspect):
+    if _fits(image, size) and _fits(size, padded):
+        masks = F.pad(masks, (0, padded[1] - size[1], 0, padded[0] - size[0]))
+        return Target(labels=target["labels"], masks=masks)
+    if image == padded and _has_aspect(size, padded):
         return target
-    if (height, width) != image:
-        raise DataError(
-            f"image {index} of the batch: masks of {height} x {width} pixels, but the model "
-            f"received {image[0]} x {image[1]}, padded to {padded[0]} x {padded[1]}; give masks of "
-            "one of these sizes"
-        )
-    masks = F.pad(masks, (0, padded[1] - width, 0, padded[0] - height))
-    return Target(labels=target["labels"], masks=masks)
+    raise DataError(
+        f"image {index} of the batch: masks of {size[0]} x {size[1]} pixels, but the model "
+        f"received {image[0]} x {image[1]}, padded to {padded[0]} x {padded[1]}; give masks of one "
+        "of these sizes"
+    )
 
 
 def _images(
@@ -188,7 +205,7 @@ def _images(
         if isinstance(value, Tensor) and value.ndim == 4 and len(value) == shape.images:
             padded = (value.shape[-2], value.shape[-1])
             inside = ~outside.bool() if outside is not None else inputs.get("pixel_mask")
-            sizes = [padded] * shape.images if inside is None else _covered(inside)
+            sizes = None if inside is None else _covered(inside)
             return value, sizes, padded
         images = _image_list(value)
         if images is not None:

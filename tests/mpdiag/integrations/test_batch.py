@@ -144,7 +144,7 @@ def test_padding_labels_and_images_without_objects_in_any_form() -> None:
 
 @pytest.mark.parametrize("scale", [0.25, 0.5, 2])
 def test_gt_of_another_resolution_covers_an_image_without_padding(scale: float) -> None:
-    masks = torch.ones(1, int(16 * scale), int(32 * scale) + 1)  # a pixel of rounding
+    masks = torch.ones(1, int(16 * scale), int(32 * scale) - 1)  # a pixel of rounding
     inputs = {"images": torch.zeros(1, 3, 16, 32)}
     batch = read_batch(inputs, [{"labels": [0], "masks": masks}], SHAPE)
     (target,) = batch.targets or []
@@ -154,7 +154,6 @@ def test_gt_of_another_resolution_covers_an_image_without_padding(scale: float) 
 @pytest.mark.parametrize(
     ("inputs", "size"),
     [
-        ({"images": torch.zeros(1, 3, 16, 32)}, (12, 20)),
         ({"images": torch.zeros(1, 3, 16, 32)}, (64, 64)),
         ({"pixel_values": torch.zeros(1, 3, 16, 32), "pixel_mask": inside(12, 20)}, (6, 10)),
         ({"images": [torch.zeros(3, 12, 20)]}, (24, 40)),
@@ -166,12 +165,27 @@ def test_gt_that_fits_neither_image_nor_batch_is_an_error(inputs: Any, size: Any
         read_batch(inputs, [{"labels": [0], "masks": torch.ones(1, *size)}], SHAPE)
 
 
-def test_gt_without_padding_is_the_size_of_an_image_that_the_model_does_not_receive() -> None:
-    """A decoder alone receives features."""
-    targets = [{"labels": LABELS, "masks": MASKS}, {"labels": [], "masks": []}]
-    batch = read_batch({"features": {}}, targets, replace(SHAPE, images=2))
-    assert list(batch.images) == [(12, 20), (16, 32)]
+@pytest.mark.parametrize("inputs", [{"features": {}}, {"images": torch.zeros(3, 3, 16, 32)}])
+def test_gt_say_the_padding_that_the_inputs_do_not(inputs: Any) -> None:
+    """A decoder alone receives features; a collate function may pad images without a mask."""
+    targets = [
+        {"labels": LABELS, "masks": MASKS},
+        {"labels": [0], "masks": torch.ones(1, 8, 16)},
+        {"labels": [], "masks": []},
+    ]
+    batch = read_batch(inputs, targets, replace(SHAPE, images=3))
+    assert list(batch.images) == [(12, 20), (8, 16), (16, 32)]
     assert batch.valid_cells(0, GRID) == (3, 5)
+    assert [int(one["masks"][-1:].sum()) for one in batch.targets or ()] == [40, 128, 0]
+
+
+def test_gt_may_be_padded_less_than_the_images() -> None:
+    """By one library to the largest image, by the other to a multiple of 32."""
+    inputs = {"pixel_values": torch.zeros(1, 3, 16, 32), "pixel_mask": inside(12, 20)}
+    masks = torch.nn.functional.pad(MASKS, (0, 4))
+    (target,) = read_batch(inputs, [{"labels": LABELS, "masks": masks}], SHAPE).targets or ()
+    assert torch.equal(target["masks"][:, :12, :20], MASKS)
+    assert target["masks"].shape == (2, 16, 32)
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8])

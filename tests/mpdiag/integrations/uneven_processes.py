@@ -77,6 +77,7 @@ def run_hook(folder: Path, rank: int) -> None:
     )
     hook.before_train()
     hook.after_step()
+    hook.trainer.iter = 1  # of a training that is finished
     hook.after_train()
 
 
