@@ -16,6 +16,8 @@ from mpdiag.cli import main
 from mpdiag.data import generate_synthetic
 from mpdiag.store import Run
 
+from ..small_recipe import SMALL
+
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -49,23 +51,27 @@ def trained(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
 
     output = tmp_path_factory.mktemp("train") / "baseline"
     changes = [f"data.root={root}", "schedule.iterations=1", "data.batch_size=2"]
-    train(load_recipe("synthetic-tiny", changes), output, console=Console(quiet=True))
+    train(load_recipe("synthetic-tiny", [*SMALL, *changes]), output, console=Console(quiet=True))
     return output
 
 
 @pytest.mark.slow
-def test_demo(tmp_path: Path) -> None:
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mpdiag.demo import run_demo
+    from trainers.recipe import load_recipe
 
     output = tmp_path / "demo"
+    monkeypatch.setattr(
+        "trainers.recipe.load_recipe", lambda name, changes: load_recipe(name, [*SMALL, *changes])
+    )
 
     def demo() -> str:
         console = Console(file=StringIO(), width=120)
-        run_demo(output, console, train_images=64, val_images=8, iterations=6)
+        run_demo(output, console, train_images=16, val_images=3, iterations=2)
         return console.file.getvalue()
 
     printed = demo()
-    assert "2. train baseline: 6 steps" in printed
+    assert "2. train baseline: 2 steps" in printed
     assert "7/7 write the report" in printed
     assert "Mask2Former" in printed and "multi-layer-mp" in printed
     assert printed.splitlines()[-1].startswith(f"Next: mpdiag dashboard {output}/runs/baseline ")
@@ -116,7 +122,9 @@ def test_export(tmp_path: Path, mpdiag: Command, make_run: Callable[..., Path]) 
 
 def test_train_analyze_report(tmp_path: Path, mpdiag: Command, root: Path) -> None:
     changes = ["method=piloted", f"data.root={root}", "schedule.iterations=2", "data.batch_size=2"]
-    status, out, _ = mpdiag("train", "synthetic-tiny", *changes, "--output", tmp_path / "train")
+    status, out, _ = mpdiag(
+        "train", "synthetic-tiny", *SMALL, *changes, "--output", tmp_path / "train"
+    )
     assert status == 0 and "model_final.pth" in out
     for part in ("matching", "piloted"):
         status, out, error = mpdiag(

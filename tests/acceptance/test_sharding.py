@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,13 +13,14 @@ from mpdiag.analysis import analyze
 from mpdiag.analysis import run as analysis
 from mpdiag.data import generate_synthetic
 from mpdiag.errors import RunError
-from mpdiag.store import Run
+from mpdiag.store import Run, RunWriter
 
 from ..processes import run_command, start_ranks, torchrun
+from ..small_recipe import SMALL
 
-PARTS = 6
-IMAGES_PER_PART = 8
-IMAGES = IMAGES_PER_PART * (PARTS - 1) + 3
+PARTS = 4
+IMAGES_PER_PART = 2
+IMAGES = IMAGES_PER_PART * (PARTS - 1) + 1
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
 
     output = tmp_path_factory.mktemp("train") / "baseline"
     changes = [f"data.root={root}", "schedule.iterations=1", "data.batch_size=2"]
-    train(load_recipe("synthetic-tiny", changes), output, console=Console(quiet=True))
+    train(load_recipe("synthetic-tiny", [*SMALL, *changes]), output, console=Console(quiet=True))
     return output
 
 
@@ -57,6 +59,18 @@ def analyze_command(*words: object) -> None:
     run_command("analyze", *words)
 
 
+def analyze_one_part(*words: object) -> None:
+    """Run `mpdiag analyze WORDS` until the first part of this process is written, and wait."""
+    write = RunWriter.write
+
+    def write_and_wait(*arguments: Any) -> None:
+        write(*arguments)
+        signal.pause()
+
+    RunWriter.write = write_and_wait
+    analyze_command(*words)
+
+
 def rows(run: Run, table: str) -> pd.DataFrame:
     return run.query(f"SELECT * FROM {table} ORDER BY ALL")
 
@@ -73,7 +87,7 @@ def test_sharded_and_resumed_runs_are_identical(tmp_path: Path, trained: Path, r
 
     killed = tmp_path / "killed"
     processes = start_ranks(
-        tmp_path / "killed-streams", 2, analyze_command, *words, "--output", killed
+        tmp_path / "killed-streams", 2, analyze_one_part, *words, "--output", killed
     )
     while processes[0].wait(0.02) is None and not any((killed / "images").glob("*.parquet")):
         pass

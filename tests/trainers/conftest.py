@@ -10,16 +10,10 @@ from mpdiag.data import generate_synthetic
 from trainers.methods import METHODS
 from trainers.recipe import load_recipe
 
-SMALL = (
-    "model.hidden_dim=32",
-    "model.mask_dim=32",
-    "model.encoder_layers=1",
-    "model.decoder_layers=3",
-    "model.num_queries=12",
-    "model.backbone={name: resnet18, channels: [8, 8, 16, 16], stem_channels: 8, norm: batch}",
-    "init=null",
+from ..small_recipe import SMALL
+
+STEPS = (
     "data.batch_size=4",
-    "pilot.num_queries=12",
     "schedule.warmup_iterations=2",
     "log_every=1",
     "evaluate_every=null",
@@ -45,7 +39,7 @@ def build_recipe(data_root: Path) -> Callable[..., TrainConfig]:
     """Return a function that returns the small recipe with KEY=VALUE overrides."""
 
     def build(*changes: str) -> TrainConfig:
-        return load_recipe("synthetic-tiny", [*SMALL, f"data.root={data_root}", *changes])
+        return load_recipe("synthetic-tiny", [*SMALL, *STEPS, f"data.root={data_root}", *changes])
 
     return build
 
