@@ -42,6 +42,12 @@ FORMULAS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing in reports: Matplotlib takes most of their time."""
+    monkeypatch.setattr("reports.report.draw_curves", lambda table, kind: kind.encode())
+
+
 def read_csv(data: bytes) -> list[list[str]]:
     return list(csv.reader(io.StringIO(data.decode(), newline="")))
 

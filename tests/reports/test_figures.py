@@ -4,8 +4,12 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
+from reports import figures
 from reports.figures import draw_curves
+from reports.palette import RUN_COLORS
 from reports.table1 import Table1, Table1Row
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def table(*names: str, layers: int = 9) -> Table1:
@@ -28,21 +32,35 @@ def test_size_of_the_png(tmp_path: Path) -> None:
     assert 500 < height < 900
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["$a_b^c$", "$", "_hidden", r"\frac{", "<script>&\"'", "空", "W" * 300, "", " ", "a\nb"],
-)
-def test_names_with_special_characters(name: str) -> None:
-    ET.fromstring(draw_curves(table(name, name), "svg"))
+NAMES = {  # and what the legend shows
+    "$a_b^c$": "$a_b^c$",
+    "$": "$",
+    "_hidden": "_hidden",
+    r"\frac{": r"\frac{",
+    "<script>&\"'": "<script>&\"'",
+    "空": "空",
+    "W" * 300: "…",
+    "": "…",
+    " ": "…",
+    "a\nb": "a b",
+}
+
+
+def test_the_legend_has_the_names_of_all_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(figures._STYLE, "svg.fonttype", "none")  # letters, not their outlines
+    names = [*NAMES, *"abcdefghijkl"]
+    page = ET.fromstring(draw_curves(table(*names), "svg"))
+    texts = ["".join(text.itertext()).strip() for text in page.iter(f"{SVG}text")]
+    expected = [f"{NAMES.get(name, name)} (matching part)" for name in names]
+    assert [text for text in texts if text.endswith("(matching part)")] == expected
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3, 24])
 def test_number_of_layers(layers: int) -> None:
-    ET.fromstring(draw_curves(table("a", layers=layers), "svg"))
-
-
-def test_many_runs() -> None:
-    ET.fromstring(draw_curves(table(*"abcdefghijkl"), "svg"))
+    page = ET.fromstring(draw_curves(table("a", layers=layers), "svg"))
+    styles = [marker.get("style", "") for marker in page.iter(f"{SVG}use")]
+    # One in each of the two panels, and one in the legend.
+    assert sum(RUN_COLORS[0].lower() in style for style in styles) == 2 * layers + 1
 
 
 def test_unknown_values_leave_gaps() -> None:
@@ -54,5 +72,5 @@ def test_unknown_values_leave_gaps() -> None:
 
 
 def dashed_lines(table: Table1) -> int:
-    paths = ET.fromstring(draw_curves(table, "svg")).iter("{http://www.w3.org/2000/svg}path")
+    paths = ET.fromstring(draw_curves(table, "svg")).iter(f"{SVG}path")
     return sum("dasharray" in path.get("style", "") and "L" in path.get("d", "") for path in paths)

@@ -12,34 +12,12 @@ import pytest
 from mpdiag.errors import ConfigError, RunError
 from mpdiag.store import Run, Thresholds
 from mpdiag.store.schema import TABLES
-from reports import FORMATS, write_report
+from reports import write_report
 from reports.formatting import NO_VALUE
 from reports.layer_tables import layer_tables
 
 MakeRun = Callable[..., Path]
-
-
-@pytest.mark.parametrize("formats", [FORMATS, ("csv", "md"), ("html",)])
-def test_writes_the_requested_formats(
-    tmp_path: Path, make_run: MakeRun, formats: tuple[str, ...]
-) -> None:
-    run = make_run(tmp_path / "run")
-    written = write_report([run], tmp_path / "deep" / "report", formats)
-    expected = {f"report.{name}" for name in formats} | {"curves.svg", "curves.png"}
-    assert {path.name for path in written} == expected
-    assert sorted(written) == sorted((tmp_path / "deep" / "report").iterdir())
-    assert all(path.stat().st_size > 500 for path in written)
-
-
-def test_equal_runs_give_equal_bytes(
-    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
-    run = make_run(tmp_path / "run")
-    first = {path.name: path.read_bytes() for path in write_report([run], tmp_path / "a")}
-    again = {path.name: path.read_bytes() for path in write_report([run], tmp_path / "b")}
-    assert first == again
-    assert "Written 1970-01-02 by mpdiag" in first["report.md"].decode()
+pytestmark = pytest.mark.usefixtures("without_curves")
 
 
 def test_facts_of_the_run(tmp_path: Path, make_run: MakeRun) -> None:
@@ -103,8 +81,8 @@ def test_errors_come_before_writing(tmp_path: Path, make_run: MakeRun) -> None:
     assert output.read_text() == "other"
 
 
-def test_opens_without_torch() -> None:
-    code = "import sys, reports; sys.exit('torch' in sys.modules)"
+def test_store_and_reports_open_without_torch() -> None:
+    code = "import sys, mpdiag.store, reports; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from mpdiag.store import LAYER_METRICS, Run
 from mpdiag.store.transitions import TRANSITIONS
+from reports import FORMATS, write_report
 from reports.formatting import UNAVAILABLE
-from reports.report import write_report
 
 MakeRun = Callable[..., Path]
 
@@ -73,6 +73,29 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun) -> Path
     return path
 
 
+@pytest.mark.parametrize("formats", [FORMATS, ("csv", "md")])
+def test_writes_the_requested_formats(
+    tmp_path: Path, make_run: MakeRun, formats: tuple[str, ...]
+) -> None:
+    run = make_run(tmp_path / "run")
+    written = write_report([run], tmp_path / "deep" / "report", formats)
+    expected = {f"report.{name}" for name in formats} | {"curves.svg", "curves.png"}
+    assert {path.name for path in written} == expected
+    assert sorted(written) == sorted((tmp_path / "deep" / "report").iterdir())
+    assert all(path.stat().st_size > 500 for path in written)
+
+
+def test_equal_runs_give_equal_bytes(
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    run = make_run(tmp_path / "run")
+    first = {path.name: path.read_bytes() for path in write_report([run], tmp_path / "a")}
+    again = {path.name: path.read_bytes() for path in write_report([run], tmp_path / "b")}
+    assert first == again
+    assert "Written 1970-01-02 by mpdiag" in first["report.md"].decode()
+
+
 FRACTIONS = {
     name: metric.label for name, metric in LAYER_METRICS.items() if metric.unit == "fraction"
 }
@@ -128,6 +151,7 @@ def test_transitions_in_html_and_markdown(hostile: Path) -> None:
     assert sum(row[0] == "Unmatched queries" for row in page.rows) == 1  # of the matching part
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_csv_escapes_formulas(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(tmp_path / "a", name="=1+1")
     write_report([run], tmp_path / "report", ("csv",))
@@ -200,6 +224,7 @@ def test_latex_escapes_commands(hostile: Path) -> None:
     assert r" \# second line & mIoU-L" in line
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_latex_reads_no_argument_from_a_name_after_a_line_break(
     tmp_path: Path, make_run: MakeRun
 ) -> None:

@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 
 from mpdiag.store import Run
-from reports.formatting import format_difference
-from reports.reproduction import ReproductionContext, TrainedRun, build_reproduction_report
 from reports.reproduction.mask_changes import gains_by_change
 
 
@@ -33,27 +31,3 @@ def test_gains_of_a_run(make_run: Callable[..., Path], tmp_path: Path) -> None:
             expected[layer, third + 1] = sum(pair[-1] for pair in part) / len(part)
     assert len(expected) == 9
     assert gains_by_change(Run.open(path)) == pytest.approx(expected, abs=1e-12)
-
-
-def test_table_of_the_report(
-    tmp_path: Path,
-    trained_below: Callable[..., list[TrainedRun]],
-    make_context: Callable[..., ReproductionContext],
-) -> None:
-    trained = trained_below(tmp_path, ("table1",), [0, 1], images=4, queries=4, layers=9)
-    document = build_reproduction_report(trained, make_context(("table1",)))
-    table = next(
-        table
-        for one in document.sections
-        for table in one.tables
-        if "most and least" in table.title
-    )
-    gains = [
-        gains_by_change(Run.open(one.parts["piloted"]))
-        for one in trained
-        if one.name == "mp-all-layers"
-    ]
-    row = next(row for row in table.rows if row.cells[0] == "Multi-layer MP")
-    for layer in range(1, 10):
-        mean = 0.5 * (gains[0][layer, 1] + gains[1][layer, 1])
-        assert row.cells[1 + layer] == format_difference(mean)

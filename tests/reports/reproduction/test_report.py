@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from mpdiag.store import Run
 from reports.document import write_document
+from reports.formatting import format_difference
 from reports.reproduction import ReproductionContext, TrainedRun, build_reproduction_report
+from reports.reproduction.mask_changes import gains_by_change
 
 MakeTrained = Callable[..., list[TrainedRun]]
 MakeContext = Callable[..., ReproductionContext]
@@ -103,6 +106,28 @@ def test_values_that_are_not_in_the_paper(
     row = next(line for line in text.splitlines() if line.startswith("| Auxiliary loss | ")
                and line.count("|") == 6)  # fmt: skip
     assert row.split(" | ")[-1].startswith(f"{100 * duplicates:.1f} ± ")
+
+
+def test_gains_by_change(
+    written: tuple[list[TrainedRun], dict[str, bytes]], make_context: MakeContext
+) -> None:
+    trained, _ = written
+    document = build_reproduction_report(trained, make_context(("table1",)))
+    table = next(
+        table
+        for one in document.sections
+        for table in one.tables
+        if "most and least" in table.title
+    )
+    gains = [
+        gains_by_change(Run.open(one.parts["piloted"]))
+        for one in trained
+        if one.name == "mp-all-layers"
+    ]
+    row = next(row for row in table.rows if row.cells[0] == "Multi-layer MP")
+    for layer in range(1, 10):
+        mean = 0.5 * (gains[0][layer, 1] + gains[1][layer, 1])
+        assert row.cells[1 + layer] == format_difference(mean)
 
 
 def test_published_values(
