@@ -1,5 +1,6 @@
 """One decoder layer of a query: its attention mask, its attention weights and its prediction."""
 
+import math
 from typing import Literal
 
 import streamlit as st
@@ -142,7 +143,9 @@ def _saved_attention(
         mask = resize_grid(attention.mask, attention.image, image)
         area = "everywhere"
         if not attention.mask.all():
-            area = f"{format_percent(float(attention.mask.mean()))} of the cells"
+            rows, columns = (math.ceil(covered) for covered in attention.image)
+            share = float(attention.mask[:rows, :columns].mean())
+            area = f"{format_percent(share)} of the cells"
         caption = f"Attention mask of layer {layer}: {area}"
         tiles.append((drawing.darken_outside(image, mask), caption))
     weights = resize_grid(attention.weights, attention.image, image)

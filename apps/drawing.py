@@ -66,7 +66,7 @@ def overlay_numbered_masks(image: RgbImage, masks: Mask, highlighted: int = -1) 
     grid = np.full(masks.shape[1:], -1)
     for index in indices:
         grid[masks[index]] = index
-    labels = resize_grid(grid, grid.shape, image)
+    labels = resize_grid(grid, (masks.shape[1], masks.shape[2]), image)
     colors = np.array([palette.cycle(palette.GT_COLORS, index) for index in range(len(masks))])
     if 0 <= highlighted < len(masks):
         colors[highlighted] = palette.MASK_COLOR

@@ -80,7 +80,7 @@ def _describe(
     if previous is None:
         iou = "first layer"
     elif layer.iou_prev is None:
-        iou = "both empty" if layer.area == 0 else "not finite"
+        iou = "both empty" if layer.area == previous.area == 0 else "not finite"
     else:
         iou = describe_iou(layer.iou_prev, lowest)
     match = "no match" if layer.matched_gt < 0 else f"match GT {layer.matched_gt}"

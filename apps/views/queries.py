@@ -122,6 +122,7 @@ def _show_query(loaded: LoadedRun, layer: int, query: int) -> None:
                 run=loaded.slug,
                 image=int(row["image_id"]),
                 query=query,
+                layer=max(layer, 1),
             )
 
 

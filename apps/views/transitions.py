@@ -151,6 +151,7 @@ def _show_example(loaded: LoadedRun, row: dict[Hashable, Any], layer: int) -> No
         run=loaded.slug,
         image=image_id,
         query=query,
+        layer=layer,
     )
 
 

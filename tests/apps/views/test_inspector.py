@@ -10,7 +10,10 @@ import pytest
 from plotly.io import from_json
 from synthetic_run import RunSize, write_run
 
-from mpdiag.store import rle
+from apps import attention, filmstrip
+from apps.image_queries import QueryLayer
+from mpdiag.store import Run, rle
+from mpdiag.store.attention import StoredAttention
 from mpdiag.store.schema import ATTENTION
 
 SYMBOLS = ["M⁰", "M¹", "M²", "M³", "M⁴", "M⁵", "M⁶", "M⁷", "M⁸", "M⁹"]
@@ -57,6 +60,16 @@ def test_filmstrip_has_the_numbers_of_each_layer(make_run, open_page, tmp_path):
             assert best == "no overlap"
         assert predicted == f"{('disc', 'square', 'star')[row['label']]} {row['score']:.2f}"
         before = matched
+
+
+@pytest.mark.parametrize(
+    ("areas", "text"),
+    [((0, 0), "both empty"), ((None, 0), "not finite"), ((0, None), "not finite")],
+)
+def test_masks_without_iou(make_run, tmp_path, areas, text):
+    previous, layer = (QueryLayer(k, None, -1, -1, None, None, None, areas[k]) for k in range(2))
+    run = Run.open(make_run(tmp_path / "one", images=1))
+    assert filmstrip._describe(run, layer, previous, None).split("  \n")[1] == text
 
 
 def test_the_lowest_iou_is_selected_first(make_run, open_page, tmp_path):
@@ -180,6 +193,15 @@ def test_model_without_attention_masks_shows_its_weights(make_run, open_page, tm
     text, weights, _ = section(open_page(run, page="inspector", image=4, layer=3), 3)
     assert "no attention masks" in text
     assert "Cross-attention" in weights
+
+
+def test_share_of_an_attention_mask_is_that_of_the_image():
+    mask = np.array([[True, False, True], [False, False, True], [True, True, True]])
+    weights = np.ones((3, 3), np.float32) / 9
+    saved = StoredAttention(weights, mask, (1.5, 2.0))  # the rest is padding
+    image = np.zeros((30, 40, 3), dtype=np.uint8)
+    (_, caption), _ = attention._saved_attention(2, saved, image)
+    assert caption == "Attention mask of layer 2: 25.0% of the cells"
 
 
 def test_damaged_attention_is_an_error_beside_the_rest(make_run, open_page, tmp_path):

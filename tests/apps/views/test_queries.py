@@ -103,6 +103,8 @@ def test_matched_gt_of_a_query(run, open_page):
     best = sorted((iou for _, iou in own), reverse=True)[:6]
     labels = [link.proto.label for link in page.get("page_link")]
     assert labels == [f"IoU {100 * iou:.1f}%" for iou in best]
+    links = [link.proto.query_string for link in page.get("page_link")]
+    assert all(link.endswith("&query=2&layer=9") for link in links)
 
 
 def test_run_without_mask_centers(run, open_page):

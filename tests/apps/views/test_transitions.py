@@ -91,6 +91,8 @@ def test_queries_with_saved_masks_come_first(run, open_page):
         pq.write_table(table.from_pylist(rows, table.schema), file)
     page = open_page(run, page="transitions", transition="drifted", layer=3)
     assert shown(page) >= kept
+    links = [link.proto.query_string for link in page.get("page_link")]
+    assert links and all(link.endswith("&layer=3") for link in links)
     assert len(page.get("image")) == len(kept)
     shutil.rmtree(run / "masks")
     os.utime(run / "run.json", (1, 1))  # the cache must not return the old run
