@@ -48,12 +48,13 @@ def select_metrics(
 ) -> list[str]:
     """Show a multiselect of metrics and return the names of the selected ones."""
     metrics = [LAYER_METRICS[name] for name in LAYER_METRICS if name in options]
+    names = [metric.name for metric in metrics]
     return url_state.multiselect(
         "Metrics",
         "metrics",
-        [metric.name for metric in metrics],
+        names,
         container=container,
-        default=PAPER_METRICS,
+        default=[name for name in PAPER_METRICS if name in names] or names[:1],
         format_func=lambda name: LAYER_METRICS[name].label,
         help="  \n".join(map(describe, metrics)),
     )

@@ -133,6 +133,12 @@ def read_image(run: Run, image_id: int) -> RunImage:
     return RunImage(image_id, str(file_name), int(height), int(width), queries, targets, saved)
 
 
+def find_file_name(run: Run, image_id: int) -> str | None:
+    """Return the file name of an image; None if the run has no such image."""
+    found = run.query("SELECT file_name FROM images WHERE image_id = ?", [image_id])
+    return None if found.empty else str(found["file_name"][0])
+
+
 @cached
 def worst_images(loaded: LoadedRun) -> pd.DataFrame:
     """Return up to MAX_IMAGES images for the Inspector: image_id, file_name, miou_l.

@@ -9,9 +9,8 @@ import streamlit as st
 from apps import components, curves, filmstrip, url_state
 from apps.formatting import escape_html, escape_markdown
 from apps.image_charts import describe_limit, first_gt
-from apps.image_queries import RunImage, read_image
+from apps.image_queries import RunImage, find_file_name, read_image
 from apps.runs import LoadedRun, cached
-from mpdiag.errors import RunError
 from mpdiag.store import LAYER_METRICS, Comparison, compare
 from reports import palette
 from reports.comparison import format_setting
@@ -192,12 +191,14 @@ def _show_image(a: LoadedRun, b: LoadedRun, comparison: Comparison, metric: str)
         with column:
             st.markdown(f"**{letter}: {escape_markdown(loaded.name)}**")
             _show_matches(loaded, image, gt)
+            query = _final_query(image, gt)
             url_state.page_link(
                 "inspector",
                 "Open in Inspector",
                 icon=":material/layers:",
                 run=loaded.slug,
                 image=image_id,
+                query=None if query < 0 else query,
             )
     for letter, (loaded, image) in zip("ab", both, strict=True):
         _show_masks(letter, loaded, image, gt)
@@ -219,10 +220,9 @@ def _select_image(
     default = next(iter(names), None)
     requested = url_state.get_int("image")
     if requested is not None and requested not in names:
-        try:
-            names = {requested: read_image(a.run, requested).file_name, **names}
-        except RunError as error:
-            components.show_error(error)
+        file_name = find_file_name(a.run, requested)
+        if file_name is not None:
+            names = {requested: file_name, **names}
     if not names:
         return None
     return url_state.selectbox(
@@ -275,10 +275,15 @@ def _show_matches(loaded: LoadedRun, image: RunImage, gt: int) -> None:
     )
 
 
+def _final_query(image: RunImage, gt: int) -> int:
+    """Return the query that matches a GT in the last layer, or -1."""
+    targets = image.targets
+    return int(targets.loc[targets["gt"] == gt, "matched_query"].iloc[0][-1])
+
+
 def _show_masks(letter: str, loaded: LoadedRun, image: RunImage, gt: int) -> None:
     """Show the masks of the query that matches the GT in the last layer."""
-    targets = image.targets
-    query = int(targets.loc[targets["gt"] == gt, "matched_query"].iloc[0][-1])
+    query = _final_query(image, gt)
     if query < 0:
         st.caption(f"{letter}: GT {gt} matches no query in the last layer.")
         return

@@ -11,7 +11,7 @@ from apps import attention, components, drawing, filmstrip, image_charts, url_st
 from apps.finding_links import show_finding_of_url
 from apps.formatting import escape_markdown, format_percent
 from apps.image_charts import HEATMAP_VALUES
-from apps.image_queries import RunImage, read_image, worst_images
+from apps.image_queries import RunImage, find_file_name, read_image, worst_images
 from apps.runs import LoadedRun
 from mpdiag.errors import RunError
 from mpdiag.store import Run
@@ -79,9 +79,9 @@ def _select_image(loaded: LoadedRun, container: DeltaGenerator) -> RunImage | No
     }
     requested = url_state.get_int("image")
     if requested is not None and requested not in names:
-        found = loaded.run.query("SELECT file_name FROM images WHERE image_id = ?", [requested])
-        if len(found):
-            names = {requested: str(found["file_name"][0]), **names}
+        file_name = find_file_name(loaded.run, requested)
+        if file_name is not None:
+            names = {requested: file_name, **names}
     selected = url_state.selectbox(
         "Image",
         "image",

@@ -133,3 +133,10 @@ def test_a_band_skips_unknown_layers_and_is_hidden_with_its_curve():
     assert list(band.y) == [60, 80, 60, 40]
     assert band.legendgroup == line.legendgroup == "a"
     assert not band.showlegend
+
+
+def test_default_metrics_are_those_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curves.url_state, "multiselect", lambda *_, default, **__: default)
+    assert curves.select_metrics(None) == ["miou_l", "util"]
+    assert curves.select_metrics(None, ["empty_pairs", "miou_l"]) == ["miou_l"]
+    assert curves.select_metrics(None, ["empty_pairs"]) == ["empty_pairs"]
