@@ -16,6 +16,7 @@ from mpdiag.store import Run
 from mpdiag.store.causes import CAUSES
 from mpdiag.store.diagnosis import FILE_NAME, Diagnosis, Finding
 from mpdiag.store.layers import group_values
+from mpdiag.untrusted import printable
 from reports.diagnosis import finding_facts, layer_scores_table, points, summary
 from reports.document import Highlight
 from reports.findings import find_highlights
@@ -23,6 +24,8 @@ from reports.names import class_names
 from reports.palette import RUN_COLORS
 
 BAR_HEIGHT = 34
+MAX_FACTS = 20
+"""Number of facts of a finding: the file is untrusted."""
 CLEARANCE = 90  # of the axis, in pixels
 
 
@@ -128,11 +131,11 @@ def _show_finding(loaded: LoadedRun, place: int, finding: Finding, diagnosis: Di
         value.metric(f"{score} at stake", points(finding.at_stake))
         value.caption(" to ".join(map(points, finding.interval)))
         facts = [
-            f"{escape_markdown(label)}: {escape_markdown(fact)}"
+            escape_markdown(f"{printable(label, 200)}: {printable(fact, 2000)}")
             for label, fact in finding_facts(finding, classes, score)
             if label not in ("Images", f"{score} at stake")
         ]
-        text.caption("  \n".join(facts))
+        text.caption("  \n".join(facts[:MAX_FACTS]))
         show_finding_images(loaded, place, finding)
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from apps import components, drawing, gallery, url_state
@@ -65,10 +66,12 @@ def _select_filters(runs: Sequence[LoadedRun]) -> tuple[LoadedRun, ImageFilter]:
         resets=RESETS,
         help="Layer of Util, mIoU-L and transitions.",
     )
+    # Runs of schema version 1 count merged and split masks as other transitions.
+    has_classes = loaded.run.has_column("queries", "second_coverage")
     selected_transition = url_state.selectbox(
         "Transitions",
         "transition",
-        [ALL_CHANGES, *TRANSITIONS],
+        [ALL_CHANGES, *(TRANSITIONS if has_classes else ())],
         container=transition,
         resets=RESETS,
         help="  \n".join(f"**{name}**: {meaning}" for name, meaning in TRANSITIONS.items()),
@@ -120,19 +123,25 @@ def _show_summary(loaded: LoadedRun, filters: ImageFilter, page: int, total: int
     first = PAGE_SIZE * (page - 1) + 1
     last = min(first + PAGE_SIZE - 1, total)
     layers = f"layer {filters.layer}" if filters.layer else "all layers from 1"
+    limit = f" The CSV file has the first {MAX_CSV_ROWS:,}." if total > MAX_CSV_ROWS else ""
     text.caption(
         f"Images {first:,} to {last:,} of {total:,}. Below each image: Util, mIoU-L and number of "
-        f"transitions ({filters.transition}) of {layers}."
+        f"transitions ({filters.transition}) of {layers}.{limit}"
     )
     with download:
         components.download_button(
             "csv",
-            lambda: to_csv(
-                gallery.find_images(loaded, filters, MAX_CSV_ROWS).drop(columns="total")
-            ),
+            lambda: to_csv(_in_percent(gallery.find_images(loaded, filters, MAX_CSV_ROWS))),
             f"{loaded.slug} images",
             "text/csv",
         )
+
+
+def _in_percent(images: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns of the CSV file."""
+    percent = {"util": "Util, %", "miou_l": "mIoU-L, %"}
+    scaled = images.assign(**{name: 100 * images[name] for name in percent})
+    return scaled.rename(columns=percent).drop(columns="total")
 
 
 def _show_card(loaded: LoadedRun, row: dict[Hashable, Any], filters: ImageFilter) -> None:

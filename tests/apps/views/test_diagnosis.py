@@ -63,6 +63,15 @@ def test_classes_are_those_of_the_diagnosis(run, open_page):
     assert any("Classes: a, b" in text.value.replace("\\", "") for text in page.caption)
 
 
+def test_evidence_is_limited(run, open_page):
+    evidence = {f"{k} {'x' * 3000}": "y" * 5000 for k in range(100)}
+    Diagnosis(0.4, [finding("ranking", 0.1, evidence=evidence)], 0.01, 7).write(
+        run / "diagnosis.json"
+    )
+    page = open_page(run, page="diagnosis")
+    assert max(len(text.value) for text in page.caption) < 20 * 2500
+
+
 def test_a_diagnosis_names_its_score(run, open_page):
     Diagnosis(0.365, [finding("late-layers", 0.1)], 0.01, 40, score_name="miou").write(
         run / "diagnosis.json"

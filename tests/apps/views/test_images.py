@@ -2,9 +2,11 @@
 
 import shutil
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from apps.views import images
 from apps.views.images import PAGE_SIZE
 
 
@@ -127,6 +129,13 @@ def test_classes_with_the_same_name_have_different_labels(make_run, open_page, t
     assert box.options == ["a (0)", "a (1)", "b"]
     box.select("a (1)").run()
     assert page.query_params["class"] == "1"
+
+
+def test_files_are_in_percent():
+    row = {"file_name": ["a"], "util": [0.5], "miou_l": [None], "total": [1]}
+    table = images._in_percent(pd.DataFrame(row).astype({"miou_l": float}))
+    assert list(table) == ["file_name", "Util, %", "mIoU-L, %"]
+    assert table["Util, %"].tolist() == [50]
 
 
 def test_placeholders_go_when_the_images_are_back(make_run, open_page, tmp_path):
