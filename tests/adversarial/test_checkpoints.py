@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -92,23 +93,29 @@ def write_state(path: Path, model: Mask2Former, **changes: Tensor | None) -> Pat
     return path
 
 
+TENSORS = [
+    torch.tensor(1.0),
+    torch.zeros(0),
+    torch.zeros(0, 10**9),
+    torch.zeros(1),
+    torch.zeros(2, 2, 2, 2),
+    torch.zeros(1, 32),
+    HUGE,
+    HUGE[:, None],
+    HUGE[None].expand(1, -1),
+    torch.zeros(1, 1).expand(3000, 3000),
+    torch.ones(2, 2, dtype=torch.complex64),
+]
+OTHER_WEIGHTS = (OFFSETS, LINEAR, "backbone.conv1.weight", "pixel_decoder.level_embed")
+
+
+# Sizes of the model are read from HEAD and QUERIES. Of the other weights, each gets a third of the
+# tensors, and each tensor is that of at least one.
 @pytest.mark.parametrize(
-    "name", [HEAD, QUERIES, OFFSETS, LINEAR, "backbone.conv1.weight", "pixel_decoder.level_embed"]
-)
-@pytest.mark.parametrize(
-    "tensor",
+    ("name", "tensor"),
     [
-        torch.tensor(1.0),
-        torch.zeros(0),
-        torch.zeros(0, 10**9),
-        torch.zeros(1),
-        torch.zeros(2, 2, 2, 2),
-        torch.zeros(1, 32),
-        HUGE,
-        HUGE[:, None],
-        HUGE[None].expand(1, -1),
-        torch.zeros(1, 1).expand(3000, 3000),
-        torch.ones(2, 2, dtype=torch.complex64),
+        *product((HEAD, QUERIES), TENSORS),
+        *((name, x) for k, name in enumerate(OTHER_WEIGHTS) for x in TENSORS[k % 3 :: 3]),
     ],
 )
 def test_shapes(tmp_path: Path, model: Mask2Former, name: str, tensor: Tensor) -> None:
@@ -187,7 +194,8 @@ def test_only_backbones_in_the_registry(tmp_path: Path, model: Mask2Former, name
 
 def test_a_checkpoint_never_asks_for_pretrained_weights(tmp_path: Path, model: Mask2Former) -> None:
     backbone = model.config.backbone.model_dump(mode="json") | {"pretrained": True}
-    load_checkpoint(with_recipe(tmp_path, model, {"model": {"backbone": backbone}}))
+    loaded = load_checkpoint(with_recipe(tmp_path, model, {"model": {"backbone": backbone}}))
+    assert not loaded.model.config.backbone.pretrained
 
 
 class_list = [{"category_id": 1, "name": "a", "isthing": True}]
