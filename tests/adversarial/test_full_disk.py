@@ -8,10 +8,10 @@ import json
 import os
 import re
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -275,22 +275,30 @@ def test_synthetic_data(disk: Disk, tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def limit_file_size() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+@contextmanager
+def limited_file_size(size: int) -> Iterator[None]:
+    """Let this process write no larger files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_limit_of_the_kernel(tmp_path: Path, make_run: MakeRun) -> None:
+def test_a_limit_of_the_kernel(
+    tmp_path: Path,
+    make_run: MakeRun,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     run = make_run(tmp_path / "run", images=1, layers=1)
-    found = subprocess.run(
-        [sys.executable, "-m", "mpdiag", "report", str(run), "--formats", "md"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        preexec_fn=limit_file_size,
-        timeout=60,
-    )
-    assert found.returncode == 2 and found.stdout == ""
-    (line,) = found.stderr.splitlines()
+    monkeypatch.setattr(sys, "argv", ["mpdiag", "report", str(run), "--formats", "md"])
+    with limited_file_size(4096), pytest.raises(SystemExit) as stop:
+        main()
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2 and out == ""
+    (line,) = err.splitlines()
     assert re.match(r"error: \S+/report\.md: cannot be written \(File too large, .* MiB free", line)
     assert files_of(tmp_path / "run-report") == {}
 

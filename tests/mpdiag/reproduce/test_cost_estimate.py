@@ -13,6 +13,8 @@ from mpdiag.reproduce.cost_estimate import estimate_cost
 from mpdiag.reproduce.directory import Job
 from mpdiag.reproduce.scheduler import plan_machine
 
+from ...processes import context
+
 
 @pytest.fixture
 def two_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReproductionOptions:
@@ -172,8 +174,12 @@ def test_only_gpus_that_the_user_made_visible_are_used(
     assert all("CUDA_VISIBLE_DEVICES" not in slot for slot in plan_machine(SIZES["paper"], 3).slots)
 
 
-def test_a_call_in_a_child_process(tmp_path: Path) -> None:
-    """The first steps are timed in one, since a process that trained keeps memory on the GPU."""
+def test_a_call_in_a_child_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first steps are timed in one, since a process that trained keeps memory on the GPU.
+
+    It is spawned: a fork cannot use the GPU of its parent. The server of the tests is faster.
+    """
+    monkeypatch.setattr(scheduler, "get_context", {"spawn": context}.__getitem__)
     assert scheduler.call_in_child(os.getpid) != os.getpid()
     with pytest.raises(FileNotFoundError):
         scheduler.call_in_child(os.stat, tmp_path / "missing")
