@@ -22,18 +22,12 @@ def no_custom_components() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def clear_caches() -> Iterator[None]:
-    """Forget the results and runs that the pages cache."""
+@pytest.fixture(autouse=True, scope="module")
+def close_runs() -> Iterator[None]:
+    """Close the runs that the pages cache, so that no connection outlives the tests of a file."""
     yield
     st.cache_resource.clear()
     st.cache_data.clear()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def close_runs() -> Iterator[None]:
-    """Close the runs, so that no connection outlives the tests."""
-    yield
     gc.collect()
 
 

@@ -42,7 +42,8 @@ PROBLEMS = """(theme) => {
 def check_layout(page: Page, theme: str) -> None:
     """Wait until the page has the theme, and fits its window without cuts and overlaps."""
     try:
-        page.wait_for_function(f"!({PROBLEMS})({json.dumps(theme)}).length", timeout=LOOK_TIMEOUT)
+        fits = f"!({PROBLEMS})({json.dumps(theme)}).length"
+        page.wait_for_function(fits, timeout=LOOK_TIMEOUT, polling=100)
     except TimeoutError:
         problems = page.evaluate(f"({PROBLEMS})({json.dumps(theme)})")
         raise AssertionError("; ".join(problems[:10]) or "the layout did not settle") from None

@@ -1,7 +1,6 @@
-"""The dashboard in Chromium: all pages in all states, both themes and two widths; clicks."""
+"""The dashboard in Chromium: all pages in all states, wide and light, narrow and dark; clicks."""
 
 import io
-import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from mpdiag.store.diagnosis import FILE_NAME, Diagnosis, Finding
 from mpdiag.store.transitions import TRANSITIONS
 
 SCRIPT = Path(__file__).with_name("staged_dashboard.py")
-LOOKS = list(itertools.product((1280, 768), ("light", "dark")))
+LOOKS = ((1280, "light"), (768, "dark"))
 FIRST = next(iter(VIEWS))  # Streamlit serves it only at the root
 ALERT, ERROR = "[data-testid=stAlert]", "[data-testid=stAlertContentError]"
 BROKEN = ".stException, [role=dialog], [data-testid=stSkeleton]"
