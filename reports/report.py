@@ -48,10 +48,11 @@ def write_report(
     check_output(output, formats)
     opened = open_runs(runs, thresholds)
     table = build_table1(opened)
-    files = write_document(build_report(opened, table), output, formats)
-    for kind in ("svg", "png"):
+    curves = draw_curves(table, "svg")
+    files = write_document(build_report(opened, table, curves), output, formats)
+    for kind, content in (("svg", curves), ("png", draw_curves(table, "png"))):
         file = output / f"curves.{kind}"
-        replace_file(file, draw_curves(table, kind))
+        replace_file(file, content)
         files.append(file)
     return list(dict.fromkeys(files))
 
@@ -71,11 +72,11 @@ def write_findings(
     return write_document(build_findings(run), Path(output), ("html",))
 
 
-def build_report(runs: Sequence[Run], table: Table1) -> Document:
-    """Return the report of the runs, whose Table 1 is `table`."""
+def build_report(runs: Sequence[Run], table: Table1, svg: bytes) -> Document:
+    """Return the report of the runs, whose Table 1 is `table`, and `svg` its curves."""
     curves = Picture(
         "curves.svg",
-        draw_curves(table, "svg"),
+        svg,
         "The two metrics of Table 1. The paper's curves (grey) have gaps where a figure is not "
         "available.",
         "mIoU-L and Util of each layer, for the runs and as published",
