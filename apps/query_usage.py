@@ -48,13 +48,12 @@ def usage_by_query(loaded: LoadedRun, layer: int) -> pd.DataFrame:
     return loaded.run.query(_USAGE, [layer])
 
 
-@cached
 def masks_of_query(loaded: LoadedRun, layer: int, query: int) -> pd.DataFrame:
     """Return one row per image for a query's mask in a layer; positions as fractions of the image.
 
     Columns: image_id, file_name; x and y of the mask's center, null if it is empty or the run is of
     schema version 2 or older; gt, index of the matched GT or -1; iou with it, its label, and gt_x
-    and gt_y, the center of its box.
+    and gt_y, the center of its box. It is not cached: it has a row per image, for each query.
     """
     return loaded.run.query(_MASKS, [layer, query])
 

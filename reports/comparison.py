@@ -17,6 +17,7 @@ from mpdiag.store import LAYER_METRICS, Comparison, LayerMetric
 from mpdiag.store.files import replace_file, replace_json
 from reports.formatting import NO_VALUE, format_value, to_csv
 from reports.layer_tables import PAPER_METRICS
+from reports.run_facts import SCORE_LABELS
 
 
 def comparison_tables(comparison: Comparison) -> Iterator[Table]:
@@ -41,8 +42,8 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     if not comparison.scores.empty:
         table = _table("", ("Last layer", "a", "b", "b - a"))
         for row in comparison.scores.to_dict("records"):
-            score = str(row["score"]).upper().replace("MIOU", "mIoU")
-            table.add_row(Text(score), *_values(row, "fraction"))
+            score = str(row["score"])
+            table.add_row(Text(SCORE_LABELS.get(score, score)), *_values(row, "fraction"))
         yield table
     for moved, column, what in (
         (comparison.moved_images, "file_name", "Images"),

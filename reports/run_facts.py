@@ -18,6 +18,8 @@ _AP = {
 }
 _PQ = {"pq": "PQ", "sq": "SQ", "rq": "RQ", "pq_things": "PQ^Th", "pq_stuff": "PQ^St"}
 _MIOU = {"miou": "mIoU", "miou_in_gt": "mIoU of classes in the GT"}
+SCORE_LABELS = {**_AP, **_PQ, **_MIOU}
+"""Label of each score of a run that is not of a layer."""
 _ORACLE = {"matched_iou": "IoU of matched masks", "best_iou": "of any mask"}
 
 

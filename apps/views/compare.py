@@ -17,6 +17,7 @@ from reports.comparison import format_setting
 from reports.layer_tables import PAPER_METRICS
 from reports.mask_images import image_or_placeholder
 from reports.names import class_name, layer_symbol
+from reports.run_facts import SCORE_LABELS
 
 MAX_ROWS = 10
 MAX_IMAGES = 50
@@ -88,7 +89,9 @@ def _show_differences(a: LoadedRun, b: LoadedRun, comparison: Comparison) -> Non
     with st.expander("Table"):
         components.table(_layer_table(comparison.layers), f"{name} layers", precision=2)
     if not comparison.scores.empty:
-        scores = comparison.scores.assign(**{key: 100 * comparison.scores[key] for key in _VALUES})
+        labels = comparison.scores["score"].map(lambda score: SCORE_LABELS.get(score, score))
+        scores = pd.DataFrame({"Score of the last layer, %": labels})
+        scores[["a", "b", "b - a"]] = 100 * comparison.scores[_VALUES]
         components.table(scores, f"{name} scores", precision=2)
 
 

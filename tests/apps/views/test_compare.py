@@ -50,6 +50,18 @@ def test_differences_are_those_of_the_store(runs, open_page):
     assert page.selectbox(key="widget-image").value == moved["image_id"].iloc[0]
 
 
+def test_scores_have_their_labels_and_are_in_percent(runs, open_page):
+    for run, ap in zip(runs, (0.25, 0.5), strict=True):
+        summary = json.loads((run / "summary.json").read_text())
+        scores = {"ap": {"ap": ap, "ap_small": 0.125}}
+        (run / "summary.json").write_text(json.dumps({**summary, **scores}))
+    page = open_page(*runs, page="compare")
+    column = "Score of the last layer, %"
+    found = next(frame.value for frame in page.dataframe if column in frame.value)
+    assert list(found.columns) == [column, "a", "b", "b - a"]
+    assert found.to_numpy().tolist() == [["AP", 25, 50, 25], ["AP_S", 12.5, 12.5, 0]]
+
+
 def test_different_settings_are_listed(runs, open_page):
     assert not [frame for frame in open_page(*runs, page="compare").dataframe
                 if "Different setting" in frame.value]  # fmt: skip
@@ -68,7 +80,7 @@ def test_download_buttons_of_runs_with_long_names_are_unique(make_run, open_page
             (run / file).write_text(json.dumps({**content, **more}))
     page = open_page(*runs, page="compare")
     assert not page.exception and not page.error
-    assert sum("score" in frame.value for frame in page.dataframe) == 1
+    assert sum("Score of the last layer, %" in frame.value for frame in page.dataframe) == 1
     names = [button.proto.id for button in page.get("download_button")]
     assert len(names) == len(set(names)) >= 3
 
