@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
@@ -43,6 +44,9 @@ def folder(tmp_path_factory, make_run):
         second = Finding("class-confusion", 0.04, (0.01, 0.05))
         layers = [{"layer": layer, "ap": 0.03 * layer, "ap50": 0.05 * layer} for layer in range(10)]
         Diagnosis(0.36, [first, second], 0.01, 26, layers).write(normal / FILE_NAME)
+    targets = [folder / "normal" / name / "targets" for name in ("run-1", "run-2")]
+    for file in targets[0].iterdir():  # the same GT in both, so that they can be compared
+        shutil.copy(file, targets[1] / file.name)
     return folder
 
 
