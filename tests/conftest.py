@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from io import StringIO
@@ -48,13 +48,6 @@ STRIDE = 4
 # transformers would take datasets/, the data of a checkout, for the package `datasets`.
 if (spec := find_spec("datasets")) is not None and spec.origin is None:
     sys.modules["datasets"] = None  # type: ignore[assignment]
-
-
-@pytest.hookimpl(wrapper=True, optionalhook=True)
-def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
-    """Start one worker more than there are cores: some tests wait for processes and browsers."""
-    cores = yield
-    return cores + 1
 
 
 def pytest_collection_finish() -> None:
