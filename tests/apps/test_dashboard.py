@@ -88,7 +88,7 @@ def test_header_with_wrong_types_breaks_no_page(make_run, open_page, tmp_path, p
     sections = {"dataset": "coco", "settings": 5, "timings": []}
     (run / "run.json").write_text(json.dumps(header | sections))
     page = open_page(run, make_run(tmp_path / "two"), page=path)
-    assert all("one" in error.value for error in page.error)  # the run does not open
+    assert not page.error  # they are left out
 
 
 def test_runs_with_the_same_name_have_different_labels(make_run, open_page, tmp_path):

@@ -297,5 +297,6 @@ def test_damaged_mask_is_an_error(make_run, open_page, tmp_path):
 def test_names_from_files_are_escaped(make_run, open_page, tmp_path):
     hostile = [{"category_id": k, "name": "<b>*x*</b> $y$", "isthing": True} for k in (1, 2, 3)]
     page = open_page(make_run(tmp_path / "one", classes=hostile), page="inspector")
+    assert len(tiles(page)) == 10
     for lines in tiles(page):
         assert lines[4].startswith(r"\<b\>\*x\*\<\/b\> \$y\$ ")
