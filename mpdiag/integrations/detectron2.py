@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from mpdiag.analysis.module_state import preserve_state
 from mpdiag.extras import missing
 from mpdiag.integrations.monitor import LayerMonitor, write_final_run
 from mpdiag.integrations.processes import rank_and_count
@@ -96,17 +97,13 @@ class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
     @torch.no_grad()
     def _evaluate(self, monitor: LayerMonitor) -> dict[str, float]:
         model = self.trainer.model
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
         # Without DistributedDataParallel, whose passes wait for those of other processes.
         alone = model.module if isinstance(model, DistributedDataParallel) else model
         monitor.start_evaluation(sum(map(len, self._held_out)), keep_rows=self._run is not None)
-        try:
+        with preserve_state(model):  # a part may be frozen in evaluation mode
+            model.eval()
             for batch in self._held_out:
                 alone(batch)
-        finally:
-            for module, training in modes:  # a part may be frozen in evaluation mode
-                module.training = training
         return monitor.finish_evaluation()
 
     def _put(self, values: Mapping[str, float], prefix: str) -> None:
