@@ -65,7 +65,7 @@ def _resample(
 ) -> dict[str, list[float | None]]:
     """Return the value of each metric for each sample; AP only with the data set."""
     terms = Run.open(path).image_terms()
-    draws = np.concatenate(list(draw_images(len(terms["util"][0]), resamples=resamples)))
+    draws = np.concatenate(list(draw_images(len(terms["util"][0]), resamples)))
     layers = {name: ratio(draws, *terms[name]) for name in ("util", "miou_l")}
     values: dict[str, list[float | None]] = {}
     column: npt.NDArray[np.float64] | None

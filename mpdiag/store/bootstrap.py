@@ -15,17 +15,13 @@ _BATCH = 64  # resamples in memory at a time
 
 
 def interval(
-    images: int,
-    statistic: Callable[[Floats], Floats],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
+    images: int, statistic: Callable[[Floats], Floats], resamples: int = RESAMPLES
 ) -> tuple[Floats, Floats]:
     """Return the ends of the 95% percentile interval of a statistic over resampled images.
 
     Images are drawn with replacement (Efron and Tibshirani, An Introduction to the Bootstrap,
-    1993, section 13.3). The same seed and number of images give the same draws, so two runs over
-    the same images are resampled in pairs.
+    1993, section 13.3). The draws depend on the number of images alone, so two runs over the same
+    images are resampled in pairs.
 
     Args:
         images: number of images I.
@@ -34,7 +30,7 @@ def interval(
     Returns:
         Lower and upper ends, (K,) each; NaN if a value is NaN in all resamples.
     """
-    values = [statistic(draws) for draws in draw_images(images, seed=seed, resamples=resamples)]
+    values = [statistic(draws) for draws in draw_images(images, resamples)]
     every = np.concatenate(values)
     ends = np.full((2, every.shape[1]), np.nan)
     known = ~np.isnan(every).all(0)
@@ -43,9 +39,9 @@ def interval(
     return ends[0], ends[1]
 
 
-def draw_images(images: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Iterator[Floats]:
+def draw_images(images: int, resamples: int = RESAMPLES) -> Iterator[Floats]:
     """Yield how often each image is drawn, (R, I), for a few samples at a time."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     for start in range(0, resamples, _BATCH):
         count = min(_BATCH, resamples - start)
         drawn = generator.integers(0, max(images, 1), (count, images))

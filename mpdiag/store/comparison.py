@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mpdiag.errors import RunError
-from mpdiag.store.bootstrap import RESAMPLES, Floats, Terms, interval, ratio, stack, total_ratio
+from mpdiag.store.bootstrap import Floats, Terms, interval, ratio, stack, total_ratio
 from mpdiag.store.layer_metrics import LAYER_METRICS
 from mpdiag.store.run import Run
 
@@ -51,17 +51,13 @@ class Comparison:
     moved_classes: pd.DataFrame
 
 
-def compare(
-    a: Run, b: Run, *, top: int = TOP, seed: int = 0, resamples: int = RESAMPLES
-) -> Comparison:
+def compare(a: Run, b: Run, *, top: int = TOP) -> Comparison:
     """Compare two runs image by image.
 
     Args:
         a: first run.
         b: second run, over the same images and GT and with the same number of layers.
         top: number of images and classes in `moved_images` and `moved_classes`.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
 
     Raises:
         RunError: layers, images or their GT differ.
@@ -77,7 +73,7 @@ def compare(
         b.name,
         len(files),
         _different_settings(a, b),
-        _layer_differences(*terms, seed, resamples),
+        _layer_differences(*terms),
         _scores(a, b),
         _largest_differences(files, own[0], own[1], top),
         _class_differences(a, b, top),
@@ -98,16 +94,14 @@ def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _layer_differences(
-    a: Mapping[str, Terms], b: Mapping[str, Terms], seed: int, resamples: int
-) -> pd.DataFrame:
+def _layer_differences(a: Mapping[str, Terms], b: Mapping[str, Terms]) -> pd.DataFrame:
     images, depth = a["util"][0].shape
     of_a, of_b = stack(a.values()), stack(b.values())
 
     def difference(draws: Floats) -> Floats:
         return ratio(draws, *of_b) - ratio(draws, *of_a)
 
-    low, high = interval(images, difference, seed=seed, resamples=resamples)
+    low, high = interval(images, difference)
     values_a, values_b = (np.hstack([total_ratio(*t) for t in x.values()]) for x in (a, b))
     table = pd.DataFrame(
         {

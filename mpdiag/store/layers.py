@@ -11,7 +11,7 @@ from mpdiag.store.groups import GroupSums, ImageSums
 from mpdiag.store.layer_metrics import LAYER_METRICS
 
 
-def with_intervals(terms: Mapping[str, Terms], seed: int, resamples: int) -> dict[str, Floats]:
+def with_intervals(terms: Mapping[str, Terms], resamples: int) -> dict[str, Floats]:
     """Return columns NAME, NAME_low, NAME_high and NAME_spread for each metric, (L + 1,) each.
 
     `_low` and `_high` are the ends of a 95% interval by resampling images; `_spread` is the
@@ -21,7 +21,7 @@ def with_intervals(terms: Mapping[str, Terms], seed: int, resamples: int) -> dic
         return {}
     above, below = stack(terms.values())
     statistic = partial(ratio, numerator=above, denominator=below)
-    ends = interval(len(above), statistic, seed=seed, resamples=resamples)
+    ends = interval(len(above), statistic, resamples)
     low, high = (np.split(end, len(terms)) for end in ends)
     columns = {}
     for place, (name, metric) in enumerate(terms.items()):
@@ -34,7 +34,7 @@ def with_intervals(terms: Mapping[str, Terms], seed: int, resamples: int) -> dic
     return columns
 
 
-def group_layers(groups: Mapping[str, ImageSums], seed: int, resamples: int) -> pd.DataFrame:
+def group_layers(groups: Mapping[str, ImageSums], resamples: int) -> pd.DataFrame:
     """Return one row per group and layer 0..L; see `Run.layers`."""
     tables = []
     for name, sums in groups.items():
@@ -45,7 +45,7 @@ def group_layers(groups: Mapping[str, ImageSums], seed: int, resamples: int) -> 
             "pairs": sums.pairs.sum(0).astype(int),
             "images": sums.has_gt.sum(0).astype(int),
         }
-        tables.append(pd.DataFrame(columns | with_intervals(sums.terms, seed, resamples)))
+        tables.append(pd.DataFrame(columns | with_intervals(sums.terms, resamples)))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 

@@ -147,9 +147,7 @@ class Run:
             found = cursor.execute("FROM parts").fetchall()
         return {image_id: Path(file).stem for image_id, file in found}
 
-    def layer_metrics(
-        self, *, intervals: bool = False, seed: int = 0, resamples: int = RESAMPLES
-    ) -> pd.DataFrame:
+    def layer_metrics(self, *, intervals: bool = False, resamples: int = RESAMPLES) -> pd.DataFrame:
         """Return one row per layer 0..L with `layer` and each of `LAYER_METRICS`.
 
         Values are NaN where there is nothing to average. With `intervals`, each metric also has
@@ -159,7 +157,7 @@ class Run:
         with self._cursor() as cursor:
             table = layer_metrics(cursor)
         if intervals:
-            columns = with_intervals(self.image_terms(), seed, resamples)
+            columns = with_intervals(self.image_terms(), resamples)
             new = {name: values for name, values in columns.items() if name not in table}
             table = pd.concat([table, pd.DataFrame(new)], axis=1)
         return table
@@ -182,7 +180,6 @@ class Run:
         by: GroupBy = "all",
         assignment: Assignment = "bipartite",
         *,
-        seed: int = 0,
         resamples: int = RESAMPLES,
     ) -> pd.DataFrame:
         """Return mIoU-L and Util of each group and layer 0..L, as fractions.
@@ -196,13 +193,12 @@ class Run:
         Args:
             by: see `image_sums`.
             assignment: see `image_sums`.
-            seed: of the bootstrap.
             resamples: of the bootstrap.
 
         Raises:
             ConfigError, RunError: see `image_sums`.
         """
-        return group_layers(self.image_sums(by, assignment), seed, resamples)
+        return group_layers(self.image_sums(by, assignment), resamples)
 
     def image_sums(self, by: GroupBy = "all", assignment: Assignment = "bipartite") -> GroupSums:
         """Return the sums of each group, image by image; see `mpdiag.store.groups.image_sums`.
@@ -227,18 +223,17 @@ class Run:
         with self._cursor() as cursor:
             return image_sums(cursor, by, assignment, names, self.num_layers)
 
-    def transitions(self, thresholds: Thresholds | None = None) -> pd.DataFrame:
+    def transitions(self) -> pd.DataFrame:
         """Return the counts of transitions and what Util gains without them, by layer and class.
 
-        See `mpdiag.store.transitions.transitions`. `thresholds` default to those of the run.
+        See `mpdiag.store.transitions.transitions`.
 
         Raises:
             RunError: the schema version of the run is too old.
         """
         self._require("queries", "second_coverage")
-        thresholds = thresholds or self.thresholds
-        stored = thresholds == DEFAULT
-        sql = "FROM image_transitions" if stored else transition_counts_sql(thresholds)
+        stored = self.thresholds == DEFAULT
+        sql = "FROM image_transitions" if stored else transition_counts_sql(self.thresholds)
         with self._cursor() as cursor:
             return transitions(cursor, sql)
 

@@ -82,6 +82,6 @@ def test_saved_masks_match_the_rows(run):
 
 
 def test_runs_with_different_seeds_can_be_compared(synthetic_runs):
-    comparison = compare(*map(Run.open, synthetic_runs), resamples=10)
+    comparison = compare(*map(Run.open, synthetic_runs))
     assert comparison.images == 40
     assert comparison.moved_images["difference"].abs().max() > 0

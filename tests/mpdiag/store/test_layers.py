@@ -176,6 +176,6 @@ def test_classes_with_one_name_stay_apart(make_run: MakeRun, tmp_path: Path) -> 
 
 def test_the_spread_of_a_count_is_that_of_the_counts_of_images() -> None:
     counts = np.array([[1.0], [0], [0], [4]])
-    columns = with_intervals({"non_finite": (counts, np.full((4, 1), 1 / 4))}, 0, 10)
+    columns = with_intervals({"non_finite": (counts, np.full((4, 1), 1 / 4))}, 10)
     assert columns["non_finite"] == [5]  # a sum
     assert columns["non_finite_spread"] == pytest.approx(np.std(counts, ddof=1))
