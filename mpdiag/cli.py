@@ -27,7 +27,7 @@ from mpdiag.commands.runs import compare, dashboard, report
 from mpdiag.commands.train import train
 from mpdiag.errors import ConfigError, MpdiagError, describe_os_error
 from mpdiag.extras import missing_of
-from mpdiag.untrusted import printable
+from mpdiag.printable import printable
 
 # Of click, or of the copy of click in newer releases of typer.
 UsageError: Any = typer.BadParameter.__base__

@@ -1,4 +1,4 @@
-"""Read files from untrusted sources, within limits, and print their text.
+"""Read files from untrusted sources, within limits.
 
 The functions raise `OSError` if a file cannot be read and `ValueError` if its content is invalid.
 The text of a `ValueError` completes "FILE: cannot be read (...)"; the caller adds the fix.
@@ -17,21 +17,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from mpdiag.printable import escape_invisible, printable
-
-__all__ = [
-    "IMAGE_FORMATS",
-    "MAX_DEPTH",
-    "YamlLoader",
-    "escape_invisible",
-    "open_regular",
-    "parse_json",
-    "printable",
-    "read_bytes",
-    "read_json",
-    "read_text",
-    "read_yaml",
-]
+from mpdiag.printable import printable
 
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
 """Formats that Pillow may detect in an image file.

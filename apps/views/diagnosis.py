@@ -12,11 +12,11 @@ from apps.finding_links import show_finding_images
 from apps.formatting import escape_markdown
 from apps.runs import LoadedRun, cached
 from mpdiag.errors import RunError
+from mpdiag.printable import printable
 from mpdiag.store import Run
 from mpdiag.store.causes import CAUSES
 from mpdiag.store.diagnosis import FILE_NAME, Diagnosis, Finding
 from mpdiag.store.layers import group_values
-from mpdiag.untrusted import printable
 from reports.diagnosis import finding_facts, layer_scores_table, points, summary
 from reports.document import Highlight
 from reports.findings import find_highlights

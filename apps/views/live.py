@@ -17,7 +17,7 @@ from apps import components, filmstrip, url_state
 from apps.formatting import escape_markdown, format_percent
 from apps.runs import LoadedRun
 from mpdiag.errors import CheckpointError, RunError
-from mpdiag.untrusted import printable
+from mpdiag.printable import printable
 from reports.mask_images import MAX_SIDE, RgbImage
 from reports.names import layer_symbol
 

@@ -27,8 +27,8 @@ from mpdiag.analysis.adapter import LayerPredictions
 from mpdiag.errors import ConfigError
 from mpdiag.matching import Target
 from mpdiag.models.mask_noise import downsample_masks
+from mpdiag.printable import printable
 from mpdiag.recording import InterventionPoints
-from mpdiag.untrusted import printable
 
 InterventionKind = Literal["attention", "self-attention", "queries"]
 AttentionSource = Literal["gt", "previous", "none"]

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from mpdiag.choices import Engine, Part, Task
 from mpdiag.errors import ConfigError
-from mpdiag.untrusted import printable
+from mpdiag.printable import printable
 
 MatchPoints = int | Literal["all"]
 

@@ -26,10 +26,10 @@ from mpdiag.analysis.tables import detections_table, images_table, queries_table
 from mpdiag.data import SegmentationDataset, read_ahead
 from mpdiag.errors import DataError, RunError
 from mpdiag.evaluation import build_evaluator
+from mpdiag.printable import printable
 from mpdiag.store import RunWriter
 from mpdiag.store.database import connect
 from mpdiag.store.lock import lock_directory
-from mpdiag.untrusted import printable
 
 IMAGES_PER_PART = 32
 _LOG = logging.getLogger(__name__)

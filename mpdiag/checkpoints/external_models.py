@@ -26,9 +26,9 @@ from mpdiag.checkpoints.transformers_directory import (
 from mpdiag.config import MAX_SIDE, abbreviate
 from mpdiag.errors import CheckpointError
 from mpdiag.extras import import_optional
+from mpdiag.printable import printable
 from mpdiag.recording import TransformersFamily, transformers_families
 from mpdiag.recording.family import is_instance_by_name
-from mpdiag.untrusted import printable
 
 NAMES_SHOWN = 4  # of parameters in an error
 _MAX_SETTING, _MAX_BUFFERS = 2**20, 2**24

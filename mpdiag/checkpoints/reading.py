@@ -21,7 +21,7 @@ from mpdiag.checkpoints.official_keys import (
 )
 from mpdiag.checkpoints.unpickling import read_pickle
 from mpdiag.errors import CheckpointError
-from mpdiag.untrusted import printable
+from mpdiag.printable import printable
 
 _MAX_ENTRIES = 10_000  # the largest models of transformers have about 3,000
 # Of DistributedDataParallel and AveragedModel, and of torch.compile.

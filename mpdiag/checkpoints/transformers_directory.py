@@ -35,7 +35,7 @@ from mpdiag.config import LossConfig, TrainConfig, abbreviate, parse
 from mpdiag.errors import CheckpointError
 from mpdiag.legacy_names import upgrade_config
 from mpdiag.models import Mask2Former
-from mpdiag.untrusted import printable
+from mpdiag.printable import printable
 
 _log = logging.getLogger(__name__)
 

@@ -27,7 +27,8 @@ from mpdiag.checkpoints.pickle_globals import (
     key_value_pairs,
 )
 from mpdiag.errors import CheckpointError, UnsafeCheckpointError
-from mpdiag.untrusted import MAX_DEPTH, open_regular, printable
+from mpdiag.printable import printable
+from mpdiag.untrusted import MAX_DEPTH, open_regular
 
 _ZIP, _LEGACY = b"PK\x03\x04", 0x1950A86A20F9469CFC6C  # torch.save since, and before, version 1.6
 _MAX_OPERATIONS = _MAX_VALUES = 2**19

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from mpdiag.choices import CheckpointFormat
 from mpdiag.commands.options import Config, out, suggest
-from mpdiag.untrusted import printable
+from mpdiag.printable import printable
 
 
 def info(

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.segment import Segment
 
-from mpdiag.untrusted import escape_invisible
+from mpdiag.printable import escape_invisible
 
 
 class SafeConsole(Console):

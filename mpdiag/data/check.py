@@ -12,7 +12,7 @@ from mpdiag.data.problems import DataProblem
 from mpdiag.data.registry import load_dataset
 from mpdiag.data.sample import ClassInfo, GroundTruth
 from mpdiag.errors import DataError
-from mpdiag.untrusted import printable
+from mpdiag.printable import printable
 
 MAX_EXAMPLES = 3
 SMALL, MEDIUM = 32**2, 96**2  # upper limits of the COCO object sizes, in pixels

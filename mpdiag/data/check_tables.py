@@ -10,7 +10,7 @@ from rich.table import Table
 
 from mpdiag.data.check import CheckResult, ClassCount, ProblemGroup, classes_by_frequency
 from mpdiag.data.registry import KNOWN_DATASETS
-from mpdiag.untrusted import printable
+from mpdiag.printable import printable
 
 
 def check_tables(result: CheckResult) -> Iterator[RenderableType]:

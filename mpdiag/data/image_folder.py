@@ -15,7 +15,8 @@ from mpdiag.data.integer_maps import ground_truth_from_map
 from mpdiag.data.problems import DataProblem, ProblemHandler
 from mpdiag.data.sample import ClassInfo, GroundTruth
 from mpdiag.errors import DataError
-from mpdiag.untrusted import parse_json, printable, read_json, read_text
+from mpdiag.printable import printable
+from mpdiag.untrusted import parse_json, read_json, read_text
 
 METADATA = "metadata.jsonl"
 _CLASSES = "id2label.json"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from mpdiag.errors import DataError
-from mpdiag.untrusted import printable
+from mpdiag.printable import printable
 
 
 class DataProblem(DataError):

@@ -13,7 +13,8 @@ from mpdiag.data.problems import DataProblem, ProblemHandler
 from mpdiag.data.sample import ClassInfo, GroundTruth
 from mpdiag.data.segmentation import decode, require_mask_memory, to_rle
 from mpdiag.errors import DataError
-from mpdiag.untrusted import printable, read_text, read_yaml
+from mpdiag.printable import printable
+from mpdiag.untrusted import read_text, read_yaml
 
 _FILE = "data.yaml"
 _BOX_NUMBERS = 4

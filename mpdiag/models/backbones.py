@@ -9,7 +9,7 @@ from torch import nn
 from mpdiag.config import BackboneConfig
 from mpdiag.errors import ConfigError
 from mpdiag.models.swin import PUBLISHED_SWINS, build_swin, is_swin, weights_missing
-from mpdiag.untrusted import printable
+from mpdiag.printable import printable
 
 
 def build_backbone(config: BackboneConfig) -> tuple[nn.Module, list[int]]:

@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mpdiag.errors import RunError
-from mpdiag.untrusted import printable, read_text
+from mpdiag.printable import printable
+from mpdiag.untrusted import read_text
 
 LOCK = ".lock"
 _LOG = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from mpdiag.errors import ConfigError, RunError
 from mpdiag.legacy_names import upgrade_config
+from mpdiag.printable import printable
 from mpdiag.store import rle
 from mpdiag.store.aggregates import add_views
 from mpdiag.store.attention import StoredAttention, bounded_columns_sql, unpack
@@ -32,7 +33,7 @@ from mpdiag.store.layers import group_layers, with_intervals
 from mpdiag.store.schema import COLUMNS, SCHEMA_VERSION
 from mpdiag.store.transitions import DEFAULT, Thresholds, transition_counts_sql, transitions
 from mpdiag.store.validation import check_rows, is_summary, without_invalid_sections
-from mpdiag.untrusted import printable, read_json
+from mpdiag.untrusted import read_json
 
 MAX_MASKS = 10_000
 """Maximum number of masks of an image, as in a data set."""

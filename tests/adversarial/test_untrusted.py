@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from mpdiag.printable import printable
 from mpdiag.untrusted import (
     MAX_DEPTH,
     open_regular,
     parse_json,
-    printable,
     read_bytes,
     read_json,
     read_text,
