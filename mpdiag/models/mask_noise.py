@@ -164,8 +164,8 @@ class ShiftNoise:
         draw = 2 * uniform_per_image(masks.counts, (*masks.gt.shape, 2), generators) - 1
 
         def source_cells(axis: int, low: Tensor, high: Tensor, cells: Tensor) -> Tensor:
-            # Towards zero, so that rounding to whole cells does not leave the box.
-            shift = (draw[..., axis] * self.ratio * (high - low) / 2).trunc()
+            # To the nearest cell: rounded towards zero, masks of few cells would never move.
+            shift = (draw[..., axis] * self.ratio * (high - low) / 2).round()
             return cells - shift[..., None]
 
         return _resample(masks, size, source_cells)

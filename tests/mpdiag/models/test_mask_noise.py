@@ -99,6 +99,17 @@ def test_shift_keeps_the_centre_in_the_box(blob: Tensor) -> None:
     assert iou(small, blob).min() > 0.6
 
 
+def test_shift_is_rounded_to_the_nearest_cell() -> None:
+    cells = torch.zeros(20, 20, dtype=torch.bool)
+    cells[5:15, 5:15] = True  # shifts are uniform in -1..1 cells along each axis
+    noised = ShiftNoise(0.2)(query_masks(cells, 2000), (20, 20), generators())
+    for axis in (0, 1):
+        low, _ = box_edges(noised, axis)
+        moves = (low[0] - 5).long()
+        share = [(moves == move).float().mean().item() for move in (-1, 0, 1)]
+        assert share == pytest.approx([0.25, 0.5, 0.25], abs=0.04)
+
+
 def test_shift_crops_at_the_border() -> None:
     cells = torch.zeros(16, 16, dtype=torch.bool)
     cells[:4, :4] = True
