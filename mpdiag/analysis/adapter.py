@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mpdiag.analysis.class_mapping import ClassMapping
 from mpdiag.analysis.settings import ModelSettings
-from mpdiag.data import Sample
+from mpdiag.data import Sample, padded_targets
 from mpdiag.errors import ConfigError, RecordingError
 from mpdiag.matching import Target
 from mpdiag.models import ImageSizes
@@ -42,6 +42,11 @@ class PreprocessedImage:
         """Sizes of the padded image, the image, and the image file."""
         height, width = self.sample.image.shape[-2:]
         return ImageSizes(self.padded, (height, width), self.sample.original_size)
+
+
+def batch_targets(batch: Sequence[PreprocessedImage], device: torch.device) -> list[Target]:
+    """Return the GT of images of one padded size, on a device."""
+    return padded_targets([image.sample for image in batch], batch[0].padded, device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from mpdiag.untrusted import read_bytes
 MAX_BYTES = 4 << 30
 
 Arrays = dict[str, npt.NDArray[Any]]
-Batch = tuple[list[ImageEvidence], ModelFacts]
+BatchEvidence = tuple[list[ImageEvidence], ModelFacts]
 
 
 class BatchStore:
@@ -99,7 +99,7 @@ class BatchStore:
         np.savez(buffer, **arrays)  # type: ignore[arg-type]
         replace_file(path, buffer.getvalue())
 
-    def read(self, path: Path, count: int) -> Batch | None:
+    def read(self, path: Path, count: int) -> BatchEvidence | None:
         """Read a batch of `count` images; None if there is none or it is damaged."""
         try:
             arrays = _read_arrays(path)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from mpdiag.diagnosis.checks.heads import confusion_matrix
+from mpdiag.diagnosis.checks.heads import class_confusion
 from mpdiag.diagnosis.evidence import Evidence
 from mpdiag.diagnosis.probe import MATCH_IOU
 
@@ -15,11 +15,11 @@ def class_measures(evidence: Evidence) -> dict[str, Any]:
     """Return AP by class, the most frequent confusions of classes, and how many GT overlap.
 
     `class_ap` has None for classes without GT. `confusions` are lists of predicted class, annotated
-    class and number of objects, as in `confusion_matrix`. `overlapping_gt` is the share of GT that
+    class and number of objects, as in `class_confusion`. `overlapping_gt` is the share of GT that
     overlap another one by an IoU of at least 0.5, None without GT.
     """
     values = evidence.matched().class_values()[0]
-    confusion = confusion_matrix(evidence)
+    confusion = class_confusion(evidence)
     np.fill_diagonal(confusion, 0)
     order = np.argsort(-confusion, axis=None, kind="stable")[:CONFUSIONS_SHOWN]
     pairs = np.stack(np.unravel_index(order, confusion.shape), axis=1)

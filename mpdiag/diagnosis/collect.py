@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpdiag.analysis.adapter import ModelAdapter, PreprocessedImage
+from mpdiag.analysis.adapter import ModelAdapter, PreprocessedImage, batch_targets
 from mpdiag.analysis.ground_truth import GroundTruthCache
 from mpdiag.analysis.shard import Shard
-from mpdiag.data import GroundTruth, Sample, SegmentationDataset, padded_targets
-from mpdiag.diagnosis.batch_store import Batch, BatchStore
+from mpdiag.data import GroundTruth, Sample, SegmentationDataset
+from mpdiag.diagnosis.batch_store import BatchEvidence, BatchStore
 from mpdiag.diagnosis.changes import Changes, apply_changes
-from mpdiag.diagnosis.evidence import DUPLICATE_IOU, Evidence, ImageEvidence
+from mpdiag.diagnosis.evidence import REPEATED_IOU, Evidence, ImageEvidence
 from mpdiag.diagnosis.facts import ModelFacts, record_self_attention
 from mpdiag.diagnosis.kept_masks import KeptMasks
 from mpdiag.diagnosis.scorers import build_scorer
@@ -91,7 +91,7 @@ class Collector:
         """
         chosen = self.indices if indices is None else indices
 
-        def measure(batch: Sequence[PreprocessedImage]) -> Batch:
+        def measure(batch: Sequence[PreprocessedImage]) -> BatchEvidence:
             found = self._find_batch(batch, changes, every_layer, keep)
             if self.progress:
                 self.progress(len(batch))
@@ -127,7 +127,7 @@ class Collector:
 
     def _find_batch(
         self, batch: Sequence[PreprocessedImage], changes: Changes, every_layer: bool, keep: bool
-    ) -> Batch:
+    ) -> BatchEvidence:
         """Return a batch from the store, or measure and store it."""
         if self.store is None or not keep:
             return self._collect_batch(batch, changes, every_layer)
@@ -142,9 +142,9 @@ class Collector:
     @torch.inference_mode()
     def _collect_batch(
         self, batch: Sequence[PreprocessedImage], changes: Changes, every_layer: bool
-    ) -> Batch:
+    ) -> BatchEvidence:
         facts = ModelFacts()
-        targets = padded_targets([x.sample for x in batch], batch[0].padded, self.device)
+        targets = batch_targets(batch, self.device)
         measured = every_layer and changes == NO_CHANGES
         names = ["query", "attention_mask"] if measured else ["query"]
         with ExitStack() as stack:
@@ -272,7 +272,7 @@ def image_evidence(
     classes = torch.where(finite[..., None], class_logits, 0)
     masks = torch.where(finite[..., None, None], mask_logits, -1.0)
     gt = truth.masks.to(masks.device)
-    planes = coordinate_planes(sizes.output, masks.device)
+    planes = pixel_centers(sizes.output, masks.device)
     measured = [_layer(layer, sizes, gt, planes, truth.crowd.to(gt.device)) for layer in masks]
     quality, iou, area, center = (torch.stack(x) for x in zip(*measured, strict=True))
     rows, columns = sizes.valid_cells((masks.shape[-2], masks.shape[-1]))
@@ -292,7 +292,7 @@ def image_evidence(
         area=torch.where(finite, area, torch.nan).cpu().numpy(),
         center=center.cpu().numpy(),
         overlap=overlap.masked_fill(own, 0).amax(-1).cpu().numpy(),
-        repeated=(overlap >= DUPLICATE_IOU).cpu().numpy(),
+        repeated=(overlap >= REPEATED_IOU).cpu().numpy(),
         moved=pairwise_iou(on_grid(max(len(masks) - 2, 0)), on_grid(-1)).cpu().numpy(),
         grid=(rows, columns),
         features=None if features is None else features.cpu().numpy(),
@@ -327,7 +327,7 @@ def _layer(
     return quality, iou, area, center
 
 
-def coordinate_planes(size: tuple[int, int], device: torch.device) -> Tensor:
+def pixel_centers(size: tuple[int, int], device: torch.device) -> Tensor:
     """Return (2, H * W) y and x of the pixel centres, 0..1."""
     y, x = (
         (torch.arange(length, device=device, dtype=torch.float32) + 0.5) / length for length in size

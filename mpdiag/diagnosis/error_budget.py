@@ -39,28 +39,17 @@ class ImageErrors:
     @classmethod
     def of(cls, image: ImageDetections) -> "ImageErrors":
         """Classify the detections of an image."""
-        matched, ignored = image.match()
-        true, count = matched[0], len(image.labels)
+        true, ignored = image.match.gt[0] >= 0, image.match.ignored[0]
+        used = image.found_gt
         same = image.labels[:, None] == image.gt_labels
         iou = np.where(image.crowd, 0, image.iou)
-        used = used_gt(image, true, iou * same)
-        kind, target = np.full(count, -1), np.full(count, -1)
-        for row in np.flatnonzero(~true & ~ignored[0]):
+        kind, target = np.full(len(true), -1), np.full(len(true), -1)
+        for row in np.flatnonzero(~true & ~ignored):
             kind[row], target[row] = _classify(iou[row], same[row], used)
-        becomes = _best_detections(target, kind, image.scores, used)
+        becomes = _best_detections(target, image.scores)
         usable = np.zeros(len(used), dtype=np.bool_)
         usable[target[target >= 0]] = True
         return cls(kind, true, becomes, ~used & ~usable & ~image.crowd)
-
-
-def used_gt(image: ImageDetections, true: Bools, iou: Floats) -> Bools:
-    """Return which GT a true positive matches, by the rule of `ImageDetections.match`."""
-    used = np.zeros(len(image.gt_labels), dtype=np.bool_)
-    for row in np.argsort(-image.scores, kind="stable"):
-        if true[row]:
-            free = np.where(used, -1, iou[row])
-            used[len(free) - 1 - free[::-1].argmax()] = True
-    return used
 
 
 def _classify(iou: Floats, same: Bools, used: Bools) -> tuple[int, int]:
@@ -79,7 +68,7 @@ def _classify(iou: Floats, same: Bools, used: Bools) -> tuple[int, int]:
     return ERRORS.index("background" if iou.max() <= BACKGROUND else "both"), -1
 
 
-def _best_detections(target: Ints, kind: Ints, scores: Floats, used: Bools) -> Ints:
+def _best_detections(target: Ints, scores: Floats) -> Ints:
     """Keep the target of the detection with the highest score of each GT."""
     becomes = np.full(len(target), -1)
     taken: set[int] = set()

@@ -22,7 +22,7 @@ Values = TypeVar("Values", Float32, Floats)
 
 MAX_DETECTIONS = 100  # per image, as in instance inference
 IMAGES_SHOWN = 20  # of a finding
-DUPLICATE_IOU = 0.75
+REPEATED_IOU = 0.75
 """IoU from which on two masks of a layer count as repetitions."""
 
 
@@ -40,7 +40,7 @@ class ImageEvidence:
         area: (S, N) share of the image; NaN if class or mask is not finite.
         center: (S, N, 2) mean y and x of the mask, 0..1; NaN if it is empty.
         overlap: (S, N) highest IoU of the mask with that of another query in the layer.
-        repeated: bool (S, N, N), pairs of masks of a layer with an IoU of at least `DUPLICATE_IOU`.
+        repeated: bool (S, N, N), pairs of masks of a layer with an IoU of at least `REPEATED_IOU`.
         moved: (N, N) IoU of masks of the layer before (rows) with those of the last (columns).
         grid: rows and columns of the prediction grid that the image covers.
         features: (S, N, C) queries; None if they were not recorded.
@@ -218,16 +218,18 @@ class Evidence:
 
     def detections(self, layer: int = -1) -> Sequence[ImageDetections]:
         """Return the detections of each image in a layer; they are kept."""
-        if layer not in self._detections:
-            found = [image.detections(self.rule, layer) for image in self.images]
-            self._detections[layer] = found
-        return self._detections[layer]
+        place = layer % (self.num_layers + 1)
+        if place not in self._detections:
+            found = [image.detections(self.rule, place) for image in self.images]
+            self._detections[place] = found
+        return self._detections[place]
 
     def scored(self, layer: int = -1) -> ImageScores:
         """Return the scores of the images in a layer; they are kept."""
-        if layer not in self._scores:
-            self._scores[layer] = self.scorer.score(self, layer)
-        return self._scores[layer]
+        place = layer % (self.num_layers + 1)
+        if place not in self._scores:
+            self._scores[place] = self.scorer.score(self, place)
+        return self._scores[place]
 
     def score(self, layer: int = -1) -> float:
         """Return AP, PQ or mIoU of a layer, by the task; NaN without GT."""

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from mpdiag.diagnosis.evidence import ImageEvidence
 from mpdiag.diagnosis.probe import MATCH_IOU, assigned_gt
-from mpdiag.errors import RecordingError
 from mpdiag.matching import Target
 from mpdiag.metrics.image_scores import Floats
 from mpdiag.metrics.rows import gt_on_grid
 from mpdiag.models import Mask2Former
+from mpdiag.recording.recording import grid_of_cells
 
 
 @dataclass(slots=True)
@@ -127,8 +127,7 @@ class ModelFacts:
             rows = [(query, row_of[gt]) for query, gt in pairs if gt in row_of]
             self.attention.gt += len(target["masks"])
             for layer, used in enumerate(visible):
-                grid = recording_grid(mask_logits, used.shape[-1])
-                gt = gt_on_grid(target["masks"], *grid).flatten(1)
+                gt = gt_on_grid(target["masks"], *_grid(mask_logits, used)).flatten(1)
                 self.attention.add(layer, used[index], gt, rows)
 
     def merge(self, other: "ModelFacts") -> None:
@@ -153,13 +152,19 @@ def _disagreement(visible: Sequence[Tensor], mask_logits: Tensor) -> Floats:
     """Return the (L,) 1 - IoU of attention masks with the masks predicted before."""
     values = []
     for before, used in zip(mask_logits[:-1], visible, strict=True):
-        size = recording_grid(mask_logits, used.shape[-1])
+        size = _grid(mask_logits, used)
         implied = F.interpolate(before, size=size, mode="bilinear", align_corners=False) >= 0
         implied = implied.flatten(2)
         implied = implied | ~implied.any(-1, keepdim=True)
         both, either = (implied & used).sum(-1), (implied | used).sum(-1)
         values.append(float((1 - both / either.clamp(min=1)).mean()))
     return np.array(values)
+
+
+def _grid(mask_logits: Tensor, visible: Tensor) -> tuple[int, int]:
+    """Return rows and columns of attention masks (B, N, cells)."""
+    height, width = mask_logits.shape[-2:]
+    return grid_of_cells((height, width), visible.shape[-1])
 
 
 def sample_rows(image: ImageEvidence, count: int) -> dict[int, int]:
@@ -169,16 +174,6 @@ def sample_rows(image: ImageEvidence, count: int) -> dict[int, int]:
     """
     kept = np.flatnonzero(~image.gt_crowd & (image.gt_area > 0)).tolist()
     return {gt: row for row, gt in enumerate(kept)} if len(kept) == count else {}
-
-
-def recording_grid(mask_logits: Tensor, cells: int) -> tuple[int, int]:
-    """Return rows and columns of an attention mask of this many cells."""
-    height, width = mask_logits.shape[-2:]
-    for stride in range(1, max(height, width) + 1):
-        grid = -(-height // stride), -(-width // stride)
-        if grid[0] * grid[1] == cells:
-            return grid
-    raise RecordingError(f"attention_mask: a grid of {cells} cells is unknown")
 
 
 class record_self_attention:

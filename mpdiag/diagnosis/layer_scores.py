@@ -8,13 +8,14 @@ confidence only, and LaECE of Oksuz et al., Towards Building Self-Aware Object D
 equation 4).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from mpdiag.diagnosis.error_budget import FOREGROUND, ImageErrors, error_budget, used_gt
+from mpdiag.diagnosis.error_budget import FOREGROUND, ImageErrors, error_budget
 from mpdiag.diagnosis.evidence import Evidence
 from mpdiag.diagnosis.matched import ImageDetections, MatchedDetections
 from mpdiag.metrics.image_scores import Floats
@@ -33,6 +34,7 @@ def layer_scores(evidence: Evidence) -> list[dict[str, Any]]:
     """
     last = evidence.num_layers
     found = [_found_gt(evidence, layer) for layer in range(last + 1)]
+    wrong = [ImageErrors.of(image).kind >= 0 for image in evidence.detections()]
     rows = []
     for layer in range(last + 1):
         calibration = Calibration.of(evidence, layer)
@@ -43,7 +45,7 @@ def layer_scores(evidence: Evidence) -> list[dict[str, Any]]:
             evidence.scorer.name: evidence.score(layer),
             **error_budget(evidence, layer),
             "fading": share(found[layer] & ~found[last], found[layer]),
-            "exacerbation": _exacerbation(evidence, layer),
+            "exacerbation": _exacerbation(evidence, layer, wrong),
             "d_ece": calibration.d_ece,
             "la_ece": calibration.la_ece,
             "best_threshold": calibration.threshold,
@@ -68,7 +70,7 @@ def ranking_scores(evidence: Evidence, layer: int) -> dict[str, float]:
     every = np.concatenate(iou)
     varied = len(every) > 1 and np.ptp(every) > 0 and np.ptp(scores) > 0
     ranked = [
-        replace(image, scores=np.where(image.match()[0][0], own, 0.0))
+        replace(image, scores=np.where(image.match.gt[0] >= 0, own, 0.0))
         for image, own in zip(images, iou, strict=True)
     ]
     return {
@@ -100,21 +102,20 @@ def share(part: Bools, whole: Bools) -> float:
 
 def _found_gt(evidence: Evidence, layer: int) -> Bools:
     """Return which GT of all images have a true positive in a layer."""
-    found = [np.zeros(0, np.bool_)]
-    for image, detections in zip(evidence.images, evidence.detections(layer), strict=True):
-        matched, _ = detections.match()
-        same = detections.labels[:, None] == detections.gt_labels
-        used = used_gt(detections, matched[0], np.where(image.gt_crowd, 0, detections.iou) * same)
-        found.append(used[~image.gt_crowd])
-    return np.concatenate(found)
+    return np.concatenate([x.found_gt[~x.crowd] for x in evidence.detections(layer)])
 
 
-def _exacerbation(evidence: Evidence, layer: int) -> float:
-    """Return the share of the last layer's false positives with a lower score in `layer`."""
+def _exacerbation(evidence: Evidence, layer: int, wrong: Sequence[Bools]) -> float:
+    """Return the share of the last layer's false positives with a lower score in `layer`.
+
+    Args:
+        evidence: the evidence.
+        layer: the layer.
+        wrong: bool (D,) of each image, false positives among the detections of the last layer.
+    """
     lower = total = 0
-    for image, detections in zip(evidence.images, evidence.detections(), strict=True):
-        wrong = ImageErrors.of(detections).kind >= 0
-        pairs = detections.queries[wrong], detections.labels[wrong]
+    for image, found, own in zip(evidence.images, evidence.detections(), wrong, strict=True):
+        pairs = found.queries[own], found.labels[own]
         before, after = (image.class_scores(evidence.rule, one)[pairs] for one in (layer, -1))
         lower += int(np.count_nonzero(before < after))
         total += len(after)
@@ -140,11 +141,11 @@ class Calibration:
         """Measure the detections of a layer."""
         scores, labels, iou, objects = [], [], [], 0
         for image, detections in zip(evidence.images, evidence.detections(layer), strict=True):
-            matched, ignored = detections.match()
-            counted = ~ignored[0]
+            match = detections.match
+            counted = ~match.ignored[0]
             scores.append(detections.scores[counted])
             labels.append(detections.labels[counted])
-            iou.append(np.where(matched[0], own_iou(detections), 0)[counted])
+            iou.append(np.where(match.gt[0] >= 0, own_iou(detections), 0)[counted])
             objects += int(np.count_nonzero(~image.gt_crowd))
         return cls.from_arrays(
             np.concatenate(scores).astype(np.float64), np.concatenate(labels),

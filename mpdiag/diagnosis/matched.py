@@ -6,11 +6,19 @@ A diagnosis changes scores, classes and GT, but measures overlaps once.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from mpdiag.metrics.image_scores import Floats
 from mpdiag.metrics.weighted_ap import IOU_THRESHOLDS, Bools, ClassTable, Ints, WeightedAP
+
+
+class Match(NamedTuple):
+    """The GT (T, D) of each detection at T IoU thresholds, -1 for none, and which are ignored."""
+
+    gt: Ints
+    ignored: Bools
 
 
 @dataclass(frozen=True)
@@ -34,19 +42,15 @@ class ImageDetections:
     ignored: Bools
     queries: Ints
 
-    def match(self) -> tuple[Bools, Bools]:
-        """Return which detections match at each IoU threshold, and which are ignored.
-
-        Both are (T, D). As in COCOeval, detections choose in the order of their scores, each the
-        free GT of its class with the highest IoU, and the last of equal ones.
-        """
-        return self._matches
-
     @cached_property
-    def _matches(self) -> tuple[Bools, Bools]:
-        count = len(self.labels)
-        matched = np.zeros((len(IOU_THRESHOLDS), count), dtype=np.bool_)
-        ignored = np.zeros_like(matched)
+    def match(self) -> Match:
+        """The match at each of the `IOU_THRESHOLDS`.
+
+        As in COCOeval, detections choose in the order of their scores, each the free GT of its
+        class with the highest IoU, and the last of equal ones.
+        """
+        gt = np.full((len(IOU_THRESHOLDS), len(self.labels)), -1)
+        ignored = np.zeros(gt.shape, dtype=np.bool_)
         iou = np.where(self.labels[:, None] == self.gt_labels, self.iou, 0.0)
         # In the precision of the IoUs: 7/10 as float32 is below 0.7 as float64.
         limits = np.minimum(IOU_THRESHOLDS, 1 - 1e-10).astype(iou.dtype)
@@ -61,10 +65,15 @@ class ImageDetections:
             best = values.shape[1] - 1 - values[:, ::-1].argmax(1)
             found = free.any(1)
             taken[found, best[found]] = True
-            matched[found, row] = True
+            gt[found, row] = best[found]
             ignored[:, row] = ~found & (reaches & self.crowd).any(1)
-        ignored |= self.ignored & ~matched
-        return matched, ignored
+        ignored |= self.ignored & (gt < 0)
+        return Match(gt, ignored)
+
+    @property
+    def found_gt(self) -> Bools:
+        """(G,), GT with a true positive at IoU 0.5."""
+        return np.isin(np.arange(len(self.gt_labels)), self.match.gt[0])
 
 
 class MatchedDetections(WeightedAP):
@@ -74,10 +83,8 @@ class MatchedDetections(WeightedAP):
         places = np.repeat(np.arange(len(images)), [len(image.labels) for image in images])
         labels = np.concatenate([image.labels for image in images])
         scores = np.concatenate([image.scores for image in images])
-        matched, ignored = (
-            np.concatenate(parts, axis=1)
-            for parts in zip(*(image.match() for image in images), strict=True)
-        )
+        matched = np.concatenate([image.match.gt >= 0 for image in images], axis=1)
+        ignored = np.concatenate([image.match.ignored for image in images], axis=1)
         gt = np.zeros((num_classes, len(images)))
         for place, image in enumerate(images):
             counting = image.gt_labels[~image.crowd]

@@ -11,14 +11,14 @@ import pandas as pd
 from pycocotools import mask as coco_mask
 
 from mpdiag.data import GroundTruth, SegmentationDataset, load_dataset
-from mpdiag.diagnosis.evidence import DUPLICATE_IOU, Evidence, Float32, ImageEvidence
+from mpdiag.diagnosis.evidence import REPEATED_IOU, Evidence, Float32, ImageEvidence
 from mpdiag.errors import RunError
 from mpdiag.export.detections import categories, layers_with_detections
+from mpdiag.metrics import valid_cells
 from mpdiag.store import Run, rle
 
 NEVER = 1e-12  # probability of a class that no kept detection has
 IMAGES_PER_QUERY = 64
-STRIDE = 4  # pixels of the input per cell of the prediction grid
 MAX_VALUES = 1 << 28  # of an image: overlaps of pairs of queries, and classes, in all layers
 MAX_BYTES = 1 << 33  # for those of all images
 
@@ -174,7 +174,7 @@ class _Reader:
         centers = [np.argwhere(mask).mean(0) / size for mask in truth.masks.numpy()]
         overlap = np.stack([self._overlap(one, one) for one in masks])
         area, center = self._geometry(queries)
-        grid = -(-row.input_height // STRIDE), -(-row.input_width // STRIDE)
+        grid = valid_cells(row.input_height, row.input_width)
         return ImageEvidence(
             image_id=int(row.image_id),
             class_logits=self._logits(probability),
@@ -183,7 +183,7 @@ class _Reader:
             area=area / max(grid[0] * grid[1], 1),
             center=center,
             overlap=np.where(np.eye(self.shape[1], dtype=np.bool_), 0, overlap).max(-1),
-            repeated=overlap >= DUPLICATE_IOU,
+            repeated=overlap >= REPEATED_IOU,
             moved=self._overlap(masks[-2:][0], masks[-1]),
             grid=grid,
             features=None,

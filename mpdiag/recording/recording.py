@@ -169,15 +169,7 @@ class Recording:
         Raises:
             RecordingError: no stride gives this number of cells, or mask_logits were not recorded.
         """
-        height, width = self._mask_size or (0, 0)
-        for stride in range(1, max(height, width) + 1):
-            grid = -(-height // stride), -(-width // stride)
-            if grid[0] * grid[1] == cells:
-                return grid
-        raise RecordingError(
-            f"{cells} cells: the grid is unknown; pass grid=(rows, columns), or record mask_logits "
-            "as well"
-        )
+        return grid_of_cells(self._mask_size or (0, 0), cells)
 
     def replace(
         self, layers: dict[str, list[Tensor]], mask_size: tuple[int, int] | None = None
@@ -216,3 +208,16 @@ def _stack(layers: list[Tensor]) -> Tensor:
     if not evenly or step <= 0:
         return torch.stack(layers)
     return first.as_strided((len(layers), *first.shape), (step, *first.stride()))
+
+
+def grid_of_cells(mask_size: tuple[int, int], cells: int) -> tuple[int, int]:
+    """Return rows and columns of a feature map; see `Recording.attention_grid`."""
+    height, width = mask_size
+    for stride in range(1, max(height, width) + 1):
+        grid = -(-height // stride), -(-width // stride)
+        if grid[0] * grid[1] == cells:
+            return grid
+    raise RecordingError(
+        f"{cells} cells: the grid is unknown; pass grid=(rows, columns), or record mask_logits "
+        "as well"
+    )

@@ -7,11 +7,11 @@ from functools import partial
 import numpy as np
 
 from mpdiag.diagnosis.candidate import Candidate
+from mpdiag.diagnosis.checks.query_supply import suppressed
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence, softmax
 from mpdiag.diagnosis.probe import assigned_gt
 from mpdiag.metrics.image_scores import Floats
 from mpdiag.metrics.weighted_ap import Bools, Ints
-from mpdiag.recording import InstanceRule
 
 CONFIDENT = 0.9
 SAME_GT_IOU = 0.75
@@ -173,23 +173,3 @@ def check_missing_labels(evidence: Evidence) -> Iterator[Candidate]:
 def _ignore(evidence: Evidence, ignored: Sequence[Bools]) -> Evidence:
     pairs = zip(evidence.images, ignored, strict=True)
     return evidence.changed([replace(image, ignored=one) for image, one in pairs])
-
-
-def suppressed(image: ImageEvidence, rule: InstanceRule) -> Bools:
-    """Return which masks (N,) of the last layer repeat that of a query with a higher score."""
-    score = image.class_scores(rule).max(-1)
-    result = np.zeros(len(score), dtype=np.bool_)
-    for place, query in enumerate(order := np.argsort(-score, kind="stable")):
-        before = order[:place]
-        result[query] = bool(image.repeated[-1, query, before[~result[before]]].any())
-    return result
-
-
-def suppress(evidence: Evidence, repeated: Sequence[Bools]) -> Evidence:
-    """Return the evidence without the objects of repeated masks (N,) of each image."""
-    images = []
-    for image, one in zip(evidence.images, repeated, strict=True):
-        logits = image.class_logits[-1].copy()
-        logits[one, :-1], logits[one, -1] = 0, 50
-        images.append(image.with_logits(logits))
-    return evidence.changed(images)

@@ -28,7 +28,7 @@ MIN_CONFUSED = 3
 
 def check_classes(evidence: Evidence) -> Iterator[Candidate]:
     """Yield the permutation of the classes that agrees best with the GT."""
-    confusion = confusion_matrix(evidence)
+    confusion = class_confusion(evidence)
     permutation = best_permutation(confusion)
     moved = np.flatnonzero(permutation != np.arange(len(permutation)))
     if len(moved):
@@ -44,7 +44,7 @@ def check_classes(evidence: Evidence) -> Iterator[Candidate]:
         )
 
 
-def confusion_matrix(evidence: Evidence) -> Floats:
+def class_confusion(evidence: Evidence) -> Floats:
     """Return the (K, K) numbers of objects by predicted and annotated class.
 
     Only GT with a query of IoU >= 0.5 count, with the class of that query.

@@ -1,13 +1,13 @@
 """Late layers, non-finite predictions, empty masks, switched masks and self-attention."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from mpdiag.diagnosis.candidate import Candidate
-from mpdiag.diagnosis.checks.annotations import suppress, suppressed
+from mpdiag.diagnosis.checks.query_supply import suppress, suppressed
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.metrics.weighted_ap import Bools, Ints
@@ -62,11 +62,10 @@ def check_empty_masks(evidence: Evidence) -> Iterator[Candidate]:
     if not vanished.any() or evidence.num_layers == 0:
         return
     share = empty.mean((0, 2))
-    rise = np.diff(share[:, None], axis=0)[:, 0]
     yield Candidate(
         "empty-masks",
         edit=partial(_use_last_layer, usable=_is_not_empty, classes=False),
-        layers=(int(rise.argmax()) + 1,),
+        layers=(int(np.diff(share).argmax()) + 1,),
         queries=tuple(map(int, queries)),
         evidence={"empty_share_of_layers": [float(x) for x in share]},
     )
@@ -82,11 +81,13 @@ def _is_not_empty(image: ImageEvidence) -> Bools:
     return filled
 
 
-def _use_last_layer(evidence: Evidence, usable: object, *, classes: bool) -> Evidence:
+def _use_last_layer(
+    evidence: Evidence, usable: Callable[[ImageEvidence], Bools], *, classes: bool
+) -> Evidence:
     """Replace predictions of the last layer that are not usable by those of the last that are."""
     images = []
     for image in evidence.images:
-        ok = usable(image)  # type: ignore[operator]
+        ok = usable(image)
         last = len(ok) - 1 - ok[::-1].argmax(0)
         replaced = ok.any(0) & ~ok[-1]
         layers, queries = np.where(replaced, last, len(ok) - 1), np.arange(len(replaced))

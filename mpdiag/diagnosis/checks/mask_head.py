@@ -1,7 +1,7 @@
 """What a newly trained last layer of the mask head would gain.
 
-As for the class head, it is trained on one half of the images and applied to the other, and starts
-from the weights of the model.
+It is trained on half of the images and applied to the other half, and starts from the weights of
+the model.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpdiag.analysis.adapter import PreprocessedImage
-from mpdiag.data import padded_targets
+from mpdiag.analysis.adapter import PreprocessedImage, batch_targets
 from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.facts import sample_rows
-from mpdiag.diagnosis.probe import LAYERS, Head, assigned_gt
+from mpdiag.diagnosis.probe import LAYERS, Head, assigned_gt, fit_head
 from mpdiag.diagnosis.trials import Trials
 from mpdiag.metrics.rows import gt_on_grid
 from mpdiag.models import Mask2Former
@@ -111,15 +110,14 @@ def _collect_pairs(trials: Trials, model: Mask2Former) -> list[Pairs]:
     images = {image.image_id: image for image in trials.base.images}
 
     def measure(batch: Sequence[PreprocessedImage]) -> list[Pairs]:
-        samples = [image.sample for image in batch]
-        targets = padded_targets(samples, batch[0].padded, collector.device)
+        targets = batch_targets(batch, collector.device)
         collector.adapter.predict(batch, targets, attention=False)
         recent = torch.stack(states[-LAYERS:])
         pairs = []
-        for index, (sample, target) in enumerate(zip(samples, targets, strict=True)):
+        for index, (image, target) in enumerate(zip(batch, targets, strict=True)):
             own = recent[:, index], features[0][index]
             masks = gt_on_grid(target["masks"], *own[1].shape[-2:])
-            pairs.append(_pairs_of(images[sample.image_id], *own, masks))
+            pairs.append(_pairs_of(images[image.sample.image_id], *own, masks))
         return pairs
 
     try:
@@ -182,19 +180,7 @@ def _fit(pairs: Sequence[Pairs], start: Head, penalty: float) -> Head:
         if count < MAX_PAIRS:
             used.append(Pairs(one.states.clone(), one.features.clone(), one.targets.clone()))
             count += len(one.states)
-    weight, bias = start.weight.clone().requires_grad_(), start.bias.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = _loss(Head(weight, bias), used)
-        loss = loss + penalty * (weight - start.weight).square().sum().cpu()
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        optimizer.step(closure)
-    return Head(weight.detach(), bias.detach())
+    return fit_head(start, lambda head: _loss(head, used), penalty, STEPS)
 
 
 @contextmanager

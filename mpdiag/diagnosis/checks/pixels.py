@@ -9,8 +9,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from mpdiag.analysis.adapter import PreprocessedImage
-from mpdiag.data import padded_targets
+from mpdiag.analysis.adapter import PreprocessedImage, batch_targets
 from mpdiag.diagnosis.collect import Collector
 from mpdiag.models import Mask2Former
 
@@ -65,7 +64,7 @@ def received_pixels(collector: Collector, indices: Sequence[int]) -> list[Receiv
 
     def measure(batch: Sequence[PreprocessedImage]) -> list[ReceivedPixels]:
         images = [one.sample.image for one in batch]
-        targets = padded_targets([x.sample for x in batch], batch[0].padded, collector.device)
+        targets = batch_targets(batch, collector.device)
         with suppress(_StopError):
             collector.adapter.predict(batch, targets, attention=False)
         found = []

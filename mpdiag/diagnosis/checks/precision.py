@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpdiag.data import padded_targets
+from mpdiag.analysis.adapter import batch_targets
 from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.changes import Changes, weighted_modules
 from mpdiag.diagnosis.collect import Collector
@@ -51,7 +51,7 @@ def coarse_modules(collector: Collector) -> list[str]:
     try:
         samples = map(collector.ground_truth.read_sample, collector.indices[:1])
         batch = next(iter(collector.adapter.batches(samples, collector.device)))
-        targets = padded_targets([x.sample for x in batch], batch[0].padded, collector.device)
+        targets = batch_targets(batch, collector.device)
         collector.adapter.predict(batch, targets, attention=False)
     finally:
         for handle in handles:

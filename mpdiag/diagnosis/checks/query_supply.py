@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mpdiag.diagnosis.candidate import Candidate
-from mpdiag.diagnosis.checks.annotations import suppress, suppressed
 from mpdiag.diagnosis.checks.heads import dead_queries
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.probe import MATCH_IOU, assigned_gt
 from mpdiag.metrics.weighted_ap import Bools, Ints
+from mpdiag.recording import InstanceRule
 
 ENOUGH_LOAD = 1 / 3
 """GT per live query, up to which there are enough queries."""
@@ -27,7 +27,7 @@ ENOUGH_LOAD = 1 / 3
 COPIED_SHARE = 0.5  # of the images in which a copy repeats another query
 HALVES = 8  # random halves of the queries that are left out
 NEIGHBOURS = 5  # found GT of similar size, of which one is drawn
-NO_OBJECT = 50.0  # logit
+NO_OBJECT = 50.0  # logit of a query that predicts nothing
 
 Pair = tuple[int, int]  # image and GT
 
@@ -51,6 +51,26 @@ def check_duplicates(evidence: Evidence) -> Iterator[Candidate]:
             "images": evidence.images_with_most(np.sum(repeated, axis=1)),
         },
     )
+
+
+def suppressed(image: ImageEvidence, rule: InstanceRule) -> Bools:
+    """Return which masks (N,) of the last layer repeat that of a query with a higher score."""
+    score = image.class_scores(rule).max(-1)
+    result = np.zeros(len(score), dtype=np.bool_)
+    for place, query in enumerate(order := np.argsort(-score, kind="stable")):
+        before = order[:place]
+        result[query] = bool(image.repeated[-1, query, before[~result[before]]].any())
+    return result
+
+
+def suppress(evidence: Evidence, repeated: Sequence[Bools]) -> Evidence:
+    """Return the evidence without the objects of repeated masks (N,) of each image."""
+    images = []
+    for image, one in zip(evidence.images, repeated, strict=True):
+        logits = image.class_logits[-1].copy()
+        logits[one, :-1], logits[one, -1] = 0, NO_OBJECT
+        images.append(image.with_logits(logits))
+    return evidence.changed(images)
 
 
 def copied_queries(evidence: Evidence) -> Ints:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mpdiag.data import GroundTruth
-from mpdiag.diagnosis.checks.annotations import suppressed
 from mpdiag.diagnosis.checks.layers import check_self_attention, check_switched_masks
+from mpdiag.diagnosis.checks.query_supply import suppressed
 from mpdiag.diagnosis.collect import image_evidence
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.facts import ModelFacts

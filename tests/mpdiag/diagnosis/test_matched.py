@@ -73,7 +73,7 @@ def _weighted_ap(images: list[ImageDetections], weights: np.ndarray, label: int)
     for place in range(10):
         rows = []
         for image, weight in zip(images, weights, strict=True):
-            matched, ignored = image.match()
+            matched, ignored = image.match.gt >= 0, image.match.ignored
             rows += [
                 (-score, weight, true)
                 for score, own, true, skip in zip(
@@ -128,5 +128,5 @@ def test_an_iou_that_equals_a_threshold_matches(
         gt_labels=np.array([0]), crowd=np.array([False]), ignored=np.array([False]),
         queries=np.array([0]),
     )  # fmt: skip
-    assert image.match()[0].sum() == thresholds
+    assert (image.match.gt == 0).sum() == thresholds
     assert MatchedDetections([image], 1).values()[0] == pytest.approx(thresholds / 10)
