@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpdiag.config import LossConfig
-from mpdiag.matching import Target
+from mpdiag.matching import MatchingCosts, Target
 from mpdiag.ops import (
     cell_centers,
     mask_losses,
@@ -35,6 +35,11 @@ class SetLosses:
             "loss_mask": config.mask_weight * self.mask,
             "loss_dice": config.dice_weight * self.dice,
         }
+
+
+def matching_costs(config: LossConfig) -> MatchingCosts:
+    """Return the costs of matching in training, which weight the terms as the losses do."""
+    return MatchingCosts(config.class_weight, config.mask_weight, config.dice_weight)
 
 
 class PointSampler(Protocol):

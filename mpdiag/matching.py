@@ -1,8 +1,8 @@
 """Hungarian matching of the predictions of all layers to ground truth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypedDict
+from dataclasses import dataclass, fields
+from typing import Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mpdiag.errors import NonFiniteError
-from mpdiag.ops import cell_centers, point_sums, sample_masks, to_cpu, to_device
+from mpdiag.ops import cell_centers, point_sums, sample_masks, seeded_points, to_cpu, to_device
 
 
 class Target(TypedDict):
@@ -99,6 +99,10 @@ class Matches:
     dice_cost: Tensor
     margin: Tensor
 
+    def image(self, index: int) -> "Matches":
+        """Return the matches of an image of the batch, (L + 1, N) each."""
+        return Matches(*(getattr(self, field.name)[:, index] for field in fields(self)))
+
 
 def finite_queries(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     """Return (L + 1, B, N) bool: which predictions have only finite class and mask logits."""
@@ -141,6 +145,27 @@ def match_with_costs(
     )
     values = torch.stack([term.gather(-1, at)[..., 0] for term in weighted])
     return Matches(assignment, *values.masked_fill((gt < 0) | values.isinf(), torch.nan).cpu())
+
+
+@dataclass(frozen=True, slots=True)
+class Matcher:
+    """`match_with_costs` with the same costs and points for all images, layers and steps."""
+
+    costs: MatchingCosts
+    points: Tensor | None
+
+    @classmethod
+    def on_fixed_points(cls, costs: MatchingCosts, count: int | Literal["all"]) -> "Matcher":
+        """Compare masks at `count` random points that are always the same, or at all cells."""
+        return cls(costs, None if count == "all" else seeded_points(count, 0))
+
+    def __call__(
+        self, class_logits: Tensor, mask_logits: Tensor, targets: Sequence[Target], finite: Tensor
+    ) -> Matches:
+        """Match; see `match_with_costs`."""
+        return match_with_costs(
+            class_logits, mask_logits, targets, finite, costs=self.costs, points=self.points
+        )
 
 
 def _assign(
@@ -192,7 +217,7 @@ def _cost_terms(
     """
     layers, batch, queries, height, width = mask_logits.shape
     device = mask_logits.device
-    points = None if points is None else points.to(device)
+    points = None if points is None else to_device(points, device)
     centers = cell_centers(height, width, device) if points is None else points
     num_gt = max((len(target["labels"]) for target in targets), default=0)
     labels = torch.zeros(batch, num_gt, dtype=torch.int64, device=device)

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from mpdiag.data import Sample, SegmentationDataset, padded_targets
-from mpdiag.matching import MatchingCosts, match
-from mpdiag.metrics import adjacent_overlap, utilization, valid_cells
+from mpdiag.losses import matching_costs
+from mpdiag.matching import Matcher, match
+from mpdiag.metrics import adjacent_iou, adjacent_overlap, utilization, valid_cells
 from mpdiag.models.mask2former import MAX_BATCH_PIXELS, batches_by_size, padded_sample_size
-from mpdiag.ops import seeded_points
 from trainers.distributed import DistributedContext
 from trainers.trainer import Trainer
 from trainers.validation import resize_for_inference
@@ -26,11 +26,8 @@ class LayerMetricsMonitor:
         count = min(config.layer_metrics_images, len(data))
         indices = range(self.distributed.rank, count, self.distributed.world_size)
         self._samples = [resize_for_inference(data[index], config.data) for index in indices]
-        loss = config.loss
-        self._costs = MatchingCosts(loss.class_weight, loss.mask_weight, loss.dice_weight)
-        self._points: Tensor | None = None
-        if loss.num_points != "all":
-            self._points = seeded_points(loss.num_points, 0).to(self.distributed.device)
+        costs = matching_costs(config.loss)
+        self._matcher = Matcher.on_fixed_points(costs, config.loss.num_points)
 
     @torch.inference_mode()
     def measure(self, trainer: Trainer) -> dict[str, float]:
@@ -48,8 +45,8 @@ class LayerMetricsMonitor:
                 found.class_logits,
                 found.mask_logits,
                 targets,
-                costs=self._costs,
-                points=self._points,
+                costs=self._matcher.costs,
+                points=self._matcher.points,
             )
             for index, sample in enumerate(batch):
                 sums += _sums(sample, found.mask_logits[:, index], assignment[:, index])
@@ -62,13 +59,11 @@ class LayerMetricsMonitor:
 def _sums(sample: Sample, mask_logits: Tensor, assignment: Tensor) -> Tensor:
     """Return (4, L + 1) sums: IoU with the last layer, pairs with an IoU, Util, images with GT."""
     rows, columns = valid_cells(sample.image.shape[-2], sample.image.shape[-1])
-    intersection, area = adjacent_overlap((mask_logits > 0)[..., :rows, :columns])
-    union = area[:-1] + area[1:] - intersection
-    iou = torch.where(union > 0, intersection.double() / union, 0.0).sum(-1).cpu()
-    sums = torch.zeros(4, len(area), dtype=torch.float64)
-    sums[0, 1:], sums[1, 1:] = iou, (union > 0).sum(-1).cpu()
+    iou = adjacent_iou(*adjacent_overlap((mask_logits > 0)[..., :rows, :columns]))
+    sums = torch.zeros(4, len(mask_logits), dtype=torch.float64)
+    sums[0, 1:], sums[1, 1:] = iou.nansum(-1), (~iou.isnan()).sum(-1)
     if len(sample.labels):
-        sums[2], sums[3] = utilization(assignment, min(len(sample.labels), area.shape[1])), 1
+        sums[2], sums[3] = utilization(assignment, min(len(sample.labels), mask_logits.shape[1])), 1
     return sums
 
 

@@ -6,12 +6,11 @@ import torch
 
 from mpdiag.analysis.adapter import LayerPredictions, ModelAdapter, PreprocessedImage
 from mpdiag.analysis.interventions import Intervention, intervene, silence_queries
-from mpdiag.analysis.matcher import Matcher
 from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.analysis.settings import AnalysisSettings
 from mpdiag.data import Sample
 from mpdiag.errors import ConfigError
-from mpdiag.matching import Target
+from mpdiag.matching import Target, finite_queries
 from mpdiag.recording import find_family
 
 
@@ -38,7 +37,7 @@ class IntervenedAdapter(ModelAdapter):
             Intervention.parse(text, points.num_layers, points.num_queries)
             for text in options.intervene
         ]
-        self.match = Matcher(AnalysisSettings.derive(self.info.settings, options))
+        self.match = AnalysisSettings.derive(self.info.settings, options).matcher()
 
     def preprocess(self, sample: Sample) -> PreprocessedImage:
         return self.adapter.preprocess(sample)
@@ -49,9 +48,8 @@ class IntervenedAdapter(ModelAdapter):
         last = torch.full((len(batch), self.points.num_queries), -1)
         if any(one.source == "gt" for one in self.interventions):
             baseline = self.adapter.predict(batch, targets, attention=False)
-            last = self.match(
-                baseline.class_logits[-1:], baseline.mask_logits[-1:], targets
-            ).assignment[0]
+            logits = baseline.class_logits[-1:], baseline.mask_logits[-1:]
+            last = self.match(*logits, targets, finite_queries(*logits)).assignment[0]
         padded = batch[0].padded
         with intervene(self.module, self.points, self.interventions, padded, targets, last):
             predictions = self.adapter.predict(batch, targets, attention=attention)

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TypeVar
 
@@ -16,7 +16,6 @@ from mpdiag.analysis.adapter import (
     PreprocessedImage,
 )
 from mpdiag.analysis.computed_ahead import computed_ahead
-from mpdiag.analysis.matcher import Matcher
 from mpdiag.analysis.settings import AnalysisSettings
 from mpdiag.data import Sample, padded_targets
 from mpdiag.evaluation import Detections, Evaluator
@@ -110,7 +109,7 @@ class Measurer:
             adapter.check_attention()
         self.evaluator = evaluator
         self.every_layer = settings.options.evaluate_layers
-        self.match = Matcher(settings)
+        self.match = settings.matcher()
 
     def measure(self, parts: Iterable[Iterable[Sample]]) -> Generator[MeasuredImage, None, None]:
         """Measure samples in order. Samples of two parts do not share a batch.
@@ -144,7 +143,7 @@ class Measurer:
         matches = self.match(class_logits, mask_logits, targets, finite)
         for index, image in enumerate(batch):
             classes, masks, own_finite = (x[:, index] for x in (class_logits, mask_logits, finite))
-            own = Matches(*(getattr(matches, field.name)[:, index] for field in fields(matches)))
+            own = matches.image(index)
             rows = image_rows(
                 classes,
                 masks,

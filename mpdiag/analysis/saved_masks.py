@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from PIL import Image
 
 from mpdiag.analysis.measure import MeasuredImage
 from mpdiag.analysis.options import SavePolicy
+from mpdiag.metrics import adjacent_iou
 from mpdiag.store import RunWriter, rle
 from mpdiag.store.attention import pack
 from mpdiag.store.schema import TABLES
@@ -108,10 +108,8 @@ def merge_shards(writer: RunWriter, policy: SavePolicy) -> None:
 
 def change_scores(image: MeasuredImage) -> list[float]:
     """Return the change score of each query."""
-    rows = image.rows
-    union = rows.area[:-1] + rows.area[1:] - rows.intersection
-    change = 1 - rows.intersection.double() / union.clamp(min=1)
-    scores: list[float] = torch.where(union > 0, change, 0.0).sum(0).tolist()
+    iou = adjacent_iou(image.rows.intersection, image.rows.area)
+    scores: list[float] = (1 - iou).nansum(0).tolist()
     return scores
 
 

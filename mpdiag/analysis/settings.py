@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from mpdiag.analysis.options import AnalysisOptions, MatchPoints
 from mpdiag.config import LossConfig
+from mpdiag.matching import Matcher, MatchingCosts
 from mpdiag.recording import InstanceRule
 
 
@@ -65,6 +66,12 @@ class AnalysisSettings:
             evaluate_layers=options.evaluate_layers and matching,
         )
         return cls(model, resolved)
+
+    def matcher(self) -> Matcher:
+        """Return the matching of the run."""
+        model, points = self.model, self.options.match_points
+        costs = MatchingCosts(model.class_cost, model.mask_cost, model.dice_cost)
+        return Matcher.on_fixed_points(costs, points or "all")
 
     def as_json(self) -> dict[str, Any]:
         """Return the content for run.json.

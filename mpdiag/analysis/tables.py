@@ -8,6 +8,7 @@ import torch
 
 from mpdiag.analysis.measure import MeasuredImage
 from mpdiag.data import ClassInfo, Sample
+from mpdiag.metrics import adjacent_iou
 from mpdiag.store.schema import DETECTIONS, IMAGES, QUERIES, TARGETS
 
 
@@ -20,8 +21,7 @@ def queries_table(image: MeasuredImage) -> pa.Table:
     zeros = torch.zeros(1, queries, dtype=torch.int64)
     intersection = torch.cat([zeros, rows.intersection])
     previous_area = torch.cat([zeros, rows.area[:-1]])
-    union = previous_area + rows.area - intersection
-    iou = intersection.double() / union.clamp(min=1)
+    iou = torch.cat([zeros, adjacent_iou(rows.intersection, rows.area)])
     not_finite = ~rows.finite
     no_previous = first_layer | torch.cat([not_finite[:1], not_finite[:-1]])
     no_pair = no_previous | not_finite
@@ -32,7 +32,7 @@ def queries_table(image: MeasuredImage) -> pa.Table:
         "image_id": torch.full((layers, queries), image.sample.image_id),
         "layer": layer,
         "query": query,
-        "iou_prev": _nullable(iou, no_pair | (union == 0)),
+        "iou_prev": _nullable(iou, no_pair | iou.isnan()),
         "intersection_prev": _nullable(intersection, no_pair),
         "area": _nullable(rows.area, not_finite),
         "area_prev": _nullable(previous_area, no_previous),

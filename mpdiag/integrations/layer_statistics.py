@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mpdiag.metrics import ImageRows
+from mpdiag.metrics import ImageRows, adjacent_iou
 from mpdiag.store.layer_metrics import DUPLICATE_IOU
 
 NEEDS_GT = ("util", "instability", "duplicates")
@@ -32,7 +32,7 @@ class LayerStatistics:
         self.images += 1
         count = torch.zeros(len(_NAMES), 2, len(rows.area), dtype=torch.float64)
         at = dict(zip(_NAMES, count, strict=True))
-        at["miou_l"][:, 1:] = _adjacent_iou(rows)
+        at["miou_l"][:, 1:] = _iou_sums(rows)
         at["empty_masks"][0] = ((rows.area == 0) & rows.finite).sum(-1)
         at["empty_masks"][1] = rows.finite.sum(-1)
         if labels is not None:
@@ -65,11 +65,10 @@ class LayerStatistics:
         }
 
 
-def _adjacent_iou(rows: ImageRows) -> Tensor:
+def _iou_sums(rows: ImageRows) -> Tensor:
     """Return (2, L): sum of the IoU with the layer before, and number of pairs that have one."""
-    union = rows.area[:-1] + rows.area[1:] - rows.intersection
-    counted = (union > 0) & rows.finite[:-1] & rows.finite[1:]
-    iou = rows.intersection.double() / union.clamp(min=1)
+    iou = adjacent_iou(rows.intersection, rows.area)
+    counted = ~iou.isnan() & rows.finite[:-1] & rows.finite[1:]
     return torch.stack([torch.where(counted, iou, 0.0).sum(-1), counted.sum(-1).double()])
 
 

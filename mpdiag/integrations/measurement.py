@@ -1,7 +1,7 @@
 """Measure recorded forward passes and average over those of a step or of an evaluation."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import fmean
 
 import torch
@@ -12,7 +12,7 @@ from mpdiag.integrations.layer_losses import LayerLosses
 from mpdiag.integrations.layer_statistics import LayerStatistics
 from mpdiag.integrations.processes import gather
 from mpdiag.losses import set_losses
-from mpdiag.matching import Matches, MatchingCosts, Target, finite_queries, match_with_costs
+from mpdiag.matching import Matcher, Matches, Target, finite_queries
 from mpdiag.metrics import ImageRows, image_rows
 
 
@@ -31,34 +31,6 @@ class MonitoredImage:
     rows: ImageRows
     matches: Matches
     target: Target | None
-
-
-@dataclass(frozen=True, slots=True)
-class Matcher:
-    """Matching under the costs of a model, on the same points for all layers and steps."""
-
-    costs: MatchingCosts
-    points: Tensor | None
-
-    def __call__(
-        self, class_logits: Tensor, mask_logits: Tensor, batch: Batch
-    ) -> tuple[Matches, list[Target]]:
-        """Return the matches of all layers, and the GT on the device; no GT if it is unknown."""
-        device = mask_logits.device
-        empty = Target(
-            labels=torch.zeros(0, dtype=torch.int64, device=device),
-            masks=torch.zeros(0, *batch.padded, dtype=torch.bool, device=device),
-        )
-        targets = [
-            Target(labels=one["labels"].to(device), masks=one["masks"].to(device))
-            for one in batch.targets or [empty] * mask_logits.shape[1]
-        ]
-        points = None if self.points is None else self.points.to(device)
-        finite = finite_queries(class_logits, mask_logits)
-        matches = match_with_costs(
-            class_logits, mask_logits, targets, finite, costs=self.costs, points=points
-        )
-        return matches, targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +60,7 @@ class Measurement:
         num_layers: int | None,
     ) -> None:
         """Start; losses are those of `criterion`, or computed if it is None."""
-        self._matcher = matcher
+        self._match = matcher
         self._losses: LayerLosses | None = None
         if criterion is not None and num_layers is not None:
             self._losses = LayerLosses(criterion, num_layers)
@@ -124,12 +96,13 @@ class Measurement:
             self.statistics = LayerStatistics(layers, queries)
         images = []
         with torch.autocast(mask_logits.device.type, enabled=False):
-            matches, targets = self._matcher(class_logits, mask_logits, batch)
-            finite = finite_queries(class_logits, mask_logits).cpu()
+            targets = _targets_on(mask_logits.device, batch, count)
+            finite = finite_queries(class_logits, mask_logits)
+            matches, finite = self._match(class_logits, mask_logits, targets, finite), finite.cpu()
             if self._losses is None and batch.targets is not None:
                 self._add_losses(class_logits, mask_logits, targets, matches.assignment)
             for index in range(count):
-                own = Matches(*(getattr(matches, f.name)[:, index] for f in fields(matches)))
+                own = matches.image(index)
                 rows = image_rows(
                     class_logits[:, index],
                     mask_logits[:, index],
@@ -186,3 +159,15 @@ class Measurement:
         losses = {"loss_class": found.class_, "loss_mask": found.mask, "loss_dice": found.dice}
         for name, loss in losses.items():
             self._computed[name] = loss + self._computed.get(name, 0.0)
+
+
+def _targets_on(device: torch.device, batch: Batch, count: int) -> list[Target]:
+    """Return the GT of the images on a device; no GT if it is unknown."""
+    empty = Target(
+        labels=torch.zeros(0, dtype=torch.int64),
+        masks=torch.zeros(0, *batch.padded, dtype=torch.bool),
+    )
+    return [
+        Target(labels=one["labels"].to(device), masks=one["masks"].to(device))
+        for one in batch.targets or [empty] * count
+    ]

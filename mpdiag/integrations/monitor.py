@@ -15,15 +15,12 @@ from mpdiag.integrations.batch import PredictionShape, find_targets, read_batch
 from mpdiag.integrations.evaluation_rows import EvaluationRows
 from mpdiag.integrations.finite_check import FiniteCheck, check_finite
 from mpdiag.integrations.layer_losses import find_criterion
-from mpdiag.integrations.measurement import Matcher, Measurement
-from mpdiag.matching import MatchingCosts
-from mpdiag.ops import seeded_points
+from mpdiag.integrations.measurement import Measurement
+from mpdiag.losses import matching_costs
+from mpdiag.matching import Matcher
 from mpdiag.recording import Recorder
 from mpdiag.recording.compiled import require_uncompiled
 from mpdiag.recording.uncopied_hook import UncopiedHook
-
-_POINT_SEED = 0
-
 
 _LOG = logging.getLogger(__name__)
 
@@ -93,11 +90,7 @@ class LayerMonitor:
         self._stride = family.mask_stride(module)
         self._criterion = criterion or find_criterion(model)
         loss = family.loss_config(module, self.family)
-        points = loss.num_points
-        self._matcher = Matcher(
-            MatchingCosts(loss.class_weight, loss.mask_weight, loss.dice_weight),
-            None if points == "all" else seeded_points(points, _POINT_SEED),
-        )
+        self._matcher = Matcher.on_fixed_points(matching_costs(loss), loss.num_points)
         self._signature = inspect.signature(type(module).forward)
         self._is_closed = False
         self._check_finite = check_finite

@@ -41,6 +41,17 @@ def adjacent_overlap(masks: Tensor) -> tuple[Tensor, Tensor]:
     return (flat[:-1] & flat[1:]).sum(-1), flat.sum(-1)
 
 
+def adjacent_iou(intersection: Tensor, area: Tensor) -> Tensor:
+    """Return the IoU of layers i - 1 and i, (L, ...) float64; NaN where both masks are empty.
+
+    Args:
+        intersection: (L, ...) as of `adjacent_overlap`.
+        area: (L + 1, ...) as of `adjacent_overlap`.
+    """
+    union = area[:-1] + area[1:] - intersection
+    return torch.where(union > 0, intersection.double() / union, torch.nan)
+
+
 def layer_miou(
     mask_logits: Tensor,
     *,
@@ -57,12 +68,9 @@ def layer_miou(
     masks = mask_logits > 0
     if valid is not None:
         masks = masks[..., : valid[0], : valid[1]]
-    intersection, area = adjacent_overlap(masks)
-    intersection, area = intersection.flatten(1), area.flatten(1)
-    union = area[:-1] + area[1:] - intersection
-    filled = union > 0
-    iou = intersection.double() / union.clamp(min=1)
-    total, pairs, count = iou.sum(1), filled.sum(1), max(iou.shape[1], 1)
+    iou = adjacent_iou(*adjacent_overlap(masks)).flatten(1)
+    filled = ~iou.isnan()
+    total, pairs, count = iou.nansum(1), filled.sum(1), max(iou.shape[1], 1)
     empty = 1 - pairs / count
     matched = None
     if assignment is not None:

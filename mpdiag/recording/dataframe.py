@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mpdiag.errors import RecordingError
-from mpdiag.metrics import adjacent_overlap
+from mpdiag.metrics import adjacent_iou, adjacent_overlap
 
 
 def build_dataframe(
@@ -53,9 +53,8 @@ def _image_rows(mask_logits: Tensor, valid: tuple[int, int] | None) -> pd.DataFr
     if valid is not None:
         masks = masks[..., : valid[0], : valid[1]]
     intersection, area = (x.cpu() for x in adjacent_overlap(masks))
-    union = area[:-1] + area[1:] - intersection
     iou = torch.full(area.shape, torch.nan, dtype=torch.float64)
-    iou[1:] = torch.where(union > 0, intersection.double() / union, torch.nan)
+    iou[1:] = adjacent_iou(intersection, area)
     layers, queries = np.indices(tuple(area.shape))
     return pd.DataFrame(
         {

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mpdiag.config import LossConfig, Strict, TrainConfig
-from mpdiag.losses import build_point_sampler, set_losses
-from mpdiag.matching import MatchingCosts, Target, match
+from mpdiag.losses import build_point_sampler, matching_costs, set_losses
+from mpdiag.matching import Target, match
 from mpdiag.models import Mask2Former, Mask2FormerOutput, PilotInputs, Predictions
 from trainers.methods.batch import Batch, Losses, LossNormalizers
 
@@ -99,7 +99,7 @@ class TrainingStep:
     ) -> None:
         self.model, self.methods, self.batch = model, methods, batch
         self.normalizers, self.loss = normalizers, loss
-        self.costs = MatchingCosts(loss.class_weight, loss.mask_weight, loss.dice_weight)
+        self.costs = matching_costs(loss)
         self._precision = precision
 
     def autocast(self) -> torch.autocast:

@@ -19,10 +19,11 @@ from mpdiag.checkpoints.transformers_directory import CLASS_EMBEDDINGS, CLASS_EM
 from mpdiag.config import LossConfig, PilotConfig, parse
 from mpdiag.errors import CheckpointError, TrainingError
 from mpdiag.integrations.batch import find_targets
+from mpdiag.integrations.processes import rank_and_count
 from mpdiag.integrations.transformers.pilot_targets import pilot_targets
 from mpdiag.integrations.transformers.piloted_decoder import PilotedDecoder, piloted_decoder
-from mpdiag.losses import build_point_sampler, named_by_layer, set_losses
-from mpdiag.matching import MatchingCosts, Target, match
+from mpdiag.losses import build_point_sampler, matching_costs, named_by_layer, set_losses
+from mpdiag.matching import Target, match
 from mpdiag.models import PilotInputs, build_pilot_inputs
 from mpdiag.models.mask_noise import Generators
 from mpdiag.models.mask_piloting import class_embeddings, pilot_normalizers
@@ -239,7 +240,7 @@ class MaskPiloting:
     def draw_generators(self, images: int, device: torch.device) -> Generators:
         """Return a random generator per image, seeded by torch's global generator and the rank."""
         seeds: list[int] = torch.randint(_MAX_SEED, (images,)).tolist()
-        rank = dist.get_rank() if _is_distributed() else 0
+        rank, _ = rank_and_count()
         return [torch.Generator(device).manual_seed(seed + rank) for seed in seeds]
 
     def _save_pretrained(
@@ -334,7 +335,7 @@ class MaskPiloting:
             class_logits,
             mask_logits,
             targets,
-            costs=MatchingCosts(config.class_weight, config.mask_weight, config.dice_weight),
+            costs=matching_costs(config),
             points=points,
             groups=pilot.match_groups(),
         )
@@ -343,11 +344,12 @@ class MaskPiloting:
         """Return the normalizers of mask and class losses, averaged over the processes."""
         counts = [len(target["labels"]) for target in targets]
         sums = pilot_normalizers(counts, self.settings, self.loss_config.no_object_weight)
-        if not _is_distributed():
+        _, processes = rank_and_count()
+        if processes == 1:
             return max(sums[0], 1.0), max(sums[1], 1.0)
         total = torch.tensor(sums, device=device)
         dist.all_reduce(total)
-        masks, weight = (total.clamp(min=1) / dist.get_world_size()).tolist()
+        masks, weight = (total.clamp(min=1) / processes).tolist()
         return masks, weight
 
 
@@ -414,10 +416,6 @@ def require_all_layers(model: nn.Module) -> None:
                 f"{path}.layerdrop = {module.layerdrop}: skips decoder layers in training, whose "
                 "attention masks have different sizes; set it to 0"
             )
-
-
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
 
 
 def _name(model: nn.Module) -> str:
