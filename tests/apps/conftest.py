@@ -31,6 +31,25 @@ def close_runs() -> Iterator[None]:
     gc.collect()
 
 
+@pytest.fixture(scope="module")
+def shared_run(
+    make_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Return `make_run` for runs that no test changes: what pages cache of them serves all tests.
+
+    It takes the name of the run, and the options of `make_run`.
+    """
+    folder, runs = tmp_path_factory.mktemp("shared"), dict[str, Path]()
+
+    def shared(name: str, /, **options: object) -> Path:
+        key = f"{name} {options}"
+        if key not in runs:
+            runs[key] = make_run(folder / str(len(runs)) / name, **options)
+        return runs[key]
+
+    return shared
+
+
 @pytest.fixture
 def open_page(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
     """Return a function that opens a page for run directories and checks for exceptions.

@@ -19,8 +19,8 @@ def names(page):
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_every_page_opens_with_one_run_and_with_several(make_run, open_page, tmp_path, path):
-    runs = [make_run(tmp_path / "one"), make_run(tmp_path / "two", part="piloted")]
+def test_every_page_opens_with_one_run_and_with_several(shared_run, open_page, path):
+    runs = [shared_run("one"), shared_run("two", part="piloted")]
     for opened in (runs[:1], runs):
         page = open_page(*opened, page=path)
         assert page.title[0].value == dashboard.VIEWS[path][0]
@@ -28,8 +28,19 @@ def test_every_page_opens_with_one_run_and_with_several(make_run, open_page, tmp
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_every_page_opens_with_a_run_without_images(make_run, open_page, tmp_path, path):
-    page = open_page(make_run(tmp_path / "one", images=0), page=path)
+def test_a_screen_reader_can_distinguish_what_is_on_a_page(shared_run, open_page, path):
+    runs = [shared_run(name, seed=3) for name in ("one", "two")]
+    page = open_page(*runs, page=path, image=4)
+    for kind in ("download_button", "page_link"):
+        labels = [element.proto.label for element in page.get(kind)]
+        assert len(labels) == len(set(labels)), labels
+    texts = [image.alt for images in page.get("image") for image in images.proto.imgs]
+    assert len(texts) == len(set(texts)), texts
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_opens_with_a_run_without_images(shared_run, open_page, path):
+    page = open_page(shared_run("one", images=0), page=path)
     assert not page.error
 
 
@@ -59,10 +70,10 @@ def test_damaged_run_is_an_error_beside_the_other_runs(make_run, open_page, tmp_
     assert len(names(page)) == 3 + 1
 
 
-@pytest.mark.parametrize("path", [path for path in PAGES if path != "live"])
-def test_rows_that_break_a_page_are_an_error_on_this_page(make_run, open_page, tmp_path, path):
-    """Readable Parquet files with lists that are too short and columns of a wrong type."""
-    run = make_run(tmp_path / "one")
+@pytest.fixture(scope="module")
+def broken(make_run, tmp_path_factory):
+    """A run of readable Parquet files with lists that are too short and columns of a wrong type."""
+    run = make_run(tmp_path_factory.mktemp("broken") / "one")
     targets = next((run / "targets").glob("*.parquet"))
     rows = [{**row, "matched_query": [], "label": 99} for row in pq.read_table(targets).to_pylist()]
     pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(targets)), targets)
@@ -73,21 +84,35 @@ def test_rows_that_break_a_page_are_an_error_on_this_page(make_run, open_page, t
         table = table.set_column(table.schema.get_field_index(name), name, words)
     pq.write_table(table, queries)
     shutil.rmtree(run / "aggregates")
-    page = open_page(run, make_run(tmp_path / "two"), page=path, damaged=True)
+    return run
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if path != "live"])
+def test_rows_that_break_a_page_are_an_error_on_this_page(broken, shared_run, open_page, path):
+    page = open_page(broken, shared_run("two"), page=path, damaged=True)
     assert page.error
     assert not any("<script>" in error.value for error in page.error)
 
 
-@pytest.mark.parametrize("path", PAGES)
-def test_header_with_wrong_types_breaks_no_page(make_run, open_page, tmp_path, path):
-    run = make_run(tmp_path / "one")
-    header = json.loads((run / "run.json").read_text())
+@pytest.fixture(scope="module")
+def wrong_headers(make_run, tmp_path_factory):
+    """A run whose run.json has values of wrong types, and one with sections of wrong types."""
     wrong = {"name": ["<b>"], "part": {"x": 1}, "classes": [7, None, {"name": 3}]}
-    (run / "run.json").write_text(json.dumps(header | wrong))
-    assert not open_page(run, page=path).error
     sections = {"dataset": "coco", "settings": 5, "timings": []}
-    (run / "run.json").write_text(json.dumps(header | sections))
-    page = open_page(run, make_run(tmp_path / "two"), page=path)
+    runs = []
+    for changes in (wrong, sections):
+        run = make_run(tmp_path_factory.mktemp("wrong") / "one")
+        header = json.loads((run / "run.json").read_text())
+        (run / "run.json").write_text(json.dumps(header | changes))
+        runs.append(run)
+    return runs
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_header_with_wrong_types_breaks_no_page(wrong_headers, shared_run, open_page, path):
+    wrong, with_sections = wrong_headers
+    assert not open_page(wrong, page=path).error
+    page = open_page(with_sections, shared_run("two"), page=path)
     assert not page.error  # they are left out
 
 
@@ -98,14 +123,13 @@ def test_runs_with_the_same_name_have_different_labels(make_run, open_page, tmp_
     assert len(set(page.selectbox(key="widget-run").options)) == 2
 
 
-def test_name_of_a_run_is_not_markup(make_run, open_page, tmp_path):
-    page = open_page(make_run(tmp_path / "one", name="<i>run</i>"))
+def test_name_of_a_run_is_not_markup(shared_run, open_page):
+    page = open_page(shared_run("one", name="<i>run</i>"))
     assert "&lt;i&gt;run&lt;/i&gt;, matching part" in names(page)
 
 
-def test_url_selects_only_loaded_runs(make_run, open_page, tmp_path):
-    one, two = make_run(tmp_path / "one"), make_run(tmp_path / "two")
-    hidden = make_run(tmp_path / "hidden")
+def test_url_selects_only_loaded_runs(shared_run, open_page):
+    one, two, hidden = map(shared_run, ("one", "two", "hidden"))
     page = open_page(one, two, run="two-matching-part")
     assert page.selectbox(key="widget-run").value == "two-matching-part"
     for slug in (hidden, "hidden-matching-part", "../hidden", ""):
@@ -114,16 +138,16 @@ def test_url_selects_only_loaded_runs(make_run, open_page, tmp_path):
         assert page.query_params["run"] == "one-matching-part"
 
 
-def test_pages_share_the_selected_run(make_run, open_page, tmp_path):
-    page = open_page(make_run(tmp_path / "one"), make_run(tmp_path / "two"))
+def test_pages_share_the_selected_run(shared_run, open_page):
+    page = open_page(shared_run("one"), shared_run("two"))
     page.selectbox(key="widget-run").set_value("two-matching-part").run()
     page.query_params.clear()
     page.run()
     assert page.query_params == {"run": "two-matching-part"}
 
 
-def test_another_run_drops_the_numbers_of_the_first_run(make_run, open_page, tmp_path):
-    runs = [make_run(tmp_path / name) for name in ("one", "two")]
+def test_another_run_drops_the_numbers_of_the_first_run(shared_run, open_page):
+    runs = [shared_run(name) for name in ("one", "two")]
     state = {"page": 2, "class": "1~2", "objects": "1~2", "finding": 1, "image": 3}
     page = open_page(*runs, page="images", run="one-matching-part")
     page.query_params.update({key: str(value) for key, value in state.items()})
@@ -131,8 +155,8 @@ def test_another_run_drops_the_numbers_of_the_first_run(make_run, open_page, tmp
     assert page.query_params == {"run": "two-matching-part", "objects": "1~2", "image": "3"}
 
 
-def test_figures_are_saved_in_the_selected_format(make_run, open_page, tmp_path):
-    page = open_page(make_run(tmp_path / "one"))
+def test_figures_are_saved_in_the_selected_format(shared_run, open_page):
+    page = open_page(shared_run("one"))
     config = json.loads(page.get("plotly_chart")[0].proto.config)
     assert config["toImageButtonOptions"]["format"] == "svg"
     page.selectbox(key="widget-figures").set_value("png").run()

@@ -22,8 +22,8 @@ def layers(run):
     return json.loads((run / "summary.json").read_text())["layers"]
 
 
-def test_curves_of_all_runs_and_of_the_paper(make_run, open_page, tmp_path):
-    runs = [make_run(tmp_path / "one", seed=1), make_run(tmp_path / "two", part="piloted")]
+def test_curves_of_all_runs_and_of_the_paper(shared_run, open_page):
+    runs = [shared_run("one", seed=1), shared_run("two", part="piloted")]
     page = open_page(*runs)
     shown = traces(page)
     assert list(shown)[:3] == [
@@ -38,16 +38,16 @@ def test_curves_of_all_runs_and_of_the_paper(make_run, open_page, tmp_path):
     assert len(areas(page)) == 2 * 2
 
 
-def test_paper_curves_can_be_hidden(make_run, open_page, tmp_path):
-    page = open_page(make_run(tmp_path / "one"))
+def test_paper_curves_can_be_hidden(shared_run, open_page):
+    page = open_page(shared_run("one"))
     page.toggle(key="widget-paper").set_value(False).run()
     assert list(traces(page)) == ["one, matching part"]
     assert page.dataframe[0].value["Model"].tolist() == ["one, matching part"] * 2
     assert page.query_params == {"paper": "0"}
 
 
-def test_intervals_can_be_hidden(make_run, open_page, tmp_path):
-    page = open_page(make_run(tmp_path / "one"), bands=0)
+def test_intervals_can_be_hidden(shared_run, open_page):
+    page = open_page(shared_run("one"), bands=0)
     assert not areas(page)
     page.toggle(key="widget-bands").set_value(True).run()
     assert len(areas(page)) == 2
@@ -55,8 +55,8 @@ def test_intervals_can_be_hidden(make_run, open_page, tmp_path):
 
 
 @pytest.mark.parametrize("metric", ["miou_l_empty1", "best_iou"])
-def test_metrics_can_be_selected(make_run, open_page, tmp_path, metric):
-    run = make_run(tmp_path / "one")
+def test_metrics_can_be_selected(shared_run, open_page, metric):
+    run = shared_run("one")
     page = open_page(run)
     page.multiselect(key="widget-metrics").set_value([metric]).run()
     assert page.query_params == {"metrics": metric}
@@ -69,16 +69,16 @@ def test_metrics_can_be_selected(make_run, open_page, tmp_path, metric):
     assert page.multiselect(key="widget-metrics").value == ["miou_l", "util"]
 
 
-def test_every_metric_is_offered_with_its_meaning(make_run, open_page, tmp_path):
-    page = open_page(make_run(tmp_path / "one"), metrics="~".join(LAYER_METRICS))
+def test_every_metric_is_offered_with_its_meaning(shared_run, open_page):
+    page = open_page(shared_run("one"), metrics="~".join(LAYER_METRICS))
     box = page.multiselect(key="widget-metrics")
     assert box.options == [metric.label for metric in LAYER_METRICS.values()]
     assert "Higher is better." in box.help and "Lower is better." in box.help
     assert page.dataframe[0].value["Model"].tolist().count("one, matching part") == len(box.options)
 
 
-def test_facts_of_the_selected_run(make_run, open_page, tmp_path):
-    runs = [make_run(tmp_path / name, images=n) for name, n in (("one", 4), ("two", 3))]
+def test_facts_of_the_selected_run(shared_run, open_page):
+    runs = [shared_run(name, images=n) for name, n in (("one", 4), ("two", 3))]
     page = open_page(*runs)
     facts = page.table[0].value
     assert r"4 with 6 objects" in facts.loc["Images"].iloc[0]
@@ -86,7 +86,7 @@ def test_facts_of_the_selected_run(make_run, open_page, tmp_path):
     assert r"3 with 3 objects" in page.table[0].value.loc["Images"].iloc[0]
 
 
-def test_run_without_images(make_run, open_page, tmp_path):
-    page = open_page(make_run(tmp_path / "one", images=0))
+def test_run_without_images(shared_run, open_page):
+    page = open_page(shared_run("one", images=0))
     assert "0 with 0 objects" in page.table[0].value.loc["Images"].iloc[0]
     assert not areas(page)

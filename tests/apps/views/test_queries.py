@@ -1,7 +1,9 @@
 """The Queries page against loops over the rows."""
 
 import json
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +15,15 @@ from plotly.io import from_json
 from apps import query_usage
 
 
+@pytest.fixture(scope="module")
+def run(shared_run):
+    return shared_run("one", images=12, seed=3, shards=2)
+
+
 @pytest.fixture
-def run(make_run, tmp_path):
-    return make_run(tmp_path / "one", images=12, seed=3, shards=2)
+def own_run(run, tmp_path):
+    """A copy of the run, to be changed."""
+    return Path(shutil.copytree(run, tmp_path / run.name))
 
 
 def rows(run, folder):
@@ -59,17 +67,17 @@ def test_sort_order_and_selected_query(run, open_page):
 
 
 @pytest.mark.parametrize("stride", [2, 8])
-def test_area_uses_the_stride_of_the_saved_masks(run, open_page, stride):
-    usual = open_page(run, page="queries").dataframe[-1].value["Area, %"]
-    for file in (run / "images").glob("*.parquet"):
+def test_area_uses_the_stride_of_the_saved_masks(own_run, open_page, stride):
+    usual = open_page(own_run, page="queries").dataframe[-1].value["Area, %"]
+    for file in (own_run / "images").glob("*.parquet"):
         table = pq.read_table(file)
         for name in ("input_height", "input_width"):
             sizes = pa.array([size * stride // 4 for size in table[name].to_pylist()], pa.int32())
             table = table.set_column(table.column_names.index(name), name, sizes)
         pq.write_table(table, file)
     st.cache_data.clear()
-    assert pq.read_table(run / "masks").num_rows
-    area = open_page(run, page="queries").dataframe[-1].value["Area, %"]
+    assert pq.read_table(own_run / "masks").num_rows
+    area = open_page(own_run, page="queries").dataframe[-1].value["Area, %"]
     assert area.tolist() == pytest.approx(usual.tolist())
 
 
@@ -107,12 +115,12 @@ def test_matched_gt_of_a_query(run, open_page):
     assert all(link.endswith("&query=2&layer=9") for link in links)
 
 
-def test_run_without_mask_centers(run, open_page):
-    for file in (run / "queries").glob("*.parquet"):
+def test_run_without_mask_centers(own_run, open_page):
+    for file in (own_run / "queries").glob("*.parquet"):
         pq.write_table(pq.read_table(file).drop_columns(["center_x", "center_y"]), file)
-    header = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**header, "schema_version": 2}))
-    page = open_page(run, page="queries")
+    header = json.loads((own_run / "run.json").read_text())
+    (own_run / "run.json").write_text(json.dumps({**header, "schema_version": 2}))
+    page = open_page(own_run, page="queries")
     assert "no mask centers" in page.info[0].value
     assert len(figures(page)) == 2
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,9 +14,15 @@ from mpdiag.store import Run
 from mpdiag.store.transitions import TRANSITIONS, transitions_sql
 
 
+@pytest.fixture(scope="module")
+def run(shared_run):
+    return shared_run("one", images=8, seed=3, shards=2)
+
+
 @pytest.fixture
-def run(make_run, tmp_path):
-    return make_run(tmp_path / "one", images=8, seed=3, shards=2)
+def own_run(run, tmp_path):
+    """A copy of the run, to be changed."""
+    return Path(shutil.copytree(run, tmp_path / run.name))
 
 
 def bars(page):
@@ -79,24 +86,24 @@ def test_default_layer_has_most_transitions_of_the_class(run, open_page):
     assert shown(page) <= transitions_of_class(run, "vanished", 4)
 
 
-def test_queries_with_saved_masks_come_first(run, open_page):
-    expected = transitions_of_class(run, "drifted", 3)
+def test_queries_with_saved_masks_come_first(own_run, open_page):
+    expected = transitions_of_class(own_run, "drifted", 3)
     most_common, _ = Counter(query for _, query in expected).most_common(1)[0]
     kept = {(image, query) for image, query in expected if query == most_common}
-    for file in (run / "masks").glob("*.parquet"):
+    for file in (own_run / "masks").glob("*.parquet"):
         table = pq.read_table(file)
         rows = [
             row for row in table.to_pylist() if row["kind"] == "gt" or row["index"] == most_common
         ]
         pq.write_table(table.from_pylist(rows, table.schema), file)
-    page = open_page(run, page="transitions", transition="drifted", layer=3)
+    page = open_page(own_run, page="transitions", transition="drifted", layer=3)
     assert shown(page) >= kept
     links = [link.proto.query_string for link in page.get("page_link")]
     assert links and all(link.endswith("&layer=3") for link in links)
     assert len(page.get("image")) == len(kept)
-    shutil.rmtree(run / "masks")
-    os.utime(run / "run.json", (1, 1))  # the cache must not return the old run
-    page = open_page(run, page="transitions", transition="drifted", layer=3)
+    shutil.rmtree(own_run / "masks")
+    os.utime(own_run / "run.json", (1, 1))  # the cache must not return the old run
+    page = open_page(own_run, page="transitions", transition="drifted", layer=3)
     assert shown(page) and not page.get("image")
     assert any("--save-masks" in caption.value for caption in page.caption)
 
@@ -110,19 +117,19 @@ def test_invalid_url_shows_the_default(run, open_page, state):
     assert 1 <= page.selectbox(key="widget-layer").value <= 9
 
 
-def test_run_of_schema_version_1_is_an_error(run, open_page):
-    header = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**header, "schema_version": 1}))
-    page = open_page(run, page="transitions")
+def test_run_of_schema_version_1_is_an_error(own_run, open_page):
+    header = json.loads((own_run / "run.json").read_text())
+    (own_run / "run.json").write_text(json.dumps({**header, "schema_version": 1}))
+    page = open_page(own_run, page="transitions")
     assert "analyse again" in page.error[0].value
 
 
-def test_file_names_are_escaped_and_a_missing_image_is_no_error(run, open_page):
-    for file in (run / "images").glob("*.parquet"):
+def test_file_names_are_escaped_and_a_missing_image_is_no_error(own_run, open_page):
+    for file in (own_run / "images").glob("*.parquet"):
         table = pq.read_table(file)
         rows = [{**row, "file_name": "[x](http://y) <b>"} for row in table.to_pylist()]
         pq.write_table(table.from_pylist(rows, table.schema), file)
-    shutil.rmtree(run / "thumbnails")
-    page = open_page(run, page="transitions", transition="drifted")
+    shutil.rmtree(own_run / "thumbnails")
+    page = open_page(own_run, page="transitions", transition="drifted")
     assert page.get("page_link")[0].proto.label.startswith(r"\[x\]\(http\:\/\/y\) \<b\>")
     assert len(page.get("image")) == len(shown(page))
