@@ -11,8 +11,14 @@ from tempfile import TemporaryDirectory
 import torch
 
 from mpdiag.checkpoints.loading import build_model
-from mpdiag.config import ModelConfig, TrainConfig
-from mpdiag.data import TrainingBatches, build_augmentation, generate_synthetic, load_dataset
+from mpdiag.config import DataConfig, DataSource, ModelConfig, TrainConfig
+from mpdiag.data import (
+    TrainingBatches,
+    build_augmentation,
+    generate_synthetic,
+    load_dataset,
+    load_held_out,
+)
 from mpdiag.data.registry import find_folder
 from mpdiag.errors import DataError
 from mpdiag.models.complexity import count_parameters
@@ -67,6 +73,9 @@ class StepTimer:
         Raises:
             DataError: the data set is missing, or a step would take too long.
         """
+        logged = seconds_per_step(self.directory.training(training.name))
+        if logged is not None:
+            return logged
         data = training.config.data
         if self.size.tiles is not None and find_folder(data.dataset, data.root) is None:
             raise DataError("the first call cuts the tiles that a step needs")
@@ -75,17 +84,14 @@ class StepTimer:
         method = training.config.method
         if method not in self._timed:
             self._timed[method] = call_in_child(_time_first_steps, training.config, self.size)
-        logged = seconds_per_step(self.directory.training(training.name))
-        if logged is None:
-            self.basis = f"{TIMED_STEPS} steps"
-        return logged or self._timed[method]
+        self.basis = f"{TIMED_STEPS} steps"
+        return self._timed[method]
 
 
 def estimate_cost(
     trainings: Sequence[SeededTraining],
     directory: ReproductionDirectory,
     size: ReproductionSize,
-    val_images: int,
 ) -> CostEstimate:
     """Estimate the cost of the unfinished jobs of these trainings."""
     timer = StepTimer(directory, size)
@@ -93,6 +99,7 @@ def estimate_cost(
     if size.num_images and not (directory.data / "synthetic" / "synthetic.json").is_file():
         total.disk += sum(size.num_images) * _BYTES_PER_IMAGE
     parameters: dict[str, int] = {}
+    val_images: dict[DataSource, int] = {}
     for training in trainings:
         unfinished = [job for job in directory.jobs(training) if not job.finished]
         if not unfinished:
@@ -101,11 +108,15 @@ def estimate_cost(
             step_seconds = timer.time_step(training)
         except DataError as error:
             total.seconds, step_seconds, total.problem = None, 0.0, str(error)
-        method = training.config.method
+        method, held_out = training.config.method, training.config.data.held_out
         if method not in parameters:
             parameters[method] = _count_parameters(training.config.model)
+        if held_out not in val_images:
+            val_images[held_out] = _count_val_images(training.config.data, size)
         for job in unfinished:
-            seconds, disk = _job_cost(job, training, step_seconds, parameters[method], val_images)
+            seconds, disk = _job_cost(
+                job, training, step_seconds, parameters[method], val_images[held_out]
+            )
             total.trainings += job.is_training
             total.analyses += not job.is_training
             total.disk += disk
@@ -128,6 +139,18 @@ def _job_cost(
     rows = val_images * (config.model.decoder_layers + 1) * config.model.num_queries
     per_image = _ANALYSIS_STEPS * step_seconds / config.data.batch_size
     return float(known or per_image * val_images), rows * _BYTES_PER_ROW + _BYTES_OF_MASKS
+
+
+def _count_val_images(data: DataConfig, size: ReproductionSize) -> int:
+    """Return the number of images of an analysis; 0 if the data set is missing."""
+    if size.num_images is not None:
+        return size.num_images[1]
+    if size.has_own_data and find_folder(data.dataset, data.root) is None:
+        return 0
+    try:
+        return len(load_held_out(data))
+    except DataError:
+        return 0
 
 
 def _count_parameters(config: ModelConfig) -> int:

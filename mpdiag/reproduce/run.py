@@ -1,23 +1,21 @@
 """`mpdiag reproduce`: train what is missing, analyse it, and write the report."""
 
 import shlex
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from mpdiag.data import generate_synthetic, load_held_out
+from mpdiag.data import generate_synthetic
 from mpdiag.data.registry import default_root, find_folder, held_out_source
 from mpdiag.data.tiles import MANIFEST, prepare_tiles
 from mpdiag.errors import ConfigError, DataError, TrainingError
 from mpdiag.progress import progress_bar
-from mpdiag.reproduce.cost_estimate import CostEstimate, estimate_cost
-from mpdiag.reproduce.directory import Job, ReproductionDirectory, read_json
+from mpdiag.reproduce.cost_estimate import estimate_cost
+from mpdiag.reproduce.directory import ReproductionDirectory, read_json
+from mpdiag.reproduce.display import ProgressDisplay, describe_cost, describe_failures
 from mpdiag.reproduce.experiments import (
     SIZES,
     TRAININGS,
@@ -32,8 +30,8 @@ from mpdiag.reproduce.experiments import (
 from mpdiag.reproduce.explanations import EXPLANATIONS_FILE, read_explanations
 from mpdiag.reproduce.reporting import measure_costs, measure_noise, write_reproduction_report
 from mpdiag.reproduce.resampling import resample_runs
-from mpdiag.reproduce.scheduler import Failure, Machine, Running, plan_machine, run_job_chains
-from reports.reproduction import TABLES, ReproductionContext, logged_steps
+from mpdiag.reproduce.scheduler import Failure, Machine, plan_machine, run_job_chains
+from reports.reproduction import TABLES, ReproductionContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +159,7 @@ def reproduce(
         _context(options, trainings, explanations), trainings, directory
     )
     if failures:
-        raise TrainingError(_describe_failures(failures, directory))
+        raise TrainingError(describe_failures(failures, directory))
     return files
 
 
@@ -176,9 +174,8 @@ class _Jobs:
     def describe(self, options: ReproductionOptions, machine: Machine) -> str:
         """Return number, time and disk space of the unfinished jobs."""
         every = [*self.first, *self.trainings]
-        val_images = _count_val_images(options, self.trainings)
-        cost = estimate_cost(every, self.directory, options.size, val_images)
-        return _describe_cost(cost, len(every), machine)
+        cost = estimate_cost(every, self.directory, options.size)
+        return describe_cost(cost, len(every), machine)
 
     def run(
         self, options: ReproductionOptions, machine: Machine, console: Console
@@ -260,95 +257,3 @@ def _context(
         resampled=resample_runs(trainings, directory),
         show_images=options.show_images,
     )
-
-
-def _count_val_images(options: ReproductionOptions, trainings: Sequence[SeededTraining]) -> int:
-    """Return the number of images of an analysis; 0 if the data set is missing."""
-    if options.size.num_images is not None:
-        return options.size.num_images[1]
-    if not trainings:
-        return 0
-    data = trainings[0].config.data
-    if options.size.has_own_data and find_folder(data.dataset, data.root) is None:
-        return 0
-    try:
-        return len(load_held_out(data))
-    except DataError:
-        return 0
-
-
-def _describe_cost(cost: CostEstimate, trainings: int, machine: Machine) -> str:
-    if not trainings:
-        return "No training is needed."
-    if not cost.trainings and not cost.analyses:
-        return f"All jobs of {_format_count(trainings, 'training', 'trainings')} are finished."
-    jobs = (
-        f"{cost.trainings} of {_format_count(trainings, 'training', 'trainings')} and "
-        f"{_format_count(cost.analyses, 'analysis', 'analyses')} to run on {escape(str(machine))}"
-    )
-    disk = f"about {_format_bytes(cost.disk)} of disk space"
-    if cost.seconds is None:
-        return f"{jobs}: {disk}; the time is not known: {escape(cost.problem)}."
-    duration = _format_duration(cost.seconds / len(machine.slots))
-    return f"{jobs}: about {duration} (estimated from {cost.basis}), {disk}."
-
-
-def _describe_failures(failures: Sequence[Failure], directory: ReproductionDirectory) -> str:
-    first = failures[0]
-    return (
-        f"{directory.root}: {_format_count(len(failures), 'job', 'jobs')} failed; first "
-        f"{first.job.name}: {first.message}; see {directory.log(first.job)}, fix the cause and "
-        "repeat the command"
-    )
-
-
-def _format_count(count: int, singular: str, plural: str) -> str:
-    return f"{count} {singular if count == 1 else plural}"
-
-
-def _format_duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _format_bytes(count: int) -> str:
-    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
-
-
-class ProgressDisplay:
-    """Progress bars of the running jobs, and a line for each job that ends."""
-
-    def __init__(self, trainings: Sequence[SeededTraining], console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._progress = Progress(*columns, console=console)
-        self._steps = {one.name: one.config.schedule.iterations for one in trainings}
-        self._bars: dict[str, TaskID] = {}
-        self._start = time.monotonic()
-
-    def __enter__(self) -> "ProgressDisplay":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def update(self, running: Sequence[Running], ended: Job | None) -> None:
-        """Update the bars (a `scheduler.ProgressCallback`)."""
-        for one in running:
-            name = one.job.name
-            if name not in self._bars:
-                self._bars[name] = self._progress.add_task(name, total=self._steps.get(name))
-            if one.job.is_training:
-                self._progress.update(self._bars[name], completed=logged_steps(one.job.output))
-        if ended is not None:
-            bar = self._bars.pop(ended.name, None)
-            if bar is not None:  # a short job may end before it gets one
-                self._progress.remove_task(bar)
-            minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
-            done = "trained" if ended.is_training else "analysed"
-            status = done if ended.finished else "[red]failed[/]"
-            self._progress.console.print(
-                f"[dim]{minutes}:{seconds:02d}[/] {escape(ended.name)} {status}", soft_wrap=True
-            )

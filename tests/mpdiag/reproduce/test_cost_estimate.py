@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from mpdiag.errors import DataError, TrainingError
-from mpdiag.reproduce import SIZES, ReproductionOptions, cost_estimate, run, scheduler, select_size
+from mpdiag.reproduce import (
+    SIZES,
+    ReproductionOptions,
+    cost_estimate,
+    display,
+    scheduler,
+    select_size,
+)
 from mpdiag.reproduce.cost_estimate import estimate_cost
 from mpdiag.reproduce.directory import Job
 from mpdiag.reproduce.scheduler import plan_machine
@@ -25,17 +32,18 @@ def two_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReproductionOp
 
 def test_time_is_remaining_steps_times_seconds_per_step(two_seeds: ReproductionOptions) -> None:
     trainings, directory, size = two_seeds.trainings(), two_seeds.directory, two_seeds.size
-    found = estimate_cost(trainings, directory, size, val_images=0)
+    found = estimate_cost(trainings, directory, size)
     assert (found.trainings, found.analyses) == (2, 2)
-    assert found.seconds == pytest.approx(2 * 1500 * 0.5)
+    batch_size = trainings[0].config.data.batch_size
+    analysis = 1000 * 1.5 / batch_size  # in steps
+    assert found.seconds == pytest.approx(2 * (1500 + analysis) * 0.5)
     assert found.basis == "4 steps"
-    more = estimate_cost(trainings, directory, size, val_images=1000)
-    assert more.seconds is not None and more.seconds > found.seconds and more.disk > found.disk
 
 
 def test_logged_steps_give_the_time_and_finished_jobs_cost_nothing(
-    two_seeds: ReproductionOptions,
+    two_seeds: ReproductionOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delattr(cost_estimate, "call_in_child")  # no step is timed
     trainings, directory, size = two_seeds.trainings(), two_seeds.directory, two_seeds.size
     for trained, steps in zip(trainings, (1500, 500), strict=True):
         output = directory.training(trained.name)
@@ -43,9 +51,10 @@ def test_logged_steps_give_the_time_and_finished_jobs_cost_nothing(
         line = json.dumps({"iteration": steps - 1, "time": 0.2})
         (output / "metrics.json").write_text(line + "\n")
     (directory.training(trainings[0].name) / "model_final.pth").touch()
-    found = estimate_cost(trainings, directory, size, val_images=0)
+    found = estimate_cost(trainings, directory, size)
     assert (found.trainings, found.analyses) == (1, 2)
-    assert found.seconds == pytest.approx(1000 * 0.2)
+    analyses = 2 * 1000 * 1.5 / trainings[0].config.data.batch_size  # in steps
+    assert found.seconds == pytest.approx((1000 + analyses) * 0.2)
     assert found.basis == "steps of earlier runs"
 
 
@@ -59,21 +68,21 @@ def test_each_method_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     first = options.warm_start()
     assert first is not None
     every = [first, *options.trainings()]
-    found = estimate_cost(every, options.directory, options.size, val_images=0)
+    found = estimate_cost(every, options.directory, options.size)
     assert found.seconds == pytest.approx(800 * 0.1 + 2500 * 0.5 + 4 * 2500 * 0.7)
 
 
 def test_description_of_the_cost(two_seeds: ReproductionOptions) -> None:
-    found = estimate_cost(two_seeds.trainings(), two_seeds.directory, two_seeds.size, 0)
+    found = estimate_cost(two_seeds.trainings(), two_seeds.directory, two_seeds.size)
     machine = scheduler.Machine(({}, {}), 1, "here")
-    text = run._describe_cost(found, 2, machine)
+    text = display.describe_cost(found, 2, machine)
     assert "2 of 2 trainings and 2 analyses to run on here, 2 trainings at a time" in text
-    assert "about 12 min (estimated from 4 steps)" in text and "MiB of disk" in text
-    alone = estimate_cost(two_seeds.trainings()[:1], two_seeds.directory, two_seeds.size, 0)
-    assert "1 of 1 training and 1 analysis to run on" in run._describe_cost(alone, 1, machine)
+    assert "about 13 min (estimated from 4 steps)" in text and "MiB of disk" in text
+    alone = estimate_cost(two_seeds.trainings()[:1], two_seeds.directory, two_seeds.size)
+    assert "1 of 1 training and 1 analysis to run on" in display.describe_cost(alone, 1, machine)
     alone.trainings = alone.analyses = 0
-    assert run._describe_cost(alone, 1, machine) == "All jobs of 1 training are finished."
-    assert [run._format_duration(seconds) for seconds in (89, 90, 5400)] == [
+    assert display.describe_cost(alone, 1, machine) == "All jobs of 1 training are finished."
+    assert [display._format_duration(seconds) for seconds in (89, 90, 5400)] == [
         "89 s",
         "2 min",
         "1 h 30 min",
@@ -86,10 +95,10 @@ def test_description_says_why_the_time_is_not_known(
     machine = scheduler.Machine(({},), 1, "here")
 
     def describe(target: str, size: str) -> str:
-        options = ReproductionOptions([target], select_size(size), [0], tmp_path / size)
+        options = ReproductionOptions([target], select_size(size), [0], tmp_path / size, tmp_path)
         every = options.trainings()[:1]
-        found = estimate_cost(every, options.directory, options.size, 0)
-        return run._describe_cost(found, 1, machine)
+        found = estimate_cost(every, options.directory, options.size)
+        return display.describe_cost(found, 1, machine)
 
     text = describe("table4", "photos")
     assert text.endswith(
