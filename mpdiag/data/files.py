@@ -61,15 +61,15 @@ def find_files(
     The folder is one of the candidates or, if each of them has a part of the files, the folder
     that contains them. See `choose_root`.
     """
-    if len(roots) > 1:
-        absent = {root: set(missing_files(root, names)) for root in roots}
-        if all(absent.values()) and not set.intersection(*absent.values()):
-            ranked = sorted(roots, key=lambda root: len(absent[root]))
-            parent = Path(os.path.commonpath([root.absolute() for root in roots]))
-            found = (next(root for root in ranked if name not in absent[root]) for name in names)
-            paths = [root.absolute() / name for root, name in zip(found, names, strict=True)]
-            return parent, [path.relative_to(parent).as_posix() for path in paths]
-    return choose_root(listed_in, names, roots, on_problem), names
+    missing_in = {root: missing_files(root, names) for root in roots}
+    absent = {root: set(missing) for root, missing in missing_in.items()}
+    if all(absent.values()) and not set.intersection(*absent.values()):
+        ranked = sorted(roots, key=lambda root: len(absent[root]))
+        parent = Path(os.path.commonpath([root.absolute() for root in roots]))
+        found = (next(root for root in ranked if name not in absent[root]) for name in names)
+        paths = [root.absolute() / name for root, name in zip(found, names, strict=True)]
+        return parent, [path.relative_to(parent).as_posix() for path in paths]
+    return _choose_root(listed_in, names, missing_in, on_problem), names
 
 
 def choose_root(
@@ -84,14 +84,23 @@ def choose_root(
         on_problem: called if files are missing.
     """
     missing_in = {root: missing_files(root, names) for root in roots}
-    root = min(roots, key=lambda root: len(missing_in[root]))
+    return _choose_root(listed_in, names, missing_in, on_problem)
+
+
+def _choose_root(
+    listed_in: Path,
+    names: list[str],
+    missing_in: dict[Path, list[str]],
+    on_problem: ProblemHandler,
+) -> Path:
+    root = min(missing_in, key=lambda root: len(missing_in[root]))
     missing = missing_in[root]
     if not missing:
         return root
-    if len(missing) == len(names) and len(roots) > 1:
+    if len(missing) == len(names) and len(missing_in) > 1:
         message = (
             f"{listed_in}: none of its files (for example {names[0]}) is in "
-            f"{', '.join(map(str, roots))}; set the root to the image folder"
+            f"{', '.join(map(str, missing_in))}; set the root to the image folder"
         )
     else:
         message = (

@@ -75,14 +75,26 @@ class TrainingBatches:
             )
         self.batch_positions = range(rank, batch_size, world_size)
         self.num_images = len(images)
-        self._read = _BatchReader(
-            dataset, np.array(images), batch_size, self.batch_positions, seed, transform
-        )
-        self._workers = workers
+        self._dataset, self._images = dataset, np.array(images)
+        self._batch_size, self._seed = batch_size, seed
+        self._transform, self._workers = transform, workers
 
     def start(self, step: int) -> Iterator[list[Sample]]:
         """Yield this process's samples of `step` and of all following steps."""
-        return read_ahead(self._read, count(step), self._workers)
+        return read_ahead(self._samples, count(step), self._workers)
+
+    def _samples(self, step: int) -> list[Sample]:
+        return [self._sample(step, position) for position in self.batch_positions]
+
+    def _sample(self, step: int, position: int) -> Sample:
+        epoch, index = divmod(step * self._batch_size + position, self.num_images)
+        order = _permutation(self._seed, epoch, self.num_images)
+        sample = self._dataset[int(self._images[order[index]])]
+        if self._transform is None:
+            return sample
+        words = np.random.SeedSequence([_AUGMENTATION, self._seed, step, position])
+        generator = torch.Generator().manual_seed(int(words.generate_state(1, np.uint64)[0]))
+        return self._transform(sample, generator)
 
 
 def read_ahead(read: Callable[[K], T], keys: Iterable[K], workers: int) -> Iterator[T]:
@@ -129,39 +141,6 @@ class _Reads(_TorchDataset):
         except DataError as error:
             # An exception in a worker would reach the user with the traceback of the worker.
             return error
-
-
-class _BatchReader:
-    """Reads the list of this process's samples of a step."""
-
-    def __init__(
-        self,
-        dataset: SegmentationDataset,
-        images: npt.NDArray[np.int64],
-        batch_size: int,
-        positions: range,
-        seed: int,
-        transform: Transform | None,
-    ) -> None:
-        self.dataset = dataset
-        self.images = images
-        self.batch_size = batch_size
-        self.positions = positions
-        self.seed = seed
-        self.transform = transform
-
-    def __call__(self, step: int) -> list[Sample]:
-        return [self._sample(step, position) for position in self.positions]
-
-    def _sample(self, step: int, position: int) -> Sample:
-        epoch, index = divmod(step * self.batch_size + position, len(self.images))
-        order = _permutation(self.seed, epoch, len(self.images))
-        sample = self.dataset[int(self.images[order[index]])]
-        if self.transform is None:
-            return sample
-        words = np.random.SeedSequence([_AUGMENTATION, self.seed, step, position])
-        generator = torch.Generator().manual_seed(int(words.generate_state(1, np.uint64)[0]))
-        return self.transform(sample, generator)
 
 
 @lru_cache(maxsize=4)
