@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +10,15 @@ import torch
 from scipy.special import expit
 
 from mpdiag.diagnosis.kept_masks import KeptMasks
-from mpdiag.diagnosis.matched import ImageDetections, MatchedDetections
+from mpdiag.diagnosis.matched import ImageDetections, weighted_ap
 from mpdiag.diagnosis.scorers import APScorer, Scorer
 from mpdiag.metrics.image_scores import Floats, ImageScores
-from mpdiag.metrics.weighted_ap import Bools, Ints
+from mpdiag.metrics.weighted_ap import Bools, Ints, WeightedAP
 from mpdiag.models.inference import select_pairs
 from mpdiag.recording import InstanceRule
+
+if TYPE_CHECKING:
+    from mpdiag.diagnosis.facts import ModelFacts
 
 Float32 = npt.NDArray[np.float32]
 Values = TypeVar("Values", Float32, Floats)
@@ -188,6 +191,7 @@ class Evidence:
         first_layer: decoder layer of the first of the S; L in a run that kept the last one only.
         every_class: whether the probabilities of all classes are known, and not only high ones.
         scorer: score by which remedies are measured.
+        facts: of the passes of the unchanged model; None for a run.
     """
 
     images: Sequence[ImageEvidence]
@@ -196,6 +200,7 @@ class Evidence:
     first_layer: int = 0
     every_class: bool = True
     scorer: Scorer = field(default_factory=APScorer)
+    facts: "ModelFacts | None" = None
     _detections: dict[int, list[ImageDetections]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
@@ -212,9 +217,9 @@ class Evidence:
     def num_queries(self) -> int:
         return int(self.images[0].class_logits.shape[1])
 
-    def matched(self, layer: int = -1) -> MatchedDetections:
+    def matched(self, layer: int = -1) -> WeightedAP:
         """Return the matched detections of a layer."""
-        return MatchedDetections(self.detections(layer), self.num_classes)
+        return weighted_ap(self.detections(layer), self.num_classes)
 
     def detections(self, layer: int = -1) -> Sequence[ImageDetections]:
         """Return the detections of each image in a layer; they are kept."""

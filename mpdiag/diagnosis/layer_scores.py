@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 
 from mpdiag.diagnosis.error_budget import FOREGROUND, ImageErrors, error_budget
 from mpdiag.diagnosis.evidence import Evidence
-from mpdiag.diagnosis.matched import ImageDetections, MatchedDetections
+from mpdiag.diagnosis.matched import ImageDetections, weighted_ap
 from mpdiag.metrics.image_scores import Floats
 from mpdiag.metrics.weighted_ap import Bools, Ints
 
@@ -75,7 +75,7 @@ def ranking_scores(evidence: Evidence, layer: int) -> dict[str, float]:
     ]
     return {
         "score_iou_correlation": float(spearmanr(scores, every)[0]) if varied else float("nan"),
-        "ap_ranked_by_iou": float(MatchedDetections(ranked, evidence.num_classes).values()[0]),
+        "ap_ranked_by_iou": float(weighted_ap(ranked, evidence.num_classes).values()[0]),
     }
 
 

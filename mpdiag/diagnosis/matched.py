@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mpdiag.metrics.image_scores import Floats
-from mpdiag.metrics.weighted_ap import IOU_THRESHOLDS, Bools, ClassTable, Ints, WeightedAP
+from mpdiag.metrics.weighted_ap import IOU_THRESHOLDS, Bools, Ints, WeightedAP
 
 
 class Match(NamedTuple):
@@ -76,25 +76,11 @@ class ImageDetections:
         return np.isin(np.arange(len(self.gt_labels)), self.match.gt[0])
 
 
-class MatchedDetections(WeightedAP):
-    """The AP of the matched detections of I images."""
-
-    def __init__(self, images: Sequence[ImageDetections], num_classes: int) -> None:
-        places = np.repeat(np.arange(len(images)), [len(image.labels) for image in images])
-        labels = np.concatenate([image.labels for image in images])
-        scores = np.concatenate([image.scores for image in images])
-        matched = np.concatenate([image.match.gt >= 0 for image in images], axis=1)
-        ignored = np.concatenate([image.match.ignored for image in images], axis=1)
-        gt = np.zeros((num_classes, len(images)))
-        for place, image in enumerate(images):
-            counting = image.gt_labels[~image.crowd]
-            gt[:, place] = np.bincount(counting, minlength=num_classes)[:num_classes]
-        tables = []
-        for label in range(num_classes):
-            own = labels == label
-            tables.append(
-                ClassTable.sort(
-                    places[own], scores[own], matched[:, own], ignored[:, own], gt[label]
-                )
-            )
-        super().__init__(len(images), tables)
+def weighted_ap(images: Sequence[ImageDetections], num_classes: int) -> WeightedAP:
+    """Return the AP of the detections of I images."""
+    detections = [(x.labels, x.scores, x.match.gt >= 0, x.match.ignored) for x in images]
+    gt = np.zeros((num_classes, len(images)))
+    for place, image in enumerate(images):
+        counting = image.gt_labels[~image.crowd]
+        gt[:, place] = np.bincount(counting, minlength=num_classes)[:num_classes]
+    return WeightedAP.of_detections(detections, dict(enumerate(gt)))

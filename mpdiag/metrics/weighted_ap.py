@@ -4,7 +4,7 @@ Matches do not depend on other images, so they are computed once. Without weight
 that of COCOeval of pycocotools.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -83,22 +83,33 @@ class WeightedAP(ImageScores):
     @classmethod
     def from_matches(cls, images: Sequence[ImageMatches], classes: Sequence[int]) -> Self:
         """Use the matches of `AveragePrecision` of I images, over GT of all sizes."""
-        places = np.repeat(np.arange(len(images)), [len(image.labels) for image in images])
-        labels = np.concatenate([image.labels for image in images])
-        scores = np.concatenate([image.scores for image in images])
-        matched, ignored = (
-            np.concatenate([_bits(getattr(image, name)) for image in images], axis=1)
-            for name in ("matched", "ignored")
+        detections = [(x.labels, x.scores, _bits(x.matched), _bits(x.ignored)) for x in images]
+        gt = {
+            label: np.array([np.sum((x.counted == (label, 0)).all(1)) for x in images], float)
+            for label in classes
+        }
+        return cls.of_detections(detections, gt)
+
+    @classmethod
+    def of_detections(
+        cls, images: Sequence[tuple[Ints, Floats, Bools, Bools]], gt: Mapping[int, Floats]
+    ) -> Self:
+        """Use the matched detections of I images.
+
+        Args:
+            images: of each image (D,) labels, (D,) scores, and bool (T, D), which detections match
+                a GT and which are ignored at the `IOU_THRESHOLDS`.
+            gt: label -> (I,) GT of each image that count.
+        """
+        places = np.repeat(np.arange(len(images)), [len(labels) for labels, *_ in images])
+        labels, scores, matched, ignored = (
+            np.concatenate(part, axis=-1) for part in zip(*images, strict=True)
         )
-        tables = []
-        for label in classes:
-            own = labels == label
-            gt = [np.sum((one.counted == (label, 0)).all(1)) for one in images]
-            tables.append(
-                ClassTable.sort(
-                    places[own], scores[own], matched[:, own], ignored[:, own], np.array(gt, float)
-                )
-            )
+        tables = [
+            ClassTable.sort(places[own], scores[own], matched[:, own], ignored[:, own], counts)
+            for label, counts in gt.items()
+            for own in [labels == label]
+        ]
         return cls(len(images), tables)
 
     def at_threshold(self, place: int) -> "WeightedAP":

@@ -8,7 +8,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from mpdiag.diagnosis.evidence import Evidence
-from mpdiag.diagnosis.matched import ImageDetections, MatchedDetections
+from mpdiag.diagnosis.matched import ImageDetections, weighted_ap
 from mpdiag.metrics.average_precision import AveragePrecision, EncodedDetections
 
 SIZE = (24, 24)
@@ -53,7 +53,7 @@ def test_ap_equals_cocoeval_also_with_ties_and_crowds(seed: int) -> None:
         own, encoded, masks, labels, crowd = _random_image(generator)
         reference.update_encoded(image_id, encoded, masks, labels, crowd)
         images.append(own)
-    matched = MatchedDetections(images, 2)
+    matched = weighted_ap(images, 2)
     expected = reference.compute()
     assert matched.values()[0] == pytest.approx(expected.ap, abs=1e-12)
     for place, value in ((0, expected.ap50), (5, expected.ap75)):
@@ -98,7 +98,7 @@ def test_weights_of_images_weight_their_detections() -> None:
     images = [_random_image(generator)[0] for _ in range(6)]
     weights = np.array([[2.0, 0, 1, 3, 1, 1], [0, 1, 1, 0, 0, 4]])
     expected = [[_weighted_ap(images, row, label) for label in range(2)] for row in weights]
-    matched = MatchedDetections(images, 2)
+    matched = weighted_ap(images, 2)
     np.testing.assert_allclose(matched.class_values(weights), expected, atol=1e-12)
     np.testing.assert_allclose(matched.values(weights), np.mean(expected, 1), atol=1e-12)
 
@@ -111,7 +111,7 @@ def test_ignored_detections_are_no_false_positives(
         gt_labels=np.array([0]), crowd=np.array([False]), ignored=np.array([True, False]),
         queries=np.array([0, 1]),
     )  # fmt: skip
-    assert MatchedDetections([image], 1).values()[0] == 1
+    assert weighted_ap([image], 1).values()[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -129,4 +129,4 @@ def test_an_iou_that_equals_a_threshold_matches(
         queries=np.array([0]),
     )  # fmt: skip
     assert (image.match.gt == 0).sum() == thresholds
-    assert MatchedDetections([image], 1).values()[0] == pytest.approx(thresholds / 10)
+    assert weighted_ap([image], 1).values()[0] == pytest.approx(thresholds / 10)
