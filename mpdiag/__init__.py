@@ -22,10 +22,14 @@ __all__ = [
     "CustomModel",
     "LayerMonitor",
     "__version__",
+    "analysis",
     "analyze",
+    "checkpoints",
     "data",
     "diagnose",
+    "diagnosis",
     "errors",
+    "integrations",
     "load_model",
     "matching",
     "metrics",
@@ -36,7 +40,19 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from mpdiag import data, errors, matching, metrics, ops, recording, store
+    from mpdiag import (
+        analysis,
+        checkpoints,
+        data,
+        diagnosis,
+        errors,
+        integrations,
+        matching,
+        metrics,
+        ops,
+        recording,
+        store,
+    )
     from mpdiag.analysis import analyze
     from mpdiag.checkpoints import CustomModel, load_model
     from mpdiag.diagnosis import diagnose
