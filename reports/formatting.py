@@ -43,9 +43,9 @@ def format_difference(value: float, half_width: float | None = None) -> str:
     return f"{100 * value:+z.1f}{interval}".replace("-", MINUS)
 
 
-def format_scores(labels: dict[str, str], scores: Any) -> str:
+def format_scores(labels: dict[str, str], scores: dict[str, Any] | None) -> str:
     """Return the known scores in percent with their labels, such as "AP 45.1, AP50 50.0"."""
-    known = scores if isinstance(scores, dict) else {}
+    known = scores or {}
     return ", ".join(
         f"{label} {format_percent(known[key])}"
         for key, label in labels.items()

@@ -26,28 +26,28 @@ _ORACLE = {"matched_iou": "IoU of matched masks", "best_iou": "of any mask"}
 def run_facts(run: Run) -> list[tuple[str, str]]:
     """Return label and text of each known fact."""
     header, summary = run.header, run.summary
-    checkpoint, dataset = _dict(header.get("checkpoint")), _dict(header.get("dataset"))
+    checkpoint, dataset = header["checkpoint"], header["dataset"]
     sha = str(checkpoint.get("sha256") or "")
     dataset_name = " ".join(str(dataset[key]) for key in ("name", "split") if dataset.get(key))
     annotations = PurePath(str(dataset.get("annotation_file") or "")).name
     facts = [
         ("Checkpoint", f"{checkpoint.get('path')}" + (f" (sha256 {sha[:12]}…)" if sha else "")),
         ("Method", str(header.get("method") or "")),
-        ("Architecture", _architecture(_dict(header.get("architecture")))),
+        ("Architecture", _architecture(header["architecture"])),
         ("Data set", dataset_name + (f" ({annotations})" if annotations else "")),
         ("Task", str(header.get("task") or "")),
         ("Images", f"{summary['num_images']:,} with {summary['num_gt']:,} objects"),
         ("AP of the last layer", format_scores(_AP, summary.get("ap"))),
         ("PQ of the last layer", format_scores(_PQ, summary.get("pq"))),
         ("mIoU of the last layer", format_scores(_MIOU, summary.get("miou"))),
-        ("AP gained if transitions were undone", _gains(_dict(summary.get("ap_gains")))),
+        ("AP gained if transitions were undone", _gains(summary.get("ap_gains") or {})),
         ("Best layer of each object", format_scores(_ORACLE, summary.get("oracle"))),
         ("Queries", f"{summary['num_queries']:,} in {summary['num_layers']} layers"),
-        ("Unmatched queries", _unmatched(header, _dict(summary.get("query_use")))),
+        ("Unmatched queries", _unmatched(header, summary.get("query_use") or {})),
         ("Non-finite predictions", _non_finite(summary)),
-        ("Settings", _pairs(header.get("settings"))),
+        ("Settings", _pairs(header["settings"])),
         ("Analysed", _analysed(header)),
-        ("Versions", _pairs(header.get("versions"))),
+        ("Versions", _pairs(header["versions"])),
     ]
     return [(label, value) for label, value in facts if value]
 
@@ -72,7 +72,7 @@ def _non_finite(summary: dict[str, Any]) -> str:
     count = summary.get("non_finite")
     if not isinstance(count, int) or not count:
         return ""
-    layers = [{"layer": 0, **_dict(summary.get("m0"))}, *summary["layers"]]
+    layers = [{"layer": 0, **(summary.get("m0") or {})}, *summary["layers"]]
     # This share has a value if any mask of the layer is finite.
     without = [str(x.get("layer")) for x in layers if x.get("empty_masks", 0) is None]
     text = f"{count:,}, left out of all averages"
@@ -93,7 +93,7 @@ def _architecture(config: dict[str, Any]) -> str:
 
 
 def _analysed(header: dict[str, Any]) -> str:
-    seconds = _dict(header.get("timings")).get("seconds")
+    seconds = header["timings"].get("seconds")
     duration = f" in {seconds:,.0f} s" if isinstance(seconds, int | float) else ""
     return f"{_format_time(str(header.get('created')))} on {header.get('device')}{duration}"
 
@@ -106,14 +106,9 @@ def _format_time(created: str) -> str:
     return f"{moment:%Y-%m-%d %H:%M} {moment.tzname() or ''}".strip()
 
 
-def _pairs(value: Any) -> str:
-    items = _dict(value).items()
-    return ", ".join(f"{key} {_short(item)}" for key, item in items if item is not None)
+def _pairs(section: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {_short(x)}" for key, x in section.items() if x is not None)
 
 
 def _short(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

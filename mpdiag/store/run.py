@@ -32,7 +32,7 @@ from mpdiag.store.layer_metrics import image_terms, layer_metrics
 from mpdiag.store.layers import group_layers, with_intervals
 from mpdiag.store.schema import COLUMNS, SCHEMA_VERSION
 from mpdiag.store.transitions import DEFAULT, Thresholds, transition_counts_sql, transitions
-from mpdiag.store.validation import check_rows, is_summary, without_invalid_sections
+from mpdiag.store.validation import check_rows, is_summary, with_sections
 from mpdiag.untrusted import read_json
 
 MAX_MASKS = 10_000
@@ -94,8 +94,8 @@ class Run:
         summary = _read_json(path / "summary.json")
         if not is_summary(summary):
             raise RunError(f"{path / 'summary.json'} lacks values; analyse again")
-        header = without_invalid_sections(header)
-        model = upgrade_config({"model": header.get("architecture")})["model"]
+        header = with_sections(header)
+        model = upgrade_config({"model": header["architecture"]})["model"]
         return cls(path, {**header, "architecture": model}, summary, thresholds)
 
     @property
@@ -326,8 +326,7 @@ class Run:
 
     @property
     def _image_root(self) -> Any:
-        dataset = self.header.get("dataset")
-        return dataset.get("image_root") if isinstance(dataset, dict) else None
+        return self.header["dataset"].get("image_root")
 
     def _image_file(self, name: str) -> Path | None:
         """Return the path of an image file if there is such a file."""

@@ -26,13 +26,11 @@ _SUMMARY_SECTIONS = ("m0", "oracle", "ap", "pq", "miou", "ap_gains")
 DETECTIONS = 100  # of an image and layer at least: instance inference keeps the best 100
 
 
-def without_invalid_sections(header: Mapping[str, Any]) -> dict[str, Any]:
-    """Return run.json without the sections that are not mappings; they are only for display."""
-    return {
-        key: value
-        for key, value in header.items()
-        if key not in _HEADER_SECTIONS or isinstance(value, dict)
-    }
+def with_sections(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return run.json with all sections; those that are missing or no mappings are empty."""
+    sections = {key: header.get(key) for key in _HEADER_SECTIONS}
+    valid = {key: value if isinstance(value, dict) else {} for key, value in sections.items()}
+    return {**header, **valid}
 
 
 def is_summary(summary: Mapping[str, Any]) -> bool:

@@ -194,10 +194,10 @@ def _facts(results: TrainingResults, context: ReproductionContext) -> Iterator[t
     runs = list(results.runs.values())
     if runs:
         images = sorted({f"{run.summary['num_images']:,}" for run in runs})
-        names = sorted({str((run.header.get("dataset") or {}).get("name")) for run in runs})
+        names = sorted({str(run.header["dataset"].get("name")) for run in runs})
         yield "Data", f"{join(images)} images of {join(names)}"
         devices = sorted({str(run.header.get("device")) for run in runs})
-        analysis = sum((run.header.get("timings") or {}).get("seconds") or 0 for run in runs)
+        analysis = sum(run.header["timings"].get("seconds") or 0 for run in runs)
         training = sum(value or 0 for value in results.seconds.values())
         yield (
             "Time",
@@ -207,12 +207,11 @@ def _facts(results: TrainingResults, context: ReproductionContext) -> Iterator[t
         )
         created = sorted(str(run.header.get("created"))[:10] for run in runs)
         yield "Date of the analyses", " to ".join(dict.fromkeys((created[0], created[-1])))
-        versions = sorted({_versions(run.header.get("versions")) for run in runs})
+        versions = sorted({_versions(run.header["versions"]) for run in runs})
         yield "Versions", "; ".join(versions)
     if results.missing:
         yield "Missing", "; ".join(results.missing)
 
 
-def _versions(versions: Any) -> str:
-    items = versions.items() if isinstance(versions, dict) else ()
-    return join([f"{name} {version}" for name, version in items])
+def _versions(versions: dict[str, Any]) -> str:
+    return join([f"{name} {version}" for name, version in versions.items()])
