@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from mpdiag.errors import RunError
 from mpdiag.store import LAYER_METRICS, Run
 from mpdiag.store.diagnosis import SCORES
+from mpdiag.store.layers import group_values
 from mpdiag.store.transitions import TRANSITIONS
 from reports.document import Document, Highlight, Section, Table
 from reports.formatting import NO_VALUE, format_percent, format_percents, part_name
@@ -30,14 +32,14 @@ _PAIRS_TEXT = (
 
 def build_findings(run: Run) -> Document:
     """Return the findings page of a run."""
-    by_class = run.layers(by="class", resamples=1)
-    sections = [Section("Findings", highlights=tuple(find_highlights(run, by_class)))]
+    util = util_by_class(run)
+    sections = [Section("Findings", highlights=tuple(find_highlights(run, util)))]
     pictures = draw_pairs(run, lowest_iou_pairs(run, NUM_PAIRS), "pair")
     if pictures:
         sections.append(
             Section("Masks that change most between layers", (_PAIRS_TEXT,), pictures=pictures)
         )
-    tables = (_intervals(run), _util_table(run, by_class), *layer_tables(run))
+    tables = (_intervals(run), _util_table(run, util), *layer_tables(run))
     sections += [
         Section("Tables", tables=tuple(table for table in tables if table.rows)),
         Section("Metrics", tables=(metric_definitions(),)),
@@ -47,8 +49,8 @@ def build_findings(run: Run) -> Document:
     return Document("findings", f"{run.name} ({part}): findings", tuple(sections))
 
 
-def find_highlights(run: Run, by_class: pd.DataFrame | None) -> Iterator[Highlight]:
-    """Yield the main results of a run; `by_class` is `run.layers(by="class")` if there is one."""
+def find_highlights(run: Run, util: pd.DataFrame) -> Iterator[Highlight]:
+    """Yield the main results of a run; `util` is that of `util_by_class`."""
     layers = run.summary["layers"]
     # Util of the last layer is 100% by definition.
     for name, considered in (("miou_l", layers), ("util", layers[:-1])):
@@ -59,16 +61,14 @@ def find_highlights(run: Run, by_class: pd.DataFrame | None) -> Iterator[Highlig
             where = f"layers {number - 1} and {number}" if name == "miou_l" else f"layer {number}"
             yield Highlight(f"Lowest {LAYER_METRICS[name].label}", where, _percent(worst[name]))
     usage = run.summary.get("query_use")
-    if isinstance(usage, dict) and run.header.get("part") == "matching":
+    if usage and run.header.get("part") == "matching":
         unmatched = f"{usage['dead']} of {len(usage['matches'])}"
         yield Highlight("Unmatched queries", "queries that match no object in any image", unmatched)
     if run.has_column("queries", "second_coverage"):
         yield from _most_common_transition(run)
-    lowest = []
-    if by_class is not None and len(layers) > 1:  # else there is no layer before the last
-        lowest = _util_by_class(by_class)[:NUM_CLASSES]
-    if lowest:
-        values = ", ".join(f"{name} {_percent(value)}" for name, value in lowest)
+    if len(util) and len(layers) > 1:  # else there is no layer before the last
+        lowest = _mean_before_last(util)[:NUM_CLASSES]
+        values = ", ".join(f"{name} {_percent(value)}" for name, value in lowest.items())
         text = "mean Util of the layers before the last, lowest classes first"
         yield Highlight("Lowest Util by class", text, values)
     with_empty = [layer for layer in layers if layer.get("empty_pairs")]
@@ -98,14 +98,23 @@ def _most_common_transition(run: Run) -> Iterator[Highlight]:
     yield Highlight("Most common transition", text, _percent(highest["share"]))
 
 
-def _util_by_class(by_class: pd.DataFrame) -> list[tuple[str, float]]:
-    """Return name and mean Util of layers 1..L-1 of each class, lowest first."""
-    if by_class.empty:
-        return []
-    last = by_class["layer"].max()
-    inner = by_class[(by_class["layer"] >= 1) & (by_class["layer"] < max(last, 2))]
-    means = inner.groupby("group", sort=False)["util"].mean().dropna()
-    return sorted(zip(means.index, means, strict=True), key=lambda pair: (pair[1], pair[0]))
+def util_by_class(run: Run) -> pd.DataFrame:
+    """Return the Util of each class with GT, by name, in layers 0..L, the columns.
+
+    The class with the lowest mean of the layers before the last comes first. The table is empty if
+    run.json lists no classes.
+    """
+    try:
+        table = group_values(run.image_sums("class"))
+    except RunError:  # no classes
+        return pd.DataFrame()
+    util = table.pivot(index="group", columns="layer", values="util")
+    return util.loc[_mean_before_last(util).dropna().sort_values(kind="stable").index]
+
+
+def _mean_before_last(util: pd.DataFrame) -> pd.Series:
+    """Return the mean of layers 1..L-1 of each class, or layer 1 if it is the only one."""
+    return util.loc[:, 1 : max(util.shape[1] - 2, 1)].mean(axis=1)
 
 
 def _intervals(run: Run) -> Table:
@@ -122,11 +131,9 @@ def _intervals(run: Run) -> Table:
     return layer_table(run, "The paper's metrics", note, rows)
 
 
-def _util_table(run: Run, by_class: pd.DataFrame) -> Table:
-    rows = []
-    for name, _ in _util_by_class(by_class):
-        layers = by_class[by_class["group"] == name].sort_values("layer")
-        rows.append((name, format_percents(layers["util"])))
+def _util_table(run: Run, util: pd.DataFrame) -> Table:
+    cells = map(format_percents, util.to_numpy())
+    rows = list(zip(util.index, cells, strict=True))
     return layer_table(run, "Util by class", "Percent of the objects of the class.", rows)
 
 

@@ -11,15 +11,13 @@ from apps import components, url_state
 from apps.finding_links import show_finding_images
 from apps.formatting import escape_markdown
 from apps.runs import LoadedRun, cached
-from mpdiag.errors import RunError
 from mpdiag.printable import printable
 from mpdiag.store import Run
 from mpdiag.store.causes import CAUSES
 from mpdiag.store.diagnosis import FILE_NAME, Diagnosis, Finding
-from mpdiag.store.layers import group_values
 from reports.diagnosis import finding_facts, layer_scores_table, points, summary
 from reports.document import Highlight
-from reports.findings import find_highlights
+from reports.findings import find_highlights, util_by_class
 from reports.names import class_names
 from reports.palette import RUN_COLORS
 
@@ -141,8 +139,4 @@ def _show_finding(loaded: LoadedRun, place: int, finding: Finding, diagnosis: Di
 
 @cached
 def _highlights(loaded: LoadedRun) -> list[Highlight]:
-    try:
-        by_class = group_values(loaded.run.image_sums("class"))
-    except RunError:  # run.json lists no classes
-        by_class = None
-    return list(find_highlights(loaded.run, by_class))
+    return list(find_highlights(loaded.run, util_by_class(loaded.run)))

@@ -86,6 +86,19 @@ def test_run_without_objects(tmp_path: Path, make_run: MakeRun, part: str) -> No
     assert "Lowest Util by class" not in page.read_text()
 
 
+def test_run_whose_header_lists_no_classes(tmp_path: Path, make_run: MakeRun) -> None:
+    path = make_run(tmp_path / "run", images=8)
+    whole = {section.title: section for section in build_findings(Run.open(path)).sections}
+    header = json.loads((path / "run.json").read_text())
+    del header["classes"]
+    (path / "run.json").write_text(json.dumps(header))
+    sections = {section.title: section for section in build_findings(Run.open(path)).sections}
+    lost = set(whole["Findings"].highlights) - set(sections["Findings"].highlights)
+    assert [one.label for one in lost] == ["Lowest Util by class"]
+    titles = [[table.title for table in found["Tables"].tables] for found in (whole, sections)]
+    assert sorted([*titles[1], "Util by class"]) == sorted(titles[0])
+
+
 def test_several_runs_or_an_unfinished_one(tmp_path: Path, make_run: MakeRun) -> None:
     first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b", finish=False)
     with pytest.raises(ConfigError, match="takes one run"):
