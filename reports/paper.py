@@ -61,6 +61,12 @@ def published_results(reference: PaperResult) -> dict[str, float | None]:
     return {_COLUMN_METRICS.get(column, column): rows[0][column] for column in reference.results}
 
 
+def published_ap(reference: PaperResult | None) -> float | None:
+    """Return the published AP as a fraction; None if it is unknown."""
+    value = None if reference is None else published_results(reference).get("AP")
+    return None if value is None else value / 100
+
+
 def rows_without_recipe(references: Sequence[PaperResult]) -> list[dict[str, Any]]:
     """Return the rows of the paper's Tables 2 to 7 that no reference names."""
     tables = [key for key in _tables() if re.fullmatch(r"table[2-7]_(?!note).*", key)]

@@ -11,11 +11,9 @@ from reports.reproduction.image_intervals import ImageInterval, ResampledRuns, i
 from reports.reproduction.results import MATCHING, PILOTED, SummaryMetric, TrainingResults
 from reports.reproduction.seed_statistics import PairedDifference, paired_difference
 from reports.reproduction.table_rows import TABLES, table3
-from reports.reproduction.tables import ReportedValue
+from reports.reproduction.tables import AP, MIOU, UTIL, ReportedValue
 
-AP = SummaryMetric("ap", "AP")
 UTIL1, MIOU1 = SummaryMetric("util", "Util¹", 1), SummaryMetric("miou_l", "mIoU-L¹", 1)
-UTIL, MIOU = SummaryMetric("util", "Util, mean"), SummaryMetric("miou_l", "mIoU-L, mean")
 # Of nine layers, the third of each three attends to the feature map of stride 8.
 _MIOU_AT_STRIDE_8 = tuple(
     SummaryMetric("miou_l", f"mIoU-L{power}", layer)
@@ -192,7 +190,7 @@ def _target_name(target: str) -> str:
 def _published_difference(hypothesis: Hypothesis) -> str:
     """Return the paper's difference in percentage points; empty if it is not published."""
     if hypothesis.paper is not None:
-        a, b = (_published_ap(reference) for reference in hypothesis.paper)
+        a, b = (paper.published_ap(reference) for reference in hypothesis.paper)
     else:
         a, b = (_published_value(hypothesis, one) for one in (hypothesis.a, hypothesis.b))
     return "" if a is None or b is None else format_difference(b - a)
@@ -210,10 +208,5 @@ def _published_value(hypothesis: Hypothesis, trained: TrainedPart) -> float | No
         return None
     for table_row in TABLES[hypothesis.target]:
         if table_row.training == trained.training and table_row.paper is not None:
-            return _published_ap(table_row.paper)
+            return paper.published_ap(table_row.paper)
     return None
-
-
-def _published_ap(reference: PaperResult) -> float | None:
-    value = paper.published_results(reference).get("AP")
-    return None if value is None else value / 100

@@ -234,7 +234,7 @@ def _ablation_cells(
         section.cell(row, metric, results.values(row.training, metric))
         for metric in ABLATION_METRICS
     ]
-    published, published_reference = _published_ap(row), _published_ap(reference)
+    published, published_reference = map(paper.published_ap, (row.paper, reference.paper))
     section.record_published(row, AP, published)
     difference = published_difference = ""
     if row.training != reference.training:
@@ -247,13 +247,6 @@ def _ablation_cells(
         if published is not None and published_reference is not None:
             published_difference = format_difference(published - published_reference)
     return [cells[0], difference, format_percent(published), published_difference, *cells[1:]]
-
-
-def _published_ap(row: TableRow) -> float | None:
-    if row.paper is None:
-        return None
-    value = next(iter(paper.published_results(row.paper).values()))
-    return None if value is None else value / 100
 
 
 def table7(
