@@ -5,7 +5,7 @@ import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -38,6 +38,15 @@ def _show(table: Table) -> None:
     out.print(table, crop=False)
 
 
+def _finish(content: dict[str, Any], json_file: Path | None, command: str) -> None:
+    """Write the results if there is a file for them, and print what to run next."""
+    from mpdiag.store.files import replace_json
+
+    if json_file is not None:
+        replace_json(json_file, content)
+    suggest(command)
+
+
 @bench_app.command("ops")
 def bench_ops(
     size: Annotated[
@@ -63,7 +72,6 @@ def bench_ops(
     from benchmarks.ops import SIZES, ops_table
     from benchmarks.ops import bench_ops as run
     from mpdiag.models.complexity import parse_size
-    from mpdiag.store.files import replace_json
 
     logging.getLogger("mpdiag.ops").setLevel(logging.WARNING)  # the table names the backends
     results = run(
@@ -74,9 +82,7 @@ def bench_ops(
         repeats=repeats,
     )
     out.print(ops_table(results))
-    if json_file is not None:
-        replace_json(json_file, asdict(results))
-    suggest("mpdiag bench analyze")
+    _finish(asdict(results), json_file, "mpdiag bench analyze")
 
 
 @bench_app.command("analyze")
@@ -92,13 +98,10 @@ def bench_analyze(
     from benchmarks.analysis import analysis_table, bench_analysis
     from mpdiag.config import ModelConfig
     from mpdiag.models.complexity import parse_size
-    from mpdiag.store.files import replace_json
 
     results = bench_analysis(images, parse_size(size), ModelConfig())
     _show(analysis_table(results))
-    if json_file is not None:
-        replace_json(json_file, asdict(results))
-    suggest("mpdiag analyze CHECKPOINT")
+    _finish(asdict(results), json_file, "mpdiag analyze CHECKPOINT")
 
 
 @bench_app.command("loader")
@@ -112,13 +115,11 @@ def bench_loader(
     """Measure training samples per second and core, against a naive baseline."""
     from benchmarks.loader import bench_loader as run
     from benchmarks.loader import loader_table
-    from mpdiag.store.files import replace_json
 
     timings = run(dataset, root=root, split=split, images=images)
     _show(loader_table(timings))
-    if json_file is not None:
-        replace_json(json_file, {"timings": [asdict(timing) for timing in timings]})
-    suggest("mpdiag bench train RECIPE")
+    content = {"timings": [asdict(timing) for timing in timings]}
+    _finish(content, json_file, "mpdiag bench train RECIPE")
 
 
 @bench_app.command("memory")
@@ -141,7 +142,6 @@ def bench_memory(
 
     from benchmarks.memory import analysis, inference, measure_peak, memory_table, training_step
     from mpdiag.config import ModelConfig
-    from mpdiag.store.files import replace_json
     from trainers.recipe import load_recipe
 
     recipe = load_recipe(
@@ -158,9 +158,7 @@ def bench_memory(
     }
     peaks = [measure_peak(name, job) for name, job in jobs.items()]
     _show(memory_table(peaks))
-    if json_file is not None:
-        replace_json(json_file, {"peaks": [asdict(peak) for peak in peaks]})
-    suggest("mpdiag bench train RECIPE")
+    _finish({"peaks": [asdict(peak) for peak in peaks]}, json_file, "mpdiag bench train RECIPE")
 
 
 @bench_app.command("gpu")
@@ -221,7 +219,6 @@ def bench_monitor(
     from benchmarks.monitor import monitor_table
     from mpdiag.config import ModelConfig
     from mpdiag.models.complexity import parse_size
-    from mpdiag.store.files import replace_json
 
     cost = run(
         ModelConfig(),
@@ -233,9 +230,8 @@ def bench_monitor(
         device=torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
     )
     _show(monitor_table(cost))
-    if json_file is not None:
-        replace_json(json_file, {**asdict(cost), "overhead": cost.overhead})
-    suggest("mpdiag bench train RECIPE")
+    content = {**asdict(cost), "overhead": cost.overhead}
+    _finish(content, json_file, "mpdiag bench train RECIPE")
 
 
 @bench_app.command("train")
@@ -258,16 +254,15 @@ def bench_train(
 ) -> None:
     """Time training steps of the baseline and of multi-layer MP, and of other implementations."""
     from benchmarks.training import bench_training, training_table
-    from mpdiag.store.files import replace_json
     from trainers.recipe import load_recipe
 
     timings = bench_training(
         load_recipe(recipe, changes or []), steps=steps, peer=peer, official=official
     )
-    if json_file is not None:
-        replace_json(json_file, {"timings": [timing.as_json() for timing in timings]})
+    content = {"timings": [timing.as_json() for timing in timings]}
+    command = shlex.join(["mpdiag", "train", recipe, *(changes or [])])
     _show(training_table(timings))
-    suggest(f"mpdiag train {shlex.join([recipe, *(changes or [])])}")
+    _finish(content, json_file, command)
 
 
 @bench_app.command("diagnose")

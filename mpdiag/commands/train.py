@@ -1,6 +1,5 @@
 """`mpdiag train`."""
 
-import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
+from mpdiag import torchrun
 from mpdiag.commands.options import err, exit_on_signal, out, suggest
 from mpdiag.errors import ConfigError
 from mpdiag.extras import require
@@ -92,7 +92,7 @@ def train(
     if dry_run:
         out.print(recipe_text(found).rstrip(), soft_wrap=True, markup=False, highlight=False)
         return
-    if found.translation and os.environ.get("RANK", "0") == "0":  # once under torchrun
+    if found.translation and torchrun.rank() == 0:
         err.print(recipe_text(found).rstrip(), soft_wrap=True, markup=False, highlight=False)
     from trainers.loop import train as run
 
@@ -100,7 +100,7 @@ def train(
         path = run(
             found.config, output or Path("runs") / Path(recipe).stem, resume=resume, console=err
         )
-    if os.environ.get("RANK", "0") == "0":
+    if torchrun.rank() == 0:
         _show(path)
 
 
