@@ -1,5 +1,6 @@
 """Ground truth of a batch, read from the inputs of a model in the conventions of the libraries."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from mpdiag.integrations.valid_targets import valid_targets
 from mpdiag.matching import Target
 
 Size = tuple[int, int]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,9 @@ def find_targets(given: Any) -> list[Target] | None:
     return None
 
 
-def _target(labels: Tensor, masks: Tensor) -> Target:
+def _target(labels: Any, masks: Any) -> Target:
+    if isinstance(masks, (list, tuple)) and masks:
+        masks = torch.stack([torch.as_tensor(mask) for mask in masks])
     masks = torch.as_tensor(masks)
     if not masks.numel() and masks.ndim < 3:
         masks = masks.reshape(0, 1, 1)  # an image without objects
@@ -129,6 +134,12 @@ def _target(labels: Tensor, masks: Tensor) -> Target:
     if masks.is_floating_point():
         # Processors of transformers pad masks with `ignore_index`, such as 255.
         is_set = (masks > 0.5) & (masks <= 1)
+        if masks.numel() and masks.max() > 1 and not is_set.any():
+            _LOG.warning(
+                "the masks of an image are all empty, because they contain %g and no 1; give masks "
+                "of 0 and 1, or bool",
+                masks.max().item(),
+            )
     return Target(labels=torch.as_tensor(labels).long(), masks=is_set)
 
 

@@ -18,7 +18,7 @@ from mpdiag.integrations.layer_losses import find_criterion
 from mpdiag.integrations.measurement import Measurement
 from mpdiag.losses import matching_costs
 from mpdiag.matching import Matcher
-from mpdiag.recording import Recorder
+from mpdiag.recording import Recorder, Recording
 from mpdiag.recording.compiled import require_uncompiled
 from mpdiag.recording.uncopied_hook import UncopiedHook
 
@@ -109,7 +109,8 @@ class LayerMonitor:
         self._step: Measurement | None = None
         self._evaluation: Measurement | None = None
         self._new_rows = EvaluationRows()
-        self._evaluation_rows = self._new_rows  # of the last evaluation that is finished
+        # Of the last evaluation that is finished, and the steps before it.
+        self._evaluation_rows, self._evaluation_step = self._new_rows, 0
         self._evaluation_limit, self._keep_rows = 0, True
         self._matches: Tensor | None = None
         self.iteration = 0
@@ -224,7 +225,7 @@ class LayerMonitor:
         total = evaluation.total(self._device)
         if total is None:
             return {}
-        self._evaluation_rows = self._new_rows
+        self._evaluation_rows, self._evaluation_step = self._new_rows, self.iteration
         return total.values()
 
     def write_run(
@@ -265,7 +266,7 @@ class LayerMonitor:
                 "mask_cost": costs.mask,
                 "dice_cost": costs.dice,
                 "match_points": "all" if points is None else len(points),
-                "step": self.iteration,
+                "step": self._evaluation_step,
             },
             "device": str(self._device),
         }
@@ -355,12 +356,29 @@ class LayerMonitor:
         self._recorder.end()
         recording, inputs = self._recorder.recording, self._inputs
         self._stop_recording()
+        self._require_equal_layers(recording)
         self._pending[module.training] = _Pass(
             recording.class_logits, recording.mask_logits, inputs, module.training
         )
         recording.replace({})
         if find_targets(inputs) is not None:
             self.measure()
+
+    @staticmethod
+    def _require_equal_layers(recording: Recording) -> None:
+        classes, masks = (recording.layers(name) for name in ("class_logits", "mask_logits"))
+        if len(classes) != len(masks):
+            raise RecordingError(
+                f"class_logits: {len(classes)} layers, but mask_logits have {len(masks)}; the "
+                "monitor needs both of the same layers"
+            )
+        for name, layers in (("class_logits", classes), ("mask_logits", masks)):
+            shapes = dict.fromkeys(tuple(layer.shape) for layer in layers)
+            if len(shapes) > 1:
+                raise RecordingError(
+                    f"{name}: layers of different shapes ({', '.join(map(str, shapes))}); the "
+                    "monitor needs masks of one size and the same queries in all layers"
+                )
 
     def _stop_recording(self) -> None:
         self._recorder.remove()

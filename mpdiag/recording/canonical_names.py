@@ -24,6 +24,22 @@ CANONICAL_NAMES = {
 }
 """Name -> layers and shape of each tensor that can be recorded."""
 
+_MATCHING_DIMENSIONS = {
+    "query": 3,
+    "class_logits": 3,
+    "mask_logits": 4,
+    "attention_mask": 3,
+    "assignment": 2,
+}
+
+DIMENSIONS = {
+    **_MATCHING_DIMENSIONS,
+    "cross_attention": 4,
+    "sampling_locations": 6,
+    **{f"piloted_{name}": count for name, count in _MATCHING_DIMENSIONS.items()},
+}
+"""Name -> number of dimensions of the tensor of one layer."""
+
 LARGE_TENSORS = frozenset({"cross_attention", "sampling_locations"})
 """Names that are recorded only on request, because the model does not keep these tensors."""
 

@@ -24,5 +24,5 @@ def require_uncompiled(model: nn.Module) -> None:
     if compiled is not None:
         raise RecordingError(
             f"{compiled}: compiled by torch.compile, whose code may not call forward hooks; record "
-            "the model before you compile it"
+            "or train the model without torch.compile"
         )

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 class HookPoint(nn.Module):
     """Return a tensor unchanged, so that forward hooks can read or replace it.
 
-    A model calls it once per layer. If a hook returns a tensor, the model continues with it.
+    A model calls it once per layer, or with a list of layers. If a hook returns a tensor, the model
+    continues with it.
 
     Attributes:
         stride: of `mask_logits`: pixels of the padded input per cell of the mask grid.

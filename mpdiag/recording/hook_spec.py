@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mpdiag.errors import RecordingError
+
 
 @dataclass(frozen=True, slots=True)
 class ModuleCall:
@@ -37,7 +39,7 @@ class HookSpec:
         num_layers: number of layers that one forward pass produces (number of calls, for a name
             that is not canonical). Another number is an error. None: any number.
         read: function from a call to the tensor of its layer, in the shape that
-            `mpdiag.recording.CANONICAL_NAMES` gives, or to a list of tensors of several layers.
+            `mpdiag.recording.CANONICAL_NAMES` gives, or to a list of those of several layers.
         requires: names of other hooks of the same model whose values `read` finds in
             `ModuleCall.required`.
         to_layers: function from all tensors of a pass, in call order, to one tensor per layer.
@@ -49,6 +51,13 @@ class HookSpec:
     read: Callable[[ModuleCall], Any]
     requires: Sequence[str] = ()
     to_layers: Callable[[list[Tensor]], list[Tensor]] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise RecordingError for a module in place of a list; iterating would hook its parts."""
+        if isinstance(self.modules, nn.Module) and not isinstance(self.modules, nn.ModuleList):
+            raise RecordingError(
+                f"HookSpec of {type(self.modules).__name__}: modules must be a list; give [module]"
+            )
 
 
 HookSpecs = Mapping[str, HookSpec]

@@ -8,13 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from mpdiag.errors import RecordingError
-from mpdiag.recording.canonical_names import CANONICAL_NAMES, LARGE_TENSORS, select_names
+from mpdiag.recording.canonical_names import (
+    CANONICAL_NAMES,
+    DIMENSIONS,
+    LARGE_TENSORS,
+    select_names,
+)
 from mpdiag.recording.compiled import require_uncompiled
 from mpdiag.recording.family import Family, find_family
 from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall
 from mpdiag.recording.recording import Recording
 from mpdiag.recording.reduction import Reduction, compose_reductions
 from mpdiag.recording.uncopied_hook import UncopiedHook
+
+_PREDICTIONS = ("class", "mask")
 
 
 @contextmanager
@@ -126,6 +133,7 @@ class Recorder:
         self._counts: dict[str, int] = {}
         self._layers: dict[str, list[Tensor]] = {}
         self._required: dict[str, Any] = {}
+        self._sizes: dict[str, list[tuple[int, int]]] = {}  # (B, N) of the layers of a pass
         self._enabled = False
 
     @property
@@ -160,14 +168,15 @@ class Recorder:
         """Begin a pass and empty the recording."""
         self.recording.replace({})
         self._counts = dict.fromkeys(self._counts, 0)
-        self._layers, self._required = {}, {}
+        self._layers, self._required, self._sizes = {}, {}, {}
         self._enabled = True
 
     def end(self) -> None:
         """End a pass and fill the recording.
 
         Raises:
-            RecordingError: the pass produced more or fewer layers than the model has.
+            RecordingError: the pass produced more or fewer layers than the model has, or classes
+                and masks of different images or queries.
         """
         self._enabled = False
         self._required = {}
@@ -179,6 +188,7 @@ class Recorder:
                     f"has {expected}; layers were skipped or repeated, so disable layer drop or "
                     "use evaluation mode"
                 )
+        self._require_equal_queries()
         ordered = {}
         for name, layers in self._layers.items():
             to_layers = self._specs[name].to_layers
@@ -201,7 +211,7 @@ class Recorder:
                 with torch.no_grad():
                     call = ModuleCall(module, args, kwargs, output, self._required)
                     value = self._read(name, spec, call)
-                    layers = value if canonical and isinstance(value, list) else [value]
+                    layers = self._layers_of_call(name, value) if canonical else [value]
                     self._counts[name] += len(layers)
                     if required:
                         self._required[name] = value
@@ -223,11 +233,41 @@ class Recorder:
                 f"{self.family.name} expects ({error})"
             ) from error
 
+    def _layers_of_call(self, name: str, value: Any) -> list[Tensor]:
+        """Return the layers that a call gave; RecordingError if they do not have the shape."""
+        layers = list(value) if isinstance(value, (list, tuple)) else [value]
+        for layer in layers:
+            is_tensor = isinstance(layer, Tensor)
+            if not is_tensor or layer.ndim != DIMENSIONS[name]:
+                found = f"a tensor {tuple(layer.shape)}" if is_tensor else type(layer).__name__
+                raise RecordingError(
+                    f"{name}: {self.family.name} gives {found}, but it must be "
+                    f"{CANONICAL_NAMES[name]}; one call gives one layer, or a list of layers"
+                )
+        return layers
+
+    def _require_equal_queries(self) -> None:
+        """Raise RecordingError if classes and masks are not those of the same queries."""
+        for prefix in ("", "piloted_"):
+            classes, masks = (self._sizes.get(f"{prefix}{kind}_logits") for kind in _PREDICTIONS)
+            if classes and masks and set(classes) != set(masks):
+                raise RecordingError(
+                    f"{prefix}class_logits: {_describe_sizes(classes)}, but {prefix}mask_logits: "
+                    f"{_describe_sizes(masks)}; give both as (B, N, ...)"
+                )
+
     def _keep(self, name: str, layers: Sequence[Tensor]) -> None:
+        self._sizes.setdefault(name, []).extend(
+            (layer.shape[0], layer.shape[1]) for layer in layers
+        )
         if name == "mask_logits" and layers:
             self._mask_size = (layers[0].shape[-2], layers[0].shape[-1])
         kept = [self._reduce(name, layer.detach()) for layer in layers]
         self._layers.setdefault(name, []).extend(kept)
+
+
+def _describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:
+    return " and ".join(f"{images} images of {queries} queries" for images, queries in set(sizes))
 
 
 def _require_one_replica(model: nn.Module) -> None:

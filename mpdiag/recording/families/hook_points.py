@@ -9,7 +9,7 @@ from mpdiag.errors import RecordingError
 from mpdiag.recording.canonical_names import CANONICAL_NAMES
 from mpdiag.recording.family import Family, is_instance_by_name
 from mpdiag.recording.hook_point import HookPoint
-from mpdiag.recording.hook_spec import HookSpec, HookSpecs, first_output
+from mpdiag.recording.hook_spec import HookSpec, HookSpecs
 
 
 def is_mpdiag_mask2former(module: nn.Module) -> bool:
@@ -31,7 +31,8 @@ class HookPointFamily(Family):
     def hooks(self, model: Any) -> HookSpecs:
         # The number of calls is the number of layers; the MP part may not run.
         return {
-            name: HookSpec([point], None, first_output) for name, point in _points(model).items()
+            name: HookSpec([point], None, lambda call: call.output)
+            for name, point in _points(model).items()
         }
 
     def mask_stride(self, model: Any) -> int:
@@ -39,11 +40,16 @@ class HookPointFamily(Family):
 
 
 def _points(model: nn.Module) -> dict[str, HookPoint]:
-    """Return the hook points of canonical names; RecordingError for two of one name."""
+    """Return the hook points by name; RecordingError for another name, or two of one name."""
     points: dict[str, HookPoint] = {}
     for path, module in model.named_modules():
         name = path.rpartition(".")[2]
-        if isinstance(module, HookPoint) and name in CANONICAL_NAMES:
+        if isinstance(module, HookPoint):
+            if name not in CANONICAL_NAMES:
+                raise RecordingError(
+                    f"hook point {path}: {name!r} is not a canonical name; call the attribute one "
+                    f"of {', '.join(CANONICAL_NAMES)}"
+                )
             if name in points:
                 raise RecordingError(
                     f"{type(model).__name__}: has 2 hook points called {name}; record a module "

@@ -47,10 +47,15 @@ POLYGONS = SimpleNamespace(polygons=[corners(4, 2, 9, 6), corners(10, 8, 20, 12)
         {"labels": [{"class_labels": LABELS, "masks": MASKS, "boxes": torch.zeros(2, 4)}]},
         (torch.zeros(1, 3, 12, 20), [{"labels": LABELS.int(), "masks": MASKS.to(torch.uint8)}]),
         {"batched_inputs": [{"image": None, "instances": instances(gt_masks=MASKS)}]},
+        [{"labels": LABELS.tolist(), "masks": list(MASKS)}],
+        [{"labels": LABELS.numpy(), "masks": [mask.numpy() for mask in MASKS]}],
         [{"instances": instances(gt_masks=SimpleNamespace(tensor=MASKS))}],
         [{"instances": instances(gt_masks=POLYGONS)}],
     ],
-    ids=["transformers", "DETR", "torchvision", "tensor", "BitMasks", "PolygonMasks"],
+    ids=[
+        *("transformers", "DETR", "torchvision", "tensor", "list", "numpy"),
+        *("BitMasks", "PolygonMasks"),
+    ],
 )
 def test_all_conventions_give_the_same_gt(given: Any) -> None:
     (target,) = find_targets(given) or []
@@ -65,6 +70,13 @@ def test_padding_of_processors_is_no_object() -> None:
     (found,) = find_targets({"mask_labels": [padded], "class_labels": [LABELS]}) or ()
     assert torch.equal(found["masks"][:, :12, :20], MASKS)
     assert found["masks"].sum() == MASKS.sum()
+
+
+def test_float_masks_of_0_and_255_give_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    find_targets([{"labels": LABELS, "masks": MASKS.float()}])
+    assert not caplog.records
+    find_targets([{"labels": LABELS, "masks": MASKS.float() * 255}])
+    assert "they contain 255 and no 1; give masks of 0 and 1" in caplog.text
 
 
 def test_images_without_objects() -> None:

@@ -388,6 +388,29 @@ def test_non_finite_predictions_name_layer_queries_and_image() -> None:
     assert run_steps(monitor, model, [left_and_right()], 1)[0]["empty_masks/1"] == 1
 
 
+@pytest.mark.parametrize(
+    ("sides", "classes", "message"),
+    [
+        ([2, 4], 2, r"mask_logits: layers of different shapes \(\(1, 3, 2, 4\), \(1, 3, 4, 8\)\)"),
+        ([2, 2], 1, "class_logits: 1 layers, but mask_logits have 2"),
+    ],
+)
+def test_layers_that_cannot_be_compared_are_an_error(
+    sides: list[int], classes: int, message: str
+) -> None:
+    class Other(Segmenter):
+        def forward(self, images: Tensor) -> Tensor:
+            for _ in range(classes):
+                self.class_logits(self.classes[None])
+            for side in sides:
+                self.mask_logits(images.new_zeros(1, 3, side, 2 * side))
+            return images
+
+    model = Other()
+    with mpdiag.LayerMonitor(model, every=1), pytest.raises(RecordingError, match=message):
+        model(torch.ones(1, 3, 8, 16))
+
+
 def test_a_copy_of_the_model_is_not_monitored(tmp_path: Path) -> None:
     """A copy for averaged weights; and a module saved as a whole."""
     model, criterion = Segmenter(), nn.Module()

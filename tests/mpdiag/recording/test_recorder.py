@@ -216,7 +216,7 @@ def test_hooks_that_are_removed_in_a_pass_keep_no_graph() -> None:
     recorder.attach()
     recorder.begin()
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        model(torch.zeros(1, 1))
+        model(torch.zeros(1, 1, 1))
     recorder.remove()
     assert kept[0]() is None
 
@@ -283,6 +283,65 @@ def test_a_hook_without_a_canonical_name_is_rejected() -> None:
     message = r"misnamed: hook 'masks' has no canonical name.* mask_logits"
     with pytest.raises(RecordingError, match=message), record(torch.nn.Identity()):
         pass
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (torch.zeros(3, 2, 5, 4, 6), r"a tensor \(3, 2, 5, 4, 6\).* each \(B, N, h, w\).* list of"),
+        ([torch.zeros(2, 5, 24)] * 3, r"a tensor \(2, 5, 24\).* each \(B, N, h, w\)"),
+        ([None] * 3, "mask_logits: other gives NoneType, but it must be layers"),
+        ([torch.zeros(2, 4, 6, 5)] * 3, r"2 images of 5 queries, .* 2 images of 4 queries; give"),
+        ([torch.zeros(5, 2, 4, 6)] * 3, r"2 images of 5 queries, .* 5 images of 2 queries; give"),
+    ],
+)
+def test_tensors_in_another_layout_are_an_error(masks: Any, message: str) -> None:
+    class Other(Family):
+        name = "other"
+
+        def matches(self, model: torch.nn.Module) -> bool:
+            return isinstance(model, torch.nn.Identity)
+
+        def hooks(self, model: torch.nn.Module) -> HookSpecs:
+            classes = tuple(torch.zeros(3, 2, 5, 8))  # a tuple is a list of layers, too
+            return {
+                "class_logits": HookSpec([model], 3, lambda call: classes),
+                "mask_logits": HookSpec([model], None, lambda call: masks),
+            }
+
+    register(Other())
+    model = torch.nn.Identity()
+    with record(model) as recording, pytest.raises(RecordingError, match=message):
+        model(torch.zeros(1))
+    assert "mask_logits" not in recording
+
+
+def test_a_module_in_place_of_a_list_of_modules_is_rejected() -> None:
+    heads = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    with pytest.raises(RecordingError, match=r"HookSpec of Sequential: .* give \[module\]"):
+        HookSpec(heads, 1, first_output)
+    HookSpec(torch.nn.ModuleList(heads), 2, first_output)
+
+
+def test_a_hook_point_takes_a_list_of_layers() -> None:
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mask_logits = HookPoint()
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.mask_logits([x, x + 1, x + 2])
+
+    model = Own()
+    with record(model) as recording:
+        model(torch.zeros(1, 2, 4, 4))
+    assert recording.mask_logits[:, 0, 0, 0, 0].tolist() == [0, 1, 2]
+    model.masks_logits = HookPoint()
+    with pytest.raises(
+        RecordingError, match=r"hook point masks_logits: .* one of query, class_log"
+    ):
+        Recorder(model)
 
 
 def test_hook_points_suffice_for_a_custom_model() -> None:
