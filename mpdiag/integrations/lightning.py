@@ -1,5 +1,6 @@
 """A callback of Lightning that logs what each decoder layer predicts."""
 
+import importlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,18 @@ except ModuleNotFoundError as error:
 _LOG = logging.getLogger(__name__)
 
 
-class LayerDiagnosticsCallback(Callback):
+def _callback_of_lightning() -> Any:
+    """Return the Callback of `lightning`, which its LightningCLI requires; object without it."""
+    try:
+        return importlib.import_module("lightning.pytorch").Callback
+    except ModuleNotFoundError:
+        return object
+
+
+_LightningCallback: Any = _callback_of_lightning()
+
+
+class LayerDiagnosticsCallback(Callback, _LightningCallback):  # type: ignore[misc]
     """Logs the values of `mpdiag.LayerMonitor` to the trainer's loggers and metrics:
 
         trainer = Trainer(..., callbacks=[LayerDiagnosticsCallback()])
@@ -90,7 +102,9 @@ class LayerDiagnosticsCallback(Callback):
         if trainer.state.fn == "validate":
             self._attach(pl_module)
         if self.monitor:
-            self.monitor.start_evaluation(self._val_images, keep_rows=self._run is not None)
+            # The check before the training would leave the rows of a model that is not trained.
+            keep_rows = self._run is not None and not trainer.sanity_checking
+            self.monitor.start_evaluation(self._val_images, keep_rows=keep_rows)
 
     def on_validation_batch_end(
         self,

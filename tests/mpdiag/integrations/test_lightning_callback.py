@@ -202,6 +202,49 @@ def test_a_model_that_lightning_builds_late_and_has_a_copy(
 
 
 @pytest.mark.filterwarnings("ignore")  # of Lightning
+def test_the_package_lightning_trains_with_the_callback_and_its_sanity_check_is_not_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lightning = _import("lightning.pytorch")
+    from mpdiag.integrations.lightning import LayerDiagnosticsCallback
+
+    class Module(lightning.LightningModule):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = Segmenter()
+
+        def training_step(self, batch: Tensor, index: int) -> Tensor:
+            return self.model(batch)  # type: ignore[no-any-return]
+
+        def validation_step(self, batch: Tensor, index: int) -> None:
+            self.model(batch)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.0)
+
+    loader = torch.utils.data.DataLoader(torch.ones(4, 3, 8, 16))
+    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    options |= {"enable_progress_bar": False, "enable_model_summary": False}
+
+    def train(run: Path, steps: int) -> None:
+        callback = LayerDiagnosticsCallback(targets=lambda _: [left_and_right()], run=run)
+        # LightningCLI and typed code accept only this class.
+        assert isinstance(callback, lightning.Callback)
+        trainer = lightning.Trainer(
+            max_steps=steps, val_check_interval=2, callbacks=[callback], **options
+        )
+        trainer.fit(Module(), loader, loader)
+
+    train(tmp_path / "before", 1)  # only the check before the training ran the validation
+    assert not (tmp_path / "before").exists()
+    assert "no held-out image with GT was measured" in caplog.text
+    train(tmp_path / "run", 3)  # the last validation follows step 2
+    run = Run.open(tmp_path / "run")
+    assert run.summary["num_images"] == 4
+    assert run.header["settings"]["step"] == 2
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning
 def test_a_training_that_fails_leaves_no_hooks() -> None:
     lightning = _import("pytorch_lightning")
     from mpdiag.integrations.lightning import LayerDiagnosticsCallback
