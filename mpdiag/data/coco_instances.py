@@ -1,10 +1,12 @@
 """COCO instance annotations: one segment per annotation, as polygons or RLE."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
+from numbers import Real
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from mpdiag.data.coco_file import CocoFile
@@ -19,13 +21,13 @@ _KEYS = ("id", "image_id", "category_id", "segmentation")
 
 @dataclass(frozen=True, slots=True)
 class InstanceRecord:
-    """One annotation; `segmentation` is unchanged, `area` is None if the file has none."""
+    """One annotation; `segmentation` and `area` are unchanged, `area` is None without one."""
 
     annotation_id: int
     label: int
     segmentation: Any
     crowd: bool
-    area: float | None
+    area: Any
 
 
 class CocoInstances:
@@ -61,29 +63,49 @@ class CocoInstances:
 
     def read(self, index: int) -> GroundTruth:
         """Return the segments of an image in the order of the file."""
-        height, width = self._sizes[index]
-        rles, kept = [], []
-        for record in self._records[index]:
-            try:
-                rles.append(to_rle(record.segmentation, height, width))
-            except ValueError as reason:
-                message = (
-                    f"{self.path}: segmentation of annotation {record.annotation_id} (image "
-                    f"{self.images[index].file_name}) {reason}; correct or remove the annotation"
-                )
-                self._on_problem(DataProblem("unreadable segmentation", message))
-            else:
-                kept.append(record)
-        masks = decode(rles, height, width)
-        given = [np.nan if record.area is None else record.area for record in kept]
-        areas = torch.tensor(given, dtype=torch.float64)
-        pixels = torch.from_numpy(masks.sum((1, 2))).double()
-        return GroundTruth(
-            masks=torch.from_numpy(masks),
-            labels=torch.tensor([record.label for record in kept], dtype=torch.int64),
-            crowd=torch.tensor([record.crowd for record in kept], dtype=torch.bool),
-            areas=torch.where(areas.isnan(), pixels, areas),
-        )
+        name, size = self.images[index].file_name, self._sizes[index]
+        return instances_of(self._records[index], size, self.path, name, self._on_problem)
+
+
+def instances_of(
+    records: Sequence[InstanceRecord],
+    size: tuple[int, int],
+    source: Path | str,
+    image: str,
+    on_problem: ProblemHandler,
+) -> GroundTruth:
+    """Return the segments of an image in their order.
+
+    Args:
+        records: its annotations.
+        size: its (height, width).
+        source: file or data set of the annotations, for messages.
+        image: file name of the image, for messages.
+        on_problem: called with each segmentation that cannot be read, which is left out.
+    """
+    rles, kept = [], []
+    for record in records:
+        try:
+            rles.append(to_rle(record.segmentation, *size))
+        except ValueError as reason:
+            message = (
+                f"{source}: segmentation of annotation {record.annotation_id} (image {image}) "
+                f"{reason}; correct or remove the annotation"
+            )
+            on_problem(DataProblem("unreadable segmentation", message))
+        else:
+            kept.append(record)
+    masks = torch.from_numpy(decode(rles, *size))
+    areas = [
+        record.area if isinstance(record.area, Real) and isfinite(record.area) else pixels
+        for record, pixels in zip(kept, masks.sum((1, 2)).tolist(), strict=True)
+    ]
+    return GroundTruth(
+        masks=masks,
+        labels=torch.tensor([record.label for record in kept], dtype=torch.int64),
+        crowd=torch.tensor([record.crowd for record in kept], dtype=torch.bool),
+        areas=torch.tensor(areas, dtype=torch.float64),
+    )
 
 
 def _by_image(file: CocoFile) -> list[list[InstanceRecord]]:
@@ -105,14 +127,13 @@ def _by_image(file: CocoFile) -> list[list[InstanceRecord]]:
             and validator.category_exists(what, entry["category_id"], file.label_of)
             and validator.has_flag(entry, what, "iscrowd")
         ):
-            area = entry.get("area")
             grouped[file.index_of[entry["image_id"]]].append(
                 InstanceRecord(
                     entry["id"],
                     file.label_of[entry["category_id"]],
                     entry["segmentation"],
                     bool(entry.get("iscrowd", 0)),
-                    float(area) if isinstance(area, int | float) and isfinite(area) else None,
+                    entry.get("area"),
                 )
             )
     return grouped

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mpdiag.choices import Task
 from mpdiag.data.annotations import ImageRecord
+from mpdiag.data.coco_instances import InstanceRecord, instances_of
 from mpdiag.data.dataset import SegmentationDataset
 from mpdiag.data.files import choose_root
 from mpdiag.data.image_files import read_integer_map, read_rgb
@@ -23,13 +22,7 @@ from mpdiag.data.label_maps import IGNORE, class_segments
 from mpdiag.data.packed import PackedRecords
 from mpdiag.data.problems import DataProblem, ProblemHandler, raise_problem
 from mpdiag.data.sample import ClassInfo, GroundTruth
-from mpdiag.data.segmentation import (
-    MAX_SEGMENT_ID,
-    decode,
-    require_mask_memory,
-    segment_ids,
-    to_rle,
-)
+from mpdiag.data.segmentation import MAX_SEGMENT_ID, require_mask_memory, segment_ids
 from mpdiag.errors import DataError, DependencyError
 
 Record = Mapping[str, Any]
@@ -196,27 +189,14 @@ class RecordReader:
     def _instances(
         self, record: Record, labels: Sequence[int], crowds: Sequence[bool]
     ) -> GroundTruth:
-        height, width = _size_of(record)
-        require_mask_memory((len(labels), height, width), Path(record["file_name"]))
-        rles = []
-        for one in record["annotations"]:
-            try:
-                rles.append(to_rle(_as_json(one.get("segmentation")), height, width))
-            except ValueError as reason:
-                raise DataProblem(
-                    "unreadable segmentation",
-                    f"{self.name}: a segmentation of {record['file_name']} {reason}; correct or "
-                    "remove the annotation",
-                ) from None
-        masks = torch.from_numpy(decode(rles, height, width))
-        pixels = masks.sum((1, 2)).tolist()
-        areas = [one.get("area", n) for one, n in zip(record["annotations"], pixels, strict=True)]
-        return GroundTruth(
-            masks=masks,
-            labels=torch.tensor(labels, dtype=torch.int64),
-            crowd=torch.tensor(crowds, dtype=torch.bool),
-            areas=torch.tensor(areas, dtype=torch.float64),
-        )
+        size, file_name = _size_of(record), record["file_name"]
+        require_mask_memory((len(labels), *size), Path(file_name))
+        every = zip(record["annotations"], labels, crowds, strict=True)
+        records = [
+            InstanceRecord(index, label, _as_json(one.get("segmentation")), crowd, one.get("area"))
+            for index, (one, label, crowd) in enumerate(every)
+        ]
+        return instances_of(records, size, self.name, file_name, self._on_problem)
 
 
 def _folder_of(name: str, records: Sequence[Record], key: str) -> tuple[Path, list[str]]:

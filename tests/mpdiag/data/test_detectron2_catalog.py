@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 from mpdiag.data import load_dataset
 from mpdiag.data.check import check_dataset
 from mpdiag.data.detectron2_catalog import RecordReader
+from mpdiag.data.problems import DataProblem
 from mpdiag.errors import DataError, DependencyError
 
 THINGS = {"thing_classes": ["cat", "dog"], "thing_dataset_id_to_contiguous_id": {17: 0, 18: 1}}
@@ -89,7 +90,7 @@ def test_metadata_without_all_classes(metadata: Any, task: Any, message: str) ->
     ("annotation", "message"),
     [
         ({"category_id": 2, "segmentation": []}, "1.jpg has category_id 2, but classes are 0 to 1"),
-        ({"category_id": 0}, "a segmentation of 1.jpg is neither a list"),
+        ({"category_id": 0}, r"annotation 0 \(image 1.jpg\) is neither a list"),
     ],
 )
 def test_invalid_entries(annotation: Any, message: str) -> None:
@@ -98,6 +99,27 @@ def test_invalid_entries(annotation: Any, message: str) -> None:
         RecordReader("mine", THINGS, "instance").read(record)
     with pytest.raises(DataError, match=r"1\.jpg has no annotation of task panoptic"):
         RecordReader("mine", ALL, "panoptic").read(record)
+
+
+@pytest.mark.parametrize("area", [None, float("nan"), float("inf"), "8", [8]])
+def test_an_area_that_is_no_number_is_that_of_the_mask(area: Any) -> None:
+    square = {"category_id": 0, "segmentation": [[0, 0, 2, 0, 2, 4, 0, 4]]}
+    annotations = [square | {"area": area}, square | {"area": np.float32(7.5)}]
+    record = {"file_name": "1.jpg", "height": 4, "width": 6, "annotations": annotations}
+    assert RecordReader("mine", THINGS, "instance").read(record).areas.tolist() == [8, 7.5]
+
+
+def test_every_unreadable_segmentation_is_a_problem_and_the_others_are_read() -> None:
+    good = {"category_id": 1, "segmentation": [[0, 0, 2, 0, 2, 4, 0, 4]]}
+    annotations = [{"category_id": 0}, good, {"category_id": 0, "segmentation": [[1, 2]]}]
+    record = {"file_name": "1.jpg", "height": 4, "width": 6, "annotations": annotations}
+    problems: list[DataProblem] = []
+    truth = RecordReader("mine", THINGS, "instance", problems.append).read(record)
+    assert truth.labels.tolist() == [1] and truth.masks.sum() == 8
+    assert [str(problem).split(" (")[0] for problem in problems] == [
+        "mine: segmentation of annotation 0",
+        "mine: segmentation of annotation 2",
+    ]
 
 
 class _Metadata(dict[str, Any]):
