@@ -156,8 +156,6 @@ def _training_settings(contents: CheckpointContents) -> dict[str, str]:
             settings["image size"] = f"{info.short_side}, at most {info.long_side}"
         if info.dataset is not None:
             settings["data set"] = info.dataset.dataset
-        if info.things is not None:
-            settings["classes by kind"] = f"{info.things} things, {info.stuff} stuff"
     return {name: str(value) for name, value in settings.items() if value is not None}
 
 

@@ -39,22 +39,6 @@ _EVALUATION = {
     "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": 0.8,
     "TEST.DETECTIONS_PER_IMAGE": 100,
 }
-# Prefix and substring of a data set's name in detectron2 or Mask2Former -> number of thing and
-# stuff classes. The first match counts.
-_NUM_CLASSES = (
-    ("coco_2017", "panoptic", (80, 53)),
-    ("coco_2017", "", (80, 0)),
-    ("ade20k_panoptic", "", (100, 50)),
-    ("ade20k_instance", "", (100, 0)),
-    ("ade20k_sem_seg", "", (0, 150)),
-    ("cityscapes_fine_panoptic", "", (8, 11)),
-    ("cityscapes_fine_instance", "", (8, 0)),
-    ("cityscapes_fine_sem_seg", "", (0, 19)),
-    ("ade20k_full_sem_seg", "", (0, 847)),
-    ("mapillary_vistas_panoptic", "", (37, 28)),
-    ("mapillary_vistas_sem_seg", "", (0, 65)),
-)
-
 
 Resize = Literal["shortest-edge", "none", "other"]
 
@@ -68,15 +52,12 @@ class TrainingInfo:
         short_side, long_side: size of images at inference, in pixels; None if unknown.
         resize: how images get this size. "none" keeps their own; "other" is not that of detectron2.
         dataset: held-out images that a detectron2 configuration names; None if unknown.
-        things, stuff: number of thing and stuff classes, if the data set is known.
     """
 
     loss: LossConfig
     short_side: int | None = None
     long_side: int | None = None
     dataset: DataSource | None = None
-    things: int | None = None
-    stuff: int | None = None
     resize: Resize = "shortest-edge"
 
 
@@ -187,10 +168,9 @@ def training_info_of(
     names = get(values, "DATASETS.TEST")
     dataset = names[0] if isinstance(names, list) and names else None
     dataset = dataset if isinstance(dataset, str) else None
-    things, stuff = _things_and_stuff(dataset) if dataset else (None, None)
     held_out = None if dataset is None else DataSource(dataset)
     resize: Resize = "none" if keeps_size else "shortest-edge"
-    return TrainingInfo(loss, *sizes, held_out, things, stuff, resize)
+    return TrainingInfo(loss, *sizes, held_out, resize)
 
 
 def image_sides(
@@ -276,13 +256,6 @@ def _heads(
             "checkpoint was trained with"
         )
     return {"num_heads": heads, "encoder_points": num_sampling_points // heads}
-
-
-def _things_and_stuff(dataset: str) -> tuple[int | None, int | None]:
-    for prefix, part, counts in _NUM_CLASSES:
-        if dataset.startswith(prefix) and part in dataset:
-            return counts
-    return None, None
 
 
 def _whole_number(value: Any, key: str, source: str, maximum: int) -> int:

@@ -9,7 +9,7 @@ import yaml
 
 from mpdiag.checkpoints import load_checkpoint, save_checkpoint
 from mpdiag.checkpoints.convert import convert
-from mpdiag.checkpoints.detectron2_config import TrainingInfo, find_config, training_info_of
+from mpdiag.checkpoints.detectron2_config import TrainingInfo, find_config
 from mpdiag.checkpoints.transformers_directory import write_transformers
 from mpdiag.config import BackboneConfig, LossConfig, ModelConfig
 from mpdiag.errors import ConfigError
@@ -79,7 +79,6 @@ def test_a_config_beside_the_weights_adds_settings(checkpoint: Path) -> None:
     } == training_info.loss.model_dump()  # fmt: skip
     assert (training_info.short_side, training_info.long_side) == (640, 2048)
     assert training_info.dataset.dataset == "ade20k_panoptic_val"
-    assert (training_info.things, training_info.stuff) == (100, 50)
 
 
 def test_an_evaluation_with_other_values_is_reported(
@@ -204,19 +203,3 @@ def test_a_converted_checkpoint_has_its_own_settings(
     config.write_text("MODEL: {MASK_FORMER: {NHEADS: 4}}")
     with pytest.raises(ConfigError, match=r"heads.yaml: .*converted.pth holds its own config"):
         load_checkpoint(tmp_path / "converted.pth", config)
-
-
-@pytest.mark.parametrize(
-    "dataset, kinds",
-    [
-        ("coco_2017_val", (80, 0)),
-        ("coco_2017_val_panoptic_with_sem_seg", (80, 53)),
-        ("cityscapes_fine_panoptic_val", (8, 11)),
-        ("mapillary_vistas_panoptic_val", (37, 28)),
-        ("ade20k_sem_seg_val", (0, 150)),
-        ("my_own_val", (None, None)),
-    ],
-)
-def test_thing_and_stuff_counts_of_known_data(dataset: str, kinds: tuple[Any, Any]) -> None:
-    training_info = training_info_of({"DATASETS": {"TEST": f'("{dataset}",)'}}, "here")
-    assert (training_info.things, training_info.stuff) == kinds
