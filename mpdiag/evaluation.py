@@ -25,9 +25,9 @@ from mpdiag.metrics.weighted_ap import WeightedAP
 from mpdiag.models import (
     ImageSizes,
     PanopticSegments,
+    instance_inference,
     panoptic_inference,
     semantic_inference,
-    shared_instances,
 )
 from mpdiag.ops import encode_masks, to_cpu
 from mpdiag.recording import InstanceRule
@@ -191,8 +191,10 @@ class InstanceEvaluator(Evaluator):
     def postprocess(
         self, class_logits: Tensor, mask_logits: Tensor, sizes: ImageSizes
     ) -> Detections:
-        found = shared_instances(class_logits, mask_logits, sizes, rule=self._rule)
-        return Detections.encode(found.masks, found.labels, found.scores, found.queries, found.rows)
+        found = instance_inference(class_logits, mask_logits, sizes, rule=self._rule)
+        return Detections.encode(
+            found.query_masks, found.labels, found.scores, found.queries, found.rows
+        )
 
     def update(self, image_id: int, detections: Detections, ground_truth: GroundTruth) -> None:
         self._metric.update_encoded(

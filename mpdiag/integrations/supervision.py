@@ -52,7 +52,7 @@ def to_detections(
         detections=max_detections,
         rule=next(f.instance_rule for f in known_families() if f.name == recording.family),
     )
-    kept = (found.scores >= min_score) & found.masks.flatten(1).any(1)
+    kept = (found.scores >= min_score) & found.query_masks.flatten(1).any(1)[found.rows]
     return _detections(supervision, found, kept)
 
 
@@ -66,7 +66,7 @@ def _select(recording: Recording, name: str, layer: int, index: int) -> Tensor:
 
 
 def _detections(supervision: Any, found: Instances, kept: Tensor) -> Any:
-    masks = found.masks[kept].cpu().numpy()
+    masks = found.query_masks[found.rows[kept]].cpu().numpy()
     return supervision.Detections(
         xyxy=supervision.mask_to_xyxy(masks),
         mask=masks,

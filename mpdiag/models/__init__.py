@@ -9,7 +9,6 @@ from mpdiag.models.inference import (
     panoptic_inference,
     semantic_inference,
     semantic_scores,
-    shared_instances,
 )
 from mpdiag.models.mask2former import Mask2Former
 from mpdiag.models.mask_piloting import PilotInputs, build_pilot_inputs
@@ -27,5 +26,4 @@ __all__ = [
     "panoptic_inference",
     "semantic_inference",
     "semantic_scores",
-    "shared_instances",
 ]

@@ -44,17 +44,27 @@ class ImageSizes:
 class Instances:
     """D detections of one image at the output size (H, W), sorted by descending score.
 
+    Masks may overlap. A query may yield several detections with different classes; its mask is
+    stored once.
+
     Attributes:
         scores: float32 (D,) in 0..1, class probability times mask quality.
         labels: int64 (D,) class index.
-        masks: bool (D, H, W). Masks may overlap; a query may yield several with different classes.
         queries: int64 (D,) query of each detection.
+        query_masks: bool (U, H, W) masks of the queries with a detection.
+        rows: int64 (D,) row of `query_masks` of each detection.
     """
 
     scores: Tensor
     labels: Tensor
-    masks: Tensor
     queries: Tensor
+    query_masks: Tensor
+    rows: Tensor
+
+    @property
+    def masks(self) -> Tensor:
+        """A new bool (D, H, W) tensor with the mask of each detection."""
+        return self.query_masks[self.rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +80,7 @@ class PanopticSegments:
     labels: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class SharedInstances:
-    """`Instances` whose masks are stored once for each query.
-
-    Attributes:
-        scores, labels, queries: as those of `Instances`.
-        masks: bool (U, H, W).
-        rows: int64 (D,) row of `masks` of each detection.
-    """
-
-    scores: Tensor
-    labels: Tensor
-    masks: Tensor
-    rows: Tensor
-    queries: Tensor
-
-
+@torch.no_grad()
 def instance_inference(
     class_logits: Tensor,
     mask_logits: Tensor,
@@ -110,23 +104,6 @@ def instance_inference(
             panoptic model; None keeps all.
         rule: how pairs are selected and scored.
     """
-    found = shared_instances(
-        class_logits, mask_logits, sizes, detections=detections, things=things, rule=rule
-    )
-    return Instances(found.scores, found.labels, found.masks[found.rows], found.queries)
-
-
-@torch.no_grad()
-def shared_instances(
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    sizes: ImageSizes,
-    *,
-    detections: int = 100,
-    things: Sequence[bool] | None = None,
-    rule: InstanceRule = "mask2former",
-) -> SharedInstances:
-    """Return the best pairs of query and class; see `instance_inference`."""
     scores, queries, labels = select_pairs(class_logits.float(), detections, rule)
     if rule == "sigmoid":
         grid = (mask_logits.shape[1], mask_logits.shape[2])
@@ -143,7 +120,7 @@ def shared_instances(
     if rule == "mask2former":
         scores = scores * quality[row]
     scores, order = scores.sort(descending=True, stable=True)
-    return SharedInstances(scores, labels[order], masks, row[order], queries[order])
+    return Instances(scores, labels[order], queries[order], masks, row[order])
 
 
 @torch.no_grad()

@@ -390,7 +390,11 @@ def test_structures_are_converted(bridge: ModuleType, scenes: Path) -> None:
     drawn = convert.sample_of({"image": torch.zeros(3, 8, 8), "instances": polygons}).masks
     assert drawn[0, 1:4, 1:5].all() and drawn.sum() == 12
     found = mpdiag.models.Instances(
-        torch.tensor([0.9, 0.4]), torch.tensor([2, 0]), sample.masks[:2], torch.tensor([3, 1])
+        scores=torch.tensor([0.9, 0.4]),
+        labels=torch.tensor([2, 0]),
+        queries=torch.tensor([3, 1]),
+        query_masks=sample.masks[:2],
+        rows=torch.arange(2),
     )
     result = convert.to_detectron2(found)
     x0, y0, x1, y1 = result.pred_boxes.tensor[0].tolist()

@@ -59,9 +59,10 @@ def instances_from_sample(sample: Sample) -> Any:
 
 def to_detectron2(found: Instances) -> Any:
     """Convert detections to `Instances`, with the boxes of their masks."""
-    result = structures.Instances(tuple(found.masks.shape[-2:]))
-    result.pred_masks = found.masks
-    result.pred_boxes = structures.BitMasks(found.masks).get_bounding_boxes()
+    masks = found.masks
+    result = structures.Instances(tuple(masks.shape[-2:]))
+    result.pred_masks = masks
+    result.pred_boxes = structures.BitMasks(masks).get_bounding_boxes()
     result.scores, result.pred_classes = found.scores, found.labels
     return result
 

@@ -66,15 +66,15 @@ def test_only_one_image_has_masks_at_full_size(
     tmp_path: Path, small_config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     created: list[weakref.ref[torch.Tensor]] = []
-    original = evaluation.shared_instances
+    original = evaluation.instance_inference
 
     def tracked(*args, **kwargs):
         assert not any(masks() is not None for masks in created)
         found = original(*args, **kwargs)
-        created.append(weakref.ref(found.masks))
+        created.append(weakref.ref(found.query_masks))
         return found
 
-    monkeypatch.setattr(evaluation, "shared_instances", tracked)
+    monkeypatch.setattr(evaluation, "instance_inference", tracked)
     scenes = SyntheticScenes(4, (64, 96), small_config.num_classes)
     training_info = TrainingInfo(LossConfig(), short_side=64, long_side=96)
     loaded = LoadedCheckpoint(

@@ -13,7 +13,6 @@ from mpdiag.models.inference import (
     instance_inference,
     panoptic_inference,
     semantic_inference,
-    shared_instances,
 )
 
 SIZES = ImageSizes((64, 96), (50, 90), (77, 120))
@@ -54,11 +53,11 @@ def test_instances_equal_all_pairs(logits) -> None:
     assert len(found.queries.unique()) < 60  # a query may yield two detections
 
 
-def test_shared_instances_store_the_mask_of_a_query_once(logits) -> None:
-    found = shared_instances(*logits, SIZES, detections=60)
-    assert len(found.masks) == len(found.queries.unique()) < 60
+def test_instances_store_the_mask_of_a_query_once(logits) -> None:
+    found = instance_inference(*logits, SIZES, detections=60)
+    assert len(found.query_masks) == len(found.queries.unique()) < 60
     resized = at_output(logits[1]) > 0
-    assert torch.equal(found.masks[found.rows], resized[found.queries])
+    assert torch.equal(found.masks, resized[found.queries])
 
 
 def test_things_are_selected_after_the_top_k(logits) -> None:
