@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.memory import TINY
+from mpdiag.choices import Tf32
 from mpdiag.config import ModelConfig
-from mpdiag.ops import Tf32
 
 Size = tuple[int, int]
 

@@ -32,9 +32,10 @@ from benchmarks.gpu_scale import (
 )
 from benchmarks.ops import encoder_problem
 from benchmarks.scenes import OBJECTS
+from mpdiag.choices import Tf32
 from mpdiag.config import ModelConfig
 from mpdiag.models import Mask2Former
-from mpdiag.ops import Tf32, use_backend
+from mpdiag.ops import use_backend
 
 FILE = Path(__file__).with_name("roofline_h200.json")
 POINTS = 12544  # of matching and losses

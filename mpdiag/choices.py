@@ -14,5 +14,11 @@ Part = Literal["matching", "piloted"]
 Engine = Literal["mpdiag", "transformers"]
 """Implementation that runs a model."""
 
+PilotVariant = Literal["paper", "official"]
+"""Source of the MP part where the paper and the official code differ."""
+
+Tf32 = Literal["none", "convolutions", "all"]
+"""Operators that use TF32: none, convolutions, or also matrix products."""
+
 CheckpointFormat = Literal["detectron2", "transformers"]
 """Format that a checkpoint can be written in."""

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from mpdiag import untrusted
-from mpdiag.choices import Task
+from mpdiag.choices import PilotVariant, Task, Tf32
 from mpdiag.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -163,7 +163,7 @@ class PilotConfig(Strict):
         "hard",
         description="each query reconstructs its own GT, or the GT that it matches (Table 6)",
     )
-    variant: Literal["paper", "official"] = Field(
+    variant: PilotVariant = Field(
         "paper",
         description="follow the paper or the official code where they differ; see mask_piloting",
     )
@@ -313,7 +313,7 @@ class TrainConfig(Strict):
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="bf16: autocast, with matching and losses in float32"
     )
-    tf32: Literal["none", "convolutions", "all"] = Field(
+    tf32: Tf32 = Field(
         "convolutions",
         description="use of TF32 on NVIDIA GPUs in float32 operators: in none, in convolutions as "
         "is PyTorch's default, or also in matrix products",

@@ -205,7 +205,9 @@ def consistency_losses(mask_logits: Tensor, points: Tensor | None) -> Tensor:
     """Compute the auxiliary loss between adjacent layers (MP-Former, Eq. 6).
 
     L_mask(M^i, M^{i-1}): binary cross-entropy of the later layer's logits with the earlier layer's
-    binary mask as constant label, averaged over points and summed over queries.
+    binary mask as constant label, averaged over points and summed over queries. The paper only
+    calls it the mask loss, which in Mask2Former has a dice part as well. Binary cross-entropy alone
+    is our choice.
 
     Args:
         mask_logits: (L + 1, B, N, h, w).

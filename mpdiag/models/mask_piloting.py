@@ -6,8 +6,8 @@ official code differ, `PilotConfig.variant` selects one of them:
                      paper (default)                        official
     groups (n_g)     from each image's own number of GT     from the largest number in the batch;
                                                             each group is padded to it
-    more GT than     a group of n_q random GT               no MP part for the whole batch
-    queries (n_q)
+    more GT than     not in the paper; here a group of      no MP part for the whole batch
+    queries (n_q)    n_q random GT
     point noise      a random number of points of a mask    every cell with the same probability
     label noise      another class                          any class, including its own
     padding queries  ignored by the class loss              no-object in the class loss
@@ -18,7 +18,6 @@ Shift and scale noise are those of the paper in both variants.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +33,6 @@ from mpdiag.models.mask_noise import (
     uniform_per_image,
 )
 from mpdiag.ops import to_device
-
-PilotVariant = Literal["paper", "official"]
 
 
 @dataclass(slots=True)
@@ -113,56 +110,49 @@ def class_embeddings(
 
 def add_label_noise(
     labels: Tensor,
-    ratio: float,
+    config: PilotConfig,
     num_classes: int,
-    generators: Generators,
-    variant: PilotVariant = "paper",
-    *,
     counts: Sequence[int],
+    generators: Generators,
 ) -> Tensor:
-    """Replace each of (B, P) labels by another class with probability `ratio` (section 4.4).
+    """Replace each of (B, P) labels by another class with probability `label_noise` (section 4.4).
 
     `counts` is the number of queries of each image, see `uniform_per_image`.
     """
-    if num_classes < 2 or not ratio:
+    if num_classes < 2 or not config.label_noise:
         return labels
     draw = uniform_per_image(counts, (*labels.shape, 2), generators)
-    if variant == "paper":
+    if config.variant == "paper":
         other = (labels + 1 + (draw[..., 1] * (num_classes - 1)).long()) % num_classes
     else:
         other = (draw[..., 1] * num_classes).long()
-    return torch.where((draw[..., 0] < ratio) & (labels >= 0), other, labels)
+    return torch.where((draw[..., 0] < config.label_noise) & (labels >= 0), other, labels)
 
 
 def group_queries(
-    counts: Sequence[int],
-    queries: int,
-    variant: PilotVariant,
-    generators: Generators,
-    num_groups: int | None = None,
+    counts: Sequence[int], config: PilotConfig, generators: Generators
 ) -> tuple[Tensor, Tensor]:
     """Divide the MP queries of each image into groups, with one query per GT and group.
 
-    An image with n_o objects gets n_g = floor(n_q / n_o) groups of n_o queries (appendix B). An
-    image with more than n_q objects gets one group for n_q randomly chosen objects, or with
-    `variant` official, no image of the batch gets a query.
+    An image with n_o objects gets n_g = floor(n_q / n_o) groups of n_o queries (appendix B). The
+    paper does not say what happens with more than n_q objects. The image then gets one group for
+    n_q randomly chosen objects, or with `variant` official, no image of the batch gets a query.
 
     Args:
         counts: number of GT of each image.
-        queries: n_q.
-        variant: see the module.
+        config: n_q, n_g if it is fixed, and the variant.
         generators: random generator of each image.
-        num_groups: fixed n_g, each with all objects, instead of n_q.
 
     Returns:
         (B, P) GT index and (B, P) group of each query on the CPU; -1 for padding.
     """
-    largest = max(counts, default=0)
-    if variant == "official" and num_groups is None and largest > queries:
+    queries, num_groups = config.num_queries, config.num_groups
+    official, largest = config.variant == "official", max(counts, default=0)
+    if official and num_groups is None and largest > queries:
         counts = [0] * len(counts)
     rows: list[tuple[Tensor, Tensor]] = []
     for count, generator in zip(counts, generators, strict=True):
-        width = largest if variant == "official" else count
+        width = largest if official else count
         if not count:
             gt, groups = torch.empty(0, dtype=torch.int64), 0
         elif num_groups is None and width > queries:
@@ -180,16 +170,6 @@ def group_queries(
     return gt, group
 
 
-def count_pilot_queries(
-    counts: Sequence[int], queries: int, variant: PilotVariant, num_groups: int | None = None
-) -> tuple[int, int]:
-    """Return how many queries `group_queries` makes: with a GT, and padding in the class loss."""
-    generators = [torch.Generator()] * len(counts)
-    gt, _ = group_queries(counts, queries, variant, generators, num_groups)
-    with_gt = int((gt >= 0).sum())
-    return with_gt, gt.numel() - with_gt if variant == "official" else 0
-
-
 def pilot_normalizers(
     counts: Sequence[int], config: PilotConfig, no_object_weight: float
 ) -> tuple[float, float]:
@@ -198,10 +178,10 @@ def pilot_normalizers(
     Returns:
         Number of MP queries with a GT, and the sum of the weights of the class loss.
     """
-    real, padding = count_pilot_queries(
-        counts, config.num_queries, config.variant, config.num_groups
-    )
-    return real, real + no_object_weight * padding
+    gt, _ = group_queries(counts, config, [torch.Generator()] * len(counts))
+    with_gt = int((gt >= 0).sum())
+    padding = gt.numel() - with_gt if config.variant == "official" else 0
+    return with_gt, with_gt + no_object_weight * padding
 
 
 def build_pilot_inputs(
@@ -224,23 +204,14 @@ def build_pilot_inputs(
         query_input: computes the decoder's queries.
     """
     counts = [len(target["labels"]) for target in targets]
-    gt_on_cpu, group_on_cpu = group_queries(
-        counts, config.num_queries, config.variant, generators, config.num_groups
-    )
+    gt_on_cpu, group_on_cpu = group_queries(counts, config, generators)
     if not gt_on_cpu.shape[1]:
         return None
     masks = QueryMasks([target["masks"] for target in targets], gt_on_cpu)
     gt, group = masks.gt, to_device(group_on_cpu, masks.gt.device)
     known = torch.stack([F.pad(t["labels"], (0, max(counts) - len(t["labels"]))) for t in targets])
     labels = torch.where(gt >= 0, known.gather(1, gt.clamp(min=0)), -1)
-    labels = add_label_noise(
-        labels,
-        config.label_noise,
-        num_classes,
-        generators,
-        config.variant,
-        counts=masks.counts,
-    )
+    labels = add_label_noise(labels, config, num_classes, masks.counts, generators)
     return PilotInputs(
         labels,
         gt,

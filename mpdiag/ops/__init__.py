@@ -13,11 +13,10 @@ from mpdiag.ops.points import (
     seeded_points,
 )
 from mpdiag.ops.resizing import resize_maps
-from mpdiag.ops.tf32 import Tf32, set_tf32, tf32
+from mpdiag.ops.tf32 import set_tf32, tf32
 from mpdiag.ops.transfer import to_cpu, to_device
 
 __all__ = [
-    "Tf32",
     "cell_centers",
     "decode_masks",
     "encode_masks",

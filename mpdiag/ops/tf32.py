@@ -6,11 +6,10 @@ convolutions only.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 
-Tf32 = Literal["none", "convolutions", "all"]
+from mpdiag.choices import Tf32
 
 
 def set_tf32(use: Tf32) -> None:

@@ -1,4 +1,8 @@
-"""The auxiliary loss between adjacent layers, a naive solution of MP-Former (Eq. 6, Table 7)."""
+"""The auxiliary loss between adjacent layers, a naive solution of MP-Former (Eq. 6, Table 7).
+
+Eq. 6 only sums over layers. Binary cross-entropy as the mask loss, the mean over images and queries
+and the weight are our choice.
+"""
 
 from pydantic import Field
 

@@ -7,10 +7,9 @@ from mpdiag.config import PilotConfig
 from mpdiag.matching import Target, match
 from mpdiag.models import Mask2Former, PilotInputs, build_pilot_inputs
 from mpdiag.models.mask_piloting import (
-    PilotVariant,
     add_label_noise,
-    count_pilot_queries,
     group_queries,
+    pilot_normalizers,
 )
 
 
@@ -28,29 +27,35 @@ def pilot_of(targets: list[Target], layers: int = 4, **settings: object) -> Pilo
     return pilot
 
 
+def queries(count: int, variant: str, num_groups: int | None = None) -> PilotConfig:
+    return PilotConfig.model_validate(
+        {"num_queries": count, "variant": variant, "num_groups": num_groups}
+    )
+
+
 def test_groups_of_the_paper() -> None:
-    gt, group = group_queries([2, 0, 3], 7, "paper", generators(3))
+    gt, group = group_queries([2, 0, 3], queries(7, "paper"), generators(3))
     assert gt.tolist() == [[0, 1, 0, 1, 0, 1], [-1] * 6, [0, 1, 2, 0, 1, 2]]
     assert group.tolist() == [[0, 0, 1, 1, 2, 2], [-1] * 6, [0, 0, 0, 1, 1, 1]]
 
 
 def test_official_groups_are_padded_to_the_largest_image() -> None:
-    gt, group = group_queries([2, 3], 7, "official", generators(2))
+    gt, group = group_queries([2, 3], queries(7, "official"), generators(2))
     assert gt.tolist() == [[0, 1, -1, 0, 1, -1], [0, 1, 2, 0, 1, 2]]
     assert group.tolist() == [[0, 0, 0, 1, 1, 1]] * 2
 
 
 def test_fixed_number_of_groups() -> None:
     """NUM_DN < 100 in the official code: `scalar` groups, each padded to the largest image."""
-    gt, group = group_queries([1, 3], 2, "official", generators(2), num_groups=2)
+    gt, group = group_queries([1, 3], queries(2, "official", 2), generators(2))
     assert gt.tolist() == [[0, -1, -1, 0, -1, -1], [0, 1, 2, 0, 1, 2]]
     assert group.tolist() == [[0, 0, 0, 1, 1, 1]] * 2
-    gt, _ = group_queries([1, 3], 2, "paper", generators(2), num_groups=2)
+    gt, _ = group_queries([1, 3], queries(2, "paper", 2), generators(2))
     assert gt.tolist() == [[0, 0, -1, -1, -1, -1], [0, 1, 2, 0, 1, 2]]
 
 
 def test_more_objects_than_queries_use_a_random_subset() -> None:
-    gt, group = group_queries([9, 2], 4, "paper", generators(2))
+    gt, group = group_queries([9, 2], queries(4, "paper"), generators(2))
     assert gt.shape[1] == 4
     assert len(set(gt[0].tolist())) == 4 and gt[0].min() >= 0 and gt[0].max() < 9
     assert (group[0] == 0).all()
@@ -58,10 +63,10 @@ def test_more_objects_than_queries_use_a_random_subset() -> None:
 
 def test_more_objects_than_queries_leave_the_official_mp_part_out() -> None:
     """`scalar // max_num` is 0 in the official prepare_for_dn_v5, which then returns None."""
-    gt, group = group_queries([9, 2], 4, "official", generators(2))
+    gt, group = group_queries([9, 2], queries(4, "official"), generators(2))
     assert gt.shape == group.shape == (2, 0)
-    assert count_pilot_queries([9, 2], 4, "official") == (0, 0)
-    assert count_pilot_queries([4, 2], 4, "official") == (6, 2)
+    assert pilot_normalizers([9, 2], queries(4, "official"), 0.1) == (0, 0)
+    assert pilot_normalizers([4, 2], queries(4, "official"), 0.25) == (6, 6.5)  # 2 of padding
 
 
 def test_batch_without_gt_has_no_mp_part() -> None:
@@ -99,29 +104,33 @@ def test_each_layer_draws_its_own_noise(targets: list[Target]) -> None:
 
 def test_label_noise_changes_its_ratio_of_labels() -> None:
     labels = torch.randint(0, 4, (2, 5000), generator=torch.Generator().manual_seed(1))
-    noised = add_label_noise(labels, 0.2, 4, generators(2), counts=[5000, 5000])
+    some, all_of_them = PilotConfig(label_noise=0.2), PilotConfig(label_noise=1)
+    counts = [5000, 5000]
+    noised = add_label_noise(labels, some, 4, counts, generators(2))
     changed = noised != labels
     assert changed.float().mean().item() == pytest.approx(0.2, abs=0.02)
     assert noised.min() >= 0 and noised.max() < 4
-    counts = torch.bincount((noised - labels)[changed] % 4, minlength=4)
-    assert counts[0] == 0 and counts[1:].min() > 0.28 * counts.sum()
+    shifts = torch.bincount((noised - labels)[changed] % 4, minlength=4)
+    assert shifts[0] == 0 and shifts[1:].min() > 0.28 * shifts.sum()
     padding = torch.full((1, 50), -1)
-    assert torch.equal(add_label_noise(padding, 1.0, 4, generators(1), counts=[0]), padding)
-    assert torch.equal(add_label_noise(labels, 1.0, 1, generators(2), counts=[5000, 5000]), labels)
-    official = add_label_noise(labels, 1.0, 4, generators(2), "official", counts=[5000, 5000])
-    assert (official == labels).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert torch.equal(add_label_noise(padding, all_of_them, 4, [0], generators(1)), padding)
+    assert torch.equal(add_label_noise(labels, all_of_them, 1, counts, generators(2)), labels)
+    official = PilotConfig(label_noise=1, variant="official")
+    noised = add_label_noise(labels, official, 4, counts, generators(2))
+    assert (noised == labels).float().mean().item() == pytest.approx(0.25, abs=0.02)
 
 
 @pytest.mark.parametrize("variant", ["paper", "official"])
 @pytest.mark.parametrize("counts", [[2, 0, 3], [9, 2], [1], [4, 4], [0, 5, 7], [7, 6]])
 @pytest.mark.parametrize("num_groups", [None, 1, 3])
 def test_query_counts_equal_the_groups(
-    variant: PilotVariant, counts: list[int], num_groups: int | None
+    variant: str, counts: list[int], num_groups: int | None
 ) -> None:
-    gt, _ = group_queries(counts, 7, variant, generators(len(counts)), num_groups)
+    config = queries(7, variant, num_groups)
+    gt, _ = group_queries(counts, config, generators(len(counts)))
     with_gt = int((gt >= 0).sum())
     padding = int((gt < 0).sum()) if variant == "official" else 0
-    assert count_pilot_queries(counts, 7, variant, num_groups) == (with_gt, padding)
+    assert pilot_normalizers(counts, config, 0.25) == (with_gt, with_gt + 0.25 * padding)
 
 
 def test_random_draws_do_not_depend_on_the_batch(targets: list[Target]) -> None:
