@@ -8,13 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-import trainers
 from mpdiag.analysis import analyze
 from mpdiag.choices import Part
 from mpdiag.data import generate_synthetic
 from mpdiag.progress import progress_bar
 from reports import write_report
 from reports.table1 import terminal_table
+from trainers.initialization import WEIGHTS
 
 METHODS = {"baseline": "baseline", "multi-layer-mp": "piloted"}
 ANALYSES: tuple[tuple[str, Part, str], ...] = (
@@ -22,8 +22,6 @@ ANALYSES: tuple[tuple[str, Part, str], ...] = (
     ("multi-layer-mp", "matching", "multi-layer-mp"),
     ("multi-layer-mp", "piloted", "multi-layer-mp-piloted"),
 )
-WEIGHTS = Path(trainers.__file__).parent / "weights"
-"""Folder of demo-NAME.pth: the models that `run_demo` trains, with float16 weights."""
 QUICK_IMAGES = 24
 
 

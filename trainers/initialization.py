@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mpdiag.checkpoints import Weights, read_weights
@@ -146,20 +145,6 @@ def _check_classes(
             raise ConfigError(
                 f"init = {source}: class {index} is {name}, but {info.name} in the data set; {fix}"
             )
-
-
-def export(checkpoint: Path, file: Path) -> None:
-    """Write a checkpoint's backbone and pixel decoder to a small half-precision file.
-
-    To build the packaged weights, run `mpdiag train synthetic-pretrain --output RUN`, then
-    `python -c "from trainers.initialization import *; export(Path('RUN'), WEIGHTS / 'NAME')"`.
-    """
-    kept = {
-        name: tensor.half() if tensor.is_floating_point() else tensor
-        for name, tensor in read_weights(checkpoint).weights.items()
-        if name.startswith(("backbone.", "pixel_decoder."))
-    }
-    save_file(kept, file.with_suffix(".safetensors"))
 
 
 def _check(source: str, name: str, tensor: Tensor, own: Tensor | None) -> None:

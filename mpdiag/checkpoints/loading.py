@@ -19,6 +19,7 @@ from mpdiag.checkpoints.detectron2_config import (
 from mpdiag.checkpoints.hub import local_path
 from mpdiag.checkpoints.official_keys import EMPTY_WEIGHT, PIXEL_MEAN, PIXEL_STD
 from mpdiag.checkpoints.reading import Weights, read_weights
+from mpdiag.checkpoints.transformers_config import PUBLISHED_SIZE
 from mpdiag.checkpoints.transformers_directory import is_transformers_directory, read_transformers
 from mpdiag.config import LossConfig, ModelConfig, TrainConfig, parse
 from mpdiag.errors import CheckpointError, ConfigError
@@ -26,7 +27,7 @@ from mpdiag.legacy_names import upgrade_config
 from mpdiag.models import Mask2Former
 
 NAMES_SHOWN = 12  # of missing and unexpected entries in an error
-SHORT_SIDE, LONG_SIDE = 800, 1333  # of images of the published models at inference
+SHORT_SIDE, LONG_SIDE = PUBLISHED_SIZE
 
 
 @dataclass(slots=True)
