@@ -63,7 +63,7 @@ def show_attention(
     for column, (tile, caption) in zip(st.columns(3, gap="medium"), tiles, strict=False):
         column.image(tile, width="stretch", output_format="JPEG", alt=caption)
         column.caption(caption)
-    components.download_image(lambda: concatenate([tile for tile, _ in tiles]), name)
+    components.download_image(lambda: concatenate([tile for tile, _ in tiles]), name, "attention")
 
 
 def _mask_source(run: Run, layer: int) -> _MaskSource:

@@ -1,8 +1,8 @@
 """Building blocks of the pages: figures and tables with downloads, messages, header and footer."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -14,7 +14,10 @@ from reports.formatting import UNAVAILABLE, to_csv
 from reports.mask_images import RgbImage
 
 FIGURE_FORMATS = ("svg", "png")
+MIME_TYPES = {"csv": "text/csv", "png": "image/png"}
 NO_IMAGES = "This run has no images. Run the analysis on a data set with images."
+MAX_NAME = 24
+"""Number of characters of a name that widens its column."""
 ROW_HEIGHT = 30
 """Height of a table row in pixels."""
 
@@ -62,8 +65,13 @@ def clickable_figure(
     figure(chart, name, key=key, on_select=on_select, selection_mode="points", **options)
 
 
-def table(frame: pd.DataFrame, name: str, *, precision: int = 1, **options: Any) -> None:
-    """Show a table with a button that saves it as CSV; `options` go to `st.dataframe`."""
+def table(
+    frame: pd.DataFrame, name: str, content: str, *, precision: int = 1, **options: Any
+) -> None:
+    """Show a table with a button that saves it as CSV; `options` go to `st.dataframe`.
+
+    `name` and `content` are as in `download_button`.
+    """
     defaults: dict[str, Any] = {
         "hide_index": True,
         "row_height": ROW_HEIGHT,
@@ -71,32 +79,45 @@ def table(frame: pd.DataFrame, name: str, *, precision: int = 1, **options: Any)
         "placeholder": UNAVAILABLE,
     }
     st.dataframe(frame.style.format(precision=precision), **{**defaults, **options})
-    download_button("csv", to_csv(frame), name, "text/csv")
+    download_button("csv", to_csv(frame), name, content)
 
 
-def download_image(draw: Callable[[], RgbImage], name: str) -> None:
-    """Show a button that saves the image that `draw` returns as PNG."""
+def name_column(names: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+    """Return the `column_config` of a column, header -> names.
+
+    Long names would push the other columns out of view.
+    """
+    return {
+        header: {"width": "medium"}
+        for header, texts in names.items()
+        if max(map(len, texts), default=0) > MAX_NAME
+    }
+
+
+def download_image(draw: Callable[[], RgbImage], name: str, content: str) -> None:
+    """Show a button that saves the image that `draw` returns as PNG, as `download_button`."""
 
     def data() -> bytes:
         stream = io.BytesIO()
         Image.fromarray(draw()).save(stream, "PNG")
         return stream.getvalue()
 
-    download_button("png", data, name, "image/png")
+    download_button("png", data, name, content)
 
 
 def download_button(
-    extension: str, data: bytes | Callable[[], bytes], name: str, mime: str
+    extension: Literal["csv", "png"], data: bytes | Callable[[], bytes], name: str, content: str
 ) -> None:
     """Show a small button that saves `data`, or what it returns; the page does not run again.
 
-    `name` is the file name without extension, and must be unique on the page.
+    `name` is the file name without extension, and `content` says in the label what is saved. Both
+    must be unique on the page: a screen reader distinguishes the buttons by their labels.
     """
     st.download_button(
-        extension.upper(),
+        f"{extension.upper()}: {content}",
         data,
         file_name=f"{formatting.slugify(name)}.{extension}",
-        mime=mime,
+        mime=MIME_TYPES[extension],
         key=f"download {name}.{extension}",
         on_click="ignore",
         type="tertiary",

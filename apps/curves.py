@@ -123,7 +123,7 @@ def metric_subplots(
         rows,
         columns,
         subplot_titles=[title.format(LAYER_METRICS[name].label) for name in metrics],
-        horizontal_spacing=0.08,
+        horizontal_spacing=0.1,
         vertical_spacing=0.35 / rows,
     )
     chart.update_xaxes(title_text="layer", dtick=1, zeroline=False, showgrid=False)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from apps import components
-from apps.formatting import escape_markdown, format_percent
+from apps.formatting import escape_markdown, format_percent, shorten
 from apps.image_queries import QueryLayer
 from mpdiag.store import Run
 from reports.mask_images import Mask, RgbImage, concatenate, overlay_mask
@@ -42,20 +42,19 @@ def show_filmstrip(
     components.legend(LEGEND if masks is not None else LEGEND[1:])
 
 
-def show_masks(
-    image: RgbImage, masks: Mask | None, captions: Sequence[str], name: str = "masks"
-) -> None:
+def show_masks(image: RgbImage, masks: Mask | None, captions: Sequence[str], run: str = "") -> None:
     """Show the masks (L + 1, height, width) over the image, each with its caption below.
 
-    `name` must be unique on the page.
+    If the page shows the masks of several runs, `run` names this one.
     """
-    with st.container(key=f"filmstrip {name}"):
+    of_run = f" of {run}" if run else ""
+    with st.container(key=f"filmstrip{of_run}"):
         for start in range(0, len(captions), MAX_COLUMNS):
             columns = st.columns(min(len(captions), MAX_COLUMNS), gap="xsmall")
             for layer, column in enumerate(columns[: len(captions) - start], start):
                 if masks is not None:
                     overlay = overlay_mask(image, masks[layer])
-                    alt = f"Mask in {layer_symbol(layer)}"
+                    alt = f"Mask{of_run} in {layer_symbol(layer)}"
                     column.image(overlay, width="stretch", output_format="JPEG", alt=alt)
                 column.caption(captions[layer])
 
@@ -63,7 +62,7 @@ def show_masks(
 def download_filmstrip(masks: Mask, image: RgbImage, name: str) -> None:
     """Show a button that saves the masks over the image as one row."""
     components.download_image(
-        lambda: concatenate([overlay_mask(image, mask) for mask in masks]), name
+        lambda: concatenate([overlay_mask(image, mask) for mask in masks]), name, "masks"
     )
 
 
@@ -91,5 +90,7 @@ def _describe(
         best = f"GT {layer.best_gt}: {format_percent(layer.best_gt_iou)}"
     predicted = "no finite prediction"
     if layer.label is not None and layer.score is not None:
-        predicted = f"{escape_markdown(class_name(run, int(layer.label)))} {layer.score:.2f}"
+        predicted = (
+            f"{escape_markdown(shorten(class_name(run, int(layer.label))))} {layer.score:.2f}"
+        )
     return "  \n".join([f"**{layer_symbol(layer.layer)}**", iou, match, best, predicted])

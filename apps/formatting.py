@@ -15,6 +15,11 @@ def escape_html(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+def shorten(text: str, length: int = 20) -> str:
+    """Return the first `length` characters of a longer text, the last of them an ellipsis."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def slugify(text: str) -> str:
     """Convert `text` to letters, digits, dots and dashes, for URLs and file names.
 

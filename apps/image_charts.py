@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 
-from apps.formatting import escape_html, format_percent
+from apps.formatting import escape_html, format_percent, shorten
 from reports import palette
 from reports.names import layer_symbol
 
@@ -40,18 +40,23 @@ def query_heatmap(queries: pd.DataFrame, value: str, query: int, layer: int | No
 
     Without a layer, there is no frame.
 
-    `queries` are the rows of an image. Streamlit ignores clicks on heatmaps, so an invisible marker
-    per cell receives them, with the query as x and the layer as y.
+    `queries` are rows of an image; queries that are left out leave no gap. Streamlit ignores clicks
+    on heatmaps, so an invisible marker per cell receives them, with the query as x and the layer as
+    y.
     """
     grid = queries.pivot(index="layer", columns="query", values=value)
     symbols = [layer_symbol(int(index)) for index in grid.index]
-    layers, columns = np.meshgrid(grid.index, grid.columns, indexing="ij")
+    names = [str(number) for number in grid.columns]
     values = grid.to_numpy(dtype=float)
-    texts = ["none" if np.isnan(cell) else format_percent(cell) for cell in values.ravel()]
+    texts = [
+        f"{symbol}: {'none' if np.isnan(cell) else format_percent(cell)}"
+        for symbol, row in zip(symbols, values, strict=True)
+        for cell in row
+    ]
     chart = go.Figure(
         go.Heatmap(
             z=100 * values,
-            x=grid.columns.tolist(),
+            x=names,
             y=grid.index.tolist(),
             zmin=0,
             zmax=100,
@@ -64,29 +69,34 @@ def query_heatmap(queries: pd.DataFrame, value: str, query: int, layer: int | No
     )
     invisible = {"marker": {"opacity": 0}}
     chart.add_scatter(
-        x=columns.ravel().tolist(),
-        y=layers.ravel().tolist(),
-        customdata=[[symbols[k // len(grid.columns)], text] for k, text in enumerate(texts)],
+        x=names * len(symbols),
+        y=np.repeat(grid.index, len(names)).tolist(),
+        customdata=texts,
         mode="markers",
         marker={"symbol": "square", "size": 14, "opacity": 0},
         selected=invisible,
         unselected=invisible,
-        hovertemplate="query %{x}, %{customdata[0]}: %{customdata[1]}<extra></extra>",
+        hovertemplate="query %{x}, %{customdata}<extra></extra>",
         showlegend=False,
     )
     if layer is not None:
+        place = grid.columns.get_loc(query)
         chart.add_shape(
             type="rect",
-            x0=query - 0.5,
-            x1=query + 0.5,
+            x0=place - 0.5,
+            x1=place + 0.5,
             y0=layer - 0.5,
             y1=layer + 0.5,
             line={"color": palette.SELECTION_COLOR, "width": 2.5},
         )
-    numbers = [int(number) for number in grid.columns]
-    limits = [min(numbers) - 0.5, max(numbers) + 0.5]
-    ticks = {"nticks": 26} if len(numbers) > 26 else {"dtick": 1}
-    chart.update_xaxes(title_text="query", showgrid=False, zeroline=False, range=limits, **ticks)
+    chart.update_xaxes(
+        type="category",
+        title_text="query",
+        showgrid=False,
+        zeroline=False,
+        range=[-0.5, len(names) - 0.5],
+        nticks=26,
+    )
     chart.update_yaxes(
         autorange="reversed",
         showgrid=False,
@@ -113,7 +123,7 @@ def matching_chart(
     for gt, name, queries in zip(shown["gt"], shown["name"], matches.tolist(), strict=True):
         is_highlighted = gt == highlighted
         color = palette.MASK_COLOR if is_highlighted else palette.cycle(palette.GT_COLORS, int(gt))
-        text = escape_html(f"GT {gt} {name}")
+        text, label = (escape_html(f"GT {gt} {words}") for words in (name, shorten(name)))
         chart.add_scatter(
             x=list(range(len(queries))),
             y=[rows.get(query) for query in queries],
@@ -128,7 +138,12 @@ def matching_chart(
         )
         first = next(layer for layer, query in enumerate(queries) if query >= 0)
         chart.add_annotation(
-            x=first, y=rows[queries[first]], text=text, xanchor="right", xshift=-10, showarrow=False
+            x=first,
+            y=rows[queries[first]],
+            text=label,
+            xanchor="right",
+            xshift=-10,
+            showarrow=False,
         )
     depth = matches.shape[1]
     chart.update_xaxes(

@@ -1,6 +1,7 @@
 """SQL queries of the Inspector and Compare pages: the rows of one image of a run."""
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -35,7 +36,9 @@ SELECT query, layer, iou_prev, matched_gt, matched_gt_iou, best_gt, best_gt_iou,
 FROM queries WHERE image_id = ? ORDER BY query, layer
 """
 
-_TARGETS = "SELECT gt, label, matched_query FROM targets WHERE image_id = ? ORDER BY gt"
+_TARGETS = """
+SELECT gt, label, category_id, bbox, matched_query FROM targets WHERE image_id = ? ORDER BY gt
+"""
 
 _SAVED = "SELECT index FROM masks WHERE image_id = ? AND kind = 'query' AND layer = 0"
 
@@ -70,9 +73,14 @@ class RunImage:
     queries: pd.DataFrame
     """One row per query and layer 0..L, with columns of the `queries` table."""
     targets: pd.DataFrame
-    """One row per GT: gt, label, matched_query (a list over layers 0..L)."""
+    """One row per GT: gt, label, category_id, bbox, matched_query (a list over layers 0..L)."""
     saved: frozenset[int]
     """Queries whose masks are saved in the run."""
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of its queries in ascending order."""
+        return [int(number) for number in self.queries["query"].unique()]
 
     @property
     def matches(self) -> pd.DataFrame:
@@ -86,6 +94,57 @@ class RunImage:
         return [
             QueryLayer(*row) for row in table.where(table.notna(), None).itertuples(index=False)
         ]
+
+    def first_queries(self, count: int, selected: int) -> list[int]:
+        """Return `count` queries in ascending order of their numbers.
+
+        These are `selected`, then those that match a GT in the last layer, then those that match
+        one in another layer, then those with the highest scores in the last layer.
+        """
+        table = self.queries.assign(matched=self.queries["matched_gt"] >= 0)
+        last = table[table["layer"] == table["layer"].max()].set_index("query")
+        last["selected"] = last.index == selected
+        last["ever"] = table.groupby("query")["matched"].any()
+        order = last.sort_values(
+            ["selected", "matched", "ever", "score"], ascending=False, kind="stable"
+        )
+        return sorted(int(number) for number in order.index[:count])
+
+    def numbered_as(self, other: "RunImage") -> "RunImage":
+        """Return the same image with the GT numbers of another run, whose GT may be reordered.
+
+        GT are equal if category and box are, to a tenth of a pixel.
+
+        Raises:
+            RunError: the runs have different GT.
+        """
+        numbers: dict[Hashable, list[int]] = {}
+        for key, gt in zip(other.gt_keys, other.targets["gt"], strict=True):
+            numbers.setdefault(key, []).append(int(gt))
+        try:
+            renamed = {
+                int(gt): numbers[key].pop(0)
+                for key, gt in zip(self.gt_keys, self.targets["gt"], strict=True)
+            }
+        except LookupError:
+            raise RunError(
+                f"{self.file_name}: the boxes of its GT differ in the two runs; analyse both with "
+                "the same annotations"
+            ) from None
+        queries = self.queries.assign(
+            **{
+                column: self.queries[column].map(lambda gt: renamed.get(gt, gt))
+                for column in ("matched_gt", "best_gt")
+            }
+        )
+        targets = self.targets.assign(gt=self.targets["gt"].map(renamed))
+        return replace(self, queries=queries, targets=targets.sort_values("gt"))
+
+    @property
+    def gt_keys(self) -> list[Hashable]:
+        """Category and box of each GT."""
+        boxes = [tuple(round(float(x), 1) for x in box) for box in self.targets["bbox"]]
+        return list(zip(self.targets["category_id"], boxes, strict=True))
 
     def rank_queries(self) -> pd.DataFrame:
         """Return one row per query, lowest IoU first: query, iou, layer, saved, finite.

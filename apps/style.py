@@ -25,6 +25,7 @@ STYLE = f"""
 .stMain [data-testid="stCaptionContainer"] {{ color: inherit; opacity: 0.8; }}
 .stMain [data-tag] :is(span, button) {{ color: light-dark(#ffffff, #171614); }}
 .stPlotlyChart :is(.infolayer, [class$="tick"]) text {{ fill: currentColor !important; }}
+.stMain [data-testid="stSelectbox"] input {{ text-overflow: ellipsis; }}
 .stMain .legend {{ display: flex; flex-wrap: wrap; gap: 0.25rem 1.75rem; padding: 0.5rem 0.75rem;
     border: 1px solid color-mix(in srgb, currentColor 20%, transparent); border-radius: 0.5rem;
     font-size: 0.875rem; margin: 0; }}
@@ -38,5 +39,6 @@ STYLE = f"""
 @media (max-width: {NARROW}px) {{
     {_wrap("filmstrip", 5)}
     {_wrap("gallery", 3)}
+    {_wrap("selection", 2)}
 }}
 """

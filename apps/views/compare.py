@@ -7,9 +7,10 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from apps import components, curves, filmstrip, url_state
-from apps.formatting import escape_html, escape_markdown
+from apps.formatting import escape_html, escape_markdown, shorten
 from apps.image_charts import describe_limit, first_gt
-from apps.image_queries import RunImage, find_file_name, read_image
+from apps.image_queries import RunImage, read_image
+from apps.image_select import select_image
 from apps.runs import LoadedRun, cached
 from mpdiag.store import LAYER_METRICS, Comparison, compare
 from reports import palette
@@ -85,14 +86,15 @@ def _show_differences(a: LoadedRun, b: LoadedRun, comparison: Comparison) -> Non
                 columns=["Different setting", "a", "b"],
             ),
             f"{name} settings",
+            "different settings",
         )
-    with st.expander("Table"):
-        components.table(_layer_table(comparison.layers), f"{name} layers", precision=2)
+    with st.expander("All metrics by layer"):
+        components.table(_layer_table(comparison.layers), f"{name} layers", "metrics", precision=2)
     if not comparison.scores.empty:
         labels = comparison.scores["score"].map(lambda score: SCORE_LABELS.get(score, score))
         scores = pd.DataFrame({"Score of the last layer, %": labels})
         scores[["a", "b", "b - a"]] = 100 * comparison.scores[_VALUES]
-        components.table(scores, f"{name} scores", precision=2)
+        components.table(scores, f"{name} scores", "scores", precision=2)
 
 
 def _difference_chart(layers: pd.DataFrame, metrics: Sequence[str]) -> go.Figure:
@@ -148,9 +150,9 @@ def _show_largest_changes(a: LoadedRun, b: LoadedRun, comparison: Comparison) ->
     )
     factor = curves.scale(LAYER_METRICS[metric])
     images, classes = st.columns([3, 2], gap="large")
-    for column, table, key, title in (
-        (images, changed, "file_name", "Image"),
-        (classes, comparison.moved_classes, "class", "Class"),
+    for column, table, key, title, content in (
+        (images, changed, "file_name", "Image", "images"),
+        (classes, comparison.moved_classes, "class", "Class", "classes"),
     ):
         rows = table[table["metric"] == metric] if len(table) else table
         with column:
@@ -158,12 +160,13 @@ def _show_largest_changes(a: LoadedRun, b: LoadedRun, comparison: Comparison) ->
                 st.caption(f"{title}: no values to compare.")
                 continue
             rows = rows.head(MAX_ROWS)
+            names = {title: rows[key].map(str)}
             components.table(
-                pd.DataFrame(
-                    {title: rows[key].map(str)} | {name: factor * rows[name] for name in _VALUES}
-                ),
+                pd.DataFrame(names | {name: factor * rows[name] for name in _VALUES}),
                 f"{a.slug} and {b.slug} {key} {metric}",
+                content,
                 precision=_decimals(metric),
+                column_config=components.name_column(names),
             )
     st.caption(f"{curves.label_with_unit(LAYER_METRICS[metric])}, over all layers.")
     return metric
@@ -176,8 +179,10 @@ def _show_image(a: LoadedRun, b: LoadedRun, comparison: Comparison, metric: str)
     if image_id is None:
         components.show_empty("No image has a value to compare. Select another metric.")
         return
-    both = [(loaded, read_image(loaded.run, image_id)) for loaded in (a, b)]
-    targets = both[0][1].targets
+    of_a, own_of_b = (read_image(loaded.run, image_id) for loaded in (a, b))
+    of_b = own_of_b.numbered_as(of_a)
+    both = (a, of_a), (b, of_b)
+    targets = of_a.targets
     if targets.empty:
         components.show_empty("This image has no GT, so no query matches. Select another image.")
         return
@@ -189,6 +194,8 @@ def _show_image(a: LoadedRun, b: LoadedRun, comparison: Comparison, metric: str)
         container=right,
         format_func=lambda index: f"{index}: {class_name(a.run, int(labels[index]))}",
     )
+    if of_b.gt_keys != own_of_b.gt_keys:
+        st.caption("The GT of b are in another order than those of a. Numbers are those of a.")
     columns = st.columns(2, gap="large")
     for letter, column, (loaded, image) in zip("ab", columns, both, strict=True):
         with column:
@@ -197,7 +204,7 @@ def _show_image(a: LoadedRun, b: LoadedRun, comparison: Comparison, metric: str)
             query = _final_query(image, gt)
             url_state.page_link(
                 "inspector",
-                "Open in Inspector",
+                f"Open {letter} in Inspector",
                 icon=":material/layers:",
                 run=loaded.slug,
                 image=image_id,
@@ -220,23 +227,9 @@ def _select_image(
         int(row["image_id"]): f"{row['file_name']}: {factor * row['difference']:+z.{digits}f}"
         for row in changed.to_dict("records")
     }
-    default = next(iter(names), None)
-    requested = url_state.get_int("image")
-    if requested is not None and requested not in names:
-        file_name = find_file_name(a.run, requested)
-        if file_name is not None:
-            names = {requested: file_name, **names}
     if not names:
         return None
-    return url_state.selectbox(
-        "Image, largest change first",
-        "image",
-        list(names),
-        container=container,
-        default=default,
-        format_func=names.__getitem__,
-        resets=("gt",),
-    )
+    return select_image("Image, largest change first", a, names, container, resets=("gt",))
 
 
 def _show_matches(loaded: LoadedRun, image: RunImage, gt: int) -> None:
@@ -250,7 +243,7 @@ def _show_matches(loaded: LoadedRun, image: RunImage, gt: int) -> None:
         )
         for column in ("matched_gt_iou", "query")
     )
-    names = [class_name(loaded.run, int(label))[:16] for label in targets["label"]]
+    names = [shorten(class_name(loaded.run, int(label)), 16) for label in targets["label"]]
     chart = go.Figure(
         go.Heatmap(
             z=(100 * iou.to_numpy()).tolist(),

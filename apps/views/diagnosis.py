@@ -92,7 +92,7 @@ def _show_diagnosis(loaded: LoadedRun, diagnosis: Diagnosis) -> None:
     if table.rows:
         st.header("Layers", anchor=False)
         cells = pd.DataFrame([row.cells for row in table.rows], columns=list(table.columns))
-        components.table(cells, f"{loaded.slug} layers")
+        components.table(cells, f"{loaded.slug} layers", "layers")
         st.caption(table.note)
 
 

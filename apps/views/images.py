@@ -119,7 +119,7 @@ def _show_no_images(loaded: LoadedRun) -> None:
 
 
 def _show_summary(loaded: LoadedRun, filters: ImageFilter, page: int, total: int) -> None:
-    text, download = st.columns([6, 1], vertical_alignment="center")
+    text, download = st.columns([4, 1], vertical_alignment="center")
     first = PAGE_SIZE * (page - 1) + 1
     last = min(first + PAGE_SIZE - 1, total)
     layers = f"layer {filters.layer}" if filters.layer else "all layers from 1"
@@ -133,7 +133,7 @@ def _show_summary(loaded: LoadedRun, filters: ImageFilter, page: int, total: int
             "csv",
             lambda: to_csv(_in_percent(gallery.find_images(loaded, filters, MAX_CSV_ROWS))),
             f"{loaded.slug} images",
-            "text/csv",
+            "images",
         )
 
 

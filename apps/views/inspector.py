@@ -11,7 +11,8 @@ from apps import attention, components, drawing, filmstrip, image_charts, url_st
 from apps.finding_links import show_finding_of_url
 from apps.formatting import escape_markdown, format_percent
 from apps.image_charts import HEATMAP_VALUES
-from apps.image_queries import RunImage, find_file_name, read_image, worst_images
+from apps.image_queries import RunImage, read_image, worst_images
+from apps.image_select import select_image
 from apps.runs import LoadedRun
 from mpdiag.errors import RunError
 from mpdiag.store import Run
@@ -20,6 +21,11 @@ from reports.mask_pairs import draw_pair, lowest_iou_pairs
 from reports.names import class_name, layer_symbol
 
 NUM_PAIRS = 4
+MAX_QUERIES = 200
+"""Number of queries in the heatmap; narrower cells are hard to click, and more are slow."""
+MATCHED_FIRST = -1
+MAX_ROWS = 8
+"""Number of GT in the table before it scrolls."""
 NO_MASKS = (
     "The masks of {} are not saved in this run. Run the analysis again with "
     "`--save-masks worst:100` (queries whose masks change most) or `--save-masks all`."
@@ -29,7 +35,8 @@ NO_MASKS = (
 def render(runs: Sequence[LoadedRun]) -> None:
     """Render the page."""
     components.page_header("Inspector", "The predictions of one image in all layers.")
-    run_column, image_column, query_column = st.columns([2, 3, 2])
+    with st.container(key="selection"):
+        run_column, image_column, query_column = st.columns([2, 3, 2])
     loaded = url_state.select_run(runs, container=run_column)
     image = _select_image(loaded, image_column)
     if image is None:
@@ -77,18 +84,11 @@ def _select_image(loaded: LoadedRun, container: DeltaGenerator) -> RunImage | No
         int(row["image_id"]): f"{row['file_name']}: mIoU-L {format_percent(row['miou_l'])}"
         for row in worst.to_dict("records")
     }
-    requested = url_state.get_int("image")
-    if requested is not None and requested not in names:
-        file_name = find_file_name(loaded.run, requested)
-        if file_name is not None:
-            names = {requested: file_name, **names}
-    selected = url_state.selectbox(
+    selected = select_image(
         "Image",
-        "image",
-        list(names),
-        default=int(worst["image_id"][0]),
-        container=container,
-        format_func=names.__getitem__,
+        loaded,
+        names,
+        container,
         resets=("query", "layer"),
         help="The images whose masks change most. The Images page lists all images.",
     )
@@ -153,19 +153,23 @@ def _show_ground_truth(
         st.image(drawn, width="stretch", alt="GT masks with their numbers")
         st.caption(_describe_gt_masks(len(masks), highlighted))
     matches = [_final_match(list(queries)) for queries in image.targets["matched_query"]]
+    classes = {"Class": [class_name(loaded.run, label) for label in image.targets["label"]]}
     table = pd.DataFrame(
         {
             "GT": image.targets["gt"],
-            "Class": [class_name(loaded.run, label) for label in image.targets["label"]],
+            **classes,
             "Final query": [query for query, _ in matches],
             "Since": [since for _, since in matches],
         }
     )
     with right:
         height: int | Literal["content"] = (
-            "content" if len(table) <= 6 else 7 * components.ROW_HEIGHT
+            "content" if len(table) <= MAX_ROWS else round((MAX_ROWS + 1.5) * components.ROW_HEIGHT)
         )
-        components.table(table, f"{loaded.slug} image {image.image_id} GT", height=height)
+        name = f"{loaded.slug} image {image.image_id} GT"
+        components.table(
+            table, name, "GT", height=height, column_config=components.name_column(classes)
+        )
         st.caption("Since: first layer after which the matched query does not change.")
 
 
@@ -181,7 +185,11 @@ def _describe_gt_masks(count: int, highlighted: int) -> str:
 
 def _show_all_queries(loaded: LoadedRun, image: RunImage, query: int, layer: int | None) -> None:
     st.header("All queries", anchor=False)
-    left, right = st.columns([2, 3], vertical_alignment="bottom")
+    can_show_all = len(image.numbers) <= MAX_QUERIES
+    with st.container(key="selection of queries"):
+        left, *middle, right = st.columns(
+            [2, 3] if can_show_all else [2, 2, 3], vertical_alignment="bottom"
+        )
     value = url_state.selectbox(
         "Color",
         "color",
@@ -189,19 +197,43 @@ def _show_all_queries(loaded: LoadedRun, image: RunImage, query: int, layer: int
         container=left,
         format_func=HEATMAP_VALUES.__getitem__,
     )
+    shown = image.numbers if can_show_all else _select_columns(image, query, middle[0])
+    hidden = len(image.numbers) - len(shown)
     right.caption(
         "Click a cell to select its query and layer. Cells without a value are blank: the masks "
         "are empty or not finite, or the query has no match."
+        + (f" **{hidden:,} queries are hidden.**" if hidden else "")
     )
 
     def select(point: Mapping[str, Any]) -> None:
         url_state.update(query=int(point["x"]), layer=max(int(point["y"]), 1))
 
     components.clickable_figure(
-        image_charts.query_heatmap(image.queries, value, query, layer),
+        image_charts.query_heatmap(
+            image.queries[image.queries["query"].isin(shown)], value, query, layer
+        ),
         f"{loaded.slug} image {image.image_id} {value}",
         select,
     )
+
+
+def _select_columns(image: RunImage, query: int, container: DeltaGenerator) -> list[int]:
+    """Return up to MAX_QUERIES selected queries to show in the heatmap, and `query`."""
+    numbers = image.numbers
+    first = url_state.selectbox(
+        "Queries",
+        "first",
+        [MATCHED_FIRST, *range(0, len(numbers), MAX_QUERIES)],
+        container=container,
+        format_func=lambda start: (
+            f"{MAX_QUERIES}: matched, then highest scores"
+            if start == MATCHED_FIRST
+            else f"{numbers[start]} to {numbers[start : start + MAX_QUERIES][-1]}"
+        ),
+    )
+    if first == MATCHED_FIRST:
+        return image.first_queries(MAX_QUERIES, query)
+    return sorted({*numbers[first : first + MAX_QUERIES], query})
 
 
 def _show_matching(loaded: LoadedRun, image: RunImage, highlighted: int) -> None:

@@ -173,7 +173,7 @@ def _show_predictions(
     )
     st.caption(f"mIoU-L over all queries of this image: {miou_l}.")
     st.header("Queries with the highest scores", anchor=False)
-    components.table(table, "mpdiag live queries")
+    components.table(table, "mpdiag live queries", "queries")
 
 
 def _query_table(class_names: Sequence[str], predictions: "LivePredictions") -> pd.DataFrame:

@@ -52,6 +52,7 @@ def _show_curves(runs: Sequence[LoadedRun]) -> None:
     components.table(
         table,
         "mpdiag table 1",
+        "metrics",
         precision=1 if all(LAYER_METRICS[name].unit == "fraction" for name in metrics) else 2,
         column_config={layer: {"width": LAYER_WIDTH} for layer in table.columns[2:]},
     )
@@ -62,4 +63,4 @@ def _show_facts(loaded: LoadedRun) -> None:
     facts = pd.DataFrame(run_facts(loaded.run), columns=["Fact", "Value"])
     # st.table wraps long texts, st.dataframe does not. Its cells are Markdown.
     st.table(facts.set_index("Fact").map(escape_markdown))
-    components.download_button("csv", to_csv(facts), f"{loaded.slug} facts", "text/csv")
+    components.download_button("csv", to_csv(facts), f"{loaded.slug} facts", "run details")

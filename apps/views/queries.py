@@ -154,15 +154,18 @@ def _show_classes(loaded: LoadedRun, matched: pd.DataFrame, name: str) -> None:
         return
     by_class = matched.groupby("label").agg(count=("iou", "size"), iou=("iou", "mean"))
     by_class = by_class.sort_values("count", ascending=False, kind="stable")
+    classes = {"Class": [class_name(loaded.run, int(label)) for label in by_class.index]}
     table = pd.DataFrame(
         {
-            "Class": [class_name(loaded.run, int(label)) for label in by_class.index],
+            **classes,
             "Matches": by_class["count"].to_numpy(),
             "IoU, %": 100 * by_class["iou"].to_numpy(),
         }
     )
     height = "content" if len(table) <= MAX_CLASSES else components.ROW_HEIGHT * (MAX_CLASSES + 1)
-    components.table(table, name, height=height)
+    components.table(
+        table, name, "classes", height=height, column_config=components.name_column(classes)
+    )
 
 
 def _show_table(loaded: LoadedRun, usage: pd.DataFrame, layer: int) -> None:
@@ -182,6 +185,7 @@ def _show_table(loaded: LoadedRun, usage: pd.DataFrame, layer: int) -> None:
     components.table(
         table,
         f"{loaded.slug} queries {layer}",
+        "queries",
         height="content" if len(table) <= MAX_ROWS else components.ROW_HEIGHT * (MAX_ROWS + 1),
     )
     st.caption(

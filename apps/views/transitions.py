@@ -83,6 +83,7 @@ def _show_tables(loaded: LoadedRun, table: pd.DataFrame) -> None:
             components.table(
                 by_layer.rename_axis("Transition").reset_index(),
                 f"{loaded.slug} transitions {column}",
+                "shares" if column == "share" else "Util gained",
                 precision=precision,
                 column_config={name: {"width": 60} for name in by_layer.columns[1:]},
             )
@@ -135,7 +136,8 @@ def _show_examples(loaded: LoadedRun, table: pd.DataFrame) -> None:
 def _show_example(loaded: LoadedRun, row: dict[Hashable, Any], layer: int) -> None:
     image_id, query = int(row["image_id"]), int(row["query"])
     if row["saved"]:
-        alt = f"Masks of query {query} in {layer_symbol(layer - 1)} and {layer_symbol(layer)}"
+        layers = f"{layer_symbol(layer - 1)} and {layer_symbol(layer)}"
+        alt = f"{row['file_name']}: masks of query {query} in {layers}"
         st.image(draw_pair(loaded.run, image_id, query, layer), width="stretch", alt=alt)
     before, after = (
         _best_gt(row[f"gt_{when}"], row[f"gt_iou_{when}"]) for when in ("before", "after")

@@ -14,13 +14,16 @@ def test_heatmap_has_each_value_at_its_query_and_layer():
     )
     chart = image_charts.query_heatmap(queries, "iou_prev", query=5, layer=1)
     heatmap, points = chart.data
-    assert list(heatmap.x) == [3, 5]
+    assert list(heatmap.x) == ["3", "5"]
     assert list(heatmap.y) == [0, 1]
     np.testing.assert_array_equal(np.array(heatmap.z, dtype=float), [[np.nan] * 2, [25, 100]])
-    assert list(zip(points.x, points.y, strict=True)) == [(3, 0), (5, 0), (3, 1), (5, 1)]
-    assert [text for _, text in points.customdata] == ["none", "none", "25.0%", "100.0%"]
+    cells = [("3", 0), ("5", 0), ("3", 1), ("5", 1)]
+    assert list(zip(points.x, points.y, strict=True)) == cells
+    assert list(points.customdata) == ["M⁰: none", "M⁰: none", "M¹: 25.0%", "M¹: 100.0%"]
+    # On an axis of categories, positions count from 0.
+    assert chart.layout.xaxis.type == "category"
     (frame,) = chart.layout.shapes
-    assert (frame.x0, frame.x1, frame.y0, frame.y1) == (4.5, 5.5, 0.5, 1.5)
+    assert (frame.x0, frame.x1, frame.y0, frame.y1) == (0.5, 1.5, 0.5, 1.5)
 
 
 def test_matching_follows_each_gt_through_its_queries():
@@ -37,6 +40,14 @@ def test_matching_follows_each_gt_through_its_queries():
     assert second.customdata[1] == ["GT 1 %{x}", 4, "M¹"]
     assert "%{x}" not in second.hovertemplate
     assert {note.text for note in chart.layout.annotations} == {"GT 0 &lt;b&gt;cat", "GT 1 %{x}"}
+
+
+def test_matching_shortens_long_names_except_in_its_hover_texts():
+    targets = pd.DataFrame({"gt": [0], "label": [0], "matched_query": [[4, 7]]})
+    name = "<i>" + "x" * 30
+    chart = image_charts.matching_chart(targets, [name])
+    assert chart.layout.annotations[0].text == "GT 0 &lt;i&gt;" + "x" * 16 + "…"
+    assert chart.data[0].customdata[0][0] == "GT 0 &lt;i&gt;" + "x" * 30
 
 
 def test_matching_shows_a_limited_number_of_gt():

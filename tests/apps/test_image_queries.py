@@ -1,7 +1,9 @@
 """The rows of one image against the Parquet files."""
 
 import shutil
+from dataclasses import replace
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -114,3 +116,22 @@ def test_worst_images_without_masks_are_ordered_by_miou_l(loaded):
     worst = worst_images(loaded)
     assert worst["image_id"].tolist() == order
     assert worst["miou_l"].iloc[0] == pytest.approx(sum(ious[order[0]]) / len(ious[order[0]]))
+
+
+def test_first_queries(loaded):
+    """Query 4 is selected, 3 matches in the last layer, 1 did before, 5 has the highest score."""
+    final = {0: (-1, 0.2), 1: (-1, 0.1), 2: (-1, None), 3: (0, 0.05), 4: (-1, 0.0), 5: (-1, 0.9)}
+
+    def change(rows):
+        for row in rows:
+            row["matched_gt"], row["score"] = final[row["query"]]
+            if (row["layer"], row["query"]) == (2, 1):
+                row["matched_gt"] = 0
+        return rows
+
+    image = read_image(loaded.run, 4)
+    rows = change(image.queries.to_dict("records"))
+    image = replace(image, queries=pd.DataFrame(rows))
+    found = [image.first_queries(count, 4) for count in range(1, 7)]
+    assert found == [[4], [3, 4], [1, 3, 4], [1, 3, 4, 5], [0, 1, 3, 4, 5], [0, 1, 2, 3, 4, 5]]
+    assert image.numbers == found[-1]

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,10 +12,11 @@ from plotly.io import from_json
 from mpdiag.store import Run, compare
 
 
-@pytest.fixture
-def runs(make_run, tmp_path):
+@pytest.fixture(scope="module")
+def shared_runs(make_run, tmp_path_factory):
     """Two runs over the same images; a third of the queries of the second do not change."""
-    paths = [make_run(tmp_path / name, images=8, seed=3) for name in "ab"]
+    folder = tmp_path_factory.mktemp("compared")
+    paths = [make_run(folder / name, images=8, seed=3) for name in "ab"]
     file = next((paths[1] / "queries").glob("*.parquet"))
     table = pq.read_table(file)
     rows = [
@@ -26,18 +28,24 @@ def runs(make_run, tmp_path):
     return paths
 
 
+@pytest.fixture
+def runs(shared_runs, tmp_path):
+    """Copies of these runs, to be changed."""
+    return [Path(shutil.copytree(run, tmp_path / run.name)) for run in shared_runs]
+
+
 def figures(page):
     return [from_json(chart.proto.spec) for chart in page.get("plotly_chart")]
 
 
-def test_one_run_is_not_enough(make_run, open_page, tmp_path):
-    page = open_page(make_run(tmp_path / "one"), page="compare")
+def test_one_run_is_not_enough(shared_run, open_page):
+    page = open_page(shared_run("one"), page="compare")
     assert "mpdiag dashboard RUN_A RUN_B" in page.info[0].value
 
 
-def test_differences_are_those_of_the_store(runs, open_page):
-    page = open_page(*runs, page="compare")
-    expected = compare(*map(Run.open, runs))
+def test_differences_are_those_of_the_store(shared_runs, open_page):
+    page = open_page(*shared_runs, page="compare")
+    expected = compare(*map(Run.open, shared_runs))
     for trace, metric in zip(figures(page)[0].data, ("miou_l", "util"), strict=True):
         rows = expected.layers[expected.layers["metric"] == metric]
         assert list(trace.x) == rows["layer"].tolist()
@@ -85,24 +93,24 @@ def test_download_buttons_of_runs_with_long_names_are_unique(make_run, open_page
     assert len(names) == len(set(names)) >= 3
 
 
-def test_runs_can_be_swapped_and_must_differ(runs, open_page):
-    page = open_page(*runs, page="compare", a="b-matching-part", b="a-matching-part")
-    reversed_values = list(figures(open_page(*runs, page="compare"))[0].data[0].y)
+def test_runs_can_be_swapped_and_must_differ(shared_runs, open_page):
+    page = open_page(*shared_runs, page="compare", a="b-matching-part", b="a-matching-part")
+    reversed_values = list(figures(open_page(*shared_runs, page="compare"))[0].data[0].y)
     assert list(figures(page)[0].data[0].y) == pytest.approx([-value for value in reversed_values])
     page.selectbox(key="widget-b").set_value("b-matching-part").run()
     assert "are the same" in page.info[0].value
 
 
-def test_one_image_in_both_runs(runs, open_page):
-    page = open_page(*runs, page="compare", image=4, gt=1)
-    for number, run in enumerate(runs, start=1):
+def test_one_image_in_both_runs(shared_runs, open_page):
+    page = open_page(*shared_runs, page="compare", image=4, gt=1)
+    for number, run in enumerate(shared_runs, start=1):
         heat = figures(page)[number].data[0]
         for row in pq.read_table(run / "queries").to_pylist():
             if row["image_id"] == 4 and row["matched_gt"] >= 0:
                 cell = row["matched_gt"], row["layer"]
                 assert heat.text[cell[0]][cell[1]] == str(row["query"])
                 assert heat.z[cell[0]][cell[1]] == pytest.approx(100 * row["matched_gt_iou"])
-    targets = pq.read_table(runs[0] / "targets").to_pylist()
+    targets = pq.read_table(shared_runs[0] / "targets").to_pylist()
     final = next(r["matched_query"][-1] for r in targets if (r["image_id"], r["gt"]) == (4, 1))
     captions = [caption.value for caption in page.caption]
     assert f"a: query {final}, which matches GT 1 in the last layer." in captions
@@ -111,18 +119,92 @@ def test_one_image_in_both_runs(runs, open_page):
     assert links == [f"run={name}-matching-part&image=4&query={final}" for name in "ab"]
 
 
-def test_largest_changes_by_another_metric(runs, open_page):
+def change(run, table, rows):
+    """Let `rows` change the rows of a table of a run."""
+    file = next((run / table).glob("*.parquet"))
+    old = pq.read_table(file)
+    changed = old.to_pylist()
+    rows(changed)
+    changed.sort(key=lambda row: (row["image_id"], row.get("layer", 0), row.get("gt", 0)))
+    pq.write_table(old.from_pylist(changed, old.schema), file)
+
+
+def swap_gt(run, image, first, second):
+    """Give two GT of an image the numbers of each other."""
+    swapped = {first: second, second: first}
+
+    def swap(*names):
+        def rows(rows):
+            for row in rows:
+                if row["image_id"] == image:
+                    row |= {name: swapped.get(row[name], row[name]) for name in names}
+
+        return rows
+
+    change(run, "targets", swap("gt"))
+    change(run, "queries", swap("matched_gt", "best_gt"))
+
+
+def one_class(rows):
+    for row in rows:
+        row |= {"category_id": 1, "label": 0}
+
+
+def test_gt_in_another_order_are_compared_with_themselves(runs, open_page):
+    for run in runs:
+        change(run, "targets", one_class)
+    state = {"page": "compare", "image": 4, "gt": 0}
+    before = open_page(*runs, **state)
+    assert not any("another order" in caption.value for caption in before.caption)
+    swap_gt(runs[1], 4, 0, 2)
+    os.utime(runs[1] / "run.json", (1, 1))  # the cache must not return the old run
+    page = open_page(*runs, **state)
+    for number in (1, 2):
+        old, new = (figures(shown)[number].data[0] for shown in (before, page))
+        assert (new.text, new.y) == (old.text, old.y)
+    assert any("another order" in caption.value for caption in page.caption)
+    texts = [[c.value for c in shown.caption if "in the last layer" in c.value]
+             for shown in (before, page)]  # fmt: skip
+    assert texts[0] == texts[1]
+
+
+def test_gt_with_other_boxes_are_not_compared(runs, open_page):
+    def move(rows):
+        for row in rows:
+            if (row["image_id"], row["gt"]) == (4, 1):
+                row["bbox"] = [row["bbox"][0] + 1, *row["bbox"][1:]]
+
+    change(runs[1], "targets", move)
     page = open_page(*runs, page="compare", image=4)
+    assert "boxes of its GT differ" in page.error[0].value
+    assert not open_page(*runs, page="compare", image=3).error
+
+
+def test_another_run_keeps_the_image_that_it_has(shared_run, shared_runs, open_page):
+    others = [shared_run(name, images=4, seed=3) for name in "cd"]
+    page = open_page(*shared_runs, *others, page="compare", image=7, gt=1)
+    page.selectbox(key="widget-a").set_value("b-matching-part").run()
+    page.selectbox(key="widget-b").set_value("a-matching-part").run()
+    selected = [page.selectbox(key=f"widget-{key}").value for key in ("image", "gt")]
+    assert selected == [7, 1] and not page.info
+    for key, name in zip("ab", "cd", strict=True):
+        page.selectbox(key=f"widget-{key}").set_value(f"{name}-matching-part").run()
+    assert page.selectbox(key="widget-image").value in range(1, 5)
+    assert "no image with the id 7" in page.info[0].value
+
+
+def test_largest_changes_by_another_metric(shared_runs, open_page):
+    page = open_page(*shared_runs, page="compare", image=4)
     page.selectbox(key="widget-metric").set_value("util").run()
     assert page.query_params["metric"] == "util" and "image" not in page.query_params
-    moved = compare(*map(Run.open, runs)).moved_images
+    moved = compare(*map(Run.open, shared_runs)).moved_images
     expected = moved[moved["metric"] == "util"]["file_name"].tolist()
     assert page.dataframe[1].value["Image"].tolist() == expected
 
 
 @pytest.mark.parametrize("image", ["99", "-1", "../../etc/passwd", "9" * 30])
-def test_unknown_image_is_ignored(runs, open_page, image):
-    page = open_page(*runs, page="compare", image=image)
+def test_unknown_image_is_ignored(shared_runs, open_page, image):
+    page = open_page(*shared_runs, page="compare", image=image)
     assert not page.error
     assert page.selectbox(key="widget-image").value in range(1, 9)
 
@@ -136,8 +218,8 @@ def test_image_without_gt_or_masks(runs, open_page):
     assert any("--save-masks all" in caption.value for caption in page.caption)
 
 
-def test_runs_over_different_images_are_an_error(make_run, open_page, tmp_path):
-    runs = [make_run(tmp_path / name, images=count) for name, count in (("a", 4), ("b", 5))]
+def test_runs_over_different_images_are_an_error(shared_run, open_page):
+    runs = [shared_run(name, images=count) for name, count in (("a", 4), ("b", 5))]
     page = open_page(*runs, page="compare")
     assert "different images" in page.error[0].value
 

@@ -12,6 +12,7 @@ from synthetic_run import RunSize, write_run
 
 from apps import attention, filmstrip
 from apps.image_queries import QueryLayer
+from apps.views import inspector
 from mpdiag.store import Run, rle
 from mpdiag.store.attention import StoredAttention
 from mpdiag.store.schema import ATTENTION
@@ -35,8 +36,8 @@ def rows_of(run, image_id, query):
     return sorted(chosen, key=lambda row: row["layer"])
 
 
-def test_filmstrip_has_the_numbers_of_each_layer(make_run, open_page, tmp_path):
-    run = make_run(tmp_path / "one")
+def test_filmstrip_has_the_numbers_of_each_layer(shared_run, open_page):
+    run = shared_run("one")
     page = open_page(run, page="inspector", image=4, query=2)
     shown = tiles(page)
     assert [lines[0].strip("*") for lines in shown] == SYMBOLS
@@ -66,22 +67,22 @@ def test_filmstrip_has_the_numbers_of_each_layer(make_run, open_page, tmp_path):
     ("areas", "text"),
     [((0, 0), "both empty"), ((None, 0), "not finite"), ((0, None), "not finite")],
 )
-def test_masks_without_iou(make_run, tmp_path, areas, text):
+def test_masks_without_iou(shared_run, areas, text):
     previous, layer = (QueryLayer(k, None, -1, -1, None, None, None, areas[k]) for k in range(2))
-    run = Run.open(make_run(tmp_path / "one", images=1))
+    run = Run.open(shared_run("one", images=1))
     assert filmstrip._describe(run, layer, previous, None).split("  \n")[1] == text
 
 
-def test_the_lowest_iou_is_selected_first(make_run, open_page, tmp_path):
-    run = make_run(tmp_path / "one", seed=5)
+def test_the_lowest_iou_is_selected_first(shared_run, open_page):
+    run = shared_run("one", seed=5)
     page = open_page(run, page="inspector")
     rows = pq.read_table(run / "queries").to_pylist()
     lowest = min(row["iou_prev"] for row in rows if row["iou_prev"] is not None)
     assert any(f"IoU {100 * lowest:.1f}%" in lines[1] for lines in tiles(page))
 
 
-def test_each_gt_is_listed_with_its_final_query(make_run, open_page, tmp_path):
-    run = make_run(tmp_path / "one")
+def test_each_gt_is_listed_with_its_final_query(shared_run, open_page):
+    run = shared_run("one")
     page = open_page(run, page="inspector", image=4)
     targets = [row for row in pq.read_table(run / "targets").to_pylist() if row["image_id"] == 4]
     shown = page.dataframe[0].value.to_dict("records")
@@ -93,8 +94,8 @@ def test_each_gt_is_listed_with_its_final_query(make_run, open_page, tmp_path):
         assert (row["Final query"], row["Since"]) == (str(queries[-1]), SYMBOLS[since])
 
 
-def test_url_restores_image_query_and_layer(make_run, open_page, tmp_path):
-    run = make_run(tmp_path / "one")
+def test_url_restores_image_query_and_layer(shared_run, open_page):
+    run = shared_run("one")
     page = open_page(run, page="inspector", image=3, query=5, layer=7, color="score")
     assert [box(page, key).value for key in ("image", "query", "layer", "color")] == [
         3,
@@ -114,18 +115,61 @@ def test_url_restores_image_query_and_layer(make_run, open_page, tmp_path):
         {"image": 10**30, "query": "<b>", "layer": "x", "color": "1; DROP"},
     ],
 )
-def test_invalid_url_shows_the_default(make_run, open_page, tmp_path, state):
-    run = make_run(tmp_path / "one", seed=5)
+def test_invalid_url_shows_the_default(shared_run, open_page, state):
+    run = shared_run("one", seed=5)
     page, default = (open_page(run, page="inspector", **url) for url in (state, {}))
     assert tiles(page) == tiles(default)
     assert not page.error
 
 
-def test_another_image_resets_query_and_layer(make_run, open_page, tmp_path):
-    page = open_page(make_run(tmp_path / "one"), page="inspector", image=3, query=5, layer=7)
+def test_another_image_resets_query_and_layer(shared_run, open_page):
+    page = open_page(shared_run("one"), page="inspector", image=3, query=5, layer=7)
     box(page, "image").set_value(4).run()
     assert page.query_params == {"image": "4"}
     assert box(page, "query").options[0].startswith(f"Query {box(page, 'query').value}:")
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [({"query": 1}, None), ({"query": 1, "first": 3}, ["1", "3", "4", "5"]),
+     ({"query": 1, "first": 2}, None)],
+)  # fmt: skip
+def test_heatmap_of_many_queries_shows_some(shared_run, open_page, monkeypatch, state, shown):
+    run = shared_run("one", queries=7)
+    assert not any(
+        "hidden" in caption.value for caption in open_page(run, page="inspector", image=4).caption
+    )
+    monkeypatch.setattr(inspector, "MAX_QUERIES", 3)
+    page = open_page(run, page="inspector", image=4, **state)
+    heatmap = from_json(page.get("plotly_chart")[0].proto.spec).data[0]
+    if shown is None:  # of the three GT, two have other queries than the selected one
+        targets = [r for r in pq.read_table(run / "targets").to_pylist() if r["image_id"] == 4]
+        matched = {row["matched_query"][-1] for row in targets} - {1}
+        assert "1" in heatmap.x and len(heatmap.x) == 3
+        assert {int(name) for name in heatmap.x} - {1} <= matched
+        shown = heatmap.x
+    assert list(heatmap.x) == list(shown)
+    assert box(page, "first").options == [
+        "3: matched, then highest scores", "0 to 2", "3 to 5", "6 to 6",
+    ]  # fmt: skip
+    assert any(f"**{7 - len(shown)} queries are hidden.**" in text.value for text in page.caption)
+
+
+def test_an_image_that_the_other_run_lacks_is_named(shared_run, open_page):
+    runs = [shared_run("few", images=4), shared_run("many", images=8)]
+    state = {"page": "inspector", "run": "many-matching-part"}
+    page = open_page(*runs, **state, image=4)
+    box(page, "run").set_value("few-matching-part").run()
+    assert box(page, "image").value == 4 and not page.info
+    page = open_page(*runs, **state, image=8)
+    assert box(page, "image").value == 8 and not page.info
+    box(page, "run").set_value("few-matching-part").run()
+    first = box(page, "image").value
+    assert first in range(1, 5)
+    assert box(page, "image").options[0].startswith(f"{first:06d}.jpg")
+    assert "no image with the id 8" in page.info[0].value
+    box(page, "run").set_value("many-matching-part").run()
+    assert box(page, "image").value == 8 and not page.info
 
 
 def section(page, layer):
@@ -137,8 +181,8 @@ def section(page, layer):
 
 
 @pytest.mark.parametrize("query", [2, 5])
-def test_saved_attention_is_shown(make_run, open_page, tmp_path, query):
-    run = make_run(tmp_path / "one")
+def test_saved_attention_is_shown(shared_run, open_page, query):
+    run = shared_run("one")
     page = open_page(run, page="inspector", image=4, query=query, layer=3)
     rows = pq.read_table(run / "attention").to_pylist()
     (row,) = (r for r in rows if (r["image_id"], r["layer"], r["query"]) == (4, 3, query))
@@ -220,8 +264,8 @@ def change(run, edit):
     pq.write_table(edit(pq.read_table(file)), file)
 
 
-def test_largest_changes_link_to_their_query_and_layer(make_run, open_page, tmp_path):
-    run = make_run(tmp_path / "one")
+def test_largest_changes_link_to_their_query_and_layer(shared_run, open_page):
+    run = shared_run("one")
     page = open_page(run, page="inspector", image=4)
     count = sum(button.label.startswith("Show query") for button in page.button)
     assert 1 <= count <= 4
@@ -234,8 +278,8 @@ def test_largest_changes_link_to_their_query_and_layer(make_run, open_page, tmp_
         assert rows[int(page.query_params["layer"])]["iou_prev"] == min(ious)
 
 
-def test_image_without_gt(make_run, open_page, tmp_path):
-    page = open_page(make_run(tmp_path / "one"), page="inspector", image=1)
+def test_image_without_gt(shared_run, open_page):
+    page = open_page(shared_run("one"), page="inspector", image=1)
     assert any("no ground truth" in caption.value for caption in page.caption)
     assert not page.dataframe
 
@@ -251,8 +295,8 @@ def test_image_without_queries_of_the_mp_part(make_run, open_page, tmp_path):
 
 
 @pytest.mark.parametrize("layers", [1, 3, 15])
-def test_any_number_of_layers_is_shown(make_run, open_page, tmp_path, layers):
-    page = open_page(make_run(tmp_path / "run", layers=layers), page="inspector")
+def test_any_number_of_layers_is_shown(shared_run, open_page, layers):
+    page = open_page(shared_run("run", layers=layers), page="inspector")
     assert len(tiles(page)) == layers + 1
 
 
@@ -294,9 +338,9 @@ def test_damaged_mask_is_an_error(make_run, open_page, tmp_path):
     assert "masks" in page.error[0].value
 
 
-def test_names_from_files_are_escaped(make_run, open_page, tmp_path):
+def test_names_from_files_are_escaped(shared_run, open_page):
     hostile = [{"category_id": k, "name": "<b>*x*</b> $y$", "isthing": True} for k in (1, 2, 3)]
-    page = open_page(make_run(tmp_path / "one", classes=hostile), page="inspector")
+    page = open_page(shared_run("one", classes=hostile), page="inspector")
     assert len(tiles(page)) == 10
     for lines in tiles(page):
         assert lines[4].startswith(r"\<b\>\*x\*\<\/b\> \$y\$ ")
