@@ -27,11 +27,12 @@ def build_adapter(
     """
     if options.part == "piloted":
         return _mp_part(model, data, options.pilot_layers)
-    adapter = _matching_part(model, data)
+    adapter = matching_part(model, data)
     return IntervenedAdapter(adapter, options) if options.intervene else adapter
 
 
-def _matching_part(model: OpenedModel, data: SegmentationDataset) -> ModelAdapter:
+def matching_part(model: OpenedModel, data: SegmentationDataset) -> ModelAdapter:
+    """Build the adapter of the matching part; see `build_adapter`."""
     if isinstance(model, LoadedCheckpoint):
         return Mask2FormerAdapter(model, data)
     if isinstance(model, CustomModel):

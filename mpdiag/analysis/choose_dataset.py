@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from mpdiag.analysis.options import AnalysisOptions
+from mpdiag.analysis.options import SourceOptions
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.checkpoints.opening import OpenedModel
 from mpdiag.config import DataSource
@@ -15,7 +15,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def choose_dataset(
-    dataset: str | None, model: OpenedModel, options: AnalysisOptions
+    dataset: str | None, model: OpenedModel, options: SourceOptions
 ) -> SegmentationDataset:
     """Open a data set by name, folder or file.
 
@@ -55,7 +55,7 @@ def choose_dataset(
     )
 
 
-def _held_out(model: LoadedCheckpoint, options: AnalysisOptions) -> DataSource | None:
+def _held_out(model: LoadedCheckpoint, options: SourceOptions) -> DataSource | None:
     """Return the held-out images of a training, in the root of the options if they have one."""
     root = options.root and Path(options.root)
     if model.recipe is not None:

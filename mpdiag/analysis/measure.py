@@ -14,10 +14,11 @@ from mpdiag.analysis.adapter import (
     LayerPredictions,
     ModelAdapter,
     PreprocessedImage,
+    batch_targets,
 )
 from mpdiag.analysis.computed_ahead import computed_ahead
 from mpdiag.analysis.settings import AnalysisSettings
-from mpdiag.data import Sample, padded_targets
+from mpdiag.data import Sample
 from mpdiag.evaluation import Detections, Evaluator
 from mpdiag.matching import Matches, Target, finite_queries
 from mpdiag.metrics import ImageRows, image_rows
@@ -131,7 +132,7 @@ class Measurer:
 
     @torch.inference_mode()
     def _predict(self, batch: Sequence[PreprocessedImage]) -> _Predicted:
-        targets = padded_targets([x.sample for x in batch], batch[0].padded, self.device)
+        targets = batch_targets(batch, self.device)
         found = self.adapter.predict(batch, targets, attention=self.attention)
         return _Predicted(batch, targets, found)
 

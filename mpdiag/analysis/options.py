@@ -40,11 +40,11 @@ def _parse_count(text: str) -> int | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnalysisOptions:
-    """Options of an analysis. The metadata of each field documents it.
+class SourceOptions:
+    """Which model and data set to use, and where. The metadata of each field documents it.
 
     Raises:
-        ConfigError: a value is invalid, or two options exclude each other.
+        ConfigError: a value is invalid.
     """
 
     config: Path | None = field(
@@ -82,8 +82,39 @@ class AnalysisOptions:
     )
     limit: int | None = field(
         default=None,
-        metadata=option("Number of images to analyse.", stored=True, show_default="all images"),
+        metadata=option("Number of images to use.", stored=True, show_default="all images"),
     )
+    device: str | None = field(
+        default=None,
+        metadata=option(
+            "Device that runs the model: cpu, cuda or cuda:N.", show_default="cuda, else cpu"
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        _check_choices(self, engine=Engine, task=Task)
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"--limit {self.limit}: is less than 1; give a number of images")
+
+
+def _check_choices(options: SourceOptions, **choices: Any) -> None:
+    """Raise ConfigError for a value that is not of its literal type."""
+    for name, kind in choices.items():
+        value, known = getattr(options, name), get_args(kind)
+        if value is not None and value not in known:
+            raise ConfigError(
+                f"--{name} {printable(value, 80)}: is unknown; choose one of {', '.join(known)}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisOptions(SourceOptions):
+    """Options of an analysis. The metadata of each field documents it.
+
+    Raises:
+        ConfigError: a value is invalid, or two options exclude each other.
+    """
+
     part: Part = field(
         default="matching",
         metadata=option(
@@ -151,12 +182,6 @@ class AnalysisOptions:
             metavar="CHANGE",
         ),
     )
-    device: str | None = field(
-        default=None,
-        metadata=option(
-            "Device that runs the model: cpu, cuda or cuda:N.", show_default="cuda, else cpu"
-        ),
-    )
     workers: int = field(
         default=0,
         metadata=option(
@@ -167,15 +192,8 @@ class AnalysisOptions:
     resume: bool = field(default=False, metadata=option("Continue an unfinished run."))
 
     def __post_init__(self) -> None:
-        for name, choices in (("part", Part), ("engine", Engine), ("task", Task)):
-            value = getattr(self, name)
-            if value is not None and value not in get_args(choices):
-                known = ", ".join(get_args(choices))
-                raise ConfigError(
-                    f"--{name} {printable(value, 80)}: is unknown; choose one of {known}"
-                )
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"--limit {self.limit}: is less than 1; give a number of images")
+        SourceOptions.__post_init__(self)  # `super()` does not work in a class with slots
+        _check_choices(self, part=Part)
         if self.pilot_layers is not None and self.part != "piloted":
             raise ConfigError("--pilot-layers: works on the MP part only; add --part piloted")
         if self.workers < 0:

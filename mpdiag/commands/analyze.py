@@ -1,18 +1,17 @@
 """`mpdiag analyze`, whose options are the fields of `AnalysisOptions`."""
 
-import inspect
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.commands.model_reference import require_path, resolve_model
-from mpdiag.commands.options import err, out, suggest
+from mpdiag.commands.options import add_options, err, out, suggest
 
 
 def analyze(
@@ -85,25 +84,4 @@ def _result(summary: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def _parameters() -> Iterator[inspect.Parameter]:
-    """Yield the parameters of the command: its own, and one for each analysis option."""
-    own = inspect.signature(analyze).parameters.values()
-    yield from (parameter for parameter in own if parameter.kind != parameter.VAR_KEYWORD)
-    types = get_type_hints(AnalysisOptions)
-    for field in fields(AnalysisOptions):
-        flag = [f"--{field.name.replace('_', '-')}"] if field.default is False else []
-        info = typer.Option(*flag, help=field.metadata["help"], **field.metadata["command_line"])
-        # typer supports neither tuples of any length nor unions.
-        kind = {"intervene": list[str], "match_points": str | None}.get(
-            field.name, types[field.name]
-        )
-        yield inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=Annotated[kind, info],
-        )
-
-
-# typer reads the parameters from the signature.
-analyze.__signature__ = inspect.Signature(list(_parameters()))  # type: ignore[attr-defined]
+add_options(analyze, AnalysisOptions)

@@ -9,13 +9,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mpdiag.choices import Engine, Task
+from mpdiag.analysis.options import SourceOptions
 from mpdiag.commands.model_reference import require_path, resolve_model
-from mpdiag.commands.options import Config, Root, err, out, suggest
+from mpdiag.commands.options import add_options, err, out, suggest
+from mpdiag.errors import ConfigError
 from mpdiag.printable import printable
 
 if TYPE_CHECKING:
-    from mpdiag.data import SegmentationDataset
     from mpdiag.store import Run
     from mpdiag.store.diagnosis import Diagnosis
 
@@ -45,44 +45,10 @@ def diagnose(
     against: Annotated[
         str | None, typer.Option(help="Another run or checkpoint to compare with.")
     ] = None,
-    config: Config = None,
-    engine: Annotated[
-        Engine | None,
-        typer.Option(
-            help="Library that runs a Mask2Former of transformers: mpdiag or transformers.",
-            show_default="mpdiag",
-            metavar="NAME",
-        ),
-    ] = None,
-    root: Root = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split of the data set.", show_default="val")
-    ] = None,
-    task: Annotated[
-        Task | None,
-        typer.Option(
-            help="Annotations to use, and so the score: instance (AP), panoptic (PQ) or semantic "
-            "(mIoU).",
-            metavar="NAME",
-            show_default="as in the data set's name or file, else instance",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of images to use.",
-            min=1,
-            show_default="all of a run, else 500, or 200 for PQ and mIoU",
-        ),
-    ] = None,
     threshold: Annotated[
         float, typer.Option(help="AP, PQ or mIoU, in points, that a cause must cost.", min=0)
     ] = 1.0,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Device that runs the model.", show_default="cuda, else cpu"),
-    ] = None,
-    resume: Annotated[
+    cache: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
@@ -92,45 +58,39 @@ def diagnose(
     ] = None,
     json_file: Json = None,
     html: Html = None,
+    **options: Any,
 ) -> None:
     """Rank what costs a model AP, PQ or mIoU: what is at stake, the evidence and the remedy."""
     sources = [source] if against is None else [source, against]
     for one in sources:
         require_path(one)
+    chosen = SourceOptions(**options)
     from mpdiag.analysis.shard import torchrun_shard
+    from mpdiag.diagnosis.run_evidence import matching_dataset
     from mpdiag.store import Run
     from mpdiag.store.diagnosis import FILE_NAME
     from mpdiag.store.files import check_target
     from reports.diagnosis import build_diagnosis, write_diagnosis
 
+    if run is not None and Run.exists(source):
+        raise ConfigError(f"--run: is for a checkpoint, but {source} is a run; leave it out")
     for file in (json_file, html):  # before the work
         if file is not None:
             check_target(file)
     data: Any = dataset
     if run is not None:
-        data = _open_dataset(Run.open(run), dataset, root=root, split=split, task=task)
-    options: dict[str, Any] = {
-        "config": config,
-        "engine": engine,
-        "root": root,
-        "split": split,
-        "task": task,
-        "limit": limit,
-        "device": device,
-        "resume": resume,
-    }
+        data = matching_dataset(Run.open(run), dataset, chosen)
     with torchrun_shard() as shard:
-        options["shard"] = shard
-        found = [_find_causes(one, data, threshold / 100, options) for one in sources]
+        others = {"threshold": threshold / 100, "cache": cache, "shard": shard}
+        found = [_find_causes(one, data, options | others) for one in sources]
     if not shard.is_main_process:
         return
     diagnosis = found[0]
-    if (Path(source) / "run.json").is_file():
-        run = Path(source)
     name = Path(source).name
     _print(diagnosis)  # first, because a file may not be writable
-    if run == Path(source):
-        _print_checkpoint(Run.open(run), dataset, root)
+    if Run.exists(source):
+        run = Path(source)
+        _print_checkpoint(Run.open(run), dataset, chosen.root)
     if against is not None:
         _print_difference(diagnosis, found[1], name, Path(against).name)
     for path in (json_file, None if run is None else run / FILE_NAME):
@@ -141,37 +101,12 @@ def diagnose(
     if run is not None:
         suggest(f"mpdiag dashboard {shlex.quote(str(run))}")
     else:
-        given = {"--dataset": dataset, "--config": config, "--engine": engine}
-        given |= {"--root": root, "--split": split, "--task": task}
-        words = [word for key, value in given.items() if value for word in (key, str(value))]
+        given = {"dataset": dataset, **options}
+        words = [word for key, value in given.items() if value for word in (f"--{key}", str(value))]
         suggest(shlex.join(["mpdiag", "analyze", source, *words]))
 
 
-def _open_dataset(run: "Run", dataset: str | None, **options: Any) -> "SegmentationDataset":
-    """Open a data set, by default that of the run.
-
-    Raises:
-        RunError: the run, which is to show the diagnosis, has other images or classes.
-    """
-    from mpdiag.data import load_dataset
-    from mpdiag.diagnosis.run_evidence import open_dataset
-    from mpdiag.errors import RunError
-    from reports.names import class_names
-
-    data = open_dataset(run) if dataset is None else load_dataset(dataset, **options)
-    images = run.query("SELECT image_id FROM images")["image_id"]
-    classes = [one.name for one in data.classes]
-    if not set(images) <= set(data.image_ids) or class_names(run) not in ([], classes):
-        raise RunError(
-            f"{run.path}: has other images or classes than {data.name}; give --run a run over this "
-            "data set, or leave it out"
-        )
-    return data
-
-
-def _find_causes(
-    source: str, dataset: Any, threshold: float, options: Mapping[str, Any]
-) -> "Diagnosis":
+def _find_causes(source: str, dataset: Any, options: Mapping[str, Any]) -> "Diagnosis":
     """Diagnose with a progress bar."""
     from mpdiag.diagnosis import diagnose as find_causes
     from mpdiag.progress import progress_bar
@@ -179,7 +114,7 @@ def _find_causes(
     with progress_bar(err, f"diagnosing {Path(source).name}") as progress:
         shown = progress if options["shard"].is_main_process else None
         model = resolve_model(source)
-        return find_causes(model, dataset, threshold=threshold, progress=shown, **options)
+        return find_causes(model, dataset, progress=shown, **options)
 
 
 def _print(diagnosis: "Diagnosis") -> None:
@@ -252,3 +187,14 @@ def _print_difference(first: "Diagnosis", second: "Diagnosis", name: str, other:
         own, others = (cost.get(cause, 0.0) for cost in costs)
         table.add_row(cause, points(own), points(others), points(own - others))
     out.print(table)
+
+
+add_options(
+    diagnose,
+    SourceOptions,
+    limit={"show_default": "all of a run, else 500, or 200 for PQ and mIoU"},
+    task={
+        "help": "Annotations to use, and so the score: instance (AP), panoptic (PQ) or semantic "
+        "(mIoU)."
+    },
+)

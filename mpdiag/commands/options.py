@@ -1,15 +1,18 @@
 """Options and consoles that commands share."""
 
-from collections.abc import Iterable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.segment import Segment
 
+from mpdiag.analysis.options import SourceOptions
 from mpdiag.printable import escape_invisible
 
 
@@ -25,18 +28,45 @@ class SafeConsole(Console):
 
 out, err = SafeConsole(emoji=False), SafeConsole(stderr=True, emoji=False)
 
-Config = Annotated[
-    Path | None,
-    typer.Option(help="detectron2 YAML file, for settings that the weights do not contain."),
-]
-Root = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of the data sets, or image folder of a FILE.json.",
-        show_default="$DETECTRON2_DATASETS, else datasets/",
-    ),
-]
+
+def _option(field: Field[Any], **changes: Any) -> Any:
+    """Return the option of a field of `SourceOptions`, with some arguments of `typer.Option`."""
+    flag = [f"--{field.name.replace('_', '-')}"] if field.default is False else []
+    given = {"help": field.metadata["help"], **field.metadata["command_line"], **changes}
+    return typer.Option(*flag, **given)
+
+
+_FIELDS = {field.name: field for field in fields(SourceOptions)}
+Config = Annotated[Path | None, _option(_FIELDS["config"])]
+Root = Annotated[Path | None, _option(_FIELDS["root"])]
 Runs = Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RUN...")]
+
+
+def add_options(
+    command: Callable[..., None], options: type[SourceOptions], **changes: dict[str, Any]
+) -> None:
+    """Replace `**options` of a command by an option for each field of a class of options.
+
+    Args:
+        command: the command; typer reads its parameters from the signature.
+        options: the class.
+        **changes: other arguments of `typer.Option`, by field.
+    """
+    own = inspect.signature(command).parameters.values()
+    parameters = [one for one in own if one.kind != one.VAR_KEYWORD]
+    # typer supports neither tuples of any length nor unions.
+    types = get_type_hints(options) | {"intervene": list[str], "match_points": str | None}
+    for field in fields(options):
+        annotation = Annotated[types[field.name], _option(field, **changes.get(field.name, {}))]
+        parameters.append(
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=annotation,
+            )
+        )
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
 
 
 def suggest(*commands: str) -> None:

@@ -70,8 +70,6 @@ class Collector:
         self.store = store
         self.shard = shard or Shard()
         self.scorer = build_scorer(data)
-        self.facts = ModelFacts()
-        self.gains: dict[str, float] = {}  # AP that changes gain on the first images
 
     def collect(
         self,
@@ -79,7 +77,7 @@ class Collector:
         *,
         every_layer: bool = False,
         indices: Sequence[int] | None = None,
-        keep: bool = True,
+        stored: bool = True,
     ) -> Evidence:
         """Run the model and collect the evidence of each image.
 
@@ -87,24 +85,24 @@ class Collector:
             changes: changes to the model and its input.
             every_layer: collect all layers, not the last one only.
             indices: images to use instead of all.
-            keep: use and fill `store` and `facts`; False if the model has other changes as well.
+            stored: use and fill the store; False if the model has other changes as well.
         """
         chosen = self.indices if indices is None else indices
 
         def measure(batch: Sequence[PreprocessedImage]) -> BatchEvidence:
-            found = self._find_batch(batch, changes, every_layer, keep)
+            found = self._find_batch(batch, changes, every_layer, stored)
             if self.progress:
                 self.progress(len(batch))
             return found
 
         images: list[ImageEvidence] = []
+        facts = ModelFacts()
         with apply_changes(self.adapter, changes):
-            for found, facts in self.measure_batches(chosen, measure, flip=changes.flip):
+            for found, more in self.measure_batches(chosen, measure, flip=changes.flip):
                 images += found
-                if keep:
-                    self.facts.merge(facts)
+                facts.merge(more)
         rule = self.adapter.info.settings.inference
-        return Evidence(images, len(self.data.classes), rule, scorer=self.scorer)
+        return Evidence(images, len(self.data.classes), rule, scorer=self.scorer, facts=facts)
 
     def measure_batches(
         self,
@@ -126,10 +124,10 @@ class Collector:
         return list(chain.from_iterable(chain.from_iterable(rounds)))
 
     def _find_batch(
-        self, batch: Sequence[PreprocessedImage], changes: Changes, every_layer: bool, keep: bool
+        self, batch: Sequence[PreprocessedImage], changes: Changes, every_layer: bool, stored: bool
     ) -> BatchEvidence:
         """Return a batch from the store, or measure and store it."""
-        if self.store is None or not keep:
+        if self.store is None or not stored:
             return self._collect_batch(batch, changes, every_layer)
         truths = [self.ground_truth.encoded[image.sample.image_id] for image in batch]
         path = self.store.path(batch, truths, changes, every_layer)

@@ -5,7 +5,7 @@ attention masks, and without self-attention.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -37,13 +37,16 @@ MASK_STRIDE = 4
 ABLATION_IMAGES = 100
 
 
-def add_measures(diagnosis: Diagnosis, collector: Collector, base: Evidence) -> Diagnosis:
+def add_measures(
+    diagnosis: Diagnosis, collector: Collector, base: Evidence, gains: Mapping[str, float]
+) -> Diagnosis:
     """Return a diagnosis with the measurements of its model.
 
     Args:
         diagnosis: the diagnosis.
         collector: runs the model.
         base: evidence of the unchanged model.
+        gains: score that each change gains on the first images, by name.
     """
     trials = Trials(collector, base)
     first = trials.first
@@ -51,12 +54,10 @@ def add_measures(diagnosis: Diagnosis, collector: Collector, base: Evidence) -> 
     layers: list[dict[str, Any]] = [dict(one) for one in diagnosis.layers]
     for name, dtype in ROUNDED.items():
         rounded = trials.collect(Changes(rounded=dtype), every_layer=True)
-        gains = _scores_of_layers(rounded) - own
-        _add(layers, name, [_number(gain) for gain in gains])
-    attention = collector.facts.attention
-    if attention is not None:
+        _add(layers, name, [_number(gain) for gain in _scores_of_layers(rounded) - own])
+    if base.facts is not None and base.facts.attention is not None:
         for layer in layers[1:]:
-            layer |= attention.averages(layer["layer"])
+            layer |= base.facts.attention.averages(layer["layer"])
     module = collector.adapter.module
     if isinstance(module, Mask2Former):
         _add(layers, "multiply_adds", multiply_adds_of_layers(module, _input_size(collector)))
@@ -65,9 +66,9 @@ def add_measures(diagnosis: Diagnosis, collector: Collector, base: Evidence) -> 
     for name, (text, most) in INTERVENTIONS.items():
         last = min(most, base.num_layers)
         with suppress(ConfigError), _intervened(collector, (text.format(last=last),)):
-            changed = trials.collect(NO_CHANGES, keep=False)
+            changed = trials.collect(NO_CHANGES, stored=False)
             evidence[name] = _number(changed.score() - own[-1])
-    evidence["gains_of_changes"] = {k: _number(v) for k, v in collector.gains.items()}
+    evidence["gains_of_changes"] = {k: _number(v) for k, v in gains.items()}
     evidence |= query_measures(base)
     return replace(diagnosis, layers=layers, evidence=evidence)
 

@@ -6,19 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mpdiag.analysis.build_adapter import build_adapter
+from mpdiag.analysis.build_adapter import matching_part
 from mpdiag.analysis.choose_dataset import choose_dataset
 from mpdiag.analysis.module_state import preserve_state
-from mpdiag.analysis.options import AnalysisOptions
+from mpdiag.analysis.options import SourceOptions
 from mpdiag.analysis.shard import Shard
 from mpdiag.checkpoints.opening import ModelSource, OpenedModel, open_model
-from mpdiag.data import SegmentationDataset, load_dataset
+from mpdiag.data import SegmentationDataset
 from mpdiag.diagnosis.batch_store import BatchStore
 from mpdiag.diagnosis.collect import Collector
 from mpdiag.diagnosis.evidence import Evidence
-from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.model_measures import add_measures
-from mpdiag.diagnosis.run_evidence import open_dataset, read_evidence
+from mpdiag.diagnosis.run_evidence import matching_dataset, read_evidence
 from mpdiag.diagnosis.search import Search
 from mpdiag.errors import DataError
 from mpdiag.ops import tf32
@@ -43,7 +42,7 @@ def diagnose(
     *,
     threshold: float = THRESHOLD,
     progress: Callable[[int, int], None] | None = None,
-    resume: Path | None = None,
+    cache: Path | None = None,
     shard: Shard | None = None,
     **options: Any,
 ) -> Diagnosis:
@@ -51,7 +50,7 @@ def diagnose(
 
     A run directory is diagnosed from its kept detections. A checkpoint or module runs on the data
     set several times, so that more causes can be tested. A module runs in evaluation mode and on
-    the device of the diagnosis; its modes and devices are restored. `resume`, `shard` and `device`
+    the device of the diagnosis; its modes and devices are restored. `cache`, `shard` and `device`
     have no effect on a run, in which no model runs.
 
     Args:
@@ -62,34 +61,31 @@ def diagnose(
         progress: called with (images done, images expected) of this process, over all forward
             passes of a model. How many passes there are depends on what they show, so the second
             number may grow.
-        resume: directory that keeps finished batches of a model. A diagnosis that is started again
+        cache: directory that keeps finished batches of a model. A diagnosis that is started again
             with the same directory continues from them.
         shard: share of this process, if several processes run the model (`torchrun_shard`). All of
             them call this function, and get the same diagnosis.
-        **options: `root`, `split`, `task`, `limit`, `device`, `config` and `engine` of
-            `mpdiag.analysis.AnalysisOptions`. `limit` is at most 500 images by default for a model
-            (200 for panoptic and semantic data sets), and all images for a run.
+        **options: `config`, `engine`, `root`, `split`, `task`, `limit` and `device`, as in
+            `mpdiag diagnose --help`. `limit` is at most 500 images by default for a model (200 for
+            panoptic and semantic data sets), and all images for a run.
 
     Raises:
         MpdiagError: run, model, data set or options are invalid.
         TypeError: an option is unknown.
     """
-    chosen = AnalysisOptions(**options)
-    is_run = isinstance(source, str | Path) and (Path(source) / "run.json").is_file()
-    if is_run:
-        run = Run.open(Path(source))  # type: ignore[arg-type]
-        if isinstance(dataset, str):
-            dataset = load_dataset(dataset, root=chosen.root, split=chosen.split, task=chosen.task)
-        dataset = dataset or open_dataset(run)
+    chosen = SourceOptions(**options)
+    if isinstance(source, str | Path) and Run.exists(source):
+        run = Run.open(Path(source))
+        dataset = matching_dataset(run, dataset, chosen)
         evidence = read_evidence(run, dataset, chosen.limit)
         _check_gt(evidence, dataset)
-        return _named(Search(evidence, ModelFacts(), threshold).run(), dataset)
+        return _named(Search(evidence, threshold).run(), dataset)
     with preserve_state(source):
         model = open_model(source, chosen.config, chosen.engine)
         if not isinstance(dataset, SegmentationDataset):
             dataset = choose_dataset(dataset, model, chosen)
         with tf32("none"):  # results do not depend on the generation of the GPU
-            found = _diagnose_model(model, dataset, chosen, threshold, progress, resume, shard)
+            found = _diagnose_model(model, dataset, chosen, threshold, progress, cache, shard)
         return _named(found, dataset)
 
 
@@ -101,14 +97,14 @@ def _named(diagnosis: Diagnosis, data: SegmentationDataset) -> Diagnosis:
 def _diagnose_model(
     model: OpenedModel,
     dataset: SegmentationDataset,
-    chosen: AnalysisOptions,
+    chosen: SourceOptions,
     threshold: float,
     progress: Callable[[int, int], None] | None,
-    resume: Path | None,
+    cache: Path | None,
     shard: Shard | None,
 ) -> Diagnosis:
     """Diagnose a model; see `diagnose`."""
-    adapter = build_adapter(model, dataset, chosen)
+    adapter = matching_part(model, dataset)
     device = choose_device(chosen.device)
     adapter.to(device)
     limit = MAX_IMAGES if dataset.task == "instance" else MAX_IMAGES_WITH_MASKS
@@ -123,12 +119,12 @@ def _diagnose_model(
         if progress:
             progress(done, max(done, expected))
 
-    store = None if resume is None else BatchStore(resume, adapter, dataset.task)
+    store = None if cache is None else BatchStore(cache, adapter, dataset.task)
     collector = Collector(adapter, dataset, range(count), device, count_images, store, shard)
     evidence = collector.collect(every_layer=True)
     _check_gt(evidence, dataset)
-    diagnosis = Search(evidence, collector.facts, threshold, collector).run()
-    return add_measures(diagnosis, collector, evidence)
+    search = Search(evidence, threshold, collector)
+    return add_measures(search.run(), collector, evidence, search.gains)
 
 
 def _check_gt(evidence: Evidence, data: SegmentationDataset) -> None:

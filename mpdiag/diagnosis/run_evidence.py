@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from pycocotools import mask as coco_mask
 
+from mpdiag.analysis.options import SourceOptions
 from mpdiag.data import GroundTruth, SegmentationDataset, load_dataset
 from mpdiag.diagnosis.evidence import REPEATED_IOU, Evidence, Float32, ImageEvidence
 from mpdiag.errors import RunError
@@ -34,12 +35,30 @@ WHERE layer IN (SELECT unnest(?)) AND image_id IN (SELECT unnest(?)) ORDER BY AL
 """
 
 
-def open_dataset(run: Run) -> SegmentationDataset:
-    """Open the data set of a run.
+def matching_dataset(
+    run: Run, dataset: str | SegmentationDataset | None, options: SourceOptions
+) -> SegmentationDataset:
+    """Open the data set of a run: the given one, or the one that run.json names.
 
     Raises:
-        RunError: run.json does not name an annotation file.
+        DataError: the data set cannot be opened.
+        RunError: run.json does not name an annotation file, or the data set has other classes or
+            lacks an image of the run.
     """
+    if isinstance(dataset, str):
+        dataset = load_dataset(dataset, root=options.root, split=options.split, task=options.task)
+    data = dataset or _own_dataset(run)
+    _check_classes(run, data)
+    known = set(data.image_ids)
+    for image_id in run.query("SELECT image_id FROM images ORDER BY image_id")["image_id"].tolist():
+        if image_id not in known:
+            raise RunError(
+                f"{run.path}: image {image_id} is not in {data.name}; give the data set of the run"
+            )
+    return data
+
+
+def _own_dataset(run: Run) -> SegmentationDataset:
     header = run.header.get("dataset")
     header = header if isinstance(header, dict) else {}
     file, root = header.get("annotation_file"), header.get("image_root")
@@ -57,12 +76,11 @@ def read_evidence(run: Run, data: SegmentationDataset, limit: int | None = None)
 
     Args:
         run: the run.
-        data: its data set.
+        data: its `matching_dataset`.
         limit: number of images.
 
     Raises:
-        RunError: the run has no detections or damaged ones, is of another task, or is not of the
-            data set.
+        RunError: the run has no detections or damaged ones, or is of another task.
     """
     if run.header.get("task") != "instance" or run.header.get("part") != "matching":
         raise RunError(
@@ -70,12 +88,8 @@ def read_evidence(run: Run, data: SegmentationDataset, limit: int | None = None)
             "diagnosis of a run needs instances of the matching part, so diagnose the checkpoint"
         )
     layers = layers_with_detections(run)
-    _check_classes(run, data)
     rows = run.query("SELECT * FROM images ORDER BY image_id LIMIT ?", [limit or 2**31])
     index = {image_id: place for place, image_id in enumerate(data.image_ids)}
-    missing = [image_id for image_id in rows["image_id"].tolist() if image_id not in index]
-    if missing:
-        raise RunError(f"{run.path}: image {missing[0]} is not in {data.name}; give its data set")
     settings = run.header.get("settings")
     rule = settings.get("inference", "mask2former") if isinstance(settings, dict) else "mask2former"
     num_queries = int(run.summary["num_queries"])

@@ -20,7 +20,6 @@ from mpdiag.diagnosis.checks import evidence_candidates, model_candidates
 from mpdiag.diagnosis.class_measures import class_measures
 from mpdiag.diagnosis.collect import NO_CHANGES, Collector
 from mpdiag.diagnosis.evidence import Evidence
-from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.layer_scores import layer_scores, recall_of_layers
 from mpdiag.diagnosis.trials import Trials
 from mpdiag.metrics.image_scores import Floats, ImageScores
@@ -67,12 +66,11 @@ class Search:
     """Searches what lowers the score in the evidence, and with a collector in the model."""
 
     def __init__(
-        self, evidence: Evidence, facts: ModelFacts, threshold: float,
-        collector: Collector | None = None,
-    ) -> None:  # fmt: skip
+        self, evidence: Evidence, threshold: float, collector: Collector | None = None
+    ) -> None:
         self.threshold = threshold
         self.collector = collector
-        self.facts = facts
+        self.gains: dict[str, float] = {}  # of changes, see `Trials`
         self.start = State(evidence, evidence)
         self._model_candidates: Sequence[Candidate] | None = None
 
@@ -131,11 +129,11 @@ class Search:
         return None
 
     def _candidates(self, state: State, found: set[str]) -> list[Candidate]:
-        candidates = list(evidence_candidates(state.evidence, self.facts))
+        candidates = list(evidence_candidates(state.evidence))
         if self._model_candidates is not None:
             candidates += self._model_candidates
         elif self.collector is not None:
-            candidates += model_candidates(Trials(self.collector, state.evidence))
+            candidates += model_candidates(Trials(self.collector, state.evidence, self.gains))
         left_out = found | state.evidence.scorer.left_out
         return [one for one in candidates if one.cause not in left_out]
 
@@ -147,6 +145,7 @@ class Search:
             assert candidate.changes is not None and self.collector is not None
             changes = merge(state.changes, candidate.changes)
             raw = self.collector.collect(changes, every_layer=True)
+            raw = replace(raw, facts=state.raw.facts)
             after = State(raw, self._replay(raw, state.causes), changes, state.causes)
         scored = after.evidence.scored()
         return Tried(candidate, after, scored, float(scored.values()[0]) - before)
@@ -154,7 +153,7 @@ class Search:
     def _replay(self, evidence: Evidence, causes: Sequence[str]) -> Evidence:
         """Apply the remedies of causes to new evidence."""
         for cause in causes:
-            for candidate in evidence_candidates(evidence, self.facts):
+            for candidate in evidence_candidates(evidence):
                 if candidate.cause == cause and candidate.edit is not None:
                     evidence = candidate.edit(evidence)
                     break

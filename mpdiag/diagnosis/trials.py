@@ -1,6 +1,6 @@
 """Try changes to the model on the first images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mpdiag.diagnosis.changes import Changes
 from mpdiag.diagnosis.collect import Collector
@@ -11,10 +11,17 @@ SCREENED = 16  # images on which a change is tried first
 
 @dataclass(frozen=True, slots=True)
 class Trials:
-    """Tries changes to the model on the first images, to save the forward passes of the others."""
+    """Tries changes to the model on the first images, to save the forward passes of the others.
+
+    Attributes:
+        collector: runs the model.
+        base: evidence of all images, before the changes.
+        gains: score that each change gains on the first images, by name; filled by the trials.
+    """
 
     collector: Collector
     base: Evidence
+    gains: dict[str, float] = field(default_factory=dict)
 
     @property
     def first(self) -> Evidence:
@@ -22,14 +29,16 @@ class Trials:
         return self.base.changed([self.base.images[place] for place in self._places])
 
     def collect(
-        self, changes: Changes, *, every_layer: bool = False, keep: bool = True
+        self, changes: Changes, *, every_layer: bool = False, stored: bool = True
     ) -> Evidence:
         """Collect the evidence of the first images with GT under changes.
 
         The options are those of `Collector.collect`.
         """
         indices = [self.collector.indices[place] for place in self._places]
-        return self.collector.collect(changes, every_layer=every_layer, indices=indices, keep=keep)
+        return self.collector.collect(
+            changes, every_layer=every_layer, indices=indices, stored=stored
+        )
 
     @property
     def _places(self) -> list[int]:
@@ -43,6 +52,6 @@ class Trials:
         """Return name and changes of the highest score, None if none gains more than `min_gain`."""
         own = self.first.score()
         gains = {name: self.collect(one).score() - own for name, one in changes.items()}
-        self.collector.gains |= {f"{cause} {name}": gain for name, gain in gains.items()}
+        self.gains.update({f"{cause} {name}": gain for name, gain in gains.items()})
         name = max(gains, key=lambda one: gains[one])
         return (name, changes[name]) if gains[name] > min_gain else None

@@ -72,11 +72,16 @@ class Run:
         except OSError as error:  # no permission, or a network drive that is gone
             raise RunError(f"{path} is not readable ({error.strerror}); check it") from error
 
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Return whether a directory holds a run."""
+        return (Path(path) / "run.json").is_file()
+
     @classmethod
     def _open(cls, path: Path, thresholds: Thresholds) -> "Run":
         if not path.exists():
             raise RunError(f"{path} does not exist; give the directory of a run")
-        if not (path / "run.json").is_file():
+        if not cls.exists(path):
             raise RunError(f"{path} has no run.json; give the directory of a run")
         header = _read_json(path / "run.json")
         version = header.get("schema_version")

@@ -7,7 +7,6 @@ from mpdiag.diagnosis.checks import annotations, decoder, heads, inputs, layers,
 from mpdiag.diagnosis.checks.mask_head import check_mask_head
 from mpdiag.diagnosis.checks.precision import check_precision
 from mpdiag.diagnosis.evidence import Evidence
-from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.trials import Trials
 
 _EVIDENCE_CHECKS: tuple[Callable[[Evidence], Iterator[Candidate]], ...] = (
@@ -24,6 +23,7 @@ _EVIDENCE_CHECKS: tuple[Callable[[Evidence], Iterator[Candidate]], ...] = (
     query_supply.check_too_few_queries,
     annotations.check_wrong_labels,
     annotations.check_missing_labels,
+    layers.check_self_attention,
 )
 _MODEL_CHECKS: tuple[Callable[[Trials], Iterator[Candidate]], ...] = (
     inputs.check_shift,
@@ -38,11 +38,10 @@ _MODEL_CHECKS: tuple[Callable[[Trials], Iterator[Candidate]], ...] = (
 )
 
 
-def evidence_candidates(evidence: Evidence, facts: ModelFacts) -> Iterator[Candidate]:
+def evidence_candidates(evidence: Evidence) -> Iterator[Candidate]:
     """Yield the candidates whose remedies need no new forward pass."""
     for check in _EVIDENCE_CHECKS:
         yield from check(evidence)
-    yield from layers.check_self_attention(evidence, facts)
 
 
 def model_candidates(trials: Trials) -> Iterator[Candidate]:

@@ -67,7 +67,7 @@ def check_channels(trials: Trials) -> Iterator[Candidate]:
         return
     changes = Changes(swap_channels=True)
     own, other = trials.first, trials.collect(changes)
-    gain = collector.gains["channel-order all"] = other.score() - own.score()
+    gain = trials.gains["channel-order all"] = other.score() - own.score()
     if gain > 0:
         yield Candidate("channel-order", changes=changes, evidence={"which_images": "all"})
     swapped = [one.are_swapped for one in received_pixels(collector, collector.indices)]
@@ -171,7 +171,8 @@ def _opposite(shift: Floats) -> tuple[float, float]:
 
 def check_attention(trials: Trials) -> Iterator[Candidate]:
     """Yield attention masks computed from the predicted masks, where the model's differ."""
-    disagreement = trials.collector.facts.attention_disagreement
+    facts = trials.base.facts
+    disagreement = facts and facts.attention_disagreement
     if disagreement is None or not can_change_input(trials.collector.adapter):
         return
     layers = np.flatnonzero(disagreement > MIN_DISAGREEMENT) + 1

@@ -9,7 +9,6 @@ from scipy.optimize import linear_sum_assignment
 from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.checks.query_supply import suppress, suppressed
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
-from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.metrics.weighted_ap import Bools, Ints
 
 NO_SELF_ATTENTION = 1e-6
@@ -124,15 +123,16 @@ def _reorder_masks(evidence: Evidence, order: Ints) -> Evidence:
     return evidence.changed([image.with_masks_of(last, order) for image in evidence.images])
 
 
-def check_self_attention(evidence: Evidence, facts: ModelFacts) -> Iterator[Candidate]:
+def check_self_attention(evidence: Evidence) -> Iterator[Candidate]:
     """Yield what replaces self-attention best where it has no effect.
 
     The candidates are the layers before, and suppression of repeated masks, which self-attention
     prevents (Carion et al., End-to-End Object Detection with Transformers, ECCV 2020, section 4.2).
     """
-    if facts.self_attention is None:
+    largest = evidence.facts and evidence.facts.self_attention
+    if largest is None:
         return
-    without = np.flatnonzero(facts.self_attention < NO_SELF_ATTENTION)  # not where it is NaN
+    without = np.flatnonzero(largest < NO_SELF_ATTENTION)  # not where it is NaN
     if not len(without) or without[0] >= evidence.num_layers:
         return
     before = range(int(without[0]) + 1)
@@ -147,7 +147,5 @@ def check_self_attention(evidence: Evidence, facts: ModelFacts) -> Iterator[Cand
         "self-attention",
         edit=edits[best],
         layers=tuple(int(layer) + 1 for layer in without),
-        evidence={
-            "largest_output": [float(x) if np.isfinite(x) else None for x in facts.self_attention]
-        },
+        evidence={"largest_output": [float(x) if np.isfinite(x) else None for x in largest]},
     )

@@ -75,7 +75,7 @@ def check_mask_head(trials: Trials) -> Iterator[Candidate]:
         places = range(fold, len(pairs), FOLDS)
         with _replaced(last, head):
             indices = [trials.collector.indices[place] for place in places]
-            found = trials.collector.collect(every_layer=True, indices=indices, keep=False)
+            found = trials.collector.collect(every_layer=True, indices=indices, stored=False)
         images |= dict(zip(places, found.images, strict=True))
     ordered = [images[place] for place in range(len(pairs))]
     yield Candidate(

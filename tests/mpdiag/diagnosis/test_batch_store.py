@@ -45,7 +45,7 @@ def _count_calls(monkeypatch: pytest.MonkeyPatch, collector: Collector, most: in
 
 def _diagnose(collector: Collector) -> Diagnosis:
     evidence = collector.collect(every_layer=True)
-    return Search(evidence, collector.facts, 0.01, collector).run()
+    return Search(evidence, 0.01, collector).run()
 
 
 def _assert_equal(first: ImageEvidence, second: ImageEvidence) -> None:
@@ -61,8 +61,9 @@ def test_a_batch_is_read_as_it_was_written(stored: Collector) -> None:
     assert found is not None
     for image, again in zip(evidence.images, found[0], strict=True):
         _assert_equal(image, again)
-    assert found[1].attention is not None and stored.facts.attention is not None
-    assert found[1].attention.averages(1) == stored.facts.attention.averages(1)
+    assert found[1].attention is not None and evidence.facts is not None
+    assert evidence.facts.attention is not None
+    assert found[1].attention.averages(1) == evidence.facts.attention.averages(1)
     assert found[1].images == 2
 
 

@@ -11,7 +11,7 @@ import mpdiag
 from mpdiag import diagnosis
 from mpdiag.checkpoints import save_checkpoint
 from mpdiag.cli import app
-from mpdiag.errors import OutputError, RunError
+from mpdiag.errors import ConfigError, OutputError, RunError
 from mpdiag.models import Mask2Former
 from mpdiag.store import Run
 from mpdiag.store.diagnosis import Diagnosis, Finding
@@ -30,9 +30,16 @@ def test_the_command_uses_the_data_set_of_the_run(
     assert list(written.class_names) == [one["name"] for one in Run.open(run).header["classes"]]
 
 
-@pytest.mark.parametrize("other", ["images", "categories"])
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("images", r"run: image 1 is not in other"),
+        ("names", r"run: class 0 is 1 'disc' in the run and 1 'another' in other"),
+        ("ids", r"run: class 0 is 1 'disc' in the run and 101 'disc' in other"),
+    ],
+)
 def test_a_diagnosis_of_another_data_set_is_not_written_to_the_run(
-    model: Mask2Former, run: Path, tmp_path: Path, other: str
+    model: Mask2Former, run: Path, tmp_path: Path, other: str, message: str
 ) -> None:
     save_checkpoint(tmp_path / "model.pth", model)
     header = Run.open(run).header["dataset"]
@@ -41,13 +48,27 @@ def test_a_diagnosis_of_another_data_set_is_not_written_to_the_run(
         content["images"] = content["images"][1:]
         kept = {image["id"] for image in content["images"]}
         content["annotations"] = [x for x in content["annotations"] if x["image_id"] in kept]
-    else:
+    elif other == "names":
         content["categories"][0]["name"] = "another"
+    else:
+        for entry in content["categories"]:
+            entry["id"] += 100
+        for entry in content["annotations"]:
+            entry["category_id"] += 100
     (tmp_path / "other.json").write_text(json.dumps(content))
     arguments = ["diagnose", str(tmp_path / "model.pth"), "--run", str(run), "--limit", "1"]
     arguments += ["--root", header["image_root"]]
-    with pytest.raises(RunError, match="has other images or classes than"):
+    with pytest.raises(RunError, match=message):
         app([*arguments, "--dataset", str(tmp_path / "other.json")], standalone_mode=False)
+
+
+def test_a_run_is_not_the_target_of_another_run(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "diagnose", None)
+    shutil.copytree(run, tmp_path / "other")
+    with pytest.raises(ConfigError, match=f"^--run: is for a checkpoint, but {run} is a run"):
+        app(["diagnose", str(run), "--run", str(tmp_path / "other")], standalone_mode=False)
 
 
 def test_the_command_writes_json_and_a_page(

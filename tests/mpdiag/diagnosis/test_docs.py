@@ -57,8 +57,8 @@ def test_every_measurement_is_described(
     make_evidence: Callable[..., Evidence], collector: Collector
 ) -> None:
     evidence = collector.collect(every_layer=True)
-    found = Search(evidence, collector.facts, 2.0).run()
-    diagnosis = add_measures(found, collector, evidence)
+    found = Search(evidence, 2.0).run()
+    diagnosis = add_measures(found, collector, evidence, {})
     assert diagnosis.findings == found.findings
     measured = set(layer_scores(make_evidence(2))[0]) | set(diagnosis.layers[-1])
     assert measured - {"layer"} | set(SCORES) == _keys("Scores of layers")

@@ -129,8 +129,8 @@ def test_without_self_attention_the_copies_of_the_layer_are_suppressed(masks: Te
     masks[0, :2, :8, :8] = 5
     masks[0, 2, 8:, 8:] = 5  # the copy of the first GT has a higher score than the second GT
     facts = ModelFacts(self_attention=np.zeros(LAYERS - 1))
-    evidence = Evidence([_measure(masks)], 2)
-    (candidate,) = check_self_attention(evidence, facts)
+    evidence = Evidence([_measure(masks)], 2, facts=facts)
+    (candidate,) = check_self_attention(evidence)
     assert isinstance(candidate.edit, partial)
     assert candidate.edit.keywords == {"layer": 0, "without_duplicates": True}
     remedied = candidate.edit(evidence).images[0].class_logits[-1]

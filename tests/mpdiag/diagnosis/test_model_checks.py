@@ -14,7 +14,6 @@ from mpdiag.diagnosis.checks.layers import check_self_attention
 from mpdiag.diagnosis.checks.precision import coarse_modules, has_unused_bits
 from mpdiag.diagnosis.collect import Collector
 from mpdiag.diagnosis.evidence import Evidence
-from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.trials import Trials
 
 
@@ -128,10 +127,9 @@ def test_self_attention_with_nan_is_not_taken_to_have_no_effect(collector: Colle
     with torch.no_grad():
         next(layers[1].parameters()).view(-1)[0] = torch.nan
     evidence = collector.collect(every_layer=True)
-    assert list(check_self_attention(evidence, collector.facts)) == []
+    assert list(check_self_attention(evidence)) == []
     handle = layers[0].get_submodule("self_attn").register_forward_hook(lambda *args: 0 * args[2])
-    collector.facts = ModelFacts()
-    (candidate,) = check_self_attention(collector.collect(every_layer=True), collector.facts)
+    (candidate,) = check_self_attention(collector.collect(every_layer=True))
     handle.remove()
     assert candidate.layers == (1,)
     assert candidate.evidence == {"largest_output": [0.0, None, None, None]}

@@ -6,6 +6,7 @@ import shutil
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,6 @@ from mpdiag.diagnosis.checks import evidence_candidates
 from mpdiag.diagnosis.checks.annotations import check_wrong_labels
 from mpdiag.diagnosis.checks.pixels import received_pixels
 from mpdiag.diagnosis.collect import Collector, shift_masks, undo_shift
-from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.run_evidence import read_evidence
 from mpdiag.errors import ConfigError, DataError, RunError
 from mpdiag.models import Mask2Former, instance_inference
@@ -55,8 +55,8 @@ def test_changes_that_change_nothing_leave_the_predictions(
     swapped = collector.collect(Changes(swap_channels=True), every_layer=True)
     np.testing.assert_allclose(same.images[0].class_logits, own.images[0].class_logits, atol=1e-4)
     assert np.abs(swapped.images[0].class_logits - own.images[0].class_logits).max() > 1e-3
-    assert collector.facts.attention_disagreement is not None
-    assert collector.facts.attention_disagreement.max() < 1e-3
+    assert own.facts is not None and own.facts.attention_disagreement is not None
+    assert own.facts.attention_disagreement.max() < 1e-3
     # The hooks are gone.
     again = collector.collect(every_layer=True)
     np.testing.assert_array_equal(again.images[0].class_logits, own.images[0].class_logits)
@@ -246,7 +246,7 @@ def test_annotated_classes_that_a_run_did_not_keep_are_not_wrong(
         pq.write_table(table, path)
     evidence = read_evidence(Run.open(tmp_path / "run"), data)
     assert len(list(check_wrong_labels(replace(evidence, every_class=True)))) == 1
-    causes = [one.cause for one in evidence_candidates(evidence, ModelFacts())]
+    causes = [one.cause for one in evidence_candidates(evidence)]
     assert "label-noise" not in causes
 
 
@@ -302,6 +302,18 @@ def test_a_damaged_diagnosis_is_an_error(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(RunError, match=r"diagnosis\.json"):
         Diagnosis.read(path)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"part": "piloted"}, {"intervene": ("queries=none:0",)}, {"workers": 2}, {"limits": 1}],
+)
+def test_options_of_an_analysis_are_not_those_of_a_diagnosis(
+    model: Mask2Former, data: SegmentationDataset, option: dict[str, Any]
+) -> None:
+    """They would diagnose another model, or have no effect."""
+    with pytest.raises(TypeError, match=next(iter(option))):
+        mpdiag.diagnose(as_checkpoint(model), data, limit=1, **option)
 
 
 @pytest.mark.parametrize("change", ["fewer", "renumbered", "renamed"])

@@ -16,7 +16,6 @@ from mpdiag.data import SegmentationDataset, load_dataset
 from mpdiag.diagnosis.batch_store import BatchStore
 from mpdiag.diagnosis.collect import Collector
 from mpdiag.diagnosis.evidence import Evidence
-from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.kept_masks import MAX_CELLS, KeptMasks
 from mpdiag.diagnosis.search import Search, resampled
 from mpdiag.evaluation import Detections, build_evaluator
@@ -167,7 +166,7 @@ def test_a_diagnosis_is_in_the_score_of_the_task(data: SegmentationDataset, own:
         one.with_logits(one.class_logits[-1][:, [*swapped, classes]]) for one in evidence.images
     ]
     faulty = evidence.changed(images)
-    diagnosis = Search(faulty, ModelFacts(), 0.01).run()
+    diagnosis = Search(faulty, 0.01).run()
     first = diagnosis.findings[0]
     assert first.cause == "class-confusion"
     assert first.at_stake == pytest.approx(evidence.score() - faulty.score())

@@ -11,7 +11,6 @@ from mpdiag.diagnosis import probe, search
 from mpdiag.diagnosis.checks.annotations import check_duplicate_gt, corrected_labels
 from mpdiag.diagnosis.checks.layers import check_non_finite
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
-from mpdiag.diagnosis.facts import ModelFacts
 from mpdiag.diagnosis.search import Search
 from mpdiag.store.diagnosis import Diagnosis
 from reports.diagnosis import summary
@@ -25,7 +24,7 @@ OF_LAYERS = ("class_logits", "quality", "iou", "area", "center", "overlap", "rep
 
 def _diagnose(evidence: Evidence, resamples: int = 60) -> Diagnosis:
     with mock.patch.object(search, "RESAMPLES", resamples):
-        return Search(evidence, ModelFacts(), 0.01).run()
+        return Search(evidence, 0.01).run()
 
 
 def _swap_classes(image: ImageEvidence) -> ImageEvidence:

@@ -33,10 +33,10 @@ def test_images_without_gt_are_left_out(make_evidence: Callable[..., Evidence]) 
         asked.extend(indices)
         return evidence.changed([images[index - 100] for index in indices])
 
-    collector: Any = SimpleNamespace(indices=indices, collect=collect, gains={})
+    collector: Any = SimpleNamespace(indices=indices, collect=collect)
     trials = Trials(collector, evidence)
     expected = [image.image_id for image in images[20 : 20 + SCREENED]]
     assert [image.image_id for image in trials.first.images] == expected
     assert trials.best("input-scale", {"2 x": Changes(scale=2.0)}) is None  # it gains nothing
-    assert collector.gains == {"input-scale 2 x": 0}
+    assert trials.gains == {"input-scale 2 x": 0}
     assert asked == list(indices[20 : 20 + SCREENED])
