@@ -44,13 +44,10 @@ def connect(directory: Path) -> duckdb.DuckDBPyConnection:
     for table, types in _schema_types().items():
         if _has_files(directory / table):
             source = f"read_parquet({_files(root, table)}, hive_partitioning = false)"
-            stored = set(column_types(connection, source))
-            selected = ", ".join(
-                f"CAST({_stored_column(table, column, stored)} AS {types[column.name]}) "
-                f'AS "{column.name}"'
-                for column in COLUMNS[table]
-            )
-            connection.execute(f"CREATE VIEW {table} AS SELECT {selected} FROM {source}")
+            try:
+                _create_view(connection, table, source, set(types))
+            except duckdb.BinderException:  # of an older version
+                _create_view(connection, table, source, set(column_types(connection, source)))
         else:
             columns = ", ".join(f'"{name}" {kind}' for name, kind in types.items())
             connection.execute(f"CREATE TABLE {table} ({columns})")
@@ -70,6 +67,18 @@ def connect(directory: Path) -> duckdb.DuckDBPyConnection:
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+def _create_view(
+    connection: duckdb.DuckDBPyConnection, table: str, source: str, stored: set[str]
+) -> None:
+    """Create the view of a table whose files have the columns `stored`."""
+    types = _schema_types()[table]
+    selected = ", ".join(
+        f'CAST({_stored_column(table, column, stored)} AS {types[column.name]}) AS "{column.name}"'
+        for column in COLUMNS[table]
+    )
+    connection.execute(f"CREATE VIEW {table} AS SELECT {selected} FROM {source}")
 
 
 @contextmanager

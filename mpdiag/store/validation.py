@@ -85,50 +85,95 @@ def check_rows(
         # `image_transitions` has a row per kind of transition.
         **{name: 10 * images * (layers + 1) for name in aggregates},
     }
-    for table, limit in limits.items():  # Parquet files store the number of rows
-        rows = _count(connection, table)
+    counts = " UNION ALL ".join(f"SELECT '{table}', count(*) FROM {table}" for table in limits)
+    counted = dict(connection.execute(counts).fetchall())  # Parquet files store the number of rows
+    for table, limit in limits.items():
+        rows = counted[table]
         if rows > limit or (table == "images" and rows < limit):
             raise ValueError(f"{rows:,} rows of {table} do not fit summary.json")
-    stored = [row[0] for row in connection.execute("FROM layers ORDER BY layer").fetchall()]
-    # The MP part of images without GT has no queries, and so no decoder layers.
-    if stored != list(range(layers + 1)) and (stored or layers):
-        raise ValueError("the layers of queries are not those of summary.json")
-    if _count(connection, "(SELECT DISTINCT image_id FROM images WHERE image_id >= 0)") < images:
-        raise ValueError("an image is in more than one part, or has no id")
-    for name in ("", "input_"):  # they bound the run lengths that are read
-        height, width = f"{name}height", f"{name}width"
-        too_large = (
-            f"greatest({height}, {width}) > {MAX_SIDE} OR {height}::BIGINT * {width} > {MAX_PIXELS}"
-        )
-        if _count(connection, f"images WHERE {too_large}"):
-            raise ValueError("an image is larger than an image file can be")
-    for table in ("queries", "targets", *aggregates):
-        if _count(connection, f"{table} ANTI JOIN images USING (image_id)"):
-            raise ValueError(f"{table} has rows of an unknown image")
+    _check_images(connection, images, layers)
+    _check_keys(connection, "queries", "query", queries, layers)
+    _check_keys(connection, "targets", "gt", gts, layers)
     for table in aggregates:
-        if _count(connection, f"{table} WHERE layer IS NULL OR layer NOT BETWEEN 0 AND {layers}"):
+        unknown, outside = _values(
+            connection,
+            "count(*) FILTER (images.image_id IS NULL), "
+            f"count(*) FILTER (layer IS NULL OR layer NOT BETWEEN 0 AND {layers}) "
+            f"FROM {table} LEFT JOIN images USING (image_id)",
+        )
+        if unknown:
+            raise ValueError(f"{table} has rows of an unknown image")
+        if outside:
             raise ValueError(f"{table} has rows of an unknown layer")
-    # Joins would multiply the rows of a query or GT that is listed twice in an image and layer.
-    for table, key, limit, listed_in in (
-        ("queries", "query", queries, "image_id, layer"),
-        ("targets", "gt", gts, "image_id"),
-    ):
-        last = limit - 1
-        if _count(connection, f"{table} WHERE {key} IS NULL OR {key} NOT BETWEEN 0 AND {last}"):
-            raise ValueError(f"{table} has rows of an unknown {key}")
-        # Faster than count(DISTINCT).
-        different = f"bit_count(bit_or(1::UBIGINT << ({key} % 64)::UBIGINT))"
-        blocks = f"SELECT count(*) AS size, {different} AS different FROM {table}"
-        blocks = f"({blocks} GROUP BY {listed_in}, {key} // 64)"
-        if _count(connection, f"{blocks} WHERE different < size"):
-            raise ValueError(f"a {key} is listed twice in {table}")
-    sizes = "(SELECT count(*) AS size FROM detections GROUP BY image_id, layer)"
-    if _count(connection, f"{sizes} WHERE size > {detections}"):  # they are read image by image
+    sizes = "SELECT count(*) AS size FROM detections GROUP BY image_id, layer"
+    (most,) = _values(connection, f"coalesce(max(size), 0) FROM ({sizes})")
+    if most > detections:  # they are read image by image
         raise ValueError(f"an image has more than {detections} detections in a layer")
-    for table, columns in _LISTS.items():
-        longest = f"greatest({', '.join(f'len({column})' for column in columns)})"
-        if _count(connection, f"{table} WHERE {longest} > {layers + 1}"):
-            raise ValueError(f"a list of {table} has more than {layers + 1} values")
+
+
+def _check_images(connection: duckdb.DuckDBPyConnection, images: int, layers: int) -> None:
+    too_large = " OR ".join(
+        f"greatest({name}height, {name}width) > {MAX_SIDE} "
+        f"OR {name}height::BIGINT * {name}width > {MAX_PIXELS}"
+        for name in ("", "input_")
+    )
+    ids, large, longest = _values(
+        connection,
+        "count(DISTINCT image_id) FILTER (image_id >= 0), "
+        f"count(*) FILTER ({too_large}), {_longest('images')} FROM images",
+    )
+    if ids < images:
+        raise ValueError("an image is in more than one part, or has no id")
+    if large:  # they bound the run lengths that are read
+        raise ValueError("an image is larger than an image file can be")
+    _check_length("images", longest, layers)
+
+
+def _check_keys(
+    connection: duckdb.DuckDBPyConnection, table: str, key: str, limit: int, layers: int
+) -> None:
+    """Check the images, layers, keys 0..limit - 1 and lists of a table.
+
+    Joins would multiply the rows of a query or GT that is listed twice in an image and layer.
+    """
+    has_layers = table == "queries"
+    listed_in = "image_id, layer" if has_layers else "image_id"
+    # Faster than count(DISTINCT).
+    different = f"bit_count(bit_or(1::UBIGINT << ({key} & 63)::UBIGINT))"
+    blocks = (
+        f"SELECT {listed_in}, count(*) AS size, count({key}) AS present, min({key}) AS low, "
+        f"max({key}) AS high, {different} AS different, {_longest(table)} AS longest "
+        f"FROM {table} GROUP BY {listed_in}, {key} // 64"
+    )
+    unknown, outside, repeated, longest, listed = _values(
+        connection,
+        "count(*) FILTER (images.image_id IS NULL), "
+        f"count(*) FILTER (present < size OR low < 0 OR high >= {limit}), "
+        "count(*) FILTER (different < size), max(longest), "
+        f"{'list(DISTINCT layer)' if has_layers else 'NULL'} "
+        f"FROM ({blocks}) LEFT JOIN images USING (image_id)",
+    )
+    # The MP part of images without GT has no queries, and so no decoder layers.
+    if has_layers and (listed or layers) and set(listed or ()) != set(range(layers + 1)):
+        raise ValueError("the layers of queries are not those of summary.json")
+    if unknown:
+        raise ValueError(f"{table} has rows of an unknown image")
+    if outside:
+        raise ValueError(f"{table} has rows of an unknown {key}")
+    if repeated:
+        raise ValueError(f"a {key} is listed twice in {table}")
+    _check_length(table, longest, layers)
+
+
+def _longest(table: str) -> str:
+    """Return the SQL of the length of the longest list of a table."""
+    lengths = [f"len({column})" for column in _LISTS.get(table, ())]
+    return f"max(greatest({', '.join(lengths)}))" if lengths else "NULL"
+
+
+def _check_length(table: str, longest: int | None, layers: int) -> None:
+    if (longest or 0) > layers + 1:
+        raise ValueError(f"a list of {table} has more than {layers + 1} values")
 
 
 def _numbers_of(layers: Iterable[Mapping[str, Any]]) -> list[Any]:
@@ -150,5 +195,8 @@ def _are_numbers(values: Iterable[Any]) -> bool:
     return all(isinstance(value, int | float | None) for value in values)
 
 
-def _count(connection: duckdb.DuckDBPyConnection, source: str) -> int:
-    return int(connection.execute(f"SELECT count(*) FROM {source}").fetchall()[0][0])
+def _values(connection: duckdb.DuckDBPyConnection, selected: str) -> tuple[Any, ...]:
+    """Return the one row of a query."""
+    row = connection.execute(f"SELECT {selected}").fetchone()
+    assert row is not None
+    return row
