@@ -43,6 +43,8 @@ Rows = list[dict[str, Any]]
 CLASSES = ("disc", "square", "star")
 GRID = (24, 32)
 STRIDE = 4
+ROW_OPTIONS = ("images", "queries", "layers", "seed", "shards", "finish", "part")
+"""Options of `make_run` on which the rows depend; the others are entries of run.json."""
 
 
 # transformers would take datasets/, the data of a checkout, for the package `datasets`.
@@ -50,10 +52,14 @@ if (spec := find_spec("datasets")) is not None and spec.origin is None:
     sys.modules["datasets"] = None  # type: ignore[assignment]
 
 
+gc.disable()  # until all tests are imported: what they import is no garbage
+
+
 def pytest_collection_finish() -> None:
     """Leave what is imported out of later collections of garbage, which tests ask for."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -111,24 +117,25 @@ def render() -> Callable[[RenderableType], str]:
 def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return `_make_run`, which writes small run directories with random, consistent rows.
 
-    Of runs that are equal but for their names only the first is computed, by one of the workers;
-    the others are copies of it.
+    Of runs that have equal rows only the first is computed, by one of the workers; the others are
+    copies of it with another run.json.
     """
     own = tmp_path_factory.getbasetemp()
     shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "computed-runs"
 
     def make(path: Path, **options: Any) -> Path:
-        key = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+        rows = {name: options.pop(name) for name in ROW_OPTIONS if name in options}
+        key = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
         if not (original := shared / key).exists():
-            computed = _make_run(tmp_path_factory.mktemp("run") / "run", **options)
+            computed = _make_run(tmp_path_factory.mktemp("run") / "run", **rows)
             shared.mkdir(exist_ok=True)
             with suppress(OSError):  # another worker has computed it meanwhile
                 computed.rename(original)
         shutil.copytree(original, path)
         header = json.loads((path / "run.json").read_text())
         named = run_header(path.name)
-        header |= {name: named[name] for name in ("name", "checkpoint") if name not in options}
-        replace_json(path / "run.json", header)
+        header |= {name: named[name] for name in ("name", "checkpoint")}
+        replace_json(path / "run.json", header | options)
         return path
 
     return make

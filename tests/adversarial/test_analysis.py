@@ -44,7 +44,7 @@ def corrupted(
         handle.remove()
 
 
-@pytest.mark.parametrize("layers", [{0, 4}, {2}, set(range(LAYERS))])
+@pytest.mark.parametrize("layers", [{0, 4}, set(range(LAYERS))])
 def test_run_of_a_diverged_model_opens(
     tmp_path: Path,
     small_checkpoint: LoadedCheckpoint,
@@ -106,25 +106,21 @@ def test_image_without_finite_query_has_no_detections(
         value: float = summary[metric][metric]
         return value
 
-    whole, some, none = score("whole", 0), score("some", 2), score("none", 4)
+    some, none = score("some", 2), score("none", 4)
     assert none == 0 <= some
     if task == "semantic":
-        assert 0 < some < whole
+        assert 0 < some < score("whole", 0)
         detections = Run.open(tmp_path / "some").query(
             "SELECT count(DISTINCT image_id) images FROM detections"
         )
         assert detections["images"][0] == 2
 
 
-@pytest.mark.parametrize(
-    "name", ["analysis.run.evaluate_run", "store.writer.summarize", "store.writer.connect"]
-)
 def test_run_that_failed_at_the_end_is_resumed(
     tmp_path: Path,
     small_checkpoint: LoadedCheckpoint,
     synthetic: SegmentationDataset,
     monkeypatch: pytest.MonkeyPatch,
-    name: str,
 ) -> None:
     """It is not marked as finished before everything is written."""
     options = {"limit": 2, "save_masks": "worst:3"}
@@ -133,14 +129,16 @@ def test_run_that_failed_at_the_end_is_resumed(
     def fail(*arguments: object, **options: object) -> None:
         raise RunError("failed")
 
-    with monkeypatch.context() as context:
-        context.setattr(f"mpdiag.{name}", fail)
-        with pytest.raises(RunError, match="failed"):
-            analyze(small_checkpoint, synthetic, tmp_path / "run", **options)
-    with pytest.raises(RunError, match="unfinished"):
-        Run.open(tmp_path / "run")
-    resumed = analyze(small_checkpoint, synthetic, tmp_path / "run", **options, resume=True)
-    assert resumed == whole == Run.open(tmp_path / "run").summary
+    for name in ("analysis.run.evaluate_run", "store.writer.summarize", "store.writer.connect"):
+        run = tmp_path / name
+        with monkeypatch.context() as context:
+            context.setattr(f"mpdiag.{name}", fail)
+            with pytest.raises(RunError, match="failed"):
+                analyze(small_checkpoint, synthetic, run, **options)
+        with pytest.raises(RunError, match="unfinished"):
+            Run.open(run)
+        resumed = analyze(small_checkpoint, synthetic, run, **options, resume=True)
+        assert resumed == whole == Run.open(run).summary, name
 
 
 def test_module_of_the_caller_keeps_its_modes(

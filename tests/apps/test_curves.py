@@ -13,14 +13,9 @@ from mpdiag.store import LAYER_METRICS, LayerMetric, aggregates, layer_metrics, 
 RUN = {"metric": "miou_l", "is_paper": False, "intervals": {}}
 
 
-@pytest.fixture
-def path(make_run, tmp_path):
-    return make_run(tmp_path / "run", layers=4)
-
-
-@pytest.fixture
-def loaded(path):
-    return open_runs([str(path)])[0][0]
+@pytest.fixture(scope="module")
+def loaded(shared_run):
+    return open_runs([str(shared_run("run", layers=4))])[0][0]
 
 
 def curve_of(loaded, name, **options):
@@ -37,7 +32,7 @@ def test_curves_of_a_run_match_its_rows(loaded, name):
     assert list(curve.values.values()) == pytest.approx(expected, nan_ok=True)
 
 
-def test_a_new_metric_appears_without_another_edit(path, monkeypatch):
+def test_a_new_metric_appears_without_another_edit(make_run, tmp_path, monkeypatch):
     """The run was written before the metric was added: its values are computed from the rows."""
     metric = LayerMetric(
         "mean_score", "Mean score", "class score", value="score", higher_is_better=True
@@ -47,7 +42,7 @@ def test_a_new_metric_appears_without_another_edit(path, monkeypatch):
         monkeypatch.setattr(module, "LAYER_METRICS", metrics)
     monkeypatch.setattr(aggregates, "IMAGE_METRICS_COLUMNS", {metric.name})
     monkeypatch.setitem(aggregates.AGGREGATES, "image_metrics", layer_metrics.image_metrics_sql())
-    loaded = open_runs([str(path)])[0][0]
+    loaded = open_runs([str(make_run(tmp_path / "run", layers=4))])[0][0]
     curve = curve_of(loaded, "mean_score")
     expected = loaded.run.query(
         "SELECT avg(score) AS mean FROM queries GROUP BY layer ORDER BY layer"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def rewrite_preprocessor(directory: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(small_config: ModelConfig) -> Mask2Former:
     """A narrow ResNet-50 with pixel statistics that differ from the published ones."""
     backbone = BackboneConfig(name="resnet50", channels=(8, 8, 16, 16), stem_channels=16)
@@ -49,11 +50,17 @@ def model(small_config: ModelConfig) -> Mask2Former:
     )
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, model: Mask2Former) -> Path:
+    path = tmp_path_factory.mktemp("written")
+    write_transformers(path, model, classes=CLASSES)
+    return path
+
+
 @pytest.fixture
-def directory(tmp_path: Path, model: Mask2Former) -> Path:
-    (tmp_path / "there").mkdir()
-    write_transformers(tmp_path / "there", model, classes=CLASSES)
-    return tmp_path / "there"
+def directory(tmp_path: Path, written: Path) -> Path:
+    """A copy of what is written for the model, to be changed."""
+    return Path(shutil.copytree(written, tmp_path / "there"))
 
 
 def settings_of(directory: Path) -> dict[str, Any]:

@@ -78,35 +78,46 @@ def test_a_run_without_attention_names_the_option(tmp_path: Path, make_run: Make
         Run.open(path).attention(2, 5)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"height": 3},
-        {"height": -2, "width": -3},
-        {"height": 2**31 - 1, "width": 2**31 - 1},
-        {"height": None},
-        {"height": 0, "width": 0, "weights": b""},
-        {"weights": None},
-        {"weights": b"12345"},
-        {"counts": b"\xff\xff"},
-        {"counts": rle.encode(np.ones((9, 9), dtype=bool))},
-        {"counts": b"1" * 8},  # longer than those of any mask of 6 cells
-        {"step": -1.0},
-        {"step": float("nan")},
-        {"step": None},
-        {"image_height": 3.0},
-        {"image_width": 0.0},
-        {"image_width": None},
-        {"layer": 2},
-        {"layer": 7},
-    ],
-)
-def test_invalid_values_are_named(write: Callable[..., Run], change: dict[str, Any]) -> None:
+CHANGES: list[dict[str, Any]] = [
+    {"height": 3},
+    {"height": -2, "width": -3},
+    {"height": 2**31 - 1, "width": 2**31 - 1},
+    {"height": None},
+    {"height": 0, "width": 0, "weights": b""},
+    {"weights": None},
+    {"weights": b"12345"},
+    {"counts": b"\xff\xff"},
+    {"counts": rle.encode(np.ones((9, 9), dtype=bool))},
+    {"counts": b"1" * 8},  # longer than those of any mask of 6 cells
+    {"step": -1.0},
+    {"step": float("nan")},
+    {"step": None},
+    {"image_height": 3.0},
+    {"image_width": 0.0},
+    {"image_width": None},
+    {"layer": 2},
+    {"layer": 7},
+]
+
+
+@pytest.fixture(scope="module")
+def damaged(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of two layers in which the attention of query k is valid but for CHANGES[k]."""
+    path = make_run(tmp_path_factory.mktemp("damaged") / "run", layers=2)
     weights = np.full((2, 3), 1 / 6, dtype=np.float32)
-    first, second = (row(layer, weights, weights > 0) for layer in (1, 2))
-    run = write([first | change, second])
-    with pytest.raises(RunError, match=r"image 2, query 5 is invalid \("):
-        run.attention(2, 5)
+    rows = []
+    for query, change in enumerate(CHANGES):
+        first, second = (row(layer, weights, weights > 0) for layer in (1, 2))
+        rows += [{**first, **change, "query": query}, {**second, "query": query}]
+    table = pa.Table.from_pylist(rows, schema=ATTENTION)
+    RunWriter(path).write_selected("attention", "part-000", table)
+    return Run.open(path)
+
+
+@pytest.mark.parametrize("query", range(len(CHANGES)), ids=[str(change) for change in CHANGES])
+def test_invalid_values_are_named(damaged: Run, query: int) -> None:
+    with pytest.raises(RunError, match=rf"image 2, query {query} is invalid \("):
+        damaged.attention(2, query)
 
 
 def test_long_values_are_not_fetched(

@@ -16,7 +16,10 @@ STEPS = 40
 
 @pytest.fixture(scope="session")
 def trained_below(make_run: MakeRun) -> Callable[..., list[TrainedRun]]:
-    """Return a function that writes trainings and runs; `ap` returns the AP of a training."""
+    """Return a function that writes trainings and runs; `ap` returns the AP of a training.
+
+    With the option `seed` of make_run, all runs have the same rows.
+    """
 
     def build(
         root: Path,
@@ -58,7 +61,8 @@ def _trained(
     for part in ("matching", "piloted") if name.startswith("mp-") else ("matching",):
         number = 100 * seed + sum(map(ord, name + part))
         path = root / "runs" / f"{key}-{part}"
-        parts[part] = make_run(path, seed=number, part=part, method=name, **options)
+        own = {"seed": number, "part": part, "method": name}
+        parts[part] = make_run(path, **own | options)
         summary = json.loads((path / "summary.json").read_text())
         scores = dict.fromkeys(("ap50", "ap75", "ap_small", "ap_medium", "ap_large"), ap)
         (path / "summary.json").write_text(json.dumps({"ap": {"ap": ap, **scores}, **summary}))
