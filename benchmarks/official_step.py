@@ -69,7 +69,7 @@ class OfficialStep:
 
     def __call__(self, samples: Sequence[Sample], autocast: torch.autocast) -> None:
         """Take one step; forward pass and losses run under `autocast`, as officially."""
-        size = padded_size([(s.image.shape[-2], s.image.shape[-1]) for s in samples])
+        size = padded_size([sample.size for sample in samples])
         criterion: Any = self.model.criterion
         criterion.num_points = self.points or (size[0] // 4) * (size[1] // 4)
         criterion.matcher.num_points = criterion.num_points

@@ -27,7 +27,7 @@ from mpdiag.data import (
     load_dataset,
 )
 from mpdiag.errors import ConfigError
-from trainers.distributed import DistributedContext
+from trainers.distributed import DistributedContext, mean_normalizers
 from trainers.layer_metrics import LayerMetricsMonitor
 from trainers.loop import resolve
 from trainers.methods import Batch, Randomness
@@ -212,10 +212,10 @@ class TrainerStep:
         trainer, method, config = self.trainer, self.method, self.trainer.config
         device = trainer.distributed.device
         draws = Randomness.for_step(config.seed, trainer.iteration, range(len(samples)), device)
-        batch = Batch.from_samples(samples, draws)
-        normalizers = trainer.distributed.mean_normalizers([method.normalizers(batch.targets)])
+        batch = Batch.from_samples(samples, draws, AUTOCAST[config.precision])
+        normalizers = mean_normalizers([method.normalizers(batch.targets)], world_size=1)
         trainer.optimizer.zero_grad(set_to_none=True)
-        step = method.step(batch, normalizers, AUTOCAST[config.precision])
+        step = method.step(batch, normalizers)
         _ = step.output  # computed at the first access, as is the assignment
         clock.lap("forward")
         _ = step.assignment

@@ -1,20 +1,19 @@
-"""Distributed training: process group, collectives, and the DDP wrapper of a method.
+"""Distributed training: process group and collectives.
 
 torchrun starts the processes and sets their environment variables. Without torchrun there is one
 process.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from mpdiag import torchrun
-from trainers.methods import Batch, CombinedMethod, Losses, LossNormalizers
+from trainers.methods import LossNormalizers
 
 T = TypeVar("T")
 
@@ -27,14 +26,11 @@ class DistributedContext:
         rank: rank of this process, 0..world_size - 1.
         world_size: number of processes.
         device: device of this process.
-        collective_device: device of tensors in collectives; None for the CPU, which needs a CPU
-            backend beside that of the GPU.
     """
 
     rank: int
     world_size: int
     device: torch.device
-    collective_device: torch.device | None = None
 
     @classmethod
     def initialize(cls) -> "DistributedContext":
@@ -64,21 +60,6 @@ class DistributedContext:
         """Wait for all processes."""
         if self.world_size > 1:
             dist.barrier()
-
-    def wrap(self, method: CombinedMethod) -> "DistributedMethod":
-        """Return the method with gradients averaged over the processes."""
-        return DistributedMethod(method, self)
-
-    def mean_normalizers(self, parts: Sequence[LossNormalizers]) -> LossNormalizers:
-        """Return sums over a step's parts, averaged over the processes; at least 1 in total."""
-        names = list(parts[0])
-        values = [[part[name] for name in names] for part in parts]
-        sums = torch.tensor(values, dtype=torch.float64).sum(0)
-        sums = sums.to(self.collective_device or "cpu")
-        if self.world_size > 1:
-            dist.all_reduce(sums)
-        means = (max(value, 1.0) / self.world_size for value in sums.tolist())
-        return dict(zip(names, means, strict=True))
 
     def mean(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         """Return each value's mean over the processes; all must have the same keys."""
@@ -120,27 +101,20 @@ class DistributedContext:
         return bool(flags)
 
 
-class DistributedMethod:
-    """A method, inside DistributedDataParallel if there are several processes."""
+def mean_normalizers(
+    parts: Sequence[LossNormalizers], world_size: int, device: torch.device | str = "cpu"
+) -> LossNormalizers:
+    """Return sums over a step's parts, averaged over the processes; at least 1 in total.
 
-    def __init__(self, method: CombinedMethod, distributed: DistributedContext) -> None:
-        self.module: nn.Module = method
-        self._parallel: nn.parallel.DistributedDataParallel | None = None
-        if distributed.world_size > 1:
-            devices = [distributed.device.index] if distributed.device.type == "cuda" else None
-            self._parallel = nn.parallel.DistributedDataParallel(
-                method, device_ids=devices, gradient_as_bucket_view=True
-            )
-            self.module = self._parallel
-
-    def __call__(
-        self, batch: Batch, normalizers: LossNormalizers, precision: torch.dtype | None
-    ) -> Losses:
-        losses: Losses = self.module(batch, normalizers, precision)
-        return losses
-
-    def no_sync(self, enabled: bool) -> AbstractContextManager[None]:
-        """Accumulate gradients without averaging them over the processes, if `enabled`."""
-        if enabled and self._parallel is not None:
-            return self._parallel.no_sync()
-        return nullcontext()
+    Args:
+        parts: sums of each part.
+        world_size: number of processes.
+        device: one of the backend. The CPU needs its own backend beside that of the GPU.
+    """
+    names = list(parts[0])
+    values = [[part[name] for name in names] for part in parts]
+    sums = torch.tensor(values, dtype=torch.float64).sum(0).to(device)
+    if world_size > 1:
+        dist.all_reduce(sums)
+    means = (max(value, 1.0) / world_size for value in sums.tolist())
+    return dict(zip(names, means, strict=True))

@@ -7,7 +7,8 @@ from mpdiag.data import Sample, SegmentationDataset, padded_targets
 from mpdiag.losses import matching_costs
 from mpdiag.matching import Matcher, match
 from mpdiag.metrics import adjacent_iou, adjacent_overlap, utilization, valid_cells
-from mpdiag.models.mask2former import MAX_BATCH_PIXELS, batches_by_size, padded_sample_size
+from mpdiag.models.batching import batches_by_size
+from mpdiag.models.mask2former import padded_size
 from trainers.distributed import DistributedContext
 from trainers.trainer import Trainer
 from trainers.validation import resize_for_inference
@@ -36,8 +37,9 @@ class LayerMetricsMonitor:
         layers = trainer.config.model.decoder_layers + 1
         sums = torch.zeros(4, layers, dtype=torch.float64)
         device = self.distributed.device
-        max_pixels = MAX_BATCH_PIXELS[device.type]
-        for size, batch in batches_by_size(self._samples, padded_sample_size, max_pixels):
+        for size, batch in batches_by_size(
+            self._samples, lambda sample: padded_size([sample.size]), device
+        ):
             with trainer.autocast():
                 found = model([sample.image.to(device) for sample in batch]).matching
             targets = padded_targets(batch, size, device)
@@ -58,7 +60,7 @@ class LayerMetricsMonitor:
 
 def _sums(sample: Sample, mask_logits: Tensor, assignment: Tensor) -> Tensor:
     """Return (4, L + 1) sums: IoU with the last layer, pairs with an IoU, Util, images with GT."""
-    rows, columns = valid_cells(sample.image.shape[-2], sample.image.shape[-1])
+    rows, columns = valid_cells(*sample.size)
     iou = adjacent_iou(*adjacent_overlap((mask_logits > 0)[..., :rows, :columns]))
     sums = torch.zeros(4, len(mask_logits), dtype=torch.float64)
     sums[0, 1:], sums[1, 1:] = iou.nansum(-1), (~iou.isnan()).sum(-1)

@@ -1,13 +1,14 @@
 """Trainer: model, method, optimizer and schedule, with optimizer steps and checkpoints."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mpdiag.checkpoints import Weights, read_weights, save_checkpoint
 from mpdiag.checkpoints.loading import build_model
@@ -17,7 +18,7 @@ from mpdiag.errors import CheckpointError, NonFiniteError, TrainingError
 from mpdiag.legacy_names import upgrade_method_state
 from mpdiag.models import Mask2Former
 from mpdiag.ops import set_tf32
-from trainers.distributed import DistributedContext
+from trainers.distributed import DistributedContext, mean_normalizers
 from trainers.initialization import initialize_model
 from trainers.methods import Batch, CombinedMethod, Losses, Randomness, build_method
 from trainers.methods.batch import autocast
@@ -74,7 +75,12 @@ class Trainer:
                 *self.model.decoder.layers,
             ):
                 module.compile()
-        self.distributed_method = distributed.wrap(self.method)
+        self.replica: nn.Module = self.method  # with gradients averaged over the processes
+        if distributed.world_size > 1:
+            devices = [distributed.device.index] if distributed.device.type == "cuda" else None
+            self.replica = DistributedDataParallel(
+                self.method, device_ids=devices, gradient_as_bucket_view=True
+            )
         self.optimizer = build_optimizer(self.method, config.optimizer)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: lr_factor(step, config.schedule)
@@ -131,21 +137,29 @@ class Trainer:
         # Each part is padded to its own largest image.
         parts = [
             Batch.from_samples(
-                samples[start : start + size], self._randomness(positions[start : start + size])
+                samples[start : start + size],
+                self._randomness(positions[start : start + size]),
+                AUTOCAST[config.precision],
             )
             for start in starts
         ]
-        normalizers = self.distributed.mean_normalizers(
-            [self.method.normalizers(part.targets) for part in parts]
+        normalizers = mean_normalizers(
+            [self.method.normalizers(part.targets) for part in parts], self.distributed.world_size
         )
         # Drop path of a Swin uses the global generator.
         torch.manual_seed(parts[0].randomness.shared_seed + positions[0])
         self.optimizer.zero_grad(set_to_none=True)
         losses: Losses = {}
         for start, part in zip(starts, parts, strict=True):
-            with self.distributed_method.no_sync(part is not parts[-1]):
+            last, replica = part is parts[-1], self.replica
+            # Processes average the gradients of all parts at once.
+            with (
+                replica.no_sync()
+                if isinstance(replica, DistributedDataParallel) and not last
+                else nullcontext()
+            ):
                 try:
-                    found = self.distributed_method(part, normalizers, AUTOCAST[config.precision])
+                    found: Losses = replica(part, normalizers)
                 except NonFiniteError as error:
                     image = None if error.image is None else start + error.image
                     raise NonFiniteError(error.term, error.layer, image) from None

@@ -16,7 +16,8 @@ from mpdiag.data import (
 )
 from mpdiag.evaluation import Scores, build_evaluator
 from mpdiag.models import ImageSizes
-from mpdiag.models.mask2former import MAX_BATCH_PIXELS, batches_by_size, padded_sample_size
+from mpdiag.models.batching import batches_by_size
+from mpdiag.models.mask2former import padded_size
 from trainers.trainer import Trainer
 
 
@@ -44,13 +45,13 @@ def validate(
     indices = range(distributed.rank, len(data), distributed.world_size)
     images = read_ahead(partial(_read, data, settings.data), indices, settings.data.num_workers)
     done, goes_on = 0, True
-    max_pixels = MAX_BATCH_PIXELS[distributed.device.type]
-    for size, batch in batches_by_size(images, _padded_size, max_pixels):
+    for size, batch in batches_by_size(
+        images, lambda read: padded_size([read[0].size]), distributed.device
+    ):
         with trainer.autocast():
             found = model([sample.image for sample, _ in batch]).matching
         for index, (sample, ground_truth) in enumerate(batch):
-            image = (sample.image.shape[-2], sample.image.shape[-1])
-            sizes = ImageSizes(size, image, sample.original_size)
+            sizes = ImageSizes(size, sample.size, sample.original_size)
             classes, masks = found.class_logits[-1, index], found.mask_logits[-1, index]
             detections = evaluator.postprocess(classes, masks, sizes)
             evaluator.update(sample.image_id, detections, ground_truth)
@@ -87,7 +88,3 @@ def _read(
     ground_truth = data.ground_truth(index)
     data.require_same_size(index, image, ground_truth)
     return resize_for_inference(sample, settings), ground_truth
-
-
-def _padded_size(image: tuple[Sample, GroundTruth]) -> tuple[int, int]:
-    return padded_sample_size(image[0])

@@ -14,7 +14,7 @@ from mpdiag.data import Sample, padded_targets
 from mpdiag.errors import ConfigError, RecordingError
 from mpdiag.matching import Target
 from mpdiag.models import ImageSizes
-from mpdiag.models.mask2former import MAX_BATCH_PIXELS, batches_by_size
+from mpdiag.models.batching import batches_by_size
 from mpdiag.recording import Recording, record
 
 CROSS_ATTENTION = "cross_attention"
@@ -40,8 +40,7 @@ class PreprocessedImage:
     @property
     def sizes(self) -> ImageSizes:
         """Sizes of the padded image, the image, and the image file."""
-        height, width = self.sample.image.shape[-2:]
-        return ImageSizes(self.padded, (height, width), self.sample.original_size)
+        return ImageSizes(self.padded, self.sample.size, self.sample.original_size)
 
 
 def batch_targets(batch: Sequence[PreprocessedImage], device: torch.device) -> list[Target]:
@@ -170,7 +169,7 @@ class ModelAdapter(ABC):
         self, samples: Iterable[Sample], device: torch.device
     ) -> Iterator[list[PreprocessedImage]]:
         """Preprocess samples in order and group neighbours of the same padded size."""
-        pixels = 0 if self.single_image_batches else MAX_BATCH_PIXELS[device.type]
         images = map(self.preprocess, samples)
-        for _, batch in batches_by_size(images, lambda image: image.padded, pixels):
-            yield batch
+        if self.single_image_batches:
+            return ([image] for image in images)
+        return (batch for _, batch in batches_by_size(images, lambda image: image.padded, device))

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor
 
 from mpdiag.analysis.adapter import (
     ATTENTION_NAMES,
@@ -58,7 +57,7 @@ class Mask2FormerAdapter(ModelAdapter):
 
     def preprocess(self, sample: Sample) -> PreprocessedImage:
         sample = drop_empty(self.resize(sample) if self.resize else sample)
-        return PreprocessedImage(sample, padded_size([_size(sample.image)]))
+        return PreprocessedImage(sample, padded_size([sample.size]))
 
     def predict(
         self, batch: Sequence[PreprocessedImage], targets: Sequence[Target], *, attention: bool
@@ -153,7 +152,3 @@ def _pilot_layers(loaded: LoadedCheckpoint) -> int:
     if recipe is None or recipe.pilot.layers == "all":
         return layers
     return min(recipe.pilot.layers, layers)
-
-
-def _size(image: Tensor) -> tuple[int, int]:
-    return image.shape[-2], image.shape[-1]

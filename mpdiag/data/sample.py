@@ -37,6 +37,11 @@ class Sample:
     labels: Tensor
     original_size: tuple[int, int]
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image."""
+        return self.image.shape[-2], self.image.shape[-1]
+
     def to(self, device: torch.device | str) -> "Sample":
         """Copy the tensors to a device. A copy to a GPU does not wait for the GPU."""
         image, masks, labels = (

@@ -1,25 +1,18 @@
 """Mask2Former, from images to the predictions of all layers."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby, islice
-from typing import TypeVar
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpdiag.config import ModelConfig
-from mpdiag.data import Sample
 from mpdiag.models.backbones import build_backbone, has_depthwise_convolutions
 from mpdiag.models.decoder import Decoder, Mask2FormerOutput
 from mpdiag.models.mask_piloting import PilotInputs
 from mpdiag.models.pixel_decoder import PixelDecoder
 from mpdiag.ops import to_device
 
-T = TypeVar("T")
-
-# Maximum number of pixels of a batch at inference by device type: larger batches are not faster.
-MAX_BATCH_PIXELS = {"cpu": 2**20, "cuda": 2**23}
 STRIDE = 32  # image sizes are padded to a multiple of it
 
 
@@ -75,25 +68,3 @@ def padded_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     height = max(size[0] for size in sizes)
     width = max(size[1] for size in sizes)
     return -(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE
-
-
-def padded_sample_size(sample: Sample) -> tuple[int, int]:
-    """Return the padded (height, width) of a batch of one sample."""
-    return padded_size([(sample.image.shape[-2], sample.image.shape[-1])])
-
-
-def batches_by_size(
-    items: Iterable[T], size_of: Callable[[T], tuple[int, int]], max_pixels: int
-) -> Iterator[tuple[tuple[int, int], list[T]]]:
-    """Yield batches of consecutive items with the same padded size, and that size.
-
-    Padding changes predictions, so images of different padded sizes do not share a batch.
-
-    Args:
-        items: images in the order of the results.
-        size_of: returns the padded (height, width) of an item.
-        max_pixels: maximum number of pixels of a batch; a batch has at least one image.
-    """
-    for size, group in groupby(items, key=size_of):
-        while batch := list(islice(group, max(max_pixels // (size[0] * size[1]), 1))):
-            yield size, batch

@@ -78,7 +78,7 @@ def noise_overlap(
         sample = drop_empty(sample)
         if not len(sample.labels):
             continue
-        size = padded_size([(sample.image.shape[-2], sample.image.shape[-1])])
+        size = padded_size([sample.size])
         masks = padded_targets([sample], size, torch.device("cpu"))[0]["masks"].bool()
         for key, noised, clean in _noised(masks, size, index):
             iou = _iou(noised, clean)

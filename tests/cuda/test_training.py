@@ -98,7 +98,7 @@ def test_distributed_data_parallel_of_one_process(
 ) -> None:
     """The gradients are those without it; DDP reports parameters that get none."""
     alone, parallel = trainer_on(process_group), trainer_on(process_group)
-    parallel.distributed_method.module = nn.parallel.DistributedDataParallel(
+    parallel.replica = nn.parallel.DistributedDataParallel(
         parallel.method, gradient_as_bucket_view=True
     )
     found, expected = (

@@ -25,7 +25,7 @@ from mpdiag.models.mask2former import padded_size
 from trainers.detectron2.config import train_config_of
 from trainers.detectron2.official_state_dict import use_official_names
 from trainers.detectron2.structures import panoptic_to_detectron2, sample_of, to_detectron2
-from trainers.distributed import DistributedContext
+from trainers.distributed import mean_normalizers
 from trainers.methods import Batch, Randomness, build_method
 
 Inputs = Sequence[Mapping[str, Any]]
@@ -91,13 +91,12 @@ class MPDiagMask2Former(nn.Module):
         positions = range(rank, rank + world_size * len(inputs), world_size)
         draws = Randomness.for_step(self.seed, self._step(), positions, self.device)
         with torch.autocast(kind, enabled=False):
-            batch = Batch.from_samples([sample_of(one) for one in inputs], draws)
-            distributed = DistributedContext(
-                rank, world_size, self.device, collective_device=self.device
-            )
-            normalizers = distributed.mean_normalizers([self.method.normalizers(batch.targets)])
             precision = torch.get_autocast_dtype(kind) if enabled else None
-            losses: dict[str, Tensor] = self.method(batch, normalizers, precision)
+            batch = Batch.from_samples([sample_of(one) for one in inputs], draws, precision)
+            normalizers = mean_normalizers(
+                [self.method.normalizers(batch.targets)], world_size, self.device
+            )
+            losses: dict[str, Tensor] = self.method(batch, normalizers)
         return losses
 
     def _step(self) -> int:

@@ -60,26 +60,34 @@ class Batch:
         images: uint8 (3, H, W), on the model's device.
         targets: GT, with masks over the padded extent of these images.
         randomness: random generators of these images.
+        precision: autocast of the model; None for float32.
     """
 
     images: list[Tensor]
     targets: list[Target]
     randomness: Randomness
+    precision: torch.dtype | None = None
 
     @classmethod
-    def from_samples(cls, samples: Sequence[Sample], randomness: Randomness) -> "Batch":
+    def from_samples(
+        cls,
+        samples: Sequence[Sample],
+        randomness: Randomness,
+        precision: torch.dtype | None = None,
+    ) -> "Batch":
         """Return samples of a data loader on the device of `randomness`."""
         device = randomness.device
-        size = padded_size([(s.image.shape[-2], s.image.shape[-1]) for s in samples])
+        size = padded_size([sample.size for sample in samples])
         return cls(
             [to_device(sample.image, device) for sample in samples],
             padded_targets(samples, size, device),
             randomness,
+            precision,
         )
 
-    def autocast(self, dtype: torch.dtype | None) -> torch.autocast:
-        """Return autocast of the model; None for float32."""
-        return autocast(self.randomness.device, dtype)
+    def autocast(self) -> torch.autocast:
+        """Return the precision of the model; matching and losses are in float32."""
+        return autocast(self.randomness.device, self.precision)
 
     def matching_points(self, loss: LossConfig) -> Tensor | None:
         """Return the (P, 2) points of matching, the same for the whole step; None for all cells."""

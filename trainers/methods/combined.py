@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from mpdiag.config import LossConfig
@@ -34,23 +33,18 @@ class CombinedMethod(nn.Module):
             sums |= method.normalizers(targets)
         return sums
 
-    def forward(
-        self, batch: Batch, normalizers: LossNormalizers, precision: torch.dtype | None = None
-    ) -> Losses:
+    def forward(self, batch: Batch, normalizers: LossNormalizers) -> Losses:
         """Return weighted scalar losses by name.
 
         Args:
             batch: images of a step, or of a part of it.
             normalizers: of the whole step.
-            precision: autocast of the model; None for float32.
         """
-        return self.step(batch, normalizers, precision).losses()
+        return self.step(batch, normalizers).losses()
 
-    def step(
-        self, batch: Batch, normalizers: LossNormalizers, precision: torch.dtype | None = None
-    ) -> TrainingStep:
+    def step(self, batch: Batch, normalizers: LossNormalizers) -> TrainingStep:
         """Return the forward pass and losses of `forward`, computed part by part."""
-        return TrainingStep(self.model, self._methods(), batch, normalizers, self.loss, precision)
+        return TrainingStep(self.model, self._methods(), batch, normalizers, self.loss)
 
     def layer_of(self, loss: str) -> tuple[str, int | None]:
         """Split the name of a loss into its term and its layer; None if it is not per layer."""

@@ -39,7 +39,7 @@ class GTMaskGuided(Method):
 
     def losses(self, step: TrainingStep) -> Losses:
         assignment = step.assignment[-1]
-        with step.autocast():
+        with step.batch.autocast():
             class_logits, mask_logits = guided_predictions(step, assignment)
         losses = step.set_losses(
             class_logits,

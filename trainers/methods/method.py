@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from mpdiag.config import LossConfig, Strict, TrainConfig
@@ -95,16 +94,10 @@ class TrainingStep:
         batch: Batch,
         normalizers: LossNormalizers,
         loss: LossConfig,
-        precision: torch.dtype | None,
     ) -> None:
         self.model, self.methods, self.batch = model, methods, batch
         self.normalizers, self.loss = normalizers, loss
         self.costs = matching_costs(loss)
-        self._precision = precision
-
-    def autocast(self) -> torch.autocast:
-        """Return the precision of the model; matching and losses are in float32."""
-        return self.batch.autocast(self._precision)
 
     def losses(self) -> Losses:
         """Return the weighted scalar losses of all methods by name."""
@@ -123,7 +116,7 @@ class TrainingStep:
     def output(self) -> Mask2FormerOutput:
         """Predictions of all layers."""
         pilot = self.pilot
-        with self.autocast():
+        with self.batch.autocast():
             output: Mask2FormerOutput = self.model(self.batch.images, pilot)
         return output
 

@@ -43,7 +43,7 @@ class PerPixel(Method):
     def losses(self, step: TrainingStep) -> Losses:
         """Return class and offset losses per stride: means over these images, times their share."""
         share = len(step.batch.images) / step.normalizers["images"]
-        with step.autocast():
+        with step.batch.autocast():
             levels, mask_features = step.model.features(step.batch.images)
         losses: Losses = {}
         strides = ("32", "16", "8", "4")
