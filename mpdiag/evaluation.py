@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpdiag import rle
 from mpdiag.data import ClassInfo, GroundTruth, SegmentationDataset
 from mpdiag.metrics import (
     AveragePrecision,
@@ -29,9 +30,8 @@ from mpdiag.models import (
     panoptic_inference,
     semantic_inference,
 )
-from mpdiag.ops import encode_masks, to_cpu
+from mpdiag.ops import decode_masks, encode_masks, to_cpu
 from mpdiag.recording import InstanceRule
-from mpdiag.store import rle
 
 Scores = dict[str, float | None]
 
@@ -91,7 +91,7 @@ class Detections:
     @property
     def masks(self) -> Tensor:
         """Bool (D, H, W)."""
-        return decode_masks(self.counts, self.size)
+        return decode_masks(self.counts, *self.size)
 
 
 def _changes(masks: Tensor) -> Tensor:
@@ -114,14 +114,6 @@ def _encode_changes(changes: Tensor, count: int, cells: int) -> list[bytes]:
     first = per_mask.cumsum() - per_mask
     runs[first] = ends[first]
     return rle.compress(runs, per_mask)
-
-
-def decode_masks(counts: Sequence[bytes], size: tuple[int, int]) -> Tensor:
-    """Decode COCO compressed RLE to bool masks (D, H, W)."""
-    masks = np.zeros((len(counts), *size), dtype=np.bool_)
-    for row, encoded in enumerate(counts):
-        masks[row] = rle.decode(encoded, *size)
-    return torch.from_numpy(masks)
 
 
 class Evaluator(ABC):

@@ -24,9 +24,10 @@ from PIL import Image
 from pretend_cuda import pretend_cuda
 from rich.console import Console, RenderableType
 
+from mpdiag import rle
 from mpdiag.config import BackboneConfig, ModelConfig
 from mpdiag.ops import tf32, use_backend
-from mpdiag.store import RunWriter, rle
+from mpdiag.store import RunWriter
 from mpdiag.store.aggregates import add_views
 from mpdiag.store.attention import pack
 from mpdiag.store.database import LAYERS_VIEW, MACROS

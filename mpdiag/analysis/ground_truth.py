@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mpdiag.data import GroundTruth, Sample, SegmentationDataset
-from mpdiag.evaluation import decode_masks
-from mpdiag.store import rle
+from mpdiag.ops import decode_masks, encode_masks
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +47,13 @@ class GroundTruthCache:
         if image_id not in self.encoded:
             self._keep(image_id, self._data.ground_truth(self._index[image_id]))
         kept = self.encoded[image_id]
-        masks = decode_masks(kept.counts, kept.size)
+        masks = decode_masks(kept.counts, *kept.size)
         return GroundTruth(masks, kept.labels, kept.crowd, kept.areas)
 
     def _keep(self, image_id: int, ground_truth: GroundTruth) -> None:
         height, width = ground_truth.masks.shape[-2:]
         self.encoded[image_id] = EncodedGroundTruth(
-            [rle.encode(mask) for mask in ground_truth.masks.numpy()],
+            encode_masks(ground_truth.masks),
             (height, width),
             ground_truth.labels,
             ground_truth.crowd,

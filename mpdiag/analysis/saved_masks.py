@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from mpdiag import rle
 from mpdiag.analysis.measure import MeasuredImage
 from mpdiag.analysis.options import SavePolicy
 from mpdiag.metrics import adjacent_iou
-from mpdiag.store import RunWriter, rle
+from mpdiag.store import RunWriter
 from mpdiag.store.attention import pack
 from mpdiag.store.schema import TABLES
 from mpdiag.store.writer import SelectedTable

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
+from mpdiag import rle
 from mpdiag.data.problems import DataProblem
 from mpdiag.ops import decode_masks
 
@@ -26,7 +27,6 @@ _MAX_DISTANCE = 10
 _MAX_PERIMETER = 100
 _MAX_PERIMETER_PIXELS = 4_000_000
 _MERGED_AT_ONCE = 32
-_MAX_CHARACTERS = 7  # of a run length in a compressed RLE
 
 
 def require_mask_memory(
@@ -57,7 +57,7 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
 
 def decode(rles: Sequence[dict[str, Any]], height: int, width: int) -> Masks:
     """Return the (G, H, W) masks of G compressed RLEs from `to_rle`."""
-    masks: Masks = decode_masks([rle["counts"] for rle in rles], height, width).numpy()
+    masks: Masks = decode_masks([one["counts"] for one in rles], height, width).numpy()
     return masks
 
 
@@ -96,43 +96,20 @@ def _rle_of_polygons(polygons: list[Any], height: int, width: int) -> dict[str, 
     return merged
 
 
-def _checked_rle(rle: dict[str, Any], height: int, width: int) -> dict[str, Any]:
-    size, counts = rle["size"], rle["counts"]
+def _checked_rle(segmentation: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+    size, counts = segmentation["size"], segmentation["counts"]
     if size != [height, width]:
         raise ValueError(f"has an RLE of size {size!r:.60} where the image is {[height, width]}")
-    # Security: pycocotools (2.0.11) decodes runs that are too short to uninitialised memory.
-    if isinstance(counts, str):
-        runs = _run_lengths(counts) if len(counts) <= _MAX_CHARACTERS * (height * width + 2) else []
+    if isinstance(counts, str) and counts.isascii():
+        packed = counts.encode("ascii")
+    elif isinstance(counts, list) and all(
+        type(run) is int and 0 <= run <= height * width for run in counts
+    ):
+        packed = coco_mask.frPyObjects({"size": size, "counts": counts}, height, width)["counts"]
     else:
-        runs = counts
-    if not isinstance(runs, list) or any(type(run) is not int or run < 0 for run in runs):
         raise ValueError("has RLE counts that are not run lengths")
-    if sum(runs) != height * width:
-        raise ValueError(f"has RLE counts for {sum(runs)} pixels of {height * width}")
-    if isinstance(counts, str):
-        return {"size": size, "counts": counts.encode("ascii")}
-    packed: dict[str, Any] = coco_mask.frPyObjects({"size": size, "counts": counts}, height, width)
-    return packed
-
-
-def _run_lengths(counts: str) -> list[int]:
-    """Return the run lengths of a compressed RLE, an empty list if the string is invalid.
-
-    Each character has five bits of a number, lowest bits first, and a continuation bit. From the
-    fourth number on, the difference to the number two before is stored.
-    """
-    runs: list[int] = []
-    number = shift = 0
-    for character in counts:
-        code = ord(character) - 48
-        if not 0 <= code < 64 or shift == 5 * _MAX_CHARACTERS:
-            return []
-        number |= (code & 31) << shift
-        shift += 5
-        if code & 32:
-            continue
-        if code & 16:
-            number -= 1 << shift
-        runs.append(number + runs[-2] if len(runs) > 2 else number)
-        number = shift = 0
-    return runs if shift == 0 else []
+    try:
+        rle.run_lengths(packed, height, width)
+    except ValueError as reason:
+        raise ValueError(f"has invalid RLE counts: {reason}") from None
+    return {"size": size, "counts": packed}

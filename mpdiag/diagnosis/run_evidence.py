@@ -10,13 +10,14 @@ import numpy.typing as npt
 import pandas as pd
 from pycocotools import mask as coco_mask
 
+from mpdiag import rle
 from mpdiag.analysis.options import SourceOptions
 from mpdiag.data import GroundTruth, SegmentationDataset, load_dataset
 from mpdiag.diagnosis.evidence import REPEATED_IOU, Evidence, Float32, ImageEvidence
 from mpdiag.errors import RunError
 from mpdiag.export.detections import categories, layers_with_detections
 from mpdiag.metrics import valid_cells
-from mpdiag.store import Run, rle
+from mpdiag.store import Run
 
 NEVER = 1e-12  # probability of a class that no kept detection has
 IMAGES_PER_QUERY = 64

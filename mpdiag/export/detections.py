@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mpdiag import rle
 from mpdiag.errors import OutputError, RunError, describe_os_error
-from mpdiag.store import Run, rle
+from mpdiag.store import Run
 
 IMAGES_PER_QUERY = 256
 

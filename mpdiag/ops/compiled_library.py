@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -56,6 +57,16 @@ def load_library(source: Path) -> ctypes.CDLL:
             log.warning("%s: cannot be loaded (%s); compiled again", path, error)
     _compile(source, path, flags)
     return ctypes.CDLL(str(path))
+
+
+@cache
+def library_or_none(source: Path, instead: str) -> ctypes.CDLL | None:
+    """Return a C++ file as a shared library; if it cannot be compiled, log what is done instead."""
+    try:
+        return load_library(source)
+    except DependencyError as error:
+        log.warning("%s, which is slower: %s", instead, error)
+        return None
 
 
 def find_compiler() -> str | None:

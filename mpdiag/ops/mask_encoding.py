@@ -5,21 +5,15 @@ pycocotools needs a transposed copy of it. Other threads of Python run meanwhile
 """
 
 import ctypes
-import logging
 from collections.abc import Sequence
-from functools import cache
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from mpdiag.errors import DependencyError
-from mpdiag.ops.compiled_library import load_library
-
-log = logging.getLogger(__name__)
+from mpdiag import rle
+from mpdiag.ops.compiled_library import library_or_none
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -28,7 +22,7 @@ def encode_masks(masks: Tensor) -> list[bytes]:
     """Return the compressed RLE of each of (D, H, W) bool masks on the CPU."""
     library = _library()
     if library is None or masks.numel() == 0:
-        return [_encode_by_pycocotools(mask) for mask in masks]
+        return [rle.encode(mask) for mask in masks.numpy()]
     cells = masks.contiguous()
     lengths = torch.empty(len(cells), dtype=torch.int64)
     sizes = (*cells.shape, torch.get_num_threads())
@@ -43,10 +37,6 @@ def encode_masks(masks: Tensor) -> list[bytes]:
 def decode_masks(counts: Sequence[bytes], height: int, width: int) -> Tensor:
     """Decode compressed RLE to bool masks (D, height, width).
 
-    Args:
-        counts: run lengths that fill the cells. Without a compiler this is not checked.
-        height, width: size of the masks.
-
     Raises:
         ValueError: the runs of a mask do not fill its cells exactly.
     """
@@ -55,7 +45,9 @@ def decode_masks(counts: Sequence[bytes], height: int, width: int) -> Tensor:
     if masks.numel() == 0:
         return masks
     if library is None:
-        return _decode_by_pycocotools(counts, height, width)
+        for mask, one in zip(masks.numpy(), counts, strict=True):
+            mask[:] = rle.decode(one, height, width)
+        return masks
     lengths = torch.tensor([len(one) for one in counts], dtype=torch.int64)
     valid = library.decode_masks(
         *map(ctypes.c_int64, masks.shape),
@@ -67,23 +59,9 @@ def decode_masks(counts: Sequence[bytes], height: int, width: int) -> Tensor:
     return masks
 
 
-def _decode_by_pycocotools(counts: Sequence[bytes], height: int, width: int) -> Tensor:
-    columns = coco_mask.decode([{"size": [height, width], "counts": one} for one in counts])
-    return torch.from_numpy(np.ascontiguousarray(columns.transpose(2, 0, 1)).view(np.bool_))
-
-
-def _encode_by_pycocotools(mask: Tensor) -> bytes:
-    counts: bytes = coco_mask.encode(np.asfortranarray(mask.numpy(), dtype=np.uint8))["counts"]
-    return counts
-
-
-@cache
 def _library() -> ctypes.CDLL | None:
-    try:
-        library = load_library(SOURCE)
-    except DependencyError as error:
-        log.warning("masks are encoded by pycocotools, which is slower: %s", error)
-        return None
-    library.encode_masks.restype = ctypes.c_void_p
-    library.decode_masks.restype = ctypes.c_int64
+    library = library_or_none(SOURCE, "masks are encoded and decoded by NumPy and pycocotools")
+    if library is not None:
+        library.encode_masks.restype = ctypes.c_void_p
+        library.decode_masks.restype = ctypes.c_int64
     return library

@@ -5,18 +5,14 @@ is that of PyTorch for one map. PyTorch rounds otherwise for several maps at onc
 """
 
 import ctypes
-import logging
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpdiag.errors import DependencyError
-from mpdiag.ops.compiled_library import load_library
-
-log = logging.getLogger(__name__)
+from mpdiag.ops.compiled_library import library_or_none
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -24,9 +20,11 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 @torch.no_grad()
 def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize (M, h, w) maps to (M, *size) as F.interpolate, bilinear with align_corners=False."""
-    library = _library() if maps.is_cpu and maps.dtype == torch.float32 else None
     if not len(maps):
         return maps.new_zeros(0, *size)
+    library = None
+    if maps.is_cpu and maps.dtype == torch.float32:
+        library = library_or_none(SOURCE, "masks are resized by PyTorch")
     if library is None:
         return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
     maps = maps if maps.stride(2) == 1 else maps.contiguous()
@@ -58,12 +56,3 @@ def _side(before: int, after: int) -> tuple[_Side, list[Tensor]]:
     of_high = (place - low).clamp(max=1)
     tensors = [low, (low + 1).clamp(max=before - 1), 1 - of_high, of_high]
     return _Side(after, *(tensor.data_ptr() for tensor in tensors)), tensors
-
-
-@cache
-def _library() -> ctypes.CDLL | None:
-    try:
-        return load_library(SOURCE)
-    except DependencyError as error:
-        log.warning("masks are resized by PyTorch, which is slower: %s", error)
-        return None

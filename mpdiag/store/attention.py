@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from mpdiag.store import rle
+from mpdiag import rle
 
 LEVELS = 255
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from mpdiag import rle
 from mpdiag.errors import ConfigError, RunError
 from mpdiag.legacy_names import upgrade_config
 from mpdiag.printable import printable
-from mpdiag.store import rle
 from mpdiag.store.aggregates import add_views
 from mpdiag.store.attention import StoredAttention, bounded_columns_sql, unpack
 from mpdiag.store.bootstrap import RESAMPLES, Terms

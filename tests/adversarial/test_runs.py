@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from apps.runs import open_runs
+from mpdiag import rle
 from mpdiag.errors import MpdiagError, RunError
 from mpdiag.export.detections import categories, detected_images
-from mpdiag.store import Run, RunWriter, rle
+from mpdiag.store import Run, RunWriter
 from mpdiag.store.run import MAX_NAME
 
 from .mutations import check_error, mutate_bytes, mutate_tree, seeds

@@ -19,7 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
-from mpdiag.store import RunWriter, rle
+from mpdiag import rle
+from mpdiag.store import RunWriter
 from mpdiag.store.schema import IMAGES, MASKS, QUERIES, TARGETS
 
 Array = npt.NDArray[Any]

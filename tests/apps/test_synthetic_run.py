@@ -5,7 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_run import RunSize, write_run
 
-from mpdiag.store import Run, compare, rle
+from mpdiag import rle
+from mpdiag.store import Run, compare
 
 SMALL = RunSize(images=40, queries=12, layers=9, saved=10, height=24, width=32)
 

@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
+from mpdiag import rle
 from mpdiag.data import SegmentationDataset, coco_dataset, generate_synthetic, load_dataset
 from mpdiag.evaluation import Detections, Evaluator, build_evaluator
 from mpdiag.models import (
@@ -25,7 +26,6 @@ from mpdiag.models import (
     panoptic_inference,
     semantic_inference,
 )
-from mpdiag.store import rle
 
 HEIGHT, WIDTH = 120, 160
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")

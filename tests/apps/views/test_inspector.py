@@ -13,7 +13,8 @@ from synthetic_run import RunSize, write_run
 from apps import attention, filmstrip
 from apps.image_queries import QueryLayer
 from apps.views import inspector
-from mpdiag.store import Run, rle
+from mpdiag import rle
+from mpdiag.store import Run
 from mpdiag.store.attention import StoredAttention
 from mpdiag.store.schema import ATTENTION
 

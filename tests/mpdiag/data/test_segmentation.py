@@ -34,6 +34,12 @@ def test_invalid_counts_that_pycocotools_accepts(counts: str) -> None:
         to_rle({"size": [10, 10], "counts": counts}, 10, 10)
 
 
+def test_more_runs_than_a_mask_can_have_are_refused() -> None:
+    counts = [0] * 20 + [6]
+    with pytest.raises(ValueError, match="RLE counts: the counts are too long"):
+        to_rle({"size": [2, 3], "counts": counts}, 2, 3)
+
+
 def test_numbers_longer_than_necessary_are_decoded_or_refused() -> None:
     """`to_rle` accepts only what `decode` reads; the number 64 is "0", "2" and added zeros."""
     decoded = []

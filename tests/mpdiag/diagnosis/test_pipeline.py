@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import mpdiag
+from mpdiag import rle
 from mpdiag.analysis.build_adapter import build_adapter
 from mpdiag.analysis.options import AnalysisOptions
 from mpdiag.checkpoints.detectron2_config import TrainingInfo
@@ -31,7 +32,7 @@ from mpdiag.diagnosis.run_evidence import read_evidence
 from mpdiag.errors import ConfigError, DataError, RunError
 from mpdiag.models import Mask2Former, instance_inference
 from mpdiag.recording import InstanceRule
-from mpdiag.store import Run, rle
+from mpdiag.store import Run
 from mpdiag.store.diagnosis import Diagnosis, Finding
 from mpdiag.store.schema import TABLES
 from reports.layer_tables import layer_tables

@@ -19,10 +19,11 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mpdiag import rle
 from mpdiag.errors import OutputError, RunError
 from mpdiag.export import export_coco, export_fiftyone
 from mpdiag.export.detections import detected_images
-from mpdiag.store import Run, rle
+from mpdiag.store import Run
 
 LAYER = "layer-09.json"
 

@@ -54,7 +54,6 @@ def test_no_masks_and_no_cells() -> None:
     assert decode_masks([], 3, 4).shape == (0, 3, 4)
 
 
-@pytest.mark.parametrize("implementation", ["compiled"], indirect=True)
 @pytest.mark.parametrize(
     "counts",
     [
@@ -72,5 +71,5 @@ def test_no_masks_and_no_cells() -> None:
 )
 def test_damaged_counts_write_nothing_outside(counts: bytes) -> None:
     """The mask is the second of three of 3 x 4 cells. pycocotools does not check run lengths."""
-    with pytest.raises(ValueError, match="mask 1 do not fill 3 x 4 cells"):
+    with pytest.raises(ValueError, match=r"run lengths|the counts"):
         decode_masks([b"<", counts, b"<"], 3, 4)

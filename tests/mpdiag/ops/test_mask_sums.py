@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mpdiag.errors import DependencyError
 from mpdiag.ops import (
+    compiled_library,
     mask_kernel,
     mask_overlaps,
     masks_of_logits,
@@ -157,12 +158,12 @@ def test_warning_without_a_compiler(monkeypatch, caplog: pytest.LogCaptureFixtur
     def fail(source: object) -> None:
         raise DependencyError("there is no C++ compiler")
 
-    monkeypatch.setattr(mask_kernel, "load_library", fail)
-    mask_kernel.mask_kernel.cache_clear()
+    monkeypatch.setattr(compiled_library, "load_library", fail)
+    compiled_library.library_or_none.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert mask_kernel.mask_kernel() is None
         assert mask_kernel.mask_kernel() is None
-    mask_kernel.mask_kernel.cache_clear()
+    compiled_library.library_or_none.cache_clear()
     assert [record.message for record in caplog.records] == [
         "masks are compared by PyTorch, which is slower: there is no C++ compiler"
     ]

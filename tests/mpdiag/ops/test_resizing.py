@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpdiag.ops import resize_maps, resizing
+from mpdiag.ops.compiled_library import library_or_none
 
 
 def by_interpolate(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -25,7 +26,7 @@ def by_interpolate(maps: Tensor, size: tuple[int, int]) -> Tensor:
     ],
 )
 def test_equals_interpolate(before: tuple[int, int], after: tuple[int, int]) -> None:
-    assert resizing._library() is not None
+    assert library_or_none(resizing.SOURCE, "plain") is not None
     maps = 5 * torch.randn(3, *before, generator=torch.Generator().manual_seed(sum(before)))
     found = resize_maps(maps, after)
     exact = by_interpolate(maps.double(), after)

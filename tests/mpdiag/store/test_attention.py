@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from mpdiag import rle
 from mpdiag.errors import RunError
-from mpdiag.store import Run, RunWriter, rle
+from mpdiag.store import Run, RunWriter
 from mpdiag.store.attention import pack
 from mpdiag.store.schema import ATTENTION
 

@@ -57,6 +57,17 @@ def decode(counts: bytes, height: int, width: int) -> npt.NDArray[np.bool_]:
         ValueError: the run lengths do not fill exactly that area, it exceeds MAX_CELLS, or the
             counts are longer than those that `encode` returns.
     """
+    runs = run_lengths(counts, height, width)
+    cells = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return np.ascontiguousarray(cells.reshape(width, height).T)
+
+
+def run_lengths(counts: bytes, height: int, width: int) -> npt.NDArray[np.int64]:
+    """Return the run lengths of a mask, background first.
+
+    Raises:
+        ValueError: as for `decode`.
+    """
     if min(height, width) < 0 or height * width > MAX_CELLS:
         raise ValueError(f"a mask of {height} x {width} cells is too large")
     # A run below 16 cells takes one byte. A longer one has more cells than the bytes that it takes
@@ -64,11 +75,10 @@ def decode(counts: bytes, height: int, width: int) -> npt.NDArray[np.bool_]:
     if len(counts) > height * width + 1:
         raise ValueError(f"the counts are too long for {height} x {width} cells")
     # Security: pycocotools (2.0.11) writes beyond its memory if the runs do not fill the area.
-    runs = _run_lengths(counts)
+    runs = _numbers(counts)
     if runs.min(initial=0) < 0 or runs.max(initial=0) > MAX_CELLS or runs.sum() != height * width:
         raise ValueError(f"the run lengths do not fill {height} x {width} cells")
-    cells = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return np.ascontiguousarray(cells.reshape(width, height).T)
+    return runs
 
 
 def bounded_counts_sql(height: str, width: str) -> str:
@@ -79,8 +89,8 @@ def bounded_counts_sql(height: str, width: str) -> str:
     return f"CASE WHEN octet_length(counts) <= {height}::BIGINT * {width} + 1 THEN counts END"
 
 
-def _run_lengths(counts: bytes) -> npt.NDArray[np.int64]:
-    """Return the run lengths, background first.
+def _numbers(counts: bytes) -> npt.NDArray[np.int64]:
+    """Return the numbers that a text stores.
 
     Each byte has five bits of a number, lowest bits first, and a continuation bit. From the fourth
     number on, the difference to the number two before is stored.

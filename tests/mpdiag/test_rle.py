@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mpdiag.store import rle
+from mpdiag import rle
 
 
 def test_rle_by_hand() -> None:
