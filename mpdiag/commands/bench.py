@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from mpdiag.commands.options import Root, err, out, suggest
+from mpdiag.commands.size import parse_size
 from mpdiag.errors import DependencyError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -71,7 +72,6 @@ def bench_ops(
 
     from benchmarks.ops import SIZES, ops_table
     from benchmarks.ops import bench_ops as run
-    from mpdiag.models.complexity import parse_size
 
     logging.getLogger("mpdiag.ops").setLevel(logging.WARNING)  # the table names the backends
     results = run(
@@ -97,7 +97,6 @@ def bench_analyze(
     """
     from benchmarks.analysis import analysis_table, bench_analysis
     from mpdiag.config import ModelConfig
-    from mpdiag.models.complexity import parse_size
 
     results = bench_analysis(images, parse_size(size), ModelConfig())
     _show(analysis_table(results))
@@ -218,7 +217,6 @@ def bench_monitor(
     from benchmarks.monitor import bench_monitor as run
     from benchmarks.monitor import monitor_table
     from mpdiag.config import ModelConfig
-    from mpdiag.models.complexity import parse_size
 
     cost = run(
         ModelConfig(),

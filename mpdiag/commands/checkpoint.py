@@ -10,6 +10,7 @@ from rich.table import Table
 
 from mpdiag.choices import CheckpointFormat
 from mpdiag.commands.options import Config, out, suggest
+from mpdiag.commands.size import parse_size
 from mpdiag.printable import printable
 
 
@@ -27,7 +28,7 @@ def info(
     """
     from mpdiag.checkpoints import load_checkpoint
     from mpdiag.checkpoints.describe import describe
-    from mpdiag.models.complexity import complexity_rows, parse_size
+    from mpdiag.models.complexity import complexity_rows
 
     height, width = parse_size(size)
     rows = describe(checkpoint, config).rows()

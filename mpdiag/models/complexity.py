@@ -13,7 +13,6 @@ at the resolution of each level (the official model resizes its full-size masks)
 weighted sum of deformable attention.
 """
 
-import re
 import statistics
 import time
 from itertools import chain
@@ -24,12 +23,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from mpdiag.errors import ConfigError
 from mpdiag.models.inference import ImageSizes, instance_inference
 from mpdiag.models.mask2former import Mask2Former, padded_size
 from mpdiag.ops import use_backend
-
-_MAX_PIXELS = 4096 * 4096
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
@@ -111,19 +107,3 @@ def complexity_rows(model: Mask2Former, height: int, width: int) -> list[tuple[s
         ),
         (f"speed {at}", f"{speed:.3g} images per second on {device}"),
     ]
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Parse (height, width) from text such as 800x1333.
-
-    Raises:
-        ConfigError: the text has another form, or the image has no pixel or too many.
-    """
-    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text.lower())
-    height, width = map(int, match.groups()) if match else (0, 0)
-    if not 0 < height * width <= _MAX_PIXELS:
-        raise ConfigError(
-            f"--size {text}: give height and width in pixels, such as 800x1333, with at most "
-            f"{_MAX_PIXELS:,} pixels"
-        )
-    return height, width

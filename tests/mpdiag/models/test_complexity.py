@@ -6,14 +6,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mpdiag.config import ModelConfig
-from mpdiag.errors import ConfigError
 from mpdiag.models import Mask2Former
 from mpdiag.models.complexity import (
     complexity_rows,
     count_multiply_adds,
     count_parameters,
     frames_per_second,
-    parse_size,
 )
 from mpdiag.ops import use_backend
 
@@ -84,10 +82,3 @@ def test_complexity_rows(small_model) -> None:
     assert list(rows) == [f"{name} at 64x96" for name in names]
     assert rows["all parts at 64x96"] == f"{counts['total'] / 1e9:.4g} G multiply-adds"
     assert "images per second on" in rows["speed at 64x96"]
-
-
-def test_parse_size() -> None:
-    assert parse_size("800x1333") == parse_size("800X1333") == (800, 1333)
-    for wrong in ("800", "800x", "x", "0x5", "8x-5", "axb", "1x2x3"):
-        with pytest.raises(ConfigError, match=f"--size {wrong}: .* such as 800x1333"):
-            parse_size(wrong)
