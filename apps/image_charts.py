@@ -19,6 +19,8 @@ HEATMAP_VALUES = {
     "score": "class score",
 }
 """Column of `queries` -> label in the heatmap."""
+NARROW, CHARACTER = 640, 6.2
+"""Pixels: width of a figure in a narrow window, in which names must fit, and of a character."""
 MAX_GT = 40
 """Number of GT in a figure; more are not readable."""
 
@@ -119,11 +121,12 @@ def matching_chart(
     shown = first_gt(targets.assign(name=list(class_names)), highlighted)
     matches = np.stack([np.asarray(row) for row in shown["matched_query"]])
     rows = _query_rows(matches)
-    chart = go.Figure()
+    chart, longest = go.Figure(), 0
     for gt, name, queries in zip(shown["gt"], shown["name"], matches.tolist(), strict=True):
         is_highlighted = gt == highlighted
         color = palette.MASK_COLOR if is_highlighted else palette.cycle(palette.GT_COLORS, int(gt))
-        text, label = (escape_html(f"GT {gt} {words}") for words in (name, shorten(name)))
+        text, label = escape_html(f"GT {gt} {name}"), f"GT {gt} {shorten(name, 16)}"
+        longest = max(longest, len(label))
         chart.add_scatter(
             x=list(range(len(queries))),
             y=[rows.get(query) for query in queries],
@@ -140,14 +143,15 @@ def matching_chart(
         chart.add_annotation(
             x=first,
             y=rows[queries[first]],
-            text=label,
+            text=escape_html(label),
             xanchor="right",
             xshift=-10,
             showarrow=False,
         )
     depth = matches.shape[1]
+    share = (15 + CHARACTER * longest) / NARROW
     chart.update_xaxes(
-        range=[-1.2, depth - 0.8],
+        range=[(0.8 - depth) * share / (1 - share), depth - 0.8],
         tickvals=list(range(depth)),
         ticktext=[layer_symbol(layer) for layer in range(depth)],
         side="top",

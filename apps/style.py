@@ -25,6 +25,7 @@ STYLE = f"""
 .stMain [data-testid="stCaptionContainer"] {{ color: inherit; opacity: 0.8; }}
 .stMain [data-tag] :is(span, button) {{ color: light-dark(#ffffff, #171614); }}
 .stPlotlyChart :is(.infolayer, [class$="tick"]) text {{ fill: currentColor !important; }}
+.stMain td div {{ max-width: none; }}
 .stMain [data-testid="stSelectbox"] input {{ text-overflow: ellipsis; }}
 .stMain .legend {{ display: flex; flex-wrap: wrap; gap: 0.25rem 1.75rem; padding: 0.5rem 0.75rem;
     border: 1px solid color-mix(in srgb, currentColor 20%, transparent); border-radius: 0.5rem;

@@ -46,8 +46,18 @@ def test_matching_shortens_long_names_except_in_its_hover_texts():
     targets = pd.DataFrame({"gt": [0], "label": [0], "matched_query": [[4, 7]]})
     name = "<i>" + "x" * 30
     chart = image_charts.matching_chart(targets, [name])
-    assert chart.layout.annotations[0].text == "GT 0 &lt;i&gt;" + "x" * 16 + "…"
+    assert chart.layout.annotations[0].text == "GT 0 &lt;i&gt;" + "x" * 12 + "…"
     assert chart.data[0].customdata[0][0] == "GT 0 &lt;i&gt;" + "x" * 30
+
+
+@pytest.mark.parametrize("depth", [1, 10, 25])
+@pytest.mark.parametrize("name", ["cat", "x" * 40])
+def test_names_beside_the_matching_fit_a_narrow_figure(depth, name):
+    targets = pd.DataFrame({"gt": [12], "label": [0], "matched_query": [[4] * depth]})
+    chart = image_charts.matching_chart(targets, [name])
+    low, high = chart.layout.xaxis.range
+    pixels = 640 * -low / (high - low) - 10
+    assert pixels / len(chart.layout.annotations[0].text) >= 6
 
 
 def test_matching_shows_a_limited_number_of_gt():
