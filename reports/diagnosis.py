@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mpdiag.store.causes import CAUSES
-from mpdiag.store.diagnosis import Diagnosis, Finding
+from mpdiag.store.diagnosis import Diagnosis, Finding, points
 from mpdiag.store.files import replace_file
 from reports.document import Document, Row, Section, Table, render_html
 from reports.formatting import NO_VALUE
@@ -69,9 +69,8 @@ def build_diagnosis(diagnosis: Diagnosis, name: str) -> Document:
     """
     score = diagnosis.score_label
     text = (
-        f"{score} {100 * diagnosis.score:.1f} on {diagnosis.num_images:,} images. The {score} at "
-        "stake is what the remedy gains, after the remedies of the findings above it; the interval "
-        "is the 95% interval over resampled images."
+        f"{diagnosis.headline} The {score} at stake is what the remedy gains, after the remedies "
+        "of the findings above it; the interval is the 95% interval over resampled images."
     )
     findings = [
         Section(
@@ -81,24 +80,13 @@ def build_diagnosis(diagnosis: Diagnosis, name: str) -> Document:
         )
         for place, finding in enumerate(diagnosis.findings, start=1)
     ]
-    sentences = (text, summary(diagnosis), found_objects(diagnosis))
+    sentences = (text, diagnosis.summary, found_objects(diagnosis))
     sections = [Section("Summary", tuple(filter(None, sentences))), *findings]
     if diagnosis.layers:
         tables = layer_scores_table(diagnosis.layers), model_table(diagnosis.layers)
         shown = tuple(table for table in tables if table.rows)
         sections.append(Section("Layers", tables=shown, facts=tuple(_measurements(diagnosis))))
     return Document("diagnosis", f"{name}: diagnosis", tuple(sections))
-
-
-def summary(diagnosis: Diagnosis) -> str:
-    """Return the result in a sentence, and in another what was observed but costs less."""
-    less = [one.cause for one in diagnosis.findings if one.at_stake < diagnosis.threshold]
-    count = len(diagnosis.findings) - len(less)
-    limit = f"{100 * diagnosis.threshold:g} {diagnosis.score_label}"
-    text = f"{count} {'cause costs' if count == 1 else 'causes cost'} more than {limit}."
-    if not count:
-        text = f"Nothing found that costs more than {limit}."
-    return f"{text} Observed, but costs less: {', '.join(less)}." if less else text
 
 
 def found_objects(diagnosis: Diagnosis) -> str:
@@ -158,11 +146,6 @@ def listed(values: Sequence[Any]) -> str:
     """Return the values with commas; of many, the first."""
     text = ", ".join(map(str, values[:MAX_LISTED]))
     return text if len(values) <= MAX_LISTED else f"{text} and {len(values) - MAX_LISTED} more"
-
-
-def points(fraction: float) -> str:
-    """Format a score as points with a sign."""
-    return f"{100 * fraction:+z.1f}"
 
 
 def _format(value: Any) -> str:

@@ -14,8 +14,8 @@ from apps.runs import LoadedRun, cached
 from mpdiag.printable import printable
 from mpdiag.store import Run
 from mpdiag.store.causes import CAUSES
-from mpdiag.store.diagnosis import FILE_NAME, Diagnosis, Finding
-from reports.diagnosis import finding_facts, layer_scores_table, points, summary
+from mpdiag.store.diagnosis import FILE_NAME, Diagnosis, Finding, points
+from reports.diagnosis import finding_facts, layer_scores_table
 from reports.document import Highlight
 from reports.findings import find_highlights, util_by_class
 from reports.names import class_names
@@ -77,7 +77,7 @@ def _show_diagnosis(loaded: LoadedRun, diagnosis: Diagnosis) -> None:
     score = diagnosis.score_label
     st.markdown(
         f"**{score} {100 * diagnosis.score:.1f}** on {diagnosis.num_images:,} images. "
-        f"{summary(diagnosis)}"
+        f"{diagnosis.summary}"
     )
     if diagnosis.findings:
         components.figure(_chart(diagnosis.findings, score), f"{loaded.slug} {score} at stake")

@@ -119,12 +119,10 @@ def _find_causes(source: str, dataset: Any, options: Mapping[str, Any]) -> "Diag
 
 def _print(diagnosis: "Diagnosis") -> None:
     from mpdiag.store.causes import CAUSES, DOCS
-    from reports.diagnosis import error_costs, finding_places, found_objects, points, summary
+    from mpdiag.store.diagnosis import points
+    from reports.diagnosis import error_costs, finding_places, found_objects
 
-    out.print(
-        f"{diagnosis.score_label} {100 * diagnosis.score:.1f} on {diagnosis.num_images:,} images. "
-        f"{summary(diagnosis)} {found_objects(diagnosis)}".rstrip()
-    )
+    out.print(f"{diagnosis.headline} {diagnosis.summary} {found_objects(diagnosis)}".rstrip())
     costs = error_costs(diagnosis)
     if costs:
         out.print(f"AP50 that each kind of error costs, at most: {', '.join(costs)}.")
@@ -172,7 +170,7 @@ def _print_checkpoint(run: "Run", dataset: str | None, root: Path | None) -> Non
 
 def _print_difference(first: "Diagnosis", second: "Diagnosis", name: str, other: str) -> None:
     """Print the AP at stake of each cause in both, largest difference first."""
-    from reports.diagnosis import points
+    from mpdiag.store.diagnosis import points
 
     label, difference = first.score_label, points(first.score - second.score)
     out.print(f"{label} of {escape(name)} minus {label} of {escape(other)}: {difference}")

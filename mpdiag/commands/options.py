@@ -57,13 +57,13 @@ def add_options(
     # typer supports neither tuples of any length nor unions.
     types = get_type_hints(options) | {"intervene": list[str], "match_points": str | None}
     for field in fields(options):
-        annotation = Annotated[types[field.name], _option(field, **changes.get(field.name, {}))]
+        kind, info = types[field.name], _option(field, **changes.get(field.name, {}))
         parameters.append(
             inspect.Parameter(
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=field.default,
-                annotation=annotation,
+                annotation=Annotated[kind, info],
             )
         )
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -195,7 +195,7 @@ class _Reader:
             class_logits=self._logits(probability),
             quality=quality,
             iou=iou,
-            area=area / max(grid[0] * grid[1], 1),
+            area=area / np.float32(max(grid[0] * grid[1], 1)),
             center=center,
             overlap=np.where(np.eye(self.shape[1], dtype=np.bool_), 0, overlap).max(-1),
             repeated=overlap >= REPEATED_IOU,

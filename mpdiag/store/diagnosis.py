@@ -20,6 +20,11 @@ SCORES = {"ap": "AP", "pq": "PQ", "miou": "mIoU"}
 """Label of each score: of instances, of panoptic segments, and of class maps."""
 
 
+def points(fraction: float) -> str:
+    """Format a score as points with a sign."""
+    return f"{100 * fraction:+z.1f}"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A cause of a lower score.
@@ -93,18 +98,30 @@ class Diagnosis:
         """Name of the score in text: AP, PQ or mIoU."""
         return SCORES[self.score_name]
 
+    @property
+    def headline(self) -> str:
+        """The score and the number of images, in a sentence."""
+        return f"{self.score_label} {100 * self.score:.1f} on {self.num_images:,} images."
+
+    @property
+    def summary(self) -> str:
+        """The number of findings in a sentence, and in another what is observed but costs less."""
+        less = [one.cause for one in self.findings if one.at_stake < self.threshold]
+        count = len(self.findings) - len(less)
+        limit = f"{100 * self.threshold:g} {self.score_label}"
+        text = f"{count} {'cause costs' if count == 1 else 'causes cost'} more than {limit}."
+        if not count:
+            text = f"Nothing found that costs more than {limit}."
+        return f"{text} Observed, but costs less: {', '.join(less)}." if less else text
+
     def __str__(self) -> str:
-        """Return the score and a line for each finding, in percentage points."""
-        label, threshold = self.score_label, 100 * self.threshold
-        score = f"{label} {100 * self.score:.1f} on {self.num_images:,} images."
-        if not self.findings:
-            return f"{score} Nothing found that costs more than {threshold:g} {label}."
-        lines = []
+        """Return the score, the summary, and a line for each finding, in percentage points."""
+        lines = [f"{self.headline} {self.summary}"]
         for finding in self.findings:
-            gain, low, high = (100 * x for x in (finding.at_stake, *finding.interval))
-            interval = f"95% interval {low:.1f} to {high:.1f}"
-            lines.append(f"{finding.cause}: {gain:+.1f} {label} ({interval}). {finding.remedy}")
-        return "\n".join([score, *lines])
+            gain, low, high = map(points, (finding.at_stake, *finding.interval))
+            text = f"{finding.cause}: {gain} {self.score_label} (95% interval {low} to {high})."
+            lines.append(f"{text} {finding.remedy}")
+        return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of diagnosis.json; all values are fractions."""

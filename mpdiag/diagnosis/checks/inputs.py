@@ -172,7 +172,7 @@ def _opposite(shift: Floats) -> tuple[float, float]:
 def check_attention(trials: Trials) -> Iterator[Candidate]:
     """Yield attention masks computed from the predicted masks, where the model's differ."""
     facts = trials.base.facts
-    disagreement = facts and facts.attention_disagreement
+    disagreement = None if facts is None else facts.attention_disagreement
     if disagreement is None or not can_change_input(trials.collector.adapter):
         return
     layers = np.flatnonzero(disagreement > MIN_DISAGREEMENT) + 1

@@ -129,7 +129,7 @@ def check_self_attention(evidence: Evidence) -> Iterator[Candidate]:
     The candidates are the layers before, and suppression of repeated masks, which self-attention
     prevents (Carion et al., End-to-End Object Detection with Transformers, ECCV 2020, section 4.2).
     """
-    largest = evidence.facts and evidence.facts.self_attention
+    largest = None if evidence.facts is None else evidence.facts.self_attention
     if largest is None:
         return
     without = np.flatnonzero(largest < NO_SELF_ATTENTION)  # not where it is NaN

@@ -13,7 +13,6 @@ from mpdiag.diagnosis.checks.layers import check_non_finite
 from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.search import Search
 from mpdiag.store.diagnosis import Diagnosis
-from reports.diagnosis import summary
 
 MakeEvidence = Callable[..., Evidence]
 Plant = Callable[[ImageEvidence], ImageEvidence]
@@ -137,7 +136,7 @@ def test_nan_is_the_first_finding_even_if_the_remedy_gains_nothing(
     first, *others = diagnosis.findings
     assert first.cause == "non-finite"
     assert first.at_stake == pytest.approx(0, abs=diagnosis.threshold)
-    assert "Observed, but costs less: non-finite." in summary(diagnosis)
+    assert "Observed, but costs less: non-finite." in diagnosis.summary
     found = [one.cause for one in others]
     assert found[:1] == ([] if overflow is _overflow_everywhere else ["dead-queries"])
 
