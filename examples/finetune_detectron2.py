@@ -16,8 +16,10 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import (
     DatasetCatalog,
+    DatasetMapper,
     build_detection_train_loader,
     get_detection_dataset_dicts,
+    transforms,
 )
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import DefaultTrainer
@@ -51,9 +53,16 @@ class Trainer(DefaultTrainer):
 
 
 def held_out(cfg: Any, name: str, batches: int) -> list[Any]:
-    """Return batches with GT; the test loaders of detectron2 have none."""
+    """Return batches with GT, which the test loaders of detectron2 lack, resized as in a test."""
     entries = get_detection_dataset_dicts([name], filter_empty=False)
-    mapper = COCOInstanceNewBaselineDatasetMapper(cfg, True)
+    resize = transforms.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    mapper = DatasetMapper(
+        is_train=True,  # keeps the GT
+        augmentations=[resize],
+        image_format=cfg.INPUT.FORMAT,
+        use_instance_mask=True,
+        instance_mask_format="bitmask",
+    )
     size = cfg.SOLVER.IMS_PER_BATCH
     starts = range(0, min(len(entries), batches * size), size)
     return [[mapper(entry) for entry in entries[start : start + size]] for start in starts]

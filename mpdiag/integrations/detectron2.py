@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mpdiag.analysis.module_state import preserve_state
+from mpdiag.errors import RunError
 from mpdiag.extras import missing
+from mpdiag.integrations.batch import find_targets
 from mpdiag.integrations.monitor import LayerMonitor, write_final_run
 from mpdiag.integrations.processes import rank_and_count
 
@@ -51,7 +54,8 @@ class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
                 process keeps its part of the first ones in memory.
             eval_period: number of steps between measurements of `held_out`; 0 only at the end.
             batches: number of batches to take from `held_out`, of all processes together.
-            run: run directory to write at the end of training, from the held-out images.
+            run: new run directory to write at the end of training, from the held-out images. If
+                it is not empty, `before_train` raises RunError.
             check_finite: whether predictions with NaN or infinity raise NonFiniteError.
         """
         self._every, self._check_finite = every, check_finite
@@ -62,8 +66,13 @@ class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
         self._eval_period = eval_period
         self._run = None if run is None else Path(run)
         self.monitor: LayerMonitor | None = None
+        self._handle: Any = None
 
     def before_train(self) -> None:
+        if self.trainer.start_iter >= self.trainer.max_iter:
+            self._run = None  # a finished training was resumed; nothing will be measured
+        if self._run is not None and self._has_held_out:
+            _require_new(self._run)
         # Writers drop values that a later hook puts after the last step.
         hooks = self.trainer._hooks
         writers = [index for index, hook in enumerate(hooks) if isinstance(hook, PeriodicWriter)]
@@ -74,6 +83,8 @@ class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
             self.trainer.model, every=self._every, check_finite=self._check_finite
         )
         self.monitor.iteration = self.trainer.start_iter
+        # Models that do not pass the GT on to the part that is recorded, as mpdiag's own.
+        self._handle = self.trainer.model.register_forward_hook(self._measure)
 
     def after_step(self) -> None:
         assert self.monitor is not None
@@ -93,6 +104,7 @@ class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
         if is_finished and self._run is not None and self._has_held_out:
             write_final_run(self.monitor, self._run)
         self.monitor.close()
+        self._handle.remove()
 
     @torch.no_grad()
     def _evaluate(self, monitor: LayerMonitor) -> dict[str, float]:
@@ -103,9 +115,24 @@ class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
         with preserve_state(model):  # a part may be frozen in evaluation mode
             model.eval()
             for batch in self._held_out:
-                alone(batch)
+                self._measure(alone, (batch,), alone(batch))
         return monitor.finish_evaluation()
+
+    def _measure(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Measure a pass with the GT of the batch, if the recorded module did not receive it."""
+        assert self.monitor is not None
+        if self.monitor.is_pending:
+            self.monitor.measure(find_targets(args))
 
     def _put(self, values: Mapping[str, float], prefix: str) -> None:
         for name, value in values.items():
             self.trainer.storage.put_scalar(f"{prefix}{name}", value, smoothing_hint=False)
+
+
+def _require_new(run: Path) -> None:
+    """Raise RunError before the training rather than lose the run after it."""
+    if run.is_file() or (run.is_dir() and any(run.iterdir())):
+        raise RunError(
+            f"{run}: exists, but the hook writes a new run there after the training; give another "
+            "directory, or delete this one"
+        )

@@ -15,24 +15,10 @@ from PIL import Image
 from torch import nn
 
 from mpdiag.errors import NonFiniteError
-from mpdiag.matching import Target
 from mpdiag.store.run import Run
 
 LAYERS = 4
 EXAMPLE = Path(__file__).parents[2] / "examples" / "finetune_detectron2.py"
-
-
-@pytest.fixture
-def batch(targets: list[Target]) -> list[dict[str, Any]]:
-    structures = importlib.import_module("detectron2.structures")
-    inputs = []
-    for target in targets:
-        truth = structures.Instances((64, 64))
-        truth.gt_classes = target["labels"]
-        truth.gt_masks = structures.BitMasks(target["masks"]).tensor
-        image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
-        inputs.append({"image": image, "height": 64, "width": 64, "instances": truth})
-    return inputs
 
 
 def train(model: nn.Module, batch: Any, hook: Any, steps: int) -> Any:
@@ -45,30 +31,30 @@ def train(model: nn.Module, batch: Any, hook: Any, steps: int) -> Any:
 
 
 def test_hook_puts_layers_in_the_storage(
-    build_official: Callable[[], nn.Module], batch: Any, tmp_path: Path, detectron2: ModuleType
+    build_official: Callable[[], nn.Module], inputs: Any, tmp_path: Path, detectron2: ModuleType
 ) -> None:
     from mpdiag.integrations.detectron2 import LayerDiagnosticsHook
 
-    hook = LayerDiagnosticsHook(every=2, held_out=[batch] * 9, batches=1, run=tmp_path / "run")
-    storage = train(build_official(), batch, hook, 3)
+    hook = LayerDiagnosticsHook(every=2, held_out=[inputs] * 9, batches=1, run=tmp_path / "run")
+    storage = train(build_official(), inputs, hook, 3)
     latest = storage.latest()
     names = [f"miou_l/{layer}" for layer in range(1, LAYERS + 1)]
     assert {latest[name][1] for name in (*names, "util/0", "dead_queries")} == {1}  # of step 2
     run = Run.open(tmp_path / "run")
-    assert run.summary["num_images"] == len(batch)
+    assert run.summary["num_images"] == len(inputs)
     for layer in run.summary["layers"]:
         value, step = latest[f"held_out/miou_l/{layer['layer']}"]
         assert step == 2 and value == pytest.approx(layer["miou_l"], abs=1e-12)
 
 
 def test_losses_are_those_of_the_criterion(
-    build_official: Callable[[], nn.Module], batch: Any
+    build_official: Callable[[], nn.Module], inputs: Any
 ) -> None:
     from mpdiag import LayerMonitor
 
     model = build_official().train()
     monitor = LayerMonitor(model, every=1)
-    losses = model(batch)
+    losses = model(inputs)
     values = monitor.step()
     for layer in range(LAYERS + 1):
         suffix = "" if layer == LAYERS else f"_{layer}"
@@ -78,7 +64,7 @@ def test_losses_are_those_of_the_criterion(
 
 
 def test_a_prediction_that_is_not_finite_is_named_before_the_matcher_fails(
-    build_official: Callable[[], nn.Module], batch: Any
+    build_official: Callable[[], nn.Module], inputs: Any
 ) -> None:
     from mpdiag import LayerMonitor
 
@@ -87,7 +73,7 @@ def test_a_prediction_that_is_not_finite_is_named_before_the_matcher_fails(
     with torch.no_grad():
         model.get_parameter("sem_seg_head.predictor.class_embed.bias")[0] = torch.nan
     with pytest.raises(NonFiniteError, match=r"class prediction \(6 of 6 queries\) of layer 4, im"):
-        model(batch)
+        model(inputs)
 
 
 def test_example(

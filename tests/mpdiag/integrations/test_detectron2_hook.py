@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mpdiag.errors import RunError
 from mpdiag.store.run import Run
 
 from .test_batch import Instances
@@ -31,6 +32,17 @@ class DictionarySegmenter(nn.Module):
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
         loss: Tensor = self.inner(torch.stack([one["image"] for one in batched_inputs]))
         return loss
+
+
+class KeepsGroundTruth(nn.Module):
+    """Passes only images to the module that is recorded, as mpdiag's meta-architecture."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        return self.model([one["image"] for one in batched_inputs])
 
 
 class Trainer(SimpleNamespace):
@@ -104,3 +116,42 @@ def test_held_out_images_leave_the_mode_of_each_module(hook_class: Any, batch: A
     with pytest.raises(TypeError):
         trainer.train(hook_class(held_out=held_out), batch)
     assert [module.training for module in model.modules()] == modes
+
+
+def test_gt_reach_a_model_that_does_not_pass_them_on(
+    hook_class: Any, small_model: nn.Module, tmp_path: Path
+) -> None:
+    masks = torch.zeros(2, 32, 64, dtype=torch.bool)
+    masks[0, :, :32], masks[1, :, 32:] = True, True
+    instances = Instances(gt_classes=torch.tensor([0, 1]), gt_masks=masks, image_size=(32, 64))
+    batch = [{"image": torch.full((3, 32, 64), 9.0), "instances": instances}]
+    trainer = trainer_of(KeepsGroundTruth(small_model).train(), 2)
+    trainer.train(hook_class(every=1, held_out=[batch], run=tmp_path / "run"), batch)
+    values = trainer.storage.values
+    assert {"util/1", "loss_mask/1", "dead_queries"} <= values.keys()
+    assert {"held_out/util/1", "held_out/loss_mask/1"} <= values.keys()
+    assert Run.open(tmp_path / "run").summary["num_gt"] == 2
+    assert not any(x._forward_hooks or x._forward_pre_hooks for x in trainer.model.modules())
+
+
+def test_a_run_that_exists_ends_the_training_before_its_first_step(
+    hook_class: Any, batch: Any, tmp_path: Path
+) -> None:
+    options = {"every": 1, "held_out": [batch], "run": tmp_path / "run"}
+    model = DictionarySegmenter()
+    trainer_of(model, 1).train(hook_class(**options), batch)
+    again = trainer_of(model, 2)
+    with pytest.raises(RunError, match="run: exists, but the hook writes a new run"):
+        again.train(hook_class(**options), batch)
+    assert not again.storage.values
+
+
+def test_resume_of_a_finished_training_measures_nothing_and_reports_no_error(
+    hook_class: Any, batch: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"every": 1, "held_out": [batch], "run": tmp_path / "run"}
+    trainer_of(DictionarySegmenter(), 1).train(hook_class(**options), batch)
+    resumed = trainer_of(DictionarySegmenter(), 1)
+    resumed.start_iter = resumed.iter = 1
+    resumed.train(hook_class(**options), batch)
+    assert not resumed.storage.values and not caplog.records
