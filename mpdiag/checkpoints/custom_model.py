@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from mpdiag.errors import ConfigError
+
 Preprocess = Callable[[Tensor], Tensor | tuple[Tensor, tuple[int, int]]]
 """From an image, uint8 (3, H, W) in RGB, to the tensor (C, h, w) that the model takes.
 
@@ -29,11 +31,21 @@ class CustomModel:
         preprocess: see `Preprocess`.
         classes: names of the classes in the order of the logits, without no-object. None for a
             model with the classes of the data set in their order.
+
+    Raises:
+        ConfigError: `preprocess` cannot be called.
     """
 
     module: nn.Module
     preprocess: Preprocess
     classes: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.preprocess):
+            raise ConfigError(
+                f"{self.name}: preprocess is {type(self.preprocess).__name__}; give a function "
+                "from an image, uint8 (3, height, width), to the tensor that the model takes"
+            )
 
     @property
     def name(self) -> str:

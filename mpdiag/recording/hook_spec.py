@@ -54,9 +54,10 @@ class HookSpec:
 
     def __post_init__(self) -> None:
         """Raise RecordingError for a module in place of a list; iterating would hook its parts."""
-        if isinstance(self.modules, nn.Module) and not isinstance(self.modules, nn.ModuleList):
+        given: object = self.modules
+        if isinstance(given, nn.Module) and not isinstance(given, nn.ModuleList):
             raise RecordingError(
-                f"HookSpec of {type(self.modules).__name__}: modules must be a list; give [module]"
+                f"HookSpec of {type(given).__name__}: modules must be a list; give [module]"
             )
 
 

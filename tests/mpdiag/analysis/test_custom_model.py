@@ -16,7 +16,7 @@ import mpdiag
 from mpdiag import CustomModel
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.data import SegmentationDataset
-from mpdiag.errors import MpdiagError
+from mpdiag.errors import ConfigError, MpdiagError
 from mpdiag.store import Run
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -190,3 +190,8 @@ def test_errors_name_the_argument(
     with pytest.raises(MpdiagError, match=f"^Wrapper: {message}"):
         mpdiag.analyze(model, dataset, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_preprocess_that_cannot_be_called_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="Identity: preprocess is NoneType; give a function from"):
+        CustomModel(torch.nn.Identity(), None)
