@@ -82,7 +82,7 @@ def query_heatmap(queries: pd.DataFrame, value: str, query: int, layer: int | No
         showlegend=False,
     )
     if layer is not None:
-        place = grid.columns.get_loc(query)
+        place = names.index(str(query))
         chart.add_shape(
             type="rect",
             x0=place - 0.5,
