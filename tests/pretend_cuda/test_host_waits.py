@@ -116,7 +116,7 @@ def test_step_without_gt(data: SegmentationDataset, device: Ledger, query_input:
 def test_synchronized_batch_norm_keeps_the_activation(
     data: SegmentationDataset, device: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(DistributedContext, "wrap", lambda self, method: method)
+    monkeypatch.setattr("trainers.trainer.DistributedDataParallel", lambda method, **_: method)
     backbone = "model.backbone={name: regnetx_002, channels: null, stem_channels: 64, norm: batch}"
     alone, both = (trainer_of(backbone, world_size=size).model.eval() for size in (1, 2))
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in both.modules())
