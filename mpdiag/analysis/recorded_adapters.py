@@ -130,7 +130,7 @@ class OfficialMask2FormerAdapter(RecordedModelAdapter):
                 family.loss_config(module, model.name), short_side=SHORT_SIDE, long_side=LONG_SIDE
             ),
         )
-        labels, source = _metadata_classes(module, count), str(data.annotations.path)
+        labels, source = metadata_classes(module, count), str(data.annotations.path)
         classes = map_classes(labels, count, data.classes, model.name, source)
         super().__init__(module, classes, info)
         self.resize = ResizeShortestEdge(SHORT_SIDE, LONG_SIDE)
@@ -152,7 +152,7 @@ class OfficialMask2FormerAdapter(RecordedModelAdapter):
         self.module(inputs)
 
 
-def _metadata_classes(module: Any, count: int) -> list[str] | None:
+def metadata_classes(module: Any, count: int) -> list[str] | None:
     """Return the class names of detectron2's metadata, or None if there are not `count` of them."""
     metadata = getattr(module, "metadata", None)
     for key in ("thing_classes", "stuff_classes"):

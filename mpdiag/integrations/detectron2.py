@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mpdiag.analysis.module_state import preserve_state
-from mpdiag.errors import RunError
+from mpdiag.analysis.recorded_adapters import metadata_classes
 from mpdiag.extras import missing
 from mpdiag.integrations.batch import find_targets
-from mpdiag.integrations.monitor import LayerMonitor, write_final_run
+from mpdiag.integrations.monitor import LayerMonitor, require_new_run, write_final_run
 from mpdiag.integrations.processes import rank_and_count
 
 try:
@@ -72,7 +72,7 @@ class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
         if self.trainer.start_iter >= self.trainer.max_iter:
             self._run = None  # a finished training was resumed; nothing will be measured
         if self._run is not None and self._has_held_out:
-            _require_new(self._run)
+            require_new_run(self._run)
         # Writers drop values that a later hook puts after the last step.
         hooks = self.trainer._hooks
         writers = [index for index, hook in enumerate(hooks) if isinstance(hook, PeriodicWriter)]
@@ -102,15 +102,14 @@ class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
         # detectron2 calls it after an exception, too; then `iter` is that of the failed step.
         is_finished = self.trainer.iter >= self.trainer.max_iter
         if is_finished and self._run is not None and self._has_held_out:
-            write_final_run(self.monitor, self._run)
+            write_final_run(self.monitor, self._run, _class_names(_unwrapped(self.trainer.model)))
         self.monitor.close()
         self._handle.remove()
 
     @torch.no_grad()
     def _evaluate(self, monitor: LayerMonitor) -> dict[str, float]:
         model = self.trainer.model
-        # Without DistributedDataParallel, whose passes wait for those of other processes.
-        alone = model.module if isinstance(model, DistributedDataParallel) else model
+        alone = _unwrapped(model)
         monitor.start_evaluation(sum(map(len, self._held_out)), keep_rows=self._run is not None)
         with preserve_state(model):  # a part may be frozen in evaluation mode
             model.eval()
@@ -129,10 +128,12 @@ class LayerDiagnosticsHook(HookBase):  # type: ignore[misc]
             self.trainer.storage.put_scalar(f"{prefix}{name}", value, smoothing_hint=False)
 
 
-def _require_new(run: Path) -> None:
-    """Raise RunError before the training rather than lose the run after it."""
-    if run.is_file() or (run.is_dir() and any(run.iterdir())):
-        raise RunError(
-            f"{run}: exists, but the hook writes a new run there after the training; give another "
-            "directory, or delete this one"
-        )
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """Return a model without DistributedDataParallel, whose passes wait for other processes."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def _class_names(model: Any) -> list[str] | None:
+    """Return the names in the metadata of an official model; None for another model."""
+    head = getattr(model, "sem_seg_head", None)
+    return None if head is None else metadata_classes(model, int(head.num_classes))

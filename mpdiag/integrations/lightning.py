@@ -10,7 +10,7 @@ from mpdiag.errors import ConfigError, DataError
 from mpdiag.extras import missing
 from mpdiag.integrations.batch import find_targets
 from mpdiag.integrations.layer_losses import find_criterion
-from mpdiag.integrations.monitor import LayerMonitor, write_final_run
+from mpdiag.integrations.monitor import LayerMonitor, require_new_run, write_final_run
 
 try:  # `lightning` installs this package as well, and calls callbacks of both
     from pytorch_lightning import Callback, LightningModule, Trainer
@@ -61,7 +61,8 @@ class LayerDiagnosticsCallback(Callback, _LightningCallback):  # type: ignore[mi
             val_images: number of images that each process measures in a validation.
             targets: function that returns the GT of a batch, in a form that `LayerMonitor.step`
                 takes. By default it looks for such forms in the batch.
-            run: run directory to write at the end of training, from the last validation.
+            run: new run directory to write at the end of training, from the last validation. If
+                it is not empty, the training raises RunError at its start.
             check_finite: whether predictions with NaN or infinity raise NonFiniteError.
         """
         self._model, self._every, self._val_images = model, every, val_images
@@ -75,6 +76,8 @@ class LayerDiagnosticsCallback(Callback, _LightningCallback):  # type: ignore[mi
         self._attach(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._run is not None:
+            require_new_run(self._run)
         if self.monitor:
             self.monitor.iteration = trainer.global_step
 

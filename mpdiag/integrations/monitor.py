@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from mpdiag.errors import ConfigError, MpdiagError, RecordingError
+from mpdiag.errors import ConfigError, MpdiagError, RecordingError, RunError
 from mpdiag.integrations.batch import PredictionShape, find_targets, read_batch
 from mpdiag.integrations.evaluation_rows import EvaluationRows
 from mpdiag.integrations.finite_check import FiniteCheck, check_finite
@@ -393,6 +393,19 @@ class LayerMonitor:
         if self._check_finite and self._recorder.module.training:
             check_finite(tensor, layer)
         return tensor
+
+
+def require_new_run(path: Path) -> None:
+    """Check a run directory before the training, rather than lose the run after it.
+
+    Raises:
+        RunError: there is a file, or a directory that is not empty.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise RunError(
+            f"{path}: exists, but a new run is to be written there after the training; give "
+            "another directory, or delete this one"
+        )
 
 
 def write_final_run(

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mpdiag.errors import ConfigError, RecordingError
-from mpdiag.integrations.monitor import LayerMonitor, write_final_run
+from mpdiag.integrations.monitor import LayerMonitor, require_new_run, write_final_run
 from mpdiag.recording.uncopied_hook import UncopiedHook
 
 # The callback of each model; a model is measured by the last one.
@@ -45,7 +45,8 @@ class LayerDiagnosticsCallback(TrainerCallback):
             trainer: the trainer whose `log` is called. Callbacks do not receive it.
             every: number of optimizer steps from one measurement to the next.
             eval_images: number of images that each process measures in an evaluation.
-            run: run directory to write at the end of training, from the last evaluation.
+            run: new run directory to write at the end of training, from the last evaluation. If
+                it is not empty, the training raises RunError at its start.
             check_finite: whether predictions with NaN or infinity raise NonFiniteError.
 
         Raises:
@@ -79,6 +80,8 @@ class LayerDiagnosticsCallback(TrainerCallback):
                 f"{args.n_gpu} GPUs in one process: DataParallel copies the model for each pass; "
                 "start the script with torchrun"
             )
+        if self._run is not None and state.global_step < state.max_steps:
+            require_new_run(self._run)
         self._attach(kwargs["model"]).iteration = state.global_step
 
     def on_step_end(

@@ -101,8 +101,12 @@ def test_a_run_is_written_only_at_the_end_of_a_training(
         trainer.train(hook_class(**options), batch, fails_at=1)
     assert "held_out/util/1" in trainer.storage.values and not (tmp_path / "run").exists()
     assert not any(x._forward_hooks or x._forward_pre_hooks for x in model.modules())
+    model.sem_seg_head = SimpleNamespace(num_classes=2)  # as in official models
+    model.metadata = SimpleNamespace(thing_classes=["cat", "dog"])
     trainer_of(model, 2).train(hook_class(**options), batch)
-    assert Run.open(tmp_path / "run").summary["num_images"] == 1
+    run = Run.open(tmp_path / "run")
+    assert run.summary["num_images"] == 1
+    assert [one["name"] for one in run.header["classes"]] == model.metadata.thing_classes
 
 
 def test_held_out_images_leave_the_mode_of_each_module(hook_class: Any, batch: Any) -> None:
@@ -141,7 +145,7 @@ def test_a_run_that_exists_ends_the_training_before_its_first_step(
     model = DictionarySegmenter()
     trainer_of(model, 1).train(hook_class(**options), batch)
     again = trainer_of(model, 2)
-    with pytest.raises(RunError, match="run: exists, but the hook writes a new run"):
+    with pytest.raises(RunError, match="run: exists, but a new run is to be written"):
         again.train(hook_class(**options), batch)
     assert not again.storage.values
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import mpdiag
-from mpdiag.errors import ConfigError
+from mpdiag.errors import ConfigError, RunError
 from mpdiag.store.run import Run
 
 from .test_monitor import Segmenter, left_and_right
@@ -242,6 +242,8 @@ def test_the_package_lightning_trains_with_the_callback_and_its_sanity_check_is_
     run = Run.open(tmp_path / "run")
     assert run.summary["num_images"] == 4
     assert run.header["settings"]["step"] == 2
+    with pytest.raises(RunError, match="run: exists, but a new run is to be written"):
+        train(tmp_path / "run", 1)
 
 
 @pytest.mark.filterwarnings("ignore")  # of Lightning

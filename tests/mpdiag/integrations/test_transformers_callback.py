@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mpdiag import LayerMonitor
-from mpdiag.errors import ConfigError, NonFiniteError, RecordingError
+from mpdiag.errors import ConfigError, NonFiniteError, RecordingError, RunError
 from mpdiag.recording.uncopied_hook import UncopiedHook
 from mpdiag.store.run import Run
 
@@ -136,6 +136,10 @@ def test_trainer_logs_layers_of_training_and_evaluation(tmp_path: Path) -> None:
     layer = run.summary["layers"][-1]
     assert logged(used, 2, "eval_miou_l")[-1] == pytest.approx(layer["miou_l"], abs=1e-12)
     assert any("eval_ap" in entry for entry in used.state.log_history)
+    callback = used.callback_handler.callbacks[-1]  # a finished training may be resumed
+    callback.on_train_begin(used.args, used.state, used.control, model=model)
+    with pytest.raises(RunError, match="run: exists, but a new run is to be written"):
+        used.train()
 
 
 def test_evaluation_values_are_those_of_its_own_images(tmp_path: Path) -> None:
