@@ -10,7 +10,7 @@ from mpdiag.checkpoints.architecture import backbone_config_of, family_name
 from mpdiag.checkpoints.contents import CheckpointContents
 from mpdiag.checkpoints.hub import local_path
 from mpdiag.checkpoints.loading import (
-    build_model,
+    build_uninitialized,
     check_weights_fit,
     interpret_weights,
     read_contents,
@@ -77,7 +77,7 @@ def describe(path: str | Path, config: str | Path | None = None) -> Description:
             return _describe_backbone(weights)
         contents = interpret_weights(weights, config)
     with torch.device("meta"):
-        model = build_model(contents.config)
+        model = build_uninitialized(contents.config)
     check_weights_fit(contents.weights, model)
     return Description(
         path=contents.weights.path,

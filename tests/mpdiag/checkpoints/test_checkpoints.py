@@ -141,6 +141,23 @@ def test_the_first_version_of_the_official_names(tmp_path: Path, small_model: Ma
         load_model(path)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "swin"])
+def test_no_random_values_are_drawn_for_weights_that_are_loaded(
+    tmp_path: Path, small_config: ModelConfig, name: Any
+) -> None:
+    sizes = {"resnet18": {"channels": (8, 8, 16, 16)}, "swin": {"embed_dim": 8, "window_size": 3,
+             "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}}[name]  # fmt: skip
+    backbone = BackboneConfig(name=name, **sizes)
+    model = Mask2Former(small_config.model_copy(update={"backbone": backbone}))
+    save_checkpoint(tmp_path / "model.pth", model)
+    before = torch.get_rng_state()
+    loaded = load_model(tmp_path / "model.pth")
+    assert torch.equal(torch.get_rng_state(), before)
+    for of in (Mask2Former.named_parameters, Mask2Former.named_buffers):
+        for (key, found), (_, expected) in zip(of(loaded), of(model), strict=True):
+            assert torch.equal(found, expected), key
+
+
 def test_a_training_checkpoint_of_detectron2(tmp_path: Path, small_model: Mask2Former) -> None:
     """It has the state of the optimizer, and metrics of hooks as numpy numbers."""
     optimizer = torch.optim.AdamW(small_model.parameters())
