@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -45,11 +46,13 @@ def _show_commands(run: Run) -> None:
     if run.header.get("part") != "matching":
         components.show_empty("A diagnosis is made from a run of the matching part.")
         return
-    path, dataset = shlex.quote(str(run.path)), run.header.get("dataset")
-    file = dataset.get("annotation_file") if isinstance(dataset, dict) else None
+    path, checkpoint = shlex.quote(str(run.path)), run.header["checkpoint"].get("path")
+    found = isinstance(checkpoint, str) and checkpoint.isprintable() and Path(checkpoint).exists()
+    model = shlex.quote(checkpoint) if found else "CHECKPOINT"
+    file = run.header["dataset"].get("annotation_file")
     data = "" if str(file).endswith(".json") else " --dataset DATASET"
     has_detections = not run.query("SELECT image_id FROM detections LIMIT 1").empty
-    commands = [f"mpdiag diagnose CHECKPOINT --run {path}{data}"]
+    commands = [f"mpdiag diagnose {model} --run {path}{data}"]
     text = "The command runs the model and makes one."
     if run.header.get("task") == "instance" and has_detections:
         commands.insert(0, f"mpdiag diagnose {path}{data}")

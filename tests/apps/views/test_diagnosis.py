@@ -1,6 +1,7 @@
 """The Diagnosis page."""
 
 import json
+import shlex
 
 import pytest
 from plotly.io import from_json
@@ -128,6 +129,16 @@ def test_run_without_diagnosis_is_described_in_words(run, open_page):
             "\\", ""
         )
     assert [link.page for link in links(page)] == ["overview"]
+
+
+def test_commands_name_the_checkpoint_of_the_run_where_it_is(run, open_page, tmp_path):
+    checkpoint = tmp_path / "my model.pth"
+    checkpoint.touch()
+    header = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(header | {"checkpoint": {"path": str(checkpoint)}}))
+    page = open_page(run, page="diagnosis")
+    command = page.code[0].value.splitlines()[1]
+    assert shlex.split(command) == ["mpdiag", "diagnose", str(checkpoint), "--run", str(run)]
 
 
 @pytest.mark.parametrize(
