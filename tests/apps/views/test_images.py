@@ -122,9 +122,9 @@ def test_names_are_escaped_and_missing_images_are_placeholders(make_run, open_pa
     assert all(len(label) < 60 for label in labels)
 
 
-def test_classes_with_the_same_name_have_different_labels(make_run, open_page, tmp_path):
+def test_classes_with_the_same_name_have_different_labels(shared_run, open_page):
     classes = [{"category_id": k, "name": name, "isthing": True} for k, name in enumerate("aab")]
-    page = open_page(make_run(tmp_path / "one", classes=classes), page="images")
+    page = open_page(shared_run("one", classes=classes), page="images")
     box = page.multiselect(key="widget-class")
     assert box.options == ["a (0)", "a (1)", "b"]
     box.select("a (1)").run()
@@ -148,6 +148,6 @@ def test_placeholders_go_when_the_images_are_back(make_run, open_page, tmp_path)
     assert page.get("image")[0].proto.imgs[0].url != placeholder
 
 
-def test_run_without_images(make_run, open_page, tmp_path):
-    page = open_page(make_run(tmp_path / "one", images=0), page="images")
+def test_run_without_images(shared_run, open_page):
+    page = open_page(shared_run("one", images=0), page="images")
     assert "no images" in page.info[0].value

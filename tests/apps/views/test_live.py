@@ -45,9 +45,9 @@ def upload(page, data, name="photo.png"):
     return page
 
 
-def test_all_layers_of_an_image_are_shown(make_run, open_page, tmp_path, checkpoint, local):
+def test_all_layers_of_an_image_are_shown(shared_run, open_page, checkpoint, local):
     pixels, data = photo()
-    page = open_page(make_run(tmp_path / "one"), page="live")
+    page = open_page(shared_run("one"), page="live")
     assert "Enter a checkpoint" in page.info[0].value
     page.text_input[0].set_value(str(checkpoint)).run()
     upload(page, data)
@@ -115,10 +115,8 @@ def test_predictions_on_the_gpu_are_those_on_the_cpu(checkpoint, local, gpu):
     assert found.miou_l == pytest.approx(expected.miou_l, abs=1e-2, nan_ok=True)
 
 
-def test_device_of_the_command_line_runs_the_model(
-    make_run, open_page, tmp_path, checkpoint, local
-):
-    run = make_run(tmp_path / "one")
+def test_device_of_the_command_line_runs_the_model(shared_run, open_page, checkpoint, local):
+    run = shared_run("one")
     page = open_page("--device", "cpu", "--checkpoint", checkpoint, run, page="live")
     upload(page, photo()[1])
     assert "Runs on the CPU." in [caption.value for caption in page.caption]
@@ -141,9 +139,9 @@ def test_too_little_memory_is_an_error(checkpoint, local, monkeypatch):
 
 
 def test_checkpoint_of_the_command_line_is_the_default(
-    make_run, open_page, tmp_path, checkpoint, local, monkeypatch
+    shared_run, open_page, checkpoint, local, monkeypatch
 ):
-    run = make_run(tmp_path / "one")
+    run = shared_run("one")
     page = open_page("--checkpoint", checkpoint, run, page="live")
     assert page.text_input[0].value == str(checkpoint)
     monkeypatch.setattr(st, "get_option", {"server.address": "0.0.0.0"}.get)
@@ -153,17 +151,17 @@ def test_checkpoint_of_the_command_line_is_the_default(
     assert len(page.get("image")) == 5
 
 
-def test_only_a_local_server_accepts_a_path(make_run, open_page, tmp_path, monkeypatch):
+def test_only_a_local_server_accepts_a_path(shared_run, open_page, monkeypatch):
     for served in ("0.0.0.0", None, "192.0.2.7"):
         monkeypatch.setattr(st, "get_option", {"server.address": served}.get)
-        page = open_page(make_run(tmp_path / str(served)), page="live")
+        page = open_page(shared_run(str(served)), page="live")
         assert not page.text_input
         assert "--checkpoint" in page.info[0].value
 
 
 @pytest.mark.parametrize("text", ["nowhere.pth", "/etc/passwd", "<b>", "\0"])
-def test_invalid_checkpoint_is_an_error(make_run, open_page, tmp_path, local, text):
-    page = open_page(make_run(tmp_path / "one"), page="live")
+def test_invalid_checkpoint_is_an_error(shared_run, open_page, local, text):
+    page = open_page(shared_run("one"), page="live")
     page.text_input[0].set_value(text).run()
     upload(page, photo()[1])
     assert len(page.error) == 1 and not page.exception
@@ -185,8 +183,8 @@ def test_code_in_a_checkpoint_is_not_executed(make_run, open_page, tmp_path, loc
     assert not (tmp_path / "ran").exists()
 
 
-def test_invalid_image_is_an_error(make_run, open_page, tmp_path, checkpoint, local):
-    page = open_page(make_run(tmp_path / "one"), page="live")
+def test_invalid_image_is_an_error(shared_run, open_page, checkpoint, local):
+    page = open_page(shared_run("one"), page="live")
     page.text_input[0].set_value(str(checkpoint)).run()
     upload(page, b"\x89PNG truncated", "<i>a</i>.png")
     assert r"\<i\>a\<\/i\>\.png\: not a readable image" in page.error[0].value
