@@ -10,25 +10,14 @@ import torch
 from rich.table import Table
 
 import mpdiag
+from benchmarks.memory import TINY
 from benchmarks.timing import time_interleaved
-from mpdiag.config import BackboneConfig, ModelConfig
+from mpdiag.config import ModelConfig
 from mpdiag.losses import ImportanceSampler, set_losses
 from mpdiag.matching import Target, match
 from mpdiag.models import Mask2Former
 
 OBJECTS = 8  # per image, as in COCO
-SMALL = ModelConfig(
-    num_classes=3,
-    backbone=BackboneConfig(name="resnet18", channels=(8, 8, 16, 16), stem_channels=8),
-    hidden_dim=32,
-    mask_dim=16,
-    num_heads=4,
-    encoder_layers=1,
-    encoder_feedforward_dim=32,
-    decoder_layers=3,
-    feedforward_dim=32,
-    num_queries=20,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +130,7 @@ def _random_target(size: tuple[int, int], classes: int, device: torch.device) ->
 
 def _memory(steps: int, period: int | None, device: torch.device) -> tuple[int, int]:
     """Return the memory in use after a tenth of the steps, and after all."""
-    training = _Training(SMALL, (64, 64), 1, device, period)
+    training = _Training(TINY, (64, 64), 1, device, period)
     used = []
     for count in (max(steps // 10, 1), steps - max(steps // 10, 1)):
         for _ in range(count):

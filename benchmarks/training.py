@@ -97,6 +97,12 @@ def bench_training(
     """
     if steps < 1:
         raise ConfigError(f"--steps {steps}: give the number of steps to time, at least 1")
+    if config.gradient_accumulation_steps > 1:
+        raise ConfigError(
+            f"gradient_accumulation_steps = {config.gradient_accumulation_steps}: steps are timed "
+            "without accumulation; set gradient_accumulation_steps=1 and data.batch_size=IMAGES of "
+            "one forward pass"
+        )
     data = config.data
     dataset = load_dataset(**data.training._asdict())
     transform = build_augmentation(data)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import mpdiag
-from benchmarks.monitor import SMALL, bench_monitor, monitor_table
+from benchmarks.memory import TINY
+from benchmarks.monitor import bench_monitor, monitor_table
 
 
 def test_time_and_memory_are_measured(render, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,7 +20,7 @@ def test_time_and_memory_are_measured(render, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(mpdiag, "LayerMonitor", Monitor)
     cost = bench_monitor(
-        SMALL,
+        TINY,
         (64, 64),
         batch=1,
         every=50,

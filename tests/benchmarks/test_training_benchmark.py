@@ -89,6 +89,8 @@ def test_transformers_takes_timm_backbones_and_all_weights(small_recipe, norm: s
 def test_invalid_options(small_recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="--steps 0"):
         bench_training(small_recipe(), steps=0, peer=False)
+    with pytest.raises(ConfigError, match="gradient_accumulation_steps = 2: steps are timed"):
+        bench_training(small_recipe("gradient_accumulation_steps=2"), steps=1, peer=False)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(DependencyError, match="--no-peer"):
         bench_training(small_recipe(), steps=1, peer=True)
