@@ -15,10 +15,10 @@ from mpdiag.store.run import Run
 TOP = 10
 _DESCRIBED = ("architecture", "method", "part", "dataset", "settings")  # of run.json
 _IMAGES = """
-SELECT image_id, file_name, coalesce(string_agg(category_id, ' ' ORDER BY gt), '') AS gt
+SELECT image_id, file_name, coalesce(string_agg(category_id, ' ' ORDER BY category_id), '') AS gt
 FROM images LEFT JOIN targets USING (image_id) GROUP BY image_id, file_name ORDER BY image_id
 """
-"""The images, with the categories of their GT."""
+"""The images, with the categories of their GT, whose order in the annotations may differ."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,18 @@ def test_only_the_table_of_classes_needs_classes(tmp_path: Path, make_run: MakeR
     assert found.moved_classes.empty and len(found.layers) and len(found.moved_images)
 
 
+def test_the_order_of_the_annotations_may_differ(tmp_path: Path, make_run: MakeRun) -> None:
+    paths = [make_run(tmp_path / name, images=5, layers=3) for name in "ab"]
+    for path, order in zip(paths, (1, -1), strict=True):
+        (file,) = (path / "targets").glob("*.parquet")
+        table = pq.read_table(file).to_pylist()
+        both = [row for row in table if row["image_id"] == 3]
+        for row, category in zip(both, (5, 6)[::order], strict=True):
+            row["category_id"] = category
+        pq.write_table(pq.read_table(file).from_pylist(table, pq.read_schema(file)), file)
+    assert compare(*map(Run.open, paths)).images == 5
+
+
 def test_runs_that_cannot_be_compared(tmp_path: Path, make_run: MakeRun) -> None:
     def refused(message: str, other: Path) -> None:
         with pytest.raises(RunError, match=message) as error:
