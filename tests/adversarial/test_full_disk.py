@@ -328,7 +328,7 @@ OTHER_WRITERS = {
     "mpdiag/data/generated_folder.py",  # to a temporary directory
     "mpdiag/reproduce/scheduler.py",  # the output of the jobs
     "mpdiag/store/files.py",
-    "trainers/initialization.py",  # the packaged weights, in development
+    "trainers/packaged_weights.py",  # the packaged weights, in development
 }
 
 
