@@ -134,9 +134,9 @@ def group_queries(
 ) -> tuple[Tensor, Tensor]:
     """Divide the MP queries of each image into groups, with one query per GT and group.
 
-    An image with n_o objects gets n_g = floor(n_q / n_o) groups of n_o queries (appendix B). The
-    paper does not say what happens with more than n_q objects. The image then gets one group for
-    n_q randomly chosen objects, or with `variant` official, no image of the batch gets a query.
+    An image with n_o objects has n_g groups of n_o queries; n_g is n_q / n_o, rounded down
+    (appendix B). For more than n_q objects the paper defines nothing: the image then has one group
+    of n_q randomly chosen objects, or with `variant` official, no image of the batch has a query.
 
     Args:
         counts: number of GT of each image.

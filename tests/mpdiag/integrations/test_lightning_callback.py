@@ -17,6 +17,13 @@ from mpdiag.store.run import Run
 from .test_monitor import Segmenter, left_and_right
 
 LAYERS, QUERIES = 2, 7
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 def _import(name: str) -> ModuleType:
@@ -169,9 +176,7 @@ def test_a_model_that_lightning_builds_late_and_has_a_copy(
 
     setattr(Module, hook, Module.build)
     module, callback = Module(), LayerDiagnosticsCallback(model="student", every=4, targets=targets)
-    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
-    options |= {"enable_progress_bar": False, "enable_model_summary": False}
-    trainer = lightning.Trainer(max_steps=4, callbacks=[callback], **options)
+    trainer = lightning.Trainer(max_steps=4, callbacks=[callback], **QUIET)
     loader = torch.utils.data.DataLoader(torch.ones(4, 3, 8, 16))
     trainer.fit(module, loader)
     # As computed by hand in test_monitor.py; the GT are those of the one step that is measured.
@@ -187,7 +192,7 @@ def test_a_model_that_lightning_builds_late_and_has_a_copy(
             model="student",
             targets=lambda batch: [left_and_right()] * 2,  # of crops, for example
         )
-        again = lightning.Trainer(callbacks=[callback], **options)
+        again = lightning.Trainer(callbacks=[callback], **QUIET)
         again.validate(module, loader, verbose=False)
         again.validate(module, loader, verbose=False)
     messages = [one.getMessage() for one in caplog.records if one.name.startswith("mpdiag")]
@@ -196,19 +201,15 @@ def test_a_model_that_lightning_builds_late_and_has_a_copy(
         "no pass of the validation was measured",
     ]
     with pytest.raises(ConfigError, match=r"model = 'pupil': is not in Module .*; give the path"):
-        lightning.Trainer(callbacks=[LayerDiagnosticsCallback(model="pupil")], **options).fit(
+        lightning.Trainer(callbacks=[LayerDiagnosticsCallback(model="pupil")], **QUIET).fit(
             module, loader
         )
 
 
-@pytest.mark.filterwarnings("ignore")  # of Lightning
-def test_the_package_lightning_trains_with_the_callback_and_its_sanity_check_is_not_the_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    lightning = _import("lightning.pytorch")
-    from mpdiag.integrations.lightning import LayerDiagnosticsCallback
+def segmenter_module(lightning: Any) -> Any:
+    """Return a module with a `Segmenter`, which does not change in training."""
 
-    class Module(lightning.LightningModule):  # type: ignore[name-defined, misc]
+    class Module(lightning.LightningModule):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.model = Segmenter()
@@ -222,18 +223,26 @@ def test_the_package_lightning_trains_with_the_callback_and_its_sanity_check_is_
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), 0.0)
 
+    return Module()
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning
+def test_the_package_lightning_trains_with_the_callback_and_its_sanity_check_is_not_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lightning = _import("lightning.pytorch")
+    from mpdiag.integrations.lightning import LayerDiagnosticsCallback
+
     loader = torch.utils.data.DataLoader(torch.ones(4, 3, 8, 16))
-    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
-    options |= {"enable_progress_bar": False, "enable_model_summary": False}
 
     def train(run: Path, steps: int) -> None:
         callback = LayerDiagnosticsCallback(targets=lambda _: [left_and_right()], run=run)
         # LightningCLI and typed code accept only this class.
         assert isinstance(callback, lightning.Callback)
         trainer = lightning.Trainer(
-            max_steps=steps, val_check_interval=2, callbacks=[callback], **options
+            max_steps=steps, val_check_interval=2, callbacks=[callback], **QUIET
         )
-        trainer.fit(Module(), loader, loader)
+        trainer.fit(segmenter_module(lightning), loader, loader)
 
     train(tmp_path / "before", 1)  # only the check before the training ran the validation
     assert not (tmp_path / "before").exists()
@@ -251,26 +260,16 @@ def test_a_training_that_fails_leaves_no_hooks() -> None:
     lightning = _import("pytorch_lightning")
     from mpdiag.integrations.lightning import LayerDiagnosticsCallback
 
-    class Module(lightning.LightningModule):  # type: ignore[name-defined, misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = Segmenter()
+    def fails(batch: Tensor, batch_idx: int) -> Tensor:
+        module.model(batch)
+        raise RuntimeError("out of memory")
 
-        def training_step(self, batch: Tensor, index: int) -> Tensor:
-            self.model(batch)
-            raise RuntimeError("out of memory")
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), 0.0)
-
-    module = Module()
-    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    module = segmenter_module(lightning)
+    module.training_step = fails
     trainer = lightning.Trainer(
         max_steps=1,
         callbacks=[LayerDiagnosticsCallback(every=1)],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
+        **QUIET,
     )
     with pytest.raises(RuntimeError, match="out of memory"):
         trainer.fit(module, torch.utils.data.DataLoader(torch.ones(1, 3, 8, 16)))
