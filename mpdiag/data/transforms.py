@@ -49,8 +49,8 @@ class OneOf:
 class ResizeShortestEdge:
     """Resize the shorter edge to `short` pixels, limited by `longest` for the longer edge.
 
-    The output size is rounded as in detectron2. The pixels are those of torchvision, and so of
-    transformers' image processors; detectron2's, of Pillow, differ by 1 in some of the values.
+    The output size is rounded as in detectron2. The pixels are those of torchvision's resize; those
+    of Pillow's, which detectron2 uses, differ by 1 in some values.
 
     Raises:
         ValueError: not 0 < short <= longest.
