@@ -55,6 +55,7 @@ _MEASUREMENTS = {
     "flip_gain": "{score} gained by images flipped left to right",
     "attention_gt_gain": "{score} gained by GT as attention masks of layers 1 to 3",
 }
+CLASS_PAIRS = "predicted_and_annotated"  # evidence that holds pairs of classes
 MAX_LISTED = 12
 LOW_RECALL = 0.25
 FEW_IMAGES = 50
@@ -90,11 +91,17 @@ def build_diagnosis(diagnosis: Diagnosis, name: str) -> Document:
 
 
 def found_objects(diagnosis: Diagnosis) -> str:
-    """Return how many objects the last layer finds and how far the numbers go; "" if unknown."""
+    """Return how many objects the last layer finds and how far the numbers go; "" if unknown.
+
+    For AP, which has no score threshold, the best one is named.
+    """
     recall = diagnosis.evidence.get("recall_last_layer")
     if not isinstance(recall, int | float):
         return ""
     text = f"The last layer finds {100 * recall:.0f}% of the objects (IoU 0.5, right class)."
+    threshold = diagnosis.layers[-1].get("best_threshold") if diagnosis.layers else None
+    if isinstance(threshold, int | float) and diagnosis.score_name == "ap":
+        text += f" The score threshold with the highest F1 is {threshold:g}."
     if recall < LOW_RECALL:
         text += (
             " No change of its outputs can repair that: compare the preprocessing and the order of "
@@ -125,21 +132,30 @@ def finding_facts(
     low, high = finding.interval
     yield f"{score} at stake", f"{points(finding.at_stake)} ({points(low)} to {points(high)})"
     yield "Confidence", f"{100 * finding.confidence:.0f}% of the resamples gain"
-    yield from finding_places(finding, classes)
-    for key, value in finding.evidence.items():
-        yield key.replace("_", " ").capitalize(), _format(value)
+    yield from finding_details(finding, classes)
 
 
-def finding_places(finding: Finding, classes: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield label and text of the layers, classes and queries of a finding about some of them."""
-    names = [classes[x] if 0 <= x < len(classes) else str(x) for x in finding.classes]
+def finding_details(
+    finding: Finding, classes: Sequence[str], *, of_layers: bool = True
+) -> Iterator[tuple[str, str]]:
+    """Yield label and text of where a finding happens and of its evidence.
+
+    Args:
+        classes: names of the classes; a class without a name is shown as its number.
+        of_layers: include evidence with a number for each layer.
+    """
     for label, values in (
         ("Layers", finding.layers),
-        ("Classes", names),
+        ("Classes", [_format(one, classes) for one in finding.classes]),
         ("Queries", finding.queries),
     ):
         if values:
             yield label, listed(values)
+    for key, value in finding.evidence.items():
+        is_of_layers = isinstance(value, list) and any(isinstance(one, float) for one in value)
+        if of_layers or not is_of_layers:
+            names = classes if key == CLASS_PAIRS else ()
+            yield key.replace("_", " ").capitalize(), _format(value, names)
 
 
 def listed(values: Sequence[Any]) -> str:
@@ -148,14 +164,23 @@ def listed(values: Sequence[Any]) -> str:
     return text if len(values) <= MAX_LISTED else f"{text} and {len(values) - MAX_LISTED} more"
 
 
-def _format(value: Any) -> str:
+def _format(value: Any, classes: Sequence[str] = ()) -> str:
+    """Return a value as text. With `classes`, an integer is a class."""
+    if isinstance(value, int) and 0 <= value < len(classes):
+        return classes[value]
     if isinstance(value, float):
         return f"{value:.3g}"
     if value is None:
         return NO_VALUE
     if isinstance(value, list):
-        return listed([_format(one) for one in value])
+        return listed([_format_entry(one, classes) for one in value])
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _format_entry(value: Any, classes: Sequence[str]) -> str:
+    if isinstance(value, list):
+        return " → ".join(_format(one, classes) for one in value)
+    return _format(value, classes)
 
 
 def _measurements(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:

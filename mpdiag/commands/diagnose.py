@@ -120,7 +120,7 @@ def _find_causes(source: str, dataset: Any, options: Mapping[str, Any]) -> "Diag
 def _print(diagnosis: "Diagnosis") -> None:
     from mpdiag.store.causes import CAUSES, DOCS
     from mpdiag.store.diagnosis import points
-    from reports.diagnosis import error_costs, finding_places, found_objects
+    from reports.diagnosis import error_costs, finding_details, found_objects
 
     out.print(f"{diagnosis.headline} {diagnosis.summary} {found_objects(diagnosis)}".rstrip())
     costs = error_costs(diagnosis)
@@ -136,8 +136,8 @@ def _print(diagnosis: "Diagnosis") -> None:
     table = Table("Cause", f"{diagnosis.score_label} at stake", "95% interval", "What to do")
     for finding in diagnosis.findings:
         low, high = map(points, finding.interval)
-        places = dict(finding_places(finding, diagnosis.class_names))
-        text = [CAUSES[finding.cause].remedy, *(f"{key}: {places[key]}" for key in places)]
+        details = finding_details(finding, diagnosis.class_names, of_layers=False)
+        text = [CAUSES[finding.cause].remedy, *(f"{label}: {value}" for label, value in details)]
         table.add_row(
             finding.cause,
             points(finding.at_stake),

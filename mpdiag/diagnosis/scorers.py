@@ -1,6 +1,8 @@
 """The score of a task, in which a diagnosis measures what a remedy gains: AP, PQ or mIoU."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -13,6 +15,7 @@ from mpdiag.metrics.image_scores import ClassRatios, Floats, ImageScores
 from mpdiag.metrics.panoptic_quality import match_segments
 from mpdiag.metrics.semantic_iou import confusion_matrix
 from mpdiag.models import PanopticSegments, panoptic_inference, semantic_inference
+from mpdiag.models.inference import OBJECT_MASK_THRESHOLD
 
 if TYPE_CHECKING:
     from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
@@ -48,14 +51,18 @@ class APScorer(Scorer):
         return evidence.matched(layer)
 
 
+@dataclass(frozen=True)
 class SegmentScorer(Scorer):
-    """A score of the pixels of disjoint segments."""
+    """A score of the pixels of disjoint segments.
+
+    Attributes:
+        things: (K,) which classes are things.
+    """
+
+    things: Sequence[bool]
 
     needs_masks = True
     left_out = frozenset({"overlapping-labels", "missing-labels", "too-few-queries", "ranking"})
-
-    def __init__(self, data: SegmentationDataset) -> None:
-        self.things = [info.isthing for info in data.classes]
 
     def score(self, evidence: "Evidence", layer: int) -> ImageScores:
         terms = [self._image_terms(image, layer) for image in evidence.images]
@@ -79,15 +86,28 @@ class SegmentScorer(Scorer):
         """Return the (K,) terms of class logits (n, K + 1) and mask logits (n, h, w)."""
 
 
+@dataclass(frozen=True)
 class PQScorer(SegmentScorer):
-    """Panoptic quality."""
+    """Panoptic quality.
+
+    Attributes:
+        object_mask_threshold: class probability below which a query is no segment.
+    """
+
+    object_mask_threshold: float = OBJECT_MASK_THRESHOLD
 
     name = "pq"
 
     def _terms(
         self, logits: Tensor, masks: Tensor, kept: KeptMasks, truth: PanopticSegments, crowd: Tensor
     ) -> tuple[Floats, Floats]:
-        predicted = panoptic_inference(logits, masks, kept.image_sizes, things=self.things)
+        predicted = panoptic_inference(
+            logits,
+            masks,
+            kept.image_sizes,
+            things=self.things,
+            object_mask_threshold=self.object_mask_threshold,
+        )
         pixels = truth.ids.flatten().bincount(minlength=len(truth.labels) + 1)[1:]
         # A segment that the sampling of `KeptMasks` left without pixels is not missed.
         counts = match_segments(predicted, truth, crowd | (pixels == 0), len(self.things))
@@ -119,4 +139,5 @@ def build_scorer(data: SegmentationDataset) -> Scorer:
     """Return the scorer of the task of a data set."""
     if data.task == "instance":
         return APScorer()
-    return PQScorer(data) if data.task == "panoptic" else MIoUScorer(data)
+    things = [info.isthing for info in data.classes]
+    return PQScorer(things) if data.task == "panoptic" else MIoUScorer(things)

@@ -15,6 +15,7 @@ from mpdiag.ops import masks_of_logits, resize_maps
 from mpdiag.recording.family import InstanceRule
 
 CHUNK_SIZE = 16
+OBJECT_MASK_THRESHOLD = 0.8  # of the published panoptic models
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def panoptic_inference(
     sizes: ImageSizes,
     *,
     things: Sequence[bool],
-    object_mask_threshold: float = 0.8,
+    object_mask_threshold: float = OBJECT_MASK_THRESHOLD,
     overlap_threshold: float = 0.8,
 ) -> PanopticSegments:
     """Assign each pixel to the query with the highest product of class and mask probability.

@@ -115,6 +115,11 @@ _CAUSES = (
         "Train the scores with a quality target, for example the IoU of the mask.",
     ),
     Cause(
+        "segment-threshold", "Segments are dropped or kept at the wrong score",
+        "Set OBJECT_MASK_THRESHOLD (in transformers, threshold of "
+        "post_process_panoptic_segmentation) to the listed value, or train longer.",
+    ),
+    Cause(
         "class-head", "The class head wastes what the queries know",
         "Train the class head again with the rest of the model frozen.",
     ),

@@ -1,5 +1,7 @@
 """The page of a diagnosis shows what was measured, and nothing where nothing was."""
 
+from dataclasses import replace
+
 from mpdiag.store.diagnosis import Diagnosis, Finding
 from reports.diagnosis import build_diagnosis, error_costs, finding_facts, found_objects
 
@@ -46,6 +48,14 @@ def test_what_the_last_layer_finds():
     assert "finds 8% of the objects" in text(0.083, 50) and "mpdiag data check" in text(0.083, 50)
     assert text(0.5, 3).endswith("3 images are few: other images may give other causes.")
     assert text(None, 3) == ""
+    layers, recall = [{"best_threshold": 0.35}], {"recall_last_layer": 0.5}
+    found = Diagnosis(0.1, [], 0.01, 50, layers, recall)
+    assert found_objects(found).endswith(
+        "right class). The score threshold with the highest F1 is 0.35."
+    )
+    assert "threshold" not in found_objects(
+        replace(found, score_name="pq")
+    )  # its masks are disjoint
     found = Diagnosis(0.1, [], 0.01, 3, evidence={"recall_last_layer": 0.083})
     assert text(0.083, 3) in build_diagnosis(found, "model").sections[0].text
 

@@ -6,6 +6,7 @@ from mpdiag.diagnosis.candidate import Candidate
 from mpdiag.diagnosis.checks import annotations, decoder, heads, inputs, layers, query_supply
 from mpdiag.diagnosis.checks.mask_head import check_mask_head
 from mpdiag.diagnosis.checks.precision import check_precision
+from mpdiag.diagnosis.checks.segments import check_segment_threshold
 from mpdiag.diagnosis.evidence import Evidence
 from mpdiag.diagnosis.trials import Trials
 
@@ -19,6 +20,7 @@ _EVIDENCE_CHECKS: tuple[Callable[[Evidence], Iterator[Candidate]], ...] = (
     heads.check_no_object_bias,
     heads.check_small_objects,
     heads.check_heads,
+    check_segment_threshold,
     query_supply.check_duplicates,
     query_supply.check_too_few_queries,
     annotations.check_wrong_labels,

@@ -149,14 +149,21 @@ def test_a_run_without_a_readable_checkpoint_suggests_none(
 def test_the_command_names_layers_and_classes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    finding = Finding("class-confusion", 0.05, (0.02, 0.08), layers=(2, 3), classes=(1, 7))
+    evidence = {"predicted_and_annotated": [[0, 1], [7, 0]], "shift": -2.5, "share": [0.5, 1]}
+    finding = Finding(
+        "class-confusion", 0.05, (0.02, 0.08), layers=(2, 3), classes=(1, 7), evidence=evidence
+    )
     found = Diagnosis(0.4, [finding], 0.01, 20, class_names=("disc", "[b]star[/b]"))
     monkeypatch.setattr(diagnosis, "diagnose", lambda *_, **__: found)
     page = tmp_path / "a.html"
     app(["diagnose", "user/model", "--html", str(page)], standalone_mode=False)
     printed = capsys.readouterr().out
     assert "Layers: 2, 3" in printed and "Classes: [b]star[/b], 7" in printed
-    assert "[b]star[/b], 7" in page.read_text()
+    assert "Predicted and annotated: disc → [b]star[/b], 7 → disc" in " ".join(
+        printed.translate(dict.fromkeys(map(ord, "│\n"), " ")).split()
+    )
+    assert "Shift: -2.5" in printed and "Share" not in printed  # of layers: on the page only
+    assert "[b]star[/b], 7" in page.read_text() and "0.5, 1" in page.read_text()
 
 
 def test_the_command_compares_two_models(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -176,6 +176,29 @@ def test_a_diagnosis_is_in_the_score_of_the_task(data: SegmentationDataset, own:
     assert scores[-1] == faulty.score() and scores[0] == evidence.score(0)
 
 
+def test_a_threshold_that_drops_right_segments_is_found(
+    data: SegmentationDataset, own: Collector
+) -> None:
+    """All objects get a class probability of 0.7, which 0.8 drops and 0.6 keeps; PQ only."""
+    evidence = own.collect(every_layer=True)
+    others = len(data.classes)  # with no-object
+    scale = np.log(0.7 / 0.3 * others) / 8  # logits are 6 and -2
+    images = [one.with_logits(scale * one.class_logits[-1]) for one in evidence.images]
+    unsure = evidence.changed(images)
+    highest = np.concatenate([one.probabilities[:, :-1].max(1) for one in unsure.images])
+    assert highest.max() == pytest.approx(0.7)
+    found = {one.cause: one for one in Search(unsure, 0.01).run().findings}
+    if data.task == "semantic":
+        assert "segment-threshold" not in found
+        return
+    assert unsure.score() == 0
+    finding = found["segment-threshold"]
+    assert finding.evidence["object_mask_threshold"] == 0.6
+    assert finding.at_stake == pytest.approx(evidence.score())
+    before = [one.cause for one in Search(evidence, 0.01).run().findings]
+    assert "segment-threshold" not in before
+
+
 def test_masks_are_stored(own: Collector, tmp_path: Path) -> None:
     store = BatchStore(tmp_path / "batches", own.adapter, own.data.task)
     own.store = store
