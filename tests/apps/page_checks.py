@@ -7,7 +7,12 @@ from playwright.sync_api import Page, TimeoutError
 
 LOOK_TIMEOUT = 15_000
 """Milliseconds until a page must look right after the window or the theme changed."""
-AXE_OPTIONS = {"resultTypes": ["violations"], "rules": {"region": {"enabled": False}}}
+AXE_OPTIONS = {
+    "resultTypes": ["violations"],
+    "rules": {"region": {"enabled": False}},
+    # Slow, and only for rules that are off or whose findings are not serious.
+    "preload": False,
+}
 
 # Texts that the layout cuts, elements on top of each other, and content wider than the window.
 PROBLEMS = """(theme) => {
@@ -26,7 +31,8 @@ PROBLEMS = """(theme) => {
         if (cuts && text && e.scrollWidth > e.clientWidth + 1) found.push('cut: ' + name(e));
     }
     for (const e of main.querySelectorAll('.stPlotlyChart .main-svg, [data-testid=stDataFrame]'))
-        if (e.getBoundingClientRect().right > innerWidth) found.push('too wide: ' + name(e));
+        if (!e.closest('details:not([open])') && e.getBoundingClientRect().right > innerWidth)
+            found.push('too wide: ' + name(e));
     const boxes = [...main.querySelectorAll('[data-testid=stElementContainer]')]
         .filter(e => !e.closest('details:not([open])')).map(e => [e, e.getBoundingClientRect()])
         .filter(([, r]) => r.width > 2 && r.height > 2);
