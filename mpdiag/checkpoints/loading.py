@@ -127,6 +127,9 @@ def interpret_weights(weights: Weights, config: Path | None = None) -> Checkpoin
     model = _with_pixel_statistics(model_config_of(weights.weights, source), weights)
     no_object = _no_object_weight(weights)
     contents = CheckpointContents(weights, model, classes=own.get("classes"))
+    # A recipe without class names leaves those of COCO in the file.
+    if weights.labels is not None and len(weights.labels) == model.num_classes:
+        contents.labels = weights.labels
     contents.config_path = config or find_config(weights.path)
     if contents.config_path is not None:
         points = num_sampling_points(weights.weights)

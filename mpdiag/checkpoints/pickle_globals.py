@@ -144,6 +144,19 @@ def _parameter(tensor: Tensor, *_: object) -> Tensor:
     return tensor
 
 
+class Discarded:
+    """Replaces an object of a training's log. Nothing of it is kept."""
+
+    def __init__(self, *_: object) -> None: ...
+
+
+def _attribute(owner: Any, name: Any) -> Discarded:
+    """Replace getattr, by which a discarded object names its methods."""
+    if not isinstance(owner, Discarded) and getattr(owner, "build", None) is not Discarded:
+        raise NotAllowed("builtins.getattr")
+    return Discarded()
+
+
 def _ndarray(*_: object) -> NoReturn:
     raise NotAllowed("numpy.ndarray called as a function")
 
@@ -154,6 +167,8 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "builtins.set": _set,
     "builtins.bytes": _no_bytes,  # empty bytes in old protocols; others use _codecs.encode
     "builtins.complex": complex,
+    "builtins.getattr": _attribute,
+    "mmengine.logging.history_buffer.HistoryBuffer": Discarded,
     "_codecs.encode": _encode,
     "numpy.dtype": DType,
     "numpy.ndarray": _ndarray,

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mpdiag.checkpoints.backbone_keys import imagenet_backbone, timm_backbone
+from mpdiag.checkpoints.mmdetection_keys import class_names, from_mmdetection, is_mmdetection
 from mpdiag.checkpoints.official_keys import (
     DERIVED_BUFFER_SUFFIX,
     EMPTY_WEIGHT,
@@ -43,6 +44,7 @@ class Weights:
         constants: `criterion.empty_weight`, `pixel_mean` and `pixel_std`, if the file has them.
         unexpected: names that mpdiag's model does not have.
         extra: other entries of the file (optimizer, iteration, "mpdiag").
+        labels: name of each class in the order of the logits, if mmdetection wrote the file.
         files: all files that were read.
     """
 
@@ -53,6 +55,7 @@ class Weights:
     constants: dict[str, Tensor] = field(default_factory=dict)
     unexpected: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    labels: list[str] | None = None
     files: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
@@ -62,10 +65,10 @@ class Weights:
 def read_weights(path: Path, backbone: Collection[str] = ()) -> Weights:
     """Read a `.pth`, `.pkl` or `.safetensors` file, or the newest model of a training directory.
 
-    The file holds a model, or a part of one, under the official names of any version, or an
-    ImageNet backbone alone (detectron2, torchvision, timm or Swin). The backbone's classifier is
-    ignored, and so are the prefixes of DistributedDataParallel, AveragedModel, torch.compile and
-    Lightning.
+    The file holds a model, or a part of one, under the official names of any version or under those
+    of mmdetection, or an ImageNet backbone alone (detectron2, torchvision, timm or Swin). The
+    backbone's classifier is ignored, and so are the prefixes of DistributedDataParallel,
+    AveragedModel, torch.compile and Lightning.
 
     Args:
         path: the file or directory.
@@ -83,9 +86,19 @@ def read_weights(path: Path, backbone: Collection[str] = ()) -> Weights:
     found = imagenet_backbone(state, str(file)) or timm_backbone(state, backbone)
     if found is not None:
         return Weights(file, f"{kind} of an ImageNet backbone, {found.format}", found.weights)
-    weights = Weights(file, f"{kind} with official (detectron2) names", {})
-    for name, tensor in state.items():
-        _add_entry(weights, name, tensor)
+    if is_mmdetection(state):
+        weights = Weights(file, f"{kind} with mmdetection names", {})
+        weights.labels = class_names(content.get("meta"))
+        for ours, name, tensor in from_mmdetection(state):
+            _add_entry(weights, ours, name, tensor)
+    else:
+        weights = Weights(file, f"{kind} with official (detectron2) names", {})
+        for name, tensor in state.items():
+            if name in (EMPTY_WEIGHT, PIXEL_MEAN, PIXEL_STD):
+                weights.constants[name] = tensor
+            else:
+                ours = name if _is_mpdiag_name(name) else from_official(name)
+                _add_entry(weights, ours, name, tensor)
     if not weights.weights:
         raise CheckpointError(
             f"{file}: not a checkpoint of Mask2Former or MP-Former "
@@ -129,12 +142,8 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     return _state_dict(_read_file(file), file)
 
 
-def _add_entry(found: Weights, name: str, tensor: Tensor) -> None:
-    """Add one entry; a second entry for the same parameter is unexpected."""
-    if name in (EMPTY_WEIGHT, PIXEL_MEAN, PIXEL_STD):
-        found.constants[name] = tensor
-        return
-    ours = name if _is_mpdiag_name(name) else from_official(name)
+def _add_entry(found: Weights, ours: str | None, name: str, tensor: Tensor) -> None:
+    """Add the entry `name`; a second entry for the same parameter is unexpected."""
     if ours is None or ours in found.weights:
         found.unexpected.append(name)
     elif ours.endswith(DERIVED_BUFFER_SUFFIX):

@@ -21,6 +21,7 @@ from mpdiag.checkpoints.pickle_globals import (
     BUILDERS,
     STORAGES,
     ArrayBuilder,
+    Discarded,
     DType,
     NotAllowed,
     checked_keys,
@@ -269,6 +270,8 @@ class _Machine:
             stack.append(self._find(*self._pop(2)))
         elif name == "REDUCE":
             stack.append(self._call(*self._pop(2)))
+        elif name == "NEWOBJ":
+            stack.append(self._new_object(*self._pop(2)))
         elif name == "BUILD":
             self._set_state(stack[-2], stack.pop())
         elif name == "BINPERSID":
@@ -311,10 +314,17 @@ class _Machine:
             self.budget.spend(value.numel() * value.element_size())
         return value
 
+    def _new_object(self, kind: Any, arguments: Any) -> Any:
+        if not isinstance(kind, _Global) or kind.build is not Discarded:
+            raise NotAllowed("the pickle operation NEWOBJ")
+        return Discarded()
+
     def _set_state(self, target: Any, state: Any) -> None:
         self.budget.spend_on(state)
         if isinstance(target, DType | ArrayBuilder):
             target.set_state(state)
+        elif isinstance(target, Discarded):
+            return
         elif isinstance(target, _Global):
             raise NotAllowed("a state for a function")
         elif not isinstance(target, dict):  # attributes of a dict, such as torch's `_metadata`
@@ -387,6 +397,8 @@ class _PlainData:
     def _copy(self, value: Any, depth: int) -> Any:
         if isinstance(value, Tensor):
             return value
+        if isinstance(value, Discarded):
+            return None
         if isinstance(value, ArrayBuilder):
             return torch.from_numpy(value.values)
         if isinstance(value, dict):
