@@ -97,7 +97,7 @@ def _merged_patches(values: Tensor) -> Tensor:
     mmdetection has the four patches of a channel in rows (`nn.Unfold`), the official Swin all
     channels of a patch, with the patches in columns.
     """
-    patches = values.unflatten(-1, (-1, 4)).transpose(-1, -2)
+    patches: Tensor = values.unflatten(-1, (-1, 4)).transpose(-1, -2)
     return patches[..., [0, 2, 1, 3], :].flatten(-2)
 
 

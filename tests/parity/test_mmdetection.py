@@ -1,6 +1,6 @@
 """Checkpoints with the names of mmdetection, against the outputs of its own Mask2Former.
 
-The outputs are written by make_mmdetection_reference.py.
+The outputs are written by tests/mmdetection/make_reference.py.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""Write reference/mmdetection.*: outputs of mmdetection's Mask2Former for small random models.
+"""Write parity/reference/mmdetection.*: outputs of small random models of mmdetection.
 
-It needs mmdet 3.3 with mmcv: `python -m tests.parity.make_mmdetection_reference`. Tests do not.
+It needs mmdet 3.3 with mmcv: `python -m tests.mmdetection.make_reference`. Tests do not.
 """
 
 import json
@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from safetensors.torch import save_file
 
-from .conftest import CASES, parameter
+from ..parity.conftest import CASES, parameter
 
 CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs" / "mask2former"
 CHANNELS, HEADS, QUERIES, CLASSES = 32, 8, 12, 7
@@ -36,6 +36,7 @@ CASES_OF = {
 
 def build(config: Path, backbone: dict[str, Any], channels: tuple[int, ...]) -> Any:
     """Return the published model with fewer channels, layers, queries and classes."""
+    init_default_scope("mmdet")
     settings = Config.fromfile(str(config)).model
     settings.backbone.update(backbone)
     head = settings.panoptic_head
@@ -66,7 +67,6 @@ def build(config: Path, backbone: dict[str, Any], channels: tuple[int, ...]) -> 
 
 @torch.no_grad()
 def main() -> None:
-    init_default_scope("mmdet")
     image = torch.randint(0, 256, (3, 64, 96), generator=torch.Generator().manual_seed(0))
     tensors = {"image": image.to(torch.uint8)}
     shapes = {}
