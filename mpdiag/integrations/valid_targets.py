@@ -1,5 +1,6 @@
 """Checks of the GT of a batch against the classes of a model."""
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -7,9 +8,13 @@ import torch
 from mpdiag.errors import DataError
 from mpdiag.matching import Target
 
+_LOG = logging.getLogger(__name__)
+
 
 def valid_targets(targets: Sequence[Target], num_classes: int) -> list[Target]:
     """Return the GT of a batch without padding, whose label is `num_classes` (no-object).
+
+    Padding with a mask gives a warning: with labels from 1, the last class has this label.
 
     Args:
         targets: GT of each image.
@@ -40,6 +45,13 @@ def valid_targets(targets: Sequence[Target], num_classes: int) -> list[Target]:
             )
         keep = own < num_classes
         if not keep.all():
+            if target["masks"][~keep].any():
+                _LOG.warning(
+                    "image %d of the batch: GT with a mask is left out, because %d is the label of "
+                    "no-object; if your labels start at 1, subtract 1",
+                    image,
+                    num_classes,
+                )
             target = Target(labels=target["labels"][keep], masks=target["masks"][keep])
         valid.append(target)
     return valid

@@ -154,6 +154,14 @@ def test_padding_labels_and_images_without_objects_in_any_form() -> None:
         assert second["masks"].shape == (0, 16, 32)
 
 
+def test_labels_from_1_give_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """The last class has the label of no-object, but padding has no mask."""
+    for masks, warned in ((torch.zeros_like(MASKS), False), (MASKS, True)):
+        caplog.clear()
+        read_batch({}, [{"labels": torch.tensor([CLASSES, 1]), "masks": masks}], SHAPE)
+        assert ("3 is the label of no-object; if your labels start at 1" in caplog.text) == warned
+
+
 @pytest.mark.parametrize("scale", [0.25, 0.5, 2])
 def test_gt_of_another_resolution_covers_an_image_without_padding(scale: float) -> None:
     masks = torch.ones(1, int(16 * scale), int(32 * scale) - 1)  # a pixel of rounding
