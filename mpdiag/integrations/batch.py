@@ -104,8 +104,9 @@ def find_targets(given: Any) -> list[Target] | None:
     """Return the GT in arguments or in a batch; None if there is none.
 
     It reads `mask_labels` and `class_labels` (transformers), a list of dictionaries with `labels`
-    or `class_labels` and `masks` (DETR, RF-DETR, EoMT, torchvision), and a list of dictionaries
-    with `instances` (detectron2), also inside a dictionary or a tuple.
+    or `class_labels` and `masks` (DETR, RF-DETR, EoMT, torchvision), a list of dictionaries with
+    `instances` (detectron2), and a list of data samples with `gt_instances` (mmdetection), also
+    inside a dictionary or a tuple.
     """
     if isinstance(given, Mapping):
         if given.get("mask_labels") is not None and given.get("class_labels") is not None:
@@ -114,6 +115,8 @@ def find_targets(given: Any) -> list[Target] | None:
         return next(filter(None, map(find_targets, given.values())), None)
     if not isinstance(given, Sequence) or isinstance(given, str) or not given:
         return None
+    if all(hasattr(one, "gt_instances") for one in given):
+        return [_from_data_sample(one) for one in given]
     if not all(isinstance(one, Mapping) for one in given):
         return next(filter(None, map(find_targets, given)), None)
     if all("instances" in one for one in given):
@@ -154,6 +157,14 @@ def _from_instances(instances: Any) -> Target:
         empty = np.zeros((0, height, width), dtype=np.bool_)
         return Target(labels=labels, masks=torch.from_numpy(np.stack(drawn) if drawn else empty))
     return _target(labels, masks if isinstance(masks, Tensor) else masks.tensor)
+
+
+def _from_data_sample(sample: Any) -> Target:
+    """Convert mmdetection's `DetDataSample`; its masks cover the padded batch, or the image."""
+    instances, (height, width) = sample.gt_instances, sample.img_shape
+    labels = instances.labels.long()
+    masks = instances.masks.to_tensor(torch.bool, labels.device)
+    return Target(labels=labels, masks=masks[:, :height, :width])
 
 
 def _draw(polygons: Sequence[Any], height: int, width: int) -> Any:

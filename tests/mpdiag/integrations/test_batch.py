@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mpdiag.errors import DataError
@@ -40,6 +41,18 @@ def corners(left: int, top: int, right: int, bottom: int) -> list[Any]:
 POLYGONS = SimpleNamespace(polygons=[corners(4, 2, 9, 6), corners(10, 8, 20, 12)])
 
 
+class BitmapMasks:
+    """Masks of mmdetection, over the padded batch."""
+
+    def to_tensor(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return F.pad(MASKS, (0, 12, 0, 4)).to(device, dtype)
+
+
+SAMPLE = SimpleNamespace(
+    img_shape=(12, 20), gt_instances=SimpleNamespace(labels=LABELS, masks=BitmapMasks())
+)
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -51,10 +64,11 @@ POLYGONS = SimpleNamespace(polygons=[corners(4, 2, 9, 6), corners(10, 8, 20, 12)
         [{"labels": LABELS.numpy(), "masks": [mask.numpy() for mask in MASKS]}],
         [{"instances": instances(gt_masks=SimpleNamespace(tensor=MASKS))}],
         [{"instances": instances(gt_masks=POLYGONS)}],
+        {"inputs": torch.zeros(1, 3, 16, 32), "data_samples": [SAMPLE]},
     ],
     ids=[
         *("transformers", "DETR", "torchvision", "tensor", "list", "numpy"),
-        *("BitMasks", "PolygonMasks"),
+        *("BitMasks", "PolygonMasks", "mmdetection"),
     ],
 )
 def test_all_conventions_give_the_same_gt(given: Any) -> None:
