@@ -86,7 +86,7 @@ def from_mmdetection(state: Mapping[str, Tensor]) -> Iterator[tuple[str | None, 
             continue
         theirs = _HEAD.sub("head.", name, count=1)
         ours = _TABLE.inverse(_OLD_NAMES.inverse(theirs) or theirs)
-        if _MERGED.fullmatch(name) and tensor.shape[-1] % 4 == 0:
+        if _MERGED.fullmatch(name) and tensor.ndim and tensor.shape[-1] % 4 == 0:
             tensor = _merged_patches(tensor)
         yield ours, name, tensor
 

@@ -175,6 +175,16 @@ def test_no_other_object_or_attribute_is_made(content: object, tmp_path: Path) -
         load_checkpoint(file)
 
 
+@pytest.mark.parametrize("shape", [(), (7,), (2, 6)])
+def test_an_entry_of_another_shape_is_an_error(
+    shape: tuple[int, ...], state: Outputs, tmp_path: Path
+) -> None:
+    name = next((x for x in state if x.endswith("downsample.norm.weight")), "backbone.conv1.weight")
+    torch.save({"state_dict": state | {name: torch.ones(shape)}}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError):
+        load_checkpoint(tmp_path / "a.pth")
+
+
 def test_another_model_of_mmdetection_is_an_error(tmp_path: Path) -> None:
     state = {"panoptic_head.cls_embed.weight": torch.ones(8, 4)}  # of MaskFormer
     torch.save({"meta": META, "state_dict": state}, tmp_path / "a.pth")
