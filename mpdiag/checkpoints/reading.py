@@ -20,6 +20,7 @@ from mpdiag.checkpoints.official_keys import (
     from_official,
     to_official,
 )
+from mpdiag.checkpoints.transformers_keys import from_transformers, is_transformers
 from mpdiag.checkpoints.unpickling import read_pickle
 from mpdiag.errors import CheckpointError
 from mpdiag.printable import printable
@@ -28,6 +29,7 @@ _MAX_ENTRIES = 10_000  # the largest models of transformers have about 3,000
 # Of DistributedDataParallel and AveragedModel, and of torch.compile.
 _WRAPPERS = ("module.", "_orig_mod.")
 _LIGHTNING = "model."  # of a Lightning module; also a part of the names of transformers
+_LIGHTNING_VERSION = "pytorch-lightning_version"  # key of its files
 _MAX_WRAPPERS = 8
 _NUM_AVERAGED = "n_averaged"  # buffer of AveragedModel
 
@@ -66,7 +68,7 @@ def read_weights(path: Path, backbone: Collection[str] = ()) -> Weights:
     """Read a `.pth`, `.pkl` or `.safetensors` file, or the newest model of a training directory.
 
     The file holds a model, or a part of one, under the official names of any version or under those
-    of mmdetection, or an ImageNet backbone alone (detectron2, torchvision, timm or Swin). The
+    of mmdetection or transformers, or an ImageNet backbone alone (detectron2, torchvision, timm or Swin). The
     backbone's classifier is ignored, and so are the prefixes of DistributedDataParallel,
     AveragedModel, torch.compile and Lightning.
 
@@ -81,7 +83,11 @@ def read_weights(path: Path, backbone: Collection[str] = ()) -> Weights:
     """
     file = _weights_file(path)
     content = _read_file(file)
-    state = unwrap(_state_dict(content, file), (*_WRAPPERS, _LIGHTNING))
+    state = _state_dict(content, file)
+    prefixes = [*_WRAPPERS, _LIGHTNING]
+    if _LIGHTNING_VERSION in content:  # the module may call the model anything
+        prefixes.append(next(iter(state), "").partition(".")[0] + ".")
+    state = unwrap(state, prefixes)
     kind = "safetensors" if file.suffix == ".safetensors" else "pickle"
     found = imagenet_backbone(state, str(file)) or timm_backbone(state, backbone)
     if found is not None:
@@ -91,6 +97,11 @@ def read_weights(path: Path, backbone: Collection[str] = ()) -> Weights:
         weights.labels = class_names(content.get("meta"))
         for ours, name, tensor in from_mmdetection(state):
             _add_entry(weights, ours, name, tensor)
+    elif is_transformers(state):
+        weights = Weights(file, f"{kind} with transformers names", {})
+        weights.weights, weights.unexpected = from_transformers(state)
+        if EMPTY_WEIGHT in state:
+            weights.constants[EMPTY_WEIGHT] = state[EMPTY_WEIGHT]
     else:
         weights = Weights(file, f"{kind} with official (detectron2) names", {})
         for name, tensor in state.items():

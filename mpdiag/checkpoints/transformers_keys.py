@@ -108,6 +108,11 @@ _IGNORED = re.compile(
 )
 
 
+def is_transformers(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are the names of a Mask2Former of transformers."""
+    return any(name.startswith(f"{_PIXEL}.") for name in state)
+
+
 def to_transformers(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Return parameters under transformers' names, and mpdiag's names that it does not have.
 
