@@ -68,8 +68,8 @@ def read_weights(path: Path, backbone: Collection[str] = ()) -> Weights:
     """Read a `.pth`, `.pkl` or `.safetensors` file, or the newest model of a training directory.
 
     The file holds a model, or a part of one, under the official names of any version or under those
-    of mmdetection or transformers, or an ImageNet backbone alone (detectron2, torchvision, timm or Swin). The
-    backbone's classifier is ignored, and so are the prefixes of DistributedDataParallel,
+    of mmdetection or transformers, or an ImageNet backbone alone (detectron2, torchvision, timm or
+    Swin). The backbone's classifier is ignored, and so are the prefixes of DistributedDataParallel,
     AveragedModel, torch.compile and Lightning.
 
     Args:
