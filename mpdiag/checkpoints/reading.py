@@ -1,7 +1,7 @@
 """Read checkpoint files of all formats under mpdiag's parameter names, without running code."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,24 +92,14 @@ def read_weights(path: Path, backbone: Collection[str] = ()) -> Weights:
     found = imagenet_backbone(state, str(file)) or timm_backbone(state, backbone)
     if found is not None:
         return Weights(file, f"{kind} of an ImageNet backbone, {found.format}", found.weights)
+    constants = (EMPTY_WEIGHT, PIXEL_MEAN, PIXEL_STD)
+    known = {name: state.pop(name) for name in constants if name in state}
+    library, entries = _entries(state)
+    weights = Weights(file, f"{kind} with {library} names", {}, constants=known)
+    for ours, name, tensor in entries:
+        _add_entry(weights, ours, name, tensor)
     if is_mmdetection(state):
-        weights = Weights(file, f"{kind} with mmdetection names", {})
         weights.labels = class_names(content.get("meta"))
-        for ours, name, tensor in from_mmdetection(state):
-            _add_entry(weights, ours, name, tensor)
-    elif is_transformers(state):
-        weights = Weights(file, f"{kind} with transformers names", {})
-        weights.weights, weights.unexpected = from_transformers(state)
-        if EMPTY_WEIGHT in state:
-            weights.constants[EMPTY_WEIGHT] = state[EMPTY_WEIGHT]
-    else:
-        weights = Weights(file, f"{kind} with official (detectron2) names", {})
-        for name, tensor in state.items():
-            if name in (EMPTY_WEIGHT, PIXEL_MEAN, PIXEL_STD):
-                weights.constants[name] = tensor
-            else:
-                ours = name if _is_mpdiag_name(name) else from_official(name)
-                _add_entry(weights, ours, name, tensor)
     if not weights.weights:
         raise CheckpointError(
             f"{file}: not a checkpoint of Mask2Former or MP-Former "
@@ -151,6 +141,20 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         UnsafeCheckpointError: reading the file would run code.
     """
     return _state_dict(_read_file(file), file)
+
+
+def _entries(state: Mapping[str, Tensor]) -> tuple[str, Iterable[tuple[str | None, str, Tensor]]]:
+    """Return the library that named the entries, and mpdiag's name, None if there is none, the name
+    in the file and the values of each.
+    """
+    if is_mmdetection(state):
+        return "mmdetection", from_mmdetection(state)
+    if is_transformers(state):
+        known, unknown = from_transformers(state)
+        found = [(name, name, x) for name, x in known.items()]
+        return "transformers", [*found, *((None, name, state[name]) for name in unknown)]
+    names = ((name if _is_mpdiag_name(name) else from_official(name), name) for name in state)
+    return "official (detectron2)", ((ours, name, state[name]) for ours, name in names)
 
 
 def _add_entry(found: Weights, ours: str | None, name: str, tensor: Tensor) -> None:
