@@ -66,7 +66,8 @@ def check_channels(trials: Trials) -> Iterator[Candidate]:
     if not can_change_input(collector.adapter):
         return
     changes = Changes(swap_channels=True)
-    own, other = trials.first, trials.collect(changes)
+    # All layers, because images of both are compared as one evidence.
+    own, other = trials.first, trials.collect(changes, every_layer=True)
     gain = trials.gains["channel-order all"] = other.score() - own.score()
     if gain > 0:
         yield Candidate("channel-order", changes=changes, evidence={"which_images": "all"})

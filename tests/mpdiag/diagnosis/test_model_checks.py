@@ -2,18 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import cycle
 
 import numpy as np
 import pytest
 import torch
 
 from mpdiag.diagnosis.changes import Changes
+from mpdiag.diagnosis.checks import inputs
 from mpdiag.diagnosis.checks.decoder import median_area_ratio
-from mpdiag.diagnosis.checks.inputs import check_normalisation
+from mpdiag.diagnosis.checks.inputs import check_channels, check_normalisation
 from mpdiag.diagnosis.checks.layers import check_self_attention
 from mpdiag.diagnosis.checks.precision import coarse_modules, has_unused_bits
 from mpdiag.diagnosis.collect import Collector
-from mpdiag.diagnosis.evidence import Evidence
+from mpdiag.diagnosis.evidence import Evidence, ImageEvidence
 from mpdiag.diagnosis.trials import Trials
 
 
@@ -120,6 +122,32 @@ def test_a_small_gain_of_another_normalisation_does_not_count(
     found = [one.evidence for one in check_normalisation(trials)]
     handle.remove()
     assert found == [{"better": "CLIP"}]
+
+
+def test_channels_are_exchanged_where_the_model_is_more_confident(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every second image, whatever that gains."""
+    evidence = collector.collect(every_layer=True)
+    swapped = collector.collect(Changes(swap_channels=True), every_layer=True)
+    own = [one.class_logits[-1] for one in evidence.images]
+    prefers_own = dict(zip((one.image_id for one in evidence.images), cycle([True, False])))
+
+    def confidence(image: ImageEvidence, rule: str) -> float:
+        is_own = any(np.array_equal(image.class_logits[-1], one) for one in own)
+        return float(is_own == prefers_own[image.image_id])
+
+    monkeypatch.setattr(inputs, "_confidence", confidence)
+    monkeypatch.setattr(inputs, "MIN_CHOICE_GAIN", -1.0)
+    found = list(check_channels(Trials(collector, evidence)))[-1]
+    assert found.evidence["which_images"] == "those that are more confident with it"
+    assert found.edit is not None
+    mixed = found.edit(evidence)
+    pairs = zip(evidence.images, swapped.images, cycle([True, False]))
+    expected = evidence.changed([one if keep else new for one, new, keep in pairs])
+    assert mixed.score() == expected.score()
+    for image, same in zip(mixed.images, expected.images, strict=True):
+        np.testing.assert_array_equal(image.class_logits, same.class_logits)
 
 
 def test_self_attention_with_nan_is_not_taken_to_have_no_effect(collector: Collector) -> None:
