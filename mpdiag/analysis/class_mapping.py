@@ -72,15 +72,9 @@ def map_classes(
     Raises:
         CheckpointError: the model lacks a class of the data set.
     """
-    in_order = ClassMapping(tuple(range(count)), count, exclusive)
     if labels is None:
-        if count != len(classes):
-            raise CheckpointError(
-                f"{model}: predicts {count} classes, but {data} has {len(classes)}; give the data "
-                "set that it was trained on"
-            )
         _log.info("%s: has no class names; class k is taken to be class k of %s", model, data)
-        return in_order
+        return map_by_number(count, classes, model, data, exclusive=exclusive)
     names = [info.name for info in classes]
     columns = [_column(name, labels) for name in names]
     found = [column for column in columns if column is not None]
@@ -88,7 +82,7 @@ def map_classes(
         return ClassMapping(tuple(found), count, exclusive)
     equal = sum(column == index for index, column in enumerate(columns))
     if count == len(names) and equal >= SAME_ORDER * count:
-        return in_order
+        return map_by_number(count, classes, model, data, exclusive=exclusive)
     unknown = [name for name, column in zip(names, columns, strict=True) if column is None]
     missing = ", ".join((unknown or names)[:NAMES_SHOWN])
     more = f" and {len(unknown) - NAMES_SHOWN} more" if len(unknown) > NAMES_SHOWN else ""
@@ -98,6 +92,22 @@ def map_classes(
         "data set that it was trained on, or correct the model's names (transformers: id2label in "
         "config.json)"
     )
+
+
+def map_by_number(
+    count: int, classes: Sequence[ClassInfo], model: str, data: str, *, exclusive: bool = True
+) -> ClassMapping:
+    """Take class k of a model to be class k of a data set; the arguments are those of `map_classes`.
+
+    Raises:
+        CheckpointError: the numbers of classes differ.
+    """
+    if count != len(classes):
+        raise CheckpointError(
+            f"{model}: predicts {count} classes, but {data} has {len(classes)}; give the data set "
+            "that it was trained on"
+        )
+    return ClassMapping(tuple(range(count)), count, exclusive)
 
 
 def _column(name: str, labels: Sequence[str]) -> int | None:

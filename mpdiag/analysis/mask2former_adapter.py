@@ -13,7 +13,7 @@ from mpdiag.analysis.adapter import (
     ModelInfo,
     PreprocessedImage,
 )
-from mpdiag.analysis.class_mapping import ClassMapping, map_classes
+from mpdiag.analysis.class_mapping import ClassMapping, map_by_number, map_classes
 from mpdiag.analysis.settings import ModelSettings
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.config import LossConfig, PilotConfig
@@ -129,10 +129,12 @@ class MPPartAdapter(Mask2FormerAdapter):
 
 def _classes(loaded: LoadedCheckpoint, data: SegmentationDataset) -> ClassMapping:
     """Map the classes: by number for checkpoints of mpdiag, by name for others."""
-    labels = None if loaded.classes else loaded.labels
     path, source = str(loaded.path), str(data.annotations.path)
-    mapping = map_classes(labels, loaded.model.config.num_classes, data.classes, path, source)
-    for number, (known, here) in enumerate(zip(loaded.classes or [], data.classes, strict=False)):
+    count = loaded.model.config.num_classes
+    if not loaded.classes:
+        return map_classes(loaded.labels, count, data.classes, path, source)
+    mapping = map_by_number(count, data.classes, path, source)
+    for number, (known, here) in enumerate(zip(loaded.classes, data.classes, strict=False)):
         if str(known["name"]).strip() != here.name:
             raise CheckpointError(
                 f"{path}: class {number} is {known['name']}, but {here.name} in "

@@ -19,6 +19,7 @@ BACKGROUND_IOU = 0.1
 EXCESS = 2.0
 TEMPERATURES = tuple(float(x) for x in np.geomspace(0.5, 4, 13))
 SHARES = tuple(float(x) for x in np.arange(0, 0.61, 0.02))
+MAX_SHARE = 0.5  # above, the model rather than the annotations is wrong
 MIN_LOG_LIKELIHOOD = 6.0
 
 
@@ -81,7 +82,7 @@ def check_wrong_labels(evidence: Evidence) -> Iterator[Candidate]:
     share, temperature, evidence_for = fit_label_noise(
         np.concatenate(logits).astype(np.float64), np.concatenate(labels)
     )
-    if evidence_for < MIN_LOG_LIKELIHOOD or evidence.num_classes < 2:
+    if evidence_for < MIN_LOG_LIKELIHOOD or evidence.num_classes < 2 or share > MAX_SHARE:
         return
     relabelled, changed = [], []
     for image, gt, own, given in zip(evidence.images, pairs, logits, labels, strict=True):

@@ -178,19 +178,29 @@ def test_resamples_without_gt_say_nothing_about_a_gain(make_evidence: MakeEviden
     assert finding.confidence == 1
 
 
-def test_wrong_labels_are_found(make_evidence: MakeEvidence) -> None:
-    healthy = make_evidence(36)
+def _with_wrong_labels(evidence: Evidence, share: float) -> tuple[Evidence, int]:
+    """Return the evidence with a share of wrong labels, and their number."""
     generator = np.random.default_rng(0)
     images, wrong = [], 0
-    for image in healthy.images:
+    for image in evidence.images:
         labels = image.gt_labels.copy()
-        chosen = generator.random(len(labels)) < 0.2
+        chosen = generator.random(len(labels)) < share
         labels[chosen] = (labels[chosen] + generator.integers(1, 3, chosen.sum())) % 3
         wrong += int(chosen.sum())
         images.append(replace(image, gt_labels=labels))
-    finding = _diagnose(healthy.changed(images)).findings[0]
+    return evidence.changed(images), wrong
+
+
+def test_wrong_labels_are_found(make_evidence: MakeEvidence) -> None:
+    evidence, wrong = _with_wrong_labels(make_evidence(36), 0.2)
+    finding = _diagnose(evidence).findings[0]
     assert finding.cause == "label-noise"
     assert finding.evidence["objects"] == wrong
+
+
+def test_the_model_is_wrong_if_most_labels_would_be(make_evidence: MakeEvidence) -> None:
+    evidence, _ = _with_wrong_labels(make_evidence(36), 0.6)
+    assert "label-noise" not in {finding.cause for finding in _diagnose(evidence).findings}
 
 
 def test_a_wrong_label_gets_another_class() -> None:
