@@ -97,7 +97,7 @@ def map_classes(
 def map_by_number(
     count: int, classes: Sequence[ClassInfo], model: str, data: str, *, exclusive: bool = True
 ) -> ClassMapping:
-    """Take class k of a model to be class k of a data set; the arguments are those of `map_classes`.
+    """Map class k of a model to class k of a data set; arguments as for `map_classes`.
 
     Raises:
         CheckpointError: the numbers of classes differ.
