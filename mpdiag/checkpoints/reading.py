@@ -103,8 +103,9 @@ def read_weights(path: Path, backbone: Collection[str] = ()) -> Weights:
     if not weights.weights:
         raise CheckpointError(
             f"{file}: not a checkpoint of Mask2Former or MP-Former "
-            f"({_first_entry(weights.unexpected)}); load another model with its own library and "
-            "give it as mpdiag.CustomModel"
+            f"({_first_entry(weights.unexpected)}); give the directory of another model of "
+            "transformers, or load the model with its own library and give it as "
+            "mpdiag.CustomModel"
         )
     if "model" in content:
         weights.extra = {key: value for key, value in content.items() if key != "model"}

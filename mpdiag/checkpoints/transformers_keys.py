@@ -110,7 +110,7 @@ _IGNORED = re.compile(
 
 def is_transformers(state: Mapping[str, Tensor]) -> bool:
     """Whether these are the names of a Mask2Former of transformers."""
-    return any(name.startswith(f"{_PIXEL}.") for name in state)
+    return f"{_DECODER}.queries_features.weight" in state
 
 
 def to_transformers(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

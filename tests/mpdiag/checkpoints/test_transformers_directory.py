@@ -129,6 +129,13 @@ def test_a_state_dict_is_a_checkpoint(
         load_checkpoint(tmp_path / "a.pth")
 
 
+def test_another_model_of_transformers_needs_its_directory(tmp_path: Path) -> None:
+    state = {"model.pixel_level_module.decoder.fpn.stem.0.weight": torch.ones(2, 2, 3, 3)}
+    torch.save(state, tmp_path / "a.pth")  # of MaskFormer
+    with pytest.raises(CheckpointError, match="give the directory of another model of transformers"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
 def test_names_and_settings_equal_those_on_the_hub(directory: Path, model: Mask2Former) -> None:
     """Entries of the published checkpoints and of microsoft/resnet-50."""
     state = load_file(directory / "model.safetensors")
