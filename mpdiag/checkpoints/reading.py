@@ -46,7 +46,7 @@ class Weights:
         constants: `criterion.empty_weight`, `pixel_mean` and `pixel_std`, if the file has them.
         unexpected: names that mpdiag's model does not have.
         extra: other entries of the file (optimizer, iteration, "mpdiag").
-        labels: name of each class in the order of the logits, if mmdetection wrote the file.
+        labels: name of each class in the order of the logits, if the file has mmdetection's `meta`.
         files: all files that were read.
     """
 
@@ -98,8 +98,7 @@ def read_weights(path: Path, backbone: Collection[str] = ()) -> Weights:
     weights = Weights(file, f"{kind} with {library} names", {}, constants=known)
     for ours, name, tensor in entries:
         _add_entry(weights, ours, name, tensor)
-    if is_mmdetection(state):
-        weights.labels = class_names(content.get("meta"))
+    weights.labels = class_names(content.get("meta"))
     if not weights.weights:
         raise CheckpointError(
             f"{file}: not a checkpoint of Mask2Former or MP-Former "

@@ -103,39 +103,6 @@ def test_a_round_trip_is_bit_equal(
     assert found == ["config.json", "model.safetensors", "preprocessor_config.json"]
 
 
-@pytest.mark.parametrize(
-    ("prefix", "others"),
-    [
-        ("", {}),
-        ("module.", {}),
-        ("model.", {"epoch": 3, "hyper_parameters": {"lr": 1e-4}}),
-        ("student.", {"pytorch-lightning_version": "2.5.0"}),
-    ],
-)
-def test_a_state_dict_is_a_checkpoint(
-    prefix: str, others: dict[str, Any], written: Path, tmp_path: Path
-) -> None:
-    """As torch.save of the module's state dict and Lightning write it, without config.json."""
-    state = load_file(written / "model.safetensors")
-    named = {prefix + name: values for name, values in state.items()}
-    torch.save({"state_dict": named, **others} if others else named, tmp_path / "a.pth")
-    found = load_model(tmp_path / "a.pth").state_dict()
-    expected = load_model(written).state_dict()
-    assert found.keys() >= expected.keys()  # transformers' norms count batches
-    assert all(torch.equal(found[name], values) for name, values in expected.items())
-    del state["class_predictor.bias"]
-    torch.save(state, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"1 \(decoder.class_embed.bias\) missing"):
-        load_checkpoint(tmp_path / "a.pth")
-
-
-def test_another_model_of_transformers_needs_its_directory(tmp_path: Path) -> None:
-    state = {"model.pixel_level_module.decoder.fpn.stem.0.weight": torch.ones(2, 2, 3, 3)}
-    torch.save(state, tmp_path / "a.pth")  # of MaskFormer
-    with pytest.raises(CheckpointError, match="give the directory of another model of"):
-        load_checkpoint(tmp_path / "a.pth")
-
-
 def test_names_and_settings_equal_those_on_the_hub(directory: Path, model: Mask2Former) -> None:
     """Entries of the published checkpoints and of microsoft/resnet-50."""
     state = load_file(directory / "model.safetensors")
