@@ -1,8 +1,10 @@
 """Backbones with features of strides 4, 8, 16 and 32: timm's models and the official Swin."""
 
+from functools import cache
 from typing import Any
 
 import timm
+import torch
 from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import nn
 
@@ -28,14 +30,18 @@ def build_backbone(config: BackboneConfig) -> tuple[nn.Module, list[int]]:
         ("embed_dim", "depths", "num_heads", "window_size"),
         ", ".join(("swin", *PUBLISHED_SWINS)),
     )
-    backbone = _create(config, None)
-    strides = backbone.feature_info.reduction()
+    strides = _feature_strides(config.name)
     if not {4, 8, 16, 32} <= set(strides):
         raise ConfigError(
             f"model.backbone.name = {config.name}: its features have strides {strides}, "
             "but 4, 8, 16 and 32 are needed"
         )
-    backbone = _create(config, tuple(strides.index(stride) for stride in (4, 8, 16, 32)))
+    options: dict[str, Any] = {"pretrained": config.pretrained}
+    if config.channels is not None:
+        options["channels"] = config.channels
+    backbone = _create(
+        config.name, out_indices=[strides.index(x) for x in (4, 8, 16, 32)], **options
+    )
     if config.stem_channels != 64:
         _narrow_stem(backbone, config)
     if config.norm == "frozen":
@@ -49,28 +55,31 @@ def has_depthwise_convolutions(backbone: nn.Module) -> bool:
     return any(1 < module.in_channels == module.groups for module in convolutions)
 
 
-def _create(config: BackboneConfig, indices: tuple[int, ...] | None) -> Any:
+@cache
+def _feature_strides(name: str) -> list[int]:
+    """Return the strides of all features of a timm model."""
+    with torch.device("meta"):  # without memory
+        strides: list[int] = _create(name).feature_info.reduction()
+    return strides
+
+
+def _create(name: str, **options: Any) -> Any:
     """Create a timm model with `features_only`.
 
     Only names in timm's registry are accepted: timm would download `hf-hub:...` and read
     `local-dir:...`.
     """
-    if not timm.is_model(config.name):
+    if not timm.is_model(name):
         raise ConfigError(
-            f"model.backbone.name = {printable(config.name, 60)}: unknown model; give a name of "
+            f"model.backbone.name = {printable(name, 60)}: unknown model; give a name of "
             "timm.list_models() or a Swin"
         )
-    options: dict[str, Any] = {"features_only": True}
-    if config.channels is not None:
-        options["channels"] = config.channels
-    if indices is not None:
-        options |= {"out_indices": indices, "pretrained": config.pretrained}
     try:
-        return timm.create_model(config.name, **options)
+        return timm.create_model(name, features_only=True, **options)
     except OSError as error:
-        raise weights_missing(config.name, error) from None
+        raise weights_missing(name, error) from None
     except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"model.backbone.name = {config.name}: {error}") from None
+        raise ConfigError(f"model.backbone.name = {name}: {error}") from None
 
 
 def _narrow_stem(backbone: Any, config: BackboneConfig) -> None:

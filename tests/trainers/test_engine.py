@@ -45,7 +45,7 @@ def test_best_model_by_the_primary_metric_of_the_task(
     scores = scores_of(output)
     assert [line["iteration"] for line in scores] == [3, 7, 11]
     if task == "semantic":  # AP and PQ stay near 0 in so few steps
-        assert len({line[primary_metric] for line in scores}) == 3
+        assert len({line[primary_metric] for line in scores}) > 1
     best = max(scores, key=lambda line: line[primary_metric])
     kept = torch.load(output / "model_best.pth", weights_only=True)["iteration"]
     assert kept == best["iteration"] + 1

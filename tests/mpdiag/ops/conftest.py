@@ -70,12 +70,12 @@ class AttentionProblem:
         return [output.flatten(2), *grads]
 
 
-def problem(channels: int = 8, queries: int = 5) -> AttentionProblem:
+def problem(channels: int = 8, queries: int = 5, heads: int = 2) -> AttentionProblem:
     """Create two images with locations in -0.3..1.3 and at the border, none near a cell centre."""
     generator = torch.Generator().manual_seed(channels)
     shapes = [(3, 4), (1, 6), (5, 2)]
     cells = sum(height * width for height, width in shapes)
-    batch, heads, points = 2, 2, 3
+    batch, points = 2, 3
     sizes = torch.tensor([(width, height) for height, width in shapes]).double()[:, None]
     uniform = torch.rand(batch, queries, heads, 3, points, 2, generator=generator).double()
     pixels = (uniform * 1.6 - 0.3) * sizes - 0.5
