@@ -24,8 +24,9 @@ from benchmarks.gpu_scale import (
     training_figure,
 )
 from benchmarks.host_waits import count_waits
-from benchmarks.memory import inference, measure_in_process, random_trainer, training_step
+from benchmarks.memory import inference, random_trainer, training_step
 from benchmarks.ops import bench_ops
+from benchmarks.peak_memory import measure_in_process
 from benchmarks.scenes import random_samples
 from benchmarks.timing import time_interleaved
 from benchmarks.training import StepTiming, TrainerStep, build_implementations, time_steps

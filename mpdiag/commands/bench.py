@@ -139,7 +139,8 @@ def bench_memory(
     """
     from functools import partial
 
-    from benchmarks.memory import analysis, inference, measure_peak, memory_table, training_step
+    from benchmarks.memory import analysis, inference, memory_table, training_step
+    from benchmarks.peak_memory import measure_peak
     from mpdiag.config import ModelConfig
     from trainers.recipe import load_recipe
 

@@ -5,7 +5,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from benchmarks.memory import analysis, inference, measure_peak, memory_table, training_step
+from benchmarks.memory import analysis, inference, memory_table, training_step
+from benchmarks.peak_memory import measure_peak
 
 
 @pytest.mark.slow
