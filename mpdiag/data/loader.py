@@ -7,10 +7,12 @@ its share of the same global batch.
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import lru_cache
 from itertools import count
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ReferenceType, ref
 
 import numpy as np
 import numpy.typing as npt
@@ -110,10 +112,22 @@ def read_ahead(read: Callable[[K], T], keys: Iterable[K], workers: int) -> Itera
     """
     if workers == 0:
         return map(read, keys)
-    return _from_workers(read, keys, workers)
+    items = _from_workers(read, keys, workers)
+    # At exit Python waits for the workers, also while the traceback of an exception holds `items`.
+    # They get the order to end through a queue, which Python closes with priority 10.
+    Finalize(items, _close, (ref(items),), exitpriority=11)
+    return items
 
 
-def _from_workers(read: Callable[[K], T], keys: Iterable[K], workers: int) -> Iterator[T]:
+def _close(items: "ReferenceType[Generator[Any, None, None]]") -> None:
+    """Close a generator that still exists, which ends its workers."""
+    if (generator := items()) is not None:
+        generator.close()
+
+
+def _from_workers(
+    read: Callable[[K], T], keys: Iterable[K], workers: int
+) -> Generator[T, None, None]:
     loader: DataLoader[T] = DataLoader(
         _Reads(read),
         batch_size=None,

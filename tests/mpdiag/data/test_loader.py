@@ -1,5 +1,7 @@
+import signal
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +9,9 @@ import torch
 
 from mpdiag.data import Sample, TrainingBatches
 from mpdiag.errors import ConfigError, DataError
+
+from ...processes import Forked
+from .held_reader import end_with_a_reader
 
 # Python 3.12 warns about the fork with which torch starts workers.
 FORK = "ignore:.*multi-threaded.*fork:DeprecationWarning"
@@ -105,6 +110,15 @@ def test_unreadable_image_raises_data_error(workers: int) -> None:
     with pytest.raises(DataError) as caught:
         next(batches.start(0))
     assert str(caught.value) == "2.jpg: image cannot be read; download it again"
+
+
+def test_a_process_ends_while_something_holds_its_reader(tmp_path: Path) -> None:
+    """Python waits for the workers, which ignore its SIGTERM."""
+    process = Forked(tmp_path, end_with_a_reader)
+    try:
+        assert process.wait(60) == 0, process.err
+    finally:
+        process.signal(signal.SIGKILL)
 
 
 def test_filter_empty() -> None:
