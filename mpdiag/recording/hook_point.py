@@ -12,13 +12,15 @@ class HookPoint(nn.Module):
     Attributes:
         stride: of `mask_logits`: pixels of the padded input per cell of the mask grid.
             `mpdiag.LayerMonitor` reads it for models that pad a list of images themselves.
+        sigmoid: of `class_logits`: they are (B, N, K) logits of a sigmoid per class, without
+            no-object. Recordings have a logit 0 of no-object after them.
     """
 
-    stride = 4  # also of a module that an earlier version has pickled
+    stride, sigmoid = 4, False  # also of a module that an earlier version has pickled
 
-    def __init__(self, stride: int = 4) -> None:
+    def __init__(self, stride: int = 4, *, sigmoid: bool = False) -> None:
         super().__init__()
-        self.stride = stride
+        self.stride, self.sigmoid = stride, sigmoid
 
     def forward(self, tensor: Tensor) -> Tensor:
         return tensor

@@ -3,13 +3,17 @@
 import inspect
 from typing import Any
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from mpdiag.errors import RecordingError
 from mpdiag.recording.canonical_names import CANONICAL_NAMES
+from mpdiag.recording.decoder_states import SIGMOID_NOTE
 from mpdiag.recording.family import Family, is_instance_by_name
 from mpdiag.recording.hook_point import HookPoint
-from mpdiag.recording.hook_spec import HookSpec, HookSpecs
+from mpdiag.recording.hook_spec import HookSpec, HookSpecs, ModuleCall
+
+_CLASS_LOGITS = ("class_logits", "piloted_class_logits")
 
 
 def is_mpdiag_mask2former(module: nn.Module) -> bool:
@@ -23,10 +27,7 @@ class HookPointFamily(Family):
     name = "mpdiag hook points"
 
     def matches(self, model: nn.Module) -> bool:
-        count = _count_points(model)
-        if not count or isinstance(model, HookPoint) or _is_wrapper(model, count):
-            return False
-        return not any(map(is_mpdiag_mask2former, model.modules()))
+        return _is_model(model) and not _has_sigmoids(model)
 
     def hooks(self, model: Any) -> HookSpecs:
         # The number of calls is the number of layers; the MP part may not run.
@@ -37,6 +38,51 @@ class HookPointFamily(Family):
 
     def mask_stride(self, model: Any) -> int:
         return _points(model)["mask_logits"].stride
+
+
+class SigmoidHookPointFamily(HookPointFamily):
+    """Such a model whose hook point of class logits says `sigmoid=True`."""
+
+    name = "mpdiag hook points, sigmoid classes"
+    notes = (SIGMOID_NOTE,)
+    instance_rule = "sigmoid"
+
+    def matches(self, model: nn.Module) -> bool:
+        return _is_model(model) and _has_sigmoids(model)
+
+    def hooks(self, model: Any) -> HookSpecs:
+        points = _points(model)
+        for name, point in points.items():
+            if point.sigmoid and name not in _CLASS_LOGITS:
+                raise RecordingError(
+                    f"hook point {name}: sigmoid=True is a setting of class_logits; remove it here"
+                )
+        with_no_object = {
+            name: HookSpec([points[name]], None, _append_no_object)
+            for name in _CLASS_LOGITS
+            if name in points
+        }
+        return {**super().hooks(model), **with_no_object}
+
+
+def _append_no_object(call: ModuleCall) -> Any:
+    """Return (B, N, K + 1) class logits of a layer, or of a list of layers."""
+    output: Tensor | list[Tensor] = call.output
+    if isinstance(output, Tensor):
+        return F.pad(output, (0, 1))
+    return [F.pad(logits, (0, 1)) for logits in output]
+
+
+def _is_model(model: nn.Module) -> bool:
+    """Return whether `model` has hook points and is neither a wrapper nor mpdiag's own model."""
+    count = _count_points(model)
+    if not count or isinstance(model, HookPoint) or _is_wrapper(model, count):
+        return False
+    return not any(map(is_mpdiag_mask2former, model.modules()))
+
+
+def _has_sigmoids(model: nn.Module) -> bool:
+    return any(isinstance(inside, HookPoint) and inside.sigmoid for inside in model.modules())
 
 
 def _points(model: nn.Module) -> dict[str, HookPoint]:

@@ -17,6 +17,7 @@ from mpdiag import CustomModel
 from mpdiag.checkpoints import LoadedCheckpoint
 from mpdiag.data import SegmentationDataset
 from mpdiag.errors import ConfigError, MpdiagError
+from mpdiag.recording import HookPoint
 from mpdiag.store import Run
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -82,6 +83,35 @@ def test_interventions_and_diagnosis_of_a_wrapped_model(
     same_tables(tmp_path / "a", tmp_path / "b", "queries", "targets", "detections")
     diagnosis = mpdiag.diagnose(model, dataset, limit=1)
     assert len(diagnosis.layers) == Run.open(tmp_path / "b").num_layers + 1
+
+
+def test_hook_points_with_sigmoids_are_scored_class_by_class(
+    dataset: SegmentationDataset, tmp_path: Path
+) -> None:
+    queries, classes = 6, len(dataset.classes)
+    logits = torch.randn(queries, classes, generator=torch.Generator().manual_seed(0))
+
+    class Segmenter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.masks = nn.Conv2d(3, queries, 4, 4)
+            self.class_logits, self.mask_logits = HookPoint(sigmoid=True), HookPoint()
+
+        def forward(self, images: Tensor) -> None:
+            for _ in range(2):
+                self.class_logits(logits.expand(len(images), -1, -1))
+                self.mask_logits(self.masks(images.float()))
+
+    mpdiag.analyze(CustomModel(Segmenter(), identity), dataset, tmp_path / "run", evaluate=True)
+    run = Run.open(tmp_path / "run")
+    assert run.header["settings"]["inference"] == "sigmoid"
+    found = run.query(
+        "SELECT score FROM detections WHERE image_id = ? ORDER BY score DESC",
+        [dataset.image_ids[0]],
+    )
+    # Each class of a query is a detection of its own, as in Conditional DETR and RF-DETR.
+    expected = 1 / (1 + np.exp(-np.sort(logits.numpy().ravel())[::-1]))
+    np.testing.assert_allclose(found["score"], expected, rtol=1e-3)
 
 
 def test_rfdetr_gives_the_instances_of_its_own_predict(

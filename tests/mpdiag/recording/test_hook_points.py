@@ -1,4 +1,4 @@
-"""Which module is the model, where several contain the hook points."""
+"""Models with hook points: which module is the model, strides, classes with sigmoids."""
 
 from collections.abc import Callable
 
@@ -79,6 +79,47 @@ def test_the_stride_of_the_masks_is_that_of_their_hook_point() -> None:
     model = Segmenter()
     model.mask_logits = HookPoint(stride=8)
     assert find_family(model)[0].mask_stride(model) == 8
+
+
+def sigmoid_model(*, stacked: bool) -> tuple[nn.Module, Tensor]:
+    """Return a model of three layers with a sigmoid per class, and its (3, B, N, K) logits."""
+    logits = torch.randn(3, 2, 5, 4)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.class_logits, self.mask_logits = HookPoint(sigmoid=True), HookPoint()
+
+        def forward(self, images: Tensor) -> Tensor:
+            if stacked:
+                self.class_logits(list(logits))
+            for layer in logits:
+                assert stacked or self.class_logits(layer) is layer
+                masks: Tensor = self.mask_logits(images.new_zeros(2, 5, 8, 8))
+            return masks
+
+    return Model(), logits
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_sigmoids_get_a_logit_of_no_object(stacked: bool) -> None:
+    model, logits = sigmoid_model(stacked=stacked)
+    with mpdiag.record(model) as recording:
+        model(torch.zeros(2, 3, 32, 32))
+    family = find_family(model)[0]
+    assert (recording.family, family.instance_rule) == (family.name, "sigmoid")
+    assert torch.equal(recording.class_logits[..., :-1], logits)
+    assert recording.class_logits.shape[-1] == 5 and not recording.class_logits[..., -1].any()
+    assert any("sigmoid" in note for note in recording.notes)
+    # The last class stays a class, also where it is the best one.
+    assert (recording.class_logits.softmax(-1).argmax(-1) == 3).any()
+
+
+def test_sigmoid_belongs_to_the_class_logits() -> None:
+    model = Segmenter()
+    model.mask_logits = HookPoint(sigmoid=True)
+    with pytest.raises(RecordingError, match="mask_logits: sigmoid=True is a setting of class_log"):
+        Recorder(model)
 
 
 class Decoder(Segmenter):
