@@ -43,7 +43,7 @@ class HookPointFamily(Family):
 class SigmoidHookPointFamily(HookPointFamily):
     """Such a model whose hook point of class logits says `sigmoid=True`."""
 
-    name = "mpdiag hook points, sigmoid classes"
+    name = "mpdiag hook points (sigmoid)"
     notes = (SIGMOID_NOTE,)
     instance_rule = "sigmoid"
 
